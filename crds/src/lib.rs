@@ -1,1 +1,14 @@
-//! (see the crate description)
+//! The vocabulary that crosses borders: what people write, what the operator tells the gateway.
+//!
+//! Pure: no I/O, no clock, no network. Imported by the operator, the gateway and the tests.
+
+pub mod mcpserver;
+pub mod names;
+pub mod resolve;
+pub mod rules;
+pub mod snapshot;
+
+pub use mcpserver::{McpServer, McpServerSpec};
+pub use names::ServerKey;
+pub use resolve::{Refusal, Resolution, Verdict, resolve};
+pub use snapshot::{Server, Snapshot};

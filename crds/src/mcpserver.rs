@@ -1,0 +1,447 @@
+//! The `McpServer` object: what people `kubectl apply`, and what is said back in its status.
+//!
+//! The doc comments are the reference that `kubectl explain` shows.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// One MCP server behind the gateway: where it is, how to reach it, which of its tools to offer.
+#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[kube(
+    group = "portcullis.dev",
+    version = "v1alpha1",
+    kind = "McpServer",
+    plural = "mcpservers",
+    shortname = "mcpsrv",
+    category = "portcullis",
+    namespaced,
+    status = "McpServerStatus",
+    derive = "PartialEq",
+    printcolumn = r#"{"name":"Ready","type":"string","jsonPath":".status.conditions[?(@.type==\"Ready\")].status"}"#,
+    printcolumn = r#"{"name":"State","type":"string","jsonPath":".spec.state"}"#,
+    printcolumn = r#"{"name":"URL","type":"string","jsonPath":".status.url"}"#,
+    printcolumn = r#"{"name":"Transport","type":"string","jsonPath":".status.transport"}"#,
+    printcolumn = r#"{"name":"Tools","type":"integer","jsonPath":".status.toolCount"}"#,
+    printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
+)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.url) != has(self.service)").message("set exactly one of url and service"))]
+pub struct McpServerSpec {
+    /// Absolute http or https URL of the MCP endpoint, without user information and fragment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 2048))]
+    pub url: Option<String>,
+    /// A Service of the same namespace, instead of `url`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<ServiceRef>,
+    /// How the server speaks MCP. `auto` tries streamable HTTP first, then legacy HTTP+SSE.
+    #[serde(default)]
+    pub transport: Transport,
+    /// Speak only this protocol version, such as `2025-11-25`. Absent: negotiate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$"))]
+    pub protocol_version: Option<String>,
+    /// Name for people, shown in `/servers`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 128))]
+    pub display_name: Option<String>,
+    /// What the server is for, shown in `/servers`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
+    pub description: Option<String>,
+    /// Share of the calls among servers of one priority that offer the same tool. 0: only when named.
+    #[serde(default = "default_weight")]
+    #[schemars(range(max = 1000))]
+    pub weight: u16,
+    /// Lower is tried first; the next level is used when no healthy server of this one is left.
+    #[serde(default)]
+    #[schemars(range(max = 9))]
+    pub priority: u8,
+    /// Whether the server is used.
+    #[serde(default)]
+    pub state: State,
+    /// Headers sent with every request to the server.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub headers: Vec<Header>,
+    /// Headers of the caller's request that are passed on, in lower case.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub forward_headers: Vec<String>,
+    /// TLS settings, for https.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Tls>,
+    /// How long to wait for what.
+    #[serde(default)]
+    pub timeouts: Timeouts,
+    /// How the server's health is watched.
+    #[serde(default)]
+    pub health_check: HealthCheck,
+    /// How much the server is given at once.
+    #[serde(default)]
+    pub limits: Limits,
+    /// Which tools are offered, and under which names.
+    #[serde(default)]
+    pub tools: ToolRules,
+}
+
+/// A Service of the same namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ServiceRef {
+    /// Name of the Service.
+    #[schemars(length(min = 1, max = 63))]
+    pub name: String,
+    /// Port of the Service.
+    #[schemars(range(min = 1, max = 65535))]
+    pub port: u16,
+    /// `http` or `https`.
+    #[serde(default)]
+    pub scheme: Scheme,
+    /// Path of the MCP endpoint. Absent: `/sse` for transport `sse`, else `/mcp`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024), regex(pattern = "^/"))]
+    pub path: Option<String>,
+}
+
+/// The scheme of a URL.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Scheme {
+    /// Plain HTTP.
+    #[default]
+    Http,
+    /// HTTP over TLS.
+    Https,
+}
+
+/// How a server speaks MCP.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Transport {
+    /// Try streamable HTTP, then legacy HTTP+SSE.
+    #[default]
+    Auto,
+    /// Legacy HTTP+SSE (revision 2024-11-05).
+    Sse,
+    /// Streamable HTTP (revision 2025-03-26 and later).
+    StreamableHttp,
+}
+
+/// Whether a server is used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum State {
+    /// Connected and called.
+    #[default]
+    Enabled,
+    /// Running calls finish, new ones go elsewhere.
+    Draining,
+    /// Not connected.
+    Disabled,
+}
+
+/// One header sent to the server: exactly one of `value` and `secretRef`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.value) != has(self.secretRef)").message("set exactly one of value and secretRef"))]
+pub struct Header {
+    /// Name of the header.
+    #[schemars(length(min = 1, max = 128))]
+    pub name: String,
+    /// Put before the value, such as `Bearer ` with its space.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub prefix: Option<String>,
+    /// The value, for everybody to read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 4096))]
+    pub value: Option<String>,
+    /// The value lies in a Secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret_ref: Option<SecretKeyRef>,
+}
+
+/// One key of a Secret of the same namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, KubeSchema)]
+pub struct SecretKeyRef {
+    /// Name of the Secret.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// Key in the Secret.
+    #[schemars(length(min = 1, max = 253))]
+    pub key: String,
+}
+
+/// A Secret of the same namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, KubeSchema)]
+pub struct SecretRef {
+    /// Name of the Secret, of type `kubernetes.io/tls`: keys `tls.crt` and `tls.key`.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+}
+
+/// Where a certificate authority lies.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, KubeSchema)]
+pub struct CaRef {
+    /// `ConfigMap` or `Secret`.
+    #[serde(default)]
+    pub kind: CaKind,
+    /// Name of the object.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// Key that holds the PEM certificates.
+    #[serde(default = "default_ca_key")]
+    #[schemars(length(min = 1, max = 253))]
+    pub key: String,
+}
+
+/// The kind of object that holds a certificate authority.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum CaKind {
+    /// A ConfigMap.
+    #[default]
+    ConfigMap,
+    /// A Secret.
+    Secret,
+}
+
+/// TLS settings towards the server.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Tls {
+    /// Certificate authorities that are trusted besides the system's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_ref: Option<CaRef>,
+    /// Client certificate shown to the server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_cert_ref: Option<SecretRef>,
+    /// Name expected in the server's certificate, instead of the URL's host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    pub server_name: Option<String>,
+    /// Accept any certificate. For trying out only: anybody on the way can read and change the calls.
+    #[serde(default)]
+    pub insecure_skip_verify: bool,
+}
+
+/// How long to wait for what, in seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Timeouts {
+    /// For the connection, the TLS handshake and the MCP handshake, each. 1 to 60.
+    #[serde(default = "default_connect_seconds")]
+    #[schemars(range(min = 1, max = 60))]
+    pub connect_seconds: u32,
+    /// For one call; progress of the tool starts it anew, up to ten times as long in all. 1 to 3600.
+    #[serde(default = "default_request_seconds")]
+    #[schemars(range(min = 1, max = 3600))]
+    pub request_seconds: u32,
+    /// For an unused connection before it is closed. 10 to 86400.
+    #[serde(default = "default_idle_seconds")]
+    #[schemars(range(min = 10, max = 86400))]
+    pub idle_seconds: u32,
+}
+
+/// How a server's health is watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct HealthCheck {
+    /// What is asked.
+    #[serde(default)]
+    pub mode: HealthMode,
+    /// How often, in seconds, give or take a fifth. A call that succeeded meanwhile counts as a check.
+    #[serde(default = "default_interval_seconds")]
+    #[schemars(range(min = 5, max = 3600))]
+    pub interval_seconds: u32,
+    /// So many failed checks in a row, and the session is opened anew.
+    #[serde(default = "default_unhealthy_threshold")]
+    #[schemars(range(min = 1, max = 10))]
+    pub unhealthy_threshold: u8,
+    /// So many good checks in a row, and a degraded server is used again.
+    #[serde(default = "default_healthy_threshold")]
+    #[schemars(range(min = 1, max = 10))]
+    pub healthy_threshold: u8,
+}
+
+/// What a health check asks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum HealthMode {
+    /// An MCP ping (`server/discover` where the revision has no ping).
+    #[default]
+    Ping,
+    /// The list of tools.
+    ListTools,
+    /// Nothing: only calls tell.
+    Passive,
+}
+
+/// How much a server is given at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Limits {
+    /// Calls at the same time from each gateway replica; over it callers wait shortly, then get 429.
+    #[serde(default = "default_max_concurrent_requests")]
+    #[schemars(range(min = 1, max = 10000))]
+    pub max_concurrent_requests: u32,
+}
+
+/// Which tools are offered, and under which names.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+pub struct ToolRules {
+    /// Tools are offered as `PREFIX__NAME`. Absent or empty: under their own names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = r"^[A-Za-z0-9_.-]{0,32}$"))]
+    pub prefix: Option<String>,
+    /// Only tools whose own name matches one of these; `*` stands for any characters. Absent: all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 128))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub include: Vec<String>,
+    /// Not the tools whose own name matches one of these. Wins over `include`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 128))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub exclude: Vec<String>,
+    /// Changes to single tools.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 128))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub overrides: Vec<ToolOverride>,
+}
+
+/// A change to one tool.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+pub struct ToolOverride {
+    /// The tool's own name.
+    #[schemars(length(min = 1, max = 128))]
+    pub name: String,
+    /// Offer it under this name; the prefix still goes before it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = r"^[A-Za-z0-9_.-]{1,64}$"))]
+    pub rename: Option<String>,
+    /// Offer it with this description.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 4096))]
+    pub description: Option<String>,
+    /// Hints to replace; what is absent stays as the server says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub annotations: Option<ToolHints>,
+}
+
+/// Hints about what a tool does, as MCP defines them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ToolHints {
+    /// The tool changes nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub read_only_hint: Option<bool>,
+    /// The tool may destroy something.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub destructive_hint: Option<bool>,
+    /// A second call with the same arguments changes nothing more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idempotent_hint: Option<bool>,
+    /// The tool touches the world outside the server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub open_world_hint: Option<bool>,
+}
+
+/// What is known of the server.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct McpServerStatus {
+    /// The generation of the spec that this status speaks of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// The URL that is used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    /// The transport that is spoken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transport: Option<Transport>,
+    /// The protocol version that is spoken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protocol_version: Option<String>,
+    /// How many tools are offered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tool_count: Option<u32>,
+    /// The last failure, as a short text without secrets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<String>,
+    /// `Accepted`, `ResolvedRefs`, `Programmed` and `Ready`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
+    pub conditions: Vec<Condition>,
+}
+
+// === defaults: research figures are in docs/decisions; each is also in the generated CRD ===
+
+fn default_weight() -> u16 {
+    100
+}
+fn default_ca_key() -> String {
+    "ca.crt".into()
+}
+fn default_connect_seconds() -> u32 {
+    5
+}
+fn default_request_seconds() -> u32 {
+    60
+}
+fn default_idle_seconds() -> u32 {
+    300
+}
+fn default_interval_seconds() -> u32 {
+    15
+}
+fn default_unhealthy_threshold() -> u8 {
+    3
+}
+fn default_healthy_threshold() -> u8 {
+    1
+}
+fn default_max_concurrent_requests() -> u32 {
+    64
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            connect_seconds: default_connect_seconds(),
+            request_seconds: default_request_seconds(),
+            idle_seconds: default_idle_seconds(),
+        }
+    }
+}
+
+impl Default for HealthCheck {
+    fn default() -> Self {
+        Self {
+            mode: HealthMode::default(),
+            interval_seconds: default_interval_seconds(),
+            unhealthy_threshold: default_unhealthy_threshold(),
+            healthy_threshold: default_healthy_threshold(),
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { max_concurrent_requests: default_max_concurrent_requests() }
+    }
+}
+
+impl Transport {
+    /// The word users write: `auto`, `sse`, `streamable-http`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Sse => "sse",
+            Self::StreamableHttp => "streamable-http",
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! What a valid McpServer is, for the sources that have no API server to check it.
+//!
+//! The same rules stand in the CRD as CEL and schema; each message says what to do.
+
+use url::Url;
+
+use crate::mcpserver::{Header, McpServerSpec, Tls, ToolRules, Transport};
+
+/// The longest URL taken, in bytes.
+pub const MAX_URL_BYTES: usize = 2048;
+
+/// Headers that carry the protocol itself, or that would hand on the caller's identity.
+const OWN_HEADERS: [&str; 9] = [
+    "accept",
+    "connection",
+    "content-length",
+    "content-type",
+    "host",
+    "mcp-protocol-version",
+    "mcp-session-id",
+    "te",
+    "transfer-encoding",
+];
+
+/// MCP forbids passing a caller's token on to a server.
+const NEVER_FORWARDED: [&str; 4] = ["authorization", "cookie", "host", "proxy-authorization"];
+
+/// Parses the URL of a server.
+///
+/// # Errors
+/// One sentence that says what is wrong and what to write instead. It never repeats user information.
+pub fn check_url(text: &str) -> Result<Url, String> {
+    if text.len() > MAX_URL_BYTES {
+        return Err(format!("url is longer than {MAX_URL_BYTES} bytes: shorten it"));
+    }
+    let url = Url::parse(text)
+        .map_err(|problem| format!("url is not an absolute URL ({problem}): write http://HOST/PATH or https://HOST/PATH"))?;
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err(format!("url has scheme {:?}: use http or https", url.scheme()));
+    }
+    if url.host_str().is_none_or(str::is_empty) {
+        return Err("url has no host: write http://HOST/PATH".into());
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("url holds a user name or password: send them with headers[].secretRef instead".into());
+    }
+    if url.fragment().is_some() {
+        return Err("url has a fragment (#...): leave it out".into());
+    }
+    Ok(url)
+}
+
+/// Everything that is wrong with a spec, one sentence each, in the order of its fields.
+pub fn problems(spec: &McpServerSpec) -> Vec<String> {
+    let mut found = Vec::new();
+    let https = match (&spec.url, &spec.service) {
+        (Some(_), Some(_)) | (None, None) => {
+            found.push("set exactly one of url and service".into());
+            true
+        }
+        (Some(url), None) => match check_url(url) {
+            Ok(url) => url.scheme() == "https",
+            Err(problem) => {
+                found.push(problem);
+                true
+            }
+        },
+        (None, Some(service)) => service.scheme == crate::mcpserver::Scheme::Https,
+    };
+    let mut check = |ok: bool, text: &str| {
+        if !ok {
+            found.push(text.to_owned());
+        }
+    };
+    check(spec.weight <= 1000, "weight is over 1000: use 0 to 1000");
+    check(spec.priority <= 9, "priority is over 9: use 0 to 9");
+    check(
+        spec.protocol_version.as_deref().is_none_or(is_revision),
+        "protocolVersion is no MCP revision: write it as 2025-11-25, or leave it out to negotiate",
+    );
+    check(
+        spec.transport != Transport::Sse || spec.protocol_version.as_deref().is_none_or(|v| v < "2026-07-28"),
+        "protocolVersion 2026-07-28 does not exist over transport sse: use streamable-http",
+    );
+    check((1..=60).contains(&spec.timeouts.connect_seconds), "timeouts.connectSeconds is outside 1 to 60");
+    check((1..=3600).contains(&spec.timeouts.request_seconds), "timeouts.requestSeconds is outside 1 to 3600");
+    check((10..=86400).contains(&spec.timeouts.idle_seconds), "timeouts.idleSeconds is outside 10 to 86400");
+    check((5..=3600).contains(&spec.health_check.interval_seconds), "healthCheck.intervalSeconds is outside 5 to 3600");
+    check((1..=10).contains(&spec.health_check.unhealthy_threshold), "healthCheck.unhealthyThreshold is outside 1 to 10");
+    check((1..=10).contains(&spec.health_check.healthy_threshold), "healthCheck.healthyThreshold is outside 1 to 10");
+    check(
+        (1..=10000).contains(&spec.limits.max_concurrent_requests),
+        "limits.maxConcurrentRequests is outside 1 to 10000",
+    );
+    headers(&spec.headers, &mut found);
+    forwarded(&spec.forward_headers, &mut found);
+    tls(spec.tls.as_ref(), https, &mut found);
+    tools(&spec.tools, &mut found);
+    found
+}
+
+fn is_revision(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    bytes.len() == 10 && bytes.iter().enumerate().all(|(i, b)| if i == 4 || i == 7 { *b == b'-' } else { b.is_ascii_digit() })
+}
+
+fn is_token(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
+}
+
+fn headers(headers: &[Header], found: &mut Vec<String>) {
+    if headers.len() > 32 {
+        found.push("more than 32 headers".into());
+    }
+    let mut seen = Vec::new();
+    for header in headers {
+        let (name, lower) = (&header.name, header.name.to_ascii_lowercase());
+        if !is_token(name) {
+            found.push(format!("headers: {name:?} is no header name"));
+        } else if OWN_HEADERS.contains(&lower.as_str()) || lower.starts_with("mcp-param-") {
+            found.push(format!("headers: {name} is set by the gateway itself: leave it out"));
+        }
+        if header.value.is_some() == header.secret_ref.is_some() {
+            found.push(format!("headers: {name}: set exactly one of value and secretRef"));
+        }
+        let parts = [header.value.as_deref(), header.prefix.as_deref()];
+        if parts.into_iter().flatten().any(|text| text.bytes().any(|b| (b < 0x20 && b != b'\t') || b == 0x7f)) {
+            found.push(format!("headers: {name}: value and prefix must not hold control characters"));
+        }
+        if let Some(reference) = &header.secret_ref {
+            file_name(&reference.name, &format!("headers: {name}: secretRef.name"), found);
+            file_name(&reference.key, &format!("headers: {name}: secretRef.key"), found);
+        }
+        if seen.contains(&lower) {
+            found.push(format!("headers: {name} is there twice"));
+        }
+        seen.push(lower);
+    }
+}
+
+fn forwarded(names: &[String], found: &mut Vec<String>) {
+    if names.len() > 16 {
+        found.push("more than 16 forwardHeaders".into());
+    }
+    for name in names {
+        if !is_token(name) || name.bytes().any(|b| b.is_ascii_uppercase()) {
+            found.push(format!("forwardHeaders: {name:?} is no header name in lower case"));
+        } else if NEVER_FORWARDED.contains(&name.as_str()) || OWN_HEADERS.contains(&name.as_str()) {
+            found.push(format!("forwardHeaders: {name} must not be passed on: leave it out"));
+        }
+    }
+}
+
+fn tls(tls: Option<&Tls>, https: bool, found: &mut Vec<String>) {
+    let Some(tls) = tls else { return };
+    if !https {
+        found.push("tls is set but the URL is not https: use https or leave tls out".into());
+    }
+    if let Some(ca) = &tls.ca_ref {
+        file_name(&ca.name, "tls.caRef.name", found);
+        file_name(&ca.key, "tls.caRef.key", found);
+    }
+    if let Some(certificate) = &tls.client_cert_ref {
+        file_name(&certificate.name, "tls.clientCertRef.name", found);
+    }
+}
+
+/// Names of objects and their keys become paths where Secrets are mounted.
+fn file_name(name: &str, field: &str, found: &mut Vec<String>) {
+    let plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
+    if !plain || name.is_empty() || name.len() > 253 || name.starts_with('.') {
+        found.push(format!("{field}: {name:?} is no name: use letters, digits, '-', '_' and '.', not '.' first"));
+    }
+}
+
+/// Whether a tool's name is one that MCP allows: 1 to 128 characters of `A-Za-z0-9_.-`.
+pub fn is_tool_name(name: &str) -> bool {
+    (1..=128).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b))
+}
+
+fn tools(rules: &ToolRules, found: &mut Vec<String>) {
+    if let Some(prefix) = rules.prefix.as_deref().filter(|prefix| !prefix.is_empty())
+        && (prefix.len() > 32 || !is_tool_name(prefix))
+    {
+        found.push("tools.prefix: use at most 32 of A-Z a-z 0-9 _ . -".into());
+    }
+    for (field, list) in [("include", rules.include.len()), ("exclude", rules.exclude.len()), ("overrides", rules.overrides.len())] {
+        if list > 128 {
+            found.push(format!("tools.{field} has more than 128 entries"));
+        }
+    }
+    let mut seen = Vec::new();
+    for change in &rules.overrides {
+        if change.rename.as_deref().is_some_and(|name| name.len() > 64 || !is_tool_name(name)) {
+            found.push(format!("tools.overrides: {}: rename to at most 64 of A-Z a-z 0-9 _ . -", change.name));
+        }
+        if seen.contains(&&change.name) {
+            found.push(format!("tools.overrides: {} is there twice", change.name));
+        }
+        seen.push(&change.name);
+    }
+}

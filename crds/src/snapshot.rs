@@ -1,0 +1,164 @@
+//! What the gateway is to connect to: the one internal representation, whatever source it came from.
+
+use aws_lc_rs::digest;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::mcpserver::{Header, HealthCheck, Limits, State, Timeouts, Tls, ToolRules, Transport};
+use crate::names::ServerKey;
+
+/// The version of the text form that this build writes and reads.
+pub const VERSION: u32 = 1;
+
+/// Every server that the gateway serves, sorted by key.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// [`VERSION`] of its writer.
+    pub version: u32,
+    /// The servers, sorted by key, each key once.
+    pub servers: Vec<Server>,
+}
+
+/// One server with everything filled in.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Server {
+    /// Which McpServer it comes from.
+    pub key: ServerKey,
+    /// The name callers know it by.
+    pub name: String,
+    /// What `/servers` calls it, where that is not the name: the URL as configured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+    /// `metadata.generation`.
+    #[serde(default)]
+    pub generation: i64,
+    /// When it was created, in seconds since 1970: the older one keeps a contested tool name.
+    #[serde(default)]
+    pub created: i64,
+    /// Absolute URL of the MCP endpoint.
+    pub url: String,
+    /// How it speaks MCP.
+    #[serde(default)]
+    pub transport: Transport,
+    /// Speak only this protocol version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protocol_version: Option<String>,
+    /// Name for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub display_name: Option<String>,
+    /// What it is for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// Share of calls within a priority.
+    pub weight: u16,
+    /// Lower is tried first.
+    #[serde(default)]
+    pub priority: u8,
+    /// Whether it is used.
+    #[serde(default)]
+    pub state: State,
+    /// Headers sent to it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub headers: Vec<Header>,
+    /// Headers of the caller passed on to it, in lower case.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub forward_headers: Vec<String>,
+    /// TLS settings.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Tls>,
+    /// How long to wait for what.
+    #[serde(default)]
+    pub timeouts: Timeouts,
+    /// How its health is watched.
+    #[serde(default)]
+    pub health_check: HealthCheck,
+    /// How much it is given at once.
+    #[serde(default)]
+    pub limits: Limits,
+    /// Which tools are offered.
+    #[serde(default)]
+    pub tools: ToolRules,
+}
+
+/// Why a text is no snapshot.
+#[derive(Debug, Error)]
+pub enum SnapshotError {
+    /// Written by a newer operator: keep the previous snapshot.
+    #[error("the snapshot has version {found}, this build reads up to {VERSION}")]
+    Version {
+        /// The version it has.
+        found: u32,
+    },
+    /// Not the text form at all.
+    #[error("the snapshot is not valid JSON of its form")]
+    Syntax(#[from] serde_json::Error),
+}
+
+impl Snapshot {
+    /// A snapshot of these servers, sorted by key.
+    pub fn new(mut servers: Vec<Server>) -> Self {
+        servers.sort_by(|a, b| a.key.cmp(&b.key));
+        Self { version: VERSION, servers }
+    }
+
+    /// The text form: JSON, the same bytes for equal snapshots.
+    pub fn to_text(&self) -> String {
+        serde_json::to_string(self).expect("a snapshot holds only strings, numbers and lists")
+    }
+
+    /// Parses the text form. Unknown fields are left out.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Version`] if a newer operator wrote it, [`SnapshotError::Syntax`] otherwise.
+    pub fn parse(text: &str) -> Result<Self, SnapshotError> {
+        #[derive(Deserialize)]
+        struct Head {
+            version: u32,
+        }
+        let head: Head = serde_json::from_str(text)?;
+        if head.version > VERSION {
+            return Err(SnapshotError::Version { found: head.version });
+        }
+        Ok(Self::new(serde_json::from_str::<Self>(text)?.servers))
+    }
+
+    /// SHA-256 of the text form, in hexadecimal.
+    pub fn digest(&self) -> String {
+        let hash = digest::digest(&digest::SHA256, self.to_text().as_bytes());
+        hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+impl Server {
+    /// A server with nothing but a name and a URL, everything else at its default.
+    pub fn from_url(name: &str, url: &str) -> Self {
+        Self {
+            key: ServerKey::new(crate::names::DEFAULT_NAMESPACE, name),
+            name: name.to_owned(),
+            label: None,
+            generation: 0,
+            created: 0,
+            url: url.to_owned(),
+            transport: Transport::Auto,
+            protocol_version: None,
+            display_name: None,
+            description: None,
+            weight: 100,
+            priority: 0,
+            state: State::Enabled,
+            headers: Vec::new(),
+            forward_headers: Vec::new(),
+            tls: None,
+            timeouts: Timeouts::default(),
+            health_check: HealthCheck::default(),
+            limits: Limits::default(),
+            tools: ToolRules::default(),
+        }
+    }
+
+    /// What `/servers` calls it.
+    pub fn label(&self) -> &str {
+        self.label.as_deref().unwrap_or(&self.name)
+    }
+}

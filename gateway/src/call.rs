@@ -1,0 +1,251 @@
+//! Carries one tool call out: tries the picked servers in order, within one deadline.
+//!
+//! Another server is tried only if the first provably never got the call, or if the tool may be called twice.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use http::HeaderMap;
+use memchr::memmem;
+use smallvec::SmallVec;
+use tokio::time::Instant;
+
+use crate::catalog::{Candidate, Catalog, Entry};
+use crate::handle::{Handle, Live};
+use crate::metrics::{Metrics, Outcome};
+use crate::pick::{self, View};
+use crate::upstream::params::mirror;
+use crate::upstream::timing::Timing;
+use crate::upstream::{Call, CallError, Reply, RpcError};
+
+/// What callers are told to wait when no server can take their call.
+pub const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// Spreads equal candidates; shared by all calls.
+static TURN: AtomicUsize = AtomicUsize::new(0);
+
+/// One tool call.
+pub struct ToolCall<'a> {
+    /// Name as the caller knows it.
+    pub tool: &'a str,
+    /// The arguments, as JSON text that is passed on byte for byte.
+    pub arguments: &'a str,
+    /// The server the caller prefers.
+    pub preferred: Option<&'a Handle>,
+    /// Headers of the caller, of which a server may get some.
+    pub headers: &'a HeaderMap,
+}
+
+/// How a call ended.
+pub struct Called {
+    /// The server that answered, or was tried last.
+    pub server: Option<Arc<Handle>>,
+    /// How many servers got it, or were meant to.
+    pub attempts: u32,
+    /// The answer.
+    pub answer: Result<Reply, Failure>,
+}
+
+/// Why a call has no answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// No server offers the tool.
+    UnknownTool,
+    /// Servers offer it, but none can be reached.
+    Unavailable,
+    /// All servers that offer it have as many calls as they may.
+    Busy,
+    /// The server that got it gave no usable answer.
+    Server(CallError),
+}
+
+/// Carries a call out. Dropping the future cancels it.
+pub async fn call(catalog: &Catalog, call: &ToolCall<'_>, metrics: &Metrics) -> Called {
+    let Some(entry) = catalog.find(call.tool) else {
+        return Called { server: None, attempts: 0, answer: Err(Failure::UnknownTool) };
+    };
+    let began = Instant::now();
+    let mut guard = Observed { metrics, tool: call.tool, server: None, outcome: Outcome::Cancelled, began };
+    let called = attempt_all(entry, call, &mut guard).await;
+    guard.server.clone_from(&called.server);
+    guard.outcome = outcome(&called.answer);
+    called
+}
+
+async fn attempt_all(entry: &Entry, call: &ToolCall<'_>, guard: &mut Observed<'_>) -> Called {
+    let order = order(entry, call.preferred);
+    let mut attempts = 0;
+    let mut failure = Failure::Unavailable;
+    let mut last: Option<&Candidate> = None;
+    for index in order {
+        let candidate = &entry.candidates[index];
+        if let Some(previous) = last.replace(candidate) {
+            previous.server.series.failovers.inc();
+        }
+        guard.server = Some(candidate.server.clone());
+        attempts += 1;
+        match attempt(candidate, call).await {
+            Ok(reply) => {
+                candidate.server.succeeded();
+                return Called { server: Some(candidate.server.clone()), attempts, answer: Ok(reply) };
+            }
+            Err(Failure::Server(error)) => {
+                candidate.server.failed();
+                let again = error.is_harmless() || (candidate.tool.repeatable && error != CallError::Timeout);
+                failure = Failure::Server(error);
+                if !again {
+                    break;
+                }
+            }
+            // Busy says more than a server that could not be reached.
+            Err(busy) => failure = busy,
+        }
+    }
+    if let Failure::Server(CallError::NotSent(_) | CallError::SessionExpired) = failure {
+        failure = Failure::Unavailable;
+    }
+    Called { server: last.map(|candidate| candidate.server.clone()), attempts, answer: Err(failure) }
+}
+
+fn order(entry: &Entry, preferred: Option<&Handle>) -> SmallVec<[usize; 4]> {
+    if let [only] = entry.candidates.as_slice() {
+        let chosen = only.server.is_usable() && (only.server.spec().weight > 0 || is_same(preferred, &only.server));
+        return if chosen { smallvec::smallvec![0] } else { SmallVec::new() };
+    }
+    let views: SmallVec<[View; 8]> = entry.candidates.iter().map(|candidate| view(candidate, preferred)).collect();
+    pick::order(&views, TURN.fetch_add(1, Ordering::Relaxed))
+}
+
+fn view(candidate: &Candidate, preferred: Option<&Handle>) -> View {
+    let server = &candidate.server;
+    let spec = server.spec();
+    View {
+        priority: spec.priority,
+        weight: spec.weight,
+        outstanding: server.outstanding(),
+        usable: server.is_usable(),
+        ejected: server.is_ejected(),
+        preferred: is_same(preferred, server),
+    }
+}
+
+fn is_same(preferred: Option<&Handle>, server: &Handle) -> bool {
+    preferred.is_some_and(|preferred| preferred.key == server.key)
+}
+
+/// One server: takes a slot, sends the call, and once opens the session anew where the server has forgotten it.
+async fn attempt(candidate: &Candidate, call: &ToolCall<'_>) -> Result<Reply, Failure> {
+    let server = &candidate.server;
+    let spec = server.spec();
+    let silence = Duration::from_secs(spec.timeouts.request_seconds.into());
+    let Some(_slot) = server.slot(Instant::now() + silence).await else { return Err(Failure::Busy) };
+    let Some(live) = server.live() else { return Err(Failure::Server(CallError::NotSent("it has no session"))) };
+    let mut headers = forwarded(&spec.forward_headers, call.headers);
+    if !candidate.tool.params.is_empty() {
+        mirror(&candidate.tool.params, call.arguments, &mut headers);
+    }
+    let timing = Arc::new(Timing::new(silence));
+    match send(&live, candidate, call, &headers, &timing).await {
+        Err(CallError::SessionExpired) => {
+            let heal_by = timing.deadline().min(Instant::now() + 2 * Duration::from_secs(spec.timeouts.connect_seconds.into()));
+            match server.newer_than(live.number, heal_by).await {
+                Some(live) => send(&live, candidate, call, &headers, &timing).await,
+                None => Err(CallError::SessionExpired),
+            }
+        }
+        answer => answer,
+    }
+    .map_err(Failure::Server)
+}
+
+async fn send(
+    live: &Live,
+    candidate: &Candidate,
+    call: &ToolCall<'_>,
+    headers: &HeaderMap,
+    timing: &Arc<Timing>,
+) -> Result<Reply, CallError> {
+    let tool = &candidate.tool;
+    let params = [r#""name":"#, &tool.own_name_json, r#","arguments":"#, call.arguments];
+    let request = Call { method: "tools/call", params: &params, name: Some(&tool.own_name), headers, progress: true };
+    let reply = live.session.call(&request, timing).await?;
+    match &reply {
+        Reply::Result(text) if is_input_required(text) => {
+            Err(CallError::Nonsense("it asks the caller for input, which this session does not offer"))
+        }
+        _ => Ok(reply),
+    }
+}
+
+fn forwarded(names: &[String], headers: &HeaderMap) -> HeaderMap {
+    let mut chosen = HeaderMap::new();
+    for name in names {
+        if let Some(value) = headers.get(name.as_str())
+            && let Ok(name) = http::HeaderName::from_bytes(name.as_bytes())
+        {
+            chosen.insert(name, value.clone());
+        }
+    }
+    chosen
+}
+
+/// Members of a result that say something about the call itself.
+#[derive(Default, serde::Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Verdict<'a> {
+    is_error: bool,
+    #[serde(borrow)]
+    result_type: Option<std::borrow::Cow<'a, str>>,
+}
+
+fn verdict(result: &[u8]) -> Verdict<'_> {
+    serde_json::from_slice(result).unwrap_or_default()
+}
+
+/// Most results hold neither word: a search is much cheaper than reading them.
+fn is_input_required(result: &[u8]) -> bool {
+    memmem::find(result, b"input_required").is_some() && verdict(result).result_type.as_deref() == Some("input_required")
+}
+
+/// Whether a tool says that it failed.
+pub fn is_tool_error(result: &[u8]) -> bool {
+    memmem::find(result, br#""isError""#).is_some() && verdict(result).is_error
+}
+
+/// What happened, as a metric label.
+pub fn outcome(answer: &Result<Reply, Failure>) -> Outcome {
+    match answer {
+        Ok(Reply::Result(text)) if is_tool_error(text) => Outcome::ToolError,
+        Ok(Reply::Result(_)) => Outcome::Ok,
+        Ok(Reply::Error(RpcError { .. })) => Outcome::RpcError,
+        Err(Failure::UnknownTool | Failure::Unavailable) => Outcome::Unavailable,
+        Err(Failure::Busy) => Outcome::Busy,
+        Err(Failure::Server(CallError::Timeout)) => Outcome::Timeout,
+        Err(Failure::Server(CallError::NotSent(_) | CallError::SessionExpired)) => Outcome::Unavailable,
+        Err(Failure::Server(_)) => Outcome::BadAnswer,
+    }
+}
+
+/// Counts a call however it ends, also when its caller goes away.
+struct Observed<'a> {
+    metrics: &'a Metrics,
+    tool: &'a str,
+    server: Option<Arc<Handle>>,
+    outcome: Outcome,
+    began: Instant,
+}
+
+impl Drop for Observed<'_> {
+    fn drop(&mut self) {
+        let Some(server) = &self.server else { return };
+        let seconds = self.began.elapsed().as_secs_f64();
+        if self.outcome == Outcome::Ok {
+            server.series.ok.observe(seconds);
+        } else {
+            let labels = [server.name.as_str(), self.outcome.as_str()];
+            self.metrics.call_duration.with_label_values(&labels).observe(seconds);
+        }
+        self.metrics.calls.with_label_values(&[server.name.as_str(), self.tool, self.outcome.as_str()]).inc();
+    }
+}

@@ -1,0 +1,374 @@
+//! One server as calls see it: its session, its load, its health. Shared by the call path and the server's task.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use portcullis_crds::mcpserver::State;
+use portcullis_crds::{Server, ServerKey};
+use prometheus::{Histogram, IntCounter, IntGauge};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::{Instant, timeout_at};
+
+use crate::metrics::{Metrics, Outcome};
+use crate::tool::Tool;
+use crate::upstream::{Notices, Session};
+
+/// Failures in a row after which a server is put last.
+const EJECT_AFTER: u32 = 3;
+
+/// The first pause of an ejected server; each further one is twice as long.
+const FIRST_EJECTION: Duration = Duration::from_secs(1);
+
+/// The longest pause.
+const LONGEST_EJECTION: Duration = Duration::from_secs(30);
+
+/// How long a call may wait for a slot of a busy server.
+const SLOT_WAIT: Duration = Duration::from_secs(1);
+
+/// Calls that may wait for a slot, for each slot there is (at least one).
+const QUEUE_SHARE: u32 = 4;
+
+/// One server.
+pub struct Handle {
+    /// Which one.
+    pub key: ServerKey,
+    /// Its public name.
+    pub name: String,
+    /// What it tells and is told.
+    pub notices: Arc<Notices>,
+    spec: ArcSwap<Server>,
+    live: ArcSwapOption<Live>,
+    opened: watch::Sender<u64>,
+    offer: ArcSwap<Offer>,
+    slots: ArcSwap<Semaphore>,
+    waiting: AtomicU32,
+    outstanding: AtomicU32,
+    idle: Notify,
+    failures: AtomicU32,
+    ejections: AtomicU32,
+    /// Milliseconds since `born`; 0: not ejected.
+    ejected_until: AtomicU64,
+    last_success: AtomicU64,
+    born: Instant,
+    status: Mutex<Status>,
+    /// Handles of its own series, so that a call looks none up.
+    pub series: Series,
+}
+
+/// An open session, and which one it is.
+pub struct Live {
+    /// The session.
+    pub session: Arc<Session>,
+    /// Counts the sessions of this server from 1.
+    pub number: u64,
+}
+
+/// The tools that a server brings into the catalog.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Offer {
+    /// Its tools; they keep their names while it is away.
+    pub tools: Arc<Vec<Arc<Tool>>>,
+    /// Whether they are listed now.
+    pub listed: bool,
+}
+
+/// What people are shown of a server.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// Where it is between connecting and ready.
+    pub phase: Phase,
+    /// Since when.
+    pub since: SystemTime,
+    /// How it speaks: `sse` or `streamable-http`.
+    pub transport: Option<&'static str>,
+    /// The revision it speaks.
+    pub protocol_version: Option<String>,
+    /// Its own name and version.
+    pub server_info: Option<(String, String)>,
+    /// The last failure, safe to show.
+    pub last_error: Option<String>,
+    /// Tools left out because they are invalid, double or too many.
+    pub left_out: usize,
+}
+
+/// Where a server is between connecting and ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// The first attempt.
+    Connecting,
+    /// Its session is open and its tools are listed.
+    Ready,
+    /// Its session is open, but a health check failed.
+    Degraded,
+    /// Waiting before the next attempt.
+    Backoff,
+    /// Not to be connected.
+    Disabled,
+}
+
+/// A server's own metric series.
+pub struct Series {
+    /// Calls that were answered.
+    pub ok: Histogram,
+    /// Calls it has now.
+    pub in_flight: IntGauge,
+    /// Calls tried elsewhere.
+    pub failovers: IntCounter,
+    ejections: IntCounter,
+}
+
+/// A place at a server; frees it when dropped.
+pub struct Slot<'a> {
+    handle: &'a Handle,
+    _permit: OwnedSemaphorePermit,
+}
+
+// === impl Handle ===
+
+impl Handle {
+    /// A server that has just been configured.
+    pub fn new(spec: Server, metrics: &Metrics) -> Self {
+        let name = spec.name.clone();
+        let series = Series {
+            ok: metrics.call_duration.with_label_values(&[name.as_str(), Outcome::Ok.as_str()]),
+            in_flight: metrics.in_flight.with_label_values(&[&name]),
+            failovers: metrics.failovers.with_label_values(&[&name]),
+            ejections: metrics.ejections.with_label_values(&[&name]),
+        };
+        let phase = if spec.state == State::Disabled { Phase::Disabled } else { Phase::Connecting };
+        Self {
+            key: spec.key.clone(),
+            name,
+            notices: Arc::default(),
+            slots: ArcSwap::from_pointee(Semaphore::new(spec.limits.max_concurrent_requests as usize)),
+            spec: ArcSwap::from_pointee(spec),
+            live: ArcSwapOption::empty(),
+            opened: watch::Sender::new(0),
+            offer: ArcSwap::default(),
+            waiting: AtomicU32::new(0),
+            outstanding: AtomicU32::new(0),
+            idle: Notify::new(),
+            failures: AtomicU32::new(0),
+            ejections: AtomicU32::new(0),
+            ejected_until: AtomicU64::new(0),
+            last_success: AtomicU64::new(0),
+            born: Instant::now(),
+            status: Mutex::new(Status::new(phase)),
+            series,
+        }
+    }
+
+    /// What is configured now.
+    pub fn spec(&self) -> Arc<Server> {
+        self.spec.load_full()
+    }
+
+    /// Takes over a changed configuration that the session can live with.
+    pub fn set_spec(&self, spec: Server) {
+        let slots = spec.limits.max_concurrent_requests;
+        if self.spec.load().limits.max_concurrent_requests != slots {
+            self.slots.store(Arc::new(Semaphore::new(slots as usize)));
+        }
+        self.spec.store(Arc::new(spec));
+    }
+
+    /// The open session.
+    pub fn live(&self) -> Option<Arc<Live>> {
+        self.live.load_full()
+    }
+
+    /// A session was opened. Returns its number.
+    pub fn open(&self, session: Arc<Session>) -> u64 {
+        let number = *self.opened.borrow() + 1;
+        self.live.store(Some(Arc::new(Live { session, number })));
+        self.failures.store(0, Ordering::Relaxed);
+        self.opened.send_replace(number);
+        number
+    }
+
+    /// The session is over.
+    pub fn shut(&self) {
+        self.live.store(None);
+    }
+
+    /// Waits until a session younger than `number` is open.
+    pub async fn newer_than(&self, number: u64, deadline: Instant) -> Option<Arc<Live>> {
+        let mut opened = self.opened.subscribe();
+        timeout_at(deadline, opened.wait_for(|newest| *newest > number)).await.ok()?.ok()?;
+        self.live()
+    }
+
+    /// The tools it brings into the catalog.
+    pub fn offer(&self) -> Arc<Offer> {
+        self.offer.load_full()
+    }
+
+    /// Changes the tools it brings into the catalog; true if that makes a difference.
+    pub fn set_offer(&self, offer: Offer) -> bool {
+        let changed = **self.offer.load() != offer;
+        if changed {
+            self.offer.store(Arc::new(offer));
+        }
+        changed
+    }
+
+    /// Whether it takes new calls.
+    pub fn is_usable(&self) -> bool {
+        self.live.load().is_some() && self.spec.load().state == State::Enabled
+    }
+
+    /// Whether it has failed so often lately that others come first.
+    pub fn is_ejected(&self) -> bool {
+        self.ejected_until.load(Ordering::Relaxed) > self.now()
+    }
+
+    /// Calls it has now.
+    pub fn outstanding(&self) -> u32 {
+        self.outstanding.load(Ordering::Relaxed)
+    }
+
+    /// Takes a place; waits shortly when all are taken, and gives up when too many wait already.
+    pub async fn slot(&self, deadline: Instant) -> Option<Slot<'_>> {
+        let slots = self.slots.load_full();
+        let permit = match slots.clone().try_acquire_owned() {
+            Ok(permit) => permit,
+            Err(_) => self.wait_for_slot(slots, deadline).await?,
+        };
+        self.outstanding.fetch_add(1, Ordering::Relaxed);
+        self.series.in_flight.inc();
+        Some(Slot { handle: self, _permit: permit })
+    }
+
+    async fn wait_for_slot(&self, slots: Arc<Semaphore>, deadline: Instant) -> Option<OwnedSemaphorePermit> {
+        let places = (self.spec.load().limits.max_concurrent_requests / QUEUE_SHARE).max(1);
+        let place = Waiting::take(&self.waiting, places)?;
+        let until = deadline.min(Instant::now() + SLOT_WAIT);
+        let permit = timeout_at(until, slots.acquire_owned()).await.ok()?.ok();
+        drop(place);
+        permit
+    }
+
+    /// A call or a check was answered.
+    pub fn succeeded(&self) {
+        self.last_success.store(self.now(), Ordering::Relaxed);
+        if self.failures.load(Ordering::Relaxed) > 0 {
+            self.failures.store(0, Ordering::Relaxed);
+        }
+        if self.ejected_until.load(Ordering::Relaxed) > 0 {
+            self.ejected_until.store(0, Ordering::Relaxed);
+            self.ejections.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// A call failed for a reason that lies with the server.
+    pub fn failed(&self) {
+        let failures = self.failures.fetch_add(1, Ordering::Relaxed) + 1;
+        if failures >= EJECT_AFTER && !self.is_ejected() {
+            let round = self.ejections.fetch_add(1, Ordering::Relaxed).min(10);
+            let pause = (FIRST_EJECTION * 2u32.pow(round)).min(LONGEST_EJECTION);
+            self.ejected_until.store(self.now() + millis(pause), Ordering::Relaxed);
+            self.series.ejections.inc();
+        }
+        self.notices.suspect.notify_one();
+    }
+
+    /// Time since the last answer.
+    pub fn since_success(&self) -> Duration {
+        Duration::from_millis(self.now().saturating_sub(self.last_success.load(Ordering::Relaxed)))
+    }
+
+    /// Waits until it has no calls.
+    pub async fn drained(&self) {
+        loop {
+            let idle = self.idle.notified();
+            if self.outstanding() == 0 {
+                return;
+            }
+            idle.await;
+        }
+    }
+
+    /// What people are shown.
+    pub fn status(&self) -> Status {
+        self.lock_status().clone()
+    }
+
+    /// Changes what people are shown.
+    pub fn update_status(&self, change: impl FnOnce(&mut Status)) {
+        let mut status = self.lock_status();
+        let before = status.phase;
+        change(&mut status);
+        if status.phase != before {
+            status.since = SystemTime::now();
+        }
+    }
+
+    fn lock_status(&self) -> MutexGuard<'_, Status> {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now(&self) -> u64 {
+        millis(self.born.elapsed()) + 1
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl Status {
+    fn new(phase: Phase) -> Self {
+        Self {
+            phase,
+            since: SystemTime::now(),
+            transport: None,
+            protocol_version: None,
+            server_info: None,
+            last_error: None,
+            left_out: 0,
+        }
+    }
+}
+
+impl Phase {
+    /// The word people are shown.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Connecting => "connecting",
+            Self::Ready => "ready",
+            Self::Degraded => "degraded",
+            Self::Backoff => "backoff",
+            Self::Disabled => "disabled",
+        }
+    }
+}
+
+impl Drop for Slot<'_> {
+    fn drop(&mut self) {
+        self.handle.series.in_flight.dec();
+        if self.handle.outstanding.fetch_sub(1, Ordering::Release) == 1 {
+            self.handle.idle.notify_waiters();
+        }
+    }
+}
+
+/// A place in the queue for a slot.
+struct Waiting<'a>(&'a AtomicU32);
+
+impl<'a> Waiting<'a> {
+    fn take(count: &'a AtomicU32, places: u32) -> Option<Self> {
+        if count.fetch_add(1, Ordering::Relaxed) >= places {
+            count.fetch_sub(1, Ordering::Relaxed);
+            return None;
+        }
+        Some(Self(count))
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}

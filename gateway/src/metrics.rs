@@ -1,0 +1,221 @@
+//! Every metric of the gateway, by name. docs/metrics.md says the same, and a test compares them.
+//!
+//! Labels come from configured servers, listed tools and closed sets only, never from a request.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use prometheus::{
+    Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+};
+
+/// Seconds; the first ones are the gateway's own work, the last ones slow tools.
+const BUCKETS: [f64; 14] =
+    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 15.0, 60.0];
+
+/// All metrics; cloning shares them.
+#[derive(Clone)]
+pub struct Metrics {
+    /// Where they are gathered from.
+    pub registry: Registry,
+    /// `portcullis_http_request_duration_seconds{route,method,status}`
+    pub http_duration: HistogramVec,
+    /// `portcullis_tool_call_duration_seconds{server,outcome}`
+    pub call_duration: HistogramVec,
+    /// `portcullis_tool_calls_total{server,tool,outcome}`
+    pub calls: IntCounterVec,
+    /// `portcullis_failovers_total{server}`: calls that were tried elsewhere after this server failed them.
+    pub failovers: IntCounterVec,
+    /// `portcullis_unknown_tool_calls_total`
+    pub unknown_tools: IntCounter,
+    /// `portcullis_auth_rejections_total{reason}`
+    pub auth_rejections: IntCounterVec,
+    /// `portcullis_server_up{server}`: 1 with an open session.
+    pub server_up: IntGaugeVec,
+    /// `portcullis_server_calls_in_flight{server}`
+    pub in_flight: IntGaugeVec,
+    /// `portcullis_server_reconnects_total{server,reason}`
+    pub reconnects: IntCounterVec,
+    /// `portcullis_server_ejections_total{server}`
+    pub ejections: IntCounterVec,
+    /// `portcullis_server_messages_dropped_total{server}`
+    pub messages_dropped: IntCounterVec,
+    /// `portcullis_catalog_tools{server}`
+    pub catalog_tools: IntGaugeVec,
+    /// `portcullis_tools_left_out{server}`: invalid, double or too many.
+    pub tools_left_out: IntGaugeVec,
+    /// `portcullis_tools_renamed{server}`: offered as `server__tool` because another server has the name.
+    pub tools_renamed: IntGaugeVec,
+    /// `portcullis_snapshot_applied_timestamp_seconds`
+    pub snapshot_applied: Gauge,
+    /// `portcullis_snapshot_apply_duration_seconds`: from the change to the catalog without the removed servers.
+    pub snapshot_apply: Histogram,
+    /// `portcullis_snapshot_rejected_total{reason}`
+    pub snapshot_rejected: IntCounterVec,
+    /// `portcullis_configuration_ok`: 0 while something in the configuration is refused.
+    pub configuration_ok: IntGauge,
+    /// `portcullis_log_lines_dropped_total`
+    pub log_dropped: IntCounter,
+}
+
+/// What happened to a call, as a label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The tool answered.
+    Ok,
+    /// The tool answered that it failed (`isError`).
+    ToolError,
+    /// The server answered with a JSON-RPC error.
+    RpcError,
+    /// No server could be reached.
+    Unavailable,
+    /// All servers were busy.
+    Busy,
+    /// No answer in time.
+    Timeout,
+    /// The answer was lost or unusable.
+    BadAnswer,
+    /// The caller went away.
+    Cancelled,
+}
+
+impl Outcome {
+    /// The label.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::ToolError => "tool_error",
+            Self::RpcError => "rpc_error",
+            Self::Unavailable => "unavailable",
+            Self::Busy => "busy",
+            Self::Timeout => "timeout",
+            Self::BadAnswer => "bad_answer",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// A set of metrics with a registry of its own.
+    pub fn new() -> Self {
+        let registry = Registry::new_custom(Some("portcullis".into()), None).expect("the prefix is a valid name");
+        let make = Maker { registry: &registry };
+        let build = make.gauges("build_info", "Always 1; the labels tell what runs.", &["version"]);
+        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        let configuration_ok = make.gauge("configuration_ok", "0 while part of the configuration is refused.");
+        configuration_ok.set(1);
+        Self {
+            http_duration: make.histograms("http_request_duration_seconds", "Time to answer a request.", &["route", "method", "status"]),
+            call_duration: make.histograms("tool_call_duration_seconds", "Time of a tool call, all attempts.", &["server", "outcome"]),
+            calls: make.counters("tool_calls_total", "Tool calls.", &["server", "tool", "outcome"]),
+            failovers: make.counters("failovers_total", "Calls tried elsewhere after this server failed them.", &["server"]),
+            unknown_tools: make.counter("unknown_tool_calls_total", "Calls of tools that no server offers."),
+            auth_rejections: make.counters("auth_rejections_total", "Requests refused for their token.", &["reason"]),
+            server_up: make.gauges("server_up", "1 with an open session to the server.", &["server"]),
+            in_flight: make.gauges("server_calls_in_flight", "Calls the server has now.", &["server"]),
+            reconnects: make.counters("server_reconnects_total", "Sessions that ended or could not be opened.", &["server", "reason"]),
+            ejections: make.counters("server_ejections_total", "Times the server was put last after failures in a row.", &["server"]),
+            messages_dropped: make.counters("server_messages_dropped_total", "Messages of the server that made no sense.", &["server"]),
+            catalog_tools: make.gauges("catalog_tools", "Tools the server offers.", &["server"]),
+            tools_left_out: make.gauges("tools_left_out", "Tools of the server that are invalid, double or too many.", &["server"]),
+            tools_renamed: make.gauges("tools_renamed", "Tools of the server whose name another server has.", &["server"]),
+            snapshot_applied: make.float_gauge("snapshot_applied_timestamp_seconds", "When the configuration was applied last."),
+            snapshot_apply: make.histogram("snapshot_apply_duration_seconds", "Time to apply a change of configuration."),
+            snapshot_rejected: make.counters("snapshot_rejected_total", "Configurations refused; the last good one stays.", &["reason"]),
+            configuration_ok,
+            log_dropped: make.counter("log_lines_dropped_total", "Log lines dropped because the output was too slow."),
+            registry,
+        }
+    }
+
+    /// Notes that a snapshot was applied.
+    pub fn applied(&self, took: Duration) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.snapshot_applied.set(now.as_secs_f64());
+        self.snapshot_apply.observe(took.as_secs_f64());
+    }
+
+    /// Forgets a server that is gone, so that its series end.
+    pub fn forget(&self, server: &str, tools: impl IntoIterator<Item = String>) {
+        for gauges in [
+            &self.server_up,
+            &self.in_flight,
+            &self.catalog_tools,
+            &self.tools_left_out,
+            &self.tools_renamed,
+        ] {
+            let _ = gauges.remove_label_values(&[server]);
+        }
+        for counters in [&self.failovers, &self.ejections, &self.messages_dropped] {
+            let _ = counters.remove_label_values(&[server]);
+        }
+        for reason in crate::server::RECONNECT_REASONS {
+            let _ = self.reconnects.remove_label_values(&[server, reason]);
+        }
+        for outcome in OUTCOMES {
+            let _ = self.call_duration.remove_label_values(&[server, outcome.as_str()]);
+        }
+        for tool in tools {
+            for outcome in OUTCOMES {
+                let _ = self.calls.remove_label_values(&[server, &tool, outcome.as_str()]);
+            }
+        }
+    }
+}
+
+const OUTCOMES: [Outcome; 8] = [
+    Outcome::Ok,
+    Outcome::ToolError,
+    Outcome::RpcError,
+    Outcome::Unavailable,
+    Outcome::Busy,
+    Outcome::Timeout,
+    Outcome::BadAnswer,
+    Outcome::Cancelled,
+];
+
+/// Makes and registers; every name stands once in this file, so none can clash.
+struct Maker<'a> {
+    registry: &'a Registry,
+}
+
+impl Maker<'_> {
+    fn register<C: prometheus::core::Collector + Clone + 'static>(&self, made: prometheus::Result<C>) -> C {
+        let made = made.expect("the name and the labels are valid");
+        self.registry.register(Box::new(made.clone())).expect("each name is registered once");
+        made
+    }
+
+    fn histograms(&self, name: &str, help: &str, labels: &[&str]) -> HistogramVec {
+        self.register(HistogramVec::new(HistogramOpts::new(name, help).buckets(BUCKETS.to_vec()), labels))
+    }
+
+    fn histogram(&self, name: &str, help: &str) -> Histogram {
+        self.register(Histogram::with_opts(HistogramOpts::new(name, help).buckets(BUCKETS.to_vec())))
+    }
+
+    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+        self.register(IntCounterVec::new(Opts::new(name, help), labels))
+    }
+
+    fn counter(&self, name: &str, help: &str) -> IntCounter {
+        self.register(IntCounter::new(name, help))
+    }
+
+    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
+        self.register(IntGaugeVec::new(Opts::new(name, help), labels))
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> IntGauge {
+        self.register(IntGauge::new(name, help))
+    }
+
+    fn float_gauge(&self, name: &str, help: &str) -> Gauge {
+        self.register(Gauge::new(name, help))
+    }
+}

@@ -1,0 +1,453 @@
+//! One task for one server: connect, list its tools, watch its health, connect again.
+//!
+//! The task ends only when it is told to; whatever the server does is an event, never an error of ours.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use portcullis_crds::Server;
+use portcullis_crds::mcpserver::{HealthMode, State};
+use rustls::RootCertStore;
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tracing::{info, warn};
+use url::Url;
+
+use crate::backoff::{self, HEALTHY_AFTER};
+use crate::handle::{Handle, Offer, Phase};
+use crate::listing;
+use crate::metrics::Metrics;
+use crate::secrets::{Resolved, Secrets};
+use crate::upstream::connect::Spoken;
+use crate::upstream::http::{HttpPool, Origin};
+use crate::upstream::stream::TlsTarget;
+use crate::upstream::timing::Timing;
+use crate::upstream::{Call, ConnectError, Connected, End, Reply, Session, Target, connect};
+
+/// Tools of a server that is away stay listed so long, so that lists do not flap.
+pub const LIST_GRACE: Duration = Duration::from_secs(30);
+
+/// Changes of tools that come in bursts are read once.
+const LIST_DEBOUNCE: Duration = Duration::from_millis(250);
+
+/// How often the tools of a server are read that does not say when they change.
+const LIST_POLL: Duration = Duration::from_secs(60);
+
+/// The same for one that does: a forgotten announcement is made good.
+const LIST_POLL_ANNOUNCED: Duration = Duration::from_secs(600);
+
+/// For all pages of a list.
+const LIST_LIMIT: Duration = Duration::from_secs(60);
+
+/// Between checks of a server that failed the last one.
+const RECHECK: Duration = Duration::from_millis(500);
+
+/// A health check is answered at once or not at all.
+const CHECK_LIMIT: Duration = Duration::from_secs(5);
+
+/// For the goodbye of a session.
+const CLOSE_LIMIT: Duration = Duration::from_secs(2);
+
+/// Why a session ended or could not be opened, as a metric label.
+pub const RECONNECT_REASONS: [&str; 6] = ["connect_failed", "closed", "expired", "broken", "unhealthy", "changed"];
+
+/// What every server's task is given.
+pub struct Shared {
+    /// The system's certificate authorities.
+    pub roots: RootCertStore,
+    /// Where Secrets lie.
+    pub secrets: Secrets,
+    /// Messages above this many bytes are refused.
+    pub max_message: usize,
+    /// All metrics.
+    pub metrics: Metrics,
+    /// Somebody's tools have changed: the catalog is to be built anew.
+    pub dirty: Notify,
+}
+
+/// What a server's task is told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Order {
+    /// Its configuration has changed so often.
+    pub changes: u64,
+    /// It is to finish its calls and end.
+    pub stop: bool,
+}
+
+/// How a session came to its end.
+enum Over {
+    Ended(End),
+    Unhealthy,
+    Changed,
+    Stopped,
+}
+
+struct Task {
+    handle: Arc<Handle>,
+    shared: Arc<Shared>,
+    orders: watch::Receiver<Order>,
+    spoken: Option<Spoken>,
+    attempt: u32,
+}
+
+/// Runs one server until it is told to stop, then until its calls have finished or their time is over.
+pub async fn run(handle: Arc<Handle>, shared: Arc<Shared>, orders: watch::Receiver<Order>) {
+    Task { handle, shared, orders, spoken: None, attempt: 0 }.run().await;
+}
+
+impl Task {
+    async fn run(mut self) {
+        if self.handle.spec().state == State::Disabled {
+            let _ = self.orders.wait_for(|order| order.stop).await;
+            return;
+        }
+        let mut away_since: Option<Instant> = None;
+        while !self.orders.borrow().stop {
+            let mut orders = self.orders.clone();
+            let opened = tokio::select! {
+                biased;
+                _ = orders.wait_for(|order| order.stop) => return,
+                opened = self.open() => opened,
+            };
+            match opened {
+                Err(problem) => self.note_failure(&problem),
+                Ok(connected) => {
+                    let opened_at = Instant::now();
+                    let over = self.serve(connected).await;
+                    self.end(&over);
+                    if let Over::Stopped = over {
+                        return;
+                    }
+                    if opened_at.elapsed() >= HEALTHY_AFTER || matches!(over, Over::Changed) {
+                        self.attempt = 0;
+                    }
+                    away_since = Some(Instant::now());
+                }
+            }
+            if self.pause(away_since).await {
+                return;
+            }
+        }
+    }
+
+    /// Waits before the next attempt; true if the task is told to stop meanwhile.
+    async fn pause(&mut self, away_since: Option<Instant>) -> bool {
+        let until = Instant::now() + backoff::pause(self.attempt, backoff::random());
+        self.attempt = self.attempt.saturating_add(1);
+        let seen = self.orders.borrow().changes;
+        let mut orders = self.orders.clone();
+        loop {
+            let unlist_at = away_since.map_or_else(far_away, |since| since + LIST_GRACE);
+            tokio::select! {
+                changed = orders.wait_for(|order| order.stop || order.changes != seen) => {
+                    return changed.map_or(true, |order| order.stop);
+                }
+                () = sleep_until(unlist_at), if self.is_listed() => self.unlist(),
+                () = sleep_until(until) => return false,
+            }
+        }
+    }
+
+    // --- opening ---
+
+    /// Opens a session and lists its tools.
+    async fn open(&mut self) -> Result<(Connected, Resolved), String> {
+        let spec = self.handle.spec();
+        let (target, resolved) = self.target(&spec)?;
+        let outcome = connect(&target, self.spoken, &self.handle.notices).await;
+        let mut connected = outcome.map_err(|error| {
+            // The next attempt finds out anew how the server speaks, unless it was merely away.
+            if !matches!(error, ConnectError::Unreachable(_)) {
+                self.spoken = None;
+            }
+            error.to_string()
+        })?;
+        let tools = tokio::select! {
+            tools = timeout(LIST_LIMIT, listing::list(&connected.session, &spec.tools)) => tools
+                .map_err(|_| "its tools could not be listed in time".to_owned())?
+                .map_err(|error| error.to_string())?,
+            _ = &mut connected.attend => return Err("the session ended while its tools were listed".into()),
+        };
+        self.spoken = Some(connected.spoken);
+        self.publish(tools);
+        Ok((connected, resolved))
+    }
+
+    fn target(&self, spec: &Server) -> Result<(Target, Resolved), String> {
+        let url = Url::parse(&spec.url).map_err(|_| "its URL is invalid".to_owned())?;
+        let resolved = self.shared.secrets.resolve(spec).map_err(|error| error.to_string())?;
+        let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();
+        let tls = (url.scheme() == "https")
+            .then(|| TlsTarget::new(&host, &resolved.tls, &self.shared.roots))
+            .transpose()
+            .map_err(|error| error.to_string())?;
+        let authority = match url.port() {
+            Some(port) => format!("{}:{port}", url.host_str().unwrap_or_default()),
+            None => url.host_str().unwrap_or_default().to_owned(),
+        };
+        let step = Duration::from_secs(spec.timeouts.connect_seconds.into());
+        let pool = HttpPool::new(Origin {
+            port: url.port_or_known_default().unwrap_or(80),
+            authority: authority.parse().map_err(|_| "its URL is invalid".to_owned())?,
+            host,
+            tls,
+            connect_timeout: step,
+            idle_timeout: Duration::from_secs(spec.timeouts.idle_seconds.into()),
+        });
+        let target = Target {
+            url,
+            transport: spec.transport,
+            pinned: spec.protocol_version.clone(),
+            headers: resolved.headers.clone(),
+            pool,
+            step,
+            max_message: self.shared.max_message,
+        };
+        Ok((target, resolved))
+    }
+
+    fn note_failure(&self, problem: &str) {
+        self.count("connect_failed");
+        let known = self.handle.status().last_error;
+        if known.as_deref() != Some(problem) {
+            warn!(server = %self.handle.name, problem, "server is not available");
+        }
+        self.handle.update_status(|status| {
+            status.phase = Phase::Backoff;
+            status.last_error = Some(problem.to_owned());
+        });
+    }
+
+    // --- an open session ---
+
+    async fn serve(&mut self, (mut connected, mut resolved): (Connected, Resolved)) -> Over {
+        let session = connected.session.clone();
+        self.opened(&connected);
+        let mut orders = self.orders.clone();
+        let mut seen = orders.borrow().changes;
+        let mut spec = self.handle.spec();
+        loop {
+            let over = tokio::select! {
+                biased;
+                end = &mut connected.attend => Some(Over::Ended(end)),
+                order = orders.wait_for(|order| order.stop || order.changes != seen) => {
+                    let order = order.map_or(Order { stop: true, changes: seen }, |order| *order);
+                    if order.stop { Some(Over::Stopped) } else { seen = order.changes; None }
+                }
+                over = self.watch(&session, connected.announces_tools) => Some(over),
+            };
+            match over {
+                None if self.adapt(&session, &mut resolved) => {
+                    let before = std::mem::replace(&mut spec, self.handle.spec());
+                    if (&before.tools, before.state) != (&spec.tools, spec.state) {
+                        self.handle.notices.tools_changed.notify_one();
+                    }
+                }
+                None => {
+                    self.finish(&session, &mut connected).await;
+                    return Over::Changed;
+                }
+                Some(Over::Stopped) => {
+                    self.finish(&session, &mut connected).await;
+                    return Over::Stopped;
+                }
+                Some(over) => return over,
+            }
+        }
+    }
+
+    fn opened(&self, connected: &Connected) {
+        let number = self.handle.open(connected.session.clone());
+        self.handle.succeeded();
+        let transport = match connected.spoken {
+            Spoken::Sse => "sse",
+            Spoken::Streamable | Spoken::Modern => "streamable-http",
+        };
+        self.handle.update_status(|status| {
+            status.phase = Phase::Ready;
+            status.transport = Some(transport);
+            status.protocol_version = Some(connected.version.clone());
+            status.server_info = connected.server_info.clone();
+            status.last_error = None;
+        });
+        self.shared.metrics.server_up.with_label_values(&[&self.handle.name]).set(1);
+        let tools = self.handle.offer().tools.len();
+        info!(server = %self.handle.name, transport, version = %connected.version, tools, session = number, "server is ready");
+        self.shared.dirty.notify_one();
+    }
+
+    /// Takes a changed configuration over into the open session; false if it needs a new one.
+    fn adapt(&self, session: &Session, resolved: &mut Resolved) -> bool {
+        match self.shared.secrets.resolve(&self.handle.spec()) {
+            Ok(new) if new.tls == resolved.tls => {
+                session.set_headers(new.headers.clone());
+                *resolved = new;
+                true
+            }
+            // What was valid stays in use until the connection needs the new: last good wins.
+            Err(problem) => {
+                let problem = problem.to_string();
+                warn!(server = %self.handle.name, problem, "credentials cannot be read, the previous ones stay in use");
+                self.handle.update_status(|status| status.last_error = Some(problem));
+                true
+            }
+            Ok(_) => false,
+        }
+    }
+
+    /// Reads the tools when they change and checks the health, until the health is lost.
+    async fn watch(&self, session: &Session, announces_tools: bool) -> Over {
+        tokio::select! {
+            () = self.keep_tools(session, announces_tools) => Over::Unhealthy,
+            () = self.keep_healthy(session) => Over::Unhealthy,
+        }
+    }
+
+    async fn keep_tools(&self, session: &Session, announces_tools: bool) {
+        let poll = if announces_tools { LIST_POLL_ANNOUNCED } else { LIST_POLL };
+        loop {
+            tokio::select! {
+                () = self.handle.notices.tools_changed.notified() => sleep(LIST_DEBOUNCE).await,
+                () = sleep(backoff::jittered(poll)) => {}
+            }
+            match listing::list(session, &self.handle.spec().tools).await {
+                Ok(tools) => {
+                    self.handle.succeeded();
+                    self.publish(tools);
+                }
+                Err(error) => self.handle.update_status(|status| status.last_error = Some(error.to_string())),
+            }
+        }
+    }
+
+    /// Returns when the server is lost.
+    async fn keep_healthy(&self, session: &Session) {
+        let (mut bad, mut good) = (0, 0);
+        loop {
+            let check = self.handle.spec().health_check;
+            let interval = backoff::jittered(Duration::from_secs(check.interval_seconds.into()));
+            let suspected = tokio::select! {
+                () = self.handle.notices.suspect.notified(), if bad == 0 => true,
+                () = sleep(if bad == 0 { interval } else { RECHECK }) => bad > 0,
+            };
+            self.count_dropped();
+            let passive = check.mode == HealthMode::Passive && !suspected;
+            let alive = passive || (!suspected && self.handle.since_success() < interval) || self.check(session, check.mode).await;
+            if alive {
+                (bad, good) = (0, good + 1);
+                if good >= u32::from(check.healthy_threshold) {
+                    self.set_phase(Phase::Ready);
+                }
+            } else {
+                (bad, good) = (bad + 1, 0);
+                self.set_phase(Phase::Degraded);
+                if bad >= u32::from(check.unhealthy_threshold) {
+                    return;
+                }
+            }
+        }
+    }
+
+    async fn check(&self, session: &Session, mode: HealthMode) -> bool {
+        let method = if mode == HealthMode::ListTools { "tools/list" } else { session.ping_method() };
+        let none = http::HeaderMap::new();
+        let call = Call { method, params: &[], name: None, headers: &none, progress: false };
+        match session.call(&call, &Arc::new(Timing::new(CHECK_LIMIT))).await {
+            // An error is an answer too: some servers know no ping.
+            Ok(Reply::Result(_) | Reply::Error(_)) => {
+                self.handle.succeeded();
+                true
+            }
+            Err(error) => {
+                self.handle.update_status(|status| status.last_error = Some(error.to_string()));
+                false
+            }
+        }
+    }
+
+    /// Lets running calls finish, then says goodbye.
+    async fn finish(&self, session: &Session, connected: &mut Connected) {
+        self.handle.shut();
+        let limit = Duration::from_secs(self.handle.spec().timeouts.request_seconds.into());
+        tokio::select! {
+            _ = timeout(limit, self.handle.drained()) => {}
+            _ = &mut connected.attend => return,
+        }
+        let _ = timeout(CLOSE_LIMIT, session.close()).await;
+    }
+
+    fn end(&self, over: &Over) {
+        self.handle.shut();
+        let (reason, problem) = match over {
+            Over::Ended(End::Closed) => ("closed", "the server closed the connection".to_owned()),
+            Over::Ended(End::Expired) => ("expired", "the server has forgotten the session".to_owned()),
+            Over::Ended(End::Broken(why)) => ("broken", (*why).to_owned()),
+            Over::Unhealthy => ("unhealthy", "the health checks failed".to_owned()),
+            Over::Changed => ("changed", "its credentials have changed".to_owned()),
+            Over::Stopped => return,
+        };
+        self.count(reason);
+        self.count_dropped();
+        warn!(server = %self.handle.name, problem, "session ended");
+        self.handle.update_status(|status| {
+            status.phase = Phase::Backoff;
+            status.last_error = Some(problem);
+        });
+        self.shared.metrics.server_up.with_label_values(&[&self.handle.name]).set(0);
+    }
+
+    // --- small parts ---
+
+    fn publish(&self, tools: crate::tool::Tools) {
+        let metrics = &self.shared.metrics;
+        metrics.catalog_tools.with_label_values(&[&self.handle.name]).set(as_i64(tools.tools.len()));
+        metrics.tools_left_out.with_label_values(&[&self.handle.name]).set(as_i64(tools.left_out));
+        self.handle.update_status(|status| status.left_out = tools.left_out);
+        let tools = Arc::new(tools.tools.into_iter().map(Arc::new).collect());
+        let listed = self.handle.spec().state == State::Enabled;
+        if self.handle.set_offer(Offer { tools, listed }) {
+            self.shared.dirty.notify_one();
+        }
+    }
+
+    fn is_listed(&self) -> bool {
+        self.handle.offer().listed
+    }
+
+    fn unlist(&self) {
+        let tools = self.handle.offer().tools.clone();
+        self.handle.set_offer(Offer { tools, listed: false });
+        self.shared.metrics.catalog_tools.with_label_values(&[&self.handle.name]).set(0);
+        warn!(server = %self.handle.name, "server was away too long, its tools are no longer listed");
+        self.shared.dirty.notify_one();
+    }
+
+    fn set_phase(&self, phase: Phase) {
+        self.handle.update_status(|status| {
+            status.phase = phase;
+            if phase == Phase::Ready {
+                status.last_error = None;
+            }
+        });
+    }
+
+    fn count(&self, reason: &str) {
+        self.shared.metrics.reconnects.with_label_values(&[self.handle.name.as_str(), reason]).inc();
+    }
+
+    fn count_dropped(&self) {
+        let dropped = self.handle.notices.dropped.swap(0, Ordering::Relaxed);
+        if dropped > 0 {
+            self.shared.metrics.messages_dropped.with_label_values(&[&self.handle.name]).inc_by(dropped);
+        }
+    }
+}
+
+fn as_i64(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+fn far_away() -> Instant {
+    Instant::now() + Duration::from_secs(86_400 * 365)
+}

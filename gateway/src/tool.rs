@@ -1,0 +1,370 @@
+//! A server's tools: read from `tools/list`, judged, filtered and renamed by the McpServer's rules.
+//!
+//! Pure. A bad tool is left out and counted, never the whole server. Definitions stay as the server wrote them,
+//! but for the members that the rules change.
+
+use std::collections::HashSet;
+
+use aws_lc_rs::digest;
+use portcullis_crds::mcpserver::{ToolHints, ToolOverride, ToolRules};
+use portcullis_crds::names::TOOL_NAME_JOINER;
+use portcullis_crds::rules::is_tool_name;
+use serde::Deserialize;
+use serde::de::{MapAccess, Visitor};
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use crate::upstream::message::json_string;
+use crate::upstream::params::{ParamHeader, param_headers};
+
+/// Tools taken from one server; what comes after is left out.
+pub const MAX_TOOLS: usize = 1_000;
+
+/// Bytes of tool definitions taken from one server.
+pub const MAX_LIST_BYTES: usize = 8 * 1024 * 1024;
+
+/// One tool of one server, ready to be offered.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Tool {
+    /// The name the server knows it by, as a JSON string.
+    pub own_name_json: String,
+    /// The name the server knows it by.
+    pub own_name: String,
+    /// The name it is offered under, unless another server has that name.
+    pub name: String,
+    /// The members of its definition besides `name`, as JSON without braces; may be empty.
+    pub members: String,
+    /// SHA-256 of its input schema, whatever the order of members: tools of one name and schema are one tool.
+    pub schema: [u8; 32],
+    /// It may be called again when an answer was lost: it is said to be read-only or idempotent.
+    pub repeatable: bool,
+    /// Arguments that travel as headers too.
+    pub params: Vec<ParamHeader>,
+}
+
+/// What a list of definitions came to.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Tools {
+    /// The tools that can be offered, sorted by name.
+    pub tools: Vec<Tool>,
+    /// How many were left out because they are invalid, twice there, or too many.
+    pub left_out: usize,
+}
+
+/// The members of a definition that matter here; everything else is only carried.
+struct Definition<'a> {
+    name: String,
+    description: Option<&'a RawValue>,
+    input_schema: &'a RawValue,
+    annotations: Option<&'a RawValue>,
+    others: Vec<(String, &'a RawValue)>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Hints {
+    #[serde(default)]
+    read_only_hint: Option<bool>,
+    #[serde(default)]
+    idempotent_hint: Option<bool>,
+}
+
+/// Reads definitions as they came and applies the rules.
+pub fn read_tools<'a>(definitions: impl IntoIterator<Item = &'a str>, rules: &ToolRules) -> Tools {
+    let mut seen = HashSet::new();
+    let mut found = Tools::default();
+    for text in definitions {
+        let Some(definition) = Definition::read(text) else {
+            found.left_out += 1;
+            continue;
+        };
+        if !is_offered(&definition.name, rules) {
+            continue;
+        }
+        match definition.into_tool(rules) {
+            Some(tool) if found.tools.len() < MAX_TOOLS && seen.insert(tool.name.clone()) => found.tools.push(tool),
+            _ => found.left_out += 1,
+        }
+    }
+    found.tools.sort_by(|a, b| a.name.cmp(&b.name));
+    found
+}
+
+fn is_offered(name: &str, rules: &ToolRules) -> bool {
+    let matches = |patterns: &[String]| patterns.iter().any(|pattern| glob(pattern.as_bytes(), name.as_bytes()));
+    (rules.include.is_empty() || matches(&rules.include)) && !matches(&rules.exclude)
+}
+
+/// Whether `text` matches `pattern`, in which `*` stands for any characters.
+fn glob(pattern: &[u8], text: &[u8]) -> bool {
+    let (mut p, mut t, mut star) = (0, 0, None);
+    while t < text.len() {
+        if pattern.get(p) == Some(&b'*') {
+            star = Some((p, t));
+            p += 1;
+        } else if pattern.get(p) == Some(&text[t]) {
+            p += 1;
+            t += 1;
+        } else if let Some((star_p, star_t)) = star {
+            p = star_p + 1;
+            t = star_t + 1;
+            star = Some((star_p, star_t + 1));
+        } else {
+            return false;
+        }
+    }
+    pattern[p..].iter().all(|b| *b == b'*')
+}
+
+// === impl Definition ===
+
+impl<'a> Definition<'a> {
+    fn read(text: &'a str) -> Option<Self> {
+        let members: Members<'a> = serde_json::from_str(text).ok()?;
+        let (mut name, mut description, mut input_schema, mut annotations) = (None, None, None, None);
+        let mut others = Vec::new();
+        for (key, value) in members.0 {
+            match key.as_str() {
+                "name" => name = serde_json::from_str::<String>(value.get()).ok(),
+                "description" => description = Some(value),
+                "inputSchema" => input_schema = Some(value),
+                "annotations" => annotations = Some(value),
+                "available_servers" | "server_count" => {} // ours to say
+                _ => others.push((key, value)),
+            }
+        }
+        let name = name.filter(|name| is_tool_name(name))?;
+        Some(Self { name, description, input_schema: input_schema?, annotations, others })
+    }
+
+    fn into_tool(self, rules: &ToolRules) -> Option<Tool> {
+        let change = rules.overrides.iter().find(|change| change.name == self.name);
+        let base = change.and_then(|change| change.rename.as_deref()).unwrap_or(&self.name);
+        let name = match rules.prefix.as_deref() {
+            None | Some("") => base.to_owned(),
+            Some(prefix) => format!("{prefix}{TOOL_NAME_JOINER}{base}"),
+        };
+        let schema: Value = serde_json::from_str(self.input_schema.get()).ok()?;
+        if !schema.is_object() || !is_tool_name(&name) {
+            return None;
+        }
+        let params = param_headers(&schema).ok()?;
+        let annotations = self.annotations(change)?;
+        let hints: Hints = annotations.as_deref().map_or(Some(Hints::default()), |text| serde_json::from_str(text).ok())?;
+        Some(Tool {
+            own_name_json: json_string(&self.name),
+            members: self.members(change, annotations.as_deref()),
+            own_name: self.name,
+            name,
+            schema: schema_digest(&schema),
+            repeatable: hints.read_only_hint == Some(true) || hints.idempotent_hint == Some(true),
+            params,
+        })
+    }
+
+    /// The annotations after the override, as JSON; the outer `None` is an annotation that is no object.
+    #[expect(clippy::option_option, reason = "invalid and absent are different outcomes")]
+    fn annotations(&self, change: Option<&ToolOverride>) -> Option<Option<String>> {
+        let Some(hints) = change.and_then(|change| change.annotations) else {
+            return Some(self.annotations.map(|raw| raw.get().to_owned()));
+        };
+        let mut all: serde_json::Map<String, Value> =
+            self.annotations.map_or(Some(serde_json::Map::new()), |raw| serde_json::from_str(raw.get()).ok())?;
+        let ToolHints { read_only_hint, destructive_hint, idempotent_hint, open_world_hint } = hints;
+        let changes = [
+            ("readOnlyHint", read_only_hint),
+            ("destructiveHint", destructive_hint),
+            ("idempotentHint", idempotent_hint),
+            ("openWorldHint", open_world_hint),
+        ];
+        for (key, value) in changes {
+            if let Some(value) = value {
+                all.insert(key.to_owned(), Value::Bool(value));
+            }
+        }
+        Some(Some(Value::Object(all).to_string()))
+    }
+
+    fn members(&self, change: Option<&ToolOverride>, annotations: Option<&str>) -> String {
+        let mut text = String::new();
+        let mut add = |key: &str, value: &str| {
+            text.push(',');
+            text.push_str(&json_string(key));
+            text.push(':');
+            text.push_str(value);
+        };
+        match change.and_then(|change| change.description.as_deref()) {
+            Some(description) => add("description", &json_string(description)),
+            None => {
+                if let Some(description) = self.description {
+                    add("description", description.get());
+                }
+            }
+        }
+        add("inputSchema", self.input_schema.get());
+        if let Some(annotations) = annotations {
+            add("annotations", annotations);
+        }
+        for (key, value) in &self.others {
+            add(key, value.get());
+        }
+        text
+    }
+}
+
+/// The members of an object in their order; a key that is there twice makes it invalid.
+struct Members<'a>(Vec<(String, &'a RawValue)>);
+
+impl<'de> Deserialize<'de> for Members<'de> {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Collect;
+        impl<'de> Visitor<'de> for Collect {
+            type Value = Members<'de>;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut all: Vec<(String, &'de RawValue)> = Vec::new();
+                while let Some((key, value)) = map.next_entry::<String, &'de RawValue>()? {
+                    if all.iter().any(|(other, _)| *other == key) {
+                        return Err(serde::de::Error::custom("a member is there twice"));
+                    }
+                    all.push((key, value));
+                }
+                Ok(Members(all))
+            }
+        }
+        deserializer.deserialize_map(Collect)
+    }
+}
+
+/// SHA-256 of a schema with its members sorted, so that their order does not matter.
+fn schema_digest(schema: &Value) -> [u8; 32] {
+    let mut text = String::new();
+    write_sorted(schema, &mut text);
+    let mut out = [0; 32];
+    out.copy_from_slice(digest::digest(&digest::SHA256, text.as_bytes()).as_ref());
+    out
+}
+
+fn write_sorted(value: &Value, text: &mut String) {
+    match value {
+        Value::Object(members) => {
+            let mut keys: Vec<_> = members.keys().collect();
+            keys.sort();
+            text.push('{');
+            for key in keys {
+                text.push_str(&json_string(key));
+                text.push(':');
+                write_sorted(&members[key], text);
+                text.push(',');
+            }
+            text.push('}');
+        }
+        Value::Array(items) => {
+            text.push('[');
+            for item in items {
+                write_sorted(item, text);
+                text.push(',');
+            }
+            text.push(']');
+        }
+        other => text.push_str(&other.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(definitions: &[&str], rules: &ToolRules) -> (Vec<String>, usize) {
+        let found = read_tools(definitions.iter().copied(), rules);
+        (found.tools.into_iter().map(|tool| tool.name).collect(), found.left_out)
+    }
+
+    fn tool(name: &str) -> String {
+        format!(r#"{{"name":"{name}","inputSchema":{{"type":"object"}}}}"#)
+    }
+
+    #[test]
+    fn a_definition_keeps_every_member_as_it_was_written() {
+        let text = r#"{"zzz":{"b":1,"a":1.10},"name":"t","inputSchema":{"type":"object","x":12345678901234567890123},
+            "description":"d\u00e9","annotations":{"readOnlyHint":true},"execution":{"taskSupport":"optional"}}"#;
+        let found = read_tools([text], &ToolRules::default());
+        assert_eq!(found.left_out, 0);
+        let tool = &found.tools[0];
+        assert_eq!(
+            tool.members,
+            r#","description":"d\u00e9","inputSchema":{"type":"object","x":12345678901234567890123},"annotations":{"readOnlyHint":true},"zzz":{"b":1,"a":1.10},"execution":{"taskSupport":"optional"}"#
+        );
+        assert!(tool.repeatable);
+    }
+
+    #[test]
+    fn bad_tools_are_left_out_and_counted() {
+        let bad = [
+            r#"{"name":"","inputSchema":{}}"#,
+            r#"{"name":"a b","inputSchema":{}}"#,
+            r#"{"name":"a"}"#,
+            r#"{"name":"a","inputSchema":[]}"#,
+            r#"{"name":"a","inputSchema":true}"#,
+            r#"{"name":7,"inputSchema":{}}"#,
+            r#"{"name":"a","name":"b","inputSchema":{}}"#,
+            r#"{"name":"a","inputSchema":{},"annotations":{"readOnlyHint":"yes"}}"#,
+            r#"{"name":"a","inputSchema":{"properties":{"p":{"type":"string","x-mcp-header":""}}}}"#,
+            "[]",
+            "7",
+        ];
+        assert_eq!(names(&bad, &ToolRules::default()), (vec![], bad.len()));
+        assert_eq!(names(&[&tool("a"), &tool("a")], &ToolRules::default()), (vec!["a".to_owned()], 1));
+        let long = tool(&"a".repeat(129));
+        assert_eq!(names(&[&long], &ToolRules::default()), (vec![], 1));
+        let many: Vec<String> = (0..1_200).map(|i| tool(&format!("t{i:04}"))).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        let (kept, left_out) = names(&many, &ToolRules::default());
+        assert_eq!((kept.len(), left_out, kept.last().map(String::as_str)), (1_000, 200, Some("t0999")));
+    }
+
+    #[test]
+    fn rules_filter_rename_and_describe() {
+        let rules: ToolRules = serde_yaml::from_str(
+            "{prefix: gh, include: ['issues_*', search], exclude: ['*_delete'], overrides: [{name: search, rename: find, description: D, annotations: {readOnlyHint: true}}]}",
+        )
+        .unwrap();
+        let all = [tool("issues_list"), tool("issues_delete"), tool("search"), tool("other")];
+        let all: Vec<&str> = all.iter().map(String::as_str).collect();
+        let found = read_tools(all, &rules);
+        let summary: Vec<_> = found.tools.iter().map(|t| (t.name.as_str(), t.own_name.as_str(), t.repeatable)).collect();
+        assert_eq!(summary, [("gh__find", "search", true), ("gh__issues_list", "issues_list", false)]);
+        assert_eq!(
+            found.tools[0].members,
+            r#","description":"D","inputSchema":{"type":"object"},"annotations":{"readOnlyHint":true}"#
+        );
+    }
+
+    #[test]
+    fn schemas_are_one_whatever_the_order_of_their_members() {
+        let digest = |text: &str| schema_digest(&serde_json::from_str(text).unwrap());
+        assert_eq!(digest(r#"{"a":1,"b":{"c":[1],"d":2}}"#), digest(r#"{ "b":{"d":2,"c":[1]},"a":1}"#));
+        assert_ne!(digest(r#"{"a":[1,2]}"#), digest(r#"{"a":[2,1]}"#));
+    }
+
+    #[test]
+    fn globs_match_as_people_expect() {
+        for (pattern, text, expected) in [
+            ("*", "", true),
+            ("*", "abc", true),
+            ("a*c", "abc", true),
+            ("a*c", "ab", false),
+            ("*_x", "a_x_x", true),
+            ("a", "ab", false),
+            ("", "", true),
+            ("**b*", "aab", true),
+            ("a*b*c", "a1b2b3c", true),
+        ] {
+            assert_eq!(glob(pattern.as_bytes(), text.as_bytes()), expected, "{pattern} {text}");
+        }
+    }
+}

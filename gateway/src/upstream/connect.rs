@@ -1,0 +1,485 @@
+//! Opens a session: finds out how the server speaks, and makes the handshake.
+//!
+//! Order for `auto`, as the specification has it: `server/discover`, then `initialize`, then GET for the legacy
+//! event stream. Over HTTP+SSE `server/discover` is never sent: Python servers change their era for that connection.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ::http::{HeaderMap, Method, Uri, header};
+use bytes::Bytes;
+use portcullis_crds::mcpserver::Transport;
+use serde::Deserialize;
+use thiserror::Error;
+use tokio::time::timeout;
+use url::Url;
+
+use super::event_stream::{Event, Parser};
+use super::http::HttpPool;
+use super::message::{self, Reply};
+use super::session::{Call, CallError, Core, End, Notices, Session};
+use super::sse::SseSession;
+use super::streamable::{MODERN, StreamableSession};
+use super::timing::Timing;
+
+/// The newest revision with a handshake: what is asked for in `initialize`.
+const LATEST_WITH_INITIALIZE: &str = "2025-11-25";
+
+/// The revisions with a handshake that are understood.
+const KNOWN: [&str; 4] = ["2024-11-05", "2025-03-26", "2025-06-18", LATEST_WITH_INITIALIZE];
+
+/// JSON-RPC codes that only servers of 2026-07-28 and later use.
+const MODERN_ERRORS: [i64; 3] = [-32020, -32021, -32022];
+
+/// The first event of a legacy stream may not be longer.
+const MAX_ENDPOINT_BYTES: usize = 2048;
+
+/// How the gateway introduces itself.
+pub(super) const CLIENT_INFO: &str = concat!(r#"{"name":"portcullis","version":""#, env!("CARGO_PKG_VERSION"), r#""}"#);
+
+/// What to connect to.
+pub struct Target {
+    /// URL of the MCP endpoint.
+    pub url: Url,
+    /// How it is said to speak.
+    pub transport: Transport,
+    /// Speak only this revision.
+    pub pinned: Option<String>,
+    /// Configured headers.
+    pub headers: HeaderMap,
+    /// Connections to it.
+    pub pool: Arc<HttpPool>,
+    /// Limit of each step of the handshake.
+    pub step: Duration,
+    /// Messages above this many bytes are refused.
+    pub max_message: usize,
+}
+
+/// How a server turned out to speak; tried first the next time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Spoken {
+    /// Streamable HTTP, 2026-07-28.
+    Modern,
+    /// Streamable HTTP with a handshake.
+    Streamable,
+    /// Legacy HTTP+SSE.
+    Sse,
+}
+
+/// An open session and what the handshake told.
+pub struct Connected {
+    /// The session.
+    pub session: Arc<Session>,
+    /// Must be polled as long as the session is used; it ends with the session.
+    pub attend: Pin<Box<dyn Future<Output = End> + Send>>,
+    /// How it speaks.
+    pub spoken: Spoken,
+    /// The revision.
+    pub version: String,
+    /// `serverInfo.name` and `.version`, for people.
+    pub server_info: Option<(String, String)>,
+    /// The server says when its tools change.
+    pub announces_tools: bool,
+}
+
+/// Why no session could be opened. The texts are safe to show: they hold nothing that the server sent.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum ConnectError {
+    /// No connection, or it broke.
+    #[error("cannot be reached: {0}")]
+    Unreachable(&'static str),
+    /// No answer within the step's limit.
+    #[error("does not answer: no {0} in time")]
+    Silent(&'static str),
+    /// HTTP 401 or 403.
+    #[error("refuses the gateway's credentials (HTTP status {0}): check spec.headers")]
+    Unauthorized(u16),
+    /// Any other HTTP status.
+    #[error("answers with HTTP status {0}: check the URL and the transport")]
+    Status(u16),
+    /// It redirects.
+    #[error("redirects (HTTP status {0}), and redirects are not followed: use the final URL")]
+    Redirected(u16),
+    /// It does not speak MCP as it should.
+    #[error("does not speak MCP at this URL: {0}")]
+    NotMcp(&'static str),
+    /// The endpoint event leads elsewhere.
+    #[error("names an unusable endpoint for messages: {0}")]
+    BadEndpoint(&'static str),
+    /// It answers the handshake with a JSON-RPC error.
+    #[error("refuses the handshake (JSON-RPC error {0})")]
+    Refused(i64),
+    /// No common revision.
+    #[error("speaks no protocol version that is allowed here")]
+    Version,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Handshake {
+    #[serde(default)]
+    protocol_version: String,
+    #[serde(default)]
+    supported_versions: Vec<String>,
+    #[serde(default)]
+    capabilities: Capabilities,
+    server_info: Option<ServerInfo>,
+    #[serde(rename = "_meta")]
+    meta: Option<Meta>,
+}
+
+#[derive(Default, Deserialize)]
+struct Capabilities {
+    tools: Option<ToolsCapability>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ToolsCapability {
+    #[serde(default)]
+    list_changed: bool,
+}
+
+#[derive(Deserialize)]
+struct Meta {
+    #[serde(rename = "io.modelcontextprotocol/serverInfo")]
+    server_info: Option<ServerInfo>,
+}
+
+#[derive(Deserialize)]
+struct ServerInfo {
+    #[serde(default)]
+    name: String,
+    #[serde(default)]
+    version: String,
+}
+
+/// Opens a session. `before` is how the server spoke the last time.
+///
+/// # Errors
+/// See [`ConnectError`].
+pub async fn connect(target: &Target, before: Option<Spoken>, notices: &Arc<Notices>) -> Result<Connected, ConnectError> {
+    match (target.transport, before) {
+        (Transport::Sse, _) | (Transport::Auto, Some(Spoken::Sse)) => open_sse(target, notices).await,
+        (_, Some(Spoken::Streamable)) => open_legacy(target, notices).await,
+        (_, Some(Spoken::Modern)) => open_modern(target, notices).await.map_err(Probe::into_error),
+        (transport, _) => {
+            if target.pinned.as_deref().is_none_or(|version| version == MODERN) {
+                match open_modern(target, notices).await {
+                    Ok(connected) => return Ok(connected),
+                    Err(Probe::Failed(error)) => return Err(error),
+                    Err(Probe::NotModern) => {}
+                }
+            }
+            match open_legacy(target, notices).await {
+                Err(ConnectError::Status(400..=499) | ConnectError::NotMcp(_) | ConnectError::Silent(_))
+                    if transport == Transport::Auto => {
+                    open_sse(target, notices).await
+                }
+                outcome => outcome,
+            }
+        }
+    }
+}
+
+enum Probe {
+    NotModern,
+    Failed(ConnectError),
+}
+
+impl Probe {
+    fn into_error(self) -> ConnectError {
+        match self {
+            Self::NotModern => ConnectError::Version,
+            Self::Failed(error) => error,
+        }
+    }
+}
+
+async fn open_modern(target: &Target, notices: &Arc<Notices>) -> Result<Connected, Probe> {
+    let (core, outbox) = core(target, notices);
+    let session = StreamableSession::new(core, endpoint(&target.url), true);
+    let handshake = match ask(target, "answer to server/discover", &session, "server/discover", &[]).await {
+        Ok(handshake) => handshake,
+        Err(ConnectError::Unreachable(why)) => return Err(Probe::Failed(ConnectError::Unreachable(why))),
+        Err(ConnectError::Redirected(status)) => return Err(Probe::Failed(ConnectError::Redirected(status))),
+        Err(ConnectError::Refused(code)) if MODERN_ERRORS.contains(&code) && target.pinned.is_some() => {
+            return Err(Probe::Failed(ConnectError::Version));
+        }
+        Err(_) => return Err(Probe::NotModern),
+    };
+    if !handshake.supported_versions.iter().any(|version| version == MODERN) {
+        return Err(Probe::NotModern);
+    }
+    Ok(streamable(session, outbox, handshake, Spoken::Modern, MODERN.to_owned()))
+}
+
+async fn open_legacy(target: &Target, notices: &Arc<Notices>) -> Result<Connected, ConnectError> {
+    let (core, outbox) = core(target, notices);
+    let mut session = StreamableSession::new(core, endpoint(&target.url), false);
+    let timing = Arc::new(Timing::new(target.step));
+    let params = initialize_params(target);
+    let none = HeaderMap::new();
+    let call = Call { method: "initialize", params: &[&params], name: None, headers: &none, progress: false };
+    let what = "answer to initialize";
+    let opened = timing.limit(async {
+        let id = session.core.next_id();
+        let exchange = session.post(&call, id).await.map_err(|error| problem(error, what))?;
+        let status = exchange.head.status.as_u16();
+        let session_id = exchange.head.headers.get("mcp-session-id").cloned();
+        if !exchange.head.status.is_success() {
+            return Err(status_problem(status));
+        }
+        let reply = session.read_answer(exchange, id, &timing).await.map_err(|error| problem(error, what))?;
+        Ok((understood(reply)?, session_id))
+    });
+    let (handshake, session_id) = opened.await.map_err(|_| ConnectError::Silent(what))??;
+    let version = agreed(target, &handshake)?;
+    session.negotiated(&version, session_id);
+    let initialized = Bytes::from_static(INITIALIZED.as_bytes());
+    let sent = timeout(target.step, session.notify(initialized)).await;
+    match sent.map_err(|_| ConnectError::Silent("acknowledgement of the handshake"))? {
+        Ok(()) => Ok(streamable(session, outbox, handshake, Spoken::Streamable, version)),
+        Err(error) => Err(problem(error, "acknowledgement of the handshake")),
+    }
+}
+
+async fn open_sse(target: &Target, notices: &Arc<Notices>) -> Result<Connected, ConnectError> {
+    let (core, outbox) = core(target, notices);
+    let mut headers = target.headers.clone();
+    headers.insert(header::ACCEPT, ::http::HeaderValue::from_static("text/event-stream"));
+    let path = endpoint(&target.url);
+    let opening = core.pool.send(Method::GET, &path, &headers, Bytes::new());
+    let mut stream = timeout(target.step, opening)
+        .await
+        .map_err(|_| ConnectError::Silent("event stream"))?
+        .map_err(|error| problem(error.into(), "event stream"))?;
+    if !stream.head.status.is_success() {
+        return Err(status_problem(stream.head.status.as_u16()));
+    }
+    if stream.media_type() != "text/event-stream" {
+        return Err(ConnectError::NotMcp("GET gives no event stream"));
+    }
+    let mut parser = Parser::new(target.max_message);
+    let first = timeout(target.step, first_event(&mut stream, &mut parser)).await;
+    let post_to = endpoint_in(&target.url, &first.map_err(|_| ConnectError::Silent("endpoint event"))??)?;
+    let (mut session, mut reader) = SseSession::new(core, outbox, post_to, stream, parser);
+    let params = initialize_params(target);
+    let params = [params.as_str()];
+    // The answers come on the stream, so it is read while the handshake goes on.
+    let handshake = tokio::select! {
+        end = session.read_on(&mut reader) => Err(ended(&end)),
+        outcome = ask(target, "answer to initialize", &session, "initialize", &params) => outcome,
+    }?;
+    let version = agreed(target, &handshake)?;
+    session.negotiated(&version);
+    let sent = tokio::select! {
+        end = session.read_on(&mut reader) => return Err(ended(&end)),
+        sent = timeout(target.step, session.notify(INITIALIZED)) => sent,
+    };
+    sent.map_err(|_| ConnectError::Silent("acknowledgement of the handshake"))?
+        .map_err(|error| problem(error, "acknowledgement of the handshake"))?;
+    let announces_tools = announces_tools(&handshake);
+    let session = Arc::new(Session::Sse(session));
+    let reading = session.clone();
+    let attend = Box::pin(async move {
+        match &*reading {
+            Session::Sse(session) => session.read(reader).await,
+            Session::Streamable(_) => End::Closed,
+        }
+    });
+    let server_info = server_info(handshake);
+    Ok(Connected { session, attend, spoken: Spoken::Sse, version, server_info, announces_tools })
+}
+
+const INITIALIZED: &str = r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#;
+
+fn core(target: &Target, notices: &Arc<Notices>) -> (Core, tokio::sync::mpsc::Receiver<Bytes>) {
+    Core::new(target.pool.clone(), target.headers.clone(), notices.clone(), target.max_message)
+}
+
+fn streamable(
+    session: StreamableSession,
+    outbox: tokio::sync::mpsc::Receiver<Bytes>,
+    handshake: Handshake,
+    spoken: Spoken,
+    version: String,
+) -> Connected {
+    let announces_tools = announces_tools(&handshake);
+    let session = Arc::new(Session::Streamable(session));
+    let attending = session.clone();
+    let attend = Box::pin(async move {
+        match &*attending {
+            Session::Streamable(session) => session.attend(outbox, announces_tools).await,
+            Session::Sse(_) => End::Closed,
+        }
+    });
+    Connected { session, attend, spoken, version, server_info: server_info(handshake), announces_tools }
+}
+
+/// Something that can ask: both transports, before they are a [`Session`].
+trait Asks {
+    fn ask(&self, call: &Call<'_>, timing: &Arc<Timing>) -> impl Future<Output = Result<Reply, CallError>> + Send;
+}
+
+impl Asks for StreamableSession {
+    async fn ask(&self, call: &Call<'_>, timing: &Arc<Timing>) -> Result<Reply, CallError> {
+        self.call(call, timing).await
+    }
+}
+
+impl Asks for SseSession {
+    async fn ask(&self, call: &Call<'_>, timing: &Arc<Timing>) -> Result<Reply, CallError> {
+        self.call(call, timing).await
+    }
+}
+
+async fn ask(
+    target: &Target,
+    what: &'static str,
+    session: &impl Asks,
+    method: &str,
+    params: &[&str],
+) -> Result<Handshake, ConnectError> {
+    let none = HeaderMap::new();
+    let call = Call { method, params, name: None, headers: &none, progress: false };
+    let reply = session.ask(&call, &Arc::new(Timing::new(target.step))).await;
+    understood(reply.map_err(|error| problem(error, what))?)
+}
+
+fn understood(reply: Reply) -> Result<Handshake, ConnectError> {
+    match reply {
+        Reply::Result(text) => {
+            serde_json::from_slice(&text).map_err(|_| ConnectError::NotMcp("the answer to the handshake is not of its form"))
+        }
+        Reply::Error(error) => Err(ConnectError::Refused(error.code)),
+    }
+}
+
+fn initialize_params(target: &Target) -> String {
+    let version = target.pinned.as_deref().unwrap_or(LATEST_WITH_INITIALIZE);
+    format!(r#""protocolVersion":{},"capabilities":{{}},"clientInfo":{CLIENT_INFO}"#, message::json_string(version))
+}
+
+fn agreed(target: &Target, handshake: &Handshake) -> Result<String, ConnectError> {
+    let version = handshake.protocol_version.as_str();
+    let allowed = match target.pinned.as_deref() {
+        Some(pinned) => pinned == version,
+        None => KNOWN.contains(&version),
+    };
+    if allowed { Ok(version.to_owned()) } else { Err(ConnectError::Version) }
+}
+
+fn announces_tools(handshake: &Handshake) -> bool {
+    handshake.capabilities.tools.as_ref().is_some_and(|tools| tools.list_changed)
+}
+
+fn server_info(handshake: Handshake) -> Option<(String, String)> {
+    let info = handshake.server_info.or(handshake.meta.and_then(|meta| meta.server_info))?;
+    Some((clipped(info.name), clipped(info.version)))
+}
+
+/// What a server says of itself is shown to people: short, and without control characters.
+fn clipped(text: String) -> String {
+    text.chars().filter(|c| !c.is_control()).take(128).collect()
+}
+
+async fn first_event(stream: &mut super::http::Exchange, parser: &mut Parser) -> Result<Bytes, ConnectError> {
+    loop {
+        while let Some(event) = parser.next().map_err(|_| ConnectError::NotMcp("its first event is too large"))? {
+            match event {
+                Event::Comment => {}
+                Event::Message { name, data } if name == "endpoint" => return Ok(data),
+                Event::Message { .. } => return Err(ConnectError::NotMcp("its first event is no endpoint event")),
+            }
+        }
+        match stream.chunk().await {
+            Ok(Some(piece)) => parser.push(&piece),
+            Ok(None) | Err(_) => return Err(ConnectError::Unreachable("the event stream ended before its first event")),
+        }
+    }
+}
+
+/// The URI to POST to. It must have the origin of the stream: credentials must not be led elsewhere.
+fn endpoint_in(stream: &Url, data: &[u8]) -> Result<Uri, ConnectError> {
+    if data.len() > MAX_ENDPOINT_BYTES {
+        return Err(ConnectError::BadEndpoint("it is too long"));
+    }
+    let text = std::str::from_utf8(data).map_err(|_| ConnectError::BadEndpoint("it is no text"))?;
+    let url = stream.join(text.trim()).map_err(|_| ConnectError::BadEndpoint("it is no URL"))?;
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(ConnectError::BadEndpoint("it holds a user name"));
+    }
+    if url.origin() != stream.origin() {
+        return Err(ConnectError::BadEndpoint("it has another origin than the stream"));
+    }
+    Ok(endpoint(&url))
+}
+
+/// Path and query of a URL, as a request line has them.
+fn endpoint(url: &Url) -> Uri {
+    let mut text = url.path().to_owned();
+    if let Some(query) = url.query() {
+        text.push('?');
+        text.push_str(query);
+    }
+    text.parse().unwrap_or_else(|_| Uri::from_static("/"))
+}
+
+fn ended(end: &End) -> ConnectError {
+    match end {
+        End::Broken(why) => ConnectError::NotMcp(why),
+        End::Closed | End::Expired => ConnectError::Unreachable("the event stream ended during the handshake"),
+    }
+}
+
+fn problem(error: CallError, what: &'static str) -> ConnectError {
+    match error {
+        CallError::NotSent(why) => ConnectError::Unreachable(why),
+        CallError::Lost => ConnectError::Unreachable("the connection closed during the handshake"),
+        CallError::SessionExpired => ConnectError::Status(404),
+        CallError::Refused(status) => status_problem(status),
+        CallError::Nonsense(why) => ConnectError::NotMcp(why),
+        CallError::Timeout => ConnectError::Silent(what),
+    }
+}
+
+fn status_problem(status: u16) -> ConnectError {
+    match status {
+        401 | 403 => ConnectError::Unauthorized(status),
+        300..=399 => ConnectError::Redirected(status),
+        _ => ConnectError::Status(status),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_endpoint_must_have_the_origin_of_the_stream() {
+        let stream = Url::parse("http://server:8080/a/sse").unwrap();
+        let cases: [(&str, Option<&str>); 12] = [
+            ("/message?sessionId=1", Some("/message?sessionId=1")),
+            ("message?s=1", Some("/a/message?s=1")),
+            ("?s=1", Some("/a/sse?s=1")),
+            ("http://server:8080/m", Some("/m")),
+            ("HTTP://SERVER:8080/m", Some("/m")),
+            ("http://server:8081/m", None),
+            ("https://server:8080/m", None),
+            ("//evil.example/m", None),
+            ("http://169.254.169.254/latest", None),
+            ("http://user@server:8080/m", None),
+            ("http://server:8080@evil/m", None),
+            ("http://[", None),
+        ];
+        for (text, expected) in cases {
+            let found = endpoint_in(&stream, text.as_bytes()).ok().map(|uri| uri.to_string());
+            assert_eq!(found.as_deref(), expected, "{text}");
+        }
+        assert!(endpoint_in(&stream, &[b'a'; 3000]).is_err());
+        assert!(endpoint_in(&stream, b"/\xff").is_err());
+    }
+}

@@ -1,0 +1,225 @@
+//! Parses `text/event-stream` from pieces of any size.
+//!
+//! Pure. Takes LF, CRLF and CR line ends, a BOM, comments, fields with and without a space, data over several
+//! lines. An event in one piece is passed on without copying. Source of the rules: WHATWG HTML §9.2.6.
+
+use bytes::{Buf, Bytes, BytesMut};
+use thiserror::Error;
+
+/// One event, or a comment (which tells only that the peer lives).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// `:...`
+    Comment,
+    /// A dispatched event; `name` is empty where the stream gave none.
+    Message {
+        /// The `event` field.
+        name: Bytes,
+        /// The `data` field, lines joined by LF.
+        data: Bytes,
+    },
+}
+
+/// An event grew beyond the limit.
+#[derive(Debug, Error, PartialEq, Eq)]
+#[error("an event is longer than {0} bytes")]
+pub struct TooLarge(pub usize);
+
+/// The parser's state between pieces.
+pub struct Parser {
+    buffer: BytesMut,
+    searched: usize,
+    limit: usize,
+    name: Bytes,
+    data: Data,
+    after_cr: bool,
+    started: bool,
+}
+
+enum Data {
+    None,
+    One(Bytes),
+    Many(BytesMut),
+}
+
+impl Parser {
+    /// A parser that takes events up to `limit` bytes.
+    pub fn new(limit: usize) -> Self {
+        Self {
+            buffer: BytesMut::new(),
+            searched: 0,
+            limit,
+            name: Bytes::new(),
+            data: Data::None,
+            after_cr: false,
+            started: false,
+        }
+    }
+
+    /// Takes the next piece of the stream.
+    pub fn push(&mut self, piece: &[u8]) {
+        self.buffer.extend_from_slice(piece);
+    }
+
+    /// The next event that is complete.
+    ///
+    /// # Errors
+    /// [`TooLarge`] when a line or the data of an event exceeds the limit; the stream is then of no more use.
+    pub fn next(&mut self) -> Result<Option<Event>, TooLarge> {
+        while let Some(line) = self.line()? {
+            if line.is_empty() {
+                if let Some(event) = self.dispatch() {
+                    return Ok(Some(event));
+                }
+            } else if line[0] == b':' {
+                return Ok(Some(Event::Comment));
+            } else {
+                self.field(line)?;
+            }
+        }
+        Ok(None)
+    }
+
+    fn line(&mut self) -> Result<Option<Bytes>, TooLarge> {
+        if self.after_cr && !self.buffer.is_empty() {
+            self.after_cr = false;
+            if self.buffer[0] == b'\n' {
+                self.buffer.advance(1);
+            }
+        }
+        if !self.started && !self.skip_bom() {
+            return Ok(None);
+        }
+        let Some(found) = self.buffer[self.searched..].iter().position(|b| matches!(b, b'\n' | b'\r')) else {
+            self.searched = self.buffer.len();
+            return if self.buffer.len() > self.limit { Err(TooLarge(self.limit)) } else { Ok(None) };
+        };
+        let end = self.searched + found;
+        let line = self.buffer.split_to(end).freeze();
+        self.after_cr = self.buffer[0] == b'\r';
+        self.buffer.advance(1);
+        self.searched = 0;
+        if line.len() > self.limit { Err(TooLarge(self.limit)) } else { Ok(Some(line)) }
+    }
+
+    /// False while it cannot be told yet whether the stream begins with a byte order mark.
+    fn skip_bom(&mut self) -> bool {
+        const BOM: &[u8] = b"\xef\xbb\xbf";
+        if self.buffer.starts_with(BOM) {
+            self.buffer.advance(BOM.len());
+        } else if BOM.starts_with(&self.buffer) {
+            return false;
+        }
+        self.started = true;
+        true
+    }
+
+    fn field(&mut self, line: Bytes) -> Result<(), TooLarge> {
+        let colon = line.iter().position(|b| *b == b':').unwrap_or(line.len());
+        let mut value = line.slice((colon + 1).min(line.len())..);
+        if value.first() == Some(&b' ') {
+            value.advance(1);
+        }
+        match &line[..colon] {
+            b"data" => self.append(value)?,
+            b"event" => self.name = value,
+            _ => {} // `id` and `retry` have no use here: a new connection is a new session
+        }
+        Ok(())
+    }
+
+    fn append(&mut self, value: Bytes) -> Result<(), TooLarge> {
+        self.data = match std::mem::replace(&mut self.data, Data::None) {
+            Data::None => Data::One(value),
+            Data::One(first) => {
+                let mut all = BytesMut::with_capacity(first.len() + value.len() + 1);
+                all.extend_from_slice(&first);
+                Data::Many(joined(all, &value))
+            }
+            Data::Many(all) => Data::Many(joined(all, &value)),
+        };
+        match &self.data {
+            Data::Many(all) if all.len() > self.limit => Err(TooLarge(self.limit)),
+            _ => Ok(()),
+        }
+    }
+
+    fn dispatch(&mut self) -> Option<Event> {
+        let name = std::mem::take(&mut self.name);
+        match std::mem::replace(&mut self.data, Data::None) {
+            Data::None => None,
+            Data::One(data) => Some(Event::Message { name, data }),
+            Data::Many(data) => Some(Event::Message { name, data: data.freeze() }),
+        }
+    }
+}
+
+fn joined(mut all: BytesMut, value: &[u8]) -> BytesMut {
+    all.extend_from_slice(b"\n");
+    all.extend_from_slice(value);
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn parse(pieces: &[&[u8]], limit: usize) -> Result<Vec<Event>, TooLarge> {
+        let mut parser = Parser::new(limit);
+        let mut events = Vec::new();
+        for piece in pieces {
+            parser.push(piece);
+            while let Some(event) = parser.next()? {
+                events.push(event);
+            }
+        }
+        Ok(events)
+    }
+
+    fn message(name: &'static str, data: &'static str) -> Event {
+        Event::Message { name: Bytes::from_static(name.as_bytes()), data: Bytes::from_static(data.as_bytes()) }
+    }
+
+    #[test]
+    fn every_spelling_of_a_stream_is_understood() {
+        let cases: [(&str, Vec<Event>); 10] = [
+            ("data: a\n\n", vec![message("", "a")]),
+            ("data:a\r\n\r\n", vec![message("", "a")]),
+            ("data: a\r\r", vec![message("", "a")]),
+            ("\u{feff}event: endpoint\ndata: /x\n\n", vec![message("endpoint", "/x")]),
+            (": ping\n\n", vec![Event::Comment]),
+            ("data: a\ndata\ndata: b\n\n", vec![message("", "a\n\nb")]),
+            ("event: x\n\ndata: a\n\n", vec![message("", "a")]),
+            ("id: 7\nretry: 10\ndata:  a\nother\n\n", vec![message("", " a")]),
+            ("data: cut", vec![]),
+            ("\n\n\r\n\r\rdata: a\n\r\n", vec![message("", "a")]),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(parse(&[text.as_bytes()], 64), Ok(expected.clone()), "{text:?} in one piece");
+            let bytes: Vec<&[u8]> = text.as_bytes().chunks(1).collect();
+            assert_eq!(parse(&bytes, 64), Ok(expected), "{text:?} byte by byte");
+        }
+    }
+
+    #[test]
+    fn an_endless_line_and_endless_data_are_refused() {
+        assert_eq!(parse(&[&[b'x'; 65]], 64), Err(TooLarge(64)));
+        assert_eq!(parse(&["data: 0123456789\n".repeat(7).as_bytes()], 64), Err(TooLarge(64)));
+    }
+
+    proptest! {
+        #[test]
+        fn pieces_do_not_matter(text in "(data: [a-z]{0,5}|event: x|: c|[a-z:]{0,4}|)(\n|\r\n|\r){1,2}(data:y|\u{feff}|)(\n\n|\r\r|)", cut in 0usize..20) {
+            let bytes = text.as_bytes();
+            let cut = cut.min(bytes.len());
+            prop_assert_eq!(parse(&[bytes], 256), parse(&[&bytes[..cut], &bytes[cut..]], 256));
+        }
+
+        #[test]
+        fn arbitrary_bytes_never_panic(pieces in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..40), 0..10)) {
+            let pieces: Vec<&[u8]> = pieces.iter().map(Vec::as_slice).collect();
+            let _ = parse(&pieces, 100);
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! JSON-RPC messages from servers, read once and kept as bytes.
+//!
+//! Pure. Results are never decoded: they leave as the very bytes in which they came.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+/// What a server answered to a request of ours.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Reply {
+    /// The `result`, byte for byte.
+    Result(Bytes),
+    /// The `error`.
+    Error(RpcError),
+}
+
+/// A JSON-RPC error of the server.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct RpcError {
+    /// Its code.
+    pub code: i64,
+    /// Its message, as the server wrote it.
+    #[serde(default)]
+    pub message: String,
+}
+
+/// One message of a server.
+#[derive(Debug, PartialEq)]
+pub enum Message {
+    /// An answer to the request with this id.
+    Reply(u64, Reply),
+    /// The server asks something; the id is as it stands in the text.
+    Request {
+        /// Its id, as JSON.
+        id: String,
+        /// Its method.
+        method: String,
+    },
+    /// The tool works on: the progress token is the id of the request.
+    Progress(u64),
+    /// `notifications/tools/list_changed`.
+    ToolsChanged,
+    /// Any other notification.
+    Notification,
+    /// No message, or an answer to nothing of ours.
+    Nonsense,
+}
+
+#[derive(Deserialize)]
+struct Envelope<'a> {
+    #[serde(borrow, default)]
+    id: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    method: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    params: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    result: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    error: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct ProgressParams {
+    #[serde(rename = "progressToken")]
+    token: u64,
+}
+
+/// Calls `take` with every message in `text`: one, or a batch as revision 2025-03-26 allows.
+pub fn read(text: &Bytes, mut take: impl FnMut(Message)) {
+    if text.first() == Some(&b'[') {
+        match serde_json::from_slice::<Vec<&RawValue>>(text) {
+            Ok(batch) => batch.into_iter().for_each(|one| take(single(text, one.get().as_bytes()))),
+            Err(_) => take(Message::Nonsense),
+        }
+    } else {
+        take(single(text, text));
+    }
+}
+
+fn single(whole: &Bytes, text: &[u8]) -> Message {
+    let Ok(envelope) = serde_json::from_slice::<Envelope<'_>>(text) else { return Message::Nonsense };
+    match (envelope.method, envelope.id) {
+        (Some(method), Some(id)) => Message::Request { id: id.get().to_owned(), method: method.into_owned() },
+        (Some(method), None) => notification(&method, envelope.params),
+        (None, id) => answer(whole, id, envelope.result, envelope.error),
+    }
+}
+
+fn notification(method: &str, params: Option<&RawValue>) -> Message {
+    match method {
+        "notifications/progress" => params
+            .and_then(|params| serde_json::from_str::<ProgressParams>(params.get()).ok())
+            .map_or(Message::Notification, |params| Message::Progress(params.token)),
+        "notifications/tools/list_changed" => Message::ToolsChanged,
+        _ => Message::Notification,
+    }
+}
+
+fn answer(whole: &Bytes, id: Option<&RawValue>, result: Option<&RawValue>, error: Option<&RawValue>) -> Message {
+    let reply = match (result, error) {
+        (Some(result), None) => Reply::Result(whole.slice_ref(result.get().as_bytes())),
+        (None, Some(error)) => match serde_json::from_str(error.get()) {
+            Ok(error) => Reply::Error(error),
+            Err(_) => return Message::Nonsense,
+        },
+        _ => return Message::Nonsense,
+    };
+    match id.and_then(|id| id.get().parse().ok()) {
+        Some(id) => Message::Reply(id, reply),
+        None => Message::Nonsense,
+    }
+}
+
+/// The JSON-RPC error in an answer whose id does not matter, as in the body of an HTTP 400.
+pub fn error_in(text: &[u8]) -> Option<RpcError> {
+    let envelope = serde_json::from_slice::<Envelope<'_>>(text).ok()?;
+    serde_json::from_str(envelope.error?.get()).ok()
+}
+
+/// Writes `text` as a JSON string.
+pub fn json_string(text: &str) -> String {
+    serde_json::to_string(text).expect("a string is always JSON")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn messages(text: &str) -> Vec<Message> {
+        let mut all = Vec::new();
+        read(&Bytes::copy_from_slice(text.as_bytes()), |message| all.push(message));
+        all
+    }
+
+    fn result(id: u64, text: &'static str) -> Message {
+        Message::Reply(id, Reply::Result(Bytes::from_static(text.as_bytes())))
+    }
+
+    #[test]
+    fn every_kind_of_message_is_told_apart() {
+        let cases: Vec<(&str, Vec<Message>)> = vec![
+            (r#"{"jsonrpc":"2.0","id":7,"result":{"b":1,"a":[]}}"#, vec![result(7, r#"{"b":1,"a":[]}"#)]),
+            (r#"{"result": {} ,"id":7,"jsonrpc":"2.0"}"#, vec![result(7, "{}")]),
+            (
+                r#"{"id":7,"error":{"code":-32602,"message":"no","data":{}}}"#,
+                vec![Message::Reply(7, Reply::Error(RpcError { code: -32602, message: "no".into() }))],
+            ),
+            (
+                r#"{"id":"a","method":"roots/list"}"#,
+                vec![Message::Request { id: "\"a\"".into(), method: "roots/list".into() }],
+            ),
+            (r#"{"method":"notifications/tools/list_changed"}"#, vec![Message::ToolsChanged]),
+            (r#"{"method":"notifications/progress","params":{"progressToken":9,"progress":1}}"#, vec![Message::Progress(9)]),
+            (r#"{"method":"notifications/progress","params":{"progressToken":"x"}}"#, vec![Message::Notification]),
+            (r#"{"method":"notifications/message"}"#, vec![Message::Notification]),
+            (r#"[{"id":1,"result":{}},{"id":2,"result":{}}]"#, vec![result(1, "{}"), result(2, "{}")]),
+            (r#"{"id":"7","result":{}}"#, vec![Message::Nonsense]),
+            (r#"{"id":7}"#, vec![Message::Nonsense]),
+            (r#"{"id":7,"result":{},"error":{"code":1}}"#, vec![Message::Nonsense]),
+            (r#"{"id":7,"id":8,"result":{}}"#, vec![Message::Nonsense]),
+            (r#"{"id":7,"error":"x"}"#, vec![Message::Nonsense]),
+            (r#"{"id":null,"result":{}}"#, vec![Message::Nonsense]),
+            ("", vec![Message::Nonsense]),
+            ("<html>", vec![Message::Nonsense]),
+            ("[1,", vec![Message::Nonsense]),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(messages(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_result_keeps_its_very_bytes() {
+        let raw = r#"{ "n":12345678901234567890123, "x":1.10,"s":"\ud800","k":1,"k":2}"#;
+        let text = format!(r#"{{"jsonrpc":"2.0","result":{raw},"id":3}}"#);
+        let mut all = Vec::new();
+        read(&Bytes::from(text), |message| all.push(message));
+        assert_eq!(all, vec![Message::Reply(3, Reply::Result(Bytes::from(raw.to_owned())))]);
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_never_panic(text in prop::collection::vec(any::<u8>(), 0..200)) {
+            read(&Bytes::from(text), |_| {});
+        }
+
+        #[test]
+        fn any_result_comes_out_as_it_went_in(id in any::<u64>(), value in "(\\{\"a\": ?[0-9]{1,30}\\}|\\[ ?1 ?\\]|\"[a-z]*\")") {
+            let mut all = Vec::new();
+            read(&Bytes::from(format!(r#"{{"id":{id},"result":{value}}}"#)), |message| all.push(message));
+            prop_assert_eq!(all, vec![Message::Reply(id, Reply::Result(Bytes::from(value)))]);
+        }
+    }
+}

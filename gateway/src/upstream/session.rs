@@ -1,0 +1,292 @@
+//! What every upstream session offers, whatever transport it speaks.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use ::http::{HeaderMap, HeaderName, HeaderValue};
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use thiserror::Error;
+use tokio::sync::{Notify, mpsc};
+
+use super::http::{HttpError, HttpPool};
+use super::message::{Message, Reply, json_string};
+use super::sse::SseSession;
+use super::streamable::StreamableSession;
+use super::timing::{Elapsed, Timing};
+
+/// Messages of ours that wait to be sent while nobody waits for them (cancellations, answers to pings).
+const OUTBOX: usize = 256;
+
+/// An open session.
+pub enum Session {
+    /// Legacy HTTP+SSE.
+    Sse(SseSession),
+    /// Streamable HTTP of any revision.
+    Streamable(StreamableSession),
+}
+
+/// One request to a server.
+pub struct Call<'a> {
+    /// The method.
+    pub method: &'a str,
+    /// The members of `params` besides `_meta`, without braces: `"name":"x","arguments":{}`.
+    pub params: &'a [&'a str],
+    /// The tool's name, where the request has one.
+    pub name: Option<&'a str>,
+    /// Headers beside the session's own.
+    pub headers: &'a HeaderMap,
+    /// Ask the server to tell about progress.
+    pub progress: bool,
+}
+
+/// Why a call has no answer.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum CallError {
+    /// The server never got it: another may be tried.
+    #[error("the server cannot be reached: {0}")]
+    NotSent(&'static str),
+    /// The server has forgotten the session and did nothing: open a new one, then try again.
+    #[error("the server has forgotten the session")]
+    SessionExpired,
+    /// The server refused it before doing anything, with this HTTP status.
+    #[error("the server refused the request with HTTP status {0}")]
+    Refused(u16),
+    /// It may have been carried out, but the answer is lost.
+    #[error("the connection to the server was lost during the call")]
+    Lost,
+    /// It may have been carried out, but the answer makes no sense.
+    #[error("the server's answer is unusable: {0}")]
+    Nonsense(&'static str),
+    /// No answer in time.
+    #[error("the server did not answer in time")]
+    Timeout,
+}
+
+/// Why a session has ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The server closed its stream, or the connection broke.
+    Closed,
+    /// The server has forgotten the session.
+    Expired,
+    /// The server sent something that no stream can recover from.
+    Broken(&'static str),
+}
+
+/// What a session tells its owner meanwhile.
+#[derive(Default)]
+pub struct Notices {
+    /// The list of tools has changed.
+    pub tools_changed: Notify,
+    /// Something went wrong: look whether the server is still there.
+    pub suspect: Notify,
+    /// Messages that answered nothing of ours, were no JSON-RPC, or did not fit the outbox.
+    pub dropped: AtomicU64,
+}
+
+/// What both transports hold.
+pub(super) struct Core {
+    pub(super) pool: Arc<HttpPool>,
+    pub(super) headers: ArcSwap<HeaderMap>,
+    pub(super) notices: Arc<Notices>,
+    pub(super) max_message: usize,
+    ids: AtomicU64,
+    outbox: mpsc::Sender<Bytes>,
+}
+
+// === impl Session ===
+
+impl Session {
+    /// Sends a request and waits for its answer; dropping the future cancels the call at the server.
+    ///
+    /// # Errors
+    /// See [`CallError`]; an error that the server answers is a [`Reply::Error`].
+    pub async fn call(&self, call: &Call<'_>, timing: &Arc<Timing>) -> Result<Reply, CallError> {
+        match self {
+            Self::Sse(session) => session.call(call, timing).await,
+            Self::Streamable(session) => session.call(call, timing).await,
+        }
+    }
+
+    /// Replaces the configured headers from the next request on.
+    pub fn set_headers(&self, headers: HeaderMap) {
+        match self {
+            Self::Sse(session) => session.core.headers.store(Arc::new(headers)),
+            Self::Streamable(session) => session.core.headers.store(Arc::new(headers)),
+        }
+    }
+
+    /// The method that asks whether the server lives: 2026-07-28 has no `ping`.
+    pub fn ping_method(&self) -> &'static str {
+        match self {
+            Self::Streamable(session) if session.is_modern() => "server/discover",
+            _ => "ping",
+        }
+    }
+
+    /// What the owner wants to be told.
+    pub fn notices(&self) -> &Notices {
+        match self {
+            Self::Sse(session) => &session.core.notices,
+            Self::Streamable(session) => &session.core.notices,
+        }
+    }
+
+    /// Says goodbye where the transport has a way to. The caller sets the deadline.
+    pub async fn close(&self) {
+        if let Self::Streamable(session) = self {
+            session.close().await;
+        }
+    }
+}
+
+// === impl Core ===
+
+impl Core {
+    pub(super) fn new(
+        pool: Arc<HttpPool>,
+        headers: HeaderMap,
+        notices: Arc<Notices>,
+        max_message: usize,
+    ) -> (Self, mpsc::Receiver<Bytes>) {
+        let (outbox, queue) = mpsc::channel(OUTBOX);
+        // Servers must not be able to guess an id, and JavaScript must be able to hold it: below 2^53.
+        let mut seed = [0; 8];
+        let _ = aws_lc_rs::rand::fill(&mut seed);
+        let ids = AtomicU64::new(u64::from_le_bytes(seed) >> 13);
+        (Self { pool, headers: ArcSwap::from_pointee(headers), notices, max_message, ids, outbox }, queue)
+    }
+
+    pub(super) fn next_id(&self) -> u64 {
+        self.ids.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Queues a message that nobody waits for; a full queue drops it, counted.
+    pub(super) fn post_later(&self, message: String) {
+        if self.outbox.try_send(Bytes::from(message)).is_err() {
+            self.notices.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Tells the server that nobody waits for this answer any more.
+    pub(super) fn cancel_later(&self, id: u64) {
+        self.post_later(format!(
+            r#"{{"jsonrpc":"2.0","method":"notifications/cancelled","params":{{"requestId":{id},"reason":"the caller went away or the deadline passed"}}}}"#
+        ));
+    }
+
+    /// Does what a message that is no awaited answer asks for.
+    pub(super) fn handle_other(&self, message: Message) {
+        match message {
+            Message::ToolsChanged => self.notices.tools_changed.notify_one(),
+            Message::Request { id, method } => self.post_later(answer_to(&id, &method)),
+            Message::Nonsense | Message::Reply(..) => {
+                self.notices.dropped.fetch_add(1, Ordering::Relaxed);
+            }
+            Message::Notification | Message::Progress(_) => {}
+        }
+    }
+
+    /// The configured headers and those of one call.
+    pub(super) fn headers_for(&self, own: &HeaderMap, call: &HeaderMap) -> HeaderMap {
+        let configured = self.headers.load();
+        let mut all = HeaderMap::with_capacity(configured.len() + own.len() + call.len());
+        for source in [call, &**configured, own] {
+            for (name, value) in source {
+                all.insert(name.clone(), value.clone());
+            }
+        }
+        all
+    }
+}
+
+/// The text of a request: parts are spliced, never decoded.
+pub(super) fn request_text(id: u64, call: &Call<'_>, meta: &str) -> Bytes {
+    let length: usize = call.params.iter().map(|part| part.len()).sum();
+    let mut text = String::with_capacity(length + meta.len() + call.method.len() + 120);
+    text.push_str(r#"{"jsonrpc":"2.0","id":"#);
+    push_number(&mut text, id);
+    text.push_str(r#","method":""#);
+    text.push_str(call.method);
+    text.push_str(r#"","params":{"#);
+    call.params.iter().for_each(|part| text.push_str(part));
+    if call.progress || !meta.is_empty() {
+        text.push_str(if length > 0 { r#","_meta":{"# } else { r#""_meta":{"# });
+        text.push_str(meta);
+        if call.progress {
+            text.push_str(if meta.is_empty() { r#""progressToken":"# } else { r#","progressToken":"# });
+            push_number(&mut text, id);
+        }
+        text.push('}');
+    }
+    text.push_str("}}");
+    text.into()
+}
+
+fn push_number(text: &mut String, number: u64) {
+    use std::fmt::Write as _;
+    let _ = write!(text, "{number}");
+}
+
+/// Servers may ping; for all else we declared no capability, so it does not exist here.
+fn answer_to(id: &str, method: &str) -> String {
+    if method == "ping" {
+        return format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{{}}}}"#);
+    }
+    let message = json_string(&format!("this client does not offer {method}"));
+    format!(r#"{{"jsonrpc":"2.0","id":{id},"error":{{"code":-32601,"message":{message}}}}}"#)
+}
+
+pub(super) fn header(map: &mut HeaderMap, name: &'static str, value: &str) {
+    if let Ok(value) = HeaderValue::from_str(value) {
+        map.insert(HeaderName::from_static(name), value);
+    }
+}
+
+impl From<HttpError> for CallError {
+    fn from(error: HttpError) -> Self {
+        match error {
+            HttpError::Connect(why) => Self::NotSent(why),
+            HttpError::NotSent => Self::NotSent("the connection closed"),
+            HttpError::Lost => Self::Lost,
+            HttpError::TooLarge(_) => Self::Nonsense("it is too large"),
+        }
+    }
+}
+
+impl From<Elapsed> for CallError {
+    fn from(_: Elapsed) -> Self {
+        Self::Timeout
+    }
+}
+
+impl CallError {
+    /// Whether the server provably did nothing.
+    pub fn is_harmless(&self) -> bool {
+        matches!(self, Self::NotSent(_) | Self::SessionExpired | Self::Refused(_))
+    }
+
+    /// A short fixed word for metrics.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::NotSent(_) => "unreachable",
+            Self::SessionExpired => "session_expired",
+            Self::Refused(_) => "refused",
+            Self::Lost => "lost",
+            Self::Nonsense(_) => "nonsense",
+            Self::Timeout => "timeout",
+        }
+    }
+}
+
+/// Classifies an HTTP status that carries no answer to a request.
+pub(super) fn refusal(status: u16, has_session: bool) -> CallError {
+    match status {
+        404 if has_session => CallError::SessionExpired,
+        300..=399 => CallError::NotSent("it redirects, and redirects are not followed"),
+        400..=499 => CallError::Refused(status),
+        503 => CallError::Refused(status),
+        _ => CallError::Nonsense("it has an HTTP status for failures"),
+    }
+}

@@ -1,0 +1,215 @@
+//! Legacy HTTP+SSE (revision 2024-11-05): requests by POST, answers on one long stream.
+//!
+//! Answers arrive only on the stream, so a stream that ends takes its unanswered calls with it.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use ::http::{HeaderMap, Method, Uri};
+use bytes::Bytes;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
+
+use super::event_stream::{Event, Parser};
+use super::http::Exchange;
+use super::message::{self, Message, Reply};
+use super::session::{Call, CallError, Core, End, header, refusal, request_text};
+use super::timing::Timing;
+
+/// A POST is only acknowledged, so it must be quick; some servers never answer one with an unknown session.
+const POST_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long the acknowledgement of a POST may lag behind the answer itself.
+const LATE_ACKNOWLEDGEMENT: Duration = Duration::from_millis(100);
+
+/// A session over legacy HTTP+SSE.
+pub struct SseSession {
+    pub(super) core: Core,
+    post_to: Uri,
+    own_headers: HeaderMap,
+    waiting: Arc<Waiting>,
+}
+
+/// The calls that wait for an answer on the stream.
+#[derive(Default)]
+struct Waiting {
+    calls: Mutex<HashMap<u64, Waiter>>,
+    closed: AtomicBool,
+}
+
+struct Waiter {
+    answer: oneshot::Sender<Reply>,
+    timing: Arc<Timing>,
+}
+
+/// Takes a call out of the waiting ones when its caller goes away.
+struct Ticket<'a> {
+    session: &'a SseSession,
+    id: u64,
+    /// The server may have got the call, so it is told that nobody waits.
+    cancel: bool,
+}
+
+/// The receiving half: read by the owner of the session.
+pub struct Reader {
+    stream: Exchange,
+    parser: Parser,
+    outbox: mpsc::Receiver<Bytes>,
+}
+
+// === impl SseSession ===
+
+impl SseSession {
+    pub(super) fn new(core: Core, queue: mpsc::Receiver<Bytes>, post_to: Uri, stream: Exchange, parser: Parser) -> (Self, Reader) {
+        let mut own_headers = HeaderMap::new();
+        header(&mut own_headers, "content-type", "application/json");
+        header(&mut own_headers, "accept", "application/json, text/event-stream");
+        let session = Self { core, post_to, own_headers, waiting: Arc::default() };
+        (session, Reader { stream, parser, outbox: queue })
+    }
+
+    /// Asks for this version in the headers of every request from now on.
+    pub(super) fn negotiated(&mut self, version: &str) {
+        header(&mut self.own_headers, "mcp-protocol-version", version);
+    }
+
+    pub(super) async fn call(&self, call: &Call<'_>, timing: &Arc<Timing>) -> Result<Reply, CallError> {
+        let id = self.core.next_id();
+        let (answer, mut answered) = oneshot::channel();
+        self.waiting.lock().insert(id, Waiter { answer, timing: timing.clone() });
+        let mut ticket = Ticket { session: self, id, cancel: true };
+        if self.waiting.closed.load(Ordering::Acquire) {
+            ticket.cancel = false;
+            return Err(CallError::NotSent("its event stream is closed"));
+        }
+        let text = request_text(id, call, "");
+        let outcome = timing.limit(async {
+            let mut posting = std::pin::pin!(self.post(text, call.headers));
+            tokio::select! {
+                biased;
+                posted = &mut posting => {
+                    posted?;
+                    (&mut answered).await.map_err(|_| CallError::Lost)
+                }
+                reply = &mut answered => {
+                    let _ = timeout(LATE_ACKNOWLEDGEMENT, posting).await;
+                    reply.map_err(|_| CallError::Lost)
+                }
+            }
+        });
+        let answer = outcome.await?;
+        ticket.cancel = false;
+        answer
+    }
+
+    /// Sends a notification.
+    pub(super) async fn notify(&self, text: &str) -> Result<(), CallError> {
+        self.post(Bytes::copy_from_slice(text.as_bytes()), &HeaderMap::new()).await
+    }
+
+    async fn post(&self, text: Bytes, headers: &HeaderMap) -> Result<(), CallError> {
+        let headers = self.core.headers_for(&self.own_headers, headers);
+        let sent = timeout(POST_LIMIT, self.core.pool.send(Method::POST, &self.post_to, &headers, text)).await;
+        let exchange = sent.map_err(|_| {
+            self.core.notices.suspect.notify_one();
+            CallError::Lost
+        })??;
+        let status = exchange.head.status.as_u16();
+        if exchange.head.status.is_success() {
+            exchange.linger();
+            return Ok(());
+        }
+        self.core.notices.suspect.notify_one();
+        Err(refusal(status, true))
+    }
+
+    /// Reads the stream until it ends, answers the server's own requests, and sends what is in the outbox.
+    pub(super) async fn read(&self, mut reader: Reader) -> End {
+        let end = self.read_on(&mut reader).await;
+        self.waiting.close();
+        end
+    }
+
+    /// The same for a while: it may be dropped and called again.
+    pub(super) async fn read_on(&self, reader: &mut Reader) -> End {
+        tokio::select! {
+            end = read_stream(&mut reader.stream, &mut reader.parser, |message| self.take(message)) => end,
+            () = send_all(&mut reader.outbox, |text| async { let _ = self.post(text, &HeaderMap::new()).await; }) => End::Closed,
+        }
+    }
+
+    fn take(&self, message: Message) {
+        match message {
+            Message::Reply(id, reply) => match self.waiting.lock().remove(&id) {
+                Some(waiter) => drop(waiter.answer.send(reply)),
+                None => self.core.handle_other(Message::Nonsense),
+            },
+            Message::Progress(token) => {
+                if let Some(waiter) = self.waiting.lock().get(&token) {
+                    waiter.timing.progressed();
+                }
+            }
+            other => self.core.handle_other(other),
+        }
+    }
+}
+
+impl Drop for SseSession {
+    fn drop(&mut self) {
+        self.waiting.close();
+    }
+}
+
+// === impl Waiting, Ticket ===
+
+impl Waiting {
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Waiter>> {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Fails every call that waits, and all that come later.
+    fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        self.lock().clear();
+    }
+}
+
+impl Drop for Ticket<'_> {
+    fn drop(&mut self) {
+        let unanswered = self.session.waiting.lock().remove(&self.id).is_some();
+        if unanswered && self.cancel {
+            self.session.core.cancel_later(self.id);
+        }
+    }
+}
+
+// === shared with the streamable transport ===
+
+/// Reads events until the stream ends; every message goes to `take`.
+pub(super) async fn read_stream(stream: &mut Exchange, parser: &mut Parser, mut take: impl FnMut(Message)) -> End {
+    loop {
+        loop {
+            match parser.next() {
+                Ok(Some(Event::Message { name, data })) if name.is_empty() || name == "message" => {
+                    message::read(&data, &mut take);
+                }
+                Ok(Some(_)) => {}
+                Ok(None) => break,
+                Err(_) => return End::Broken("an event on its stream is too large"),
+            }
+        }
+        match stream.chunk().await {
+            Ok(Some(piece)) => parser.push(&piece),
+            Ok(None) | Err(_) => return End::Closed,
+        }
+    }
+}
+
+/// Sends what comes into an outbox, one after the other.
+pub(super) async fn send_all<F: Future<Output = ()>>(outbox: &mut mpsc::Receiver<Bytes>, send: impl Fn(Bytes) -> F) {
+    while let Some(text) = outbox.recv().await {
+        send(text).await;
+    }
+}

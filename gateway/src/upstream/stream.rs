@@ -1,0 +1,216 @@
+//! A connection to a server, plain or TLS, and the TLS settings behind it.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+/// A connection to a server.
+pub enum Stream {
+    /// Plain.
+    Tcp(TcpStream),
+    /// TLS.
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+/// How to speak TLS to one server.
+pub struct TlsTarget {
+    connector: TlsConnector,
+    name: ServerName<'static>,
+}
+
+/// What a server's TLS settings come to once their Secrets are read.
+#[derive(Clone, Default, PartialEq, Eq, Hash)]
+pub struct TlsMaterial {
+    /// PEM of certificate authorities trusted besides the system's.
+    pub ca: Option<Vec<u8>>,
+    /// PEM of the client certificate chain and of its key.
+    pub client: Option<(Vec<u8>, Vec<u8>)>,
+    /// Name expected in the server's certificate.
+    pub server_name: Option<String>,
+    /// Accept any certificate.
+    pub insecure: bool,
+}
+
+/// Why TLS cannot be set up. The texts never hold the material itself.
+#[derive(Debug, Error)]
+pub enum TlsError {
+    /// The CA text holds no certificate.
+    #[error("tls.caRef holds no PEM certificate: put one between BEGIN CERTIFICATE and END CERTIFICATE")]
+    Ca,
+    /// The client certificate or its key cannot be used.
+    #[error("tls.clientCertRef holds no usable pair of tls.crt and tls.key in PEM")]
+    Client,
+    /// The expected name is no name.
+    #[error("tls.serverName or the URL's host is no name that a certificate can have")]
+    Name,
+}
+
+impl TlsTarget {
+    /// Settings for connections to `host`; `roots` are the system's certificate authorities.
+    ///
+    /// # Errors
+    /// See [`TlsError`].
+    pub fn new(host: &str, material: &TlsMaterial, roots: &RootCertStore) -> Result<Self, TlsError> {
+        let name = material.server_name.as_deref().unwrap_or(host).to_owned();
+        let name = ServerName::try_from(name).map_err(|_| TlsError::Name)?;
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider.clone())
+            .with_safe_default_protocol_versions()
+            .expect("the provider supports the default versions");
+        let builder = if material.insecure {
+            builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
+        } else {
+            builder.with_root_certificates(trusted(material, roots)?)
+        };
+        let config = match &material.client {
+            None => builder.with_no_client_auth(),
+            Some((chain, key)) => {
+                let chain: Vec<_> = certificates(chain).ok_or(TlsError::Client)?;
+                let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| TlsError::Client)?;
+                builder.with_client_auth_cert(chain, key).map_err(|_| TlsError::Client)?
+            }
+        };
+        Ok(Self { connector: TlsConnector::from(Arc::new(config)), name })
+    }
+
+    /// Makes the TLS handshake. The caller sets the deadline.
+    ///
+    /// # Errors
+    /// A short fixed text.
+    pub async fn handshake(&self, tcp: TcpStream) -> Result<Stream, &'static str> {
+        let stream = self.connector.connect(self.name.clone(), tcp).await;
+        stream.map(|tls| Stream::Tls(Box::new(tls))).map_err(|error| tls_problem(&error))
+    }
+}
+
+/// The certificate authorities of the system (or of `SSL_CERT_FILE`, `SSL_CERT_DIR`).
+pub fn system_roots() -> RootCertStore {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    roots
+}
+
+fn trusted(material: &TlsMaterial, roots: &RootCertStore) -> Result<RootCertStore, TlsError> {
+    let mut roots = roots.clone();
+    if let Some(pem) = &material.ca {
+        for certificate in certificates(pem).ok_or(TlsError::Ca)? {
+            roots.add(certificate).map_err(|_| TlsError::Ca)?;
+        }
+    }
+    Ok(roots)
+}
+
+fn certificates(pem: &[u8]) -> Option<Vec<CertificateDer<'static>>> {
+    let all: Vec<_> = CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>().ok()?;
+    (!all.is_empty()).then_some(all)
+}
+
+fn tls_problem(error: &io::Error) -> &'static str {
+    match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+        Some(rustls::Error::InvalidCertificate(_)) => "the server's certificate is not trusted",
+        Some(rustls::Error::AlertReceived(_)) => "the server refused the TLS handshake",
+        Some(_) => "the TLS handshake failed",
+        None => "the connection closed during the TLS handshake",
+    }
+}
+
+/// Accepts any certificate but still checks that the peer holds its key.
+#[derive(Debug)]
+struct AnyCertificate(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls12_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls13_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Tcp(stream) => stream.is_write_vectored(),
+            Self::Tls(stream) => stream.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}

@@ -1,0 +1,269 @@
+//! Streamable HTTP: every request is a POST that carries its own answer, as JSON or as a stream of events.
+//!
+//! Revisions 2025-03-26 to 2025-11-25 keep a session by header; 2026-07-28 keeps none and says everything anew.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ::http::{HeaderMap, Method, Uri};
+use bytes::Bytes;
+use tokio::sync::{Notify, mpsc};
+use tokio::time::{sleep, timeout};
+
+use super::event_stream::{Event, Parser};
+use super::http::Exchange;
+use super::message::{self, Message, Reply};
+use super::params::encode_value;
+use super::session::{Call, CallError, Core, End, header, refusal, request_text};
+use super::sse::{read_stream, send_all};
+use super::timing::Timing;
+
+/// The first revision without sessions.
+pub const MODERN: &str = "2026-07-28";
+
+/// For messages that are only acknowledged.
+const POST_LIMIT: Duration = Duration::from_secs(10);
+
+/// Between two attempts to open the listening stream: servers that close it at once must not be flooded.
+const LISTEN_AGAIN: Duration = Duration::from_secs(5);
+
+/// A body of an HTTP error is read up to here, to find the JSON-RPC error in it.
+const MAX_ERROR_BODY: usize = 64 * 1024;
+
+/// JSON-RPC code that some servers use for a session they have forgotten.
+const SESSION_NOT_FOUND: i64 = -32001;
+
+/// A session over streamable HTTP.
+pub struct StreamableSession {
+    pub(super) core: Core,
+    endpoint: Uri,
+    own_headers: HeaderMap,
+    has_session: bool,
+    modern: bool,
+    /// What `_meta` says in every request.
+    meta: String,
+    expired: Notify,
+}
+
+impl StreamableSession {
+    pub(super) fn new(core: Core, endpoint: Uri, modern: bool) -> Self {
+        let mut own_headers = HeaderMap::new();
+        header(&mut own_headers, "content-type", "application/json");
+        header(&mut own_headers, "accept", "application/json, text/event-stream");
+        let mut meta = String::new();
+        if modern {
+            header(&mut own_headers, "mcp-protocol-version", MODERN);
+            meta = format!(
+                r#""io.modelcontextprotocol/protocolVersion":"{MODERN}","io.modelcontextprotocol/clientCapabilities":{{}},"io.modelcontextprotocol/clientInfo":{}"#,
+                super::connect::CLIENT_INFO
+            );
+        }
+        Self { core, endpoint, own_headers, has_session: false, modern, meta, expired: Notify::new() }
+    }
+
+    /// Whether it speaks 2026-07-28.
+    pub fn is_modern(&self) -> bool {
+        self.modern
+    }
+
+    /// Asks for this version, in this session if there is one, from now on.
+    pub(super) fn negotiated(&mut self, version: &str, session: Option<::http::HeaderValue>) {
+        header(&mut self.own_headers, "mcp-protocol-version", version);
+        if let Some(id) = session {
+            self.own_headers.insert("mcp-session-id", id);
+            self.has_session = true;
+        }
+    }
+
+    pub(super) async fn call(&self, call: &Call<'_>, timing: &Arc<Timing>) -> Result<Reply, CallError> {
+        let id = self.core.next_id();
+        let mut guard = CancelOnDrop { session: self, id, armed: !self.modern };
+        let answer = timing.limit(async {
+            let exchange = self.post(call, id).await?;
+            self.read_answer(exchange, id, timing).await
+        });
+        let answer = answer.await?;
+        guard.armed = false;
+        if answer == Err(CallError::SessionExpired) {
+            self.expired.notify_one();
+        }
+        answer
+    }
+
+    /// Sends a request and returns the head of its answer.
+    pub(super) async fn post(&self, call: &Call<'_>, id: u64) -> Result<Exchange, CallError> {
+        let mut headers = self.core.headers_for(&self.own_headers, call.headers);
+        if self.modern {
+            header(&mut headers, "mcp-method", call.method);
+            if let Some(name) = call.name {
+                header(&mut headers, "mcp-name", &encode_value(name));
+            }
+        }
+        let text = request_text(id, call, &self.meta);
+        Ok(self.core.pool.send(Method::POST, &self.endpoint, &headers, text).await?)
+    }
+
+    pub(super) async fn read_answer(&self, exchange: Exchange, id: u64, timing: &Timing) -> Result<Reply, CallError> {
+        if !exchange.head.status.is_success() {
+            return self.read_refusal(exchange).await;
+        }
+        match exchange.media_type().as_str() {
+            "application/json" => {
+                let body = exchange.whole(self.core.max_message).await?;
+                let mut found = None;
+                message::read(&body, |message| match message {
+                    Message::Reply(of, reply) if of == id => found = Some(reply),
+                    other => self.core.handle_other(other),
+                });
+                self.judge(found.ok_or(CallError::Nonsense("it is no answer to the request"))?)
+            }
+            "text/event-stream" => self.read_events(exchange, id, timing).await,
+            _ => Err(CallError::Nonsense("it is neither JSON nor an event stream")),
+        }
+    }
+
+    async fn read_events(&self, mut exchange: Exchange, id: u64, timing: &Timing) -> Result<Reply, CallError> {
+        let mut parser = Parser::new(self.core.max_message);
+        let mut found = None;
+        loop {
+            while let Some(event) = parser.next().map_err(|_| CallError::Nonsense("it is too large"))? {
+                let Event::Message { name, data } = event else { continue };
+                if !(name.is_empty() || name == "message") {
+                    continue;
+                }
+                message::read(&data, |message| match message {
+                    Message::Reply(of, reply) if of == id => found = Some(reply),
+                    Message::Progress(of) if of == id => timing.progressed(),
+                    other => self.core.handle_other(other),
+                });
+                if let Some(reply) = found {
+                    exchange.linger();
+                    return self.judge(reply);
+                }
+            }
+            match exchange.chunk().await? {
+                Some(piece) => parser.push(&piece),
+                None => return Err(CallError::Lost),
+            }
+        }
+    }
+
+    /// An HTTP error may carry a JSON-RPC error, which is the better answer.
+    async fn read_refusal(&self, exchange: Exchange) -> Result<Reply, CallError> {
+        let status = exchange.head.status.as_u16();
+        let refusal = refusal(status, self.has_session);
+        if refusal == CallError::SessionExpired || !(400..500).contains(&status) {
+            return Err(refusal);
+        }
+        let body = exchange.whole(MAX_ERROR_BODY).await.unwrap_or_default();
+        match message::error_in(&body) {
+            Some(error) => self.judge(Reply::Error(error)),
+            None => Err(refusal),
+        }
+    }
+
+    fn judge(&self, reply: Reply) -> Result<Reply, CallError> {
+        match &reply {
+            Reply::Error(error)
+                if self.has_session
+                    && error.code == SESSION_NOT_FOUND
+                    && error.message.to_ascii_lowercase().contains("session") =>
+            {
+                Err(CallError::SessionExpired)
+            }
+            _ => Ok(reply),
+        }
+    }
+
+    /// Sends a notification.
+    pub(super) async fn notify(&self, text: Bytes) -> Result<(), CallError> {
+        let headers = self.core.headers_for(&self.own_headers, &HeaderMap::new());
+        let sent = timeout(POST_LIMIT, self.core.pool.send(Method::POST, &self.endpoint, &headers, text)).await;
+        let exchange = sent.map_err(|_| CallError::Timeout)??;
+        let status = exchange.head.status;
+        exchange.linger();
+        if status.is_success() { Ok(()) } else { Err(refusal(status.as_u16(), self.has_session)) }
+    }
+
+    /// Listens for what the server says unasked, and sends what is in the outbox, until the session ends.
+    pub(super) async fn attend(&self, mut outbox: mpsc::Receiver<Bytes>, listens: bool) -> End {
+        let listening = async {
+            if listens {
+                self.listen().await
+            } else {
+                std::future::pending().await
+            }
+        };
+        tokio::select! {
+            end = listening => end,
+            () = self.expired.notified() => End::Expired,
+            () = send_all(&mut outbox, |text| async { let _ = self.notify(text).await; }) => End::Closed,
+        }
+    }
+
+    /// Keeps a listening stream open: GET, or `subscriptions/listen` since 2026-07-28.
+    ///
+    /// It is a convenience: a server without one is polled instead. Only a forgotten session ends it.
+    async fn listen(&self) -> End {
+        loop {
+            match timeout(POST_LIMIT, self.open_listening()).await {
+                Ok(Ok(mut stream)) => {
+                    let mut parser = Parser::new(self.core.max_message);
+                    let end = read_stream(&mut stream, &mut parser, |message| self.core.handle_other(message)).await;
+                    if let End::Broken(_) = end {
+                        return end;
+                    }
+                }
+                Ok(Err(CallError::SessionExpired)) => return End::Expired,
+                Ok(Err(CallError::Refused(_) | CallError::Nonsense(_))) => return std::future::pending().await,
+                Ok(Err(CallError::NotSent(_) | CallError::Lost)) => self.core.notices.suspect.notify_one(),
+                Ok(Err(CallError::Timeout)) | Err(_) => {}
+            }
+            sleep(LISTEN_AGAIN).await;
+        }
+    }
+
+    async fn open_listening(&self) -> Result<Exchange, CallError> {
+        let exchange = if self.modern {
+            let params = [r#""notifications":{"toolsListChanged":true}"#];
+            let none = HeaderMap::new();
+            let call = Call { method: "subscriptions/listen", params: &params, name: None, headers: &none, progress: false };
+            self.post(&call, self.core.next_id()).await?
+        } else {
+            let mut headers = self.core.headers_for(&self.own_headers, &HeaderMap::new());
+            header(&mut headers, "accept", "text/event-stream");
+            headers.remove("content-type");
+            self.core.pool.send(Method::GET, &self.endpoint, &headers, Bytes::new()).await?
+        };
+        if !exchange.head.status.is_success() {
+            return Err(refusal(exchange.head.status.as_u16(), self.has_session));
+        }
+        if exchange.media_type() != "text/event-stream" {
+            return Err(CallError::Nonsense("it is no event stream"));
+        }
+        Ok(exchange)
+    }
+
+    /// Tells the server that the session is over.
+    pub(super) async fn close(&self) {
+        if self.has_session {
+            let headers = self.core.headers_for(&self.own_headers, &HeaderMap::new());
+            let _ = self.core.pool.send(Method::DELETE, &self.endpoint, &headers, Bytes::new()).await;
+        }
+    }
+}
+
+/// Cancels a call whose caller goes away; since 2026-07-28 the closed connection says it.
+struct CancelOnDrop<'a> {
+    session: &'a StreamableSession,
+    id: u64,
+    armed: bool,
+}
+
+impl Drop for CancelOnDrop<'_> {
+    fn drop(&mut self) {
+        if self.armed {
+            self.session.core.cancel_later(self.id);
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! The deadline of a call: progress of the tool moves it, a cap ends it.
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::time::{Instant, timeout_at};
+
+/// Progress extends a call to at most so many times its limit.
+pub const PROGRESS_CAP: u32 = 10;
+
+/// A call's deadline has passed.
+#[derive(Debug, Error, PartialEq, Eq)]
+#[error("no answer in time")]
+pub struct Elapsed;
+
+/// When a call began, how long it may stay silent, and when it last made progress.
+#[derive(Debug)]
+pub struct Timing {
+    began: Instant,
+    silence: Duration,
+    /// Milliseconds from `began` to the last progress.
+    progress: AtomicU64,
+}
+
+impl Timing {
+    /// A call that begins now and may be silent for `silence`.
+    pub fn new(silence: Duration) -> Self {
+        Self { began: Instant::now(), silence, progress: AtomicU64::new(0) }
+    }
+
+    /// The tool said that it works on.
+    pub fn progressed(&self) {
+        let elapsed = self.began.elapsed().as_millis();
+        self.progress.store(u64::try_from(elapsed).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// When the call ends unless there is more progress.
+    pub fn deadline(&self) -> Instant {
+        let last = Duration::from_millis(self.progress.load(Ordering::Relaxed));
+        self.began + (last + self.silence).min(self.silence * PROGRESS_CAP)
+    }
+
+    /// Waits for `work` until the deadline, which may move meanwhile.
+    ///
+    /// # Errors
+    /// [`Elapsed`] at the deadline.
+    pub async fn limit<T>(&self, work: impl Future<Output = T>) -> Result<T, Elapsed> {
+        let mut work = pin!(work);
+        loop {
+            let deadline = self.deadline();
+            match timeout_at(deadline, &mut work).await {
+                Ok(value) => return Ok(value),
+                Err(_) if self.deadline() > deadline => {}
+                Err(_) => return Err(Elapsed),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn silence_ends_a_call_and_progress_keeps_it_up_to_the_cap() {
+        let timing = Timing::new(Duration::from_secs(1));
+        assert_eq!(timing.limit(std::future::pending::<()>()).await, Err(Elapsed));
+        assert_eq!(timing.began.elapsed(), Duration::from_secs(1));
+
+        let timing = Timing::new(Duration::from_secs(1));
+        let busy = async {
+            loop {
+                tokio::time::sleep(Duration::from_millis(700)).await;
+                timing.progressed();
+            }
+        };
+        assert_eq!(timing.limit(async { tokio::join!(busy, std::future::pending::<()>()) }).await.err(), Some(Elapsed));
+        assert_eq!(timing.began.elapsed(), Duration::from_secs(10));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_in_time_is_passed_on() {
+        assert_eq!(Timing::new(Duration::from_secs(1)).limit(async { 7 }).await, Ok(7));
+    }
+}
