@@ -1,1 +1,32 @@
-//! (see the crate description)
+//! What both processes need once: logs, signals, supervised tasks, listeners and the admin port.
+//!
+//! | module | duty |
+//! |---|---|
+//! | [`log`] | log lines that never make a request wait: levels, formats, the writer thread |
+//! | [`shutdown`] | the one way to tell a task to stop |
+//! | [`supervise`] | every task has a name and an owner; an unexpected end stops the process |
+//! | [`signal`] | SIGTERM, SIGINT and SIGHUP |
+//! | [`ready`] | what is still missing before the process may get traffic |
+//! | [`serve`] | the accept loop of every listener, with its limits |
+//! | [`admin`] | `/livez`, `/readyz` and `/metrics` |
+//! | [`process`] | memory, CPU and open files of this process, as metrics |
+//! | [`chain`] | an error with all its causes, in one line |
+//!
+//! Knows nothing of MCP, Kubernetes or the other rooms.
+
+pub mod admin;
+pub mod chain;
+pub mod log;
+pub mod process;
+pub mod ready;
+pub mod serve;
+pub mod shutdown;
+pub mod signal;
+pub mod supervise;
+
+pub use chain::Chain;
+pub use log::{LogGuard, LogSink};
+pub use ready::{Latch, Readiness};
+pub use serve::{Connections, Limits, serve};
+pub use shutdown::{Shutdown, Stop};
+pub use supervise::{Drain, Failure, Supervisor};

@@ -1,0 +1,140 @@
+//! The routes of the admin port: liveness, readiness and metrics.
+//!
+//! Liveness says only that the process answers; nothing that happens elsewhere may make the kubelet restart it.
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use prometheus::{Encoder, Registry, TextEncoder};
+use tracing::error;
+
+use crate::chain::Chain;
+use crate::ready::Readiness;
+
+/// Prometheus text exposition format 0.0.4; see prometheus.io/docs/instrumenting/exposition_formats.
+const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// What the admin port tells about.
+#[derive(Clone, Debug)]
+pub struct AdminState {
+    /// Shown at `/readyz`.
+    pub readiness: Readiness,
+    /// Shown at `/metrics`.
+    pub registry: Registry,
+}
+
+/// Makes the routes `/livez`, `/readyz` and `/metrics`; every answer is plain text.
+pub fn router(state: AdminState) -> Router {
+    Router::new()
+        .route("/livez", get(livez))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .fallback(not_found)
+        .method_not_allowed_fallback(method_not_allowed)
+        .with_state(state)
+}
+
+async fn livez() -> &'static str {
+    "ok\n"
+}
+
+/// 200, or 503 with the names of what is missing, one per line.
+async fn readyz(State(state): State<AdminState>) -> Response {
+    match state.readiness.ready() {
+        Ok(()) => "ok\n".into_response(),
+        Err(missing) => (StatusCode::SERVICE_UNAVAILABLE, missing.join("\n") + "\n").into_response(),
+    }
+}
+
+async fn metrics(State(state): State<AdminState>) -> Response {
+    let mut text = Vec::with_capacity(16 * 1024);
+    match TextEncoder::new().encode(&state.registry.gather(), &mut text) {
+        Ok(()) => ([(header::CONTENT_TYPE, METRICS_TYPE)], text).into_response(),
+        Err(failure) => {
+            error!(error = %Chain(&failure), "cannot write the metrics");
+            (StatusCode::INTERNAL_SERVER_ERROR, "the metrics cannot be written; see the log\n").into_response()
+        }
+    }
+}
+
+async fn not_found() -> (StatusCode, &'static str) {
+    (StatusCode::NOT_FOUND, "not found: this port has /livez, /readyz and /metrics\n")
+}
+
+async fn method_not_allowed() -> (StatusCode, &'static str) {
+    (StatusCode::METHOD_NOT_ALLOWED, "method not allowed: use GET\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::{Body, to_bytes};
+    use axum::http::Request;
+    use hyper::service::Service;
+    use hyper_util::service::TowerToHyperService;
+    use prometheus::IntCounter;
+
+    use super::*;
+
+    fn state() -> AdminState {
+        AdminState { readiness: Readiness::default(), registry: Registry::new() }
+    }
+
+    /// Status, content type and body of one answer.
+    async fn ask(state: &AdminState, method: &str, path: &str) -> (u16, String, String) {
+        let request = Request::builder().method(method).uri(path).body(Body::empty()).expect("request");
+        let reply = TowerToHyperService::new(router(state.clone())).call(request).await.expect("infallible");
+        let kind = reply.headers()[header::CONTENT_TYPE].to_str().expect("text").to_owned();
+        let status = reply.status().as_u16();
+        let body = to_bytes(reply.into_body(), 1 << 20).await.expect("body");
+        (status, kind, String::from_utf8(body.to_vec()).expect("utf-8"))
+    }
+
+    fn text(status: u16, body: &str) -> (u16, String, String) {
+        (status, "text/plain; charset=utf-8".to_owned(), body.to_owned())
+    }
+
+    #[tokio::test]
+    async fn a_process_is_alive_even_when_it_is_not_ready() {
+        let state = state();
+        let _latch = state.readiness.latch("snapshot");
+
+        assert_eq!(ask(&state, "GET", "/livez").await, text(200, "ok\n"));
+    }
+
+    #[tokio::test]
+    async fn readiness_names_what_is_missing_one_per_line() {
+        let state = state();
+        let (snapshot, keys) = (state.readiness.latch("snapshot"), state.readiness.latch("keys"));
+
+        assert_eq!(ask(&state, "GET", "/readyz").await, text(503, "snapshot\nkeys\n"));
+        snapshot.release();
+        keys.release();
+        assert_eq!(ask(&state, "GET", "/readyz").await, text(200, "ok\n"));
+        state.readiness.drain();
+        assert_eq!(ask(&state, "GET", "/readyz").await, text(503, "draining\n"));
+    }
+
+    #[tokio::test]
+    async fn metrics_are_shown_in_the_text_format() {
+        let state = state();
+        let calls = IntCounter::new("calls_total", "Calls.").expect("valid name");
+        state.registry.register(Box::new(calls.clone())).expect("new name");
+        calls.inc_by(3);
+
+        let expected = "# HELP calls_total Calls.\n# TYPE calls_total counter\ncalls_total 3\n";
+        assert_eq!(ask(&state, "GET", "/metrics").await, (200, METRICS_TYPE.to_owned(), expected.to_owned()));
+    }
+
+    #[tokio::test]
+    async fn other_paths_and_methods_are_refused_in_plain_text() {
+        let state = state();
+
+        let (status, kind, _) = ask(&state, "GET", "/").await;
+        assert_eq!((status, kind.as_str()), (404, "text/plain; charset=utf-8"));
+        for path in ["/livez", "/readyz", "/metrics"] {
+            assert_eq!(ask(&state, "POST", path).await, text(405, "method not allowed: use GET\n"), "{path}");
+        }
+    }
+}
