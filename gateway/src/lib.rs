@@ -1,1 +1,3 @@
-//! (see the crate description)
+//! The gateway: one door for many MCP servers.
+pub mod auth;
+pub mod token_command;
