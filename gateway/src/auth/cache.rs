@@ -1,0 +1,108 @@
+//! Remembers checked tokens for a short while, by their digest. Refusals are not remembered.
+use std::{
+    collections::HashMap,
+    mem,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+use aws_lc_rs::digest::{SHA256, digest};
+
+use super::Identity;
+
+/// How long a checked token is remembered, at most. It is forgotten when it expires.
+pub(super) const MAX_AGE: Duration = Duration::from_secs(60);
+/// How many tokens are remembered, at most.
+pub(super) const CAPACITY: usize = 10_000;
+/// Parts with a lock each, so that two threads seldom wait for one another.
+const SHARDS: usize = 16;
+
+type Digest = [u8; 32];
+type Shard = HashMap<Digest, Entry>;
+
+/// Tokens that were good a moment ago.
+#[derive(Default)]
+pub(super) struct TokenCache {
+    shards: [Mutex<Shard>; SHARDS],
+    /// Counts the changes of keys. What was checked before the last one does not count.
+    generation: AtomicU64,
+}
+
+/// Stands for one token in one lookup: its digest, and the state of the keys before it was checked.
+pub(super) struct Ticket {
+    digest: Digest,
+    generation: u64,
+}
+
+struct Entry {
+    identity: Arc<Identity>,
+    generation: u64,
+    checked_at: SystemTime,
+}
+
+impl Entry {
+    fn holds(&self, generation: u64, now: SystemTime) -> bool {
+        // A clock that was set back makes the age unknown.
+        let fresh = now.duration_since(self.checked_at).is_ok_and(|age| age < MAX_AGE);
+        fresh && self.generation == generation && now < self.identity.expires_at
+    }
+}
+
+impl TokenCache {
+    /// Take it before checking a token: an identity that was found with older keys is then never kept.
+    pub(super) fn ticket(&self, token: &str) -> Ticket {
+        let mut hash = Digest::default();
+        hash.copy_from_slice(digest(&SHA256, token.as_bytes()).as_ref());
+        Ticket { digest: hash, generation: self.generation.load(Ordering::Acquire) }
+    }
+
+    /// The bearer of a token that was checked lately with the present keys.
+    pub(super) fn get(&self, ticket: &Ticket, now: SystemTime) -> Option<Arc<Identity>> {
+        let shard = self.shard(ticket);
+        let entry = shard.get(&ticket.digest).filter(|entry| entry.holds(ticket.generation, now))?;
+        Some(Arc::clone(&entry.identity))
+    }
+
+    /// Remembers the bearer of a token that was just checked.
+    pub(super) fn insert(&self, ticket: &Ticket, identity: &Arc<Identity>, now: SystemTime) {
+        let entry = Entry { identity: Arc::clone(identity), generation: ticket.generation, checked_at: now };
+        let mut dropped = Shard::default();
+        let mut shard = self.shard(ticket);
+        if shard.len() >= CAPACITY / SHARDS {
+            shard.retain(|_, entry| entry.holds(ticket.generation, now));
+        }
+        if shard.len() >= CAPACITY / SHARDS {
+            // All are in use: start anew. Each costs one more check, which is cheaper than keeping an order.
+            dropped = mem::take(&mut shard);
+        }
+        shard.insert(ticket.digest, entry);
+        drop(shard);
+        drop(dropped);
+    }
+
+    /// Makes every entry void, those of checks under way included. Call it after the keys have changed.
+    pub(super) fn forget_all(&self) {
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        for shard in &self.shards {
+            let dropped = mem::take(&mut *lock(shard));
+            drop(dropped);
+        }
+    }
+
+    fn shard(&self, ticket: &Ticket) -> MutexGuard<'_, Shard> {
+        lock(&self.shards[usize::from(ticket.digest[0]) % SHARDS])
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.shards.iter().map(|shard| lock(shard).len()).sum()
+    }
+}
+
+/// A panic elsewhere leaves a map whole, so its lock stays usable.
+fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
+    shard.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,128 @@
+//! What a token says, and whether it holds here and now. Looks only at text whose signature was checked.
+use std::{
+    fmt,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{Error, MapAccess, Visitor},
+};
+use serde_json::{Map, Value};
+
+use super::{AuthError, Issuer};
+
+/// The start of the year 10000. A later expiry is a mistake, such as a time in milliseconds.
+const END_OF_TIME: Duration = Duration::from_secs(253_402_300_800);
+
+/// The claims of a token, each name once.
+///
+/// Two readers of a doubled name could each take another value, so it is refused.
+pub(super) struct Claims(Map<String, Value>);
+
+impl<'de> Deserialize<'de> for Claims {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Members;
+        impl<'de> Visitor<'de> for Members {
+            type Value = Claims;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Claims, A::Error> {
+                let mut map = Map::new();
+                while let Some((name, value)) = members.next_entry::<String, Value>()? {
+                    if map.insert(name, value).is_some() {
+                        return Err(A::Error::custom("a doubled name"));
+                    }
+                }
+                Ok(Claims(map))
+            }
+        }
+        deserializer.deserialize_map(Members)
+    }
+}
+
+impl Claims {
+    /// Checks times, issuer and audience, and returns the time of expiry.
+    pub(super) fn check(&self, issuer: &Issuer, now: SystemTime) -> Result<SystemTime, AuthError> {
+        let expiry = self.check_times(issuer, now)?;
+        if issuer.name.is_some() && issuer.name.as_deref() != self.issuer()? {
+            return Err(AuthError::Issuer);
+        }
+        if issuer.audience.as_deref().is_some_and(|audience| !self.is_meant_for(audience)) {
+            return Err(AuthError::Audience);
+        }
+        Ok(expiry)
+    }
+
+    fn check_times(&self, issuer: &Issuer, now: SystemTime) -> Result<SystemTime, AuthError> {
+        let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let expiry = self.time("exp").map_err(|_| AuthError::NoExp)?.ok_or(AuthError::NoExp)?;
+        if expiry >= END_OF_TIME {
+            return Err(AuthError::NoExp);
+        }
+        if now >= expiry.saturating_add(issuer.leeway) {
+            return Err(AuthError::Expired);
+        }
+        let issued = self.time("iat")?;
+        if [issued, self.time("nbf")?].into_iter().flatten().any(|start| start > now.saturating_add(issuer.leeway)) {
+            return Err(AuthError::NotYetValid);
+        }
+        // A token without iat, or with one in the future, is taken to be issued now.
+        let lifetime = expiry.saturating_sub(issued.unwrap_or(now).min(now));
+        if issuer.max_lifetime.is_some_and(|bound| lifetime > bound.saturating_add(issuer.leeway)) {
+            return Err(AuthError::Lifetime);
+        }
+        Ok(UNIX_EPOCH + expiry)
+    }
+
+    /// The issuer, if the token names one.
+    pub(super) fn issuer(&self) -> Result<Option<&str>, AuthError> {
+        self.text("iss").map_err(|_| AuthError::Issuer)
+    }
+
+    /// `sub`, else `user_id`, by which the tokens of older proxies name their bearer, else nothing.
+    pub(super) fn subject(&self) -> Result<String, AuthError> {
+        let subject = self.text("sub")?.unwrap_or_default();
+        if !subject.is_empty() {
+            return Ok(subject.to_owned());
+        }
+        match self.0.get("user_id") {
+            Some(Value::Number(number)) if number.is_u64() || number.is_i64() => Ok(number.to_string()),
+            _ => Ok(self.text("user_id")?.unwrap_or_default().to_owned()),
+        }
+    }
+
+    fn is_meant_for(&self, audience: &str) -> bool {
+        match self.0.get("aud") {
+            Some(Value::String(one)) => one == audience,
+            Some(Value::Array(many)) => many.iter().all(Value::is_string) && many.iter().any(|one| one == audience),
+            _ => false,
+        }
+    }
+
+    fn text(&self, name: &str) -> Result<Option<&str>, AuthError> {
+        match self.0.get(name) {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(_) => Err(AuthError::Malformed),
+        }
+    }
+
+    /// A time in seconds since 1970, whole or not (RFC 7519, NumericDate).
+    fn time(&self, name: &str) -> Result<Option<Duration>, AuthError> {
+        let number = match self.0.get(name) {
+            None | Some(Value::Null) => return Ok(None),
+            Some(Value::Number(number)) => number,
+            Some(_) => return Err(AuthError::Malformed),
+        };
+        if let Some(seconds) = number.as_u64() {
+            // Capped, so that a sum with a leeway cannot overflow; the cap is far beyond any time that matters.
+            return Ok(Some(Duration::from_secs(seconds).min(END_OF_TIME)));
+        }
+        let seconds = number.as_f64().ok_or(AuthError::Malformed)?;
+        Duration::try_from_secs_f64(seconds).map(|time| Some(time.min(END_OF_TIME))).map_err(|_| AuthError::Malformed)
+    }
+}

@@ -1,0 +1,47 @@
+//! Finds the one token of a request.
+use std::borrow::Cow;
+
+use http::{HeaderMap, header::AUTHORIZATION};
+
+use super::AuthError;
+
+/// The token of the Authorization header or, with `allow_query`, of the `token` parameter of the query.
+///
+/// # Errors
+/// If there is none, or more than one: which of two tokens counts is never guessed.
+pub(super) fn token<'a>(
+    headers: &'a HeaderMap,
+    query: Option<&'a str>,
+    allow_query: bool,
+) -> Result<Cow<'a, str>, AuthError> {
+    let mut values = headers.get_all(AUTHORIZATION).iter();
+    let header = values.next();
+    if values.next().is_some() {
+        return Err(AuthError::Several);
+    }
+    let in_query = query.filter(|_| allow_query).map(from_query).transpose()?.flatten();
+    match (header, in_query) {
+        (Some(_), Some(_)) => Err(AuthError::BothPlaces),
+        (Some(value), None) => from_header(value.as_bytes()).map(Cow::Borrowed),
+        (None, Some(token)) if !token.is_empty() => Ok(token),
+        (None, _) => Err(AuthError::Missing),
+    }
+}
+
+fn from_header(value: &[u8]) -> Result<&str, AuthError> {
+    let value = str::from_utf8(value).map_err(|_| AuthError::Malformed)?;
+    let mut words = value.split([' ', '\t']).filter(|word| !word.is_empty());
+    match words.next() {
+        Some(scheme) if scheme.eq_ignore_ascii_case("bearer") => {}
+        Some(_) => return Err(AuthError::Scheme),
+        None => return Err(AuthError::Missing),
+    }
+    let token = words.next().ok_or(AuthError::Missing)?;
+    if words.next().is_some() { Err(AuthError::Several) } else { Ok(token) }
+}
+
+fn from_query(query: &str) -> Result<Option<Cow<'_, str>>, AuthError> {
+    let mut tokens = url::form_urlencoded::parse(query.as_bytes()).filter(|(name, _)| name == "token");
+    let token = tokens.next().map(|(_, value)| value);
+    if tokens.next().is_some() { Err(AuthError::Several) } else { Ok(token) }
+}

@@ -1,0 +1,339 @@
+//! Every way in which a token can be wrong, for every family of algorithms.
+use super::*;
+
+const OPEN: Policy = |_| {};
+const STRICT: Policy = |settings| {
+    settings.issuer = Some("https://issuer.example".into());
+    settings.audience = Some("portcullis".into());
+};
+const NO_LEEWAY: Policy = |settings| settings.leeway = Duration::ZERO;
+const ONE_HOUR: Policy = |settings| settings.max_lifetime = Some(Duration::from_secs(3600));
+
+const HEADER: &str = r#"{"alg":"ALG","typ":"JWT"}"#;
+const STRICT_CLAIMS: &str = r#"{"sub":"alice","exp":2000000600,"iss":"https://issuer.example","aud":"portcullis"}"#;
+
+type Policy = fn(&mut Settings);
+type Row<Text = String> = (&'static str, Policy, Text, Result<&'static str, AuthError>);
+
+/// Rows by claims: name, policy, claims, expected subject or refusal.
+fn claim_rows() -> Vec<Row> {
+    use AuthError::*;
+    let rows: Vec<Row<&str>> = vec![
+        ("a good token", OPEN, GOOD_CLAIMS, Ok("alice")),
+        ("no exp", OPEN, r#"{"sub":"alice"}"#, Err(NoExp)),
+        ("exp null", OPEN, r#"{"sub":"alice","exp":null}"#, Err(NoExp)),
+        ("exp text", OPEN, r#"{"sub":"alice","exp":"2000000600"}"#, Err(NoExp)),
+        ("exp true", OPEN, r#"{"sub":"alice","exp":true}"#, Err(NoExp)),
+        ("exp list", OPEN, r#"{"sub":"alice","exp":[2000000600]}"#, Err(Malformed)),
+        ("exp negative", OPEN, r#"{"sub":"alice","exp":-1}"#, Err(NoExp)),
+        ("exp 1e300", OPEN, r#"{"sub":"alice","exp":1e300}"#, Err(NoExp)),
+        ("exp 1e999 (no number)", OPEN, r#"{"sub":"alice","exp":1e999}"#, Err(Malformed)),
+        ("exp NaN (no JSON)", OPEN, r#"{"sub":"alice","exp":NaN}"#, Err(Malformed)),
+        ("exp u64::MAX", OPEN, r#"{"sub":"alice","exp":18446744073709551615}"#, Err(NoExp)),
+        ("exp in milliseconds", OPEN, r#"{"sub":"alice","exp":2000000600000}"#, Err(NoExp)),
+        ("exp at the end of 9999", OPEN, r#"{"sub":"alice","exp":253402300799}"#, Ok("alice")),
+        ("exp at the start of 10000", OPEN, r#"{"sub":"alice","exp":253402300800}"#, Err(NoExp)),
+        ("exp with a fraction", OPEN, r#"{"sub":"alice","exp":2000000100.5}"#, Ok("alice")),
+        ("exp with an exponent", OPEN, r#"{"sub":"alice","exp":2.0000006e9}"#, Ok("alice")),
+        ("exp zero", OPEN, r#"{"sub":"alice","exp":0}"#, Err(Expired)),
+        ("exp 59 s ago", OPEN, r#"{"sub":"alice","exp":1999999941}"#, Err(Expired)),
+        ("exp 10 s ago, the leeway", OPEN, r#"{"sub":"alice","exp":1999999990}"#, Err(Expired)),
+        ("exp 9 s ago, within the leeway", OPEN, r#"{"sub":"alice","exp":1999999991}"#, Ok("alice")),
+        ("exp now, no leeway", NO_LEEWAY, r#"{"sub":"alice","exp":2000000000}"#, Err(Expired)),
+        ("exp in 1 s, no leeway", NO_LEEWAY, r#"{"sub":"alice","exp":2000000001}"#, Ok("alice")),
+        ("exp doubled", OPEN, r#"{"sub":"alice","exp":1,"exp":2000000600}"#, Err(Malformed)),
+        ("nbf one day ahead", OPEN, r#"{"sub":"alice","exp":2000172800,"nbf":2000086400}"#, Err(NotYetValid)),
+        ("nbf 10 s ahead, the leeway", OPEN, r#"{"sub":"alice","exp":2000000600,"nbf":2000000010}"#, Ok("alice")),
+        ("nbf 11 s ahead", OPEN, r#"{"sub":"alice","exp":2000000600,"nbf":2000000011}"#, Err(NotYetValid)),
+        ("nbf in the past", OPEN, r#"{"sub":"alice","exp":2000000600,"nbf":1}"#, Ok("alice")),
+        ("nbf null", OPEN, r#"{"sub":"alice","exp":2000000600,"nbf":null}"#, Ok("alice")),
+        ("nbf text", OPEN, r#"{"sub":"alice","exp":2000000600,"nbf":"1"}"#, Err(Malformed)),
+        ("nbf u64::MAX", OPEN, r#"{"sub":"alice","exp":2000000600,"nbf":18446744073709551615}"#, Err(NotYetValid)),
+        ("iat one day ahead", OPEN, r#"{"sub":"alice","exp":2000172800,"iat":2000086400}"#, Err(NotYetValid)),
+        ("iat 1 s ahead, no leeway", NO_LEEWAY, r#"{"exp":2000000600,"iat":2000000001}"#, Err(NotYetValid)),
+        ("iat 10 s ahead, the leeway", OPEN, r#"{"sub":"alice","exp":2000000600,"iat":2000000010}"#, Ok("alice")),
+        ("iat text", OPEN, r#"{"sub":"alice","exp":2000000600,"iat":"now"}"#, Err(Malformed)),
+        ("one hour, bound one hour", ONE_HOUR, r#"{"sub":"alice","exp":2000003600}"#, Ok("alice")),
+        ("one hour and leeway, bound one hour", ONE_HOUR, r#"{"sub":"alice","exp":2000003610}"#, Ok("alice")),
+        ("longer than the bound", ONE_HOUR, r#"{"sub":"alice","exp":2000003611}"#, Err(Lifetime)),
+        ("a long token near its end", ONE_HOUR, r#"{"exp":2000000600,"iat":1999990000}"#, Err(Lifetime)),
+        ("iss and aud as configured", STRICT, STRICT_CLAIMS, Ok("alice")),
+        ("neither iss nor aud", STRICT, GOOD_CLAIMS, Err(Issuer)),
+        ("no aud", STRICT, r#"{"exp":2000000600,"iss":"https://issuer.example"}"#, Err(Audience)),
+        ("no iss", STRICT, r#"{"exp":2000000600,"aud":"portcullis"}"#, Err(Issuer)),
+        ("iss null", STRICT, r#"{"exp":2000000600,"iss":null,"aud":"portcullis"}"#, Err(Issuer)),
+        ("another iss", STRICT, r#"{"exp":2000000600,"iss":"https://evil.example","aud":"portcullis"}"#, Err(Issuer)),
+        (
+            "iss with a slash",
+            STRICT,
+            r#"{"exp":2000000600,"iss":"https://issuer.example/","aud":"portcullis"}"#,
+            Err(Issuer),
+        ),
+        (
+            "iss in a list",
+            STRICT,
+            r#"{"exp":2000000600,"iss":["https://issuer.example"],"aud":"portcullis"}"#,
+            Err(Issuer),
+        ),
+        ("iss in a list, none configured", OPEN, r#"{"sub":"alice","exp":2000000600,"iss":["a"]}"#, Err(Issuer)),
+        (
+            "iss doubled",
+            STRICT,
+            r#"{"exp":2000000600,"iss":"https://issuer.example","iss":"x","aud":"portcullis"}"#,
+            Err(Malformed),
+        ),
+        ("aud null", STRICT, r#"{"exp":2000000600,"iss":"https://issuer.example","aud":null}"#, Err(Audience)),
+        ("aud 123", STRICT, r#"{"exp":2000000600,"iss":"https://issuer.example","aud":123}"#, Err(Audience)),
+        (
+            "aud object",
+            STRICT,
+            r#"{"exp":2000000600,"iss":"https://issuer.example","aud":{"portcullis":1}}"#,
+            Err(Audience),
+        ),
+        ("aud empty list", STRICT, r#"{"exp":2000000600,"iss":"https://issuer.example","aud":[]}"#, Err(Audience)),
+        (
+            "another aud",
+            STRICT,
+            r#"{"exp":2000000600,"iss":"https://issuer.example","aud":"kubernetes"}"#,
+            Err(Audience),
+        ),
+        (
+            "aud in other case",
+            STRICT,
+            r#"{"exp":2000000600,"iss":"https://issuer.example","aud":"Portcullis"}"#,
+            Err(Audience),
+        ),
+        (
+            "aud list of others",
+            STRICT,
+            r#"{"exp":2000000600,"iss":"https://issuer.example","aud":["a","b"]}"#,
+            Err(Audience),
+        ),
+        (
+            "aud list with ours",
+            STRICT,
+            r#"{"sub":"alice","exp":2000000600,"iss":"https://issuer.example","aud":["a","portcullis"]}"#,
+            Ok("alice"),
+        ),
+        (
+            "aud list with ours and a number",
+            STRICT,
+            r#"{"exp":2000000600,"iss":"https://issuer.example","aud":["portcullis",1]}"#,
+            Err(Audience),
+        ),
+        (
+            "aud doubled",
+            STRICT,
+            r#"{"exp":2000000600,"iss":"https://issuer.example","aud":"a","aud":"portcullis"}"#,
+            Err(Malformed),
+        ),
+        ("aud present, none configured", OPEN, r#"{"sub":"alice","exp":2000000600,"aud":"others"}"#, Ok("alice")),
+        ("user_id instead of sub", OPEN, r#"{"user_id":"bob","exp":2000000600,"iss":"mcp-proxy"}"#, Ok("bob")),
+        ("user_id number", OPEN, r#"{"user_id":42,"exp":2000000600}"#, Ok("42")),
+        ("sub before user_id", OPEN, r#"{"sub":"alice","user_id":"bob","exp":2000000600}"#, Ok("alice")),
+        ("neither sub nor user_id", OPEN, r#"{"exp":2000000600}"#, Ok("")),
+        ("sub number", OPEN, r#"{"sub":1,"exp":2000000600}"#, Err(Malformed)),
+        ("user_id object", OPEN, r#"{"user_id":{},"exp":2000000600}"#, Err(Malformed)),
+        (
+            "an unknown claim doubled",
+            OPEN,
+            r#"{"sub":"alice","exp":2000000600,"groups":[],"groups":["admin"]}"#,
+            Err(Malformed),
+        ),
+        ("an escaped name doubled", OPEN, r#"{"sub":"alice","s\u0075b":"root","exp":2000000600}"#, Err(Malformed)),
+        ("claims list", OPEN, r#"[{"exp":2000000600}]"#, Err(Malformed)),
+        ("claims text", OPEN, r#""alice""#, Err(Malformed)),
+        ("claims empty", OPEN, "", Err(Malformed)),
+        ("claims with something behind", OPEN, r#"{"exp":2000000600}{"exp":1}"#, Err(Malformed)),
+        ("claims with a byte order mark", OPEN, "\u{feff}{\"exp\":2000000600}", Err(Malformed)),
+    ];
+    rows.into_iter().map(|(name, policy, claims, expected)| (name, policy, claims.to_owned(), expected)).collect()
+}
+
+fn deep(levels: usize) -> String {
+    format!("{}{}", "[".repeat(levels), "]".repeat(levels))
+}
+
+/// Rows by header: name, header, expected.
+fn header_rows() -> Vec<(&'static str, String, Result<&'static str, AuthError>)> {
+    use AuthError::*;
+    let rows: Vec<(&'static str, &str, Result<&'static str, AuthError>)> = vec![
+        ("alg only", r#"{"alg":"ALG"}"#, Ok("alice")),
+        ("no alg", r#"{"typ":"JWT"}"#, Err(Malformed)),
+        ("alg null", r#"{"alg":null}"#, Err(Malformed)),
+        ("alg doubled", r#"{"alg":"none","alg":"ALG"}"#, Err(Malformed)),
+        ("alg none, signed", r#"{"alg":"none"}"#, Err(Algorithm)),
+        ("alg nOnE, signed", r#"{"alg":"nOnE"}"#, Err(Algorithm)),
+        ("alg empty", r#"{"alg":""}"#, Err(Algorithm)),
+        ("alg in lower case", r#"{"alg":"hs256"}"#, Err(Algorithm)),
+        ("alg with a space", r#"{"alg":"ALG "}"#, Err(Algorithm)),
+        ("alg unknown", r#"{"alg":"ES512"}"#, Err(Algorithm)),
+        ("alg of the same family", r#"{"alg":"HS512"}"#, Err(Algorithm)),
+        ("crit unknown", r#"{"alg":"ALG","crit":["exp"],"exp":1}"#, Err(CriticalHeader)),
+        ("crit empty", r#"{"alg":"ALG","crit":[]}"#, Err(CriticalHeader)),
+        ("crit null", r#"{"alg":"ALG","crit":null}"#, Err(CriticalHeader)),
+        ("crit text", r#"{"alg":"ALG","crit":"exp"}"#, Err(CriticalHeader)),
+        ("b64 false with crit", r#"{"alg":"ALG","crit":["b64"],"b64":false}"#, Err(CriticalHeader)),
+        ("b64 false without crit", r#"{"alg":"ALG","b64":false}"#, Err(CriticalHeader)),
+        ("jku", r#"{"alg":"ALG","jku":"https://evil.example/jwks"}"#, Ok("alice")),
+        ("x5u", r#"{"alg":"ALG","x5u":"https://evil.example/x509"}"#, Ok("alice")),
+        ("jwk", r#"{"alg":"ALG","jwk":{"kty":"oct","k":"AAAA"}}"#, Ok("alice")),
+        ("typ in lower case", r#"{"alg":"ALG","typ":"jwt"}"#, Ok("alice")),
+        ("typ at+jwt", r#"{"alg":"ALG","typ":"at+jwt"}"#, Ok("alice")),
+        ("typ refresh", r#"{"alg":"ALG","typ":"refresh"}"#, Err(Type)),
+        ("typ number", r#"{"alg":"ALG","typ":1}"#, Err(Malformed)),
+        ("kid, and a key without one", r#"{"alg":"ALG","kid":"1"}"#, Ok("alice")),
+        ("kid that is a path", r#"{"alg":"ALG","kid":"../../../dev/null"}"#, Ok("alice")),
+        ("kid number", r#"{"alg":"ALG","kid":1}"#, Err(Malformed)),
+        ("header list", r#"["ALG"]"#, Err(Malformed)),
+        ("header empty", "", Err(Malformed)),
+        ("header no JSON", "ALG", Err(Malformed)),
+    ];
+    let mut rows: Vec<_> =
+        rows.into_iter().map(|(name, header, expected)| (name, header.to_owned(), expected)).collect();
+    rows.push(("kid of 7,000 bytes", format!(r#"{{"alg":"ALG","kid":"{}"}}"#, "k".repeat(7000)), Err(TooLarge)));
+    rows.push(("kid of 1,000 bytes", format!(r#"{{"alg":"ALG","kid":"{}"}}"#, "k".repeat(1000)), Ok("alice")));
+    rows.push(("header 1,000 deep", format!(r#"{{"alg":"ALG","x":{}}}"#, deep(1000)), Err(Malformed)));
+    rows.push(("header 5,000 deep", format!(r#"{{"alg":"ALG","x":{}}}"#, deep(5000)), Err(TooLarge)));
+    rows
+}
+
+fn part(token: &str, index: usize) -> &str {
+    token.split('.').nth(index).unwrap()
+}
+
+/// The same bits with a tail that no encoder writes.
+fn uncanonical(token: &str) -> String {
+    const ALPHABET: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let (rest, last) = token.split_at(token.len() - 1);
+    let next = ALPHABET.find(last).unwrap() + 1;
+    format!("{rest}{}", &ALPHABET[next..=next])
+}
+
+type Edit = fn(&TestKey, &str) -> String;
+
+/// Rows by what was done to a good token: name, change, expected.
+fn edit_rows() -> Vec<(&'static str, Edit, AuthError)> {
+    use AuthError::*;
+    vec![
+        ("the empty text", |_, _| String::new(), Malformed),
+        ("one dot", |_, _| ".".into(), Malformed),
+        ("two dots", |_, _| "..".into(), Malformed),
+        ("no signature part", |_, t| t.rsplit_once('.').unwrap().0.into(), Malformed),
+        ("an empty signature", |_, t| format!("{}.", t.rsplit_once('.').unwrap().0), Signature),
+        ("four parts", |_, t| format!("{t}.e30"), Malformed),
+        ("five parts", |_, t| format!("{t}.e30.e30"), Malformed),
+        ("a dot behind", |_, t| format!("{t}."), Malformed),
+        ("padding behind", |_, t| format!("{t}="), Malformed),
+        ("a space behind", |_, t| format!("{t} "), Malformed),
+        ("a newline behind", |_, t| format!("{t}\n"), Malformed),
+        ("a space before", |_, t| format!(" {t}"), Malformed),
+        ("a zero byte behind", |_, t| format!("{t}\0"), Malformed),
+        ("an uncanonical tail", |_, t| uncanonical(t), Malformed),
+        ("plain base64 instead of base64url", |_, t| format!("{}+/", &t[..t.len() - 2]), Malformed),
+        (
+            "a signature one byte short",
+            |key, t| {
+                let (message, _) = t.rsplit_once('.').unwrap();
+                let mut signature = key.sign(message.as_bytes());
+                signature.pop();
+                format!("{message}.{}", base64url(&signature))
+            },
+            Signature,
+        ),
+        (
+            "a signature one byte long",
+            |key, t| {
+                let (message, _) = t.rsplit_once('.').unwrap();
+                let mut signature = key.sign(message.as_bytes());
+                signature.push(0);
+                format!("{message}.{}", base64url(&signature))
+            },
+            Signature,
+        ),
+        (
+            "a signature of zeros",
+            |key, t| {
+                let (message, _) = t.rsplit_once('.').unwrap();
+                format!("{message}.{}", base64url(&vec![0; key.sign(b"").len()]))
+            },
+            Signature,
+        ),
+        (
+            "another payload",
+            |_, t| format!("{}.{}.{}", part(t, 0), base64url(br#"{"sub":"root","exp":2000000600}"#), part(t, 2)),
+            Signature,
+        ),
+        (
+            "another header",
+            |key, t| {
+                let header = format!(r#"{{"alg":"{:?}"}}"#, key.algorithm);
+                format!("{}.{}.{}", base64url(header.as_bytes()), part(t, 1), part(t, 2))
+            },
+            Signature,
+        ),
+        ("alg none, unsigned", |_, t| format!("{}.{}.", base64url(br#"{"alg":"none"}"#), part(t, 1)), Algorithm),
+        (
+            "a signature of another key",
+            |key, _| {
+                let other = match key.algorithm {
+                    super::Algorithm::HS256 => TestKey::hmac(b"an entirely different secret, yet long enough"),
+                    algorithm => TestKey::generate(algorithm),
+                };
+                other.plain_token(GOOD_CLAIMS)
+            },
+            Signature,
+        ),
+        ("a header of 64 MiB, unsigned", |_, _| format!("{}.e30.", "a".repeat(64 << 20)), TooLarge),
+        ("more than 8 KiB, signed", |key, _| key.plain_token(&"x".repeat(8192)), TooLarge),
+    ]
+}
+
+/// All rows for one key: name, policy, token, expected.
+fn rows(key: &TestKey) -> Vec<Row> {
+    let good = key.plain_token(GOOD_CLAIMS);
+    let claims = claim_rows();
+    let claims =
+        claims.into_iter().map(|(name, policy, text, expected)| (name, policy, key.token(HEADER, &text), expected));
+    let headers =
+        header_rows().into_iter().map(|(name, text, expected)| (name, OPEN, key.token(&text, GOOD_CLAIMS), expected));
+    let edits = edit_rows().into_iter().map(|(name, edit, expected)| (name, OPEN, edit(key, &good), Err(expected)));
+    let nested = |levels| format!(r#"{{"exp":2000000600,"x":{}}}"#, deep(levels));
+    let deep = [
+        ("claims 100 deep", OPEN, key.plain_token(&nested(100)), Ok("")),
+        ("claims 1,000 deep", OPEN, key.plain_token(&nested(1000)), Err(AuthError::Malformed)),
+        ("claims 5,000 deep", OPEN, key.plain_token(&nested(5000)), Err(AuthError::TooLarge)),
+    ];
+    claims.chain(headers).chain(edits).chain(deep).collect()
+}
+
+#[test]
+fn every_row_of_the_matrix_has_its_outcome_with_every_family() {
+    let mut wrong = Vec::new();
+    for key in families() {
+        for (name, policy, token, expected) in rows(key) {
+            let mut settings = key.settings();
+            policy(&mut settings);
+            let issuers = [Issuer::new(&settings, key.key_set())];
+            let outcome = subject(verify(&token, &issuers, now()));
+            if outcome != expected.map(str::to_owned) {
+                wrong.push(format!("{:?}, {name}: {outcome:?} instead of {expected:?}", key.algorithm));
+            }
+        }
+    }
+    assert_eq!(wrong, Vec::<String>::new());
+}
+
+#[test]
+fn the_matrix_has_no_name_twice_and_meets_every_refusal_of_a_token() {
+    let rows = rows(&HS256);
+    let names: std::collections::HashSet<_> = rows.iter().map(|row| row.0).collect();
+    assert_eq!(names.len(), rows.len());
+    assert!(rows.len() >= 60, "{}", rows.len());
+    let met: Vec<AuthError> = rows.iter().filter_map(|row| row.3.err()).collect();
+    let elsewhere =
+        [AuthError::Missing, AuthError::Scheme, AuthError::BothPlaces, AuthError::Several, AuthError::UnknownKey];
+    for refusal in AuthError::ALL {
+        assert_eq!(met.contains(&refusal), !elsewhere.contains(&refusal), "{refusal:?}");
+    }
+}

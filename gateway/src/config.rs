@@ -1,0 +1,430 @@
+//! Flags and environment variables → a configuration, or everything that is wrong with them.
+//!
+//! Pure. Each setting is one flag and one variable of the same meaning; an empty variable counts as absent.
+
+use std::collections::HashSet;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::Args;
+use portcullis_crds::{Server, rules};
+use url::Url;
+
+use crate::auth::{self, Secret, parse_algorithm};
+
+/// What can be set. Every field is as text, so that all problems can be told at once.
+#[derive(Args, Clone, Debug, Default)]
+pub struct Options {
+    /// URL of one MCP server (legacy HTTP+SSE or streamable HTTP)
+    #[arg(long, env = "MCP_URL", value_name = "URL", hide_env_values = true)]
+    pub mcp_url: Option<String>,
+    /// URLs of several MCP servers, separated by commas
+    #[arg(long, env = "MCP_URLS", value_name = "URLS", hide_env_values = true)]
+    pub mcp_urls: Option<String>,
+    /// File or folder of McpServer manifests (YAML), watched for changes; instead of URLs
+    #[arg(long, env = "SERVERS", value_name = "PATH")]
+    pub servers: Option<PathBuf>,
+    /// Folder with what manifests name in Secrets and ConfigMaps, as DIR/NAME/KEY
+    #[arg(long, env = "SECRETS_DIR", value_name = "DIR")]
+    pub secrets: Option<PathBuf>,
+    /// Address to listen on
+    #[arg(long, env = "HOST", default_value = "0.0.0.0")]
+    pub host: Option<String>,
+    /// Port to listen on
+    #[arg(long, env = "PORT", default_value = "5000")]
+    pub port: Option<String>,
+    /// ADDRESS:PORT for /metrics, /livez and /readyz; without it they are on the main port
+    #[arg(long, env = "ADMIN_ADDRESS", value_name = "ADDRESS:PORT")]
+    pub admin_address: Option<String>,
+    /// The shared secret that tokens are signed with; only as a variable, because everybody can read flags
+    #[arg(skip)]
+    pub jwt_secret: Option<String>,
+    /// File with the shared secret, instead of the variable JWT_SECRET
+    #[arg(long, env = "JWT_SECRET_FILE", value_name = "FILE")]
+    pub jwt_secret_file: Option<PathBuf>,
+    /// Algorithm of the tokens: HS256, HS384, HS512, or with a public key RS*, PS*, ES256, ES384, EdDSA
+    #[arg(long, env = "JWT_ALGORITHM", default_value = "HS256")]
+    pub jwt_algorithm: Option<String>,
+    /// PEM file with the public key that tokens are signed for
+    #[arg(long, env = "JWT_PUBLIC_KEY_FILE", value_name = "FILE")]
+    pub jwt_public_key_file: Option<PathBuf>,
+    /// File with a JSON Web Key Set
+    #[arg(long, env = "JWT_JWKS_FILE", value_name = "FILE")]
+    pub jwt_jwks_file: Option<PathBuf>,
+    /// Issuer (iss) that tokens must have
+    #[arg(long, env = "JWT_ISSUER")]
+    pub jwt_issuer: Option<String>,
+    /// Audience (aud) that tokens must have
+    #[arg(long, env = "JWT_AUDIENCE")]
+    pub jwt_audience: Option<String>,
+    /// How far clocks may differ, in seconds, 0 to 60
+    #[arg(long, env = "JWT_LEEWAY", value_name = "SECONDS", default_value = "10")]
+    pub jwt_leeway: Option<String>,
+    /// Longest life of a token that is accepted, in seconds; without it, any
+    #[arg(long, env = "JWT_MAX_LIFETIME", value_name = "SECONDS")]
+    pub jwt_max_lifetime: Option<String>,
+    /// Accept ?token= on the REST routes: true or false
+    #[arg(long, env = "ALLOW_QUERY_TOKEN", value_name = "BOOL", default_value = "true")]
+    pub allow_query_token: Option<String>,
+    /// Log more: true is the same as LOG_LEVEL=DEBUG
+    #[arg(long, env = "DEBUG", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub debug: Option<String>,
+    /// DEBUG, INFO, WARNING, ERROR, or filter directives
+    #[arg(long, env = "LOG_LEVEL", value_name = "LEVEL", default_value = "INFO")]
+    pub log_level: Option<String>,
+    /// Form of the log lines: json or text (lines about requests are always JSON)
+    #[arg(long, env = "LOG_FORMAT", value_name = "FORMAT", default_value = "json")]
+    pub log_format: Option<String>,
+    /// Log arguments and results too, cut at 2 KiB, with what looks like a secret masked: true or false
+    #[arg(long, env = "LOG_PAYLOADS", value_name = "BOOL", default_value = "false")]
+    pub log_payloads: Option<String>,
+    /// Largest request body, in bytes
+    #[arg(long, env = "MAX_BODY_BYTES", value_name = "BYTES", default_value = "1048576")]
+    pub max_body_bytes: Option<String>,
+    /// Largest message of a server, in bytes
+    #[arg(long, env = "MAX_RESULT_BYTES", value_name = "BYTES", default_value = "8388608")]
+    pub max_result_bytes: Option<String>,
+    /// Connections of callers at the same time
+    #[arg(long, env = "MAX_CONNECTIONS", value_name = "COUNT", default_value = "10000")]
+    pub max_connections: Option<String>,
+    /// After the signal to stop, go on serving so long while readiness already fails, in seconds
+    #[arg(long, env = "DRAIN_SECONDS", value_name = "SECONDS", default_value = "0")]
+    pub drain_seconds: Option<String>,
+    /// Then give running calls so long to finish, in seconds
+    #[arg(long, env = "GRACE_SECONDS", value_name = "SECONDS", default_value = "25")]
+    pub grace_seconds: Option<String>,
+}
+
+/// A configuration without contradictions.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where callers come in.
+    pub listen: SocketAddr,
+    /// Where metrics and probes are, if not there.
+    pub admin: Option<SocketAddr>,
+    /// Where the servers come from.
+    pub source: SourceConfig,
+    /// Where Secrets lie.
+    pub secrets: Option<PathBuf>,
+    /// How tokens are checked.
+    pub auth: auth::Settings,
+    /// Whether `?token=` counts on the REST routes.
+    pub allow_query_token: bool,
+    /// What is logged.
+    pub log: LogConfig,
+    /// Bytes of a request body.
+    pub max_body: usize,
+    /// Bytes of a message of a server.
+    pub max_message: usize,
+    /// Connections of callers.
+    pub max_connections: usize,
+    /// From the signal to stop to the end of accepting.
+    pub drain: Duration,
+    /// From then to the end of the process.
+    pub grace: Duration,
+}
+
+/// Where the servers come from.
+#[derive(Clone, Debug, PartialEq)]
+pub enum SourceConfig {
+    /// `MCP_URL` and `MCP_URLS`: fixed.
+    Urls(Vec<Server>),
+    /// A file or folder of manifests, watched.
+    Path(PathBuf),
+}
+
+/// What is logged, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogConfig {
+    /// Level or directives.
+    pub level: String,
+    /// JSON lines rather than text.
+    pub json: bool,
+    /// Arguments and results too.
+    pub payloads: bool,
+}
+
+/// One thing that is wrong, in one line. It names the setting and never holds a secret.
+pub type Problem = String;
+
+impl Options {
+    /// Checks everything and fills in the defaults.
+    ///
+    /// # Errors
+    /// Every problem there is, one line each.
+    pub fn check(&self) -> Result<Config, Vec<Problem>> {
+        let mut problems = Vec::new();
+        let host = parsed(&mut problems, "HOST", &self.host, "0.0.0.0", "an IP address", IpAddr::from_str);
+        let port = number(&mut problems, "PORT", &self.port, 5000, 0..=65_535);
+        let config = Config {
+            listen: SocketAddr::new(host, u16::try_from(port).unwrap_or_default()),
+            admin: self.admin(&mut problems),
+            source: self.source(&mut problems),
+            secrets: self.folder_of_secrets(&mut problems),
+            auth: self.auth(&mut problems),
+            allow_query_token: boolean(&mut problems, "ALLOW_QUERY_TOKEN", &self.allow_query_token, true),
+            log: self.log(&mut problems),
+            max_body: size(&mut problems, "MAX_BODY_BYTES", &self.max_body_bytes, 1024 * 1024),
+            max_message: size(&mut problems, "MAX_RESULT_BYTES", &self.max_result_bytes, 8 * 1024 * 1024),
+            max_connections: usize::try_from(number(
+                &mut problems,
+                "MAX_CONNECTIONS",
+                &self.max_connections,
+                10_000,
+                1..=1_000_000,
+            ))
+            .unwrap_or(10_000),
+            drain: seconds(&mut problems, "DRAIN_SECONDS", &self.drain_seconds, 0),
+            grace: seconds(&mut problems, "GRACE_SECONDS", &self.grace_seconds, 25),
+        };
+        if problems.is_empty() { Ok(config) } else { Err(problems) }
+    }
+
+    /// How tokens are made and checked; the only part that the `token` command needs.
+    pub fn auth(&self, problems: &mut Vec<Problem>) -> auth::Settings {
+        let algorithm = text(&self.jwt_algorithm).map(parse_algorithm);
+        let algorithm = match algorithm.transpose() {
+            Ok(algorithm) => algorithm.unwrap_or(auth::Algorithm::HS256),
+            Err(error) => {
+                problems.push(format!("JWT_ALGORITHM: {error}"));
+                auth::Algorithm::HS256
+            }
+        };
+        let lifetime = text(&self.jwt_max_lifetime)
+            .map(|_| number(problems, "JWT_MAX_LIFETIME", &self.jwt_max_lifetime, 0, 1..=u64::from(u32::MAX)));
+        auth::Settings {
+            secret: text(&self.jwt_secret).map(|secret| Secret::new(secret.as_bytes())),
+            secret_file: path(&self.jwt_secret_file),
+            algorithm,
+            public_key_file: path(&self.jwt_public_key_file),
+            jwks_file: path(&self.jwt_jwks_file),
+            issuer: text(&self.jwt_issuer).map(str::to_owned),
+            audience: text(&self.jwt_audience).map(str::to_owned),
+            leeway: Duration::from_secs(number(problems, "JWT_LEEWAY", &self.jwt_leeway, 10, 0..=60)),
+            max_lifetime: lifetime.map(Duration::from_secs),
+        }
+    }
+
+    /// Where the servers come from.
+    pub fn source(&self, problems: &mut Vec<Problem>) -> SourceConfig {
+        let urls: Vec<&str> = [&self.mcp_url, &self.mcp_urls]
+            .into_iter()
+            .filter_map(text)
+            .flat_map(|list| list.split(','))
+            .map(str::trim)
+            .filter(|url| !url.is_empty())
+            .collect();
+        match (path(&self.servers), urls.is_empty()) {
+            (Some(path), true) => SourceConfig::Path(path),
+            (Some(path), false) => {
+                problems.push("SERVERS and MCP_URL(S) are both set: keep one of them".into());
+                SourceConfig::Path(path)
+            }
+            (None, true) => {
+                problems.push(
+                    "no MCP server is configured: set MCP_URLS to URLs, or SERVERS to a file or folder of manifests".into(),
+                );
+                SourceConfig::Urls(Vec::new())
+            }
+            (None, false) => SourceConfig::Urls(servers_of(&urls, problems)),
+        }
+    }
+
+    fn admin(&self, problems: &mut Vec<Problem>) -> Option<SocketAddr> {
+        let address = text(&self.admin_address)?;
+        let parsed = address.parse();
+        if parsed.is_err() {
+            problems.push(format!("ADMIN_ADDRESS is {address:?}: write ADDRESS:PORT, as in 0.0.0.0:9090"));
+        }
+        parsed.ok()
+    }
+
+    fn folder_of_secrets(&self, problems: &mut Vec<Problem>) -> Option<PathBuf> {
+        let folder = path(&self.secrets)?;
+        if !folder.is_dir() {
+            problems.push(format!("SECRETS_DIR is {}: there is no such folder", folder.display()));
+        }
+        Some(folder)
+    }
+
+    fn log(&self, problems: &mut Vec<Problem>) -> LogConfig {
+        let debug = boolean(problems, "DEBUG", &self.debug, false);
+        let format = text(&self.log_format).unwrap_or("json").to_ascii_lowercase();
+        if !matches!(format.as_str(), "json" | "text") {
+            problems.push(format!("LOG_FORMAT is {format:?}: use json or text"));
+        }
+        let level = if debug { "DEBUG" } else { text(&self.log_level).unwrap_or("INFO") };
+        LogConfig {
+            level: level.to_owned(),
+            json: format == "json",
+            payloads: boolean(problems, "LOG_PAYLOADS", &self.log_payloads, false),
+        }
+    }
+}
+
+/// Servers for plain URLs: the URL is what `/servers` calls them, a short name is what tools and logs use.
+fn servers_of(urls: &[&str], problems: &mut Vec<Problem>) -> Vec<Server> {
+    let mut seen = HashSet::new();
+    let mut names = HashSet::new();
+    let mut servers = Vec::new();
+    for (index, text) in urls.iter().enumerate() {
+        match rules::check_url(text) {
+            Err(problem) => problems.push(format!("MCP_URLS, entry {}: {problem}", index + 1)),
+            Ok(_) if !seen.insert(*text) => problems.push(format!("MCP_URLS, entry {}: the URL is there twice", index + 1)),
+            Ok(url) => {
+                let name = free_name(&slug(&url), &mut names);
+                let created = i64::try_from(index).unwrap_or(i64::MAX);
+                servers.push(Server { label: Some((*text).to_owned()), created, ..Server::from_url(&name, text) });
+            }
+        }
+    }
+    servers
+}
+
+/// `http://localhost:9000/sse?x=1` → `localhost-9000-sse`: a DNS label, and nothing of the query.
+fn slug(url: &Url) -> String {
+    let port = url.port().map(|port| format!("-{port}")).unwrap_or_default();
+    let text = format!("{}{port}{}", url.host_str().unwrap_or_default(), url.path()).to_ascii_lowercase();
+    let plain: String = text.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+    let parts: Vec<&str> = plain.split('-').filter(|part| !part.is_empty()).collect();
+    let mut name = parts.join("-");
+    name.truncate(55);
+    let name = name.trim_end_matches('-');
+    if name.is_empty() { "server".to_owned() } else { name.to_owned() }
+}
+
+fn free_name(wanted: &str, taken: &mut HashSet<String>) -> String {
+    let names = (1..).map(|n| if n == 1 { wanted.to_owned() } else { format!("{wanted}-{n}") });
+    let name = names.into_iter().find(|name| !taken.contains(name)).unwrap_or_default();
+    taken.insert(name.clone());
+    name
+}
+
+// === one setting ===
+
+fn text(value: &Option<String>) -> Option<&str> {
+    value.as_deref().map(str::trim).filter(|text| !text.is_empty())
+}
+
+fn path(value: &Option<PathBuf>) -> Option<PathBuf> {
+    value.clone().filter(|path| !path.as_os_str().is_empty())
+}
+
+fn parsed<T: FromStr, E>(
+    problems: &mut Vec<Problem>,
+    name: &str,
+    value: &Option<String>,
+    default: &str,
+    what: &str,
+    parse: impl Fn(&str) -> Result<T, E>,
+) -> T {
+    let given = text(value).unwrap_or(default);
+    parse(given).unwrap_or_else(|_| {
+        problems.push(format!("{name} is {given:?}: it must be {what}"));
+        parse(default).unwrap_or_else(|_| unreachable!("the default of {name} is {what}"))
+    })
+}
+
+fn number(
+    problems: &mut Vec<Problem>,
+    name: &str,
+    value: &Option<String>,
+    default: u64,
+    range: std::ops::RangeInclusive<u64>,
+) -> u64 {
+    let Some(given) = text(value) else { return default };
+    match given.parse() {
+        Ok(number) if range.contains(&number) => number,
+        _ => {
+            problems.push(format!("{name} is {given:?}: it must be a whole number from {} to {}", range.start(), range.end()));
+            default
+        }
+    }
+}
+
+fn size(problems: &mut Vec<Problem>, name: &str, value: &Option<String>, default: u64) -> usize {
+    usize::try_from(number(problems, name, value, default, 1024..=1024 * 1024 * 1024)).unwrap_or(usize::MAX)
+}
+
+fn seconds(problems: &mut Vec<Problem>, name: &str, value: &Option<String>, default: u64) -> Duration {
+    Duration::from_secs(number(problems, name, value, default, 0..=3600))
+}
+
+fn boolean(problems: &mut Vec<Problem>, name: &str, value: &Option<String>, default: bool) -> bool {
+    match text(value).map(str::to_ascii_lowercase).as_deref() {
+        None => default,
+        Some("true" | "1" | "yes" | "on") => true,
+        Some("false" | "0" | "no" | "off") => false,
+        Some(other) => {
+            problems.push(format!("{name} is {other:?}: it must be true or false"));
+            default
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn given(text: &str) -> Option<String> {
+        Some(text.to_owned())
+    }
+
+    #[test]
+    fn every_problem_is_told_at_once() {
+        let options = Options {
+            host: given("nowhere"),
+            port: given("70000"),
+            mcp_urls: given("http://a/sse, ftp://b, http://u:p@c/, http://a/sse,"),
+            jwt_algorithm: given("none"),
+            jwt_leeway: given("61"),
+            debug: given("perhaps"),
+            log_format: given("xml"),
+            max_body_bytes: given("12"),
+            admin_address: given("9090"),
+            ..Options::default()
+        };
+        let problems = options.check().unwrap_err();
+        let settings: Vec<&str> = problems.iter().map(|p| p.split([' ', ',', ':']).next().unwrap()).collect();
+        assert_eq!(
+            settings,
+            ["HOST", "PORT", "ADMIN_ADDRESS", "MCP_URLS", "MCP_URLS", "MCP_URLS", "JWT_ALGORITHM", "JWT_LEEWAY", "DEBUG", "LOG_FORMAT", "MAX_BODY_BYTES"]
+        );
+        assert!(problems.iter().all(|problem| !problem.contains("u:p") && !problem.contains('\n')), "{problems:?}");
+    }
+
+    #[test]
+    fn urls_become_servers_with_short_names() {
+        let options = Options {
+            mcp_url: given("http://localhost:9000/sse?key=1"),
+            mcp_urls: given("http://localhost:9000/sse?key=2,https://api.example.com/"),
+            ..Options::default()
+        };
+        let SourceConfig::Urls(servers) = options.check().unwrap().source else { panic!("urls") };
+        let found: Vec<_> = servers.iter().map(|s| (s.name.as_str(), s.label(), s.created)).collect();
+        assert_eq!(
+            found,
+            [
+                ("localhost-9000-sse", "http://localhost:9000/sse?key=1", 0),
+                ("localhost-9000-sse-2", "http://localhost:9000/sse?key=2", 1),
+                ("api-example-com", "https://api.example.com/", 2)
+            ]
+        );
+    }
+
+    #[test]
+    fn empty_variables_count_as_absent() {
+        let options = Options { mcp_urls: given("http://a/"), port: given(""), debug: given(" "), ..Options::default() };
+        let config = options.check().unwrap();
+        assert_eq!((config.listen.port(), config.log.level.as_str()), (5000, "INFO"));
+    }
+
+    #[test]
+    fn a_gateway_without_servers_or_with_two_sources_is_refused() {
+        assert_eq!(Options::default().check().unwrap_err().len(), 1);
+        let both = Options { mcp_urls: given("http://a/"), servers: Some("x".into()), ..Options::default() };
+        assert_eq!(both.check().unwrap_err(), ["SERVERS and MCP_URL(S) are both set: keep one of them"]);
+    }
+}

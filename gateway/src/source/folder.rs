@@ -1,0 +1,250 @@
+//! A file or folder of manifests: read whole, the last good state of each file kept, watched for changes.
+
+use std::collections::{BTreeMap, HashMap};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
+use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+use portcullis_crds::names::DEFAULT_NAMESPACE;
+use portcullis_crds::{McpServer, ServerKey, Snapshot, resolve};
+use tokio::sync::mpsc;
+use tokio::time::{sleep, timeout};
+use tracing::warn;
+
+use super::{Soundness, manifests};
+
+/// A file of manifests may be so long.
+const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;
+
+/// Files read of one folder; more are a mistake.
+const MAX_FILES: usize = 10_000;
+
+/// Editors write a file in several steps; what comes within this time is one change.
+const GATHER: Duration = Duration::from_millis(20);
+
+/// Some file systems tell nothing: then a look now and then must do.
+const LOOK_ANYWAY: Duration = Duration::from_secs(10);
+
+/// A file or folder of manifests.
+pub struct Folder {
+    path: PathBuf,
+    /// The last good content of each file.
+    good: BTreeMap<PathBuf, Vec<McpServer>>,
+    /// When each server was first seen: the older keeps a contested tool name.
+    first_seen: HashMap<ServerKey, i64>,
+}
+
+impl Folder {
+    /// # Errors
+    /// One sentence if there is no such file or folder.
+    pub fn open(path: &Path) -> Result<Self, String> {
+        std::fs::metadata(path)
+            .map_err(|error| format!("SERVERS: cannot read {}: {}", path.display(), error.kind()))?;
+        Ok(Self { path: path.to_owned(), good: BTreeMap::new(), first_seen: HashMap::new() })
+    }
+
+    /// The path it was opened with.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Reads everything. A file that cannot be used keeps its last good content.
+    pub fn read(&mut self) -> (Snapshot, Soundness) {
+        let mut problems = Vec::new();
+        match self.files() {
+            Ok(files) => {
+                self.good.retain(|path, _| files.contains(path));
+                for path in files {
+                    match read_file(&path) {
+                        Ok(servers) => drop(self.good.insert(path, servers)),
+                        Err(problem) => problems.push(format!("{}: {problem}", path.display())),
+                    }
+                }
+            }
+            Err(problem) => problems.push(problem),
+        }
+        let servers = self.dated();
+        let resolution = resolve(&servers, DEFAULT_NAMESPACE);
+        for verdict in resolution.verdicts {
+            if let Some(refusal) = verdict.refusal {
+                problems.push(format!("McpServer {}: {}", verdict.key, refusal.message));
+            }
+        }
+        (resolution.snapshot, Soundness { problems })
+    }
+
+    fn files(&self) -> Result<Vec<PathBuf>, String> {
+        let unreadable = |error: std::io::Error| format!("cannot read {}: {}", self.path.display(), error.kind());
+        if !std::fs::metadata(&self.path).map_err(unreadable)?.is_dir() {
+            return Ok(vec![self.path.clone()]);
+        }
+        let mut files = Vec::new();
+        for entry in std::fs::read_dir(&self.path).map_err(unreadable)? {
+            let path = entry.map_err(unreadable)?.path();
+            let hidden = path.file_name().is_none_or(|name| name.to_string_lossy().starts_with('.'));
+            let yaml = path.extension().is_some_and(|ext| ext == "yaml" || ext == "yml" || ext == "json");
+            if yaml && !hidden && path.is_file() {
+                files.push(path);
+            }
+        }
+        files.sort();
+        if files.len() > MAX_FILES {
+            return Err(format!("{} holds more than {MAX_FILES} files", self.path.display()));
+        }
+        Ok(files)
+    }
+
+    /// All good servers, those without a creation time given the time they were first seen.
+    fn dated(&mut self) -> Vec<McpServer> {
+        let mut servers: Vec<McpServer> = self.good.values().flatten().cloned().collect();
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+        let now = i64::try_from(now).unwrap_or(i64::MAX);
+        for server in &mut servers {
+            let key = portcullis_crds::resolve::key_of(server);
+            let seen = *self.first_seen.entry(key).or_insert(now);
+            if server.metadata.creation_timestamp.is_none() {
+                server.metadata.creation_timestamp = Timestamp::from_second(seen).ok().map(Time);
+            }
+        }
+        let present: std::collections::HashSet<ServerKey> =
+            servers.iter().map(portcullis_crds::resolve::key_of).collect();
+        self.first_seen.retain(|key, _| present.contains(key));
+        servers
+    }
+}
+
+fn read_file(path: &Path) -> Result<Vec<McpServer>, String> {
+    let mut text = String::new();
+    let file = std::fs::File::open(path).map_err(|error| format!("cannot read it: {}", error.kind()))?;
+    let read = file.take(MAX_FILE_BYTES + 1).read_to_string(&mut text);
+    read.map_err(|error| format!("cannot read it: {}", error.kind()))?;
+    if text.len() as u64 > MAX_FILE_BYTES {
+        return Err(format!("it is longer than {MAX_FILE_BYTES} bytes: split it"));
+    }
+    manifests::read(&text)
+}
+
+/// A number that changes when a folder's files do: their names, lengths and times.
+pub fn fingerprint(folder: &Path) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    add_folder(folder, 0, &mut hasher);
+    hasher.finish()
+}
+
+/// Secrets lie two levels deep; the links of mounted ones add one.
+fn add_folder(folder: &Path, depth: usize, hasher: &mut DefaultHasher) {
+    let Ok(entries) = std::fs::read_dir(folder) else { return };
+    let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    paths.sort();
+    for path in paths {
+        let Ok(metadata) = std::fs::metadata(&path) else { continue };
+        (&path, metadata.len(), metadata.modified().ok()).hash(hasher);
+        if metadata.is_dir() && depth < 3 {
+            add_folder(&path, depth + 1, hasher);
+        }
+    }
+}
+
+/// Tells when something below some paths has changed.
+pub struct Changes {
+    events: mpsc::Receiver<()>,
+    _watcher: Option<RecommendedWatcher>,
+}
+
+impl Changes {
+    /// Watches these files and folders. A file is watched through its folder, because editors replace it.
+    pub fn watch(paths: &[PathBuf]) -> Self {
+        let (sender, events) = mpsc::channel(1);
+        let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+            // Reading is no change; and a full channel already tells that there was one.
+            if event.is_ok_and(|event| !event.kind.is_access()) {
+                let _ = sender.try_send(());
+            }
+        });
+        let mut watcher = watcher.inspect_err(|error| warn!(%error, "files are looked at every ten seconds only")).ok();
+        for path in paths {
+            let folder = if path.is_dir() { path.as_path() } else { path.parent().unwrap_or(Path::new(".")) };
+            let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+            if let Some(watcher) = &mut watcher
+                && let Err(error) = watcher.watch(folder, RecursiveMode::Recursive)
+            {
+                warn!(folder = %folder.display(), %error, "the folder is looked at every ten seconds only");
+            }
+        }
+        Self { events, _watcher: watcher }
+    }
+
+    /// Waits for a change, or until it is time to look anyway.
+    pub async fn next(&mut self) {
+        match timeout(LOOK_ANYWAY, self.events.recv()).await {
+            Ok(Some(())) => {
+                sleep(GATHER).await;
+                while self.events.try_recv().is_ok() {}
+            }
+            Ok(None) => sleep(LOOK_ANYWAY).await,
+            Err(_) => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn manifest(name: &str, url: &str) -> String {
+        format!("apiVersion: portcullis.dev/v1alpha1\nkind: McpServer\nmetadata: {{name: {name}}}\nspec: {{url: '{url}'}}\n")
+    }
+
+    fn names(snapshot: &Snapshot) -> Vec<&str> {
+        snapshot.servers.iter().map(|server| server.name.as_str()).collect()
+    }
+
+    #[test]
+    fn a_broken_file_keeps_its_last_good_servers_and_hides_no_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+        write("a.yaml", &manifest("a", "http://a/"));
+        write("b.yml", &manifest("b", "http://b/"));
+        write(".hidden.yaml", "a: [");
+        write("notes.txt", "a: [");
+        let mut source = Folder::open(folder.path()).unwrap();
+        let (snapshot, soundness) = source.read();
+        assert_eq!((names(&snapshot), soundness.problems.len()), (vec!["a", "b"], 0));
+
+        write("a.yaml", "a: [");
+        write("c.yaml", &manifest("c", "http://c/"));
+        let (snapshot, soundness) = source.read();
+        assert_eq!((names(&snapshot), soundness.problems.len()), (vec!["a", "b", "c"], 1));
+        assert!(soundness.problems[0].contains("a.yaml"), "{soundness:?}");
+
+        std::fs::remove_file(folder.path().join("a.yaml")).unwrap();
+        let (snapshot, soundness) = source.read();
+        assert_eq!((names(&snapshot), soundness), (vec!["b", "c"], Soundness::default()));
+    }
+
+    #[test]
+    fn a_refused_server_is_named_and_the_others_are_served() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("all.yaml");
+        let text = [manifest("a", "http://a/"), manifest("b", "ftp://b/"), manifest("c", "http://c/"), manifest("c", "http://d/")];
+        std::fs::write(&file, text.join("---\n")).unwrap();
+        let (snapshot, soundness) = Folder::open(&file).unwrap().read();
+        assert_eq!(names(&snapshot), ["a"]);
+        assert_eq!(
+            soundness.problems,
+            [
+                "McpServer default/b: url has scheme \"ftp\": use http or https",
+                "McpServer default/c: default/c is declared 2 times: keep one",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_path_that_is_not_there_is_refused() {
+        assert!(Folder::open(Path::new("/nowhere/at/all")).is_err());
+    }
+}

@@ -1,0 +1,123 @@
+//! McpServer manifests in YAML: the very ones that `kubectl apply` takes.
+//!
+//! Pure. As strict as the API server: an unknown field is refused, because it is most often a typing error.
+
+use portcullis_crds::McpServer;
+use portcullis_crds::names::GROUP;
+use serde::Deserialize;
+use serde_yaml::Value;
+
+/// The kind of a document.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Head {
+    api_version: Option<String>,
+    kind: Option<String>,
+    #[serde(default)]
+    items: Vec<Value>,
+}
+
+/// Reads all McpServers of a text; documents of other kinds are passed over, as files for `kubectl` may hold them.
+///
+/// # Errors
+/// One sentence, with the number of the document where there are several.
+pub fn read(text: &str) -> Result<Vec<McpServer>, String> {
+    let mut servers = Vec::new();
+    for (index, document) in serde_yaml::Deserializer::from_str(text).enumerate() {
+        let within = |problem: String| if index > 0 { format!("document {}: {problem}", index + 1) } else { problem };
+        let value = Value::deserialize(document).map_err(|error| within(error.to_string()))?;
+        if !value.is_null() {
+            read_document(value, &mut servers).map_err(within)?;
+        }
+    }
+    Ok(servers)
+}
+
+fn read_document(value: Value, servers: &mut Vec<McpServer>) -> Result<(), String> {
+    let head: Head = serde_yaml::from_value(value.clone())
+        .map_err(|_| "it is no Kubernetes object: it needs apiVersion, kind, metadata and spec".to_owned())?;
+    match (head.api_version.as_deref(), head.kind.as_deref()) {
+        (Some("v1"), Some("List")) => head.items.into_iter().try_for_each(|item| read_document(item, servers)),
+        (Some(version), Some("McpServer")) if version.starts_with(GROUP) => {
+            if version != format!("{GROUP}/v1alpha1") {
+                return Err(format!("apiVersion {version:?} is not known: use {GROUP}/v1alpha1"));
+            }
+            servers.push(read_server(value)?);
+            Ok(())
+        }
+        (Some(version), Some("McpServer")) => Err(format!("apiVersion is {version:?}: use {GROUP}/v1alpha1")),
+        (Some(_), Some(_)) => Ok(()),
+        _ => Err("apiVersion or kind is missing".into()),
+    }
+}
+
+fn read_server(value: Value) -> Result<McpServer, String> {
+    let name = value.get("metadata").and_then(|metadata| metadata.get("name")).and_then(Value::as_str);
+    let name = name.ok_or("metadata.name is missing")?.to_owned();
+    let mut unknown = Vec::new();
+    let server = serde_ignored::deserialize(value, |path| unknown.push(path.to_string()));
+    let server: McpServer = server.map_err(|error: serde_yaml::Error| format!("McpServer {name}: {error}"))?;
+    // What the API server and kubectl write into metadata is not ours to judge.
+    unknown.retain(|path| !path.starts_with("metadata") && !path.starts_with("status"));
+    if unknown.is_empty() { Ok(server) } else { Err(format!("McpServer {name}: unknown field {}", unknown.join(", "))) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(text: &str) -> Result<Vec<String>, String> {
+        read(text).map(|servers| servers.into_iter().filter_map(|server| server.metadata.name).collect())
+    }
+
+    const A: &str = "apiVersion: portcullis.dev/v1alpha1\nkind: McpServer\nmetadata: {name: a}\nspec: {url: http://a/}\n";
+
+    #[test]
+    fn documents_lists_and_strangers_are_told_apart() {
+        let other = "apiVersion: v1\nkind: Secret\nmetadata: {name: s}\n";
+        let list = "apiVersion: v1\nkind: List\nitems:\n- {apiVersion: portcullis.dev/v1alpha1, kind: McpServer, metadata: {name: b}, spec: {url: 'http://b/'}}\n";
+        let text = format!("---\n{A}---\n{other}---\n---\n{list}");
+        assert_eq!(names(&text), Ok(vec!["a".into(), "b".into()]));
+        assert_eq!(names(""), Ok(vec![]));
+        assert_eq!(names("# nothing\n"), Ok(vec![]));
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        let cases = [
+            ("kind: McpServer\n", "apiVersion or kind is missing"),
+            ("apiVersion: portcullis.dev/v2\nkind: McpServer\nmetadata: {name: a}\n", "use portcullis.dev/v1alpha1"),
+            ("apiVersion: other/v1\nkind: McpServer\n", "use portcullis.dev/v1alpha1"),
+            ("- 1\n", "no Kubernetes object"),
+            ("a: [\n", "line"),
+            ("apiVersion: portcullis.dev/v1alpha1\nkind: McpServer\nspec: {url: 'http://a/'}\n", "metadata.name is missing"),
+            (
+                "apiVersion: portcullis.dev/v1alpha1\nkind: McpServer\nmetadata: {name: a}\nspec: {url: 'http://a/', transprot: sse}\n",
+                "unknown field spec.transprot",
+            ),
+            (
+                "apiVersion: portcullis.dev/v1alpha1\nkind: McpServer\nmetadata: {name: a}\nspec: {url: 'http://a/', transport: smoke}\n",
+                "smoke",
+            ),
+            (
+                "apiVersion: portcullis.dev/v1alpha1\nkind: McpServer\nmetadata: {name: a}\nspec: {url: 'http://a/', weight: heavy}\n",
+                "weight",
+            ),
+        ];
+        for (text, expected) in cases {
+            let problem = names(text).unwrap_err();
+            assert!(problem.contains(expected), "{text:?} gives {problem:?}");
+        }
+        assert!(names(&format!("{A}---\na: [\n")).unwrap_err().starts_with("document 2: "));
+    }
+
+    #[test]
+    fn an_alias_bomb_is_refused() {
+        let mut text = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n");
+        for n in 1..12 {
+            let before = format!("*a{}, ", n - 1).repeat(10);
+            text.push_str(&format!("a{n}: &a{n} [{}]\n", before.trim_end_matches(", ")));
+        }
+        assert!(names(&text).is_err());
+    }
+}

@@ -1,0 +1,100 @@
+//! Where snapshots come from. Last good wins: a broken source never removes a server.
+
+pub mod folder;
+pub mod manifests;
+
+use std::sync::Arc;
+
+use portcullis_crds::Snapshot;
+use tokio::sync::watch;
+
+use crate::config::SourceConfig;
+
+/// Whether the configuration is sound, and what is wrong with it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Soundness {
+    /// One sentence each; empty: all is well. They name files and fields, never secrets.
+    pub problems: Vec<String>,
+}
+
+/// What a source gives.
+pub struct Feed {
+    /// The newest good snapshot.
+    pub snapshots: watch::Receiver<Arc<Snapshot>>,
+    /// What is wrong with the newest configuration.
+    pub soundness: watch::Receiver<Soundness>,
+    /// Counts changes of Secrets.
+    pub secrets: watch::Receiver<u64>,
+}
+
+/// A source, read once.
+pub struct Source {
+    reader: Option<folder::Folder>,
+    snapshots: watch::Sender<Arc<Snapshot>>,
+    soundness: watch::Sender<Soundness>,
+    secrets: watch::Sender<u64>,
+}
+
+impl Source {
+    /// Reads the source for the first time.
+    ///
+    /// # Errors
+    /// One sentence if it cannot be read at all.
+    pub fn open(config: &SourceConfig) -> Result<Self, String> {
+        let (reader, snapshot, soundness) = match config {
+            SourceConfig::Urls(servers) => (None, Snapshot::new(servers.clone()), Soundness::default()),
+            SourceConfig::Path(path) => {
+                let mut folder = folder::Folder::open(path)?;
+                let (snapshot, soundness) = folder.read();
+                (Some(folder), snapshot, soundness)
+            }
+        };
+        Ok(Self {
+            reader,
+            snapshots: watch::Sender::new(Arc::new(snapshot)),
+            soundness: watch::Sender::new(soundness),
+            secrets: watch::Sender::new(0),
+        })
+    }
+
+    /// What the source gives from now on.
+    pub fn feed(&self) -> Feed {
+        Feed {
+            snapshots: self.snapshots.subscribe(),
+            soundness: self.soundness.subscribe(),
+            secrets: self.secrets.subscribe(),
+        }
+    }
+
+    /// Follows changes for ever. `reread` makes it look at once, as SIGHUP does.
+    ///
+    /// `secrets` is the folder whose changes are counted.
+    pub async fn follow(mut self, secrets: Option<std::path::PathBuf>, mut reread: impl AsyncFnMut()) {
+        let watched: Vec<std::path::PathBuf> =
+            self.reader.iter().map(|folder| folder.path().to_owned()).chain(secrets.clone()).collect();
+        let mut changes = folder::Changes::watch(&watched);
+        let mut seen = secrets.as_deref().map(folder::fingerprint);
+        loop {
+            tokio::select! {
+                () = changes.next() => {}
+                () = reread() => {}
+            }
+            if let Some(folder) = &mut self.reader {
+                let (snapshot, soundness) = folder.read();
+                self.snapshots.send_if_modified(|old| {
+                    let changed = **old != snapshot;
+                    if changed {
+                        *old = Arc::new(snapshot);
+                    }
+                    changed
+                });
+                self.soundness.send_if_modified(|old| std::mem::replace(old, soundness.clone()) != soundness);
+            }
+            let now = secrets.as_deref().map(folder::fingerprint);
+            if now != seen {
+                seen = now;
+                self.secrets.send_modify(|count| *count += 1);
+            }
+        }
+    }
+}
