@@ -88,16 +88,23 @@ pub enum TokenError {
 /// # Errors
 /// What is missing or wrong, in a sentence that says what to do.
 pub fn run(args: TokenArgs, settings: &Settings) -> Result<String, TokenError> {
-    let args = match args.subject {
-        Some(_) => args,
-        None if io::stdin().is_terminal() => ask(args, &mut io::stdin().lock(), &mut io::stderr())?,
-        None => return Err(TokenError::NoSubject),
-    };
+    let args = complete(args, io::stdin().is_terminal(), &mut io::stdin().lock(), &mut io::stderr())?;
     mint(&args, settings, SystemTime::now())
 }
 
-/// Asks for the subject and, unless given, for the time of validity.
-fn ask(args: TokenArgs, input: &mut dyn BufRead, output: &mut dyn Write) -> Result<TokenArgs, TokenError> {
+/// Without a subject, asks for it and, unless given, for the time of validity.
+fn complete(
+    args: TokenArgs,
+    interactive: bool,
+    input: &mut dyn BufRead,
+    output: &mut dyn Write,
+) -> Result<TokenArgs, TokenError> {
+    if args.subject.is_some() {
+        return Ok(args);
+    }
+    if !interactive {
+        return Err(TokenError::NoSubject);
+    }
     let subject = answer("Subject (who the token is for): ", input, output)?;
     let ttl = match args.ttl {
         Some(ttl) => ttl,

@@ -7,7 +7,7 @@
 //! | [`supervise`] | every task has a name and an owner; an unexpected end stops the process |
 //! | [`signal`] | SIGTERM, SIGINT and SIGHUP |
 //! | [`ready`] | what is still missing before the process may get traffic |
-//! | [`serve`] | the accept loop of every listener, with its limits |
+//! | [`mod@serve`] | the accept loop of every listener, with its limits |
 //! | [`admin`] | `/livez`, `/readyz` and `/metrics` |
 //! | [`process`] | memory, CPU and open files of this process, as metrics |
 //! | [`chain`] | an error with all its causes, in one line |

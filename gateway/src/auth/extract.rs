@@ -29,15 +29,27 @@ pub(super) fn token<'a>(
 }
 
 fn from_header(value: &[u8]) -> Result<&str, AuthError> {
-    let value = str::from_utf8(value).map_err(|_| AuthError::Malformed)?;
-    let mut words = value.split([' ', '\t']).filter(|word| !word.is_empty());
-    match words.next() {
-        Some(scheme) if scheme.eq_ignore_ascii_case("bearer") => {}
-        Some(_) => return Err(AuthError::Scheme),
-        None => return Err(AuthError::Missing),
+    let value = value.trim_ascii();
+    let end = value.iter().position(|byte| is_space(*byte)).unwrap_or(value.len());
+    let (scheme, token) = (&value[..end], value[end..].trim_ascii_start());
+    if scheme.is_empty() {
+        return Err(AuthError::Missing);
     }
-    let token = words.next().ok_or(AuthError::Missing)?;
-    if words.next().is_some() { Err(AuthError::Several) } else { Ok(token) }
+    if !scheme.eq_ignore_ascii_case(b"bearer") {
+        return Err(AuthError::Scheme);
+    }
+    if token.is_empty() {
+        return Err(AuthError::Missing);
+    }
+    // Two searches for one byte each are far faster than one for either.
+    if token.contains(&b' ') || token.contains(&b'\t') {
+        return Err(AuthError::Several);
+    }
+    str::from_utf8(token).map_err(|_| AuthError::Malformed)
+}
+
+fn is_space(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t')
 }
 
 fn from_query(query: &str) -> Result<Option<Cow<'_, str>>, AuthError> {

@@ -19,7 +19,7 @@ pub enum JwksError {
     /// No JSON object with a list `keys`.
     #[error("is not a JSON Web Key Set: an object with a list named 'keys'")]
     NotASet,
-    /// More than [`MAX_KEYS`] keys.
+    /// More than 100 keys.
     #[error("has more than 100 keys")]
     TooMany,
     /// Every key was left out.

@@ -175,7 +175,7 @@ fn only_a_good_shared_secret_makes_tokens() {
 
 fn asked(flags: &[&str], typed: &str) -> (Result<TokenArgs, TokenError>, String) {
     let mut output = Vec::new();
-    let answered = ask(args(flags), &mut typed.as_bytes(), &mut output);
+    let answered = complete(args(flags), true, &mut typed.as_bytes(), &mut output);
     (answered, String::from_utf8(output).unwrap())
 }
 
@@ -202,4 +202,14 @@ fn bad_answers_are_refused() {
     assert!(matches!(mint(&silent, &settings(), now()), Err(TokenError::EmptySubject)));
     let endless = asked(&[], &"x".repeat(10_000)).0;
     assert!(matches!(endless, Err(TokenError::Ttl)));
+}
+
+#[test]
+fn nobody_is_asked_without_need_or_without_a_terminal() {
+    let (answered, output) = asked(&["--subject", "alice"], "bob\n");
+    assert_eq!((answered.unwrap().subject.as_deref(), output.as_str()), (Some("alice"), ""));
+    let mut output = Vec::new();
+    let refusal = complete(args(&[]), false, &mut &b"bob\n"[..], &mut output).unwrap_err();
+    assert_eq!(refusal.to_string(), "who is the token for? Give --subject NAME");
+    assert_eq!(output, b"");
 }

@@ -52,8 +52,6 @@ struct State {
     /// Bytes taken since the start, and those of them that were written.
     taken: u64,
     written: u64,
-    /// Somebody flushes: do not gather.
-    hurry: bool,
     closed: bool,
     ended: bool,
 }
@@ -107,12 +105,8 @@ impl LogSink {
     ///
     /// Blocks the thread: for the end of a process and for tests.
     pub fn flush(&self, timeout: Duration) -> bool {
-        let mut state = self.shared.lock();
+        let state = self.shared.lock();
         let goal = state.taken;
-        if state.written < goal {
-            state.hurry = true;
-            self.shared.filled.notify_one();
-        }
         self.shared.wait_until(state, timeout, |state| state.written >= goal)
     }
 }
@@ -151,10 +145,8 @@ impl Shared {
     fn gather(&self, lines: &mut Vec<u8>) -> bool {
         let idle = |state: &mut State| state.waiting.is_empty() && !state.closed;
         let state = self.filled.wait_while(self.lock(), idle).unwrap_or_else(PoisonError::into_inner);
-        let calm = |state: &mut State| !state.hurry && !state.closed;
-        let waited = self.filled.wait_timeout_while(state, GATHER, calm);
+        let waited = self.filled.wait_timeout_while(state, GATHER, |state| !state.closed);
         let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        state.hurry = false;
         std::mem::swap(&mut state.waiting, lines);
         !lines.is_empty()
     }

@@ -47,12 +47,20 @@ async fn a_task_that_fails_is_named_with_its_reason() {
 
 #[tokio::test(start_paused = true)]
 async fn a_task_that_panics_is_named_with_its_message() {
-    let mut supervisor = Supervisor::new();
-    supervisor.spawn("pool", async { if true { panic!("index {}", 7) } else { Ok::<(), Infallible>(()) } });
+    // A literal and a formatted message are carried by different types.
+    let tasks: [(fn(u32), _); 2] =
+        [(|_| panic!("on purpose"), "on purpose"), (|number| panic!("number {number}"), "number 7")];
+    for (task, message) in tasks {
+        let mut supervisor = Supervisor::new();
+        supervisor.spawn("pool", async move {
+            task(std::hint::black_box(7));
+            Ok::<(), Infallible>(())
+        });
 
-    let failure = supervisor.run(pending(), drain(5, 20)).await.expect_err("a task panicked");
+        let failure = supervisor.run(pending(), drain(5, 20)).await.expect_err("a task panicked");
 
-    assert_eq!(Chain(&failure).to_string(), "task `pool` panicked: index 7");
+        assert_eq!(Chain(&failure).to_string(), format!("task `pool` panicked: {message}"));
+    }
 }
 
 #[tokio::test(start_paused = true)]

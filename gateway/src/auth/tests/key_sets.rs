@@ -58,6 +58,10 @@ fn broken_keys_are_left_out() {
     assert_eq!(only_fault(with(ES256.jwk(), json!({"y": null})), Algorithm::ES256), KeyFault::Unfit);
     assert_eq!(only_fault(with(ES256.jwk(), json!({"crv": "P-384"})), Algorithm::ES384), KeyFault::Unfit);
     assert_eq!(only_fault(with(ES256.jwk(), json!({"crv": "P-521"})), Algorithm::ES256), KeyFault::Algorithm);
+    let point = |name: &str| URL_SAFE_NO_PAD.decode(ES256.jwk()[name].as_str().unwrap()).unwrap();
+    let shifted = [&point("x")[31..], &point("y")].concat();
+    let shifted = with(ES256.jwk(), json!({"x": base64url(&point("x")[..31]), "y": base64url(&shifted)}));
+    assert_eq!(only_fault(shifted, Algorithm::ES256), KeyFault::Unfit);
     assert_eq!(only_fault(with(EDDSA.jwk(), json!({"x": "AA"})), Algorithm::EdDSA), KeyFault::Unfit);
     assert_eq!(only_fault(with(EDDSA.jwk(), json!({"crv": "Ed448"})), Algorithm::EdDSA), KeyFault::Algorithm);
     assert_eq!(only_fault(with(RS256.jwk(), json!({"n": "!"})), Algorithm::RS256), KeyFault::Unfit);

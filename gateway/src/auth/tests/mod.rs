@@ -3,6 +3,7 @@ mod algorithms;
 mod arbitrary;
 mod caching;
 mod extraction;
+mod forgeries;
 mod key_sets;
 mod matrix;
 mod start;
