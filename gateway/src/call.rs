@@ -148,7 +148,8 @@ async fn attempt(candidate: &Candidate, call: &ToolCall<'_>) -> Result<Reply, Fa
     let timing = Arc::new(Timing::new(silence));
     match send(&live, candidate, call, &headers, &timing).await {
         Err(CallError::SessionExpired) => {
-            let heal_by = timing.deadline().min(Instant::now() + 2 * Duration::from_secs(spec.timeouts.connect_seconds.into()));
+            let heal_by =
+                timing.deadline().min(Instant::now() + 2 * Duration::from_secs(spec.timeouts.connect_seconds.into()));
             match server.newer_than(live.number, heal_by).await {
                 Some(live) => send(&live, candidate, call, &headers, &timing).await,
                 None => Err(CallError::SessionExpired),
@@ -205,7 +206,8 @@ fn verdict(result: &[u8]) -> Verdict<'_> {
 
 /// Most results hold neither word: a search is much cheaper than reading them.
 fn is_input_required(result: &[u8]) -> bool {
-    memmem::find(result, b"input_required").is_some() && verdict(result).result_type.as_deref() == Some("input_required")
+    memmem::find(result, b"input_required").is_some()
+        && verdict(result).result_type.as_deref() == Some("input_required")
 }
 
 /// Whether a tool says that it failed.

@@ -136,9 +136,17 @@ impl Catalog {
             text.push_str(&json_string(name));
             text.push_str(&shown.tool.members);
             if only.is_none() {
-                let servers: Vec<String> =
-                    entry.candidates.iter().filter(|c| c.listed).map(|c| json_string(c.server.spec().label())).collect();
-                text.push_str(&format!(r#","available_servers":[{}],"server_count":{}"#, servers.join(","), servers.len()));
+                let servers: Vec<String> = entry
+                    .candidates
+                    .iter()
+                    .filter(|c| c.listed)
+                    .map(|c| json_string(c.server.spec().label()))
+                    .collect();
+                text.push_str(&format!(
+                    r#","available_servers":[{}],"server_count":{}"#,
+                    servers.join(","),
+                    servers.len()
+                ));
             }
             text.push('}');
         }

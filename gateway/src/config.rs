@@ -150,6 +150,12 @@ pub struct LogConfig {
 pub type Problem = String;
 
 impl Options {
+    /// The same with this shared secret.
+    #[must_use]
+    pub fn with_secret(self, jwt_secret: Option<String>) -> Self {
+        Self { jwt_secret, ..self }
+    }
+
     /// Checks everything and fills in the defaults.
     ///
     /// # Errors
@@ -224,7 +230,8 @@ impl Options {
             }
             (None, true) => {
                 problems.push(
-                    "no MCP server is configured: set MCP_URLS to URLs, or SERVERS to a file or folder of manifests".into(),
+                    "no MCP server is configured: set MCP_URLS to URLs, or SERVERS to a file or folder of manifests"
+                        .into(),
                 );
                 SourceConfig::Urls(Vec::new())
             }
@@ -272,7 +279,9 @@ fn servers_of(urls: &[&str], problems: &mut Vec<Problem>) -> Vec<Server> {
     for (index, text) in urls.iter().enumerate() {
         match rules::check_url(text) {
             Err(problem) => problems.push(format!("MCP_URLS, entry {}: {problem}", index + 1)),
-            Ok(_) if !seen.insert(*text) => problems.push(format!("MCP_URLS, entry {}: the URL is there twice", index + 1)),
+            Ok(_) if !seen.insert(*text) => {
+                problems.push(format!("MCP_URLS, entry {}: the URL is there twice", index + 1))
+            }
             Ok(url) => {
                 let name = free_name(&slug(&url), &mut names);
                 let created = i64::try_from(index).unwrap_or(i64::MAX);
@@ -338,7 +347,11 @@ fn number(
     match given.parse() {
         Ok(number) if range.contains(&number) => number,
         _ => {
-            problems.push(format!("{name} is {given:?}: it must be a whole number from {} to {}", range.start(), range.end()));
+            problems.push(format!(
+                "{name} is {given:?}: it must be a whole number from {} to {}",
+                range.start(),
+                range.end()
+            ));
             default
         }
     }
@@ -390,7 +403,19 @@ mod tests {
         let settings: Vec<&str> = problems.iter().map(|p| p.split([' ', ',', ':']).next().unwrap()).collect();
         assert_eq!(
             settings,
-            ["HOST", "PORT", "ADMIN_ADDRESS", "MCP_URLS", "MCP_URLS", "MCP_URLS", "JWT_ALGORITHM", "JWT_LEEWAY", "DEBUG", "LOG_FORMAT", "MAX_BODY_BYTES"]
+            [
+                "HOST",
+                "PORT",
+                "ADMIN_ADDRESS",
+                "MCP_URLS",
+                "MCP_URLS",
+                "MCP_URLS",
+                "JWT_ALGORITHM",
+                "JWT_LEEWAY",
+                "DEBUG",
+                "LOG_FORMAT",
+                "MAX_BODY_BYTES"
+            ]
         );
         assert!(problems.iter().all(|problem| !problem.contains("u:p") && !problem.contains('\n')), "{problems:?}");
     }
@@ -416,7 +441,8 @@ mod tests {
 
     #[test]
     fn empty_variables_count_as_absent() {
-        let options = Options { mcp_urls: given("http://a/"), port: given(""), debug: given(" "), ..Options::default() };
+        let options =
+            Options { mcp_urls: given("http://a/"), port: given(""), debug: given(" "), ..Options::default() };
         let config = options.check().unwrap();
         assert_eq!((config.listen.port(), config.log.level.as_str()), (5000, "INFO"));
     }

@@ -1,15 +1,30 @@
 //! One door for many MCP servers: snapshot → pool of upstream sessions → catalog of tools → HTTP.
+//!
+//! The gateway writes nothing to Kubernetes. No call decodes its arguments or its result. No task is detached.
 
+pub mod auth;
 pub mod backoff;
 pub mod call;
 pub mod catalog;
+pub mod check_command;
+pub mod command;
+pub mod config;
+pub mod demo;
+pub mod front;
+pub mod gateway;
 pub mod handle;
 pub mod listing;
 pub mod metrics;
 pub mod pick;
 pub mod plan;
 pub mod pool;
+pub mod run_command;
 pub mod secrets;
 pub mod server;
+pub mod source;
+pub mod token_command;
 pub mod tool;
 pub mod upstream;
+
+pub use config::{Config, Options};
+pub use gateway::{Gateway, StartError};

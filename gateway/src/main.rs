@@ -1,2 +1,33 @@
-//! Starts the gateway.
-fn main() {}
+//! Reads the command line and hands over.
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser};
+use portcullis_gateway::command::{Cli, Command};
+use portcullis_gateway::{check_command, demo, run_command, token_command};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let Cli { command, options } = Cli::parse();
+    let options = options.with_secret(std::env::var("JWT_SECRET").ok());
+    let outcome = match command {
+        None | Some(Command::Run) => run_command::run(&options),
+        Some(Command::Demo(args)) => demo::run(&args),
+        Some(Command::Token(args)) => token_command::main(args, &options),
+        Some(Command::Check) => check_command::run(&options),
+        Some(Command::Completions { shell }) => {
+            clap_complete::generate(shell, &mut Cli::command(), "portcullis-gateway", &mut std::io::stdout());
+            Ok(())
+        }
+        Some(Command::Man) => clap_mangen::Man::new(Cli::command()).render(&mut std::io::stdout()).map_err(Into::into),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("portcullis-gateway: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -2,15 +2,18 @@
 //!
 //! Labels come from configured servers, listed tools and closed sets only, never from a request.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use portcullis_runtime::{Connections, LogSink};
+use prometheus::core::{Collector, Desc, Describer as _};
+use prometheus::proto::{Counter, Metric, MetricFamily, MetricType};
 use prometheus::{
     Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 
 /// Seconds; the first ones are the gateway's own work, the last ones slow tools.
-const BUCKETS: [f64; 14] =
-    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 15.0, 60.0];
+const BUCKETS: [f64; 14] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 15.0, 60.0];
 
 /// All metrics; cloning shares them.
 #[derive(Clone)]
@@ -53,8 +56,6 @@ pub struct Metrics {
     pub snapshot_rejected: IntCounterVec,
     /// `portcullis_configuration_ok`: 0 while something in the configuration is refused.
     pub configuration_ok: IntGauge,
-    /// `portcullis_log_lines_dropped_total`
-    pub log_dropped: IntCounter,
 }
 
 /// What happened to a call, as a label.
@@ -103,32 +104,69 @@ impl Default for Metrics {
 impl Metrics {
     /// A set of metrics with a registry of its own.
     pub fn new() -> Self {
-        let registry = Registry::new_custom(Some("portcullis".into()), None).expect("the prefix is a valid name");
+        let registry = Registry::new();
         let make = Maker { registry: &registry };
         let build = make.gauges("build_info", "Always 1; the labels tell what runs.", &["version"]);
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         let configuration_ok = make.gauge("configuration_ok", "0 while part of the configuration is refused.");
         configuration_ok.set(1);
         Self {
-            http_duration: make.histograms("http_request_duration_seconds", "Time to answer a request.", &["route", "method", "status"]),
-            call_duration: make.histograms("tool_call_duration_seconds", "Time of a tool call, all attempts.", &["server", "outcome"]),
+            http_duration: make.histograms(
+                "http_request_duration_seconds",
+                "Time to answer a request.",
+                &["route", "method", "status"],
+            ),
+            call_duration: make.histograms(
+                "tool_call_duration_seconds",
+                "Time of a tool call, all attempts.",
+                &["server", "outcome"],
+            ),
             calls: make.counters("tool_calls_total", "Tool calls.", &["server", "tool", "outcome"]),
-            failovers: make.counters("failovers_total", "Calls tried elsewhere after this server failed them.", &["server"]),
+            failovers: make.counters(
+                "failovers_total",
+                "Calls tried elsewhere after this server failed them.",
+                &["server"],
+            ),
             unknown_tools: make.counter("unknown_tool_calls_total", "Calls of tools that no server offers."),
             auth_rejections: make.counters("auth_rejections_total", "Requests refused for their token.", &["reason"]),
             server_up: make.gauges("server_up", "1 with an open session to the server.", &["server"]),
             in_flight: make.gauges("server_calls_in_flight", "Calls the server has now.", &["server"]),
-            reconnects: make.counters("server_reconnects_total", "Sessions that ended or could not be opened.", &["server", "reason"]),
-            ejections: make.counters("server_ejections_total", "Times the server was put last after failures in a row.", &["server"]),
-            messages_dropped: make.counters("server_messages_dropped_total", "Messages of the server that made no sense.", &["server"]),
+            reconnects: make.counters(
+                "server_reconnects_total",
+                "Sessions that ended or could not be opened.",
+                &["server", "reason"],
+            ),
+            ejections: make.counters(
+                "server_ejections_total",
+                "Times the server was put last after failures in a row.",
+                &["server"],
+            ),
+            messages_dropped: make.counters(
+                "server_messages_dropped_total",
+                "Messages of the server that made no sense.",
+                &["server"],
+            ),
             catalog_tools: make.gauges("catalog_tools", "Tools the server offers.", &["server"]),
-            tools_left_out: make.gauges("tools_left_out", "Tools of the server that are invalid, double or too many.", &["server"]),
-            tools_renamed: make.gauges("tools_renamed", "Tools of the server whose name another server has.", &["server"]),
-            snapshot_applied: make.float_gauge("snapshot_applied_timestamp_seconds", "When the configuration was applied last."),
-            snapshot_apply: make.histogram("snapshot_apply_duration_seconds", "Time to apply a change of configuration."),
-            snapshot_rejected: make.counters("snapshot_rejected_total", "Configurations refused; the last good one stays.", &["reason"]),
+            tools_left_out: make.gauges(
+                "tools_left_out",
+                "Tools of the server that are invalid, double or too many.",
+                &["server"],
+            ),
+            tools_renamed: make.gauges(
+                "tools_renamed",
+                "Tools of the server whose name another server has.",
+                &["server"],
+            ),
+            snapshot_applied: make
+                .float_gauge("snapshot_applied_timestamp_seconds", "When the configuration was applied last."),
+            snapshot_apply: make
+                .histogram("snapshot_apply_duration_seconds", "Time to apply a change of configuration."),
+            snapshot_rejected: make.counters(
+                "snapshot_rejected_total",
+                "Configurations refused; the last good one stays.",
+                &["reason"],
+            ),
             configuration_ok,
-            log_dropped: make.counter("log_lines_dropped_total", "Log lines dropped because the output was too slow."),
             registry,
         }
     }
@@ -142,13 +180,8 @@ impl Metrics {
 
     /// Forgets a server that is gone, so that its series end.
     pub fn forget(&self, server: &str, tools: impl IntoIterator<Item = String>) {
-        for gauges in [
-            &self.server_up,
-            &self.in_flight,
-            &self.catalog_tools,
-            &self.tools_left_out,
-            &self.tools_renamed,
-        ] {
+        for gauges in [&self.server_up, &self.in_flight, &self.catalog_tools, &self.tools_left_out, &self.tools_renamed]
+        {
             let _ = gauges.remove_label_values(&[server]);
         }
         for counters in [&self.failovers, &self.ejections, &self.messages_dropped] {
@@ -179,6 +212,10 @@ const OUTCOMES: [Outcome; 8] = [
     Outcome::Cancelled,
 ];
 
+fn named(name: &str) -> String {
+    format!("portcullis_{name}")
+}
+
 /// Makes and registers; every name stands once in this file, so none can clash.
 struct Maker<'a> {
     registry: &'a Registry,
@@ -192,30 +229,97 @@ impl Maker<'_> {
     }
 
     fn histograms(&self, name: &str, help: &str, labels: &[&str]) -> HistogramVec {
-        self.register(HistogramVec::new(HistogramOpts::new(name, help).buckets(BUCKETS.to_vec()), labels))
+        self.register(HistogramVec::new(HistogramOpts::new(named(name), help).buckets(BUCKETS.to_vec()), labels))
     }
 
     fn histogram(&self, name: &str, help: &str) -> Histogram {
-        self.register(Histogram::with_opts(HistogramOpts::new(name, help).buckets(BUCKETS.to_vec())))
+        self.register(Histogram::with_opts(HistogramOpts::new(named(name), help).buckets(BUCKETS.to_vec())))
     }
 
     fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
-        self.register(IntCounterVec::new(Opts::new(name, help), labels))
+        self.register(IntCounterVec::new(Opts::new(named(name), help), labels))
     }
 
     fn counter(&self, name: &str, help: &str) -> IntCounter {
-        self.register(IntCounter::new(name, help))
+        self.register(IntCounter::new(named(name), help))
     }
 
     fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
-        self.register(IntGaugeVec::new(Opts::new(name, help), labels))
+        self.register(IntGaugeVec::new(Opts::new(named(name), help), labels))
     }
 
     fn gauge(&self, name: &str, help: &str) -> IntGauge {
-        self.register(IntGauge::new(name, help))
+        self.register(IntGauge::new(named(name), help))
     }
 
     fn float_gauge(&self, name: &str, help: &str) -> Gauge {
-        self.register(Gauge::new(name, help))
+        self.register(Gauge::new(named(name), help))
+    }
+}
+
+/// Numbers that the listener and the log keep themselves, read when somebody asks.
+pub struct Kept {
+    connections: Arc<Connections>,
+    log: Option<LogSink>,
+    descs: Vec<Desc>,
+}
+
+impl Kept {
+    /// Reads from these.
+    pub fn new(connections: Arc<Connections>, log: Option<LogSink>) -> Self {
+        let mut kept = Self { connections, log, descs: Vec::new() };
+        kept.descs = kept.numbers().into_iter().flat_map(|(opts, _, _)| opts.describe()).collect();
+        kept
+    }
+
+    fn numbers(&self) -> [(Opts, MetricType, u64); 4] {
+        let of = |name: &str, help: &str| Opts::new(named(name), help);
+        [
+            (of("connections_open", "Connections of callers."), MetricType::GAUGE, self.connections.open()),
+            (
+                of("connections_accepted_total", "Connections accepted."),
+                MetricType::COUNTER,
+                self.connections.accepted(),
+            ),
+            (
+                of("connections_refused_total", "Connections closed at once because there were too many."),
+                MetricType::COUNTER,
+                self.connections.refused(),
+            ),
+            (
+                of("log_lines_dropped_total", "Log lines dropped because the output was too slow."),
+                MetricType::COUNTER,
+                self.log.as_ref().map_or(0, LogSink::dropped),
+            ),
+        ]
+    }
+}
+
+impl Collector for Kept {
+    fn desc(&self) -> Vec<&Desc> {
+        self.descs.iter().collect()
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^52")]
+    fn collect(&self) -> Vec<MetricFamily> {
+        let families = self.numbers().into_iter().map(|(opts, kind, value)| {
+            let mut metric = Metric::default();
+            if kind == MetricType::COUNTER {
+                let mut counter = Counter::default();
+                counter.set_value(value as f64);
+                metric.set_counter(counter);
+            } else {
+                let mut gauge = prometheus::proto::Gauge::default();
+                gauge.set_value(value as f64);
+                metric.set_gauge(gauge);
+            }
+            let mut family = MetricFamily::default();
+            family.set_name(opts.fq_name());
+            family.set_help(opts.help.clone());
+            family.set_field_type(kind);
+            family.set_metric(vec![metric]);
+            family
+        });
+        families.collect()
     }
 }

@@ -83,7 +83,14 @@ mod tests {
     fn equals_take_turns() {
         let views = [PLAIN; 3];
         let first: Vec<usize> = (0..3).map(|turn| order(&views, turn)[0]).collect();
-        assert_eq!({ let mut sorted = first.clone(); sorted.sort_unstable(); sorted }, [0, 1, 2]);
+        assert_eq!(
+            {
+                let mut sorted = first.clone();
+                sorted.sort_unstable();
+                sorted
+            },
+            [0, 1, 2]
+        );
     }
 
     fn view() -> impl Strategy<Value = View> {

@@ -64,8 +64,22 @@ mod tests {
         let heavier = Server { weight: 7, ..server("heavier") };
         let off = Server { state: State::Disabled, ..server("off") };
         let draining = Server { state: State::Draining, ..server("draining") };
-        let running = map(&[server("gone"), server("kept"), server("moved"), server("heavier"), server("off"), server("draining")]);
-        let wanted = Snapshot::new(vec![server("kept"), server("new"), moved.clone(), heavier.clone(), off.clone(), draining.clone()]);
+        let running = map(&[
+            server("gone"),
+            server("kept"),
+            server("moved"),
+            server("heavier"),
+            server("off"),
+            server("draining"),
+        ]);
+        let wanted = Snapshot::new(vec![
+            server("kept"),
+            server("new"),
+            moved.clone(),
+            heavier.clone(),
+            off.clone(),
+            draining.clone(),
+        ]);
         let expected = Plan {
             start: vec![server("new")],
             stop: vec![server("gone").key],

@@ -77,7 +77,8 @@ impl Secrets {
     }
 
     fn header(&self, header: &Header) -> Result<(HeaderName, HeaderValue), SecretError> {
-        let origin = header.secret_ref.clone().unwrap_or(SecretKeyRef { name: "headers".into(), key: header.name.clone() });
+        let origin =
+            header.secret_ref.clone().unwrap_or(SecretKeyRef { name: "headers".into(), key: header.name.clone() });
         let not_a_header = || SecretError::NotAHeader { name: origin.name.clone(), key: origin.key.clone() };
         let mut value = header.prefix.clone().unwrap_or_default().into_bytes();
         match &header.secret_ref {
@@ -138,15 +139,23 @@ mod tests {
         std::fs::write(folder.path().join("github/bad"), "a\nb").unwrap();
         let secrets = Secrets { folder: Some(folder.path().into()) };
         let with = |key: &str| {
-            server(&format!("{{headers: [{{name: Authorization, prefix: 'Bearer ', secretRef: {{name: github, key: {key}}}}}, {{name: X-Team, value: a}}]}}"))
+            server(&format!(
+                "{{headers: [{{name: Authorization, prefix: 'Bearer ', secretRef: {{name: github, key: {key}}}}}, {{name: X-Team, value: a}}]}}"
+            ))
         };
         let mut expected = HeaderMap::new();
         expected.insert("authorization", HeaderValue::from_static("Bearer s3cret"));
         expected.insert("x-team", HeaderValue::from_static("a"));
         assert_eq!(secrets.resolve(&with("token")).unwrap().headers, expected);
         let (name, key) = (String::from("github"), String::from);
-        assert_eq!(secrets.resolve(&with("bad")).err(), Some(SecretError::NotAHeader { name: name.clone(), key: key("bad") }));
-        assert_eq!(secrets.resolve(&with("none")).err(), Some(SecretError::Unreadable { name: name.clone(), key: key("none") }));
+        assert_eq!(
+            secrets.resolve(&with("bad")).err(),
+            Some(SecretError::NotAHeader { name: name.clone(), key: key("bad") })
+        );
+        assert_eq!(
+            secrets.resolve(&with("none")).err(),
+            Some(SecretError::Unreadable { name: name.clone(), key: key("none") })
+        );
         let nowhere = Secrets::default();
         assert_eq!(nowhere.resolve(&with("token")).err(), Some(SecretError::NoFolder { name, key: key("token") }));
     }

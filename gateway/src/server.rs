@@ -333,7 +333,9 @@ impl Task {
             };
             self.count_dropped();
             let passive = check.mode == HealthMode::Passive && !suspected;
-            let alive = passive || (!suspected && self.handle.since_success() < interval) || self.check(session, check.mode).await;
+            let alive = passive
+                || (!suspected && self.handle.since_success() < interval)
+                || self.check(session, check.mode).await;
             if alive {
                 (bad, good) = (0, good + 1);
                 if good >= u32::from(check.healthy_threshold) {

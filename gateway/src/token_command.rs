@@ -83,6 +83,20 @@ pub enum TokenError {
     Signing(#[source] jsonwebtoken::errors::Error),
 }
 
+/// Writes a token to the standard output.
+///
+/// # Errors
+/// Wrong settings, one line each, or a [`TokenError`].
+pub fn main(args: TokenArgs, options: &crate::config::Options) -> anyhow::Result<()> {
+    let mut problems = Vec::new();
+    let settings = options.auth(&mut problems);
+    if !problems.is_empty() {
+        return Err(crate::run_command::told(problems));
+    }
+    println!("{}", run(args, &settings)?);
+    Ok(())
+}
+
 /// Makes a token, asking on the terminal (standard error) for a missing subject. The caller prints it.
 ///
 /// # Errors

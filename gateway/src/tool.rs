@@ -150,7 +150,8 @@ impl<'a> Definition<'a> {
         }
         let params = param_headers(&schema).ok()?;
         let annotations = self.annotations(change)?;
-        let hints: Hints = annotations.as_deref().map_or(Some(Hints::default()), |text| serde_json::from_str(text).ok())?;
+        let hints: Hints =
+            annotations.as_deref().map_or(Some(Hints::default()), |text| serde_json::from_str(text).ok())?;
         Some(Tool {
             own_name_json: json_string(&self.name),
             members: self.members(change, annotations.as_deref()),
@@ -336,7 +337,8 @@ mod tests {
         let all = [tool("issues_list"), tool("issues_delete"), tool("search"), tool("other")];
         let all: Vec<&str> = all.iter().map(String::as_str).collect();
         let found = read_tools(all, &rules);
-        let summary: Vec<_> = found.tools.iter().map(|t| (t.name.as_str(), t.own_name.as_str(), t.repeatable)).collect();
+        let summary: Vec<_> =
+            found.tools.iter().map(|t| (t.name.as_str(), t.own_name.as_str(), t.repeatable)).collect();
         assert_eq!(summary, [("gh__find", "search", true), ("gh__issues_list", "issues_list", false)]);
         assert_eq!(
             found.tools[0].members,

@@ -196,7 +196,9 @@ mod tests {
     use super::*;
 
     fn manifest(name: &str, url: &str) -> String {
-        format!("apiVersion: portcullis.dev/v1alpha1\nkind: McpServer\nmetadata: {{name: {name}}}\nspec: {{url: '{url}'}}\n")
+        format!(
+            "apiVersion: portcullis.dev/v1alpha1\nkind: McpServer\nmetadata: {{name: {name}}}\nspec: {{url: '{url}'}}\n"
+        )
     }
 
     fn names(snapshot: &Snapshot) -> Vec<&str> {
@@ -230,7 +232,12 @@ mod tests {
     fn a_refused_server_is_named_and_the_others_are_served() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("all.yaml");
-        let text = [manifest("a", "http://a/"), manifest("b", "ftp://b/"), manifest("c", "http://c/"), manifest("c", "http://d/")];
+        let text = [
+            manifest("a", "http://a/"),
+            manifest("b", "ftp://b/"),
+            manifest("c", "http://c/"),
+            manifest("c", "http://d/"),
+        ];
         std::fs::write(&file, text.join("---\n")).unwrap();
         let (snapshot, soundness) = Folder::open(&file).unwrap().read();
         assert_eq!(names(&snapshot), ["a"]);

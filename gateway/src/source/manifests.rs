@@ -70,7 +70,8 @@ mod tests {
         read(text).map(|servers| servers.into_iter().filter_map(|server| server.metadata.name).collect())
     }
 
-    const A: &str = "apiVersion: portcullis.dev/v1alpha1\nkind: McpServer\nmetadata: {name: a}\nspec: {url: http://a/}\n";
+    const A: &str =
+        "apiVersion: portcullis.dev/v1alpha1\nkind: McpServer\nmetadata: {name: a}\nspec: {url: http://a/}\n";
 
     #[test]
     fn documents_lists_and_strangers_are_told_apart() {
@@ -90,7 +91,10 @@ mod tests {
             ("apiVersion: other/v1\nkind: McpServer\n", "use portcullis.dev/v1alpha1"),
             ("- 1\n", "no Kubernetes object"),
             ("a: [\n", "line"),
-            ("apiVersion: portcullis.dev/v1alpha1\nkind: McpServer\nspec: {url: 'http://a/'}\n", "metadata.name is missing"),
+            (
+                "apiVersion: portcullis.dev/v1alpha1\nkind: McpServer\nspec: {url: 'http://a/'}\n",
+                "metadata.name is missing",
+            ),
             (
                 "apiVersion: portcullis.dev/v1alpha1\nkind: McpServer\nmetadata: {name: a}\nspec: {url: 'http://a/', transprot: sse}\n",
                 "unknown field spec.transprot",

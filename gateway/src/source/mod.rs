@@ -3,10 +3,13 @@
 pub mod folder;
 pub mod manifests;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use portcullis_crds::Snapshot;
+use portcullis_runtime::signal::Reload;
 use tokio::sync::watch;
+use tracing::info;
 
 use crate::config::SourceConfig;
 
@@ -66,18 +69,17 @@ impl Source {
         }
     }
 
-    /// Follows changes for ever. `reread` makes it look at once, as SIGHUP does.
-    ///
-    /// `secrets` is the folder whose changes are counted.
-    pub async fn follow(mut self, secrets: Option<std::path::PathBuf>, mut reread: impl AsyncFnMut()) {
-        let watched: Vec<std::path::PathBuf> =
+    /// Follows changes for ever; a signal to reload makes it look at once. `secrets` is the folder whose changes are
+    /// counted.
+    pub async fn follow(mut self, secrets: Option<PathBuf>, mut reload: Option<Reload>) {
+        let watched: Vec<PathBuf> =
             self.reader.iter().map(|folder| folder.path().to_owned()).chain(secrets.clone()).collect();
         let mut changes = folder::Changes::watch(&watched);
         let mut seen = secrets.as_deref().map(folder::fingerprint);
         loop {
             tokio::select! {
                 () = changes.next() => {}
-                () = reread() => {}
+                () = asked(&mut reload) => info!("reading the configuration again, as asked"),
             }
             if let Some(folder) = &mut self.reader {
                 let (snapshot, soundness) = folder.read();
@@ -96,5 +98,12 @@ impl Source {
                 self.secrets.send_modify(|count| *count += 1);
             }
         }
+    }
+}
+
+async fn asked(reload: &mut Option<Reload>) {
+    match reload {
+        Some(reload) => reload.recv().await,
+        None => std::future::pending().await,
     }
 }

@@ -160,7 +160,11 @@ struct ServerInfo {
 ///
 /// # Errors
 /// See [`ConnectError`].
-pub async fn connect(target: &Target, before: Option<Spoken>, notices: &Arc<Notices>) -> Result<Connected, ConnectError> {
+pub async fn connect(
+    target: &Target,
+    before: Option<Spoken>,
+    notices: &Arc<Notices>,
+) -> Result<Connected, ConnectError> {
     match (target.transport, before) {
         (Transport::Sse, _) | (Transport::Auto, Some(Spoken::Sse)) => open_sse(target, notices).await,
         (_, Some(Spoken::Streamable)) => open_legacy(target, notices).await,
@@ -175,7 +179,8 @@ pub async fn connect(target: &Target, before: Option<Spoken>, notices: &Arc<Noti
             }
             match open_legacy(target, notices).await {
                 Err(ConnectError::Status(400..=499) | ConnectError::NotMcp(_) | ConnectError::Silent(_))
-                    if transport == Transport::Auto => {
+                    if transport == Transport::Auto =>
+                {
                     open_sse(target, notices).await
                 }
                 outcome => outcome,
@@ -351,9 +356,8 @@ async fn ask(
 
 fn understood(reply: Reply) -> Result<Handshake, ConnectError> {
     match reply {
-        Reply::Result(text) => {
-            serde_json::from_slice(&text).map_err(|_| ConnectError::NotMcp("the answer to the handshake is not of its form"))
-        }
+        Reply::Result(text) => serde_json::from_slice(&text)
+            .map_err(|_| ConnectError::NotMcp("the answer to the handshake is not of its form")),
         Reply::Error(error) => Err(ConnectError::Refused(error.code)),
     }
 }
@@ -397,7 +401,9 @@ async fn first_event(stream: &mut super::http::Exchange, parser: &mut Parser) ->
         }
         match stream.chunk().await {
             Ok(Some(piece)) => parser.push(&piece),
-            Ok(None) | Err(_) => return Err(ConnectError::Unreachable("the event stream ended before its first event")),
+            Ok(None) | Err(_) => {
+                return Err(ConnectError::Unreachable("the event stream ended before its first event"));
+            }
         }
     }
 }

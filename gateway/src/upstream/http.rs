@@ -156,9 +156,7 @@ impl HttpPool {
     fn checkout(&self) -> Option<Connection> {
         loop {
             let popped = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-            let Some(mut idle) = popped else {
-                if self.reap() { continue } else { return None }
-            };
+            let Some(mut idle) = popped else { if self.reap() { continue } else { return None } };
             let mut cx = Context::from_waker(Waker::noop());
             idle.connection.driver.poll(&mut cx);
             if !idle.connection.driver.ended && idle.until > Instant::now() && idle.connection.sender.is_ready() {
@@ -316,12 +314,14 @@ impl Exchange {
 
     /// The media type without parameters, in lower case.
     pub fn media_type(&self) -> String {
-        let value = self.head.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let value =
+            self.head.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
         value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
     }
 
     fn finish(&mut self) {
-        let closing = self.head.headers.get(header::CONNECTION).is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"close"));
+        let closing =
+            self.head.headers.get(header::CONNECTION).is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"close"));
         if let Some(connection) = self.connection.take()
             && self.reusable
             && !closing

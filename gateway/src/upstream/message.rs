@@ -155,7 +155,10 @@ mod tests {
                 vec![Message::Request { id: "\"a\"".into(), method: "roots/list".into() }],
             ),
             (r#"{"method":"notifications/tools/list_changed"}"#, vec![Message::ToolsChanged]),
-            (r#"{"method":"notifications/progress","params":{"progressToken":9,"progress":1}}"#, vec![Message::Progress(9)]),
+            (
+                r#"{"method":"notifications/progress","params":{"progressToken":9,"progress":1}}"#,
+                vec![Message::Progress(9)],
+            ),
             (r#"{"method":"notifications/progress","params":{"progressToken":"x"}}"#, vec![Message::Notification]),
             (r#"{"method":"notifications/message"}"#, vec![Message::Notification]),
             (r#"[{"id":1,"result":{}},{"id":2,"result":{}}]"#, vec![result(1, "{}"), result(2, "{}")]),

@@ -62,7 +62,13 @@ pub struct Reader {
 // === impl SseSession ===
 
 impl SseSession {
-    pub(super) fn new(core: Core, queue: mpsc::Receiver<Bytes>, post_to: Uri, stream: Exchange, parser: Parser) -> (Self, Reader) {
+    pub(super) fn new(
+        core: Core,
+        queue: mpsc::Receiver<Bytes>,
+        post_to: Uri,
+        stream: Exchange,
+        parser: Parser,
+    ) -> (Self, Reader) {
         let mut own_headers = HeaderMap::new();
         header(&mut own_headers, "content-type", "application/json");
         header(&mut own_headers, "accept", "application/json, text/event-stream");

@@ -187,13 +187,7 @@ impl StreamableSession {
 
     /// Listens for what the server says unasked, and sends what is in the outbox, until the session ends.
     pub(super) async fn attend(&self, mut outbox: mpsc::Receiver<Bytes>, listens: bool) -> End {
-        let listening = async {
-            if listens {
-                self.listen().await
-            } else {
-                std::future::pending().await
-            }
-        };
+        let listening = async { if listens { self.listen().await } else { std::future::pending().await } };
         tokio::select! {
             end = listening => end,
             () = self.expired.notified() => End::Expired,
@@ -227,7 +221,8 @@ impl StreamableSession {
         let exchange = if self.modern {
             let params = [r#""notifications":{"toolsListChanged":true}"#];
             let none = HeaderMap::new();
-            let call = Call { method: "subscriptions/listen", params: &params, name: None, headers: &none, progress: false };
+            let call =
+                Call { method: "subscriptions/listen", params: &params, name: None, headers: &none, progress: false };
             self.post(&call, self.core.next_id()).await?
         } else {
             let mut headers = self.core.headers_for(&self.own_headers, &HeaderMap::new());

@@ -1,0 +1,58 @@
+//! `portcullis-gateway check`: everything that is wrong, without starting anything.
+
+use crate::auth::Authenticator;
+use crate::config::{Options, SourceConfig};
+use crate::run_command::told;
+use crate::secrets::Secrets;
+use crate::source::folder::Folder;
+use crate::upstream::stream::{TlsTarget, system_roots};
+use portcullis_crds::Snapshot;
+use url::Url;
+
+/// Checks settings, keys, manifests and the Secrets they name.
+///
+/// # Errors
+/// All problems, one line each.
+pub fn run(options: &Options) -> anyhow::Result<()> {
+    let mut problems = options.check().err().unwrap_or_default();
+    let mut ignored = Vec::new();
+    let settings = options.auth(&mut ignored);
+    if let Err(found) = Authenticator::new(&settings) {
+        problems.extend(found.iter().map(ToString::to_string));
+    }
+    let snapshot = servers(options, &mut problems);
+    let secrets = Secrets { folder: options.secrets.clone() };
+    let roots = system_roots();
+    for server in &snapshot.servers {
+        let host = Url::parse(&server.url).ok().and_then(|url| url.host_str().map(str::to_owned)).unwrap_or_default();
+        let checked = secrets.resolve(server).map_err(|error| error.to_string()).and_then(|resolved| {
+            let host = host.trim_matches(['[', ']']);
+            TlsTarget::new(host, &resolved.tls, &roots).map_err(|error| error.to_string())
+        });
+        if let Err(problem) = checked {
+            problems.push(format!("McpServer {}: {problem}", server.key));
+        }
+    }
+    if problems.is_empty() {
+        println!("all is well: {} server(s)", snapshot.servers.len());
+        return Ok(());
+    }
+    Err(told(problems))
+}
+
+fn servers(options: &Options, problems: &mut Vec<String>) -> Snapshot {
+    match options.source(&mut Vec::new()) {
+        SourceConfig::Urls(servers) => Snapshot::new(servers),
+        SourceConfig::Path(path) => match Folder::open(&path) {
+            Ok(mut folder) => {
+                let (snapshot, soundness) = folder.read();
+                problems.extend(soundness.problems);
+                snapshot
+            }
+            Err(problem) => {
+                problems.push(problem);
+                Snapshot::default()
+            }
+        },
+    }
+}

@@ -1,0 +1,140 @@
+//! Every answer that is not a success: `{"error":{"message","code"}}` with the code as HTTP status.
+//!
+//! The texts are for callers: they say what to do, and hold nothing of tokens, arguments or the servers' insides.
+
+use std::time::Duration;
+
+use axum::response::{IntoResponse, Response};
+use http::{HeaderValue, StatusCode, header};
+use thiserror::Error;
+
+use super::wire::BadCall;
+use crate::auth::AuthError;
+use crate::call::{Failure, RETRY_AFTER};
+use crate::upstream::{CallError, RpcError};
+
+/// JSON-RPC: the caller's arguments are wrong.
+const INVALID_PARAMS: i64 = -32602;
+
+/// An answer that is not a success.
+#[derive(Clone, Debug, Error)]
+pub enum ApiError {
+    /// The token is missing or refused.
+    #[error("{0}")]
+    Auth(AuthError),
+    /// The body is no call.
+    #[error("{0}")]
+    Call(BadCall),
+    /// The body is declared as something else than JSON.
+    #[error("the body must be JSON: send Content-Type: application/json, or leave it out")]
+    MediaType,
+    /// The body is too long.
+    #[error("the body is longer than {0} bytes")]
+    BodyTooLarge(usize),
+    /// The body did not arrive in time, or broke off.
+    #[error("the body did not arrive completely: send it again")]
+    BodyIncomplete,
+    /// The query cannot be understood.
+    #[error("{0}")]
+    Query(&'static str),
+    /// No such server.
+    #[error("there is no server {0:?}: GET /servers lists them")]
+    UnknownServer(String),
+    /// No server offers the tool.
+    #[error("no server offers the tool {0:?}: GET /tools/list lists all")]
+    UnknownTool(String),
+    /// No such path.
+    #[error("there is nothing at this path: see GET /openapi.json")]
+    NoRoute,
+    /// The path exists, the method does not.
+    #[error("this path does not take {0}")]
+    Method(String),
+    /// Every server that offers the tool is unreachable.
+    #[error("no server that offers the tool {0:?} can be reached: try again")]
+    Unavailable(String),
+    /// Every server that offers the tool is busy.
+    #[error("every server that offers the tool {0:?} has as many calls as it may: try again")]
+    Busy(String),
+    /// The server answered with a JSON-RPC error.
+    #[error("the server answered with error {}: {}", .0.code, .0.message)]
+    Rpc(RpcError),
+    /// The server gave no usable answer.
+    #[error("{0}")]
+    Server(CallError),
+    /// A bug of ours.
+    #[error("the gateway failed: the log has more under this request id")]
+    Internal,
+}
+
+impl ApiError {
+    /// What a failed call of `tool` is to its caller.
+    pub fn of_call(failure: Failure, tool: &str) -> Self {
+        match failure {
+            Failure::UnknownTool => Self::UnknownTool(clip(tool)),
+            Failure::Unavailable => Self::Unavailable(clip(tool)),
+            Failure::Busy => Self::Busy(clip(tool)),
+            Failure::Server(error) => Self::Server(error),
+        }
+    }
+
+    /// The HTTP status.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::Auth(error) => error.status(),
+            Self::Call(_) | Self::Query(_) => StatusCode::BAD_REQUEST,
+            Self::MediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::BodyIncomplete => StatusCode::REQUEST_TIMEOUT,
+            Self::UnknownServer(_) | Self::UnknownTool(_) | Self::NoRoute => StatusCode::NOT_FOUND,
+            Self::Method(_) => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Busy(_) => StatusCode::TOO_MANY_REQUESTS,
+            Self::Rpc(error) if error.code == INVALID_PARAMS => StatusCode::BAD_REQUEST,
+            Self::Server(CallError::Timeout) => StatusCode::GATEWAY_TIMEOUT,
+            Self::Server(CallError::Refused(429)) => StatusCode::TOO_MANY_REQUESTS,
+            Self::Server(CallError::Refused(503)) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Rpc(_) | Self::Server(_) => StatusCode::BAD_GATEWAY,
+            Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    fn retry_after(&self) -> Option<Duration> {
+        let later = matches!(self.status(), StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS);
+        later.then_some(RETRY_AFTER)
+    }
+
+    /// The JSON body.
+    pub fn body(&self) -> String {
+        let message = serde_json::Value::String(self.to_string());
+        let code = self.status().as_u16();
+        match self {
+            Self::Rpc(error) => {
+                format!(r#"{{"error":{{"message":{message},"code":{code},"rpc_code":{}}}}}"#, error.code)
+            }
+            _ => format!(r#"{{"error":{{"message":{message},"code":{code}}}}}"#),
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let mut response = Response::new(self.body().into());
+        *response.status_mut() = self.status();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if let Self::Auth(error) = &self
+            && self.status() == StatusCode::UNAUTHORIZED
+        {
+            headers.insert(header::WWW_AUTHENTICATE, error.www_authenticate());
+        }
+        if let Some(pause) = self.retry_after() {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(pause.as_secs().max(1)));
+        }
+        response
+    }
+}
+
+/// Names that callers send come back shortened: an error need not be as long as its request.
+pub fn clip(name: &str) -> String {
+    name.chars().take(128).collect()
+}

@@ -1,0 +1,13 @@
+//! What callers see: the REST routes, their errors, and one log line for each request.
+
+pub mod access_log;
+pub mod app;
+pub mod body;
+pub mod error;
+pub mod routes;
+pub mod view;
+pub mod wire;
+
+pub use app::{App, FrontOptions};
+pub use error::ApiError;
+pub use routes::router;

@@ -1,0 +1,303 @@
+//! The bodies of `POST /tools`: read once, arguments left as they are; and the older proxy's shape of an answer.
+//!
+//! Pure.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::de::{Deserializer, MapAccess, Visitor};
+use serde::{Deserialize, de};
+use serde_json::value::RawValue;
+use smallvec::SmallVec;
+use thiserror::Error;
+
+/// The body of `POST /tools`.
+#[derive(Debug, PartialEq, Eq)]
+pub struct CallBody<'a> {
+    /// Name of the tool.
+    pub method: Cow<'a, str>,
+    /// The arguments: the bytes of a JSON object.
+    pub args: &'a str,
+    /// The server the caller prefers, by name or URL.
+    pub server: Option<Cow<'a, str>>,
+}
+
+/// Why a body is no call.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+pub enum BadCall {
+    /// There is no body.
+    #[error("the body is empty: send {{\"method\": TOOL, \"args\": {{...}}}}")]
+    Empty,
+    /// The body is no JSON.
+    #[error("the body is not valid JSON (line {line}, column {column})")]
+    Syntax {
+        /// Line, from 1.
+        line: usize,
+        /// Column, from 1.
+        column: usize,
+    },
+    /// The body is JSON, but no object.
+    #[error("the body must be a JSON object: {{\"method\": TOOL, \"args\": {{...}}}}")]
+    NotAnObject,
+    /// A member is there twice: servers would not agree on which one counts.
+    #[error("a member of the body is there twice: send each once")]
+    Twice,
+    /// No method.
+    #[error("\"method\" is missing: it is the name of the tool")]
+    NoMethod,
+    /// The method is no text, or empty.
+    #[error("\"method\" must be the name of a tool, as a text")]
+    Method,
+    /// The arguments are no object.
+    #[error("\"args\" must be an object")]
+    Args,
+    /// The server is no text.
+    #[error("\"server\" must be the name or URL of a server, as a text")]
+    Server,
+}
+
+/// Reads the body of `POST /tools`. Unknown members are passed over.
+///
+/// # Errors
+/// See [`BadCall`].
+pub fn read_call(body: &[u8]) -> Result<CallBody<'_>, BadCall> {
+    let body = body.trim_ascii();
+    match body.first() {
+        None => return Err(BadCall::Empty),
+        Some(b'{') => {}
+        Some(_) => {
+            return Err(serde_json::from_slice::<de::IgnoredAny>(body)
+                .err()
+                .map_or(BadCall::NotAnObject, |e| syntax(&e)));
+        }
+    }
+    let members: Members<'_> = serde_json::from_slice(body).map_err(|error| syntax(&error))?;
+    if members.twice {
+        return Err(BadCall::Twice);
+    }
+    let method = text(members.method.ok_or(BadCall::NoMethod)?).ok_or(BadCall::Method)?;
+    if method.is_empty() {
+        return Err(BadCall::Method);
+    }
+    let args = members.args.map_or("{}", RawValue::get);
+    if !args.starts_with('{') {
+        return Err(BadCall::Args);
+    }
+    let server = match members.server.map(|raw| (raw.get() == "null", text(raw))) {
+        None | Some((true, _)) => None,
+        Some((false, text)) => Some(text.ok_or(BadCall::Server)?),
+    };
+    Ok(CallBody { method, args, server })
+}
+
+fn syntax(error: &serde_json::Error) -> BadCall {
+    BadCall::Syntax { line: error.line(), column: error.column() }
+}
+
+fn text(raw: &RawValue) -> Option<Cow<'_, str>> {
+    serde_json::from_str::<Text<'_>>(raw.get()).ok().map(|text| text.0)
+}
+
+/// A string, borrowed where it has no escapes.
+struct Text<'a>(Cow<'a, str>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Take;
+        impl<'de> Visitor<'de> for Take {
+            type Value = Text<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a text")
+            }
+
+            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
+                Ok(Text(Cow::Borrowed(text)))
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
+                Ok(Text(Cow::Owned(text.to_owned())))
+            }
+        }
+        deserializer.deserialize_str(Take)
+    }
+}
+
+#[derive(Default)]
+struct Members<'a> {
+    method: Option<&'a RawValue>,
+    args: Option<&'a RawValue>,
+    server: Option<&'a RawValue>,
+    twice: bool,
+}
+
+impl<'de> Deserialize<'de> for Members<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Collect;
+        impl<'de> Visitor<'de> for Collect {
+            type Value = Members<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                // More members than this are no call of anybody's; without a bound the search would be quadratic.
+                const MOST: usize = 64;
+                let mut members = Members::default();
+                let mut seen: SmallVec<[Cow<'de, str>; 4]> = SmallVec::new();
+                while let Some((Text(key), value)) = map.next_entry::<Text<'de>, &'de RawValue>()? {
+                    members.twice |= seen.contains(&key);
+                    match &*key {
+                        "method" => members.method = Some(value),
+                        "args" => members.args = Some(value),
+                        "server" => members.server = Some(value),
+                        _ => {}
+                    }
+                    if seen.len() >= MOST {
+                        return Err(de::Error::custom("the body has too many members"));
+                    }
+                    seen.push(key);
+                }
+                Ok(members)
+            }
+        }
+        deserializer.deserialize_map(Collect)
+    }
+}
+
+/// One item of a result's `content`.
+#[derive(Deserialize)]
+struct Item<'a> {
+    #[serde(rename = "type", borrow)]
+    kind: Option<&'a RawValue>,
+    #[serde(borrow)]
+    text: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct Content<'a> {
+    #[serde(borrow, default)]
+    content: Vec<&'a RawValue>,
+}
+
+/// The older proxy's answer: the items of `content` without their wrapping.
+///
+/// Text that parses as JSON stands for itself, other text is a JSON string, any other item is its JSON object. A
+/// single plain text is a bare string, everything else an array. `None` if the result has no such form.
+pub fn unwrapped_value(result: &[u8]) -> Option<String> {
+    let content: Content<'_> = serde_json::from_slice(result).ok()?;
+    let mut parts = Vec::with_capacity(content.content.len());
+    let mut plain_texts = 0;
+    for item in &content.content {
+        let (part, plain) = unwrapped_item(item)?;
+        plain_texts += usize::from(plain);
+        parts.push(part);
+    }
+    match parts.as_slice() {
+        [only] if plain_texts == 1 => Some(only.clone()),
+        _ => Some(format!("[{}]", parts.join(","))),
+    }
+}
+
+/// An item, and whether it is plain text.
+fn unwrapped_item(item: &RawValue) -> Option<(String, bool)> {
+    let parsed: Item<'_> = serde_json::from_str(item.get()).ok()?;
+    let is_text = parsed.kind.is_some_and(|kind| kind.get() == r#""text""#);
+    let Some(raw) = parsed.text.filter(|_| is_text) else { return Some((item.get().to_owned(), false)) };
+    // Text with half of a surrogate pair is no Unicode: it stays as it was written.
+    let Some(text) = text(raw) else { return Some((raw.get().to_owned(), true)) };
+    match serde_json::from_str::<&RawValue>(&text) {
+        Ok(json) => Some((json.get().to_owned(), false)),
+        Err(_) => Some((raw.get().to_owned(), true)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn call<'a>(method: &'a str, args: &'a str, server: Option<&'a str>) -> Result<CallBody<'a>, BadCall> {
+        Ok(CallBody { method: method.into(), args, server: server.map(Cow::Borrowed) })
+    }
+
+    #[test]
+    fn bodies_are_read_or_refused_with_a_reason() {
+        let cases = [
+            (r#"{"method":"t"}"#, call("t", "{}", None)),
+            (r#" {"args": {"a" : 1.10}, "method":"t","server":"s"} "#, call("t", r#"{"a" : 1.10}"#, Some("s"))),
+            (
+                r#"{"method":"t","args":{"a":1,"a":2,"s":"\ud800"},"more":[1]}"#,
+                call("t", r#"{"a":1,"a":2,"s":"\ud800"}"#, None),
+            ),
+            (r#"{"method":"t","server":null}"#, call("t", "{}", None)),
+            (r#"{"m\u0065thod":"\u0074"}"#, call("t", "{}", None)),
+            ("", Err(BadCall::Empty)),
+            (" \n", Err(BadCall::Empty)),
+            ("{", Err(BadCall::Syntax { line: 1, column: 1 })),
+            ("x", Err(BadCall::Syntax { line: 1, column: 1 })),
+            (r#"{"method":"t"} x"#, Err(BadCall::Syntax { line: 1, column: 16 })),
+            ("[]", Err(BadCall::NotAnObject)),
+            ("7", Err(BadCall::NotAnObject)),
+            ("{}", Err(BadCall::NoMethod)),
+            (r#"{"Method":"t"}"#, Err(BadCall::NoMethod)),
+            (r#"{"method":7}"#, Err(BadCall::Method)),
+            (r#"{"method":null}"#, Err(BadCall::Method)),
+            (r#"{"method":""}"#, Err(BadCall::Method)),
+            (r#"{"method":"\ud800"}"#, Err(BadCall::Method)),
+            (r#"{"method":"t","args":[]}"#, Err(BadCall::Args)),
+            (r#"{"method":"t","args":null}"#, Err(BadCall::Args)),
+            (r#"{"method":"t","args":"{}"}"#, Err(BadCall::Args)),
+            (r#"{"method":"t","server":7}"#, Err(BadCall::Server)),
+            (r#"{"method":"t","method":"u"}"#, Err(BadCall::Twice)),
+            (r#"{"method":"t","x":1,"x":1}"#, Err(BadCall::Twice)),
+            (r#"{"method":"t","m\u0065thod":"u"}"#, Err(BadCall::Twice)),
+        ];
+        for (body, expected) in cases {
+            assert_eq!(read_call(body.as_bytes()), expected, "{body}");
+        }
+        assert!(matches!(read_call(b"{\"method\":\"\xff\"}"), Err(BadCall::Syntax { .. })));
+    }
+
+    #[test]
+    fn deep_arguments_are_passed_on() {
+        let args = format!(r#"{{"a":{}1{}}}"#, "[".repeat(50_000), "]".repeat(50_000));
+        let body = format!(r#"{{"method":"t","args":{args}}}"#);
+        assert_eq!(read_call(body.as_bytes()), call("t", &args, None));
+    }
+
+    #[test]
+    fn results_are_unwrapped_as_the_older_proxy_did() {
+        let cases = [
+            (r#"{"content":[{"type":"text","text":"hi"}]}"#, r#""hi""#),
+            (r#"{"content":[{"type":"text","text":"{\"a\": 1.10}"}]}"#, r#"[{"a": 1.10}]"#),
+            (r#"{"content":[{"type":"text","text":"a"},{"type":"text","text":"7"}]}"#, r#"["a",7]"#),
+            (r#"{"content":[{"type":"image","data":"x"}]}"#, r#"[{"type":"image","data":"x"}]"#),
+            (r#"{"content":[]}"#, "[]"),
+            (r#"{"isError":true,"content":[{"type":"text","text":"no"}]}"#, r#""no""#),
+            (r#"{"content":[{"type":"text","text":"\ud800"}]}"#, r#""\ud800""#),
+            (r#"{}"#, "[]"),
+        ];
+        for (result, expected) in cases {
+            assert_eq!(unwrapped_value(result.as_bytes()).as_deref(), Some(expected), "{result}");
+        }
+        assert_eq!(unwrapped_value(br#"{"content":7}"#), None);
+        assert_eq!(unwrapped_value(br#"{"content":["x"]}"#), None);
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_never_panic(body in prop::collection::vec(any::<u8>(), 0..100)) {
+            let _ = read_call(&body);
+            let _ = unwrapped_value(&body);
+        }
+
+        #[test]
+        fn arguments_come_out_as_they_went_in(args in "\\{(\"[a-z]\": ?(-?[0-9]{1,25}|\"[ -!#-\\[\\]-~]{0,9}\"|\\[\\])(, ?\"[a-z]\":null)?)?\\}") {
+            let body = format!(r#"{{"method":"t","args":{args}}}"#);
+            let expected = call("t", &args, None);
+            prop_assert_eq!(read_call(body.as_bytes()), expected);
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! The whole gateway: everything is made here, started here, and stopped here.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use portcullis_runtime::admin::{self, AdminState};
+use portcullis_runtime::serve::{self, ServeError};
+use portcullis_runtime::{Connections, Drain, Failure, Latch, Limits, LogSink, Readiness, Supervisor, process, signal};
+use thiserror::Error;
+use tokio::net::TcpListener;
+use tokio::sync::{Notify, watch};
+use tracing::{error, info, warn};
+
+use crate::auth::Authenticator;
+use crate::config::{Config, Problem};
+use crate::front::access_log::AccessLog;
+use crate::front::{self, App, FrontOptions};
+use crate::metrics::Metrics;
+use crate::pool::{Pool, Published};
+use crate::secrets::Secrets;
+use crate::server::Shared;
+use crate::source::{Feed, Soundness, Source};
+use crate::upstream::stream::system_roots;
+
+/// Connections to the admin port: a scraper, a few probes.
+const ADMIN_CONNECTIONS: usize = 64;
+
+/// A gateway that listens but does not serve yet.
+pub struct Gateway {
+    config: Config,
+    listener: TcpListener,
+    admin: Option<TcpListener>,
+    source: Source,
+    pool: Pool,
+    app: Arc<App>,
+    applied: Latch,
+    log: Option<LogSink>,
+}
+
+/// Why the gateway does not start.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// Settings are wrong; one line each.
+    #[error("{}", .0.join("\n"))]
+    Settings(Vec<Problem>),
+    /// An address cannot be listened on.
+    #[error(transparent)]
+    Listen(#[from] ServeError),
+}
+
+impl Gateway {
+    /// Reads keys and servers and opens the listeners. `log` takes the lines about requests.
+    ///
+    /// # Errors
+    /// See [`StartError`]; all wrong settings are told at once.
+    pub async fn bind(config: Config, log: Option<LogSink>) -> Result<Self, StartError> {
+        let auth = Authenticator::new(&config.auth);
+        let source = Source::open(&config.source);
+        let (auth, source) = match (auth, source) {
+            (Ok(auth), Ok(source)) => (auth, source),
+            (auth, source) => {
+                let mut problems: Vec<Problem> =
+                    auth.err().into_iter().flatten().map(|problem| problem.to_string()).collect();
+                problems.extend(source.err());
+                return Err(StartError::Settings(problems));
+            }
+        };
+        let metrics = Metrics::new();
+        let shared = Arc::new(Shared {
+            roots: system_roots(),
+            secrets: Secrets { folder: config.secrets.clone() },
+            max_message: config.max_message,
+            metrics: metrics.clone(),
+            dirty: Notify::new(),
+        });
+        let published = Published::default();
+        let readiness = Readiness::default();
+        let applied = readiness.latch("configuration");
+        let app = Arc::new(App {
+            auth,
+            published: published.clone(),
+            metrics,
+            soundness: source.feed().soundness,
+            log: AccessLog::new(log.clone(), config.log.payloads),
+            readiness,
+            options: FrontOptions { allow_query_token: config.allow_query_token, max_body: config.max_body },
+        });
+        let listener = serve::listen(config.listen).await?;
+        let admin = match config.admin {
+            Some(address) => Some(serve::listen(address).await?),
+            None => None,
+        };
+        Ok(Self { config, listener, admin, source, pool: Pool::new(shared, published), app, applied, log })
+    }
+
+    /// The address callers come to.
+    pub fn address(&self) -> SocketAddr {
+        local(&self.listener, self.config.listen)
+    }
+
+    /// The address of metrics and probes: the same unless another was given.
+    pub fn admin_address(&self) -> SocketAddr {
+        match (&self.admin, self.config.admin) {
+            (Some(listener), Some(address)) => local(listener, address),
+            _ => self.address(),
+        }
+    }
+
+    /// Serves until `signal`, then drains.
+    ///
+    /// # Errors
+    /// A task ended that should not: the process should exit with a code other than 0.
+    pub async fn run(self, signal: impl Future<Output = ()>) -> Result<(), Failure> {
+        let (address, admin_address) = (self.address(), self.admin_address());
+        let Self { config, listener, admin, source, pool, app, applied, log } = self;
+        let mut tasks = Supervisor::new();
+        let connections = Arc::new(Connections::default());
+        export(&app.metrics, &connections, log);
+
+        let Feed { snapshots, soundness, secrets } = source.feed();
+        let stop = tasks.shutdown();
+        tasks.spawn("pool", ended(async move { pool.run(snapshots, secrets, stop_of(stop)).await }));
+        let (metrics, stop) = (app.metrics.clone(), tasks.shutdown());
+        tasks.spawn("soundness", ended(tell_soundness(soundness, metrics, stop_of(stop))));
+        let stop = tasks.shutdown();
+        tasks.spawn("source", ended(follow(source, config.secrets.clone(), stop_of(stop))));
+
+        let probes =
+            admin::router(AdminState { readiness: app.readiness.clone(), registry: app.metrics.registry.clone() });
+        let routes = front::router(app.clone());
+        let routes = match admin {
+            Some(listener) => {
+                let limits = limits(ADMIN_CONNECTIONS, config.grace);
+                let serving = serve::serve(listener, serve::router(probes), limits, Arc::default(), tasks.shutdown());
+                tasks.spawn("admin listener", serving);
+                routes
+            }
+            None => with_probes(routes, probes),
+        };
+        let limits = limits(config.max_connections, config.grace);
+        tasks.spawn("listener", serve::serve(listener, serve::router(routes), limits, connections, tasks.shutdown()));
+        applied.release();
+        info!(%address, %admin_address, version = env!("CARGO_PKG_VERSION"), "listening");
+        let readiness = app.readiness.clone();
+        // A little over the listener's own grace, so that its end is orderly.
+        let grace = config.grace + Duration::from_secs(4);
+        tasks.run(signal, Drain { readiness, delay: config.drain, grace }).await
+    }
+}
+
+fn local(listener: &TcpListener, asked: SocketAddr) -> SocketAddr {
+    listener.local_addr().unwrap_or(asked)
+}
+
+/// Three routes of the admin port on the main one.
+fn with_probes(routes: Router, probes: Router) -> Router {
+    let probes = move |request: axum::extract::Request| {
+        let mut probes = probes.clone();
+        async move { tower_call(&mut probes, request).await }
+    };
+    let get = axum::routing::get;
+    routes.route("/metrics", get(probes.clone())).route("/livez", get(probes.clone())).route("/readyz", get(probes))
+}
+
+async fn tower_call(router: &mut Router, request: axum::extract::Request) -> axum::response::Response {
+    use hyper::service::Service as _;
+    match hyper_util::service::TowerToHyperService::new(router.clone()).call(request).await {
+        Ok(response) => response,
+        Err(never) => match never {},
+    }
+}
+
+fn limits(connections: usize, grace: Duration) -> Limits {
+    Limits { connections, drain_grace: grace, ..Limits::default() }
+}
+
+async fn ended(work: impl Future<Output = ()>) -> Result<(), std::convert::Infallible> {
+    work.await;
+    Ok(())
+}
+
+async fn stop_of(stop: portcullis_runtime::Shutdown) {
+    stop.requested().await;
+}
+
+async fn follow(source: Source, secrets: Option<std::path::PathBuf>, stop: impl Future<Output = ()>) {
+    let reload = signal::reload().inspect_err(|error| warn!(%error, "SIGHUP does not reload")).ok();
+    tokio::select! {
+        () = source.follow(secrets, reload) => {}
+        () = stop => {}
+    }
+}
+
+/// Says once, in the log and in metrics, when the configuration becomes unsound or sound again.
+async fn tell_soundness(mut soundness: watch::Receiver<Soundness>, metrics: Metrics, stop: impl Future<Output = ()>) {
+    let telling = async {
+        let mut known = Soundness::default();
+        loop {
+            let now = soundness.borrow_and_update().clone();
+            if now != known {
+                for problem in now.problems.iter().filter(|problem| !known.problems.contains(problem)) {
+                    error!(problem, "configuration refused, the last good one stays in use");
+                    metrics.snapshot_rejected.with_label_values(&["invalid"]).inc();
+                }
+                if now.problems.is_empty() {
+                    info!("the configuration is sound again");
+                }
+                metrics.configuration_ok.set(i64::from(now.problems.is_empty()));
+                known = now;
+            }
+            if soundness.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    };
+    tokio::select! {
+        () = telling => {}
+        () = stop => {}
+    }
+}
+
+/// Numbers that others keep, gathered when somebody asks.
+fn export(metrics: &Metrics, connections: &Arc<Connections>, log: Option<LogSink>) {
+    // Fails only when registered twice, which would be a bug that the metrics test shows.
+    let _ = process::register(&metrics.registry);
+    let collector = crate::metrics::Kept::new(connections.clone(), log);
+    let _ = metrics.registry.register(Box::new(collector));
+}

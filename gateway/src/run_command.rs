@@ -1,0 +1,45 @@
+//! `portcullis-gateway run`: the gateway until a signal to stop.
+
+use std::time::Duration;
+
+use anyhow::anyhow;
+use portcullis_runtime::{LogSink, log, signal};
+use tokio::runtime::{Builder, Runtime};
+
+use crate::config::{Config, Options};
+use crate::gateway::Gateway;
+
+/// For the last log lines to be written.
+const FLUSH: Duration = Duration::from_secs(1);
+
+/// Runs the gateway.
+///
+/// # Errors
+/// What is wrong with the settings, one line each, or what made it stop.
+pub fn run(options: &Options) -> anyhow::Result<()> {
+    let config = options.check().map_err(told)?;
+    let (sink, _guard) = LogSink::stdout()?;
+    log::init(&config.log.level, config.log.json, sink.clone())?;
+    let outcome = runtime()?.block_on(serve(config, sink.clone()));
+    sink.flush(FLUSH);
+    outcome
+}
+
+async fn serve(config: Config, sink: LogSink) -> anyhow::Result<()> {
+    let stop = signal::termination()?;
+    let requests = tracing::enabled!(tracing::Level::INFO).then_some(sink);
+    let gateway = Gateway::bind(config, requests).await?;
+    Ok(gateway.run(stop).await?)
+}
+
+/// One thread where there is one processor: it is faster there, and its slowest answers are much faster.
+pub(crate) fn runtime() -> anyhow::Result<Runtime> {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut builder = if processors == 1 { Builder::new_current_thread() } else { Builder::new_multi_thread() };
+    Ok(builder.enable_all().build()?)
+}
+
+/// Problems as one error, a line each.
+pub(crate) fn told(problems: Vec<String>) -> anyhow::Error {
+    anyhow!("{} setting(s) cannot be used:\n{}", problems.len(), problems.join("\n"))
+}
