@@ -1,6 +1,6 @@
 //! The kit of the tests that cross a border: real MCP servers, faulty MCP servers, and the tools to watch them.
 
-// pub mod faulty;
+pub mod faulty;
 pub mod http;
 pub mod port;
 pub mod real;

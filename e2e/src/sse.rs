@@ -21,6 +21,8 @@ pub struct Event {
 pub struct Events {
     stream: Stream,
     buffer: Vec<u8>,
+    /// How much of the buffer holds no end of an event.
+    searched: usize,
 }
 
 /// Opens an event stream; fails unless the answer is 2xx and `text/event-stream`.
@@ -34,7 +36,7 @@ pub async fn open(request: Request) -> Result<Events> {
 
 impl From<Stream> for Events {
     fn from(stream: Stream) -> Self {
-        Self { stream, buffer: Vec::new() }
+        Self { stream, buffer: Vec::new(), searched: 0 }
     }
 }
 
@@ -67,9 +69,15 @@ impl Events {
 
     fn take_block(&mut self) -> Option<String> {
         let ends: [&[u8]; 3] = [b"\n\n", b"\r\n\r\n", b"\r\r"];
-        let find = |end: &[u8]| self.buffer.windows(end.len()).position(|it| it == end).map(|at| at + end.len());
-        let end = ends.iter().filter_map(|end| find(end)).min()?;
-        let block: Vec<u8> = self.buffer.drain(..end).collect();
+        let rest = &self.buffer[self.searched..];
+        let find = |end: &[u8]| rest.windows(end.len()).position(|it| it == end).map(|at| at + end.len());
+        let Some(end) = ends.iter().filter_map(|end| find(end)).min() else {
+            // The end may be half there: three bytes are looked at again.
+            self.searched = self.buffer.len().saturating_sub(3);
+            return None;
+        };
+        let block: Vec<u8> = self.buffer.drain(..self.searched + end).collect();
+        self.searched = 0;
         Some(String::from_utf8_lossy(&block).into_owned())
     }
 }
