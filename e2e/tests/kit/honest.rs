@@ -90,12 +90,14 @@ async fn a_modern_server_refuses_what_the_specification_says() {
     let server = Faulty::start(Mode::Modern).await;
     let post = |body: &str| http::post(&server.url(), body.to_owned()).header("mcp-protocol-version", "2026-07-28");
     let old = r#"{"jsonrpc":"2.0","id":1,"method":"tools/list","params":{"_meta":{"io.modelcontextprotocol/protocolVersion":"1999-01-01","io.modelcontextprotocol/clientCapabilities":{}}}}"#;
+    let ok = old.replace("1999-01-01", "2026-07-28");
     let table = [
         ("no _meta", post(LIST), 400, -32602),
         ("initialize", modern(&server, "initialize", "", ""), 404, -32601),
         ("unknown", modern(&server, "tools/dance", "", ""), 404, -32601),
         ("no Mcp-Name", modern(&server, "tools/call", "", r#","name":"echo""#), 400, -32020),
         ("wrong Mcp-Name", modern(&server, "tools/call", "ohce", r#","name":"echo""#), 400, -32020),
+        ("wrong Mcp-Method", post(&ok).header("mcp-method", "tools/call"), 400, -32020),
         ("other version in header", post(old).header("mcp-method", "tools/list"), 400, -32020),
         (
             "old version",

@@ -216,6 +216,11 @@ async fn answers_go_wrong_in_every_way_over_streamable_http() {
         let answered = within(&server, &session, &call("1", "echo", "{}")).limit(limit).send().await;
         assert_eq!(answered.ok().map(|it| it.text().to_owned()), wanted, "{answer:?}");
     }
+    server.behave(|it| it.answer = Answer::CutMidAnswer);
+    let mut half = within(&server, &session, &call("1", "echo", "{}")).open().await.expect("the head comes");
+    let bytes = half.chunk().await.expect("some bytes").expect("not the end");
+    assert_eq!(&bytes[..], &honest.as_bytes()[..honest.len() / 2]);
+    assert!(half.chunk().await.is_err());
     server.behave(|it| (it.answer, it.form) = (Answer::CutAfterAccepting, Form::Sse));
     let mut events = sse::open(within(&server, &session, &call("1", "echo", "{}"))).await.expect("the head comes");
     assert_eq!(watch(&mut events, 0, &End::Cut).await.end, End::Cut);
