@@ -131,7 +131,11 @@ fn frames(receiver: mpsc::Receiver<Step>) -> impl Stream<Item = Result<Frame<Byt
             match receiver.recv().await? {
                 Step::Write(write) => current = Some(write),
                 Step::End => return None,
-                Step::Cut => return Some((Err(Cut), (receiver, None))),
+                Step::Cut => {
+                    // Yielding makes hyper flush first: the head and what was written reach the caller before the cut.
+                    yield_now().await;
+                    return Some((Err(Cut), (receiver, None)));
+                }
             }
         }
     })
