@@ -1,1 +1,10 @@
-//! (see the crate description)
+//! The kit of the tests that cross a border: real MCP servers, faulty MCP servers, and the tools to watch them.
+
+pub mod faulty;
+pub mod http;
+pub mod port;
+pub mod real;
+pub mod skip;
+pub mod sse;
+pub mod token;
+pub mod wait;

@@ -1,2 +1,22 @@
-//! xtask
-fn main() {}
+//! `cargo xtask <chore>`: the one entrance to the project's chores.
+
+use std::process::ExitCode;
+
+use xtask::{real_servers, tests};
+
+const USAGE: &str = "\
+usage: cargo xtask test [--no-skips] [ARGUMENTS OF cargo test...]
+       cargo xtask real-servers";
+
+fn main() -> anyhow::Result<ExitCode> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let (chore, rest) = arguments.split_first().map_or(("", &[][..]), |(chore, rest)| (chore.as_str(), rest));
+    match chore {
+        "test" => tests::run(rest),
+        "real-servers" if rest.is_empty() => Ok(tests::report(&real_servers::set_up()?, true)),
+        _ => {
+            eprintln!("{USAGE}");
+            Ok(ExitCode::from(2))
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! Tool calls: the handler's work, its progress, and the many ways of answering.
+
+use std::future::pending;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::frame;
+use super::pipe::Pipe;
+use super::rpc::{self, Message};
+use super::state::State;
+use super::tool::{Handler, Tool, text_result};
+use super::vice::{Answer, Framing};
+use super::{Mode, rpc::Params};
+
+/// The size of the pieces that huge and endless answers are made of.
+const BLOCK: usize = 64 * 1024;
+
+/// Where messages go: onto an event stream, or into a plain body.
+#[derive(Clone, Debug)]
+pub(super) struct Out {
+    pub(super) pipe: Pipe,
+    pub(super) events: bool,
+}
+
+/// One call.
+#[derive(Debug)]
+pub(super) struct Call {
+    session: String,
+    id: String,
+    arguments: String,
+    token: Option<String>,
+    pub(super) tool: Option<Tool>,
+    pub(super) answer: Answer,
+}
+
+impl Call {
+    pub(super) fn new(state: &State, session: &str, message: &Message) -> Self {
+        let params: Params = message.params();
+        let name = params.name.unwrap_or_default();
+        let tool = state.tools().iter().find(|tool| tool.name == name).cloned();
+        let answer = tool.as_ref().and_then(|tool| tool.answer.clone()).unwrap_or_else(|| state.behaviour().answer);
+        Self {
+            session: session.into(),
+            id: message.id().unwrap_or("null").into(),
+            arguments: params.arguments.map(|raw| raw.get().to_owned()).unwrap_or_default(),
+            token: params.meta.get("progressToken").map(|raw| raw.get().to_owned()),
+            tool,
+            answer,
+        }
+    }
+
+    /// Whether it will report progress.
+    pub(super) fn reports(&self) -> bool {
+        self.token.is_some() && self.tool.as_ref().is_some_and(|tool| tool.progress.is_some())
+    }
+
+    /// Works and answers, until done, cancelled, or nobody reads any more.
+    pub(super) async fn run(self, state: Arc<State>, out: Out) {
+        let running = state.run(&self.session, &self.id);
+        let stop = Arc::clone(&running.stop);
+        tokio::select! {
+            () = stop.notified() => running.settle(),
+            () = out.pipe.closed() => {}
+            () = self.perform(&state, &out) => running.settle(),
+        }
+    }
+
+    async fn perform(&self, state: &State, out: &Out) {
+        self.work(state, out).await;
+        self.deliver(state, out).await;
+    }
+
+    /// Takes the tool's time, with progress on the way.
+    async fn work(&self, state: &State, out: &Out) {
+        let Some(tool) = self.tool.as_ref().filter(|tool| !tool.delay.is_zero()) else { return };
+        let end = Instant::now() + tool.delay;
+        let every = tool.progress.filter(|_| out.events).unwrap_or(Duration::MAX);
+        let Some(token) = self.token.as_ref().filter(|_| every < tool.delay) else {
+            return sleep_until(end).await;
+        };
+        for progress in 1.. {
+            sleep(every).await;
+            if Instant::now() >= end {
+                return;
+            }
+            let params = format!(r#"{{"progressToken":{token},"progress":{progress}}}"#);
+            let note = format!(r#"{{"jsonrpc":"2.0","method":"notifications/progress","params":{params}}}"#);
+            out.message(state, &note).await;
+        }
+    }
+
+    fn text(&self, id: &str, modern: bool) -> String {
+        match self.tool.as_ref().map(|tool| &tool.handler) {
+            Some(Handler::Echo) => {
+                let more = if modern { r#","resultType":"complete""# } else { "" };
+                rpc::result(id, &text_result(&self.arguments, more))
+            }
+            Some(Handler::Result(result)) => rpc::result(id, result),
+            Some(Handler::Error(error)) => rpc::error(id, error),
+            None => rpc::error_of(id, -32602, "Unknown tool"),
+        }
+    }
+
+    async fn deliver(&self, state: &State, out: &Out) {
+        let text = |id: &str| self.text(id, state.mode == Mode::Modern);
+        let honest = text(&self.id);
+        match &self.answer {
+            Answer::Honest => out.message(state, &honest).await,
+            Answer::Never => pending().await,
+            Answer::CutBeforeAccepting | Answer::CutAfterAccepting => out.pipe.cut().await,
+            Answer::CutMidAnswer => {
+                let bytes = out.bytes(&state.behaviour().framing, &honest);
+                out.raw(bytes[..bytes.len() / 2].to_vec()).await;
+                out.pipe.cut().await;
+            }
+            Answer::EndWithout => out.pipe.end().await,
+            Answer::Twice => {
+                out.message(state, &honest).await;
+                out.message(state, &honest).await;
+            }
+            Answer::Id(id) => out.message(state, &text(id)).await,
+            Answer::StringId => out.message(state, &text(&format!("\"{}\"", self.id.trim_matches('"')))).await,
+            Answer::OthersId => {
+                let other = state.other_id(&self.id).unwrap_or_else(|| "999999999".into());
+                out.message(state, &text(&other)).await;
+            }
+            Answer::NoId => out.message(state, &honest.replacen(&format!(r#""id":{},"#, self.id), "", 1)).await,
+            Answer::Instead(bytes) => out.data(bytes).await,
+            Answer::After(bytes) => {
+                out.data(bytes).await;
+                out.message(state, &honest).await;
+            }
+            Answer::AfterRaw(bytes) => {
+                out.raw(bytes.clone()).await;
+                out.message(state, &honest).await;
+            }
+            Answer::Huge(size) => self.huge(out, *size).await,
+            Answer::EndlessLine => out.endless("data: ", "x").await,
+            Answer::EndlessLines => {
+                out.endless("", "data: xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\n").await
+            }
+        }
+    }
+
+    /// A valid answer whose text block has `size` bytes, never held in memory as a whole.
+    async fn huge(&self, out: &Out, size: u64) {
+        const FILL: char = 'x';
+        let answer = rpc::result(&self.id, &text_result(&FILL.to_string(), ""));
+        let (before, after) = answer.split_once(FILL).expect("the text is in the answer");
+        let (open, close) = if out.events { ("event: message\ndata: ", "\n\n") } else { ("", "") };
+        let block = u64::try_from(BLOCK).expect("64 KiB");
+        let rest = usize::try_from(size % block).expect("below 64 KiB");
+        out.raw(format!("{open}{before}")).await;
+        out.pipe.repeat(vec![b'x'; BLOCK], size / block, &Framing::default()).await;
+        out.raw(format!("{}{after}{close}", "x".repeat(rest))).await;
+    }
+}
+
+impl Out {
+    /// Writes a message as the framing of this moment wants it. A plain body holds answers only.
+    pub(super) async fn message(&self, state: &State, text: &str) {
+        let framing = state.behaviour().framing;
+        self.pipe.write(self.bytes(&framing, text), &framing).await;
+    }
+
+    fn bytes(&self, framing: &Framing, text: &str) -> Vec<u8> {
+        if self.events { frame::event(framing, "message", text, self.pipe.first()) } else { text.as_bytes().to_vec() }
+    }
+
+    /// Writes bytes, as they are, as the data of an event or as a body.
+    async fn data(&self, bytes: &Bytes) {
+        let (open, close) =
+            if self.events { (&b"event: message\ndata: "[..], &b"\n\n"[..]) } else { (&b""[..], &b""[..]) };
+        self.raw([open, bytes, close].concat()).await;
+    }
+
+    async fn raw(&self, bytes: impl Into<Bytes>) {
+        self.pipe.write(bytes, &Framing::default()).await;
+    }
+
+    async fn endless(&self, open: &str, again: &str) {
+        if self.events {
+            self.raw(open.to_owned()).await;
+        }
+        self.pipe.repeat(again.repeat(BLOCK / again.len()), u64::MAX, &Framing::default()).await;
+        pending().await
+    }
+}

@@ -1,0 +1,78 @@
+//! The answers of the protocol itself: initialize, discover, ping, lists. Calls are in `call`.
+
+use super::Mode;
+use super::rpc::{self, Message, Params};
+use super::state::State;
+use super::tool::Tool;
+use super::vice::{List, Reply};
+
+/// The newest version with sessions.
+const LEGACY: &str = "2025-11-25";
+/// The version without sessions.
+pub(super) const MODERN: &str = "2026-07-28";
+const KNOWN: [&str; 4] = ["2024-11-05", "2025-03-26", "2025-06-18", LEGACY];
+
+const IDENTITY: &str =
+    r#""capabilities":{"tools":{"listChanged":true}},"serverInfo":{"name":"faulty","version":"1.0.0"}"#;
+/// What modern results must hold beside their content.
+const MODERN_EXTRAS: &str = r#","resultType":"complete","ttlMs":0,"cacheScope":"public""#;
+
+/// The text of the answer to a request other than a call; `None` when it is never answered.
+pub(super) fn answer(state: &State, message: &Message) -> Option<String> {
+    let (id, params, behaviour) = (message.id()?, message.params(), state.behaviour());
+    let modern = state.mode == Mode::Modern;
+    match message.method() {
+        "initialize" if !modern => reply(id, behaviour.init, initialize(&params)),
+        "server/discover" if modern => reply(id, behaviour.init, discover()),
+        "ping" if !modern => reply(id, behaviour.ping, "{}".into()),
+        "tools/list" => list(state, id, &params, behaviour.list),
+        _ => Some(rpc::error_of(id, -32601, "Method not found")),
+    }
+}
+
+/// Whether a method is one that a modern server knows.
+pub(super) fn modern_knows(method: &str) -> bool {
+    matches!(method, "server/discover" | "tools/list" | "tools/call" | "subscriptions/listen")
+}
+
+fn reply(id: &str, reply: Reply, honest: String) -> Option<String> {
+    match reply {
+        Reply::Honest => Some(rpc::result(id, &honest)),
+        Reply::Never => None,
+        Reply::Result(result) => Some(rpc::result(id, &result)),
+        Reply::Error(error) => Some(rpc::error(id, &error)),
+    }
+}
+
+fn initialize(params: &Params) -> String {
+    let asked = params.version.as_deref().filter(|version| KNOWN.contains(version));
+    format!(r#"{{"protocolVersion":"{}",{IDENTITY}}}"#, asked.unwrap_or(LEGACY))
+}
+
+fn discover() -> String {
+    format!(r#"{{"supportedVersions":["{MODERN}"],{IDENTITY}{MODERN_EXTRAS}}}"#)
+}
+
+fn list(state: &State, id: &str, params: &Params, list: List) -> Option<String> {
+    let listed = |tools: &[Tool]| tools.iter().map(|tool| tool.listed.clone()).collect::<Vec<_>>();
+    let page = params.cursor.as_deref().and_then(|cursor| cursor.parse::<usize>().ok()).unwrap_or(0);
+    let (entries, cursor) = match list {
+        List::Reply(Reply::Honest) | List::Honest => (listed(&state.tools()), None),
+        List::Reply(other) => return reply(id, other, String::new()),
+        List::Pages(size) => {
+            let tools = state.tools();
+            let end = (page + size.max(1)).min(tools.len());
+            (listed(&tools[page.min(end)..end]), (end < tools.len()).then(|| end.to_string()))
+        }
+        List::EndlessPages => (vec![numbered(page)], Some((page + 1).to_string())),
+        List::SameCursor => (listed(&state.tools()), Some("again".into())),
+        List::Many(count) => ((0..count).map(numbered).collect(), None),
+    };
+    let cursor = cursor.map(|cursor| format!(r#","nextCursor":"{cursor}""#)).unwrap_or_default();
+    let extras = if state.mode == Mode::Modern { MODERN_EXTRAS } else { "" };
+    Some(rpc::result(id, &format!(r#"{{"tools":[{}]{cursor}{extras}}}"#, entries.join(","))))
+}
+
+fn numbered(number: usize) -> String {
+    format!(r#"{{"name":"tool-{number}","inputSchema":{{"type":"object"}}}}"#)
+}

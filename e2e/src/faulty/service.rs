@@ -1,0 +1,158 @@
+//! The door: TCP connections, HTTP requests, and the refusals that come before any protocol.
+
+use std::future::pending;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Method, Request, Response};
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::pipe::{Cut, Payload, whole};
+use super::rpc::Message;
+use super::seen;
+use super::state::State;
+use super::vice::{Connection, Door, Lost, Refusal};
+use super::{Mode, legacy, streamable};
+
+/// The largest request body that is read.
+const BODY_LIMIT: usize = 64 * 1024 * 1024;
+
+/// Accepts connections until it is dropped.
+pub(super) async fn accept(state: Arc<State>, listener: TcpListener) {
+    while let Ok((stream, _)) = listener.accept().await {
+        state.seen().connections += 1;
+        let shared = Arc::clone(&state);
+        state.spawn(async move { connection(shared, stream).await.unwrap_or_default() });
+    }
+}
+
+async fn connection(state: Arc<State>, mut stream: TcpStream) -> std::io::Result<()> {
+    stream.set_nodelay(true)?;
+    match state.behaviour().connection {
+        Connection::Honest => serve(state, stream).await,
+        Connection::Silent => pending().await,
+        Connection::Closed => {}
+        Connection::Raw(bytes) => {
+            read_head(&mut stream).await?;
+            stream.write_all(&bytes).await?;
+            stream.shutdown().await?;
+        }
+        Connection::EndlessHeaders => {
+            read_head(&mut stream).await?;
+            stream.write_all(b"HTTP/1.1 200 OK\r\n").await?;
+            loop {
+                stream.write_all(b"x-more: xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\r\n").await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Closing with unread bytes would reset the connection and could take our bytes with it.
+async fn read_head(stream: &mut TcpStream) -> std::io::Result<()> {
+    let mut buffer = [0; 16 * 1024];
+    stream.read(&mut buffer).await.map(drop)
+}
+
+async fn serve(state: Arc<State>, stream: TcpStream) {
+    let service = service_fn(|request| handle(Arc::clone(&state), request));
+    // An error is a cut of ours or a caller who left; both are seen elsewhere.
+    drop(http1::Builder::new().serve_connection(TokioIo::new(stream), service).await);
+}
+
+async fn handle(state: Arc<State>, request: Request<Incoming>) -> Result<Response<Payload>, Cut> {
+    let (head, body) = request.into_parts();
+    let body = Limited::new(body, BODY_LIMIT).collect().await.map_err(|_| Cut)?.to_bytes();
+    let request = Request::from_parts(head, ());
+    let message = Message::read(&body);
+    state.seen().record(seen::Request {
+        http_method: request.method().to_string(),
+        target: request.uri().to_string(),
+        headers: request.headers().clone(),
+        body: body.clone(),
+        method: message.as_ref().and_then(|message| message.method.clone()),
+        id: message.as_ref().and_then(|message| message.id().map(str::to_owned)),
+    });
+    let behaviour = state.behaviour();
+    let called = message.as_ref().is_some_and(|message| message.method() == "tools/call");
+    let doors = match *request.method() {
+        Method::GET => vec![behaviour.get.clone()],
+        Method::POST if called => vec![behaviour.call.clone(), behaviour.post.clone()],
+        _ => vec![behaviour.post.clone()],
+    };
+    if let Some(refusal) = knock(doors).await {
+        return refusal;
+    }
+    if message.as_ref().is_some_and(|message| message.method.is_none() && message.id().is_some()) {
+        state.seen().answers.push(String::from_utf8_lossy(&body).into_owned());
+    }
+    match (state.mode, request.method(), request.uri().path()) {
+        (Mode::Sse, &Method::GET, "/sse") => Ok(legacy::open(&state, &behaviour).await),
+        (Mode::Sse, &Method::POST, "/message") => legacy::take(&state, &request, message).await,
+        (Mode::Streamable | Mode::Modern, _, "/mcp") => streamable::handle(&state, &behaviour, &request, message).await,
+        _ => Ok(plain(404, "Not found")),
+    }
+}
+
+async fn knock(doors: Vec<Door>) -> Option<Result<Response<Payload>, Cut>> {
+    for door in doors {
+        match door {
+            Door::Open => {}
+            Door::Hangs => pending().await,
+            Door::Slams => return Some(Err(Cut)),
+            Door::Answers(refusal) => return Some(Ok(refused(refusal))),
+        }
+    }
+    None
+}
+
+/// What a caller with an unknown session is told.
+pub(super) async fn lost(state: &State) -> Result<Response<Payload>, Cut> {
+    state.seen().lost += 1;
+    Ok(match state.behaviour().lost {
+        Lost::NotFound => plain(404, "Could not find session"),
+        Lost::NotFoundError => legacy::lost_error(404),
+        Lost::Error => legacy::lost_error(200),
+        Lost::BadRequest => plain(400, "No valid session ID provided"),
+        Lost::Hangs => pending().await,
+    })
+}
+
+/// A header as text, or "" when it is absent.
+pub(super) fn header<'a>(request: &'a Request<()>, name: &str) -> &'a str {
+    request.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+}
+
+pub(super) fn plain(status: u16, text: &'static str) -> Response<Payload> {
+    respond(status, &[("content-type", "text/plain")], whole(text))
+}
+
+pub(super) fn event_stream(body: Payload) -> Response<Payload> {
+    respond(200, &[("content-type", "text/event-stream"), ("cache-control", "no-cache")], body)
+}
+
+/// A JSON answer whose text is there already.
+pub(super) fn json(status: u16, text: impl Into<Bytes>) -> Response<Payload> {
+    json_body(status, whole(text))
+}
+
+/// A JSON answer whose text is still to come.
+pub(super) fn json_body(status: u16, body: Payload) -> Response<Payload> {
+    respond(status, &[("content-type", "application/json")], body)
+}
+
+fn refused(refusal: Refusal) -> Response<Payload> {
+    let headers: Vec<_> = refusal.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    respond(refusal.status, &headers, whole(refusal.body))
+}
+
+fn respond(status: u16, headers: &[(&str, &str)], body: Payload) -> Response<Payload> {
+    let builder = headers.iter().fold(Response::builder().status(status), |it, (name, value)| it.header(*name, *value));
+    builder.body(body).expect("the test gives valid headers")
+}

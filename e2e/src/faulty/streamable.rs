@@ -1,0 +1,135 @@
+//! Streamable HTTP on `/mcp`: with sessions (until 2025-11-25), or stateless (2026-07-28).
+
+use std::future::pending;
+use std::sync::Arc;
+
+use http::{HeaderValue, Method, Request, Response};
+
+use super::call::{Call, Out};
+use super::legacy::{ask, cancelled};
+use super::pipe::{Cut, Payload, pipe};
+use super::rpc::Message;
+use super::service::{event_stream, header, json, json_body, lost, plain};
+use super::state::State;
+use super::vice::{Answer, Behaviour, Form, Listen};
+use super::{Mode, methods, modern};
+
+const SESSION: &str = "mcp-session-id";
+
+/// Answers GET, POST and DELETE.
+pub(super) async fn handle(
+    state: &Arc<State>,
+    behaviour: &Behaviour,
+    request: &Request<()>,
+    message: Option<Message>,
+) -> Result<Response<Payload>, Cut> {
+    match (request.method(), state.mode) {
+        (&Method::POST, Mode::Modern) => {
+            let Some(message) = message else { return Ok(parse_error()) };
+            match modern::refusal(request, &message) {
+                Some(refusal) => {
+                    state.seen().refused += 1;
+                    Ok(refusal)
+                }
+                None if message.method() == "subscriptions/listen" => Ok(modern::listen(state, &message).await),
+                None => answer(state, behaviour, "", message).await,
+            }
+        }
+        (&Method::POST, _) => post(state, behaviour, request, message).await,
+        (&Method::GET, Mode::Streamable) => get(state, behaviour, header(request, SESSION)).await,
+        (&Method::DELETE, Mode::Streamable) => {
+            state.remove_session(header(request, SESSION));
+            state.seen().deleted += 1;
+            Ok(plain(200, ""))
+        }
+        _ => Ok(plain(405, "Method not allowed")),
+    }
+}
+
+async fn post(
+    state: &Arc<State>,
+    behaviour: &Behaviour,
+    request: &Request<()>,
+    message: Option<Message>,
+) -> Result<Response<Payload>, Cut> {
+    let Some(message) = message else { return Ok(parse_error()) };
+    let session = header(request, SESSION);
+    if message.method() == "initialize" {
+        let mut response = answer(state, behaviour, "", message).await?;
+        let session = state.add_session(None);
+        response.headers_mut().insert(SESSION, HeaderValue::from_str(&session).expect("letters and digits"));
+        return Ok(response);
+    }
+    if session.is_empty() {
+        let text =
+            r#"{"jsonrpc":"2.0","id":null,"error":{"code":-32000,"message":"Bad Request: Server not initialized"}}"#;
+        return Ok(json(400, text));
+    }
+    if state.session(session).is_none() {
+        return lost(state).await;
+    }
+    answer(state, behaviour, session, message).await
+}
+
+async fn answer(
+    state: &Arc<State>,
+    behaviour: &Behaviour,
+    session: &str,
+    message: Message,
+) -> Result<Response<Payload>, Cut> {
+    if message.method() == "tools/call" {
+        return call(state, behaviour, Call::new(state, session, &message)).await;
+    }
+    if message.method() == "notifications/cancelled" {
+        cancelled(state, session, &message);
+    }
+    if message.id().is_none() || message.method().is_empty() {
+        return Ok(plain(202, ""));
+    }
+    let Some(text) = methods::answer(state, &message) else { return pending().await };
+    let (pipe, body) = pipe();
+    let out = Out { pipe, events: behaviour.form == Form::Sse };
+    out.message(state, &text).await;
+    Ok(if out.events { event_stream(body) } else { json_body(200, body) })
+}
+
+async fn call(state: &Arc<State>, behaviour: &Behaviour, call: Call) -> Result<Response<Payload>, Cut> {
+    if matches!(call.answer, Answer::CutBeforeAccepting) {
+        return Err(Cut);
+    }
+    let events = match behaviour.form {
+        Form::Auto => call.reports(),
+        Form::Json => false,
+        Form::Sse => true,
+    };
+    let endless = matches!(call.answer, Answer::EndlessLine | Answer::EndlessLines);
+    let (pipe, body) = pipe();
+    let out = Out { pipe, events };
+    if events || endless {
+        state.spawn(call.run(Arc::clone(state), out));
+    } else {
+        // The head of a JSON answer comes when the answer is there; dropping this future is the caller's going away.
+        call.run(Arc::clone(state), out).await;
+    }
+    Ok(if events { event_stream(body) } else { json_body(200, body) })
+}
+
+async fn get(state: &Arc<State>, behaviour: &Behaviour, session: &str) -> Result<Response<Payload>, Cut> {
+    if behaviour.listen == Listen::NotAllowed {
+        return Ok(plain(405, "Method not allowed"));
+    }
+    if state.session(session).is_none() {
+        return lost(state).await;
+    }
+    let (pipe, body) = pipe();
+    state.seen().streams += 1;
+    if behaviour.listen == Listen::Open {
+        state.attach(session, &pipe);
+        ask(state, Out { pipe, events: true });
+    }
+    Ok(event_stream(body))
+}
+
+fn parse_error() -> Response<Payload> {
+    json(400, r#"{"jsonrpc":"2.0","id":null,"error":{"code":-32700,"message":"Parse error"}}"#)
+}

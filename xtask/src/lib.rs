@@ -1,0 +1,4 @@
+//! The project's own chores, as functions: what `cargo xtask` runs and the tests look up.
+
+pub mod real_servers;
+pub mod tests;
