@@ -84,7 +84,10 @@ fn judge(key: &ServerKey, same: &[&McpServer], home: &str) -> Result<Box<Server>
         return Err(refusal("Invalid", problems.join("; ")));
     }
     let Some(url) = spec.url.clone() else {
-        return Err(refusal("ServiceNotFound", "spec.service can be found only in a cluster: set spec.url here".into()));
+        return Err(refusal(
+            "ServiceNotFound",
+            "spec.service can be found only in a cluster: set spec.url here".into(),
+        ));
     };
     Ok(Box::new(Server {
         name: key.public_name(home),

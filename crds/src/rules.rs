@@ -33,8 +33,9 @@ pub fn check_url(text: &str) -> Result<Url, String> {
     if text.len() > MAX_URL_BYTES {
         return Err(format!("url is longer than {MAX_URL_BYTES} bytes: shorten it"));
     }
-    let url = Url::parse(text)
-        .map_err(|problem| format!("url is not an absolute URL ({problem}): write http://HOST/PATH or https://HOST/PATH"))?;
+    let url = Url::parse(text).map_err(|problem| {
+        format!("url is not an absolute URL ({problem}): write http://HOST/PATH or https://HOST/PATH")
+    })?;
     if !matches!(url.scheme(), "http" | "https") {
         return Err(format!("url has scheme {:?}: use http or https", url.scheme()));
     }
@@ -86,7 +87,10 @@ pub fn problems(spec: &McpServerSpec) -> Vec<String> {
     check((1..=3600).contains(&spec.timeouts.request_seconds), "timeouts.requestSeconds is outside 1 to 3600");
     check((10..=86400).contains(&spec.timeouts.idle_seconds), "timeouts.idleSeconds is outside 10 to 86400");
     check((5..=3600).contains(&spec.health_check.interval_seconds), "healthCheck.intervalSeconds is outside 5 to 3600");
-    check((1..=10).contains(&spec.health_check.unhealthy_threshold), "healthCheck.unhealthyThreshold is outside 1 to 10");
+    check(
+        (1..=10).contains(&spec.health_check.unhealthy_threshold),
+        "healthCheck.unhealthyThreshold is outside 1 to 10",
+    );
     check((1..=10).contains(&spec.health_check.healthy_threshold), "healthCheck.healthyThreshold is outside 1 to 10");
     check(
         (1..=10000).contains(&spec.limits.max_concurrent_requests),
@@ -101,7 +105,8 @@ pub fn problems(spec: &McpServerSpec) -> Vec<String> {
 
 fn is_revision(text: &str) -> bool {
     let bytes = text.as_bytes();
-    bytes.len() == 10 && bytes.iter().enumerate().all(|(i, b)| if i == 4 || i == 7 { *b == b'-' } else { b.is_ascii_digit() })
+    bytes.len() == 10
+        && bytes.iter().enumerate().all(|(i, b)| if i == 4 || i == 7 { *b == b'-' } else { b.is_ascii_digit() })
 }
 
 fn is_token(name: &str) -> bool {
@@ -184,7 +189,9 @@ fn tools(rules: &ToolRules, found: &mut Vec<String>) {
     {
         found.push("tools.prefix: use at most 32 of A-Z a-z 0-9 _ . -".into());
     }
-    for (field, list) in [("include", rules.include.len()), ("exclude", rules.exclude.len()), ("overrides", rules.overrides.len())] {
+    for (field, list) in
+        [("include", rules.include.len()), ("exclude", rules.exclude.len()), ("overrides", rules.overrides.len())]
+    {
         if list > 128 {
             found.push(format!("tools.{field} has more than 128 entries"));
         }
