@@ -392,7 +392,7 @@ fn clipped(text: String) -> String {
 
 async fn first_event(stream: &mut super::http::Exchange, parser: &mut Parser) -> Result<Bytes, ConnectError> {
     loop {
-        while let Some(event) = parser.next().map_err(|_| ConnectError::NotMcp("its first event is too large"))? {
+        while let Some(event) = parser.next_event().map_err(|_| ConnectError::NotMcp("its first event is too large"))? {
             match event {
                 Event::Comment => {}
                 Event::Message { name, data } if name == "endpoint" => return Ok(data),

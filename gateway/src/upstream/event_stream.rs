@@ -65,7 +65,7 @@ impl Parser {
     ///
     /// # Errors
     /// [`TooLarge`] when a line or the data of an event exceeds the limit; the stream is then of no more use.
-    pub fn next(&mut self) -> Result<Option<Event>, TooLarge> {
+    pub fn next_event(&mut self) -> Result<Option<Event>, TooLarge> {
         while let Some(line) = self.line()? {
             if line.is_empty() {
                 if let Some(event) = self.dispatch() {
@@ -170,7 +170,7 @@ mod tests {
         let mut events = Vec::new();
         for piece in pieces {
             parser.push(piece);
-            while let Some(event) = parser.next()? {
+            while let Some(event) = parser.next_event()? {
                 events.push(event);
             }
         }

@@ -197,7 +197,7 @@ impl Drop for Ticket<'_> {
 pub(super) async fn read_stream(stream: &mut Exchange, parser: &mut Parser, mut take: impl FnMut(Message)) -> End {
     loop {
         loop {
-            match parser.next() {
+            match parser.next_event() {
                 Ok(Some(Event::Message { name, data })) if name.is_empty() || name == "message" => {
                     message::read(&data, &mut take);
                 }
