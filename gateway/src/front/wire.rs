@@ -294,7 +294,7 @@ mod tests {
         }
 
         #[test]
-        fn arguments_come_out_as_they_went_in(args in "\\{(\"[a-z]\": ?(-?[0-9]{1,25}|\"[ -!#-\\[\\]-~]{0,9}\"|\\[\\])(, ?\"[a-z]\":null)?)?\\}") {
+        fn arguments_come_out_as_they_went_in(args in "\\{(\"[a-z]\": ?(-?(0|[1-9][0-9]{0,25})|\"[ -!#-\\[\\]-~]{0,9}\"|\\[\\])(, ?\"[a-z]\":null)?)?\\}") {
             let body = format!(r#"{{"method":"t","args":{args}}}"#);
             let expected = call("t", &args, None);
             prop_assert_eq!(read_call(body.as_bytes()), expected);

@@ -57,9 +57,14 @@ fn read_server(value: Value) -> Result<McpServer, String> {
     let mut unknown = Vec::new();
     let server = serde_ignored::deserialize(value, |path| unknown.push(path.to_string()));
     let server: McpServer = server.map_err(|error: serde_yaml::Error| format!("McpServer {name}: {error}"))?;
-    // What the API server and kubectl write into metadata is not ours to judge.
-    unknown.retain(|path| !path.starts_with("metadata") && !path.starts_with("status"));
+    // The head was read before; what the API server and kubectl write into metadata is not ours to judge.
+    unknown.retain(|path| path.starts_with("spec") || !known_at_the_top(path));
     if unknown.is_empty() { Ok(server) } else { Err(format!("McpServer {name}: unknown field {}", unknown.join(", "))) }
+}
+
+fn known_at_the_top(path: &str) -> bool {
+    let first = path.split('.').next().unwrap_or_default();
+    ["apiVersion", "kind", "metadata", "status"].contains(&first)
 }
 
 #[cfg(test)]
