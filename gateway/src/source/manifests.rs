@@ -55,8 +55,11 @@ fn read_server(value: Value) -> Result<McpServer, String> {
     let name = value.get("metadata").and_then(|metadata| metadata.get("name")).and_then(Value::as_str);
     let name = name.ok_or("metadata.name is missing")?.to_owned();
     let mut unknown = Vec::new();
-    let server = serde_ignored::deserialize(value, |path| unknown.push(path.to_string()));
-    let server: McpServer = server.map_err(|error: serde_yaml::Error| format!("McpServer {name}: {error}"))?;
+    let mut track = serde_path_to_error::Track::new();
+    let tracked = serde_path_to_error::Deserializer::new(value, &mut track);
+    let server = serde_ignored::deserialize(tracked, |path| unknown.push(path.to_string()));
+    let server: McpServer =
+        server.map_err(|error: serde_yaml::Error| format!("McpServer {name}: {}: {error}", track.path()))?;
     // The head was read before; what the API server and kubectl write into metadata is not ours to judge.
     unknown.retain(|path| path.starts_with("spec") || !known_at_the_top(path));
     if unknown.is_empty() { Ok(server) } else { Err(format!("McpServer {name}: unknown field {}", unknown.join(", "))) }
