@@ -216,12 +216,6 @@ impl HttpPool {
             idle.push(Idle { connection, until: Instant::now() + limit });
         }
     }
-
-    /// Closes every unused connection.
-    pub fn clear(&self) {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
-        self.lingering.lock().unwrap_or_else(PoisonError::into_inner).clear();
-    }
 }
 
 impl Exchange {
