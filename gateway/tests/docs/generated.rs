@@ -27,3 +27,7 @@ fn check(path: &str, text: &str) {
 fn the_openapi_document_is_up_to_date() {
     check("docs/openapi.json", &format!("{}\n", openapi::document().to_pretty_json().unwrap()));
 }
+#[test]
+fn the_page_of_metrics_is_up_to_date() {
+    check("docs/metrics.md", &super::metrics::page());
+}
