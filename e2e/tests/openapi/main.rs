@@ -1,4 +1,5 @@
 //! The OpenAPI document against a running gateway: schemathesis makes requests of it and judges the answers.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::fs::File;
 use std::io::{Read, Seek};

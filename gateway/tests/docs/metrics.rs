@@ -94,7 +94,10 @@ fn labels() -> [(&'static str, String); 9] {
         ("`server`", "the server's name".into()),
         ("`tool`", "the name by which callers know the tool".into()),
         ("`outcome`", list(OUTCOMES.iter().map(|outcome| outcome.as_str()).collect())),
-        ("`reason` of `portcullis_auth_rejections_total`", list(AuthError::ALL.iter().map(|error| error.kind()).collect())),
+        (
+            "`reason` of `portcullis_auth_rejections_total`",
+            list(AuthError::ALL.iter().map(|error| error.kind()).collect()),
+        ),
         ("`reason` of `portcullis_server_reconnects_total`", list(RECONNECT_REASONS.to_vec())),
         ("`reason` of `portcullis_snapshot_rejected_total`", list(vec!["invalid"])),
     ]
