@@ -10,3 +10,4 @@ mod reload;
 mod rest;
 mod secrets;
 mod tools_rules;
+mod views;

@@ -35,7 +35,7 @@ const OURS: Calls = Calls {
 };
 
 /// One gateway in front of one real server twice: found out, and told.
-async fn is_served_as_it_is(kind: Kind, version: &str, info: Value) {
+async fn is_served_as_it_is(kind: Kind, version: &str, info: &str) {
     let server = fleet::server(kind).await;
     let transport = match kind.transport() {
         Transport::Sse => "sse",
@@ -52,11 +52,12 @@ async fn is_served_as_it_is(kind: Kind, version: &str, info: Value) {
     for name in ["found-out", "told"] {
         let mut view = gateway.server(name).await;
         assert!(view.as_object_mut().expect("a server").remove("since").is_some());
+        assert!(view["server_info"]["version"].take().is_string());
         let expected = json!({
             "connected": true, "tools_count": tools.len(), "available_tools": tools.keys().collect::<Vec<_>>(),
             "transport": transport, "protocol_version": version, "last_error": null,
             "name": name, "state": "ready", "url": server.url, "display_name": null, "description": null,
-            "server_info": info, "tools_left_out": 0, "calls_in_flight": 0, "ejected": false,
+            "server_info": {"name": info, "version": null}, "tools_left_out": 0, "calls_in_flight": 0, "ejected": false,
         });
         assert_eq!(view, expected);
         let listed = gateway.get(&format!("/tools/list?server={name}")).send().await.expect("a list");
@@ -78,52 +79,48 @@ async fn calls_are_passed_on(gateway: &Gateway, name: &str, kind: Kind, direct: 
     }
 }
 
-const EVERYTHING_INFO: (&str, &str) = ("mcp-servers/everything", "2.0.0");
-
-fn info((name, version): (&str, &str)) -> Value {
-    json!({"name": name, "version": version})
-}
+const EVERYTHING_NAME: &str = "mcp-servers/everything";
 
 #[tokio::test]
 async fn server_everything_over_sse_is_served_as_it_is() {
     require!(real::available(Kind::EverythingSse));
-    is_served_as_it_is(Kind::EverythingSse, "2025-11-25", info(EVERYTHING_INFO)).await;
+    is_served_as_it_is(Kind::EverythingSse, "2025-11-25", EVERYTHING_NAME).await;
 }
 
 #[tokio::test]
 async fn server_everything_over_streamable_http_is_served_as_it_is() {
     require!(real::available(Kind::EverythingStreamable));
-    is_served_as_it_is(Kind::EverythingStreamable, "2025-11-25", info(EVERYTHING_INFO)).await;
+    is_served_as_it_is(Kind::EverythingStreamable, "2025-11-25", EVERYTHING_NAME).await;
 }
 
 #[tokio::test]
 async fn a_stdio_server_behind_supergateway_is_served_as_it_is() {
     require!(real::available(Kind::SupergatewaySse));
-    is_served_as_it_is(Kind::SupergatewaySse, "2025-11-25", info(EVERYTHING_INFO)).await;
+    is_served_as_it_is(Kind::SupergatewaySse, "2025-11-25", EVERYTHING_NAME).await;
 }
 
 #[tokio::test]
 async fn the_python_sdk_over_sse_is_served_as_it_is() {
     require!(real::available(Kind::PythonSse));
-    is_served_as_it_is(Kind::PythonSse, "2025-11-25", info(("python-mcp", ""))).await;
+    is_served_as_it_is(Kind::PythonSse, "2025-11-25", "python-mcp").await;
 }
 
 #[tokio::test]
 async fn the_python_sdk_over_streamable_http_is_served_as_it_is() {
     require!(real::available(Kind::PythonStreamable));
-    is_served_as_it_is(Kind::PythonStreamable, "2026-07-28", info(("python-mcp", ""))).await;
+    is_served_as_it_is(Kind::PythonStreamable, "2026-07-28", "python-mcp").await;
 }
 
 #[tokio::test]
 async fn fastmcp_over_sse_is_served_as_it_is() {
     require!(real::available(Kind::FastmcpSse));
-    is_served_as_it_is(Kind::FastmcpSse, "2025-11-25", info(("python-fastmcp", "4.0.0"))).await;
+    is_served_as_it_is(Kind::FastmcpSse, "2025-11-25", "python-fastmcp").await;
 }
 
 #[tokio::test]
 async fn fastmcp_over_streamable_http_is_served_as_it_is() {
     require!(real::available(Kind::FastmcpStreamable));
-    is_served_as_it_is(Kind::FastmcpStreamable, "2026-07-28", info(("python-fastmcp", "4.0.0"))).await;
+    is_served_as_it_is(Kind::FastmcpStreamable, "2026-07-28", "python-fastmcp").await;
 }
 
 #[tokio::test]
@@ -133,7 +130,11 @@ async fn progress_keeps_a_call_alive_beyond_its_time() {
     }
     let manifests = Manifests::new();
     for (kind, url) in Kind::ALL.iter().zip(fleet::urls(&Kind::ALL).await) {
-        manifests.add(&name(*kind), url, &format!("timeouts: {{requestSeconds: 2}}\ntools: {{prefix: {}}}", name(*kind)));
+        manifests.add(
+            &name(*kind),
+            url,
+            &format!("timeouts: {{requestSeconds: 2}}\ntools: {{prefix: {}}}", name(*kind)),
+        );
     }
     let gateway = Gateway::start(manifests.options()).await;
     gateway.connected(7).await;
@@ -146,7 +147,11 @@ async fn finishes_late(gateway: &Gateway, kind: Kind) {
     let (tool, arguments, text) = if kind.has_our_tools() {
         ("slow", r#"{"seconds":3}"#, "done")
     } else {
-        ("trigger-long-running-operation", r#"{"duration":3,"steps":6}"#, "Long running operation completed. Duration: 3 seconds, Steps: 6.")
+        (
+            "trigger-long-running-operation",
+            r#"{"duration":3,"steps":6}"#,
+            "Long running operation completed. Duration: 3 seconds, Steps: 6.",
+        )
     };
     let began = Instant::now();
     let answer = gateway.call(&format!("{}__{tool}", name(kind)), arguments).await;
@@ -200,12 +205,13 @@ async fn five_real_servers_are_one_catalog() {
         .expect("tools")
         .iter()
         .map(|tool| (tool["name"].as_str().expect("a name"), &tool["available_servers"], &tool["server_count"]))
-        .filter(|(name, ..)| name.contains("echo") || name.contains("add") || name.contains("counter") || *name == "get-sum")
+        .filter(|(name, ..)| {
+            name.contains("echo") || name.contains("add") || name.contains("counter") || *name == "get-sum"
+        })
         .collect();
-    let (three, two) = (json!(["everything-http", "everything-sse", "supergateway"]), json!(["fastmcp", "python"]));
+    let three = json!(["everything-http", "everything-sse", "supergateway"]);
     let (fastmcp, python) = (json!(["fastmcp"]), json!(["python"]));
-    let (n1, n2, n3) = (json!(1), json!(2), json!(3));
-    let _ = (&two, &n2);
+    let (n1, n3) = (json!(1), json!(3));
     assert_eq!(
         servers,
         [
