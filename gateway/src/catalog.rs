@@ -2,10 +2,11 @@
 //!
 //! An immutable view: built anew when something changed and swapped in whole, so that a call never sees half a change.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
+use portcullis_crds::ServerKey;
 use portcullis_crds::names::TOOL_NAME_JOINER;
 use portcullis_crds::rules::is_tool_name;
 
@@ -19,6 +20,8 @@ pub struct Catalog {
     tools: HashMap<Arc<str>, Entry>,
     servers: Vec<Arc<Handle>>,
     renamed: Vec<(Arc<Handle>, i64)>,
+    /// Servers whose tools are listed here.
+    shown: HashSet<ServerKey>,
     listing: OnceLock<Bytes>,
 }
 
@@ -48,8 +51,12 @@ impl Catalog {
         servers.sort_by_cached_key(|server| (server.spec().created, server.key.clone()));
         let mut tools: HashMap<Arc<str>, Entry> = HashMap::new();
         let mut renamed = Vec::with_capacity(servers.len());
+        let mut shown = HashSet::new();
         for server in &servers {
             let offer = server.offer();
+            if offer.listed {
+                shown.insert(server.key.clone());
+            }
             let mut count = 0;
             for tool in offer.tools.iter() {
                 let name = free_name(&tools, server, tool);
@@ -62,7 +69,7 @@ impl Catalog {
             renamed.push((server.clone(), count));
         }
         servers.sort_by(|a, b| a.key.cmp(&b.key));
-        Self { tools, servers, renamed, listing: OnceLock::new() }
+        Self { tools, servers, renamed, shown, listing: OnceLock::new() }
     }
 
     /// The tool of this name.
@@ -82,6 +89,12 @@ impl Catalog {
             let mut bare = self.servers.iter().filter(|server| server.key.name == wanted);
             bare.next().filter(|_| bare.next().is_none())
         })
+    }
+
+    /// Whether a server has an open session, and this view shows what it offers: whoever waits until a server is
+    /// connected can then call its tools.
+    pub fn is_connected(&self, server: &Handle) -> bool {
+        server.live().is_some() && (self.shown.contains(&server.key) || !server.offer().listed)
     }
 
     /// For each server, how many of its tools go by `server__tool` because another server has their name.
