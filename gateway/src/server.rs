@@ -2,8 +2,8 @@
 //!
 //! The task ends only when it is told to; whatever the server does is an event, never an error of ours.
 
-use std::sync::{Arc, LazyLock};
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use portcullis_crds::Server;
