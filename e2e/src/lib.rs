@@ -1,7 +1,9 @@
 //! The kit of the tests that cross a border: real MCP servers, faulty MCP servers, and the tools to watch them.
 
 pub mod faulty;
+pub mod gateway;
 pub mod http;
+pub mod manifests;
 pub mod port;
 pub mod real;
 pub mod skip;

@@ -1,7 +1,7 @@
 //! The whole gateway: everything is made here, started here, and stopped here.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use axum::Router;
@@ -69,7 +69,7 @@ impl Gateway {
         };
         let metrics = Metrics::new();
         let shared = Arc::new(Shared {
-            roots: system_roots(),
+            roots: LazyLock::new(system_roots),
             secrets: Secrets { folder: config.secrets.clone() },
             max_message: config.max_message,
             metrics: metrics.clone(),

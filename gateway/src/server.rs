@@ -2,8 +2,8 @@
 //!
 //! The task ends only when it is told to; whatever the server does is an event, never an error of ours.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use portcullis_crds::Server;
@@ -54,8 +54,8 @@ pub const RECONNECT_REASONS: [&str; 6] = ["connect_failed", "closed", "expired",
 
 /// What every server's task is given.
 pub struct Shared {
-    /// The system's certificate authorities.
-    pub roots: RootCertStore,
+    /// The system's certificate authorities, read when the first https server needs them.
+    pub roots: LazyLock<RootCertStore>,
     /// Where Secrets lie.
     pub secrets: Secrets,
     /// Messages above this many bytes are refused.

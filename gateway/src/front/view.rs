@@ -145,7 +145,7 @@ impl<'a> Servers<'a> {
             .iter()
             .map(|server| {
                 let tools = names.remove(&Arc::as_ptr(server)).unwrap_or_default();
-                (server.spec().label().to_owned(), ServerView::of(server, tools))
+                (server.spec().label().to_owned(), ServerView::of(catalog, server, tools))
             })
             .collect();
         let summary = Summary {
@@ -158,10 +158,10 @@ impl<'a> Servers<'a> {
 }
 
 impl<'a> ServerView<'a> {
-    fn of(server: &Handle, available_tools: Vec<&'a str>) -> Self {
+    fn of(catalog: &Catalog, server: &Handle, available_tools: Vec<&'a str>) -> Self {
         let (status, spec) = (server.status(), server.spec());
         Self {
-            connected: server.live().is_some(),
+            connected: catalog.is_connected(server),
             tools_count: available_tools.len(),
             available_tools,
             transport: status.transport,
@@ -194,7 +194,7 @@ impl Health {
             .map(|server| {
                 let key = if known { server.spec().label().to_owned() } else { server.name.clone() };
                 let tools_count = names.remove(&Arc::as_ptr(server)).map_or(0, |names| names.len());
-                (key, HealthServer { connected: server.live().is_some(), tools_count })
+                (key, HealthServer { connected: catalog.is_connected(server), tools_count })
             })
             .collect();
         let connected = status.values().filter(|server| server.connected).count();

@@ -1,0 +1,13 @@
+//! The standalone gateway as its users see it: real MCP servers behind it, callers in front, changes while it runs.
+
+mod away;
+mod bytes;
+mod direct;
+mod fleet;
+mod log;
+mod real_servers;
+mod reload;
+mod rest;
+mod secrets;
+mod tools_rules;
+mod views;

@@ -1,0 +1,366 @@
+//! The REST contract: every route, and every refusal with its whole body and its headers.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use http::Method;
+use portcullis_e2e::faulty::{Door, Faulty, Mode, Tool};
+use portcullis_e2e::gateway::{Gateway, LIMIT, options};
+use portcullis_e2e::http::{self as client, Answer, Request};
+use portcullis_e2e::manifests::Manifests;
+use portcullis_e2e::port;
+use portcullis_e2e::token::{SECRET, after, before, mint_with};
+use portcullis_e2e::wait::wait_for;
+use portcullis_gateway::Options;
+use serde_json::json;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+/// A gateway in front of one honest server.
+pub(crate) async fn start() -> (Gateway, Faulty) {
+    let server = Faulty::start(Mode::Streamable).await;
+    let gateway = Gateway::before(&[&server.url()]).await;
+    gateway.connected(1).await;
+    (gateway, server)
+}
+
+pub(crate) async fn send(request: Request) -> Answer {
+    request.send().await.expect("an answer")
+}
+
+/// The whole error: status, body, and what every answer has.
+#[track_caller]
+fn is_error(answer: &Answer, status: u16, message: &str) {
+    let message = serde_json::to_string(message).expect("text");
+    let body = format!(r#"{{"error":{{"message":{message},"code":{status}}}}}"#);
+    assert_eq!((answer.status, answer.text()), (status, body.as_str()));
+    assert_eq!(answer.header("content-type"), "application/json");
+    has_common_headers(answer);
+}
+
+#[track_caller]
+fn has_common_headers(answer: &Answer) {
+    let common = ["cache-control", "referrer-policy", "x-content-type-options"].map(|name| answer.header(name));
+    assert_eq!(common, ["no-store", "no-referrer", "nosniff"]);
+    assert_eq!(answer.header("x-request-id").len(), 16);
+}
+
+#[tokio::test]
+async fn a_body_that_is_no_call_is_refused_with_the_reason() {
+    let (gateway, server) = start().await;
+    let cases = [
+        ("", "the body is empty: send {\"method\": TOOL, \"args\": {...}}"),
+        (" \n", "the body is empty: send {\"method\": TOOL, \"args\": {...}}"),
+        ("nonsense", "the body is not valid JSON (line 1, column 2)"),
+        ("{\n\"method\":\"echo\",}", "the body is not valid JSON (line 2, column 17)"),
+        (r#"{"method":"echo"} x"#, "the body is not valid JSON (line 1, column 19)"),
+        ("[1]", "the body must be a JSON object: {\"method\": TOOL, \"args\": {...}}"),
+        ("{}", "\"method\" is missing: it is the name of the tool"),
+        (r#"{"args":{}}"#, "\"method\" is missing: it is the name of the tool"),
+        (r#"{"method":""}"#, "\"method\" must be the name of a tool, as a text"),
+        (r#"{"method":7}"#, "\"method\" must be the name of a tool, as a text"),
+        (r#"{"method":"echo","args":[]}"#, "\"args\" must be an object"),
+        (r#"{"method":"echo","args":"{}"}"#, "\"args\" must be an object"),
+        (r#"{"method":"echo","args":null}"#, "\"args\" must be an object"),
+        (r#"{"method":"echo","server":1}"#, "\"server\" must be the name or URL of a server, as a text"),
+        (r#"{"method":"echo","method":"echo"}"#, "a member of the body is there twice: send each once"),
+        (r#"{"method":"echo","args":{},"args":{}}"#, "a member of the body is there twice: send each once"),
+    ];
+    for (body, message) in cases {
+        is_error(&send(gateway.post(body)).await, 400, message);
+    }
+    is_error(
+        &send(gateway.post("{}").header("content-type", "text/plain")).await,
+        415,
+        "the body must be JSON: send Content-Type: application/json, or leave it out",
+    );
+    for good in ["application/json", "Application/JSON; charset=utf-8", "application/vnd.x+json"] {
+        assert_eq!(send(gateway.post(r#"{"method":"echo"}"#).header("content-type", good)).await.status, 200, "{good}");
+    }
+    is_error(
+        &send(gateway.get("/tools/list?server=nobody")).await,
+        404,
+        "there is no server \"nobody\": GET /servers lists them",
+    );
+    let wrong = client::request(Method::POST, &gateway.url("/tools?shape=round")).bearer(&gateway.token);
+    is_error(&send(wrong.body(r#"{"method":"echo"}"#)).await, 400, "shape must be result or value");
+    assert_eq!(server.seen().calls, 3, "no refused call reached the server");
+}
+
+#[tokio::test]
+async fn a_request_without_a_good_token_is_refused_before_its_body_is_read() {
+    let (gateway, server) = start().await;
+    let secret = SECRET.as_bytes();
+    let hour = Duration::from_secs(3600);
+    let expired = mint_with(secret, &json!({"sub": "a", "exp": before(hour)}));
+    let early = mint_with(secret, &json!({"sub": "a", "exp": after(hour), "nbf": after(hour)}));
+    let endless = mint_with(secret, &json!({"sub": "a"}));
+    let foreign = mint_with(b"another-secret-of-more-than-32-bytes", &json!({"sub": "a", "exp": after(hour)}));
+    let long = "x".repeat(8193);
+    let missing = "a token is required: send the header 'Authorization: Bearer TOKEN'";
+    let scheme = "the Authorization header must have the form 'Bearer TOKEN'";
+    let cases = [
+        ("".to_owned(), missing),
+        ("Bearer".to_owned(), missing),
+        ("Basic YTpi".to_owned(), scheme),
+        ("Bearer nonsense".to_owned(), "the token is not a well-formed JWT"),
+        (format!("Bearer {long}"), "the token is longer than 8192 bytes"),
+        (format!("Bearer {expired}"), "the token has expired: get a new one"),
+        (format!("Bearer {early}"), "the token is not valid yet (nbf, iat): check the clocks"),
+        (format!("Bearer {endless}"), "the token has no valid expiry time (exp, in seconds since 1970)"),
+        (format!("bEaReR {foreign}"), "the token's signature is not valid"),
+    ];
+    for (header, message) in &cases {
+        for (method, path) in [(Method::POST, "/tools"), (Method::GET, "/tools/list"), (Method::GET, "/servers")] {
+            let request = client::request(method, &gateway.url(path)).body("not even JSON");
+            let request = if header.is_empty() { request } else { request.header("authorization", header) };
+            let answer = send(request.header("content-type", "text/plain")).await;
+            is_error(&answer, 401, message);
+            let challenge = if *message == missing || *message == scheme {
+                "Bearer".to_owned()
+            } else {
+                format!("Bearer error=\"invalid_token\", error_description=\"{message}\"")
+            };
+            assert_eq!(answer.header("www-authenticate"), challenge);
+        }
+    }
+    assert_eq!(server.seen().calls, 0);
+    refuses_before_the_body_comes(&gateway).await;
+}
+
+async fn refuses_before_the_body_comes(gateway: &Gateway) {
+    let mut stream = TcpStream::connect(gateway.address).await.expect("a connection");
+    stream.write_all(b"POST /tools HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000\r\n\r\n{").await.expect("written");
+    let mut head = [0; 12];
+    let read = tokio::time::timeout(LIMIT, stream.read_exact(&mut head)).await;
+    read.expect("an answer without the body").expect("an answer");
+    assert_eq!(&head, b"HTTP/1.1 401");
+}
+
+#[tokio::test]
+async fn a_token_may_come_in_the_query_but_not_in_both_places() {
+    let (gateway, _server) = start().await;
+    let token = &gateway.token;
+    for path in ["/tools/list", "/servers"] {
+        let url = gateway.url(&format!("{path}?token={token}"));
+        assert_eq!(send(client::get(&url)).await.status, 200);
+        let both = send(client::get(&url).bearer(token)).await;
+        is_error(&both, 400, "send the token either in the Authorization header or in the query, not in both");
+        assert_eq!(both.header("www-authenticate"), "");
+    }
+    let call = client::post(&gateway.url(&format!("/tools?token={token}")), r#"{"method":"echo"}"#);
+    assert_eq!(send(call).await.status, 200);
+    let twice = client::get(&gateway.url(&format!("/servers?token={token}&token={token}")));
+    is_error(&send(twice).await, 400, "send exactly one token");
+    let empty = send(client::get(&gateway.url("/servers?token="))).await;
+    is_error(&empty, 401, "a token is required: send the header 'Authorization: Bearer TOKEN'");
+}
+
+#[tokio::test]
+async fn a_token_in_the_query_can_be_forbidden() {
+    let server = Faulty::start(Mode::Sse).await;
+    let options = Options { mcp_url: Some(server.url()), allow_query_token: Some("false".into()), ..options() };
+    let gateway = Gateway::start(options).await;
+    let answer = send(client::get(&gateway.url(&format!("/servers?token={}", gateway.token)))).await;
+    is_error(&answer, 401, "a token is required: send the header 'Authorization: Bearer TOKEN'");
+}
+
+#[tokio::test]
+async fn a_wrong_path_or_method_is_told_what_there_is() {
+    let (gateway, _server) = start().await;
+    let nothing = "there is nothing at this path: see GET /openapi.json";
+    for path in ["/", "/tool", "/tools/", "/tools/list/x", "/servers/x"] {
+        is_error(&send(gateway.get(path)).await, 404, nothing);
+    }
+    let cases = [
+        (Method::GET, "/tools", "POST"),
+        (Method::DELETE, "/tools", "POST"),
+        (Method::POST, "/tools/list", "GET,HEAD"),
+        (Method::PUT, "/servers", "GET,HEAD"),
+        (Method::POST, "/health", "GET,HEAD"),
+    ];
+    for (method, path, allowed) in cases {
+        let answer = send(client::request(method.clone(), &gateway.url(path)).bearer(&gateway.token)).await;
+        is_error(&answer, 405, &format!("this path does not take {method}"));
+        assert_eq!(answer.header("allow"), allowed, "{method} {path}");
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_is_too_long_is_refused_however_it_comes() {
+    let server = Faulty::start(Mode::Streamable).await;
+    let options = Options { mcp_url: Some(server.url()), max_body_bytes: Some("2048".into()), ..options() };
+    let gateway = Gateway::start(options).await;
+    gateway.connected(1).await;
+    let body = |fill: usize| format!(r#"{{"method":"echo","args":{{"message":"{}"}}}}"#, "x".repeat(fill));
+    let frame = body(0).len();
+    assert_eq!(send(gateway.post(body(2048 - frame))).await.status, 200);
+    is_error(&send(gateway.post(body(2049 - frame))).await, 413, "the body is longer than 2048 bytes");
+
+    let mut stream = TcpStream::connect(gateway.address).await.expect("a connection");
+    let head = format!(
+        "POST /tools HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n",
+        gateway.token
+    );
+    stream.write_all(head.as_bytes()).await.expect("written");
+    stream.write_all(format!("bb8\r\n{}", "x".repeat(3000)).as_bytes()).await.expect("written");
+    let mut answer = String::new();
+    tokio::time::timeout(LIMIT, stream.read_to_string(&mut answer)).await.expect("an answer").expect("an answer");
+    assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
+}
+
+#[tokio::test]
+async fn what_a_server_does_wrong_is_told_by_its_status() {
+    let tools = vec![
+        Tool::echo("echo"),
+        Tool::failing("fails", "no such city"),
+        Tool::error("rpc", -32000, "out of \"order\""),
+        Tool::error("params", -32602, "a is missing"),
+        Tool::echo("slow").takes(Duration::from_secs(30)),
+        Tool::result("odd", "7"),
+    ];
+    let server = Faulty::with_tools(Mode::Streamable, tools).await;
+    let away = port::hold();
+    let manifests = Manifests::new();
+    manifests.add("one", &server.url(), "timeouts: {requestSeconds: 1}");
+    manifests.add("away", &format!("{}/mcp", away.origin()), "");
+    let gateway = Gateway::start(manifests.options()).await;
+    gateway.connected(1).await;
+
+    let unknown = gateway.call("nothing", "{}").await;
+    is_error(&unknown, 404, "no server offers the tool \"nothing\": GET /tools/list lists all");
+    assert_eq!((unknown.header("x-portcullis-server"), unknown.header("x-portcullis-attempts")), ("", "0"));
+
+    let failed = gateway.call("fails", "{}").await;
+    assert_eq!(
+        (failed.status, failed.text()),
+        (200, r#"{"content":[{"type":"text","text":"no such city"}],"isError":true}"#)
+    );
+
+    for (tool, status, code, message) in [
+        ("rpc", 502, -32000, r#"the server answered with error -32000: out of \"order\""#),
+        ("params", 400, -32602, "the server answered with error -32602: a is missing"),
+    ] {
+        let answer = gateway.call(tool, "{}").await;
+        let body = format!(r#"{{"error":{{"message":"{message}","code":{status},"rpc_code":{code}}}}}"#);
+        assert_eq!(
+            (answer.status, answer.text(), answer.header("x-portcullis-server")),
+            (status, body.as_str(), "one")
+        );
+    }
+    let slow = gateway.call("slow", "{}").await;
+    is_error(&slow, 504, "the server did not answer in time");
+    assert_eq!((slow.header("x-portcullis-server"), slow.header("x-portcullis-attempts")), ("one", "1"));
+
+    server.behave(|vices| vices.call = Door::html());
+    is_error(
+        &gateway.call("echo", "{}").await,
+        502,
+        "the server's answer is unusable: it is neither JSON nor an event stream",
+    );
+    server.behave(|vices| vices.call = Door::status(500));
+    is_error(
+        &gateway.call("echo", "{}").await,
+        502,
+        "the server's answer is unusable: it has an HTTP status for failures",
+    );
+    for status in [429, 503] {
+        server.behave(|vices| vices.call = Door::status(status));
+        let answer = gateway.call("echo", "{}").await;
+        is_error(&answer, status, &format!("the server refused the request with HTTP status {status}"));
+        assert_eq!(answer.header("retry-after"), "1");
+    }
+}
+
+#[tokio::test]
+async fn a_tool_whose_only_server_is_away_is_unavailable_for_now() {
+    for mode in [Mode::Sse, Mode::Streamable, Mode::Modern] {
+        let mut server = Faulty::start(mode).await;
+        let gateway = Gateway::before(&[&server.url()]).await;
+        gateway.connected(1).await;
+        server.kill().await;
+        let answer = gateway.call("echo", "{}").await;
+        assert_eq!(answer.header("retry-after"), "1", "{mode:?}: {}", answer.text());
+        is_error(&answer, 503, "no server that offers the tool \"echo\" can be reached: try again");
+        assert_eq!(gateway.tools().await, ["echo"], "its tools stay listed");
+    }
+}
+
+#[tokio::test]
+async fn a_busy_server_queues_a_little_and_then_refuses() {
+    let server = Faulty::with_tools(Mode::Sse, vec![Tool::text("slow", "done").takes(Duration::from_secs(3))]).await;
+    let manifests = Manifests::new();
+    manifests.add("one", &server.url(), "limits: {maxConcurrentRequests: 1}");
+    let gateway = Gateway::start(manifests.options()).await;
+    gateway.connected(1).await;
+    let first = gateway.call("slow", "{}");
+    let others = async {
+        wait_for("the first call", LIMIT, async || server.running() == 1).await;
+        join_all((0..3).map(|_| gateway.call("slow", "{}"))).await
+    };
+    let (first, others) = tokio::join!(first, others);
+    assert_eq!(first.status, 200);
+    for answer in others {
+        is_error(&answer, 429, "every server that offers the tool \"slow\" has as many calls as it may: try again");
+        assert_eq!(answer.header("retry-after"), "1");
+    }
+    assert_eq!(server.seen().calls, 1);
+    assert_eq!(gateway.call("slow", "{}").await.status, 200, "it is free again");
+}
+
+#[tokio::test]
+async fn the_older_proxys_shape_of_an_answer_is_given_when_asked_for() {
+    let tools = vec![
+        Tool::text("plain", "hello"),
+        Tool::text("json", r#"{"a": 1.10}"#),
+        Tool::result(
+            "two",
+            r#"{"content":[{"type":"text","text":"a"},{"type":"image","data":"eA==","mimeType":"image/png"}]}"#,
+        ),
+        Tool::failing("fails", "no"),
+        Tool::result("none", r#"{"content":[]}"#),
+    ];
+    let server = Faulty::with_tools(Mode::Streamable, tools).await;
+    let gateway = Gateway::before(&[&server.url()]).await;
+    gateway.connected(1).await;
+    let cases = [
+        ("plain", r#""hello""#),
+        ("json", r#"[{"a": 1.10}]"#),
+        ("two", r#"["a",{"type":"image","data":"eA==","mimeType":"image/png"}]"#),
+        ("fails", r#""no""#),
+        ("none", "[]"),
+    ];
+    for (tool, value) in cases {
+        let url = gateway.url("/tools?shape=value");
+        let answer = send(client::post(&url, format!(r#"{{"method":"{tool}"}}"#)).bearer(&gateway.token)).await;
+        assert_eq!((answer.status, answer.text()), (200, value), "{tool}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_id_is_kept_when_it_is_harmless() {
+    let (gateway, _server) = start().await;
+    let long = "i".repeat(128);
+    for id in ["abc-123", "{weird}", &long] {
+        let answer = send(gateway.get("/servers").header("x-request-id", id)).await;
+        assert_eq!(answer.header("x-request-id"), id);
+    }
+    let longer = "i".repeat(129);
+    for id in ["", "two words", &longer] {
+        let answer = send(gateway.get("/servers").header("x-request-id", id)).await;
+        has_common_headers(&answer);
+    }
+}
+
+#[tokio::test]
+async fn head_gives_the_headers_of_get_without_a_body() {
+    let (gateway, _server) = start().await;
+    for path in ["/health", "/tools/list"] {
+        let whole = send(gateway.get(path)).await;
+        let head = send(client::request(Method::HEAD, &gateway.url(path)).bearer(&gateway.token)).await;
+        assert_eq!((head.status, head.body.len()), (200, 0));
+        for name in ["content-type", "content-length", "cache-control"] {
+            assert_eq!(head.header(name), whole.header(name), "{path} {name}");
+        }
+    }
+}
