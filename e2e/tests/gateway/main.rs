@@ -9,5 +9,6 @@ mod real_servers;
 mod reload;
 mod rest;
 mod secrets;
+mod tls;
 mod tools_rules;
 mod views;
