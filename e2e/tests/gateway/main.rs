@@ -2,6 +2,7 @@
 
 mod away;
 mod bytes;
+mod commands;
 mod direct;
 mod fleet;
 mod log;
