@@ -1,5 +1,6 @@
 //! The kit of the tests that cross a border: real MCP servers, faulty MCP servers, and the tools to watch them.
 
+pub mod binary;
 pub mod faulty;
 pub mod gateway;
 pub mod http;

@@ -246,7 +246,7 @@ struct Observed<'a> {
 
 impl Drop for Observed<'_> {
     fn drop(&mut self) {
-        let Some(server) = &self.server else { return };
+        let Some(server) = self.server.as_ref().filter(|server| !server.is_retired()) else { return };
         let seconds = self.began.elapsed().as_secs_f64();
         if self.outcome == Outcome::Ok {
             server.series.ok.observe(seconds);

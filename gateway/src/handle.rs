@@ -1,6 +1,6 @@
 //! One server as calls see it: its session, its load, its health. Shared by the call path and the server's task.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -52,6 +52,7 @@ pub struct Handle {
     ejected_until: AtomicU64,
     last_success: AtomicU64,
     born: Instant,
+    retired: AtomicBool,
     status: Mutex<Status>,
     /// Handles of its own series, so that a call looks none up.
     pub series: Series,
@@ -155,6 +156,7 @@ impl Handle {
             ejected_until: AtomicU64::new(0),
             last_success: AtomicU64::new(0),
             born: Instant::now(),
+            retired: AtomicBool::new(false),
             status: Mutex::new(Status::new(phase)),
             series,
         }
@@ -198,6 +200,16 @@ impl Handle {
         let mut opened = self.opened.subscribe();
         timeout_at(deadline, opened.wait_for(|newest| *newest > number)).await.ok()?.ok()?;
         self.live()
+    }
+
+    /// It is no longer configured; what still runs must not bring its series back.
+    pub fn retire(&self) {
+        self.retired.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it is no longer configured.
+    pub fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::Relaxed)
     }
 
     /// The tools it brings into the catalog.

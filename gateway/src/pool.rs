@@ -118,6 +118,7 @@ impl Pool {
         let Some(member) = self.members.remove(key) else { return };
         member.orders.send_modify(|order| order.stop = true);
         self.owners.remove(&member.task);
+        member.handle.retire();
         let tools = self.published.load();
         let names = tools.names_of(&member.handle).into_iter().map(str::to_owned).collect::<Vec<_>>();
         self.shared.metrics.forget(&member.handle.name, names);

@@ -6,8 +6,10 @@ use anyhow::anyhow;
 use portcullis_runtime::{LogSink, log, signal};
 use tokio::runtime::{Builder, Runtime};
 
-use crate::config::{Config, Options};
-use crate::gateway::Gateway;
+use crate::auth::Authenticator;
+use crate::config::{Config, Options, Problem, SourceConfig};
+use crate::gateway::{Gateway, StartError};
+use crate::source::folder::Folder;
 
 /// For the last log lines to be written.
 const FLUSH: Duration = Duration::from_secs(1);
@@ -17,7 +19,7 @@ const FLUSH: Duration = Duration::from_secs(1);
 /// # Errors
 /// What is wrong with the settings, one line each, or what made it stop.
 pub fn run(options: &Options) -> anyhow::Result<()> {
-    let config = options.check().map_err(told)?;
+    let config = options.check().map_err(|problems| told(with_files(options, problems)))?;
     let (sink, _guard) = LogSink::stdout()?;
     log::init(&config.log.level, config.log.json, sink.clone())?;
     let outcome = runtime()?.block_on(serve(config, sink.clone()));
@@ -28,8 +30,23 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
 async fn serve(config: Config, sink: LogSink) -> anyhow::Result<()> {
     let stop = signal::termination()?;
     let requests = tracing::enabled!(tracing::Level::INFO).then_some(sink);
-    let gateway = Gateway::bind(config, requests).await?;
+    let gateway = Gateway::bind(config, requests).await.map_err(|error| match error {
+        StartError::Settings(problems) => told(problems),
+        other => other.into(),
+    })?;
     Ok(gateway.run(stop).await?)
+}
+
+/// Adds what is wrong with keys and paths, so that all is told at once also when plain values are wrong.
+fn with_files(options: &Options, mut problems: Vec<Problem>) -> Vec<Problem> {
+    let mut known = Vec::new();
+    if let Err(found) = Authenticator::new(&options.auth(&mut known)) {
+        problems.extend(found.iter().map(ToString::to_string));
+    }
+    if let SourceConfig::Path(path) = options.source(&mut known) {
+        problems.extend(Folder::open(&path).err());
+    }
+    problems
 }
 
 /// One thread where there is one processor: it is faster there, and its slowest answers are much faster.

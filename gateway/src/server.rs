@@ -95,6 +95,13 @@ impl Over {
     }
 }
 
+/// A session, and what it was opened with: what has changed since is taken over afterwards.
+struct Opened {
+    connected: Connected,
+    resolved: Resolved,
+    spec: Arc<Server>,
+}
+
 struct Task {
     handle: Arc<Handle>,
     shared: Arc<Shared>,
@@ -117,6 +124,7 @@ impl Task {
         let mut away_since: Option<Instant> = None;
         while !self.orders.borrow().stop {
             let mut orders = self.orders.clone();
+            let mut seen = orders.borrow().changes;
             let opened = tokio::select! {
                 biased;
                 _ = orders.wait_for(|order| order.stop) => return,
@@ -124,9 +132,10 @@ impl Task {
             };
             match opened {
                 Err(problem) => self.note_failure(&problem),
-                Ok(connected) => {
+                Ok(opened) => {
                     let opened_at = Instant::now();
-                    let over = self.serve(connected).await;
+                    let over = self.serve(opened, seen).await;
+                    seen = orders.borrow().changes;
                     self.end(&over);
                     if let Over::Stopped = over {
                         return;
@@ -137,17 +146,16 @@ impl Task {
                     away_since = Some(Instant::now());
                 }
             }
-            if self.pause(away_since).await {
+            if self.pause(away_since, seen).await {
                 return;
             }
         }
     }
 
     /// Waits before the next attempt; true if the task is told to stop meanwhile.
-    async fn pause(&mut self, away_since: Option<Instant>) -> bool {
+    async fn pause(&mut self, away_since: Option<Instant>, seen: u64) -> bool {
         let until = Instant::now() + backoff::pause(self.attempt, backoff::random());
         self.attempt = self.attempt.saturating_add(1);
-        let seen = self.orders.borrow().changes;
         let mut orders = self.orders.clone();
         loop {
             let unlist_at = away_since.map_or_else(far_away, |since| since + LIST_GRACE);
@@ -164,7 +172,7 @@ impl Task {
     // --- opening ---
 
     /// Opens a session and lists its tools.
-    async fn open(&mut self) -> Result<(Connected, Resolved), String> {
+    async fn open(&mut self) -> Result<Opened, String> {
         let spec = self.handle.spec();
         let (target, resolved) = self.target(&spec)?;
         let outcome = connect(&target, self.spoken, &self.handle.notices).await;
@@ -185,7 +193,7 @@ impl Task {
             Ok(tools) => {
                 self.spoken = Some(connected.spoken);
                 self.publish(tools);
-                Ok((connected, resolved))
+                Ok(Opened { connected, resolved, spec })
             }
             Err(problem) => {
                 // Each attempt opens a session; none may be left behind.
@@ -242,12 +250,12 @@ impl Task {
 
     // --- an open session ---
 
-    async fn serve(&mut self, (mut connected, mut resolved): (Connected, Resolved)) -> Over {
+    /// `seen`: the changes of the configuration that the session was opened with.
+    async fn serve(&mut self, opened: Opened, mut seen: u64) -> Over {
+        let Opened { mut connected, mut resolved, mut spec } = opened;
         let session = connected.session.clone();
         self.opened(&connected);
         let mut orders = self.orders.clone();
-        let mut seen = orders.borrow().changes;
-        let mut spec = self.handle.spec();
         loop {
             let over = tokio::select! {
                 biased;
@@ -304,6 +312,11 @@ impl Task {
             Ok(new) if new.tls == resolved.tls => {
                 session.set_headers(new.headers.clone());
                 *resolved = new;
+                self.handle.update_status(|status| {
+                    if status.phase == Phase::Ready {
+                        status.last_error = None;
+                    }
+                });
                 true
             }
             // What was valid stays in use until the connection needs the new: last good wins.
@@ -410,6 +423,9 @@ impl Task {
             Over::Changed => ("changed", "its credentials have changed".to_owned()),
             Over::Stopped => return,
         };
+        if self.handle.is_retired() {
+            return;
+        }
         self.count(reason);
         self.count_dropped();
         warn!(server = %self.handle.name, problem, "session ended");

@@ -2,6 +2,7 @@
 
 mod away;
 mod bytes;
+mod commands;
 mod direct;
 mod fleet;
 mod log;
@@ -9,5 +10,6 @@ mod real_servers;
 mod reload;
 mod rest;
 mod secrets;
+mod tls;
 mod tools_rules;
 mod views;

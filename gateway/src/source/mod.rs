@@ -75,12 +75,8 @@ impl Source {
         let watched: Vec<PathBuf> =
             self.reader.iter().map(|folder| folder.path().to_owned()).chain(secrets.clone()).collect();
         let mut changes = folder::Changes::watch(&watched);
-        let mut seen = secrets.as_deref().map(folder::fingerprint);
+        let mut seen = None;
         loop {
-            tokio::select! {
-                () = changes.next() => {}
-                () = asked(&mut reload) => info!("reading the configuration again, as asked"),
-            }
             if let Some(folder) = self.reader.take() {
                 let (folder, snapshot, soundness) = read_apart(folder).await;
                 self.reader = folder;
@@ -93,6 +89,11 @@ impl Source {
             if now != seen {
                 seen = now;
                 self.secrets.send_modify(|count| *count += 1);
+            }
+            // Last, because something may have changed between the first reading and the beginning of the watch.
+            tokio::select! {
+                () = changes.next() => {}
+                () = asked(&mut reload) => info!("reading the configuration again, as asked"),
             }
         }
     }

@@ -1,0 +1,160 @@
+//! The gateway as a process of its own, for what only a process has: commands, exit codes and signals.
+
+use std::fs::File;
+use std::io::Read as _;
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::LazyLock;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use crate::gateway::LIMIT;
+
+/// The binary, opened: another build may replace the file while tests run.
+static BINARY: LazyLock<File> = LazyLock::new(|| File::open(build()).expect("the binary was built"));
+
+/// What a command left behind.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// Its exit code; `None` when a signal ended it.
+    pub code: Option<i32>,
+    /// All of its standard output.
+    pub stdout: String,
+    /// All of its standard error.
+    pub stderr: String,
+}
+
+/// A gateway process that serves. Dropping it kills it.
+#[derive(Debug)]
+pub struct Running {
+    /// Where callers come in.
+    pub address: SocketAddr,
+    child: Child,
+    output: Outputs,
+}
+
+#[derive(Debug)]
+struct Outputs {
+    stdout: File,
+    stderr: File,
+}
+
+/// Runs a command to its end, with nothing in its environment but this; panics if it takes longer than 20 s.
+pub fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Ended {
+    let (mut child, output) = spawn(arguments, environment);
+    let status = wait(&mut child);
+    Ended { code: status.code(), stdout: text(&output.stdout), stderr: text(&output.stderr) }
+}
+
+impl Running {
+    /// Starts a gateway on a free port and waits until it listens; panics with its output if it ends before.
+    pub fn start(arguments: &[&str], environment: &[(&str, &str)]) -> Self {
+        let mut all = vec![("HOST", "127.0.0.1"), ("PORT", "0")];
+        all.extend(environment);
+        let (mut child, output) = spawn(arguments, &all);
+        let end = Instant::now() + LIMIT;
+        loop {
+            let log = text(&output.stdout);
+            if let Some(address) =
+                lines(&log).find_map(|line| (line["message"] == "listening").then(|| line["address"].clone()))
+            {
+                let address = address.as_str().and_then(|text| text.parse().ok()).expect("an address");
+                return Self { address, child, output };
+            }
+            let ended = child.try_wait().expect("it is ours");
+            assert!(ended.is_none(), "it ended: {log}{}", text(&output.stderr));
+            assert!(Instant::now() < end, "it does not listen in time: {log}");
+            sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).expect("a process id");
+        kill_process(pid, signal).expect("it runs");
+    }
+
+    /// The lines of its log until now.
+    pub fn log(&self) -> Vec<Value> {
+        lines(&text(&self.output.stdout)).collect()
+    }
+
+    /// Waits until it has ended; panics if it takes longer than 20 s.
+    pub fn ended(mut self) -> Ended {
+        let status = wait(&mut self.child);
+        Ended { code: status.code(), stdout: text(&self.output.stdout), stderr: text(&self.output.stderr) }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+fn spawn(arguments: &[&str], environment: &[(&str, &str)]) -> (Child, Outputs) {
+    let binary = format!("/proc/{}/fd/{}", std::process::id(), BINARY.as_raw_fd());
+    let file = || tempfile::tempfile().expect("a file for the output");
+    let output = Outputs { stdout: file(), stderr: file() };
+    let child = Command::new(binary)
+        .args(arguments)
+        .env_clear()
+        .envs(environment.iter().copied())
+        .stdin(Stdio::null())
+        .stdout(output.stdout.try_clone().expect("a second handle"))
+        .stderr(output.stderr.try_clone().expect("a second handle"))
+        .spawn()
+        .expect("the binary starts");
+    (child, output)
+}
+
+fn wait(child: &mut Child) -> ExitStatus {
+    let end = Instant::now() + LIMIT;
+    loop {
+        if let Some(status) = child.try_wait().expect("it is ours") {
+            return status;
+        }
+        if Instant::now() > end {
+            drop(child.kill());
+            panic!("it has not ended in {LIMIT:?}");
+        }
+        sleep(Duration::from_millis(10));
+    }
+}
+
+fn text(file: &File) -> String {
+    use std::os::unix::fs::FileExt as _;
+    let length = file.metadata().map_or(0, |it| it.len());
+    let mut bytes = vec![0; usize::try_from(length).expect("a short output")];
+    // Positioned reads: the child writes at the offset that the handles share.
+    let read = file.read_at(&mut bytes, 0).expect("readable");
+    String::from_utf8_lossy(&bytes[..read]).into_owned()
+}
+
+fn lines(log: &str) -> impl Iterator<Item = Value> {
+    log.lines().filter_map(|line| serde_json::from_str(line).ok())
+}
+
+/// Builds the binary in the profile and folder of this test, and gives its path.
+fn build() -> PathBuf {
+    let own = std::env::current_exe().expect("a path");
+    let folder = own.ancestors().nth(2).expect("target/PROFILE/deps/TEST").to_owned();
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.args(["build", "--quiet", "--package", "portcullis-gateway", "--bin", "portcullis-gateway"]);
+    cargo.arg("--target-dir").arg(folder.parent().expect("the target folder"));
+    if folder.ends_with("release") {
+        cargo.arg("--release");
+    }
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut output = String::new();
+    let mut child = cargo.current_dir(workspace).stderr(Stdio::piped()).spawn().expect("cargo starts");
+    let read = child.stderr.take().expect("it is piped").read_to_string(&mut output);
+    assert!(child.wait().is_ok_and(|status| status.success()) && read.is_ok(), "building failed: {output}");
+    folder.join("portcullis-gateway")
+}
