@@ -74,6 +74,11 @@ impl Entry {
 impl Stack {
     /// Starts a gateway in front of these servers; messages may have 1 MiB.
     pub(crate) async fn start(servers: impl IntoIterator<Item = Entry>) -> Self {
+        Self::with_messages(1024 * 1024, servers).await
+    }
+
+    /// The same, with messages of so many bytes.
+    pub(crate) async fn with_messages(limit: usize, servers: impl IntoIterator<Item = Entry>) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         servers.into_iter().for_each(|entry| entry.write(folder.path()));
         let options = Options {
@@ -81,7 +86,7 @@ impl Stack {
             host: Some("127.0.0.1".into()),
             port: Some("0".into()),
             jwt_secret: Some(token::SECRET.into()),
-            max_result_bytes: Some("1048576".into()),
+            max_result_bytes: Some(limit.to_string()),
             grace_seconds: Some("1".into()),
             ..Options::default()
         };
@@ -204,9 +209,13 @@ pub(crate) fn brief(answer: &Answer) -> (u16, String, String) {
     (answer.status, header("x-portcullis-server"), header("x-portcullis-attempts"))
 }
 
-/// Asserts that a call of a plain tool is answered in good time.
+/// Asserts that calls of a plain tool all work, and that the machine alone makes them slow.
 pub(crate) async fn assert_quick(stack: &Stack, tool: &str) {
-    let (answer, took) = stack.timed(tool).await;
-    assert_eq!(answer.status, 200, "{}", answer.text());
-    assert!(took < Duration::from_secs(1), "a healthy server's call took {took:?}");
+    let mut best = Duration::MAX;
+    for _ in 0..3 {
+        let (answer, took) = stack.timed(tool).await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        best = best.min(took);
+    }
+    assert!(best < Duration::from_millis(500), "a healthy server's call took {best:?}");
 }
