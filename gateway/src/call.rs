@@ -68,7 +68,6 @@ pub async fn call(catalog: &Catalog, call: &ToolCall<'_>, metrics: &Metrics) -> 
     let began = Instant::now();
     let mut guard = Observed { metrics, tool: call.tool, server: None, outcome: Outcome::Cancelled, began };
     let called = attempt_all(entry, call, &mut guard).await;
-    guard.server.clone_from(&called.server);
     guard.outcome = outcome(&called.answer);
     called
 }
@@ -78,6 +77,8 @@ async fn attempt_all(entry: &Entry, call: &ToolCall<'_>, guard: &mut Observed<'_
     // Only who stands alone is waited for at once; among several, the first busy one gets a second turn.
     let mut turns: SmallVec<[(usize, bool); 4]> = order.iter().map(|index| (*index, order.len() == 1)).collect();
     let (mut attempts, mut busy) = (0, false);
+    // The first server's limit is the call's: a second attempt gets what is left of it.
+    let mut until: Option<Instant> = None;
     let mut failure = Failure::Unavailable;
     let mut last: Option<&Candidate> = None;
     guard.server = entry.candidates.first().map(|candidate| candidate.server.clone());
@@ -88,7 +89,10 @@ async fn attempt_all(entry: &Entry, call: &ToolCall<'_>, guard: &mut Observed<'_
         }
         guard.server = Some(candidate.server.clone());
         attempts += 1;
-        match attempt(candidate, call, waits).await {
+        let silence = Duration::from_secs(candidate.server.spec().timeouts.request_seconds.into());
+        let until = *until.get_or_insert_with(|| Instant::now() + silence);
+        let silence = silence.min(until.saturating_duration_since(Instant::now()));
+        match attempt(candidate, call, waits, silence).await {
             Ok(reply) => {
                 candidate.server.succeeded();
                 return called(last, attempts.min(order.len()), Ok(reply));
@@ -144,7 +148,7 @@ fn view(candidate: &Candidate, preferred: Option<&Handle>) -> View {
         weight: spec.weight,
         outstanding: server.outstanding(),
         usable: server.is_usable(),
-        ejected: server.is_ejected(),
+        ejected: server.is_ejected() || server.is_degraded(),
         preferred: is_same(preferred, server),
     }
 }
@@ -154,10 +158,9 @@ fn is_same(preferred: Option<&Handle>, server: &Handle) -> bool {
 }
 
 /// One server: takes a slot, sends the call, and once opens the session anew where the server has forgotten it.
-async fn attempt(candidate: &Candidate, call: &ToolCall<'_>, waits: bool) -> Result<Reply, Failure> {
+async fn attempt(candidate: &Candidate, call: &ToolCall<'_>, waits: bool, silence: Duration) -> Result<Reply, Failure> {
     let server = &candidate.server;
     let spec = server.spec();
-    let silence = Duration::from_secs(spec.timeouts.request_seconds.into());
     let wait_until = waits.then(|| Instant::now() + silence);
     let Some(_slot) = server.slot(wait_until).await else { return Err(Failure::Busy) };
     let Some(live) = server.live() else { return Err(Failure::Server(CallError::NotSent("it has no session"))) };
@@ -193,7 +196,7 @@ async fn send(
     let reply = live.session.call(&request, timing).await?;
     match &reply {
         Reply::Result(text) if is_input_required(text) => {
-            Err(CallError::Nonsense("it asks the caller for input, which this session does not offer"))
+            Err(CallError::Unfit("it asks the caller for input, which this session does not offer"))
         }
         _ => Ok(reply),
     }

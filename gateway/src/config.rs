@@ -215,10 +215,9 @@ impl Options {
 
     /// Where the servers come from.
     pub fn source(&self, problems: &mut Vec<Problem>) -> SourceConfig {
-        let urls: Vec<&str> = [&self.mcp_url, &self.mcp_urls]
+        let urls: Vec<&str> = text(&self.mcp_url)
             .into_iter()
-            .filter_map(text)
-            .flat_map(|list| list.split(','))
+            .chain(text(&self.mcp_urls).into_iter().flat_map(|list| list.split(',')))
             .map(str::trim)
             .filter(|url| !url.is_empty())
             .collect();

@@ -127,7 +127,7 @@ impl Gateway {
             stop.requested().await;
             let _ = all_answered.await;
         };
-        tasks.spawn("pool", ended(async move { pool.run(snapshots, secrets, last).await }));
+        tasks.spawn("pool", ended(async move { pool.run(snapshots, secrets, applied, last).await }));
         let (metrics, stop) = (app.metrics.clone(), tasks.shutdown());
         tasks.spawn("soundness", ended(tell_soundness(soundness, metrics, stop_of(stop))));
         let stop = tasks.shutdown();
@@ -152,7 +152,6 @@ impl Gateway {
             drop(answered);
             ended
         });
-        applied.release();
         info!(%address, %admin_address, version = env!("CARGO_PKG_VERSION"), "listening");
         let readiness = app.readiness.clone();
         // A little over the listener's own grace, so that its end is orderly.

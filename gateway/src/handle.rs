@@ -51,6 +51,7 @@ pub struct Handle {
     /// Milliseconds since `born`; 0: not ejected.
     ejected_until: AtomicU64,
     last_success: AtomicU64,
+    degraded: AtomicBool,
     born: Instant,
     retired: AtomicBool,
     status: Mutex<Status>,
@@ -155,6 +156,7 @@ impl Handle {
             ejections: AtomicU32::new(0),
             ejected_until: AtomicU64::new(0),
             last_success: AtomicU64::new(0),
+            degraded: AtomicBool::new(false),
             born: Instant::now(),
             retired: AtomicBool::new(false),
             status: Mutex::new(Status::new(phase)),
@@ -302,6 +304,11 @@ impl Handle {
         }
     }
 
+    /// Whether its last health check failed: the healthy ones come first.
+    pub fn is_degraded(&self) -> bool {
+        self.degraded.load(Ordering::Relaxed)
+    }
+
     /// Time since the last answer.
     pub fn since_success(&self) -> Duration {
         Duration::from_millis(self.now().saturating_sub(self.last_success.load(Ordering::Relaxed)))
@@ -328,6 +335,7 @@ impl Handle {
         let mut status = self.lock_status();
         let before = status.phase;
         change(&mut status);
+        self.degraded.store(status.phase == Phase::Degraded, Ordering::Relaxed);
         if status.phase != before {
             status.since = SystemTime::now();
         }

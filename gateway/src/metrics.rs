@@ -3,6 +3,7 @@
 //! Labels come from configured servers, listed tools and closed sets only, never from a request.
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -199,26 +200,36 @@ impl Metrics {
     }
 
     /// Forgets a server that is gone, so that its series end.
-    pub fn forget(&self, server: &str, tools: impl IntoIterator<Item = String>) {
+    pub fn forget(&self, server: &str) {
         for gauges in [&self.server_up, &self.in_flight, &self.catalog_tools, &self.tools_left_out, &self.tools_renamed]
         {
             let _ = gauges.remove_label_values(&[server]);
         }
-        for counters in [&self.failovers, &self.ejections, &self.messages_dropped] {
-            let _ = counters.remove_label_values(&[server]);
-        }
-        for reason in crate::server::RECONNECT_REASONS {
-            let _ = self.reconnects.remove_label_values(&[server, reason]);
-        }
-        for outcome in OUTCOMES {
-            let _ = self.call_duration.remove_label_values(&[server, outcome.as_str()]);
-        }
-        for tool in tools {
-            for outcome in OUTCOMES {
-                let _ = self.calls.remove_label_values(&[server, &tool, outcome.as_str()]);
+        for counters in [&self.failovers, &self.ejections, &self.messages_dropped, &self.reconnects, &self.calls] {
+            for labels in labels_of(counters, server) {
+                let _ = counters.remove(&borrowed(&labels));
             }
         }
+        for labels in labels_of(&self.call_duration, server) {
+            let _ = self.call_duration.remove(&borrowed(&labels));
+        }
     }
+}
+
+fn borrowed(labels: &[(String, String)]) -> HashMap<&str, &str> {
+    labels.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect()
+}
+
+/// The labels of every series that a server has among these.
+fn labels_of(collector: &impl Collector, server: &str) -> Vec<Vec<(String, String)>> {
+    let families = collector.collect();
+    let series = families.iter().flat_map(MetricFamily::get_metric);
+    let of_server = series
+        .filter(|metric| metric.get_label().iter().any(|label| label.name() == "server" && label.value() == server));
+    let pairs = |metric: &Metric| -> Vec<(String, String)> {
+        metric.get_label().iter().map(|label| (label.name().to_owned(), label.value().to_owned())).collect()
+    };
+    of_server.map(pairs).collect()
 }
 
 /// Every outcome.

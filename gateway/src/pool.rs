@@ -10,6 +10,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use portcullis_crds::mcpserver::State;
 use portcullis_crds::{Server, ServerKey, Snapshot};
+use portcullis_runtime::Latch;
 use tokio::sync::watch;
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until};
@@ -51,15 +52,18 @@ impl Pool {
         Self { shared, published, members: BTreeMap::new(), tasks: JoinSet::new(), owners: BTreeMap::new() }
     }
 
-    /// Follows the snapshots until `stop` says so. `secrets` counts changes of Secrets.
+    /// Follows the snapshots until `stop` says so. `secrets` counts changes of Secrets; `applied` is released when
+    /// the first snapshot is applied.
     pub async fn run(
         mut self,
         mut snapshots: watch::Receiver<Arc<Snapshot>>,
         mut secrets: watch::Receiver<u64>,
+        applied: Latch,
         stop: impl Future<Output = ()>,
     ) {
         let mut stop = std::pin::pin!(stop);
         self.apply(&snapshots.borrow_and_update().clone());
+        applied.release();
         let mut build_at: Option<Instant> = None;
         loop {
             tokio::select! {
@@ -89,11 +93,16 @@ impl Pool {
         let running = self.members.iter().map(|(key, member)| (key, &member.spec)).collect();
         let Plan { start, stop, restart, update } = plan(&running, wanted);
         let counts = (start.len(), stop.len(), restart.len(), update.len());
-        for key in stop.iter().chain(restart.iter().map(|server| &server.key)) {
+        for key in &stop {
             self.stop(key);
         }
-        for spec in start.into_iter().chain(restart) {
-            self.start(spec);
+        for spec in start {
+            self.start(spec, &Offer::default());
+        }
+        for spec in restart {
+            // Its tools keep their names and stay listed for a while, so that no list flaps and no name changes hands.
+            let offer = self.stop(&spec.key);
+            self.start(spec, &offer);
         }
         for spec in update {
             self.update(spec);
@@ -104,8 +113,10 @@ impl Pool {
         info!(started, stopped, restarted, updated, servers = self.members.len(), "configuration applied");
     }
 
-    fn start(&mut self, spec: Server) {
+    fn start(&mut self, spec: Server, before: &Offer) {
         let handle = Arc::new(Handle::new(spec.clone(), &self.shared.metrics));
+        let listed = before.listed && spec.state == State::Enabled;
+        handle.set_offer(Offer { tools: before.tools.clone(), listed });
         self.shared.metrics.server_up.with_label_values(&[&handle.name]).set(0);
         let orders = watch::Sender::new(Order::default());
         let running = server::run(handle.clone(), self.shared.clone(), orders.subscribe());
@@ -114,14 +125,13 @@ impl Pool {
         self.members.insert(spec.key.clone(), Member { spec, handle, orders, task });
     }
 
-    fn stop(&mut self, key: &ServerKey) {
-        let Some(member) = self.members.remove(key) else { return };
+    fn stop(&mut self, key: &ServerKey) -> Offer {
+        let Some(member) = self.members.remove(key) else { return Offer::default() };
         member.orders.send_modify(|order| order.stop = true);
         self.owners.remove(&member.task);
         member.handle.retire();
-        let tools = self.published.load();
-        let names = tools.names_of(&member.handle).into_iter().map(str::to_owned).collect::<Vec<_>>();
-        self.shared.metrics.forget(&member.handle.name, names);
+        self.shared.metrics.forget(&member.handle.name);
+        (*member.handle.offer()).clone()
     }
 
     fn update(&mut self, spec: Server) {
@@ -147,7 +157,8 @@ impl Pool {
         let Some(key) = self.owners.remove(&id) else { return };
         error!(server = %key, panicked = ended.is_err(), "the task of a server ended unasked; it is started again");
         if let Some(member) = self.members.remove(&key) {
-            self.start(member.spec);
+            let offer = member.handle.offer();
+            self.start(member.spec, &offer);
         }
     }
 

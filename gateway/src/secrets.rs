@@ -82,7 +82,14 @@ impl Secrets {
         let not_a_header = || SecretError::NotAHeader { name: origin.name.clone(), key: origin.key.clone() };
         let mut value = header.prefix.clone().unwrap_or_default().into_bytes();
         match &header.secret_ref {
-            Some(secret) => value.extend(trimmed(self.read(&secret.name, &secret.key)?)),
+            Some(secret) => {
+                let secret = trimmed(self.read(&secret.name, &secret.key)?);
+                // A file that is just being written is empty for a moment.
+                if secret.is_empty() {
+                    return Err(not_a_header());
+                }
+                value.extend(secret);
+            }
             None => value.extend_from_slice(header.value.as_deref().unwrap_or_default().as_bytes()),
         }
         let name = HeaderName::from_bytes(header.name.as_bytes()).map_err(|_| not_a_header())?;

@@ -3,10 +3,13 @@
 //! The task ends only when it is told to; whatever the server does is an event, never an error of ours.
 
 use std::convert::Infallible;
+use std::pin::Pin;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use portcullis_crds::Server;
 use portcullis_crds::mcpserver::{HealthMode, State};
 use rustls::RootCertStore;
@@ -59,7 +62,7 @@ pub const RECONNECT_REASONS: [&str; 6] = ["connect_failed", "closed", "expired",
 /// What every server's task is given.
 pub struct Shared {
     /// The system's certificate authorities, read when the first https server needs them.
-    pub roots: LazyLock<RootCertStore>,
+    pub roots: LazyLock<Arc<RootCertStore>>,
     /// Where Secrets lie.
     pub secrets: Secrets,
     /// Messages above this many bytes are refused.
@@ -114,6 +117,20 @@ struct Opened {
     spec: Arc<Server>,
 }
 
+/// Sessions that are no longer used, and finish their calls.
+type Retiring = FuturesUnordered<Pin<Box<dyn Future<Output = ()> + Send>>>;
+
+/// Lets running calls finish, then says goodbye.
+async fn finish(handle: Arc<Handle>, mut connected: Connected) {
+    let limit = Duration::from_secs(handle.spec().timeouts.request_seconds.into());
+    tokio::select! {
+        _ = timeout(limit, handle.drained()) => {}
+        _ = &mut connected.attend => return,
+    }
+    let goodbye = async { tokio::join!(connected.session.close(), async { drop(connected.attend) }) };
+    let _ = timeout(CLOSE_LIMIT, goodbye).await;
+}
+
 struct Task {
     handle: Arc<Handle>,
     shared: Arc<Shared>,
@@ -135,7 +152,8 @@ impl Task {
             let _ = self.orders.wait_for(|order| order.stop).await;
             return;
         }
-        let mut away_since: Option<Instant> = None;
+        // Tools taken over from before a restart are listed for the grace alone.
+        let mut away_since = self.is_listed().then(Instant::now);
         while !self.orders.borrow().stop {
             let mut orders = self.orders.clone();
             self.seen = orders.borrow().changes;
@@ -220,11 +238,8 @@ impl Task {
     fn target(&self, spec: &Server) -> Result<(Target, Resolved), String> {
         let url = Url::parse(&spec.url).map_err(|_| "its URL is invalid".to_owned())?;
         let resolved = self.shared.secrets.resolve(spec).map_err(|error| error.to_string())?;
-        let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();
-        let tls = (url.scheme() == "https")
-            .then(|| TlsTarget::new(&host, &resolved.tls, &self.shared.roots))
-            .transpose()
-            .map_err(|error| error.to_string())?;
+        let host = host_of(&url);
+        let tls = self.tls(spec, &resolved)?;
         let authority = match url.port() {
             Some(port) => format!("{}:{port}", url.host_str().unwrap_or_default()),
             None => url.host_str().unwrap_or_default().to_owned(),
@@ -250,6 +265,16 @@ impl Task {
         Ok((target, resolved))
     }
 
+    /// How to speak TLS with these settings; none for plain http.
+    fn tls(&self, spec: &Server, resolved: &Resolved) -> Result<Option<TlsTarget>, String> {
+        let url = Url::parse(&spec.url).map_err(|_| "its URL is invalid".to_owned())?;
+        if url.scheme() != "https" {
+            return Ok(None);
+        }
+        let target = TlsTarget::new(&host_of(&url), &resolved.tls, &self.shared.roots);
+        target.map(Some).map_err(|error| error.to_string())
+    }
+
     fn note_failure(&self, problem: &str) {
         self.count("connect_failed");
         let known = self.handle.status().last_error;
@@ -264,27 +289,53 @@ impl Task {
 
     // --- an open session ---
 
-    async fn serve(&mut self, opened: Opened) -> Over {
-        let Opened { mut connected, resolved, spec } = opened;
-        self.opened(&connected);
-        let mut seen = self.seen;
-        let over = self.follow(&mut connected, resolved, spec, &mut seen).await;
-        self.seen = seen;
-        if let Over::Changed | Over::Stopped = over {
-            let session = connected.session.clone();
-            self.finish(&session, &mut connected).await;
+    async fn serve(&mut self, mut opened: Opened) -> Over {
+        let mut retiring = Retiring::new();
+        self.opened(&opened.connected);
+        loop {
+            let mut seen = self.seen;
+            let over = self.follow(&mut opened, &mut retiring, &mut seen).await;
+            self.seen = seen;
+            match over {
+                Over::Changed => match self.replace(&mut opened, &mut retiring).await {
+                    Some(end) => return Over::Ended(end),
+                    None => continue,
+                },
+                Over::Stopped => {
+                    self.handle.shut();
+                    retiring.push(Box::pin(finish(self.handle.clone(), opened.connected)));
+                    while retiring.next().await.is_some() {}
+                    return Over::Stopped;
+                }
+                over => return over,
+            }
         }
-        over
+    }
+
+    /// Opens a session with changed credentials while the old one still serves; if that fails, the old one stays.
+    async fn replace(&mut self, opened: &mut Opened, retiring: &mut Retiring) -> Option<End> {
+        let outcome = tokio::select! {
+            end = &mut opened.connected.attend => return Some(end),
+            outcome = self.open() => outcome,
+        };
+        match outcome {
+            Ok(new) => {
+                self.count("changed");
+                self.opened(&new.connected);
+                let old = std::mem::replace(opened, new);
+                retiring.push(Box::pin(finish(self.handle.clone(), old.connected)));
+            }
+            Err(problem) => {
+                warn!(server = %self.handle.name, problem, "changed credentials do not work, the previous ones stay in use");
+                self.handle.update_status(|status| status.last_error = Some(problem));
+            }
+        }
+        None
     }
 
     /// Follows the changes of the configuration until the session ends, or must.
-    async fn follow(
-        &self,
-        connected: &mut Connected,
-        mut resolved: Resolved,
-        mut spec: Arc<Server>,
-        seen: &mut u64,
-    ) -> Over {
+    async fn follow(&self, opened: &mut Opened, retiring: &mut Retiring, seen: &mut u64) -> Over {
+        let Opened { connected, resolved, spec } = opened;
         let session = connected.session.clone();
         let mut orders = self.orders.clone();
         // One future for all changes: none of them may make it forget what it was about to do.
@@ -296,17 +347,18 @@ impl Task {
                 order = orders.wait_for(|order| order.stop || order.changes != *seen) => {
                     order.map_or(Order { stop: true, changes: *seen }, |order| *order)
                 }
+                Some(()) = retiring.next() => continue,
                 over = &mut watching => return over,
             };
             *seen = order.changes;
             if order.stop {
                 return Over::Stopped;
             }
-            if !self.adapt(&session, &mut resolved) {
+            if !self.adapt(&session, resolved) {
                 return Over::Changed;
             }
-            let before = std::mem::replace(&mut spec, self.handle.spec());
-            self.hurry(&before, &spec);
+            let before = std::mem::replace(spec, self.handle.spec());
+            self.hurry(&before, spec);
         }
     }
 
@@ -360,7 +412,14 @@ impl Task {
                 self.handle.update_status(|status| status.last_error = Some(problem));
                 true
             }
-            Ok(_) => false,
+            Ok(new) => match self.tls(&self.handle.spec(), &new) {
+                Ok(_) => false,
+                Err(problem) => {
+                    warn!(server = %self.handle.name, problem, "TLS settings cannot be used, the previous ones stay in use");
+                    self.handle.update_status(|status| status.last_error = Some(problem));
+                    true
+                }
+            },
         }
     }
 
@@ -440,22 +499,13 @@ impl Task {
                 Health::Good
             }
             Err(CallError::SessionExpired) => Health::Forgotten,
+            // It lives and says so, if only that it is asked too often.
+            Err(CallError::Refused(status)) if !matches!(status, 401 | 403 | 404 | 503) => Health::Good,
             Err(error) => {
                 self.handle.update_status(|status| status.last_error = Some(error.to_string()));
                 Health::Bad
             }
         }
-    }
-
-    /// Lets running calls finish, then says goodbye.
-    async fn finish(&self, session: &Session, connected: &mut Connected) {
-        self.handle.shut();
-        let limit = Duration::from_secs(self.handle.spec().timeouts.request_seconds.into());
-        tokio::select! {
-            _ = timeout(limit, self.handle.drained()) => {}
-            _ = &mut connected.attend => return,
-        }
-        let _ = timeout(CLOSE_LIMIT, session.close()).await;
     }
 
     fn end(&self, over: &Over) {
@@ -465,8 +515,7 @@ impl Task {
             Over::Ended(End::Expired) => ("expired", "the server has forgotten the session".to_owned()),
             Over::Ended(End::Broken(why)) => ("broken", (*why).to_owned()),
             Over::Unhealthy => ("unhealthy", "the health checks failed".to_owned()),
-            Over::Changed => ("changed", "its credentials have changed".to_owned()),
-            Over::Stopped => return,
+            Over::Changed | Over::Stopped => return,
         };
         if self.handle.is_retired() {
             return;
@@ -526,6 +575,11 @@ impl Task {
             self.shared.metrics.messages_dropped.with_label_values(&[&self.handle.name]).inc_by(dropped);
         }
     }
+}
+
+/// The host without the brackets of an IPv6 address.
+fn host_of(url: &Url) -> String {
+    url.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned()
 }
 
 fn as_i64(count: usize) -> i64 {

@@ -10,7 +10,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use portcullis_crds::names::DEFAULT_NAMESPACE;
-use portcullis_crds::{McpServer, ServerKey, Snapshot, resolve};
+use portcullis_crds::{McpServer, Server, ServerKey, Snapshot, resolve};
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 use tracing::warn;
@@ -34,6 +34,8 @@ pub struct Folder {
     path: PathBuf,
     /// The last good content of each file.
     good: BTreeMap<PathBuf, Vec<McpServer>>,
+    /// The last accepted form of each server.
+    accepted: BTreeMap<ServerKey, Server>,
     /// When each server was first seen: the older keeps a contested tool name.
     first_seen: HashMap<ServerKey, i64>,
 }
@@ -44,7 +46,7 @@ impl Folder {
     pub fn open(path: &Path) -> Result<Self, String> {
         std::fs::metadata(path)
             .map_err(|error| format!("SERVERS: cannot read {}: {}", path.display(), error.kind()))?;
-        Ok(Self { path: path.to_owned(), good: BTreeMap::new(), first_seen: HashMap::new() })
+        Ok(Self { path: path.to_owned(), good: BTreeMap::new(), accepted: BTreeMap::new(), first_seen: HashMap::new() })
     }
 
     /// The path it was opened with.
@@ -60,7 +62,10 @@ impl Folder {
                 self.good.retain(|path, _| files.contains(path));
                 for path in files {
                     match read_file(&path) {
-                        Ok(servers) => drop(self.good.insert(path, servers)),
+                        Ok(Some(servers)) => drop(self.good.insert(path, servers)),
+                        Ok(None) if self.good.get(&path).is_some_and(|servers| !servers.is_empty()) => problems
+                            .push(format!("{}: it is empty: to remove its servers, delete the file", path.display())),
+                        Ok(None) => {}
                         Err(problem) => problems.push(format!("{}: {problem}", path.display())),
                     }
                 }
@@ -69,12 +74,19 @@ impl Folder {
         }
         let servers = self.dated();
         let resolution = resolve(&servers, DEFAULT_NAMESPACE);
+        let mut accepted: BTreeMap<ServerKey, Server> =
+            resolution.snapshot.servers.into_iter().map(|server| (server.key.clone(), server)).collect();
         for verdict in resolution.verdicts {
             if let Some(refusal) = verdict.refusal {
                 problems.push(format!("McpServer {}: {}", verdict.key, refusal.message));
+                // As in a cluster, where a refused change leaves the object as it was.
+                if let Some(server) = self.accepted.remove(&verdict.key) {
+                    accepted.insert(verdict.key, server);
+                }
             }
         }
-        (resolution.snapshot, Soundness { problems })
+        self.accepted = accepted;
+        (Snapshot::new(self.accepted.values().cloned().collect()), Soundness { problems })
     }
 
     fn files(&self) -> Result<Vec<PathBuf>, String> {
@@ -117,7 +129,7 @@ impl Folder {
     }
 }
 
-fn read_file(path: &Path) -> Result<Vec<McpServer>, String> {
+fn read_file(path: &Path) -> Result<Option<Vec<McpServer>>, String> {
     let mut text = String::new();
     let file = std::fs::File::open(path).map_err(|error| format!("cannot read it: {}", error.kind()))?;
     let read = file.take(MAX_FILE_BYTES + 1).read_to_string(&mut text);
@@ -149,6 +161,11 @@ fn add_folder(folder: &Path, depth: usize, hasher: &mut DefaultHasher) {
     }
 }
 
+fn folder_of(path: &Path) -> &Path {
+    let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new(".")) };
+    if folder.as_os_str().is_empty() { Path::new(".") } else { folder }
+}
+
 /// Tells when something below some paths has changed.
 pub struct Changes {
     events: mpsc::Receiver<()>,
@@ -156,8 +173,11 @@ pub struct Changes {
 }
 
 impl Changes {
-    /// Watches these files and folders. A file is watched through its folder, because editors replace it.
-    pub fn watch(paths: &[PathBuf]) -> Self {
+    /// Watches a file or folder of manifests and a folder of Secrets. It looks through folders, so it may block.
+    ///
+    /// A file is watched through its folder, because editors replace it. Of manifests one level is read, so one level
+    /// is watched: mounted ConfigMaps change by a rename there. Secrets lie deeper.
+    pub fn watch(manifests: Option<&Path>, secrets: Option<&Path>) -> Self {
         let (sender, events) = mpsc::channel(1);
         let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
             // Reading is no change; and a full channel already tells that there was one.
@@ -166,11 +186,10 @@ impl Changes {
             }
         });
         let mut watcher = watcher.inspect_err(|error| warn!(%error, "files are looked at every ten seconds only")).ok();
-        for path in paths {
-            let folder = if path.is_dir() { path.as_path() } else { path.parent().unwrap_or(Path::new(".")) };
-            let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
-            if let Some(watcher) = &mut watcher
-                && let Err(error) = watcher.watch(folder, RecursiveMode::Recursive)
+        let wanted = [(manifests.map(folder_of), RecursiveMode::NonRecursive), (secrets, RecursiveMode::Recursive)];
+        for (folder, mode) in wanted {
+            if let (Some(watcher), Some(folder)) = (&mut watcher, folder)
+                && let Err(error) = watcher.watch(folder, mode)
             {
                 warn!(folder = %folder.display(), %error, "the folder is looked at every ten seconds only");
             }
@@ -248,6 +267,29 @@ mod tests {
                 "McpServer default/c: default/c is declared 2 times: keep one",
             ]
         );
+    }
+
+    #[test]
+    fn a_refused_change_and_an_emptied_file_leave_a_server_as_it_was() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+        write("a.yaml", &manifest("a", "http://a/"));
+        write("b.yaml", &manifest("b", "http://b/"));
+        let mut source = Folder::open(folder.path()).unwrap();
+        let (good, _) = source.read();
+        for (name, text) in [
+            ("a.yaml", manifest("a", "ftp://a/")),
+            ("copy.yaml", manifest("b", "http://c/")),
+            ("b.yaml", "# soon\n".into()),
+        ] {
+            write(name, &text);
+            let (snapshot, soundness) = source.read();
+            assert_eq!((&snapshot, !soundness.problems.is_empty()), (&good, true), "{name}: {soundness:?}");
+        }
+        for name in ["a.yaml", "copy.yaml", "b.yaml"] {
+            std::fs::remove_file(folder.path().join(name)).unwrap();
+        }
+        assert_eq!(source.read(), (Snapshot::new(vec![]), Soundness::default()));
     }
 
     #[test]

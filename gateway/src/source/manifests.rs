@@ -18,19 +18,22 @@ struct Head {
 }
 
 /// Reads all McpServers of a text; documents of other kinds are passed over, as files for `kubectl` may hold them.
+/// `None` for a text without any document: most often a file that is just being written.
 ///
 /// # Errors
 /// One sentence, with the number of the document where there are several.
-pub fn read(text: &str) -> Result<Vec<McpServer>, String> {
+pub fn read(text: &str) -> Result<Option<Vec<McpServer>>, String> {
     let mut servers = Vec::new();
+    let mut documents = 0;
     for (index, document) in serde_yaml::Deserializer::from_str(text).enumerate() {
         let within = |problem: String| if index > 0 { format!("document {}: {problem}", index + 1) } else { problem };
-        let value = Value::deserialize(document).map_err(|error| within(error.to_string()))?;
+        let value = Value::deserialize(document).map_err(|error| within(without_values(&error)))?;
         if !value.is_null() {
+            documents += 1;
             read_document(value, &mut servers).map_err(within)?;
         }
     }
-    Ok(servers)
+    if documents == 0 { Ok(None) } else { Ok(Some(servers)) }
 }
 
 fn read_document(value: Value, servers: &mut Vec<McpServer>) -> Result<(), String> {
@@ -59,10 +62,21 @@ fn read_server(value: Value) -> Result<McpServer, String> {
     let tracked = serde_path_to_error::Deserializer::new(value, &mut track);
     let server = serde_ignored::deserialize(tracked, |path| unknown.push(path.to_string()));
     let server: McpServer =
-        server.map_err(|error: serde_yaml::Error| format!("McpServer {name}: {}: {error}", track.path()))?;
+        server.map_err(|error| format!("McpServer {name}: {}: {}", track.path(), without_values(&error)))?;
     // The head was read before; what the API server and kubectl write into metadata is not ours to judge.
     unknown.retain(|path| path.starts_with("spec") || !known_at_the_top(path));
     if unknown.is_empty() { Ok(server) } else { Err(format!("McpServer {name}: unknown field {}", unknown.join(", "))) }
+}
+
+/// The text of an error without what stands in double quotes: that is the value, and it may be a secret.
+fn without_values(error: &serde_yaml::Error) -> String {
+    let text = error.to_string();
+    let parts: Vec<&str> = text.split('"').collect();
+    match parts.as_slice() {
+        [only] => (*only).to_owned(),
+        [first, .., last] => format!("{first}\"...\"{last}"),
+        [] => String::new(),
+    }
 }
 
 fn known_at_the_top(path: &str) -> bool {
@@ -75,7 +89,7 @@ mod tests {
     use super::*;
 
     fn names(text: &str) -> Result<Vec<String>, String> {
-        read(text).map(|servers| servers.into_iter().filter_map(|server| server.metadata.name).collect())
+        read(text).map(|servers| servers.into_iter().flatten().filter_map(|server| server.metadata.name).collect())
     }
 
     const A: &str =
@@ -121,6 +135,13 @@ mod tests {
             assert!(problem.contains(expected), "{text:?} gives {problem:?}");
         }
         assert!(names(&format!("{A}---\na: [\n")).unwrap_err().starts_with("document 2: "));
+    }
+
+    #[test]
+    fn a_value_in_the_wrong_place_is_not_repeated() {
+        let text = "apiVersion: portcullis.dev/v1alpha1\nkind: McpServer\nmetadata: {name: a}\nspec: {url: 'http://a/', headers: 'Bearer \"s3cret\" x'}\n";
+        let problem = names(text).unwrap_err();
+        assert!(problem.contains("spec.headers") && !problem.contains("s3cret"), "{problem}");
     }
 
     #[test]

@@ -72,9 +72,10 @@ impl Source {
     /// Follows changes for ever; a signal to reload makes it look at once. `secrets` is the folder whose changes are
     /// counted.
     pub async fn follow(mut self, secrets: Option<PathBuf>, mut reload: Option<Reload>) {
-        let watched: Vec<PathBuf> =
-            self.reader.iter().map(|folder| folder.path().to_owned()).chain(secrets.clone()).collect();
-        let mut changes = folder::Changes::watch(&watched);
+        let manifests = self.reader.as_ref().map(|folder| folder.path().to_owned());
+        let watched = (manifests, secrets.clone());
+        let watch = move || folder::Changes::watch(watched.0.as_deref(), watched.1.as_deref());
+        let Ok(mut changes) = tokio::task::spawn_blocking(watch).await else { return };
         let mut seen = None;
         loop {
             if let Some(folder) = self.reader.take() {

@@ -174,6 +174,7 @@ pub async fn connect(
                 match open_modern(target, notices).await {
                     Ok(connected) => return Ok(connected),
                     Err(Probe::Failed(error)) => return Err(error),
+                    Err(Probe::NotModern) if target.pinned.is_some() => return Err(ConnectError::Version),
                     Err(Probe::NotModern) => {}
                 }
             }
@@ -291,7 +292,7 @@ async fn shake_hands(target: &Target, session: &SseSession) -> Result<(Handshake
     let handshake = ask(target, "answer to initialize", session, "initialize", &[&params]).await?;
     let version = agreed(target, &handshake)?;
     session.negotiated(&version);
-    let sent = timeout(target.step, session.notify(INITIALIZED)).await;
+    let sent = timeout(target.step, session.notify(Bytes::from_static(INITIALIZED.as_bytes()))).await;
     sent.map_err(|_| ConnectError::Silent(LAST))?.map_err(|error| problem(error, LAST))?;
     Ok((handshake, version))
 }
@@ -440,7 +441,7 @@ fn problem(error: CallError, what: &'static str) -> ConnectError {
         CallError::Lost => ConnectError::Unreachable("the connection closed during the handshake"),
         CallError::SessionExpired => ConnectError::Status(404),
         CallError::Refused(status) => status_problem(status),
-        CallError::Nonsense(why) => ConnectError::NotMcp(why),
+        CallError::Nonsense(why) | CallError::Unfit(why) => ConnectError::NotMcp(why),
         CallError::Timeout => ConnectError::Silent(what),
     }
 }

@@ -34,6 +34,8 @@ pub enum Message {
     Reply(u64, Reply),
     /// An error that does not say to which request: its id is null, or not there.
     Complaint(RpcError),
+    /// An answer to the request with this id that is none: both or neither of `result` and `error`, or no valid error.
+    Unusable(u64),
     /// The server asks something; the id is as it stands in the text.
     Request {
         /// Its id, as JSON.
@@ -104,18 +106,15 @@ fn notification(method: &str, params: Option<&RawValue>) -> Message {
 
 fn answer(whole: &Bytes, id: Option<&RawValue>, result: Option<&RawValue>, error: Option<&RawValue>) -> Message {
     let reply = match (result, error) {
-        (Some(result), None) => Reply::Result(whole.slice_ref(result.get().as_bytes())),
-        (None, Some(error)) => match serde_json::from_str(error.get()) {
-            Ok(error) => Reply::Error(error),
-            Err(_) => return Message::Nonsense,
-        },
-        _ => return Message::Nonsense,
+        (Some(result), None) => Some(Reply::Result(whole.slice_ref(result.get().as_bytes()))),
+        (None, Some(error)) => serde_json::from_str(error.get()).ok().map(Reply::Error),
+        _ => None,
     };
-    match (id, reply) {
-        (None, Reply::Error(error)) => Message::Complaint(error),
-        (id, reply) => {
-            id.and_then(|id| id.get().parse().ok()).map_or(Message::Nonsense, |id| Message::Reply(id, reply))
-        }
+    match (id.map(|id| id.get().parse()), reply) {
+        (None, Some(Reply::Error(error))) => Message::Complaint(error),
+        (Some(Ok(id)), Some(reply)) => Message::Reply(id, reply),
+        (Some(Ok(id)), None) => Message::Unusable(id),
+        _ => Message::Nonsense,
     }
 }
 
@@ -167,10 +166,10 @@ mod tests {
             (r#"{"method":"notifications/message"}"#, vec![Message::Notification]),
             (r#"[{"id":1,"result":{}},{"id":2,"result":{}}]"#, vec![result(1, "{}"), result(2, "{}")]),
             (r#"{"id":"7","result":{}}"#, vec![Message::Nonsense]),
-            (r#"{"id":7}"#, vec![Message::Nonsense]),
-            (r#"{"id":7,"result":{},"error":{"code":1}}"#, vec![Message::Nonsense]),
+            (r#"{"id":7}"#, vec![Message::Unusable(7)]),
+            (r#"{"id":7,"result":{},"error":{"code":1}}"#, vec![Message::Unusable(7)]),
             (r#"{"id":7,"id":8,"result":{}}"#, vec![Message::Nonsense]),
-            (r#"{"id":7,"error":"x"}"#, vec![Message::Nonsense]),
+            (r#"{"id":7,"error":"x"}"#, vec![Message::Unusable(7)]),
             (r#"{"id":null,"result":{}}"#, vec![Message::Nonsense]),
             (
                 r#"{"id":null,"error":{"code":-32001,"message":"no"}}"#,

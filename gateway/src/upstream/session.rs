@@ -61,6 +61,9 @@ pub enum CallError {
     /// It may have been carried out, but the answer makes no sense.
     #[error("the server's answer is unusable: {0}")]
     Nonsense(&'static str),
+    /// It was carried out, but its answer cannot be passed on; another server's would be no better.
+    #[error("the server's answer cannot be passed on: {0}")]
+    Unfit(&'static str),
     /// No answer in time.
     #[error("the server did not answer in time")]
     Timeout,
@@ -194,7 +197,11 @@ impl Core {
             Message::Request { id, method } if id.len() + method.len() <= MAX_ECHO => {
                 self.post_later(answer_to(&id, &method));
             }
-            Message::Nonsense | Message::Reply(..) | Message::Complaint(_) | Message::Request { .. } => {
+            Message::Nonsense
+            | Message::Unusable(_)
+            | Message::Reply(..)
+            | Message::Complaint(_)
+            | Message::Request { .. } => {
                 self.notices.dropped.fetch_add(1, Ordering::Relaxed);
             }
             Message::Notification | Message::Progress(_) => {}
@@ -263,7 +270,7 @@ impl From<HttpError> for CallError {
             HttpError::Connect(why) => Self::NotSent(why),
             HttpError::NotSent => Self::NotSent("the connection closed"),
             HttpError::Lost => Self::Lost,
-            HttpError::TooLarge(_) => Self::Nonsense("it is too large"),
+            HttpError::TooLarge(_) => Self::Unfit("it is too large"),
         }
     }
 }
@@ -276,13 +283,20 @@ impl From<Elapsed> for CallError {
 
 impl CallError {
     /// Whether the server provably did nothing.
+    ///
+    /// Of HTTP statuses only those that are said before a request is looked into. 503 is none of them: proxies answer
+    /// it too when the connection broke after the request was sent.
     pub fn is_harmless(&self) -> bool {
-        matches!(self, Self::NotSent(_) | Self::SessionExpired | Self::Refused(_))
+        match self {
+            Self::NotSent(_) | Self::SessionExpired => true,
+            Self::Refused(status) => matches!(status, 400 | 401 | 403..=406 | 413 | 415 | 421 | 429),
+            Self::Lost | Self::Nonsense(_) | Self::Unfit(_) | Self::Timeout => false,
+        }
     }
 
     /// Whether it tells something about the server, rather than about this one call.
     pub fn lies_with_the_server(&self) -> bool {
-        !matches!(self, Self::Refused(400 | 402 | 405..=428 | 430..=499))
+        !matches!(self, Self::Refused(400 | 402 | 405..=428 | 430..=499) | Self::Unfit(_))
     }
 
     /// A short fixed word for metrics.
@@ -293,6 +307,7 @@ impl CallError {
             Self::Refused(_) => "refused",
             Self::Lost => "lost",
             Self::Nonsense(_) => "nonsense",
+            Self::Unfit(_) => "unfit",
             Self::Timeout => "timeout",
         }
     }

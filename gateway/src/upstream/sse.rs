@@ -42,7 +42,7 @@ struct Waiting {
 }
 
 struct Waiter {
-    answer: oneshot::Sender<Reply>,
+    answer: oneshot::Sender<Result<Reply, CallError>>,
     timing: Arc<Timing>,
 }
 
@@ -100,16 +100,20 @@ impl SseSession {
         let text = request_text(id, call, "");
         let outcome = timing.limit(async {
             let mut posting = std::pin::pin!(self.post(text, call.headers));
-            tokio::select! {
+            let answer = tokio::select! {
                 biased;
-                posted = &mut posting => {
+                posted = self.acknowledged(&mut posting) => {
                     posted?;
-                    (&mut answered).await.map_err(|_| CallError::Lost)
+                    return answered.await.unwrap_or(Err(CallError::Lost));
                 }
-                reply = &mut answered => {
-                    let _ = timeout(LATE_ACKNOWLEDGEMENT, posting).await;
-                    reply.map_err(|_| CallError::Lost)
-                }
+                answer = &mut answered => answer,
+            };
+            // The rest of the acknowledgement frees its connection, or tells that the call was never sent.
+            let posted = timeout(LATE_ACKNOWLEDGEMENT, posting).await;
+            match (answer, posted) {
+                (Ok(answer), _) => answer,
+                (Err(_), Ok(Err(error))) if error.is_harmless() => Err(error),
+                (Err(_), _) => Err(CallError::Lost),
             }
         });
         let answer = outcome.await?;
@@ -117,9 +121,28 @@ impl SseSession {
         answer
     }
 
-    /// Sends a notification.
-    pub(super) async fn notify(&self, text: &str) -> Result<(), CallError> {
-        self.post(Bytes::copy_from_slice(text.as_bytes()), &HeaderMap::new()).await
+    /// Waits for the acknowledgement of a call. Some servers give it only when the tool has finished, so it may be
+    /// late; but then the server is looked at.
+    async fn acknowledged(
+        &self,
+        posting: &mut (impl Future<Output = Result<(), CallError>> + Unpin),
+    ) -> Result<(), CallError> {
+        match timeout(POST_LIMIT, &mut *posting).await {
+            Ok(posted) => posted,
+            Err(_) => {
+                self.core.notices.suspect.notify_one();
+                posting.await
+            }
+        }
+    }
+
+    /// Sends a notification, or an answer of ours.
+    pub(super) async fn notify(&self, text: Bytes) -> Result<(), CallError> {
+        let sent = timeout(POST_LIMIT, self.post(text, &HeaderMap::new())).await;
+        sent.unwrap_or_else(|_| {
+            self.core.notices.suspect.notify_one();
+            Err(CallError::Lost)
+        })
     }
 
     async fn post(&self, text: Bytes, headers: &HeaderMap) -> Result<(), CallError> {
@@ -127,11 +150,7 @@ impl SseSession {
         if let Some(version) = self.version.get() {
             headers.insert("mcp-protocol-version", version.clone());
         }
-        let sent = timeout(POST_LIMIT, self.core.pool.send(Method::POST, &self.post_to, &headers, text)).await;
-        let exchange = sent.map_err(|_| {
-            self.core.notices.suspect.notify_one();
-            CallError::Lost
-        })??;
+        let exchange = self.core.pool.send(Method::POST, &self.post_to, &headers, text).await?;
         let status = exchange.head.status.as_u16();
         if exchange.head.status.is_success() {
             exchange.linger();
@@ -146,16 +165,21 @@ impl SseSession {
         let _closing = Closing(&self.waiting);
         tokio::select! {
             end = read_stream(&mut reader.stream, &mut reader.parser, |message| self.take(message)) => end,
-            () = send_all(&mut reader.outbox, |text| async { let _ = self.post(text, &HeaderMap::new()).await; }) => End::Closed,
+            () = send_all(&mut reader.outbox, |text| async { let _ = self.notify(text).await; }) => End::Closed,
+        }
+    }
+
+    fn settle(&self, id: u64, answer: Result<Reply, CallError>) {
+        match self.waiting.lock().remove(&id) {
+            Some(waiter) => drop(waiter.answer.send(answer)),
+            None => self.core.handle_other(Message::Nonsense),
         }
     }
 
     fn take(&self, message: Message) {
         match message {
-            Message::Reply(id, reply) => match self.waiting.lock().remove(&id) {
-                Some(waiter) => drop(waiter.answer.send(reply)),
-                None => self.core.handle_other(Message::Nonsense),
-            },
+            Message::Reply(id, reply) => self.settle(id, Ok(reply)),
+            Message::Unusable(id) => self.settle(id, Err(CallError::Nonsense("it is no valid JSON-RPC answer"))),
             Message::Progress(token) => {
                 if let Some(waiter) = self.waiting.lock().get(&token) {
                     waiter.timing.progressed();

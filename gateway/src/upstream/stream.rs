@@ -62,7 +62,7 @@ impl TlsTarget {
     ///
     /// # Errors
     /// See [`TlsError`].
-    pub fn new(host: &str, material: &TlsMaterial, roots: &RootCertStore) -> Result<Self, TlsError> {
+    pub fn new(host: &str, material: &TlsMaterial, roots: &Arc<RootCertStore>) -> Result<Self, TlsError> {
         let name = material.server_name.as_deref().unwrap_or(host).to_owned();
         let name = ServerName::try_from(name).map_err(|_| TlsError::Name)?;
         let provider = Arc::new(aws_lc_rs::default_provider());
@@ -96,20 +96,19 @@ impl TlsTarget {
 }
 
 /// The certificate authorities of the system (or of `SSL_CERT_FILE`, `SSL_CERT_DIR`).
-pub fn system_roots() -> RootCertStore {
+pub fn system_roots() -> Arc<RootCertStore> {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    roots
+    Arc::new(roots)
 }
 
-fn trusted(material: &TlsMaterial, roots: &RootCertStore) -> Result<RootCertStore, TlsError> {
-    let mut roots = roots.clone();
-    if let Some(pem) = &material.ca {
-        for certificate in certificates(pem).ok_or(TlsError::Ca)? {
-            roots.add(certificate).map_err(|_| TlsError::Ca)?;
-        }
+fn trusted(material: &TlsMaterial, roots: &Arc<RootCertStore>) -> Result<Arc<RootCertStore>, TlsError> {
+    let Some(pem) = &material.ca else { return Ok(roots.clone()) };
+    let mut roots = RootCertStore::clone(roots);
+    for certificate in certificates(pem).ok_or(TlsError::Ca)? {
+        roots.add(certificate).map_err(|_| TlsError::Ca)?;
     }
-    Ok(roots)
+    Ok(Arc::new(roots))
 }
 
 fn certificates(pem: &[u8]) -> Option<Vec<CertificateDer<'static>>> {

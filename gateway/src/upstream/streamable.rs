@@ -143,7 +143,7 @@ impl StreamableSession {
         let mut parser = Parser::new(self.core.max_message);
         let mut found = None;
         loop {
-            while let Some(event) = parser.next_event().map_err(|_| CallError::Nonsense("it is too large"))? {
+            while let Some(event) = parser.next_event().map_err(|_| CallError::Unfit("it is too large"))? {
                 let Event::Message { name, data } = event else { continue };
                 if !(name.is_empty() || name == "message") {
                     continue;

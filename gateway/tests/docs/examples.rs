@@ -10,7 +10,7 @@ use super::generated::repository;
 
 /// Panics unless the text holds McpServers and all of them are accepted.
 fn take(what: &str, text: &str) {
-    let servers = manifests::read(text).unwrap_or_else(|problem| panic!("{what}: {problem}"));
+    let servers = manifests::read(text).unwrap_or_else(|problem| panic!("{what}: {problem}")).unwrap_or_default();
     assert!(!servers.is_empty(), "{what} holds no McpServer");
     for verdict in resolve(&servers, DEFAULT_NAMESPACE).verdicts {
         assert_eq!(verdict.refusal, None, "{what}: {}", verdict.key);
