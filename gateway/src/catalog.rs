@@ -10,7 +10,7 @@ use portcullis_crds::ServerKey;
 use portcullis_crds::names::TOOL_NAME_JOINER;
 use portcullis_crds::rules::is_tool_name;
 
-use crate::handle::Handle;
+use crate::handle::{Handle, Phase};
 use crate::tool::Tool;
 use crate::upstream::message::json_string;
 
@@ -95,6 +95,11 @@ impl Catalog {
     /// connected can then call its tools.
     pub fn is_connected(&self, server: &Handle) -> bool {
         server.live().is_some() && (self.shown.contains(&server.key) || !server.offer().listed)
+    }
+
+    /// Whether a server is being connected for the first time, so that its tools are not known yet.
+    pub fn is_incomplete(&self) -> bool {
+        self.servers.iter().any(|server| server.status().phase == Phase::Connecting)
     }
 
     /// For each server, how many of its tools go by `server__tool` because another server has their name.

@@ -133,17 +133,15 @@ impl Gateway {
         let stop = tasks.shutdown();
         tasks.spawn("source", ended(follow(source, config.secrets.clone(), stop_of(stop))));
 
-        let probes =
-            admin::router(AdminState { readiness: app.readiness.clone(), registry: app.metrics.registry.clone() });
-        let routes = front::router(app.clone());
+        let probes = AdminState { readiness: app.readiness.clone(), registry: app.metrics.registry.clone() };
         let routes = match admin {
             Some(listener) => {
                 let limits = limits(ADMIN_CONNECTIONS, config.grace);
-                let serving = serve::serve(listener, serve::router(probes), limits, Arc::default(), tasks.shutdown());
-                tasks.spawn("admin listener", serving);
-                routes
+                let probes = serve::router(admin::router(probes));
+                tasks.spawn("admin listener", serve::serve(listener, probes, limits, Arc::default(), tasks.shutdown()));
+                front::router(app.clone(), Router::new())
             }
-            None => with_probes(routes, probes),
+            None => front::router(app.clone(), admin::routes(probes)),
         };
         let limits = limits(config.max_connections, config.grace);
         let serving = serve::serve(listener, serve::router(routes), limits, connections, tasks.shutdown());
@@ -162,24 +160,6 @@ impl Gateway {
 
 fn local(listener: &TcpListener, asked: SocketAddr) -> SocketAddr {
     listener.local_addr().unwrap_or(asked)
-}
-
-/// Three routes of the admin port on the main one.
-fn with_probes(routes: Router, probes: Router) -> Router {
-    let probes = move |request: axum::extract::Request| {
-        let mut probes = probes.clone();
-        async move { tower_call(&mut probes, request).await }
-    };
-    let get = axum::routing::get;
-    routes.route("/metrics", get(probes.clone())).route("/livez", get(probes.clone())).route("/readyz", get(probes))
-}
-
-async fn tower_call(router: &mut Router, request: axum::extract::Request) -> axum::response::Response {
-    use hyper::service::Service as _;
-    match hyper_util::service::TowerToHyperService::new(router.clone()).call(request).await {
-        Ok(response) => response,
-        Err(never) => match never {},
-    }
 }
 
 fn limits(connections: usize, grace: Duration) -> Limits {

@@ -25,14 +25,17 @@ pub struct AdminState {
     pub registry: Registry,
 }
 
-/// Makes the routes `/livez`, `/readyz` and `/metrics`; every answer is plain text.
+/// Makes the whole admin port: `/livez`, `/readyz` and `/metrics`; every answer is plain text.
 pub fn router(state: AdminState) -> Router {
+    routes(state).fallback(not_found).method_not_allowed_fallback(method_not_allowed)
+}
+
+/// Makes these three routes alone, to be merged into another port's.
+pub fn routes(state: AdminState) -> Router {
     Router::new()
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
-        .fallback(not_found)
-        .method_not_allowed_fallback(method_not_allowed)
         .with_state(state)
 }
 

@@ -33,8 +33,8 @@ const X_ATTEMPTS: HeaderName = HeaderName::from_static("x-portcullis-attempts");
 /// What a handler tells about the request for its log line.
 type Recorder = Arc<Mutex<Facts>>;
 
-/// All REST routes.
-pub fn router(app: Arc<App>) -> Router {
+/// All REST routes, and those of `more`: they get request ids, log lines and measures too.
+pub fn router(app: Arc<App>, more: Router) -> Router {
     Router::new()
         .route("/tools", post(tools))
         .route("/tools/list", get(tools_list))
@@ -42,6 +42,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/health", get(health))
         .route("/openapi.json", get(openapi_json))
         .route("/docs", get(page::answer))
+        .merge(more.with_state(()))
         .fallback(no_route)
         .method_not_allowed_fallback(method)
         .layer(from_fn_with_state(app.clone(), observe))
@@ -84,9 +85,13 @@ async fn answer_call(
         preferred: preferred.map(|server| &**server),
         headers: &parts.headers,
     };
-    let called = call::call(&catalog, &call, &app.metrics).await;
+    let mut called = call::call(&catalog, &call, &app.metrics).await;
+    if matches!(called.answer, Err(call::Failure::UnknownTool)) && catalog.is_incomplete() {
+        // A server that has just been configured may be the one that offers it.
+        called.answer = Err(call::Failure::Unavailable);
+    }
     record(recorder, |facts| note_call(facts, &called, app.log.payloads()));
-    if called.attempts == 0 && called.server.is_none() && matches!(called.answer, Err(call::Failure::UnknownTool)) {
+    if matches!(called.answer, Err(call::Failure::UnknownTool)) {
         app.metrics.unknown_tools.inc();
     }
     let mut response = match called.answer {
