@@ -189,7 +189,10 @@ impl Task {
             tools = timeout(LIST_LIMIT, listing::list(&connected.session, &spec.tools)) => tools
                 .map_err(|_| "its tools could not be listed in time".to_owned())?
                 .map_err(|error| error.to_string())?,
-            _ = &mut connected.attend => return Err("the session ended while its tools were listed".into()),
+            end = &mut connected.attend => return Err(match end {
+                End::Broken(why) => format!("cannot list its tools: {why}"),
+                End::Closed | End::Expired => "the session ended while its tools were listed".to_owned(),
+            }),
         };
         self.spoken = Some(connected.spoken);
         self.publish(tools);

@@ -52,8 +52,8 @@ fn table(evil: &str) -> Vec<(Mode, Vice, &'static str)> {
     }
     for mode in [Mode::Sse, Mode::Streamable, Mode::Modern] {
         table.extend([
-            (mode, doors(Door::redirect(302, &redirect)), "redirects (HTTP status 302)"),
-            (mode, doors(Door::redirect(308, &redirect)), "redirects (HTTP status 308)"),
+            (mode, doors(Door::redirect(302, &redirect)), "redirects"),
+            (mode, doors(Door::redirect(308, &redirect)), "redirects"),
             (mode, doors(answers(401)), "refuses the gateway's credentials (HTTP status 401)"),
             (mode, doors(answers(403)), "refuses the gateway's credentials (HTTP status 403)"),
             (mode, doors(answers(500)), "HTTP status"),
@@ -65,7 +65,7 @@ fn table(evil: &str) -> Vec<(Mode, Vice, &'static str)> {
             (mode, connection(Connection::EndlessHeaders), "cannot be reached"),
             (mode, list(List::Reply(Reply::Error(r#"{"code":-5,"message":"INSIDE"}"#.into()))), "JSON-RPC error -5"),
             (mode, list(List::Reply(Reply::Result("{}".into()))), "the answer is no list of tools"),
-            (mode, list(List::Many(100_000)), "it is too large"),
+            (mode, list(List::Many(100_000)), "is too large"),
         ]);
     }
     table
@@ -143,9 +143,11 @@ async fn the_transport_is_found_out_and_found_out_anew_when_it_changes() {
     let modern = Faulty::start(Mode::Modern).await;
     let entries = [server("sse", &sse), server("streamable", &streamable), server("modern", &modern)];
     let stack = Stack::ready(entries).await;
-    for (name, transport, version) in
-        [("sse", "sse", "2025-11-25"), ("streamable", "streamable-http", "2025-11-25"), ("modern", "streamable-http", "2026-07-28")]
-    {
+    for (name, transport, version) in [
+        ("sse", "sse", "2025-11-25"),
+        ("streamable", "streamable-http", "2025-11-25"),
+        ("modern", "streamable-http", "2026-07-28"),
+    ] {
         let state = stack.server(name).await;
         assert_eq!((&state["transport"], &state["protocol_version"]), (&json!(transport), &json!(version)));
     }

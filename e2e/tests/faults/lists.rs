@@ -54,9 +54,9 @@ async fn bad_tools_are_left_out_and_the_good_ones_stay() {
     let bad = tools.len() - 1;
     tools.push(Tool::echo("double").annotated(r#"{"title":"first"}"#));
     tools.push(Tool::echo("double").annotated(r#"{"title":"second"}"#));
-    tools.push(Tool::echo("marked").schema(
-        r#"{"type":"object","properties":{"a":{"type":"object","x-mcp-header":"A"}}}"#,
-    ));
+    tools.push(
+        Tool::echo("marked").schema(r#"{"type":"object","properties":{"a":{"type":"object","x-mcp-header":"A"}}}"#),
+    );
     let faulty = Faulty::with_tools(Mode::Streamable, tools).await;
     let stack = Stack::ready([server("a", &faulty)]).await;
     assert_eq!(stack.tools().await, ["double", "fine"]);
@@ -106,7 +106,7 @@ async fn an_announced_change_is_seen_soon_also_when_the_list_fails_at_first() {
         let before = faulty.seen().lists;
         faulty.change_tools(vec![Tool::echo("third")]).await;
         wait_for("a list that fails", SOON, || async { faulty.seen().lists > before }).await;
-        assert_eq!(stack.call("other").await.status, 200, "the last good list stays");
+        assert_eq!(stack.tools().await, ["other"], "the last good list stays");
         faulty.behave(|it| it.list = List::Honest);
         stack.works("third").await;
     };

@@ -42,10 +42,7 @@ async fn marked_arguments_travel_as_headers_and_stay_in_the_body() {
     let faulty = Faulty::with_tools(Mode::Modern, vec![Tool::echo("echo").schema(SCHEMA)]).await;
     let stack = Stack::ready([server("a", &faulty)]).await;
     let table = [
-        (
-            r#"{"region":"eu","count":42,"dry":true,"nested":{"deep":"x"},"plain":"p"}"#,
-            ["eu", "42", "true", "x"],
-        ),
+        (r#"{"region":"eu","count":42,"dry":true,"nested":{"deep":"x"},"plain":"p"}"#, ["eu", "42", "true", "x"]),
         (r#"{"region":"Hello, 世界","nested":{}}"#, ["=?base64?SGVsbG8sIOS4lueVjA==?=", "", "", ""]),
         (r#"{"region":null,"count":-1,"dry":false,"nested":null}"#, ["", "-1", "false", ""]),
         (r#"{"region":"a\r\nx-evil: 1"}"#, ["=?base64?YQ0KeC1ldmlsOiAx?=", "", "", ""]),
