@@ -42,6 +42,13 @@ impl Held {
 
     /// Listens on the port; drop the listener to refuse callers again.
     pub async fn listen(&self) -> TcpListener {
-        TcpListener::bind(self.address).await.expect("the held port takes a listener")
+        let open = || {
+            let socket = TcpSocket::new_v4()?;
+            socket.set_reuseaddr(true)?;
+            socket.bind(self.address)?;
+            // A test may open some hundred connections at once; one that does not fit waits for a second.
+            socket.listen(1024)
+        };
+        open().expect("the held port takes a listener")
     }
 }

@@ -219,7 +219,10 @@ impl Task {
             listed = timeout(LIST_LIMIT, listing::list(&connected.session, &spec.tools)) => listed
                 .map_err(|_| "its tools could not be listed in time".to_owned())
                 .and_then(|listed| listed.map_err(|error| error.to_string())),
-            _ = &mut connected.attend => return Err("the session ended while its tools were listed".into()),
+            end = &mut connected.attend => return Err(match end {
+                End::Broken(why) => format!("cannot list its tools: {why}"),
+                End::Closed | End::Expired => "the session ended while its tools were listed".to_owned(),
+            }),
         };
         match listed {
             Ok(tools) => {

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{sleep, timeout};
 use tracing::{debug, error, info, warn};
@@ -27,6 +27,10 @@ use crate::shutdown::Shutdown;
 
 /// How long to wait after the system refused to hand out a connection, most often for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Connections that may wait to be accepted. One too many waits for a second, and the usual 128 are soon full when
+/// many clients come at once. The system may allow less (`net.core.somaxconn`).
+const BACKLOG: u32 = 4096;
 
 /// What one listener grants its clients.
 #[derive(Clone, Copy, Debug)]
@@ -69,7 +73,13 @@ pub enum ServeError {
 /// # Errors
 /// [`ServeError::Listen`] if the system refuses.
 pub async fn listen(address: SocketAddr) -> Result<TcpListener, ServeError> {
-    TcpListener::bind(address).await.map_err(|source| ServeError::Listen { address, source })
+    let open = || {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
+    };
+    open().map_err(|source| ServeError::Listen { address, source })
 }
 
 /// Answers HTTP/1.1 on `listener` until `shutdown`, then lets answers under way finish.

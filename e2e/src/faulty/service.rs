@@ -120,6 +120,10 @@ pub(super) async fn lost(state: &State) -> Result<Response<Payload>, Cut> {
         Lost::NotFoundError => legacy::lost_error(404),
         Lost::Error => legacy::lost_error(200),
         Lost::BadRequest => plain(400, "No valid session ID provided"),
+        Lost::BadRequestError => json(
+            400,
+            r#"{"jsonrpc":"2.0","error":{"code":-32000,"message":"Bad Request: No valid session ID provided"},"id":null}"#,
+        ),
         Lost::Hangs => pending().await,
     })
 }

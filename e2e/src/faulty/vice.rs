@@ -227,6 +227,8 @@ pub enum Lost {
     Error,
     /// 400, as some servers say.
     BadRequest,
+    /// 400 with a JSON-RPC error -32000, as server-everything says.
+    BadRequestError,
     /// Nothing: the request hangs, as server-everything lets it.
     Hangs,
 }

@@ -50,7 +50,8 @@ async fn requests_of_a_server_are_answered_once_from_the_first_moment_on() {
     }
     let names: Vec<_> = (0..servers.len()).map(|n| format!("s{n}")).collect();
     let _stack = Stack::ready(servers.iter().zip(&names).map(|(faulty, name)| server(name, faulty))).await;
-    join_all(servers.iter().map(|faulty| answered(faulty, &answers()))).await;
+    let expected = answers();
+    join_all(servers.iter().map(|faulty| answered(faulty, &expected))).await;
 }
 
 #[tokio::test]

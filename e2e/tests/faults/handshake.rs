@@ -52,8 +52,8 @@ fn table(evil: &str) -> Vec<(Mode, Vice, &'static str)> {
     }
     for mode in [Mode::Sse, Mode::Streamable, Mode::Modern] {
         table.extend([
-            (mode, doors(Door::redirect(302, &redirect)), "redirects (HTTP status 302)"),
-            (mode, doors(Door::redirect(308, &redirect)), "redirects (HTTP status 308)"),
+            (mode, doors(Door::redirect(302, &redirect)), "redirects"),
+            (mode, doors(Door::redirect(308, &redirect)), "redirects"),
             (mode, doors(answers(401)), "refuses the gateway's credentials (HTTP status 401)"),
             (mode, doors(answers(403)), "refuses the gateway's credentials (HTTP status 403)"),
             (mode, doors(answers(500)), "HTTP status"),
@@ -65,7 +65,7 @@ fn table(evil: &str) -> Vec<(Mode, Vice, &'static str)> {
             (mode, connection(Connection::EndlessHeaders), "cannot be reached"),
             (mode, list(List::Reply(Reply::Error(r#"{"code":-5,"message":"INSIDE"}"#.into()))), "JSON-RPC error -5"),
             (mode, list(List::Reply(Reply::Result("{}".into()))), "the answer is no list of tools"),
-            (mode, list(List::Many(100_000)), "it is too large"),
+            (mode, list(List::Many(100_000)), "is too large"),
         ]);
     }
     table

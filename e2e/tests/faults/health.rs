@@ -63,7 +63,7 @@ async fn a_server_whose_connections_fail_is_dialled_less_and_less() {
         // Caps of the pauses: 0.05, 0.5, 1, 2, 4, 8 s; an attempt makes up to three connections.
         let connections = faulty.seen().connections;
         assert!((2..=36).contains(&connections), "{mode:?} {connection:?}: {connections}");
-        let failed = stack.metric("portcullis_reconnects_total", &["connect_failed"]).await;
+        let failed = stack.metric("portcullis_server_reconnects_total", &["connect_failed"]).await;
         assert!((2.0..=12.0).contains(&failed), "{mode:?} {connection:?}: {failed}");
         assert_eq!(stack.call("echo").await.status, 404);
     };

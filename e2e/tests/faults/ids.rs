@@ -13,7 +13,9 @@ async fn mixed(mode: Mode, framing: Framing) {
     let tools = (0..10).map(|n| Tool::echo(&format!("t{n}")).takes(Duration::from_millis(90 - 10 * n))).collect();
     let faulty = Faulty::with_tools(mode, tools).await;
     let limits = json!({"maxConcurrentRequests": 1000});
-    let stack = Stack::ready([server("a", &faulty).calls_take(30).with("limits", limits)]).await;
+    // Where few connections may wait to be accepted, one that comes too many is tried again after a second.
+    let timeouts = json!({"connectSeconds": 10, "requestSeconds": 30});
+    let stack = Stack::ready([server("a", &faulty).with("timeouts", timeouts).with("limits", limits)]).await;
     faulty.behave(|it| it.framing = framing);
     let streams = faulty.seen().streams;
     join_all((0..200).map(async |n| {
