@@ -121,3 +121,61 @@ fn is_dns_label(name: &str) -> bool {
     let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
     (1..=63).contains(&name.len()) && name.bytes().all(inner) && !name.starts_with('-') && !name.ends_with('-')
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn server(namespace: &str, name: &str, url: &str) -> McpServer {
+        let yaml = format!(
+            "{{apiVersion: portcullis.dev/v1alpha1, kind: McpServer, metadata: {{namespace: '{namespace}', name: '{name}', generation: 3}}, spec: {{url: '{url}'}}}}"
+        );
+        serde_yaml::from_str(&yaml).unwrap()
+    }
+
+    fn refused(resolution: &Resolution) -> Vec<(String, &'static str)> {
+        let refusals = resolution.verdicts.iter().filter_map(|v| Some((v.key.to_string(), v.refusal.as_ref()?.reason)));
+        refusals.collect()
+    }
+
+    #[test]
+    fn a_bad_server_hides_no_other() {
+        let by_service: McpServer = serde_yaml::from_str(
+            "{apiVersion: portcullis.dev/v1alpha1, kind: McpServer, metadata: {name: s}, spec: {service: {name: a, port: 1}}}",
+        )
+        .unwrap();
+        let all = [
+            server("team", "good", "http://a/"),
+            server("", "plain", "http://b/"),
+            server("", "bad", "ftp://c/"),
+            server("", "UPPER", "http://d/"),
+            server("", "double", "http://e/"),
+            server("default", "double", "http://f/"),
+            by_service,
+        ];
+        let resolution = resolve(&all, "default");
+        let names: Vec<_> = resolution.snapshot.servers.iter().map(|s| (s.name.as_str(), s.generation)).collect();
+        assert_eq!(names, [("plain", 3), ("team/good", 3)]);
+        assert_eq!(
+            refused(&resolution),
+            [
+                ("default/UPPER".to_owned(), "Invalid"),
+                ("default/bad".to_owned(), "Invalid"),
+                ("default/double".to_owned(), "Duplicate"),
+                ("default/s".to_owned(), "ServiceNotFound"),
+            ]
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn the_order_of_the_servers_does_not_matter(names in prop::collection::vec("[a-c]", 0..6), turn in 0usize..6) {
+            let mut servers: Vec<McpServer> = names.iter().map(|name| server("n", name, "http://x/")).collect();
+            let before = resolve(&servers, "n");
+            let middle = turn.min(servers.len());
+            servers.rotate_left(middle);
+            prop_assert_eq!(resolve(&servers, "n"), before);
+        }
+    }
+}

@@ -162,3 +162,64 @@ impl Server {
         self.label.as_deref().unwrap_or(&self.name)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn the_text_form_of_version_1_stays_as_it_is() {
+        let server = Server { label: Some("http://a/sse".into()), ..Server::from_url("a", "http://a/sse") };
+        let text = Snapshot::new(vec![server]).to_text();
+        insta::assert_snapshot!(text, @r#"{"version":1,"servers":[{"key":{"namespace":"default","name":"a"},"name":"a","label":"http://a/sse","generation":0,"created":0,"url":"http://a/sse","transport":"auto","weight":100,"priority":0,"state":"Enabled","timeouts":{"connectSeconds":5,"requestSeconds":60,"idleSeconds":300},"healthCheck":{"mode":"Ping","intervalSeconds":15,"unhealthyThreshold":3,"healthyThreshold":1},"limits":{"maxConcurrentRequests":64},"tools":{}}]}"#);
+    }
+
+    #[test]
+    fn a_newer_version_and_other_texts_are_refused() {
+        assert!(matches!(
+            Snapshot::parse(r#"{"version":2,"servers":[{"new":1}]}"#),
+            Err(SnapshotError::Version { found: 2 })
+        ));
+        for text in
+            ["", "{}", "[]", r#"{"version":1}"#, r#"{"version":"1","servers":[]}"#, r#"{"version":1,"servers":[{}]}"#]
+        {
+            assert!(matches!(Snapshot::parse(text), Err(SnapshotError::Syntax(_))), "{text}");
+        }
+    }
+
+    fn server() -> impl Strategy<Value = Server> {
+        ("[a-z]{1,3}", "[a-z]{1,3}", 0u16..1000, 0u8..10, any::<bool>(), prop::option::of(".{0,9}")).prop_map(
+            |(namespace, name, weight, priority, off, description)| Server {
+                key: ServerKey::new(namespace, name.clone()),
+                weight,
+                priority,
+                description,
+                state: if off { State::Disabled } else { State::Enabled },
+                ..Server::from_url(&name, "http://x/")
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read_and_order_does_not_matter(
+            servers in prop::collection::vec(server(), 0..6),
+            turn in 0usize..6,
+        ) {
+            let mut servers = servers;
+            servers.sort_by(|a, b| a.key.cmp(&b.key));
+            servers.dedup_by(|a, b| a.key == b.key);
+            let snapshot = Snapshot::new(servers.clone());
+            prop_assert_eq!(&Snapshot::parse(&snapshot.to_text()).unwrap(), &snapshot);
+            let middle = turn.min(servers.len());
+            servers.rotate_left(middle);
+            prop_assert_eq!(Snapshot::new(servers).digest(), snapshot.digest());
+        }
+
+        #[test]
+        fn arbitrary_text_never_panics(text in ".{0,60}") {
+            let _ = Snapshot::parse(&text);
+        }
+    }
+}

@@ -77,7 +77,9 @@ async fn attempt_all(entry: &Entry, call: &ToolCall<'_>, guard: &mut Observed<'_
     let order = order(entry, call.preferred);
     let mut attempts = 0;
     let mut failure = Failure::Unavailable;
+    let mut busy = false;
     let mut last: Option<&Candidate> = None;
+    guard.server = entry.candidates.first().map(|candidate| candidate.server.clone());
     for index in order {
         let candidate = &entry.candidates[index];
         if let Some(previous) = last.replace(candidate) {
@@ -91,19 +93,23 @@ async fn attempt_all(entry: &Entry, call: &ToolCall<'_>, guard: &mut Observed<'_
                 return Called { server: Some(candidate.server.clone()), attempts, answer: Ok(reply) };
             }
             Err(Failure::Server(error)) => {
-                candidate.server.failed();
+                if error.lies_with_the_server() {
+                    candidate.server.failed();
+                }
                 let again = error.is_harmless() || (candidate.tool.repeatable && error != CallError::Timeout);
                 failure = Failure::Server(error);
                 if !again {
                     break;
                 }
             }
-            // Busy says more than a server that could not be reached.
-            Err(busy) => failure = busy,
+            Err(_) => busy = true,
         }
     }
     if let Failure::Server(CallError::NotSent(_) | CallError::SessionExpired) = failure {
         failure = Failure::Unavailable;
+    }
+    if busy && failure == Failure::Unavailable {
+        failure = Failure::Busy;
     }
     Called { server: last.map(|candidate| candidate.server.clone()), attempts, answer: Err(failure) }
 }

@@ -179,3 +179,108 @@ fn free_name(tools: &HashMap<Arc<str>, Entry>, server: &Handle, tool: &Tool) -> 
     let names = prefixes.into_iter().map(|prefix| format!("{prefix}{TOOL_NAME_JOINER}{}", tool.name));
     names.into_iter().find(|name| is_tool_name(name) && fits(name))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::handle::Offer;
+    use crate::metrics::Metrics;
+    use crate::tool::read_tools;
+    use portcullis_crds::mcpserver::ToolRules;
+    use portcullis_crds::{Server, ServerKey};
+
+    fn server(name: &str, created: i64, tools: &[(&str, &str)], listed: bool) -> Arc<Handle> {
+        let spec = Server { created, ..Server::from_url(name, &format!("http://{name}/")) };
+        let handle = Handle::new(spec, &Metrics::new());
+        let texts: Vec<String> = tools
+            .iter()
+            .map(|(tool, kind)| format!(r#"{{"name":"{tool}","inputSchema":{{"type":"object","title":"{kind}"}}}}"#))
+            .collect();
+        let tools = read_tools(texts.iter().map(String::as_str), &ToolRules::default()).tools;
+        handle.set_offer(Offer { tools: Arc::new(tools.into_iter().map(Arc::new).collect()), listed });
+        Arc::new(handle)
+    }
+
+    fn offered(catalog: &Catalog) -> Vec<(String, Vec<String>)> {
+        let names = |entry: &Entry| entry.candidates.iter().map(|c| c.server.name.clone()).collect();
+        catalog.listed().into_iter().map(|(name, entry)| (name.to_string(), names(entry))).collect()
+    }
+
+    fn row(name: &str, servers: &[&str]) -> (String, Vec<String>) {
+        (name.to_owned(), servers.iter().map(|s| (*s).to_owned()).collect())
+    }
+
+    #[test]
+    fn a_tool_of_one_name_and_schema_is_one_tool_and_the_older_server_keeps_a_contested_name() {
+        let a = server("a", 2, &[("t", "x"), ("own", "x")], true);
+        let b = server("b", 1, &[("t", "x")], true);
+        let c = server("c", 3, &[("t", "y")], true);
+        let catalog = Catalog::build(vec![c, a, b]);
+        assert_eq!(offered(&catalog), [row("c__t", &["c"]), row("own", &["a"]), row("t", &["b", "a"])]);
+        let renamed: Vec<_> = catalog.renamed().iter().map(|(server, count)| (server.name.as_str(), *count)).collect();
+        assert_eq!(renamed, [("b", 0), ("a", 0), ("c", 1)]);
+    }
+
+    #[test]
+    fn adding_a_server_never_renames_what_exists() {
+        let old = server("old", 1, &[("t", "x"), ("u", "x")], true);
+        let new = server("new", 2, &[("t", "y"), ("old__t", "y"), ("v", "y")], true);
+        let before = offered(&Catalog::build(vec![old.clone()]));
+        let after = offered(&Catalog::build(vec![new, old]));
+        assert!(before.iter().all(|row| after.contains(row)), "{before:?} {after:?}");
+    }
+
+    #[test]
+    fn a_server_that_is_away_keeps_its_names_without_being_listed() {
+        let away = server("away", 1, &[("t", "x"), ("only", "x")], false);
+        let here = server("here", 2, &[("t", "y")], true);
+        let catalog = Catalog::build(vec![away, here]);
+        assert_eq!(offered(&catalog), [row("here__t", &["here"])]);
+        assert!(catalog.find("only").is_some_and(|entry| !entry.listed));
+        assert_eq!(catalog.tool_count(), 1);
+    }
+
+    #[test]
+    fn the_listing_is_the_same_bytes_whatever_the_order_of_the_servers() {
+        let a = server("a", 0, &[("t", "x")], true);
+        let b = server("b", 0, &[("t", "x")], true);
+        let expected = r#"{"tools":[{"name":"t","inputSchema":{"type":"object","title":"x"},"available_servers":["a","b"],"server_count":2}]}"#;
+        assert_eq!(Catalog::build(vec![a.clone(), b.clone()]).listing(), expected);
+        let catalog = Catalog::build(vec![b, a.clone()]);
+        assert_eq!(catalog.listing(), expected);
+        assert_eq!(catalog.listing_of(&a), r#"{"tools":[{"name":"t","inputSchema":{"type":"object","title":"x"}}]}"#);
+        assert_eq!(Catalog::default().listing(), r#"{"tools":[]}"#);
+    }
+
+    #[test]
+    fn servers_are_found_by_name_by_url_and_by_bare_name_where_it_is_clear() {
+        let named = |namespace: &str, name: &str| {
+            let key = ServerKey::new(namespace, name);
+            let spec = Server {
+                name: key.public_name("default"),
+                key,
+                ..Server::from_url(name, &format!("http://{namespace}/"))
+            };
+            Arc::new(Handle::new(spec, &Metrics::new()))
+        };
+        let catalog = Catalog::build(vec![
+            named("default", "a"),
+            named("x", "a"),
+            named("x", "b"),
+            named("x", "c"),
+            named("y", "c"),
+        ]);
+        let found = |wanted: &str| catalog.server(wanted).map(|server| server.name.clone());
+        let cases = [
+            ("a", Some("a")),
+            ("x/a", Some("x/a")),
+            ("b", Some("x/b")),
+            ("c", None),
+            ("http://y/", Some("y/c")),
+            ("", None),
+        ];
+        for (wanted, expected) in cases {
+            assert_eq!(found(wanted).as_deref(), expected, "{wanted}");
+        }
+    }
+}

@@ -1,7 +1,7 @@
 //! The whole gateway: everything is made here, started here, and stopped here.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use axum::Router;
@@ -10,7 +10,7 @@ use portcullis_runtime::serve::{self, ServeError};
 use portcullis_runtime::{Connections, Drain, Failure, Latch, Limits, LogSink, Readiness, Supervisor, process, signal};
 use thiserror::Error;
 use tokio::net::TcpListener;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, oneshot, watch};
 use tracing::{error, info, warn};
 
 use crate::auth::Authenticator;
@@ -69,7 +69,7 @@ impl Gateway {
         };
         let metrics = Metrics::new();
         let shared = Arc::new(Shared {
-            roots: system_roots(),
+            roots: LazyLock::new(system_roots),
             secrets: Secrets { folder: config.secrets.clone() },
             max_message: config.max_message,
             metrics: metrics.clone(),
@@ -120,8 +120,14 @@ impl Gateway {
         export(&app.metrics, &connections, log);
 
         let Feed { snapshots, soundness, secrets } = source.feed();
+        // Running calls need their sessions: the pool stops after the listener has answered them.
+        let (answered, all_answered) = oneshot::channel::<()>();
         let stop = tasks.shutdown();
-        tasks.spawn("pool", ended(async move { pool.run(snapshots, secrets, stop_of(stop)).await }));
+        let last = async move {
+            stop.requested().await;
+            let _ = all_answered.await;
+        };
+        tasks.spawn("pool", ended(async move { pool.run(snapshots, secrets, last).await }));
         let (metrics, stop) = (app.metrics.clone(), tasks.shutdown());
         tasks.spawn("soundness", ended(tell_soundness(soundness, metrics, stop_of(stop))));
         let stop = tasks.shutdown();
@@ -140,7 +146,12 @@ impl Gateway {
             None => with_probes(routes, probes),
         };
         let limits = limits(config.max_connections, config.grace);
-        tasks.spawn("listener", serve::serve(listener, serve::router(routes), limits, connections, tasks.shutdown()));
+        let serving = serve::serve(listener, serve::router(routes), limits, connections, tasks.shutdown());
+        tasks.spawn("listener", async move {
+            let ended = serving.await;
+            drop(answered);
+            ended
+        });
         applied.release();
         info!(%address, %admin_address, version = env!("CARGO_PKG_VERSION"), "listening");
         let readiness = app.readiness.clone();

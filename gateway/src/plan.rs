@@ -21,18 +21,18 @@ pub struct Plan {
 }
 
 /// Compares what runs with what should.
-pub fn plan(running: &BTreeMap<ServerKey, Server>, wanted: &Snapshot) -> Plan {
+pub fn plan(running: &BTreeMap<&ServerKey, &Server>, wanted: &Snapshot) -> Plan {
     let mut plan = Plan::default();
     for server in &wanted.servers {
         match running.get(&server.key) {
             None => plan.start.push(server.clone()),
-            Some(old) if old == server => {}
+            Some(old) if *old == server => {}
             Some(old) if needs_new_session(old, server) => plan.restart.push(server.clone()),
             Some(_) => plan.update.push(server.clone()),
         }
     }
     let wanted: std::collections::BTreeSet<_> = wanted.servers.iter().map(|server| &server.key).collect();
-    plan.stop = running.keys().filter(|key| !wanted.contains(key)).cloned().collect();
+    plan.stop = running.keys().filter(|key| !wanted.contains(**key)).map(|key| (*key).clone()).collect();
     plan
 }
 
@@ -52,6 +52,10 @@ mod tests {
 
     fn map(servers: &[Server]) -> BTreeMap<ServerKey, Server> {
         servers.iter().map(|server| (server.key.clone(), server.clone())).collect()
+    }
+
+    fn borrowed(servers: &BTreeMap<ServerKey, Server>) -> BTreeMap<&ServerKey, &Server> {
+        servers.iter().collect()
     }
 
     fn server(name: &str) -> Server {
@@ -86,7 +90,7 @@ mod tests {
             restart: vec![moved, off],
             update: vec![draining, heavier],
         };
-        assert_eq!(plan(&running, &wanted), expected);
+        assert_eq!(plan(&borrowed(&running), &wanted), expected);
     }
 
     fn any_server() -> impl Strategy<Value = Server> {
@@ -105,7 +109,7 @@ mod tests {
         ) {
             let mut running = map(&before);
             let wanted = Snapshot::new(after.into_iter().map(|(name, server)| Server { key: ServerKey::new("n", name), ..server }).collect());
-            let plan = plan(&running, &wanted);
+            let plan = plan(&borrowed(&running), &wanted);
             plan.stop.iter().for_each(|key| { running.remove(key); });
             for server in plan.start.into_iter().chain(plan.restart).chain(plan.update) {
                 running.insert(server.key.clone(), server);

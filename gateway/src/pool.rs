@@ -86,7 +86,7 @@ impl Pool {
 
     fn apply(&mut self, wanted: &Snapshot) {
         let began = Instant::now();
-        let running = self.members.iter().map(|(key, member)| (key.clone(), member.spec.clone())).collect();
+        let running = self.members.iter().map(|(key, member)| (key, &member.spec)).collect();
         let Plan { start, stop, restart, update } = plan(&running, wanted);
         let counts = (start.len(), stop.len(), restart.len(), update.len());
         for key in stop.iter().chain(restart.iter().map(|server| &server.key)) {

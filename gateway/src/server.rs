@@ -2,8 +2,8 @@
 //!
 //! The task ends only when it is told to; whatever the server does is an event, never an error of ours.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use portcullis_crds::Server;
@@ -54,8 +54,8 @@ pub const RECONNECT_REASONS: [&str; 6] = ["connect_failed", "closed", "expired",
 
 /// What every server's task is given.
 pub struct Shared {
-    /// The system's certificate authorities.
-    pub roots: RootCertStore,
+    /// The system's certificate authorities, read when the first https server needs them.
+    pub roots: LazyLock<RootCertStore>,
     /// Where Secrets lie.
     pub secrets: Secrets,
     /// Messages above this many bytes are refused.
@@ -88,6 +88,18 @@ struct Opened {
     connected: Connected,
     resolved: Resolved,
     spec: Arc<Server>,
+}
+
+impl Over {
+    /// How long a session must have lived for the next to be opened at once.
+    fn earns_quick_reconnect_after(&self) -> Duration {
+        match self {
+            Self::Changed | Self::Stopped => Duration::ZERO,
+            // Calls wait for the new session, so it must come soon; but not in a loop.
+            Self::Ended(End::Expired) => Duration::from_secs(1),
+            Self::Ended(_) | Self::Unhealthy => HEALTHY_AFTER,
+        }
+    }
 }
 
 struct Task {
@@ -128,7 +140,7 @@ impl Task {
                     if let Over::Stopped = over {
                         return;
                     }
-                    if opened_at.elapsed() >= HEALTHY_AFTER || matches!(over, Over::Changed) {
+                    if opened_at.elapsed() >= over.earns_quick_reconnect_after() {
                         self.attempt = 0;
                     }
                     away_since = Some(Instant::now());
@@ -171,15 +183,24 @@ impl Task {
             }
             error.to_string()
         })?;
-        let tools = tokio::select! {
-            tools = timeout(LIST_LIMIT, listing::list(&connected.session, &spec.tools)) => tools
-                .map_err(|_| "its tools could not be listed in time".to_owned())?
-                .map_err(|error| error.to_string())?,
+        let listed = tokio::select! {
+            listed = timeout(LIST_LIMIT, listing::list(&connected.session, &spec.tools)) => listed
+                .map_err(|_| "its tools could not be listed in time".to_owned())
+                .and_then(|listed| listed.map_err(|error| error.to_string())),
             _ = &mut connected.attend => return Err("the session ended while its tools were listed".into()),
         };
-        self.spoken = Some(connected.spoken);
-        self.publish(tools);
-        Ok(Opened { connected, resolved, spec })
+        match listed {
+            Ok(tools) => {
+                self.spoken = Some(connected.spoken);
+                self.publish(tools);
+                Ok(Opened { connected, resolved, spec })
+            }
+            Err(problem) => {
+                // Each attempt opens a session; none may be left behind.
+                let _ = timeout(CLOSE_LIMIT, connected.session.close()).await;
+                Err(problem)
+            }
+        }
     }
 
     fn target(&self, spec: &Server) -> Result<(Target, Resolved), String> {

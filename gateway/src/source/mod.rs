@@ -77,15 +77,12 @@ impl Source {
         let mut changes = folder::Changes::watch(&watched);
         let mut seen = None;
         loop {
-            if let Some(folder) = &mut self.reader {
-                let (snapshot, soundness) = folder.read();
-                self.snapshots.send_if_modified(|old| {
-                    let changed = **old != snapshot;
-                    if changed {
-                        *old = Arc::new(snapshot);
-                    }
-                    changed
-                });
+            if let Some(folder) = self.reader.take() {
+                let (folder, snapshot, soundness) = read_apart(folder).await;
+                self.reader = folder;
+                if let Some(snapshot) = snapshot {
+                    self.replace(snapshot);
+                }
                 self.soundness.send_if_modified(|old| std::mem::replace(old, soundness.clone()) != soundness);
             }
             let now = secrets.as_deref().map(folder::fingerprint);
@@ -102,9 +99,37 @@ impl Source {
     }
 }
 
+impl Source {
+    fn replace(&self, snapshot: Snapshot) {
+        self.snapshots.send_if_modified(|old| {
+            let changed = **old != snapshot;
+            if changed {
+                *old = Arc::new(snapshot);
+            }
+            changed
+        });
+    }
+}
+
 async fn asked(reload: &mut Option<Reload>) {
     match reload {
         Some(reload) => reload.recv().await,
         None => std::future::pending().await,
+    }
+}
+
+/// Reads many files without holding up the calls that this thread serves too.
+async fn read_apart(mut folder: folder::Folder) -> (Option<folder::Folder>, Option<Snapshot>, Soundness) {
+    let path = folder.path().to_owned();
+    let reading = tokio::task::spawn_blocking(move || {
+        let (snapshot, soundness) = folder.read();
+        (Some(folder), Some(snapshot), soundness)
+    });
+    match reading.await {
+        Ok(read) => read,
+        Err(_) => {
+            let problem = format!("{}: reading it failed; the log has more", path.display());
+            (folder::Folder::open(&path).ok(), None, Soundness { problems: vec![problem] })
+        }
     }
 }

@@ -4,6 +4,7 @@
 //! lines. An event in one piece is passed on without copying. Source of the rules: WHATWG HTML §9.2.6.
 
 use bytes::{Buf, Bytes, BytesMut};
+use memchr::memchr2;
 use thiserror::Error;
 
 /// One event, or a comment (which tells only that the peer lives).
@@ -90,7 +91,7 @@ impl Parser {
         if !self.started && !self.skip_bom() {
             return Ok(None);
         }
-        let Some(found) = self.buffer[self.searched..].iter().position(|b| matches!(b, b'\n' | b'\r')) else {
+        let Some(found) = memchr2(b'\n', b'\r', &self.buffer[self.searched..]) else {
             self.searched = self.buffer.len();
             return if self.buffer.len() > self.limit { Err(TooLarge(self.limit)) } else { Ok(None) };
         };

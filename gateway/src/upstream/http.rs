@@ -3,6 +3,7 @@
 //! No connection has a task of its own: whoever waits for an answer also moves the bytes, so a call costs no
 //! wake-up of another task. Redirects are never followed and no proxy is used.
 
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -51,7 +52,8 @@ pub struct Origin {
 /// Pooled connections to one origin.
 pub struct HttpPool {
     origin: Origin,
-    idle: Mutex<Vec<Idle>>,
+    /// Oldest first; the newest is used first.
+    idle: Mutex<VecDeque<Idle>>,
     /// Answers whose last bytes nobody waits for; once they have arrived, the connection is as good as any.
     lingering: Mutex<Vec<(Exchange, Instant)>>,
 }
@@ -155,7 +157,7 @@ impl HttpPool {
     /// An unused connection that the server has not closed, newest first.
     fn checkout(&self) -> Option<Connection> {
         loop {
-            let popped = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            let popped = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop_back();
             let Some(mut idle) = popped else { if self.reap() { continue } else { return None } };
             let mut cx = Context::from_waker(Waker::noop());
             idle.connection.driver.poll(&mut cx);
@@ -212,15 +214,11 @@ impl HttpPool {
     fn put_back(&self, connection: Connection, head: &HeaderMap) {
         let limit = self.origin.idle_timeout.min(announced_idle(head).unwrap_or(DEFAULT_IDLE));
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        if idle.len() < MAX_IDLE {
-            idle.push(Idle { connection, until: Instant::now() + limit });
+        let now = Instant::now();
+        while idle.len() >= MAX_IDLE || idle.front().is_some_and(|oldest| oldest.until <= now) {
+            idle.pop_front();
         }
-    }
-
-    /// Closes every unused connection.
-    pub fn clear(&self) {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
-        self.lingering.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        idle.push_back(Idle { connection, until: now + limit });
     }
 }
 

@@ -267,6 +267,11 @@ impl CallError {
         matches!(self, Self::NotSent(_) | Self::SessionExpired | Self::Refused(_))
     }
 
+    /// Whether it tells something about the server, rather than about this one call.
+    pub fn lies_with_the_server(&self) -> bool {
+        !matches!(self, Self::Refused(400 | 402 | 405..=428 | 430..=499))
+    }
+
     /// A short fixed word for metrics.
     pub fn kind(&self) -> &'static str {
         match self {

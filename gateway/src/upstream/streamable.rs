@@ -33,6 +33,9 @@ const MAX_ERROR_BODY: usize = 64 * 1024;
 /// JSON-RPC code that some servers use for a session they have forgotten.
 const SESSION_NOT_FOUND: i64 = -32001;
 
+/// JSON-RPC code for arguments that did not travel as headers as the schema says (since 2026-07-28).
+const HEADER_MISMATCH: i64 = -32020;
+
 /// A session over streamable HTTP.
 pub struct StreamableSession {
     pub(super) core: Core,
@@ -157,6 +160,8 @@ impl StreamableSession {
         }
         let body = exchange.whole(MAX_ERROR_BODY).await.unwrap_or_default();
         match message::error_in(&body) {
+            // Servers made with the TypeScript SDK say it with 400 after a restart.
+            Some(error) if self.has_session && speaks_of_session(&error) => Err(CallError::SessionExpired),
             Some(error) => self.judge(Reply::Error(error)),
             None => Err(refusal),
         }
@@ -164,12 +169,13 @@ impl StreamableSession {
 
     fn judge(&self, reply: Reply) -> Result<Reply, CallError> {
         match &reply {
-            Reply::Error(error)
-                if self.has_session
-                    && error.code == SESSION_NOT_FOUND
-                    && error.message.to_ascii_lowercase().contains("session") =>
-            {
+            Reply::Error(error) if self.has_session && error.code == SESSION_NOT_FOUND && speaks_of_session(error) => {
                 Err(CallError::SessionExpired)
+            }
+            Reply::Error(error) if self.modern && error.code == HEADER_MISMATCH => {
+                // The schema has changed since it was listed, and with it the arguments that travel as headers.
+                self.core.notices.tools_changed.notify_one();
+                Ok(reply)
             }
             _ => Ok(reply),
         }
@@ -246,6 +252,11 @@ impl StreamableSession {
             let _ = self.core.pool.send(Method::DELETE, &self.endpoint, &headers, Bytes::new()).await;
         }
     }
+}
+
+fn speaks_of_session(error: &message::RpcError) -> bool {
+    let text = error.message.to_ascii_lowercase();
+    text.contains("session") || text.contains("not initialized")
 }
 
 /// Cancels a call whose caller goes away; since 2026-07-28 the closed connection says it.
