@@ -75,22 +75,23 @@ pub async fn call(catalog: &Catalog, call: &ToolCall<'_>, metrics: &Metrics) -> 
 
 async fn attempt_all(entry: &Entry, call: &ToolCall<'_>, guard: &mut Observed<'_>) -> Called {
     let order = order(entry, call.preferred);
-    let mut attempts = 0;
+    // Only who stands alone is waited for at once; among several, the first busy one gets a second turn.
+    let mut turns: SmallVec<[(usize, bool); 4]> = order.iter().map(|index| (*index, order.len() == 1)).collect();
+    let (mut attempts, mut busy) = (0, false);
     let mut failure = Failure::Unavailable;
-    let mut busy = false;
     let mut last: Option<&Candidate> = None;
     guard.server = entry.candidates.first().map(|candidate| candidate.server.clone());
-    for index in order {
+    while let Some((index, waits)) = turns.get(attempts).copied() {
         let candidate = &entry.candidates[index];
         if let Some(previous) = last.replace(candidate) {
             previous.server.series.failovers.inc();
         }
         guard.server = Some(candidate.server.clone());
         attempts += 1;
-        match attempt(candidate, call).await {
+        match attempt(candidate, call, waits).await {
             Ok(reply) => {
                 candidate.server.succeeded();
-                return Called { server: Some(candidate.server.clone()), attempts, answer: Ok(reply) };
+                return called(last, attempts.min(order.len()), Ok(reply));
             }
             Err(Failure::Server(error)) => {
                 if error.lies_with_the_server() {
@@ -102,16 +103,28 @@ async fn attempt_all(entry: &Entry, call: &ToolCall<'_>, guard: &mut Observed<'_
                     break;
                 }
             }
-            Err(_) => busy = true,
+            Err(_) => {
+                if !busy && !waits {
+                    turns.push((index, true));
+                }
+                busy = true;
+            }
         }
     }
-    if let Failure::Server(CallError::NotSent(_) | CallError::SessionExpired) = failure {
-        failure = Failure::Unavailable;
+    let unreachable =
+        matches!(failure, Failure::Unavailable | Failure::Server(CallError::NotSent(_) | CallError::SessionExpired));
+    // Busy says more than a server that could not be reached.
+    match (unreachable, busy) {
+        (true, true) => failure = Failure::Busy,
+        (true, false) => failure = Failure::Unavailable,
+        (false, _) => {}
     }
-    if busy && failure == Failure::Unavailable {
-        failure = Failure::Busy;
-    }
-    Called { server: last.map(|candidate| candidate.server.clone()), attempts, answer: Err(failure) }
+    called(last, attempts.min(order.len()), Err(failure))
+}
+
+fn called(last: Option<&Candidate>, attempts: usize, answer: Result<Reply, Failure>) -> Called {
+    let attempts = u32::try_from(attempts).unwrap_or(u32::MAX);
+    Called { server: last.map(|candidate| candidate.server.clone()), attempts, answer }
 }
 
 fn order(entry: &Entry, preferred: Option<&Handle>) -> SmallVec<[usize; 4]> {
@@ -141,11 +154,12 @@ fn is_same(preferred: Option<&Handle>, server: &Handle) -> bool {
 }
 
 /// One server: takes a slot, sends the call, and once opens the session anew where the server has forgotten it.
-async fn attempt(candidate: &Candidate, call: &ToolCall<'_>) -> Result<Reply, Failure> {
+async fn attempt(candidate: &Candidate, call: &ToolCall<'_>, waits: bool) -> Result<Reply, Failure> {
     let server = &candidate.server;
     let spec = server.spec();
     let silence = Duration::from_secs(spec.timeouts.request_seconds.into());
-    let Some(_slot) = server.slot(Instant::now() + silence).await else { return Err(Failure::Busy) };
+    let wait_until = waits.then(|| Instant::now() + silence);
+    let Some(_slot) = server.slot(wait_until).await else { return Err(Failure::Busy) };
     let Some(live) = server.live() else { return Err(Failure::Server(CallError::NotSent("it has no session"))) };
     let mut headers = forwarded(&spec.forward_headers, call.headers);
     if !candidate.tool.params.is_empty() {

@@ -181,11 +181,12 @@ impl Handle {
         self.live.load_full()
     }
 
-    /// A session was opened. Returns its number.
+    /// A session was opened. Returns its number. It gets its chance at once, but a pause after it stays a long one.
     pub fn open(&self, session: Arc<Session>) -> u64 {
         let number = *self.opened.borrow() + 1;
         self.live.store(Some(Arc::new(Live { session, number })));
         self.failures.store(0, Ordering::Relaxed);
+        self.ejected_until.store(0, Ordering::Relaxed);
         self.opened.send_replace(number);
         number
     }
@@ -241,12 +242,13 @@ impl Handle {
         self.outstanding.load(Ordering::Relaxed)
     }
 
-    /// Takes a place; waits shortly when all are taken, and gives up when too many wait already.
-    pub async fn slot(&self, deadline: Instant) -> Option<Slot<'_>> {
+    /// Takes a place. When all are taken it may wait shortly until `deadline`, unless too many wait already.
+    pub async fn slot(&self, deadline: Option<Instant>) -> Option<Slot<'_>> {
         let slots = self.slots.load_full();
-        let permit = match slots.clone().try_acquire_owned() {
-            Ok(permit) => permit,
-            Err(_) => self.wait_for_slot(slots, deadline).await?,
+        let permit = match (slots.clone().try_acquire_owned(), deadline) {
+            (Ok(permit), _) => permit,
+            (Err(_), Some(deadline)) => self.wait_for_slot(slots, deadline).await?,
+            (Err(_), None) => return None,
         };
         self.outstanding.fetch_add(1, Ordering::Relaxed);
         self.series.in_flight.inc();
@@ -262,13 +264,18 @@ impl Handle {
         permit
     }
 
-    /// A call or a check was answered.
-    pub fn succeeded(&self) {
+    /// A check was answered: the server lives, which does not say that its calls work.
+    pub fn alive(&self) {
         self.last_success.store(self.now(), Ordering::Relaxed);
+    }
+
+    /// A call was answered.
+    pub fn succeeded(&self) {
+        self.alive();
         if self.failures.load(Ordering::Relaxed) > 0 {
             self.failures.store(0, Ordering::Relaxed);
         }
-        if self.ejected_until.load(Ordering::Relaxed) > 0 {
+        if self.ejections.load(Ordering::Relaxed) > 0 {
             self.ejected_until.store(0, Ordering::Relaxed);
             self.ejections.store(0, Ordering::Relaxed);
         }
@@ -277,13 +284,22 @@ impl Handle {
     /// A call failed for a reason that lies with the server.
     pub fn failed(&self) {
         let failures = self.failures.fetch_add(1, Ordering::Relaxed) + 1;
-        if failures >= EJECT_AFTER && !self.is_ejected() {
-            let round = self.ejections.fetch_add(1, Ordering::Relaxed).min(10);
-            let pause = (FIRST_EJECTION * 2u32.pow(round)).min(LONGEST_EJECTION);
-            self.ejected_until.store(self.now() + millis(pause), Ordering::Relaxed);
-            self.series.ejections.inc();
+        if failures >= EJECT_AFTER {
+            self.eject();
         }
         self.notices.suspect.notify_one();
+    }
+
+    /// Calls that fail together make one pause, not one each.
+    fn eject(&self) {
+        let (before, now) = (self.ejected_until.load(Ordering::Relaxed), self.now());
+        let round = self.ejections.load(Ordering::Relaxed).min(10);
+        let until = now + millis((FIRST_EJECTION * 2u32.pow(round)).min(LONGEST_EJECTION));
+        let free = before <= now;
+        if free && self.ejected_until.compare_exchange(before, until, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+            self.ejections.fetch_add(1, Ordering::Relaxed);
+            self.series.ejections.inc();
+        }
     }
 
     /// Time since the last answer.

@@ -2,6 +2,7 @@
 //!
 //! Labels come from configured servers, listed tools and closed sets only, never from a request.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -58,6 +59,19 @@ pub struct Metrics {
     pub configuration_ok: IntGauge,
 }
 
+/// What a metric is, for docs/metrics.md.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Definition {
+    /// The whole name.
+    pub name: String,
+    /// `counter`, `gauge` or `histogram`.
+    pub kind: &'static str,
+    /// Names of its labels.
+    pub labels: Vec<String>,
+    /// What it counts.
+    pub help: String,
+}
+
 /// What happened to a call, as a label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -104,13 +118,18 @@ impl Default for Metrics {
 impl Metrics {
     /// A set of metrics with a registry of its own.
     pub fn new() -> Self {
+        Self::described().0
+    }
+
+    /// The same, with the definitions of all its metrics.
+    pub fn described() -> (Self, Vec<Definition>) {
         let registry = Registry::new();
-        let make = Maker { registry: &registry };
+        let make = Maker { registry: registry.clone(), definitions: RefCell::default() };
         let build = make.gauges("build_info", "Always 1; the labels tell what runs.", &["version"]);
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         let configuration_ok = make.gauge("configuration_ok", "0 while part of the configuration is refused.");
         configuration_ok.set(1);
-        Self {
+        let metrics = Self {
             http_duration: make.histograms(
                 "http_request_duration_seconds",
                 "Time to answer a request.",
@@ -168,7 +187,8 @@ impl Metrics {
             ),
             configuration_ok,
             registry,
-        }
+        };
+        (metrics, make.definitions.into_inner())
     }
 
     /// Notes that a snapshot was applied.
@@ -201,7 +221,8 @@ impl Metrics {
     }
 }
 
-const OUTCOMES: [Outcome; 8] = [
+/// Every outcome.
+pub const OUTCOMES: [Outcome; 8] = [
     Outcome::Ok,
     Outcome::ToolError,
     Outcome::RpcError,
@@ -216,44 +237,53 @@ fn named(name: &str) -> String {
     format!("portcullis_{name}")
 }
 
-/// Makes and registers; every name stands once in this file, so none can clash.
-struct Maker<'a> {
-    registry: &'a Registry,
+/// Makes, registers and notes; every name stands once in this file, so none can clash.
+struct Maker {
+    registry: Registry,
+    definitions: RefCell<Vec<Definition>>,
 }
 
-impl Maker<'_> {
-    fn register<C: prometheus::core::Collector + Clone + 'static>(&self, made: prometheus::Result<C>) -> C {
+impl Maker {
+    fn register<C: Collector + Clone + 'static>(&self, kind: &'static str, made: prometheus::Result<C>) -> C {
         let made = made.expect("the name and the labels are valid");
         self.registry.register(Box::new(made.clone())).expect("each name is registered once");
+        self.definitions.borrow_mut().extend(made.desc().into_iter().map(|desc| Definition {
+            name: desc.fq_name.clone(),
+            kind,
+            labels: desc.variable_labels.clone(),
+            help: desc.help.clone(),
+        }));
         made
     }
 
     fn histograms(&self, name: &str, help: &str, labels: &[&str]) -> HistogramVec {
-        self.register(HistogramVec::new(HistogramOpts::new(named(name), help).buckets(BUCKETS.to_vec()), labels))
+        let opts = HistogramOpts::new(named(name), help).buckets(BUCKETS.to_vec());
+        self.register("histogram", HistogramVec::new(opts, labels))
     }
 
     fn histogram(&self, name: &str, help: &str) -> Histogram {
-        self.register(Histogram::with_opts(HistogramOpts::new(named(name), help).buckets(BUCKETS.to_vec())))
+        let opts = HistogramOpts::new(named(name), help).buckets(BUCKETS.to_vec());
+        self.register("histogram", Histogram::with_opts(opts))
     }
 
     fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
-        self.register(IntCounterVec::new(Opts::new(named(name), help), labels))
+        self.register("counter", IntCounterVec::new(Opts::new(named(name), help), labels))
     }
 
     fn counter(&self, name: &str, help: &str) -> IntCounter {
-        self.register(IntCounter::new(named(name), help))
+        self.register("counter", IntCounter::new(named(name), help))
     }
 
     fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
-        self.register(IntGaugeVec::new(Opts::new(named(name), help), labels))
+        self.register("gauge", IntGaugeVec::new(Opts::new(named(name), help), labels))
     }
 
     fn gauge(&self, name: &str, help: &str) -> IntGauge {
-        self.register(IntGauge::new(named(name), help))
+        self.register("gauge", IntGauge::new(named(name), help))
     }
 
     fn float_gauge(&self, name: &str, help: &str) -> Gauge {
-        self.register(Gauge::new(named(name), help))
+        self.register("gauge", Gauge::new(named(name), help))
     }
 }
 

@@ -23,10 +23,13 @@ pub struct View {
     pub preferred: bool,
 }
 
+/// Calls that every server is thought to have beside its own, so that one or two real ones weigh little.
+const PRIOR: f64 = 8.0;
+
 /// Indices of the candidates to try, best first. `turn` breaks ties, so that equals take turns.
 ///
 /// Order: the preferred one unless it is ejected; then healthy before ejected, priority, and the fewest outstanding
-/// calls for its weight.
+/// calls for its weight. Where weights differ, the first one is drawn by its share of them.
 pub fn order(views: &[View], turn: usize) -> SmallVec<[usize; 4]> {
     let mut order: SmallVec<[usize; 4]> =
         (0..views.len()).filter(|i| views[*i].usable && (views[*i].weight > 0 || views[*i].preferred)).collect();
@@ -40,7 +43,46 @@ pub fn order(views: &[View], turn: usize) -> SmallVec<[usize; 4]> {
             .then_with(|| by_load(va, vb))
             .then_with(|| ((a + turn) % count).cmp(&((b + turn) % count)))
     });
+    let level = |i: usize| (views[i].ejected, views[i].preferred, views[i].priority);
+    let top = order.iter().take_while(|i| level(**i) == level(order[0])).count();
+    if order[..top].iter().any(|i| views[*i].weight != views[order[0]].weight) {
+        let drawn = draw(views, &order[..top], turn);
+        order[..=drawn].rotate_right(1);
+    }
     order
+}
+
+/// Draws one of `level` by weight; one that has more calls than its share is drawn less often, and the reverse.
+///
+/// The least loaded alone would not do: as long as calls come one by one, it is always the one of most weight.
+fn draw(views: &[View], level: &[usize], turn: usize) -> usize {
+    let sum = |of: fn(&View) -> f64| level.iter().map(|i| of(&views[*i])).sum::<f64>();
+    let (weights, outstanding) = (sum(weight), sum(|view| f64::from(view.outstanding)));
+    let chance = |view: &View| {
+        let load = (f64::from(view.outstanding) * weights / weight(view) + PRIOR) / (outstanding + PRIOR);
+        weight(view) / (load * load)
+    };
+    let mut point = spread(turn) * level.iter().map(|i| chance(&views[*i])).sum::<f64>();
+    let mut sorted: SmallVec<[usize; 4]> = (0..level.len()).collect();
+    sorted.sort_by_key(|at| level[*at]);
+    for at in &sorted {
+        point -= chance(&views[level[*at]]);
+        if point < 0.0 {
+            return *at;
+        }
+    }
+    0
+}
+
+fn weight(view: &View) -> f64 {
+    f64::from(view.weight.max(1))
+}
+
+/// A number in 0..1 for each turn: any run of turns is spread evenly (multiples of the golden ratio).
+fn spread(turn: usize) -> f64 {
+    const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
+    let high = (turn as u64).wrapping_mul(GOLDEN) >> 32;
+    f64::from(u32::try_from(high).unwrap_or(u32::MAX)) / (f64::from(u32::MAX) + 1.0)
 }
 
 /// Compares (outstanding + 1) / weight without dividing.
@@ -59,16 +101,11 @@ mod tests {
 
     #[test]
     fn candidates_are_tried_in_the_promised_order() {
-        let cases: [(&str, Vec<View>, &[usize]); 9] = [
+        let cases: [(&str, Vec<View>, &[usize]); 8] = [
             ("nobody", vec![], &[]),
             ("unusable ones never", vec![View { usable: false, ..PLAIN }, PLAIN], &[1]),
             ("priority first", vec![View { priority: 1, ..PLAIN }, View { outstanding: 9, ..PLAIN }], &[1, 0]),
             ("least outstanding", vec![View { outstanding: 2, ..PLAIN }, View { outstanding: 1, ..PLAIN }], &[1, 0]),
-            (
-                "by weight",
-                vec![View { outstanding: 1, ..PLAIN }, View { weight: 300, outstanding: 3, ..PLAIN }],
-                &[1, 0],
-            ),
             ("weight 0 never", vec![View { weight: 0, ..PLAIN }, PLAIN], &[1]),
             ("weight 0 when preferred", vec![PLAIN, View { weight: 0, preferred: true, ..PLAIN }], &[1, 0]),
             ("preferred before priority", vec![PLAIN, View { priority: 9, preferred: true, ..PLAIN }], &[1, 0]),
@@ -76,6 +113,23 @@ mod tests {
         ];
         for (name, views, expected) in cases {
             assert_eq!(order(&views, 0).as_slice(), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn shares_follow_the_weights_and_the_load_corrects_them() {
+        let heavy = |outstanding| View { weight: 300, outstanding, ..PLAIN };
+        let light = |outstanding| View { outstanding, ..PLAIN };
+        let cases = [
+            ("no load", [light(0), heavy(0)], 245..=255),
+            ("a load by weight", [light(10), heavy(30)], 245..=255),
+            ("one call", [light(0), heavy(1)], 250..=330),
+            ("the light one hangs", [light(40), heavy(0)], 0..=10),
+            ("the heavy one hangs", [light(0), heavy(40)], 900..=1000),
+        ];
+        for (name, views, expected) in cases {
+            let first = (0..1000).filter(|turn| order(&views, *turn)[0] == 0).count();
+            assert!(expected.contains(&first), "{name}: {first}");
         }
     }
 

@@ -2,6 +2,7 @@
 //!
 //! The task ends only when it is told to; whatever the server does is an event, never an error of ours.
 
+use std::convert::Infallible;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -23,7 +24,7 @@ use crate::upstream::connect::Spoken;
 use crate::upstream::http::{HttpPool, Origin};
 use crate::upstream::stream::TlsTarget;
 use crate::upstream::timing::Timing;
-use crate::upstream::{Call, ConnectError, Connected, End, Reply, Session, Target, connect};
+use crate::upstream::{Call, CallError, ConnectError, Connected, End, Reply, Session, Target, connect};
 
 /// Tools of a server that is away stay listed so long, so that lists do not flap.
 pub const LIST_GRACE: Duration = Duration::from_secs(30);
@@ -37,10 +38,13 @@ const LIST_POLL: Duration = Duration::from_secs(60);
 /// The same for one that does: a forgotten announcement is made good.
 const LIST_POLL_ANNOUNCED: Duration = Duration::from_secs(600);
 
+/// Before a list that could not be read is read again.
+const LIST_AGAIN: Duration = Duration::from_secs(10);
+
 /// For all pages of a list.
 const LIST_LIMIT: Duration = Duration::from_secs(60);
 
-/// Between checks of a server that failed the last one.
+/// Between checks of a server that failed the last one, or whose calls fail.
 const RECHECK: Duration = Duration::from_millis(500);
 
 /// A health check is answered at once or not at all.
@@ -83,13 +87,6 @@ enum Over {
     Stopped,
 }
 
-/// A session, and what it was opened with: what has changed since is taken over afterwards.
-struct Opened {
-    connected: Connected,
-    resolved: Resolved,
-    spec: Arc<Server>,
-}
-
 impl Over {
     /// How long a session must have lived for the next to be opened at once.
     fn earns_quick_reconnect_after(&self) -> Duration {
@@ -102,17 +99,34 @@ impl Over {
     }
 }
 
+/// What a health check says.
+enum Health {
+    Good,
+    Bad,
+    /// It has forgotten the session: no further check can be good.
+    Forgotten,
+}
+
+/// A new session, and the configuration it was made with, which may have changed meanwhile.
+struct Opened {
+    connected: Connected,
+    resolved: Resolved,
+    spec: Arc<Server>,
+}
+
 struct Task {
     handle: Arc<Handle>,
     shared: Arc<Shared>,
     orders: watch::Receiver<Order>,
+    /// Changes of the configuration that are taken into account.
+    seen: u64,
     spoken: Option<Spoken>,
     attempt: u32,
 }
 
 /// Runs one server until it is told to stop, then until its calls have finished or their time is over.
 pub async fn run(handle: Arc<Handle>, shared: Arc<Shared>, orders: watch::Receiver<Order>) {
-    Task { handle, shared, orders, spoken: None, attempt: 0 }.run().await;
+    Task { handle, shared, orders, seen: 0, spoken: None, attempt: 0 }.run().await;
 }
 
 impl Task {
@@ -124,7 +138,7 @@ impl Task {
         let mut away_since: Option<Instant> = None;
         while !self.orders.borrow().stop {
             let mut orders = self.orders.clone();
-            let mut seen = orders.borrow().changes;
+            self.seen = orders.borrow().changes;
             let opened = tokio::select! {
                 biased;
                 _ = orders.wait_for(|order| order.stop) => return,
@@ -134,8 +148,7 @@ impl Task {
                 Err(problem) => self.note_failure(&problem),
                 Ok(opened) => {
                     let opened_at = Instant::now();
-                    let over = self.serve(opened, seen).await;
-                    seen = orders.borrow().changes;
+                    let over = self.serve(opened).await;
                     self.end(&over);
                     if let Over::Stopped = over {
                         return;
@@ -146,16 +159,17 @@ impl Task {
                     away_since = Some(Instant::now());
                 }
             }
-            if self.pause(away_since, seen).await {
+            if self.pause(away_since).await {
                 return;
             }
         }
     }
 
     /// Waits before the next attempt; true if the task is told to stop meanwhile.
-    async fn pause(&mut self, away_since: Option<Instant>, seen: u64) -> bool {
+    async fn pause(&mut self, away_since: Option<Instant>) -> bool {
         let until = Instant::now() + backoff::pause(self.attempt, backoff::random());
         self.attempt = self.attempt.saturating_add(1);
+        let seen = self.seen;
         let mut orders = self.orders.clone();
         loop {
             let unlist_at = away_since.map_or_else(far_away, |since| since + LIST_GRACE);
@@ -250,45 +264,65 @@ impl Task {
 
     // --- an open session ---
 
-    /// `seen`: the changes of the configuration that the session was opened with.
-    async fn serve(&mut self, opened: Opened, mut seen: u64) -> Over {
-        let Opened { mut connected, mut resolved, mut spec } = opened;
-        let session = connected.session.clone();
+    async fn serve(&mut self, opened: Opened) -> Over {
+        let Opened { mut connected, resolved, spec } = opened;
         self.opened(&connected);
+        let mut seen = self.seen;
+        let over = self.follow(&mut connected, resolved, spec, &mut seen).await;
+        self.seen = seen;
+        if let Over::Changed | Over::Stopped = over {
+            let session = connected.session.clone();
+            self.finish(&session, &mut connected).await;
+        }
+        over
+    }
+
+    /// Follows the changes of the configuration until the session ends, or must.
+    async fn follow(
+        &self,
+        connected: &mut Connected,
+        mut resolved: Resolved,
+        mut spec: Arc<Server>,
+        seen: &mut u64,
+    ) -> Over {
+        let session = connected.session.clone();
         let mut orders = self.orders.clone();
+        // One future for all changes: none of them may make it forget what it was about to do.
+        let mut watching = std::pin::pin!(self.watch(&session, connected.announces_tools));
         loop {
-            let over = tokio::select! {
+            let order = tokio::select! {
                 biased;
-                end = &mut connected.attend => Some(Over::Ended(end)),
-                order = orders.wait_for(|order| order.stop || order.changes != seen) => {
-                    let order = order.map_or(Order { stop: true, changes: seen }, |order| *order);
-                    if order.stop { Some(Over::Stopped) } else { seen = order.changes; None }
+                end = &mut connected.attend => return Over::Ended(end),
+                order = orders.wait_for(|order| order.stop || order.changes != *seen) => {
+                    order.map_or(Order { stop: true, changes: *seen }, |order| *order)
                 }
-                over = self.watch(&session, connected.announces_tools) => Some(over),
+                over = &mut watching => return over,
             };
-            match over {
-                None if self.adapt(&session, &mut resolved) => {
-                    let before = std::mem::replace(&mut spec, self.handle.spec());
-                    if (&before.tools, before.state) != (&spec.tools, spec.state) {
-                        self.handle.notices.tools_changed.notify_one();
-                    }
-                }
-                None => {
-                    self.finish(&session, &mut connected).await;
-                    return Over::Changed;
-                }
-                Some(Over::Stopped) => {
-                    self.finish(&session, &mut connected).await;
-                    return Over::Stopped;
-                }
-                Some(over) => return over,
+            *seen = order.changes;
+            if order.stop {
+                return Over::Stopped;
             }
+            if !self.adapt(&session, &mut resolved) {
+                return Over::Changed;
+            }
+            let before = std::mem::replace(&mut spec, self.handle.spec());
+            self.hurry(&before, &spec);
+        }
+    }
+
+    /// Wakes whoever would go on for long with what has changed.
+    fn hurry(&self, before: &Server, now: &Server) {
+        if (&before.tools, before.state) != (&now.tools, now.state) {
+            self.handle.notices.tools_changed.notify_one();
+        }
+        if before.health_check != now.health_check {
+            self.handle.notices.suspect.notify_one();
         }
     }
 
     fn opened(&self, connected: &Connected) {
         let number = self.handle.open(connected.session.clone());
-        self.handle.succeeded();
+        self.handle.alive();
         let transport = match connected.spoken {
             Spoken::Sse => "sse",
             Spoken::Streamable | Spoken::Modern => "streamable-http",
@@ -333,30 +367,34 @@ impl Task {
     /// Reads the tools when they change and checks the health, until the health is lost.
     async fn watch(&self, session: &Session, announces_tools: bool) -> Over {
         tokio::select! {
-            () = self.keep_tools(session, announces_tools) => Over::Unhealthy,
-            () = self.keep_healthy(session) => Over::Unhealthy,
+            over = self.keep_tools(session, announces_tools) => match over {},
+            over = self.keep_healthy(session) => over,
         }
     }
 
-    async fn keep_tools(&self, session: &Session, announces_tools: bool) {
-        let poll = if announces_tools { LIST_POLL_ANNOUNCED } else { LIST_POLL };
+    async fn keep_tools(&self, session: &Session, announces_tools: bool) -> Infallible {
         loop {
+            let poll = if announces_tools && session.hears() { LIST_POLL_ANNOUNCED } else { LIST_POLL };
             tokio::select! {
                 () = self.handle.notices.tools_changed.notified() => sleep(LIST_DEBOUNCE).await,
                 () = sleep(backoff::jittered(poll)) => {}
             }
             match listing::list(session, &self.handle.spec().tools).await {
                 Ok(tools) => {
-                    self.handle.succeeded();
+                    self.handle.alive();
                     self.publish(tools);
                 }
-                Err(error) => self.handle.update_status(|status| status.last_error = Some(error.to_string())),
+                Err(error) => {
+                    self.handle.update_status(|status| status.last_error = Some(error.to_string()));
+                    sleep(backoff::jittered(LIST_AGAIN)).await;
+                    self.handle.notices.tools_changed.notify_one();
+                }
             }
         }
     }
 
     /// Returns when the server is lost.
-    async fn keep_healthy(&self, session: &Session) {
+    async fn keep_healthy(&self, session: &Session) -> Over {
         let (mut bad, mut good) = (0, 0);
         loop {
             let check = self.handle.spec().health_check;
@@ -367,37 +405,44 @@ impl Task {
             };
             self.count_dropped();
             let passive = check.mode == HealthMode::Passive && !suspected;
-            let alive = passive
-                || (!suspected && self.handle.since_success() < interval)
-                || self.check(session, check.mode).await;
-            if alive {
-                (bad, good) = (0, good + 1);
-                if good >= u32::from(check.healthy_threshold) {
-                    self.set_phase(Phase::Ready);
+            let fresh = passive || (!suspected && self.handle.since_success() < interval);
+            match if fresh { Health::Good } else { self.check(session, check.mode).await } {
+                Health::Good => {
+                    (bad, good) = (0, good + 1);
+                    if good >= u32::from(check.healthy_threshold) {
+                        self.set_phase(Phase::Ready);
+                    }
+                    if suspected {
+                        // Its calls fail though it lives: it need not be asked for each of them.
+                        sleep(RECHECK).await;
+                    }
                 }
-            } else {
-                (bad, good) = (bad + 1, 0);
-                self.set_phase(Phase::Degraded);
-                if bad >= u32::from(check.unhealthy_threshold) {
-                    return;
+                Health::Bad => {
+                    (bad, good) = (bad + 1, 0);
+                    self.set_phase(Phase::Degraded);
+                    if bad >= u32::from(check.unhealthy_threshold) {
+                        return Over::Unhealthy;
+                    }
                 }
+                Health::Forgotten => return Over::Ended(End::Expired),
             }
         }
     }
 
-    async fn check(&self, session: &Session, mode: HealthMode) -> bool {
+    async fn check(&self, session: &Session, mode: HealthMode) -> Health {
         let method = if mode == HealthMode::ListTools { "tools/list" } else { session.ping_method() };
         let none = http::HeaderMap::new();
         let call = Call { method, params: &[], name: None, headers: &none, progress: false };
         match session.call(&call, &Arc::new(Timing::new(CHECK_LIMIT))).await {
             // An error is an answer too: some servers know no ping.
             Ok(Reply::Result(_) | Reply::Error(_)) => {
-                self.handle.succeeded();
-                true
+                self.handle.alive();
+                Health::Good
             }
+            Err(CallError::SessionExpired) => Health::Forgotten,
             Err(error) => {
                 self.handle.update_status(|status| status.last_error = Some(error.to_string()));
-                false
+                Health::Bad
             }
         }
     }

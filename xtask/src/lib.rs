@@ -1,4 +1,5 @@
 //! The project's own chores, as functions: what `cargo xtask` runs and the tests look up.
 
+pub mod generate;
 pub mod real_servers;
 pub mod tests;

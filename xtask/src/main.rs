@@ -2,10 +2,11 @@
 
 use std::process::ExitCode;
 
-use xtask::{real_servers, tests};
+use xtask::{generate, real_servers, tests};
 
 const USAGE: &str = "\
 usage: cargo xtask test [--no-skips] [ARGUMENTS OF cargo test...]
+       cargo xtask generate [--check]
        cargo xtask real-servers";
 
 fn main() -> anyhow::Result<ExitCode> {
@@ -13,6 +14,8 @@ fn main() -> anyhow::Result<ExitCode> {
     let (chore, rest) = arguments.split_first().map_or(("", &[][..]), |(chore, rest)| (chore.as_str(), rest));
     match chore {
         "test" => tests::run(rest),
+        "generate" if rest.is_empty() => generate::run(true),
+        "generate" if rest == ["--check"] => generate::run(false),
         "real-servers" if rest.is_empty() => Ok(tests::report(&real_servers::set_up()?, true)),
         _ => {
             eprintln!("{USAGE}");

@@ -158,22 +158,23 @@ The first call {worked}: {first}
 Paste these into another terminal:
 
   export TOKEN={token}
+  export JSON="Content-Type: application/json"
 
   curl http://{address}/health
   curl -H "Authorization: Bearer $TOKEN" http://{address}/servers
   curl -H "Authorization: Bearer $TOKEN" http://{address}/tools/list
-  curl -H "Authorization: Bearer $TOKEN" http://{address}/tools -d '{{"method":"greet","args":{{"name":"you"}}}}'
-  curl -H "Authorization: Bearer $TOKEN" http://{address}/tools -d '{{"method":"add","args":{{"a":2,"b":3}}}}'
-  curl -H "Authorization: Bearer $TOKEN" "http://{address}/tools?shape=value" -d '{{"method":"time"}}'
+  curl -H "Authorization: Bearer $TOKEN" -H "$JSON" http://{address}/tools -d '{{"method":"greet","args":{{"name":"you"}}}}'
+  curl -H "Authorization: Bearer $TOKEN" -H "$JSON" http://{address}/tools -d '{{"method":"add","args":{{"a":2,"b":3}}}}'
+  curl -H "Authorization: Bearer $TOKEN" -H "$JSON" "http://{address}/tools?shape=value" -d '{{"method":"time"}}'
 
 Both servers offer "time", so it works as long as one of them does. See who answers:
 
-  curl -i -H "Authorization: Bearer $TOKEN" http://{address}/tools -d '{{"method":"time","server":"{modern}"}}'
+  curl -i -H "Authorization: Bearer $TOKEN" -H "$JSON" http://{address}/tools -d '{{"method":"time","server":"{modern}"}}'
 
 Stop one of the servers (it stays away for 20 seconds) and call "time" again:
 
   curl -X POST http://{modern_host}/stop
-  curl -i -H "Authorization: Bearer $TOKEN" http://{address}/tools -d '{{"method":"time","server":"{modern}"}}'
+  curl -i -H "Authorization: Bearer $TOKEN" -H "$JSON" http://{address}/tools -d '{{"method":"time","server":"{modern}"}}'
 
 Metrics: curl http://{address}/metrics
 Ctrl-C ends everything."#,

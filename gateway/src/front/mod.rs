@@ -4,6 +4,8 @@ pub mod access_log;
 pub mod app;
 pub mod body;
 pub mod error;
+pub mod openapi;
+pub mod page;
 pub mod routes;
 pub mod view;
 pub mod wire;

@@ -18,6 +18,8 @@ use super::access_log::{Facts, Line, short};
 use super::app::App;
 use super::body;
 use super::error::ApiError;
+use super::openapi;
+use super::page;
 use super::view::{Health, Servers};
 use super::wire::{read_call, unwrapped_value};
 use crate::auth::Identity;
@@ -38,6 +40,8 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/tools/list", get(tools_list))
         .route("/servers", get(servers))
         .route("/health", get(health))
+        .route("/openapi.json", get(openapi_json))
+        .route("/docs", get(page::answer))
         .fallback(no_route)
         .method_not_allowed_fallback(method)
         .layer(from_fn_with_state(app.clone(), observe))
@@ -168,6 +172,10 @@ async fn health(State(app): State<Arc<App>>, request: Request) -> Response {
     let known = app.auth.authenticate(request.headers(), query, app.options.allow_query_token).is_ok();
     let soundness = app.soundness.borrow().clone();
     json_of(&Health::of(&app.published.load(), &soundness, known))
+}
+
+async fn openapi_json() -> Response {
+    json(openapi::served())
 }
 
 async fn no_route() -> ApiError {

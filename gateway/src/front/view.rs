@@ -6,82 +6,133 @@ use std::time::SystemTime;
 
 use portcullis_runtime::log::timestamp;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::catalog::Catalog;
 use crate::handle::Handle;
 use crate::source::Soundness;
 
 /// The body of `GET /servers`.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub struct Servers<'a> {
+    /// Each server, by its name, or by its URL where it was configured as a URL.
     servers: BTreeMap<String, ServerView<'a>>,
+    /// All of them together.
     summary: Summary,
 }
 
-#[derive(Serialize)]
+/// One server.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Server)]
 struct ServerView<'a> {
+    /// It has an open session.
     connected: bool,
+    /// How many of its tools are listed.
     tools_count: usize,
+    /// Their names, sorted.
     available_tools: Vec<&'a str>,
+    /// `sse` or `streamable-http`, once that is known.
+    #[schema(required = true)]
     transport: Option<&'static str>,
+    /// The MCP revision that is spoken, once that is known.
+    #[schema(required = true)]
     protocol_version: Option<String>,
+    /// What went wrong last, until it is well again.
+    #[schema(required = true)]
     last_error: Option<String>,
+    /// When its state changed last (RFC 3339).
     since: String,
+    /// The name that logs, metrics and `X-Portcullis-Server` use.
     name: String,
+    /// `connecting`, `ready`, `degraded`, `backoff`, `draining` or `disabled`.
     state: &'static str,
+    /// Its URL without the query.
     url: String,
+    /// Name for people, from its manifest.
+    #[schema(required = true)]
     display_name: Option<String>,
+    /// What it is for, from its manifest.
+    #[schema(required = true)]
     description: Option<String>,
+    /// What it says about itself.
+    #[schema(required = true)]
     server_info: Option<ServerInfo>,
+    /// Tools that are invalid, double or too many.
     tools_left_out: usize,
+    /// Calls it has now.
     calls_in_flight: u32,
+    /// It failed several calls in a row: others are tried first.
     ejected: bool,
 }
 
-#[derive(Serialize)]
+/// What a server says about itself.
+#[derive(Serialize, ToSchema)]
 struct ServerInfo {
+    /// Name of the software.
     name: String,
+    /// Its version.
     version: String,
 }
 
-#[derive(Serialize)]
+/// All servers together.
+#[derive(Serialize, ToSchema)]
 struct Summary {
+    /// How many are configured.
     total_servers: usize,
+    /// How many have an open session.
     connected_servers: usize,
+    /// How many tools can be called.
     total_tools: usize,
 }
 
 /// The body of `GET /health`.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub struct Health {
+    /// Always `healthy`: the process lives.
     status: &'static str,
+    /// The servers.
     servers: HealthServers,
+    /// The tools.
     tools: Total,
+    /// Whether all that was configured is in use.
     configuration: Configuration,
 }
 
-#[derive(Serialize)]
+/// The servers, in short.
+#[derive(Serialize, ToSchema)]
 struct HealthServers {
+    /// How many are configured.
     total: usize,
+    /// How many have an open session.
     connected: usize,
+    /// Each server, by its name; with a token, by its URL where it was configured as a URL.
     status: BTreeMap<String, HealthServer>,
 }
 
-#[derive(Serialize)]
+/// One server, in short.
+#[derive(Serialize, ToSchema)]
 struct HealthServer {
+    /// It has an open session.
     connected: bool,
+    /// How many of its tools are listed.
     tools_count: usize,
 }
 
-#[derive(Serialize)]
+/// A number of things.
+#[derive(Serialize, ToSchema)]
 struct Total {
+    /// How many.
     total: usize,
 }
 
-#[derive(Serialize)]
+/// Whether all that was configured is in use.
+#[derive(Serialize, ToSchema)]
 struct Configuration {
+    /// Nothing is wrong.
     ok: bool,
+    /// What is refused, one sentence each. Only for callers with a token, and only if there is something.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
     problems: Vec<String>,
 }
 

@@ -270,33 +270,30 @@ async fn open_sse(target: &Target, notices: &Arc<Notices>) -> Result<Connected, 
     let mut parser = Parser::new(target.max_message);
     let first = timeout(target.step, first_event(&mut stream, &mut parser)).await;
     let post_to = endpoint_in(&target.url, &first.map_err(|_| ConnectError::Silent("endpoint event"))??)?;
-    let (mut session, mut reader) = SseSession::new(core, outbox, post_to, stream, parser);
-    let params = initialize_params(target);
-    let params = [params.as_str()];
+    let (session, reader) = SseSession::new(core, outbox, post_to, stream, parser);
+    let session = Arc::new(session);
+    let reading = session.clone();
+    let mut attend = Box::pin(async move { reading.read(reader).await });
     // The answers come on the stream, so it is read while the handshake goes on.
-    let handshake = tokio::select! {
-        end = session.read_on(&mut reader) => Err(ended(&end)),
-        outcome = ask(target, "answer to initialize", &session, "initialize", &params) => outcome,
-    }?;
+    let (handshake, version) = tokio::select! {
+        end = &mut attend => return Err(ended(&end)),
+        outcome = shake_hands(target, &session) => outcome?,
+    };
+    let announces_tools = announces_tools(&handshake);
+    let server_info = server_info(handshake);
+    let session = Arc::new(Session::Sse(session));
+    Ok(Connected { session, attend, spoken: Spoken::Sse, version, server_info, announces_tools })
+}
+
+async fn shake_hands(target: &Target, session: &SseSession) -> Result<(Handshake, String), ConnectError> {
+    const LAST: &str = "acknowledgement of the handshake";
+    let params = initialize_params(target);
+    let handshake = ask(target, "answer to initialize", session, "initialize", &[&params]).await?;
     let version = agreed(target, &handshake)?;
     session.negotiated(&version);
-    let sent = tokio::select! {
-        end = session.read_on(&mut reader) => return Err(ended(&end)),
-        sent = timeout(target.step, session.notify(INITIALIZED)) => sent,
-    };
-    sent.map_err(|_| ConnectError::Silent("acknowledgement of the handshake"))?
-        .map_err(|error| problem(error, "acknowledgement of the handshake"))?;
-    let announces_tools = announces_tools(&handshake);
-    let session = Arc::new(Session::Sse(session));
-    let reading = session.clone();
-    let attend = Box::pin(async move {
-        match &*reading {
-            Session::Sse(session) => session.read(reader).await,
-            Session::Streamable(_) => End::Closed,
-        }
-    });
-    let server_info = server_info(handshake);
-    Ok(Connected { session, attend, spoken: Spoken::Sse, version, server_info, announces_tools })
+    let sent = timeout(target.step, session.notify(INITIALIZED)).await;
+    sent.map_err(|_| ConnectError::Silent(LAST))?.map_err(|error| problem(error, LAST))?;
+    Ok((handshake, version))
 }
 
 const INITIALIZED: &str = r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#;
@@ -313,14 +310,10 @@ fn streamable(
     version: String,
 ) -> Connected {
     let announces_tools = announces_tools(&handshake);
-    let session = Arc::new(Session::Streamable(session));
+    let session = Arc::new(session);
     let attending = session.clone();
-    let attend = Box::pin(async move {
-        match &*attending {
-            Session::Streamable(session) => session.attend(outbox, announces_tools).await,
-            Session::Sse(_) => End::Closed,
-        }
-    });
+    let attend = Box::pin(async move { attending.attend(outbox, announces_tools).await });
+    let session = Arc::new(Session::Streamable(session));
     Connected { session, attend, spoken, version, server_info: server_info(handshake), announces_tools }
 }
 

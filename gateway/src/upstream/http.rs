@@ -68,11 +68,10 @@ struct Connection {
     driver: Driver,
 }
 
-/// The half of a connection that moves its bytes.
-struct Driver {
-    io: Pin<Box<http1::Connection<TokioIo<Stream>, Full<Bytes>>>>,
-    ended: bool,
-}
+/// The half of a connection that moves its bytes; `None` once it has ended.
+struct Driver(Option<Pin<Box<Moving>>>);
+
+type Moving = http1::Connection<TokioIo<Stream>, Full<Bytes>>;
 
 /// An answer whose head has arrived; its body is still to be read.
 pub struct Exchange {
@@ -161,7 +160,7 @@ impl HttpPool {
             let Some(mut idle) = popped else { if self.reap() { continue } else { return None } };
             let mut cx = Context::from_waker(Waker::noop());
             idle.connection.driver.poll(&mut cx);
-            if !idle.connection.driver.ended && idle.until > Instant::now() && idle.connection.sender.is_ready() {
+            if !idle.connection.driver.ended() && idle.until > Instant::now() && idle.connection.sender.is_ready() {
                 return Some(idle.connection);
             }
         }
@@ -184,8 +183,10 @@ impl HttpPool {
 
     fn linger(&self, exchange: Exchange) {
         let mut all = self.lingering.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        all.retain(|(_, until)| *until > now);
         if all.len() < MAX_IDLE {
-            all.push((exchange, Instant::now() + MAX_LINGER));
+            all.push((exchange, now + MAX_LINGER));
         }
     }
 
@@ -208,7 +209,7 @@ impl HttpPool {
             .handshake(TokioIo::new(stream))
             .await
             .map_err(|_| HttpError::Connect("the connection closed at once"))?;
-        Ok(Connection { sender, driver: Driver { io: Box::pin(driver), ended: false } })
+        Ok(Connection { sender, driver: Driver(Some(Box::pin(driver))) })
     }
 
     fn put_back(&self, connection: Connection, head: &HeaderMap) {
@@ -263,7 +264,7 @@ impl Exchange {
             let connection = self.connection.as_mut()?;
             connection.driver.poll(&mut cx);
             match Pin::new(&mut self.body).poll_frame(&mut cx) {
-                Poll::Pending => return if connection.driver.ended { Some(false) } else { None },
+                Poll::Pending => return if connection.driver.ended() { Some(false) } else { None },
                 Poll::Ready(Some(Ok(_))) => {}
                 Poll::Ready(Some(Err(_))) => return Some(false),
                 Poll::Ready(None) => {
@@ -333,10 +334,15 @@ impl Exchange {
 }
 
 impl Driver {
+    /// What has ended is dropped at once: only that tells a request in it that it will never be sent.
     fn poll(&mut self, cx: &mut Context<'_>) {
-        if !self.ended && self.io.as_mut().poll(cx).is_ready() {
-            self.ended = true;
+        if self.0.as_mut().is_some_and(|io| io.as_mut().poll(cx).is_ready()) {
+            self.0 = None;
         }
+    }
+
+    fn ended(&self) -> bool {
+        self.0.is_none()
     }
 
     /// Polls `wanted` and, while it waits, the connection that it waits for.

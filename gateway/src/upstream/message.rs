@@ -32,6 +32,8 @@ pub struct RpcError {
 pub enum Message {
     /// An answer to the request with this id.
     Reply(u64, Reply),
+    /// An error that does not say to which request: its id is null, or not there.
+    Complaint(RpcError),
     /// The server asks something; the id is as it stands in the text.
     Request {
         /// Its id, as JSON.
@@ -109,9 +111,11 @@ fn answer(whole: &Bytes, id: Option<&RawValue>, result: Option<&RawValue>, error
         },
         _ => return Message::Nonsense,
     };
-    match id.and_then(|id| id.get().parse().ok()) {
-        Some(id) => Message::Reply(id, reply),
-        None => Message::Nonsense,
+    match (id, reply) {
+        (None, Reply::Error(error)) => Message::Complaint(error),
+        (id, reply) => {
+            id.and_then(|id| id.get().parse().ok()).map_or(Message::Nonsense, |id| Message::Reply(id, reply))
+        }
     }
 }
 
@@ -168,6 +172,11 @@ mod tests {
             (r#"{"id":7,"id":8,"result":{}}"#, vec![Message::Nonsense]),
             (r#"{"id":7,"error":"x"}"#, vec![Message::Nonsense]),
             (r#"{"id":null,"result":{}}"#, vec![Message::Nonsense]),
+            (
+                r#"{"id":null,"error":{"code":-32001,"message":"no"}}"#,
+                vec![Message::Complaint(RpcError { code: -32001, message: "no".into() })],
+            ),
+            (r#"{"id":"7","error":{"code":1,"message":""}}"#, vec![Message::Nonsense]),
             ("", vec![Message::Nonsense]),
             ("<html>", vec![Message::Nonsense]),
             ("[1,", vec![Message::Nonsense]),

@@ -18,12 +18,15 @@ use super::timing::{Elapsed, Timing};
 /// Messages of ours that wait to be sent while nobody waits for them (cancellations, answers to pings).
 const OUTBOX: usize = 256;
 
+/// What is echoed of a request of the server may be so long: answers to it wait in memory.
+const MAX_ECHO: usize = 1024;
+
 /// An open session.
 pub enum Session {
     /// Legacy HTTP+SSE.
-    Sse(SseSession),
+    Sse(Arc<SseSession>),
     /// Streamable HTTP of any revision.
-    Streamable(StreamableSession),
+    Streamable(Arc<StreamableSession>),
 }
 
 /// One request to a server.
@@ -125,6 +128,14 @@ impl Session {
         }
     }
 
+    /// Whether the server has a way to tell now that its tools have changed.
+    pub fn hears(&self) -> bool {
+        match self {
+            Self::Sse(_) => true,
+            Self::Streamable(session) => session.hears(),
+        }
+    }
+
     /// What the owner wants to be told.
     pub fn notices(&self) -> &Notices {
         match self {
@@ -180,8 +191,10 @@ impl Core {
     pub(super) fn handle_other(&self, message: Message) {
         match message {
             Message::ToolsChanged => self.notices.tools_changed.notify_one(),
-            Message::Request { id, method } => self.post_later(answer_to(&id, &method)),
-            Message::Nonsense | Message::Reply(..) => {
+            Message::Request { id, method } if id.len() + method.len() <= MAX_ECHO => {
+                self.post_later(answer_to(&id, &method));
+            }
+            Message::Nonsense | Message::Reply(..) | Message::Complaint(_) | Message::Request { .. } => {
                 self.notices.dropped.fetch_add(1, Ordering::Relaxed);
             }
             Message::Notification | Message::Progress(_) => {}

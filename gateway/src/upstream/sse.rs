@@ -4,10 +4,10 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use ::http::{HeaderMap, Method, Uri};
+use ::http::{HeaderMap, HeaderValue, Method, Uri};
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
@@ -29,7 +29,9 @@ pub struct SseSession {
     pub(super) core: Core,
     post_to: Uri,
     own_headers: HeaderMap,
-    waiting: Arc<Waiting>,
+    /// The version that was agreed on, once it is.
+    version: OnceLock<HeaderValue>,
+    waiting: Waiting,
 }
 
 /// The calls that wait for an answer on the stream.
@@ -43,6 +45,9 @@ struct Waiter {
     answer: oneshot::Sender<Reply>,
     timing: Arc<Timing>,
 }
+
+/// Fails the waiting calls however the reading ends: at the end of the stream, or because it is given up.
+struct Closing<'a>(&'a Waiting);
 
 /// Takes a call out of the waiting ones when its caller goes away.
 struct Ticket<'a> {
@@ -72,13 +77,15 @@ impl SseSession {
         let mut own_headers = HeaderMap::new();
         header(&mut own_headers, "content-type", "application/json");
         header(&mut own_headers, "accept", "application/json, text/event-stream");
-        let session = Self { core, post_to, own_headers, waiting: Arc::default() };
+        let session = Self { core, post_to, own_headers, version: OnceLock::new(), waiting: Waiting::default() };
         (session, Reader { stream, parser, outbox: queue })
     }
 
     /// Asks for this version in the headers of every request from now on.
-    pub(super) fn negotiated(&mut self, version: &str) {
-        header(&mut self.own_headers, "mcp-protocol-version", version);
+    pub(super) fn negotiated(&self, version: &str) {
+        if let Ok(version) = HeaderValue::from_str(version) {
+            let _ = self.version.set(version);
+        }
     }
 
     pub(super) async fn call(&self, call: &Call<'_>, timing: &Arc<Timing>) -> Result<Reply, CallError> {
@@ -116,7 +123,10 @@ impl SseSession {
     }
 
     async fn post(&self, text: Bytes, headers: &HeaderMap) -> Result<(), CallError> {
-        let headers = self.core.headers_for(&self.own_headers, headers);
+        let mut headers = self.core.headers_for(&self.own_headers, headers);
+        if let Some(version) = self.version.get() {
+            headers.insert("mcp-protocol-version", version.clone());
+        }
         let sent = timeout(POST_LIMIT, self.core.pool.send(Method::POST, &self.post_to, &headers, text)).await;
         let exchange = sent.map_err(|_| {
             self.core.notices.suspect.notify_one();
@@ -133,13 +143,7 @@ impl SseSession {
 
     /// Reads the stream until it ends, answers the server's own requests, and sends what is in the outbox.
     pub(super) async fn read(&self, mut reader: Reader) -> End {
-        let end = self.read_on(&mut reader).await;
-        self.waiting.close();
-        end
-    }
-
-    /// The same for a while: it may be dropped and called again.
-    pub(super) async fn read_on(&self, reader: &mut Reader) -> End {
+        let _closing = Closing(&self.waiting);
         tokio::select! {
             end = read_stream(&mut reader.stream, &mut reader.parser, |message| self.take(message)) => end,
             () = send_all(&mut reader.outbox, |text| async { let _ = self.post(text, &HeaderMap::new()).await; }) => End::Closed,
@@ -162,13 +166,7 @@ impl SseSession {
     }
 }
 
-impl Drop for SseSession {
-    fn drop(&mut self) {
-        self.waiting.close();
-    }
-}
-
-// === impl Waiting, Ticket ===
+// === impl Waiting, Closing, Ticket ===
 
 impl Waiting {
     fn lock(&self) -> MutexGuard<'_, HashMap<u64, Waiter>> {
@@ -179,6 +177,12 @@ impl Waiting {
     fn close(&self) {
         self.closed.store(true, Ordering::Release);
         self.lock().clear();
+    }
+}
+
+impl Drop for Closing<'_> {
+    fn drop(&mut self) {
+        self.0.close();
     }
 }
 

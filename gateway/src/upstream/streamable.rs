@@ -3,12 +3,13 @@
 //! Revisions 2025-03-26 to 2025-11-25 keep a session by header; 2026-07-28 keeps none and says everything anew.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ::http::{HeaderMap, Method, Uri};
 use bytes::Bytes;
 use tokio::sync::{Notify, mpsc};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::event_stream::{Event, Parser};
 use super::http::Exchange;
@@ -26,6 +27,9 @@ const POST_LIMIT: Duration = Duration::from_secs(10);
 
 /// Between two attempts to open the listening stream: servers that close it at once must not be flooded.
 const LISTEN_AGAIN: Duration = Duration::from_secs(5);
+
+/// The longest of these pauses; they double while streams live shorter than this.
+const LISTEN_SELDOM: Duration = Duration::from_secs(60);
 
 /// A body of an HTTP error is read up to here, to find the JSON-RPC error in it.
 const MAX_ERROR_BODY: usize = 64 * 1024;
@@ -46,6 +50,8 @@ pub struct StreamableSession {
     /// What `_meta` says in every request.
     meta: String,
     expired: Notify,
+    /// The listening stream is open.
+    hears: AtomicBool,
 }
 
 impl StreamableSession {
@@ -61,7 +67,13 @@ impl StreamableSession {
                 super::connect::CLIENT_INFO
             );
         }
-        Self { core, endpoint, own_headers, has_session: false, modern, meta, expired: Notify::new() }
+        let (expired, hears) = (Notify::new(), AtomicBool::new(false));
+        Self { core, endpoint, own_headers, has_session: false, modern, meta, expired, hears }
+    }
+
+    /// Whether the server has a way to tell now that its tools have changed.
+    pub fn hears(&self) -> bool {
+        self.hears.load(Ordering::Relaxed)
     }
 
     /// Whether it speaks 2026-07-28.
@@ -116,6 +128,8 @@ impl StreamableSession {
                 let mut found = None;
                 message::read(&body, |message| match message {
                     Message::Reply(of, reply) if of == id => found = Some(reply),
+                    // The body belongs to one request, so there is no doubt whose error it is.
+                    Message::Complaint(error) if found.is_none() => found = Some(Reply::Error(error)),
                     other => self.core.handle_other(other),
                 });
                 self.judge(found.ok_or(CallError::Nonsense("it is no answer to the request"))?)
@@ -136,6 +150,7 @@ impl StreamableSession {
                 }
                 message::read(&data, |message| match message {
                     Message::Reply(of, reply) if of == id => found = Some(reply),
+                    Message::Complaint(error) if found.is_none() => found = Some(Reply::Error(error)),
                     Message::Progress(of) if of == id => timing.progressed(),
                     other => self.core.handle_other(other),
                 });
@@ -159,9 +174,12 @@ impl StreamableSession {
             return Err(refusal);
         }
         let body = exchange.whole(MAX_ERROR_BODY).await.unwrap_or_default();
-        match message::error_in(&body) {
-            // Servers made with the TypeScript SDK say it with 400 after a restart.
-            Some(error) if self.has_session && speaks_of_session(&error) => Err(CallError::SessionExpired),
+        let error = message::error_in(&body);
+        let text = error.as_ref().map_or_else(|| String::from_utf8_lossy(&body), |error| (&error.message).into());
+        if status == 400 && self.has_session && tells_of_no_session(&text) {
+            return Err(CallError::SessionExpired);
+        }
+        match error {
             Some(error) => self.judge(Reply::Error(error)),
             None => Err(refusal),
         }
@@ -169,7 +187,9 @@ impl StreamableSession {
 
     fn judge(&self, reply: Reply) -> Result<Reply, CallError> {
         match &reply {
-            Reply::Error(error) if self.has_session && error.code == SESSION_NOT_FOUND && speaks_of_session(error) => {
+            Reply::Error(error)
+                if self.has_session && error.code == SESSION_NOT_FOUND && tells_of_no_session(&error.message) =>
+            {
                 Err(CallError::SessionExpired)
             }
             Reply::Error(error) if self.modern && error.code == HEADER_MISMATCH => {
@@ -205,25 +225,36 @@ impl StreamableSession {
     ///
     /// It is a convenience: a server without one is polled instead. Only a forgotten session ends it.
     async fn listen(&self) -> End {
+        let (mut pause, mut again) = (LISTEN_AGAIN, false);
         loop {
+            let began = Instant::now();
             match timeout(POST_LIMIT, self.open_listening()).await {
-                Ok(Ok(mut stream)) => {
+                Ok(Ok(Some(mut stream))) => {
+                    if std::mem::replace(&mut again, true) {
+                        // Nobody listened for a while.
+                        self.core.notices.tools_changed.notify_one();
+                    }
+                    let _hearing = Hearing::begin(&self.hears);
                     let mut parser = Parser::new(self.core.max_message);
                     let end = read_stream(&mut stream, &mut parser, |message| self.core.handle_other(message)).await;
                     if let End::Broken(_) = end {
                         return end;
                     }
                 }
+                Ok(Ok(None)) => return std::future::pending().await,
                 Ok(Err(CallError::SessionExpired)) => return End::Expired,
-                Ok(Err(CallError::Refused(_) | CallError::Nonsense(_))) => return std::future::pending().await,
-                Ok(Err(CallError::NotSent(_) | CallError::Lost)) => self.core.notices.suspect.notify_one(),
-                Ok(Err(CallError::Timeout)) | Err(_) => {}
+                // A ping tells whether it is the session or only this stream.
+                Ok(Err(_)) => self.core.notices.suspect.notify_one(),
+                Err(_) => {}
             }
-            sleep(LISTEN_AGAIN).await;
+            pause = if began.elapsed() < LISTEN_SELDOM { pause } else { LISTEN_AGAIN };
+            sleep(pause).await;
+            pause = (pause * 2).min(LISTEN_SELDOM);
         }
     }
 
-    async fn open_listening(&self) -> Result<Exchange, CallError> {
+    /// The listening stream; `None` if the server has none.
+    async fn open_listening(&self) -> Result<Option<Exchange>, CallError> {
         let exchange = if self.modern {
             let params = [r#""notifications":{"toolsListChanged":true}"#];
             let none = HeaderMap::new();
@@ -236,13 +267,14 @@ impl StreamableSession {
             headers.remove("content-type");
             self.core.pool.send(Method::GET, &self.endpoint, &headers, Bytes::new()).await?
         };
-        if !exchange.head.status.is_success() {
-            return Err(refusal(exchange.head.status.as_u16(), self.has_session));
+        let status = exchange.head.status.as_u16();
+        match refusal(status, self.has_session) {
+            _ if exchange.head.status.is_success() => {}
+            CallError::Refused(404 | 405) => return Ok(None),
+            CallError::Refused(400..500) if self.modern => return Ok(None),
+            refusal => return Err(refusal),
         }
-        if exchange.media_type() != "text/event-stream" {
-            return Err(CallError::Nonsense("it is no event stream"));
-        }
-        Ok(exchange)
+        Ok(Some(exchange).filter(|exchange| exchange.media_type() == "text/event-stream"))
     }
 
     /// Tells the server that the session is over.
@@ -254,9 +286,26 @@ impl StreamableSession {
     }
 }
 
-fn speaks_of_session(error: &message::RpcError) -> bool {
-    let text = error.message.to_ascii_lowercase();
+/// What servers write with HTTP 400 when they do not know the session, where the specification wants 404.
+fn tells_of_no_session(text: &str) -> bool {
+    let text = text.to_ascii_lowercase();
     text.contains("session") || text.contains("not initialized")
+}
+
+/// Says that the listening stream is open, as long as it is.
+struct Hearing<'a>(&'a AtomicBool);
+
+impl<'a> Hearing<'a> {
+    fn begin(flag: &'a AtomicBool) -> Self {
+        flag.store(true, Ordering::Relaxed);
+        Self(flag)
+    }
+}
+
+impl Drop for Hearing<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
 }
 
 /// Cancels a call whose caller goes away; since 2026-07-28 the closed connection says it.

@@ -1,0 +1,201 @@
+//! Which calls are tried at another server, and which are not.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use portcullis_e2e::faulty::{Answer, Behaviour, Door, Faulty, Form, Mode, Tool};
+use serde_json::json;
+
+use crate::stack::{Stack, brief, server};
+
+const PLAIN: &str = "{}";
+const READ_ONLY: &str = r#"{"readOnlyHint":true}"#;
+const IDEMPOTENT: &str = r#"{"idempotentHint":true}"#;
+
+/// The way of speaking of the first server, and how it fails.
+const WAYS: [(Mode, Form); 4] =
+    [(Mode::Sse, Form::Auto), (Mode::Streamable, Form::Json), (Mode::Streamable, Form::Sse), (Mode::Modern, Form::Sse)];
+
+struct Pair {
+    first: Faulty,
+    second: Faulty,
+    stack: Stack,
+}
+
+/// Two servers with one tool; the first comes first.
+async fn pair((mode, form): (Mode, Form), hints: &str) -> Pair {
+    let tool = || vec![Tool::echo("echo").annotated(hints)];
+    let (first, second) = (Faulty::with_tools(mode, tool()).await, Faulty::with_tools(Mode::Sse, tool()).await);
+    first.behave(|it| it.form = form);
+    let entries = [server("first", &first), server("second", &second).with("priority", json!(1))];
+    let stack = Stack::ready(entries).await;
+    Pair { first, second, stack }
+}
+
+impl Pair {
+    fn executions(&self) -> u64 {
+        self.first.seen().calls + self.second.seen().calls
+    }
+
+    /// Calls with the first server misbehaving.
+    async fn call(&self, vice: impl FnOnce(&mut Behaviour)) -> (u16, String, String) {
+        self.first.behave(vice);
+        brief(&self.stack.call("echo").await)
+    }
+}
+
+fn expect(status: u16, server: &str, attempts: &str) -> (u16, String, String) {
+    (status, server.into(), attempts.into())
+}
+
+#[tokio::test]
+async fn a_call_that_was_never_sent_goes_to_another_server_whatever_the_tool() {
+    let one = async |way| {
+        for hints in [PLAIN, READ_ONLY] {
+            let mut pair = pair(way, hints).await;
+            pair.first.kill().await;
+            let answer = brief(&pair.stack.call("echo").await);
+            assert_eq!((answer.0, answer.1.as_str()), (200, "second"), "{way:?} {hints}");
+            assert_eq!(pair.executions(), 1);
+        }
+    };
+    join_all(WAYS.map(one)).await;
+}
+
+#[tokio::test]
+async fn a_call_that_was_refused_before_it_was_carried_out_goes_to_another_server() {
+    let one = async |way| {
+        for status in [307, 401, 403, 404, 429, 503] {
+            let pair = pair(way, PLAIN).await;
+            let answer = pair.call(|it| it.call = Door::status(status)).await;
+            assert_eq!(answer, expect(200, "second", "2"), "{way:?} {status}");
+        }
+    };
+    join_all(WAYS.map(one)).await;
+}
+
+#[tokio::test]
+async fn a_lost_call_is_repeated_only_where_the_tool_allows_it() {
+    let vices: [(&str, fn(&mut Behaviour)); 5] = [
+        ("slams", |it| it.call = Door::Slams),
+        ("cut before accepting", |it| it.answer = Answer::CutBeforeAccepting),
+        ("cut after accepting", |it| it.answer = Answer::CutAfterAccepting),
+        ("cut in the answer", |it| it.answer = Answer::CutMidAnswer),
+        ("500", |it| it.call = Door::status(500)),
+    ];
+    let one = async |way| {
+        for (name, vice) in vices {
+            for (hints, expected, executions) in [
+                (PLAIN, expect(502, "first", "1"), 1),
+                (r#"{"readOnlyHint":false}"#, expect(502, "first", "1"), 1),
+                (READ_ONLY, expect(200, "second", "2"), 2),
+                (IDEMPOTENT, expect(200, "second", "2"), 2),
+            ] {
+                let pair = pair(way, hints).await;
+                assert_eq!(pair.call(vice).await, expected, "{way:?} {name} {hints}");
+                assert_eq!(pair.executions(), executions, "{way:?} {name} {hints}");
+            }
+        }
+    };
+    join_all(WAYS.map(one)).await;
+}
+
+#[tokio::test]
+async fn a_server_that_dies_in_many_calls_at_once_has_each_carried_out_once() {
+    let one = async |way| {
+        let pair = pair(way, PLAIN).await;
+        pair.first.behave(|it| it.answer = Answer::CutAfterAccepting);
+        let answers = join_all((0..20).map(|_| pair.stack.call("echo"))).await;
+        for answer in &answers {
+            assert!([200, 502].contains(&answer.status), "{way:?}: {}", answer.text());
+        }
+        assert_eq!(pair.executions(), 20, "{way:?}");
+    };
+    join_all(WAYS.map(one)).await;
+}
+
+#[tokio::test]
+async fn an_answer_is_an_answer_also_when_it_is_an_error() {
+    let table = [
+        (Tool::failing("tool", "no"), 200, r#"{"content":[{"type":"text","text":"no"}],"isError":true}"#),
+        (
+            Tool::error("tool", -32602, "bad\nargument"),
+            400,
+            r#"{"error":{"message":"the server answered with error -32602: bad\nargument","code":400,"rpc_code":-32602}}"#,
+        ),
+        (
+            Tool::error("tool", -32603, "inside"),
+            502,
+            r#"{"error":{"message":"the server answered with error -32603: inside","code":502,"rpc_code":-32603}}"#,
+        ),
+        (
+            Tool::error("tool", 7, ""),
+            502,
+            r#"{"error":{"message":"the server answered with error 7: ","code":502,"rpc_code":7}}"#,
+        ),
+    ];
+    for (tool, status, body) in table {
+        for (mode, form) in WAYS {
+            let tools = vec![tool.clone().annotated(READ_ONLY)];
+            let first = Faulty::with_tools(mode, tools.clone()).await;
+            first.behave(|it| it.form = form);
+            let second = Faulty::with_tools(Mode::Sse, tools).await;
+            let entries = [server("first", &first), server("second", &second).with("priority", json!(1))];
+            let stack = Stack::ready(entries).await;
+            for _ in 0..5 {
+                let answer = stack.call("tool").await;
+                assert_eq!((brief(&answer), answer.text()), (expect(status, "first", "1"), body), "{mode:?}");
+            }
+            assert_eq!(second.seen().calls, 0);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_call_that_takes_too_long_is_not_repeated() {
+    let one = async |way| {
+        let pair = pair(way, READ_ONLY).await;
+        assert_eq!(pair.call(|it| it.answer = Answer::Never).await, expect(504, "first", "1"), "{way:?}");
+        assert_eq!(pair.executions(), 1);
+    };
+    join_all(WAYS.map(one)).await;
+}
+
+#[tokio::test]
+async fn a_busy_server_is_passed_over_at_once_and_when_all_are_busy_callers_are_told_when_to_come_back() {
+    let limits = || json!({"maxConcurrentRequests": 2});
+    let tool = || vec![Tool::text("slow", "done").takes(Duration::from_secs(3))];
+    let (first, second) =
+        (Faulty::with_tools(Mode::Sse, tool()).await, Faulty::with_tools(Mode::Streamable, tool()).await);
+    let stack = Stack::ready([
+        server("first", &first).calls_take(10).with("limits", limits()),
+        server("second", &second).calls_take(10).with("limits", limits()).with("priority", json!(1)),
+    ])
+    .await;
+    let answers = join_all((0..4).map(|_| stack.timed("slow"))).await;
+    for (answer, took) in &answers {
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        assert!(*took < Duration::from_millis(3_700), "a call waited {took:?} although a server was free");
+    }
+    assert_eq!((first.seen().calls, second.seen().calls), (2, 2));
+    let answers = join_all((0..12).map(|_| stack.timed("slow"))).await;
+    let busy: Vec<_> = answers.iter().filter(|(answer, _)| answer.status == 429).collect();
+    assert_eq!((busy.len(), answers.len() - busy.len()), (8, 4));
+    for (answer, took) in busy {
+        assert_eq!(answer.header("retry-after"), "1");
+        assert!(*took < Duration::from_millis(2_500), "{took:?}");
+    }
+}
+
+#[tokio::test]
+async fn without_any_server_callers_are_told_to_come_back() {
+    let mut only = Faulty::start(Mode::Streamable).await;
+    let stack = Stack::ready([server("only", &only)]).await;
+    only.kill().await;
+    let (answer, took) = stack.timed("echo").await;
+    assert_eq!((answer.status, answer.header("retry-after")), (503, "1"), "{}", answer.text());
+    assert!(took < Duration::from_millis(500), "{took:?}");
+    assert_eq!(stack.tools().await, ["echo"], "a server that blinks keeps its tools in the list");
+    only.restart().await;
+    stack.works("echo").await;
+}

@@ -1,0 +1,158 @@
+//! Every vice while a session is opened: the server is not used, says why, hurts nobody, and is used once it is honest.
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use portcullis_e2e::faulty::{Behaviour, Connection, Door, Endpoint, Faulty, List, Mode, Refusal, Reply, Tool};
+use serde_json::json;
+
+use crate::stack::{Stack, assert_quick, at, server};
+
+type Vice = Box<dyn Fn(&mut Behaviour)>;
+
+const INSIDE: Bytes = Bytes::from_static(b"INSIDE-OF-THE-SERVER");
+
+fn answers(status: u16) -> Door {
+    Door::Answers(Refusal { status, headers: vec![("location".into(), "http://127.0.0.2:1/".into())], body: INSIDE })
+}
+
+/// The mode, the vice, and what `/servers` says about it.
+fn table(evil: &str) -> Vec<(Mode, Vice, &'static str)> {
+    let authority = evil.trim_start_matches("http://").to_owned();
+    let (origin, redirect) = (evil.to_owned(), format!("{evil}/mcp"));
+    let endpoint = |endpoint: Endpoint| -> Vice { Box::new(move |it| it.endpoint = endpoint.clone()) };
+    let init = |reply: Reply| -> Vice { Box::new(move |it| it.init = reply.clone()) };
+    let doors = |door: Door| -> Vice { Box::new(move |it| (it.get, it.post) = (door.clone(), door.clone())) };
+    let connection = |odd: Connection| -> Vice { Box::new(move |it| it.connection = odd.clone()) };
+    let list = |list: List| -> Vice { Box::new(move |it| it.list = list.clone()) };
+    let elsewhere = "names an unusable endpoint for messages: it has another origin than the stream";
+    let mut table = vec![
+        (Mode::Sse, endpoint(Endpoint::Authority(authority)), elsewhere),
+        (Mode::Sse, endpoint(Endpoint::Origin(origin)), elsewhere),
+        (Mode::Sse, endpoint(Endpoint::UserInfo), "it holds a user name"),
+        (Mode::Sse, endpoint(Endpoint::Text("http://[".into())), "it is no URL"),
+        (Mode::Sse, endpoint(Endpoint::Text(format!("/{}", "x".repeat(4096)))), "it is too long"),
+        (Mode::Sse, endpoint(Endpoint::Text("/elsewhere".into())), "answers with HTTP status 404"),
+        (Mode::Sse, endpoint(Endpoint::MessageFirst), "its first event is no endpoint event"),
+        (Mode::Sse, endpoint(Endpoint::Never), "does not answer: no endpoint event in time"),
+        (Mode::Sse, endpoint(Endpoint::EndlessLine), "its first event is too large"),
+        (Mode::Sse, Box::new(|it| it.get = Door::html()), "GET gives no event stream"),
+        (Mode::Sse, Box::new(|it| it.post = Door::Hangs), "does not answer: no answer to initialize in time"),
+    ];
+    for mode in [Mode::Sse, Mode::Streamable] {
+        table.extend([
+            (mode, init(Reply::Never), "does not answer: no answer to initialize in time"),
+            (mode, init(Reply::Error(r#"{"code":-1,"message":"INSIDE"}"#.into())), "JSON-RPC error -1"),
+            (mode, init(Reply::Result(r#""INSIDE""#.into())), "the answer to the handshake is not of its form"),
+            (
+                mode,
+                init(Reply::Result(r#"{"protocolVersion":"INSIDE","capabilities":{}}"#.into())),
+                "speaks no protocol version that is allowed here",
+            ),
+        ]);
+    }
+    for mode in [Mode::Sse, Mode::Streamable, Mode::Modern] {
+        table.extend([
+            (mode, doors(Door::redirect(302, &redirect)), "redirects (HTTP status 302)"),
+            (mode, doors(Door::redirect(308, &redirect)), "redirects (HTTP status 308)"),
+            (mode, doors(answers(401)), "refuses the gateway's credentials (HTTP status 401)"),
+            (mode, doors(answers(403)), "refuses the gateway's credentials (HTTP status 403)"),
+            (mode, doors(answers(500)), "HTTP status"),
+            (mode, doors(answers(503)), "answers with HTTP status 503"),
+            (mode, doors(Door::Hangs), "does not answer"),
+            (mode, doors(Door::Slams), "cannot be reached: the connection closed during the handshake"),
+            (mode, connection(Connection::Silent), "does not answer"),
+            (mode, connection(Connection::Raw(Bytes::from_static(b"INSIDE"))), "cannot be reached"),
+            (mode, connection(Connection::EndlessHeaders), "cannot be reached"),
+            (mode, list(List::Reply(Reply::Error(r#"{"code":-5,"message":"INSIDE"}"#.into()))), "JSON-RPC error -5"),
+            (mode, list(List::Reply(Reply::Result("{}".into()))), "the answer is no list of tools"),
+            (mode, list(List::Many(100_000)), "it is too large"),
+        ]);
+    }
+    table
+}
+
+#[tokio::test]
+async fn a_server_that_misbehaves_at_the_door_is_kept_out_and_let_in_once_it_is_honest() {
+    let evil = Faulty::start(Mode::Streamable).await;
+    let table = table(&format!("http://{}", evil.address()));
+    let honest = Faulty::with_tools(Mode::Sse, vec![Tool::text("fine", "fine")]).await;
+    let mut servers = Vec::new();
+    let mut entries = vec![server("honest", &honest)];
+    for (number, (mode, vice, _)) in table.iter().enumerate() {
+        let name = format!("s{number}");
+        let faulty = Faulty::with_tools(*mode, vec![Tool::echo(&name)]).await;
+        faulty.behave(vice);
+        let transport = if *mode == Mode::Sse { "sse" } else { "streamable-http" };
+        entries.push(server(&name, &faulty).with("transport", json!(transport)));
+        servers.push((name, faulty));
+    }
+    let stack = Stack::start(entries).await;
+    stack.connected("honest").await;
+    assert_quick(&stack, "fine").await;
+    join_all(servers.iter().zip(&table).map(async |((name, faulty), (mode, _, problem))| {
+        let state = stack.until(name, problem, |it| it["last_error"].as_str().unwrap_or_default().contains(problem));
+        let state = state.await;
+        assert_eq!((&state["connected"], &state["tools_count"]), (&json!(false), &json!(0)), "{mode:?} {problem}");
+        assert!(!state["last_error"].as_str().unwrap_or_default().contains("INSIDE"), "{state}");
+        assert_eq!(stack.call(name).await.status, 404, "{mode:?} {problem}");
+        faulty.reform();
+        stack.connected(name).await;
+        assert_eq!(stack.call(name).await.status, 200, "{mode:?} {problem}");
+    }))
+    .await;
+    assert_quick(&stack, "fine").await;
+    assert_eq!(evil.seen().connections, 0, "somebody was led elsewhere");
+    assert_eq!(honest.seen().streams, 1);
+}
+
+#[tokio::test]
+async fn a_second_endpoint_does_not_lead_the_calls_elsewhere() {
+    let (evil, faulty) = (Faulty::start(Mode::Streamable).await, Faulty::start(Mode::Sse).await);
+    faulty.behave(|it| it.endpoint = Endpoint::Twice(format!("http://{}", evil.address())));
+    let stack = Stack::ready([server("a", &faulty)]).await;
+    assert_eq!(stack.call("echo").await.status, 200);
+    assert_eq!(evil.seen().connections, 0);
+}
+
+#[tokio::test]
+async fn harmless_endpoints_are_used() {
+    for endpoint in [Endpoint::Absolute, Endpoint::Relative] {
+        let faulty = Faulty::start(Mode::Sse).await;
+        faulty.behave(|it| it.endpoint = endpoint.clone());
+        let stack = Stack::ready([server("a", &faulty)]).await;
+        assert_eq!(stack.call("echo").await.status, 200, "{endpoint:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_call_that_is_redirected_does_not_follow() {
+    for mode in [Mode::Sse, Mode::Streamable, Mode::Modern] {
+        let (evil, faulty) = (Faulty::start(Mode::Streamable).await, Faulty::start(mode).await);
+        let stack = Stack::ready([server("a", &faulty)]).await;
+        for status in [301, 302, 303, 307, 308] {
+            faulty.behave(|it| it.call = Door::redirect(status, &evil.url()));
+            assert_eq!(stack.call("echo").await.status, 503, "{mode:?} {status}");
+        }
+        assert_eq!(evil.seen().connections, 0);
+    }
+}
+
+#[tokio::test]
+async fn the_transport_is_found_out_and_found_out_anew_when_it_changes() {
+    let (sse, streamable) = (Faulty::start(Mode::Sse).await, Faulty::start(Mode::Streamable).await);
+    let modern = Faulty::start(Mode::Modern).await;
+    let entries = [server("sse", &sse), server("streamable", &streamable), server("modern", &modern)];
+    let stack = Stack::ready(entries).await;
+    for (name, transport, version) in [
+        ("sse", "sse", "2025-11-25"),
+        ("streamable", "streamable-http", "2025-11-25"),
+        ("modern", "streamable-http", "2026-07-28"),
+    ] {
+        let state = stack.server(name).await;
+        assert_eq!((&state["transport"], &state["protocol_version"]), (&json!(transport), &json!(version)));
+    }
+    // Over HTTP+SSE the newest question would change the era of a Python server's connection.
+    assert!(sse.seen().of("server/discover").iter().all(|request| request.target == "/sse"));
+    stack.set(&at("sse", &modern.url()));
+    stack.until("sse", "another one", |it| it["protocol_version"] == "2026-07-28").await;
+}

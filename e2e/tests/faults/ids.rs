@@ -1,0 +1,68 @@
+//! Many calls over one shared session: each gets its own answer.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use portcullis_e2e::faulty::{Answer, Faulty, Framing, Mode, Tool};
+use serde_json::json;
+
+use crate::stack::{Stack, server, text};
+
+async fn mixed(mode: Mode, framing: Framing) {
+    // The later a tool is called, the earlier it answers.
+    let tools = (0..10).map(|n| Tool::echo(&format!("t{n}")).takes(Duration::from_millis(90 - 10 * n))).collect();
+    let faulty = Faulty::with_tools(mode, tools).await;
+    let limits = json!({"maxConcurrentRequests": 1000});
+    let stack = Stack::ready([server("a", &faulty).calls_take(30).with("limits", limits)]).await;
+    faulty.behave(|it| it.framing = framing);
+    let streams = faulty.seen().streams;
+    join_all((0..200).map(async |n| {
+        let arguments = format!(r#"{{"number":{n},"same":"{}"}}"#, "x".repeat(n * 7 % 50));
+        let answer = stack.request(&format!("t{}", n % 10), &arguments).send().await.expect("an answer");
+        assert_eq!(text(&answer), arguments, "{mode:?}");
+    }))
+    .await;
+    let seen = faulty.seen();
+    assert_eq!((seen.calls, seen.streams - streams), (200, 0), "{mode:?}");
+    let mut ids = seen.ids("tools/call");
+    ids.sort();
+    ids.dedup();
+    assert_eq!(ids.len(), 200, "{mode:?}: an id was used twice");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_hundred_calls_at_once_get_their_own_answers() {
+    mixed(Mode::Sse, Framing::default()).await;
+    mixed(Mode::Sse, Framing { piece: Some(13), line_end: "\r\n", ..Framing::default() }).await;
+    mixed(Mode::Streamable, Framing::default()).await;
+    mixed(Mode::Modern, Framing::default()).await;
+}
+
+#[tokio::test]
+async fn an_answer_that_comes_twice_does_not_become_that_of_another_call() {
+    let faulty = Faulty::with_tools(
+        Mode::Sse,
+        vec![Tool::echo("twice").answers(Answer::Twice), Tool::echo("slow").takes(Duration::from_millis(300))],
+    )
+    .await;
+    let stack = Stack::ready([server("a", &faulty).calls_take(30)]).await;
+    join_all((0..40).map(async |n| {
+        let tool = if n % 2 == 0 { "twice" } else { "slow" };
+        let arguments = format!(r#"{{"number":{n}}}"#);
+        let answer = stack.request(tool, &arguments).send().await.expect("an answer");
+        assert_eq!(text(&answer), arguments);
+    }))
+    .await;
+}
+
+#[tokio::test]
+async fn ids_cannot_be_guessed_from_those_of_another_session() {
+    let (a, b) = (Faulty::start(Mode::Sse).await, Faulty::with_tools(Mode::Sse, vec![Tool::echo("b")]).await);
+    let stack = Stack::ready([server("a", &a), server("b", &b)]).await;
+    stack.call("echo").await;
+    stack.call("b").await;
+    let id = |faulty: &Faulty| faulty.seen().ids("tools/call")[0].parse::<u64>().expect("a number");
+    let (first, second) = (id(&a), id(&b));
+    assert!(first < 1 << 53 && second < 1 << 53);
+    assert!(first.abs_diff(second) > 1_000_000, "{first} and {second} are close");
+}

@@ -1,0 +1,156 @@
+//! Lists of tools that are endless, huge, wrong, or never the same.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use portcullis_e2e::faulty::{Faulty, Framing, List, Listen, Mode, Reply, Tool, invalid_tools};
+use portcullis_e2e::wait::wait_for;
+use serde_json::json;
+use tokio::time::{Instant, sleep};
+
+use crate::stack::{SOON, Stack, assert_quick, server};
+
+async fn listing(mode: Mode, list: List) -> (Faulty, Stack) {
+    let faulty = Faulty::start(mode).await;
+    faulty.behave(|it| it.list = list);
+    let stack = Stack::with_messages(8 * 1024 * 1024, [server("a", &faulty)]).await;
+    stack.connected("a").await;
+    (faulty, stack)
+}
+
+#[tokio::test]
+async fn lists_have_an_end_however_long_they_are() {
+    let table = [
+        (List::EndlessPages, 50, 0, 50),
+        (List::SameCursor, 1, 1, 2),
+        (List::Many(100_000), 1_000, 99_000, 1),
+        (List::Many(1_000), 1_000, 0, 1),
+    ];
+    for mode in [Mode::Sse, Mode::Streamable, Mode::Modern] {
+        join_all(table.iter().map(async |(list, tools, left_out, requests)| {
+            let (faulty, stack) = listing(mode, list.clone()).await;
+            let state = stack.server("a").await;
+            let found = (&state["tools_count"], &state["tools_left_out"]);
+            assert_eq!(found, (&json!(tools), &json!(left_out)), "{mode:?} {list:?}");
+            assert_eq!(faulty.seen().lists, *requests, "{mode:?} {list:?}");
+            assert_eq!(stack.tools().await.len(), *tools);
+        }))
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn all_pages_are_read() {
+    let faulty = Faulty::with_tools(Mode::Sse, (0..10).map(|n| Tool::echo(&format!("t{n}"))).collect()).await;
+    faulty.behave(|it| it.list = List::Pages(3));
+    let stack = Stack::ready([server("a", &faulty)]).await;
+    assert_eq!(stack.tools().await, (0..10).map(|n| format!("t{n}")).collect::<Vec<_>>());
+    assert_eq!(faulty.seen().lists, 4);
+}
+
+#[tokio::test]
+async fn bad_tools_are_left_out_and_the_good_ones_stay() {
+    let mut tools = invalid_tools();
+    let bad = tools.len() - 1;
+    tools.push(Tool::echo("double").annotated(r#"{"title":"first"}"#));
+    tools.push(Tool::echo("double").annotated(r#"{"title":"second"}"#));
+    tools.push(
+        Tool::echo("marked").schema(r#"{"type":"object","properties":{"a":{"type":"object","x-mcp-header":"A"}}}"#),
+    );
+    let faulty = Faulty::with_tools(Mode::Streamable, tools).await;
+    let stack = Stack::ready([server("a", &faulty)]).await;
+    assert_eq!(stack.tools().await, ["double", "fine"]);
+    assert_eq!(stack.server("a").await["tools_left_out"], bad + 2);
+    assert_eq!(stack.call("fine").await.status, 200);
+}
+
+#[tokio::test]
+async fn tools_that_change_all_the_time_are_read_now_and_then_and_end_up_right() {
+    let one = async |mode| {
+        let mut faulty = Faulty::start(mode).await;
+        let stack = Stack::ready([server("a", &faulty)]).await;
+        let before = faulty.seen().lists;
+        wait_for("the stream of announcements", SOON, || async { faulty.open_streams() > 0 }).await;
+        faulty.churn(Duration::from_millis(10));
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_secs(3) {
+            assert_eq!(stack.call("echo").await.status, 200, "{mode:?}");
+            sleep(Duration::from_millis(20)).await;
+        }
+        let lists = faulty.seen().lists - before;
+        let most = began.elapsed().as_millis() / 250 + 2;
+        assert!((2..=most).contains(&u128::from(lists)), "{mode:?}: {lists} lists in {:?}", began.elapsed());
+        faulty.restart().await;
+        faulty.set_tools(vec![Tool::echo("echo"), Tool::echo("last")]);
+        stack.connected("a").await;
+        faulty.announce().await;
+        wait_for("the last tools", SOON, || async {
+            let tools = stack.tools().await;
+            if tools == ["echo", "last"] { Ok(()) } else { Err(tools) }
+        })
+        .await;
+    };
+    join_all([Mode::Sse, Mode::Streamable, Mode::Modern].map(one)).await;
+}
+
+#[tokio::test]
+async fn an_announced_change_is_seen_soon_also_when_the_list_fails_at_first() {
+    let one = async |mode| {
+        let faulty = Faulty::start(mode).await;
+        let stack = Stack::ready([server("a", &faulty)]).await;
+        wait_for("the stream of announcements", SOON, || async { faulty.open_streams() > 0 }).await;
+        faulty.change_tools(vec![Tool::echo("other")]).await;
+        stack.works("other").await;
+        assert_eq!(stack.call("echo").await.status, 404);
+        faulty.behave(|it| it.list = List::Reply(Reply::Error(r#"{"code":-32603,"message":"no"}"#.into())));
+        let before = faulty.seen().lists;
+        faulty.change_tools(vec![Tool::echo("third")]).await;
+        wait_for("a list that fails", SOON, || async { faulty.seen().lists > before }).await;
+        assert_eq!(stack.call("other").await.status, 200, "the last good list stays");
+        faulty.behave(|it| it.list = List::Honest);
+        stack.works("third").await;
+    };
+    join_all([Mode::Sse, Mode::Streamable, Mode::Modern].map(one)).await;
+}
+
+#[tokio::test]
+async fn a_change_of_the_rules_while_the_tools_are_listed_is_not_lost() {
+    let one = async |mode| {
+        let faulty = Faulty::with_tools(mode, vec![Tool::echo("echo")]).await;
+        let stack = Stack::start([server("a", &faulty)]).await;
+        // Slow enough for the change to come while the session is opened.
+        let drip = Framing { piece: Some(8), pause: Duration::from_millis(30), ..Framing::default() };
+        faulty.behave(|it| it.framing = drip);
+        let entry = server("b", &faulty);
+        stack.set(&entry);
+        let lists = faulty.seen().lists;
+        wait_for("a list that has begun", SOON, || async { faulty.seen().lists > lists }).await;
+        stack.set(&server("b", &faulty).with("tools", json!({"prefix": "new"})));
+        wait_for("the tools under the new rules", SOON, || async {
+            let tools = stack.tools().await;
+            if tools.contains(&"new__echo".to_owned()) { Ok(()) } else { Err(tools) }
+        })
+        .await;
+    };
+    join_all([Mode::Sse, Mode::Streamable].map(one)).await;
+}
+
+#[tokio::test]
+async fn a_server_without_a_listening_stream_is_used_and_not_asked_again_and_again() {
+    let gets = |faulty: &Faulty| faulty.seen().requests.iter().filter(|request| request.http_method == "GET").count();
+    let one = async |listen, most| {
+        let faulty = Faulty::start(Mode::Streamable).await;
+        faulty.behave(|it| it.listen = listen);
+        let stack = Stack::ready([server("a", &faulty)]).await;
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_secs(7) {
+            assert_quick(&stack, "echo").await;
+            sleep(Duration::from_millis(100)).await;
+        }
+        let seen = faulty.seen();
+        assert!((1..=most).contains(&gets(&faulty)), "{listen:?}: {} GETs", gets(&faulty));
+        assert_eq!((seen.initializes, stack.tools().await), (1, vec!["echo".to_owned()]), "{listen:?}");
+        assert!(seen.lists <= 3, "{listen:?}: {} lists", seen.lists);
+    };
+    tokio::join!(one(Listen::NotAllowed, 1), one(Listen::Closes, 2));
+}

@@ -1,0 +1,16 @@
+//! The pool under faults: whatever a server does, its callers get a clear answer and nobody else is hurt.
+
+mod asks;
+mod callers;
+mod calls;
+mod failover;
+mod handshake;
+mod health;
+mod ids;
+mod lists;
+mod memory;
+mod modern;
+mod order;
+mod sessions;
+mod stack;
+mod storm;
