@@ -34,6 +34,7 @@ async fn a_secret_is_sent_and_its_new_value_too_without_a_new_session() {
         let gateway = Gateway::start(manifests.options()).await;
         gateway.connected(1).await;
         calls_carry(&gateway, &server, "Bearer hunter2").await;
+        wait_for("all of the handshake", LIMIT, async || server.open_streams() == 1).await;
         let before = sessions(&server);
         manifests.secret("github", "token", "hunter3");
         calls_carry(&gateway, &server, "Bearer hunter3").await;
