@@ -80,7 +80,7 @@ async fn calls_go_by_preference_priority_and_weight() {
     for name in ["first", "second", "named-only"] {
         assert_eq!(gateway.call_at(name, "echo", "{}").await.header("x-portcullis-server"), name);
     }
-    servers[0].behave(|vices| vices.call = Door::status(503));
+    servers[0].behave(|vices| vices.call = Door::status(429));
     let elsewhere = gateway.call("echo", "{}").await;
     let facts = (elsewhere.status, elsewhere.header("x-portcullis-server"), elsewhere.header("x-portcullis-attempts"));
     assert_eq!(facts, (200, "second", "2"));
