@@ -18,82 +18,82 @@ use crate::auth::{self, Secret, parse_algorithm};
 #[derive(Args, Clone, Debug, Default)]
 pub struct Options {
     /// URL of one MCP server (legacy HTTP+SSE or streamable HTTP)
-    #[arg(long, env = "MCP_URL", value_name = "URL", hide_env_values = true)]
+    #[arg(long, global = true, env = "MCP_URL", value_name = "URL", hide_env_values = true)]
     pub mcp_url: Option<String>,
     /// URLs of several MCP servers, separated by commas
-    #[arg(long, env = "MCP_URLS", value_name = "URLS", hide_env_values = true)]
+    #[arg(long, global = true, env = "MCP_URLS", value_name = "URLS", hide_env_values = true)]
     pub mcp_urls: Option<String>,
     /// File or folder of McpServer manifests (YAML), watched for changes; instead of URLs
-    #[arg(long, env = "SERVERS", value_name = "PATH")]
+    #[arg(long, global = true, env = "SERVERS", value_name = "PATH")]
     pub servers: Option<PathBuf>,
     /// Folder with what manifests name in Secrets and ConfigMaps, as DIR/NAME/KEY
-    #[arg(long, env = "SECRETS_DIR", value_name = "DIR")]
+    #[arg(long, global = true, env = "SECRETS_DIR", value_name = "DIR")]
     pub secrets: Option<PathBuf>,
     /// Address to listen on
-    #[arg(long, env = "HOST", default_value = "0.0.0.0")]
+    #[arg(long, global = true, env = "HOST", default_value = "0.0.0.0")]
     pub host: Option<String>,
     /// Port to listen on
-    #[arg(long, env = "PORT", default_value = "5000")]
+    #[arg(long, global = true, env = "PORT", default_value = "5000")]
     pub port: Option<String>,
     /// ADDRESS:PORT for /metrics, /livez and /readyz; without it they are on the main port
-    #[arg(long, env = "ADMIN_ADDRESS", value_name = "ADDRESS:PORT")]
+    #[arg(long, global = true, env = "ADMIN_ADDRESS", value_name = "ADDRESS:PORT")]
     pub admin_address: Option<String>,
     /// The shared secret that tokens are signed with; only as a variable, because everybody can read flags
     #[arg(skip)]
     pub jwt_secret: Option<String>,
     /// File with the shared secret, instead of the variable JWT_SECRET
-    #[arg(long, env = "JWT_SECRET_FILE", value_name = "FILE")]
+    #[arg(long, global = true, env = "JWT_SECRET_FILE", value_name = "FILE")]
     pub jwt_secret_file: Option<PathBuf>,
     /// Algorithm of the tokens: HS256, HS384, HS512, or with a public key RS*, PS*, ES256, ES384, EdDSA
-    #[arg(long, env = "JWT_ALGORITHM", default_value = "HS256")]
+    #[arg(long, global = true, env = "JWT_ALGORITHM", default_value = "HS256")]
     pub jwt_algorithm: Option<String>,
     /// PEM file with the public key that tokens are signed for
-    #[arg(long, env = "JWT_PUBLIC_KEY_FILE", value_name = "FILE")]
+    #[arg(long, global = true, env = "JWT_PUBLIC_KEY_FILE", value_name = "FILE")]
     pub jwt_public_key_file: Option<PathBuf>,
     /// File with a JSON Web Key Set
-    #[arg(long, env = "JWT_JWKS_FILE", value_name = "FILE")]
+    #[arg(long, global = true, env = "JWT_JWKS_FILE", value_name = "FILE")]
     pub jwt_jwks_file: Option<PathBuf>,
     /// Issuer (iss) that tokens must have
-    #[arg(long, env = "JWT_ISSUER")]
+    #[arg(long, global = true, env = "JWT_ISSUER")]
     pub jwt_issuer: Option<String>,
     /// Audience (aud) that tokens must have
-    #[arg(long, env = "JWT_AUDIENCE")]
+    #[arg(long, global = true, env = "JWT_AUDIENCE")]
     pub jwt_audience: Option<String>,
     /// How far clocks may differ, in seconds, 0 to 60
-    #[arg(long, env = "JWT_LEEWAY", value_name = "SECONDS", default_value = "10")]
+    #[arg(long, global = true, env = "JWT_LEEWAY", value_name = "SECONDS", default_value = "10")]
     pub jwt_leeway: Option<String>,
     /// Longest life of a token that is accepted, in seconds; without it, any
-    #[arg(long, env = "JWT_MAX_LIFETIME", value_name = "SECONDS")]
+    #[arg(long, global = true, env = "JWT_MAX_LIFETIME", value_name = "SECONDS")]
     pub jwt_max_lifetime: Option<String>,
     /// Accept ?token= on the REST routes: true or false
-    #[arg(long, env = "ALLOW_QUERY_TOKEN", value_name = "BOOL", default_value = "true")]
+    #[arg(long, global = true, env = "ALLOW_QUERY_TOKEN", value_name = "BOOL", default_value = "true")]
     pub allow_query_token: Option<String>,
     /// Log more: true is the same as LOG_LEVEL=DEBUG
-    #[arg(long, env = "DEBUG", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    #[arg(long, global = true, env = "DEBUG", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     pub debug: Option<String>,
     /// DEBUG, INFO, WARNING, ERROR, or filter directives
-    #[arg(long, env = "LOG_LEVEL", value_name = "LEVEL", default_value = "INFO")]
+    #[arg(long, global = true, env = "LOG_LEVEL", value_name = "LEVEL", default_value = "INFO")]
     pub log_level: Option<String>,
     /// Form of the log lines: json or text (lines about requests are always JSON)
-    #[arg(long, env = "LOG_FORMAT", value_name = "FORMAT", default_value = "json")]
+    #[arg(long, global = true, env = "LOG_FORMAT", value_name = "FORMAT", default_value = "json")]
     pub log_format: Option<String>,
     /// Log arguments and results too, cut at 2 KiB, with what looks like a secret masked: true or false
-    #[arg(long, env = "LOG_PAYLOADS", value_name = "BOOL", default_value = "false")]
+    #[arg(long, global = true, env = "LOG_PAYLOADS", value_name = "BOOL", default_value = "false")]
     pub log_payloads: Option<String>,
     /// Largest request body, in bytes
-    #[arg(long, env = "MAX_BODY_BYTES", value_name = "BYTES", default_value = "1048576")]
+    #[arg(long, global = true, env = "MAX_BODY_BYTES", value_name = "BYTES", default_value = "1048576")]
     pub max_body_bytes: Option<String>,
     /// Largest message of a server, in bytes
-    #[arg(long, env = "MAX_RESULT_BYTES", value_name = "BYTES", default_value = "8388608")]
+    #[arg(long, global = true, env = "MAX_RESULT_BYTES", value_name = "BYTES", default_value = "8388608")]
     pub max_result_bytes: Option<String>,
     /// Connections of callers at the same time
-    #[arg(long, env = "MAX_CONNECTIONS", value_name = "COUNT", default_value = "10000")]
+    #[arg(long, global = true, env = "MAX_CONNECTIONS", value_name = "COUNT", default_value = "10000")]
     pub max_connections: Option<String>,
     /// After the signal to stop, go on serving so long while readiness already fails, in seconds
-    #[arg(long, env = "DRAIN_SECONDS", value_name = "SECONDS", default_value = "0")]
+    #[arg(long, global = true, env = "DRAIN_SECONDS", value_name = "SECONDS", default_value = "0")]
     pub drain_seconds: Option<String>,
     /// Then give running calls so long to finish, in seconds
-    #[arg(long, env = "GRACE_SECONDS", value_name = "SECONDS", default_value = "25")]
+    #[arg(long, global = true, env = "GRACE_SECONDS", value_name = "SECONDS", default_value = "25")]
     pub grace_seconds: Option<String>,
 }
 
