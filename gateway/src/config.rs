@@ -262,6 +262,9 @@ impl Options {
             problems.push(format!("LOG_FORMAT is {format:?}: use json or text"));
         }
         let level = if debug { "DEBUG" } else { text(&self.log_level).unwrap_or("INFO") };
+        if let Err(problem) = portcullis_runtime::log::check(level) {
+            problems.push(format!("LOG_LEVEL: {problem}"));
+        }
         LogConfig {
             level: level.to_owned(),
             json: format == "json",
@@ -394,6 +397,7 @@ mod tests {
             jwt_leeway: given("61"),
             debug: given("perhaps"),
             log_format: given("xml"),
+            log_level: given("loud"),
             max_body_bytes: given("12"),
             admin_address: given("9090"),
             ..Options::default()
@@ -413,6 +417,7 @@ mod tests {
                 "JWT_LEEWAY",
                 "DEBUG",
                 "LOG_FORMAT",
+                "LOG_LEVEL",
                 "MAX_BODY_BYTES"
             ]
         );

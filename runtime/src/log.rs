@@ -52,6 +52,14 @@ pub fn init(level: &str, json: bool, sink: LogSink) -> Result<(), LogError> {
     set_global_default(dispatch).map_err(|_| LogError::AlreadySet)
 }
 
+/// Tells whether [`init`] would take this level.
+///
+/// # Errors
+/// [`LogError::Level`] if it makes no sense.
+pub fn check(level: &str) -> Result<(), LogError> {
+    level::filter(level).map(drop)
+}
+
 fn dispatch(filter: EnvFilter, json: bool, sink: LogSink) -> Dispatch {
     let text = tracing_subscriber::fmt().with_env_filter(filter).with_writer(sink).with_timer(time::Utc);
     if json {
