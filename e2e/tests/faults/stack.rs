@@ -119,10 +119,6 @@ impl Stack {
         format!("http://{}{path}", self.address)
     }
 
-    pub(crate) fn token(&self) -> &str {
-        &self.token
-    }
-
     /// A request to call a tool with these raw arguments.
     pub(crate) fn request(&self, tool: &str, args: &str) -> Request {
         self.post(&format!(r#"{{"method":"{tool}","args":{args}}}"#))
