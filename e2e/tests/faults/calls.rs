@@ -88,7 +88,7 @@ fn answers() -> Vec<Case> {
 
 /// Odd but harmless: a call works.
 fn oddities() -> Vec<Case> {
-    let framing: [(&'static str, fn(&mut Behaviour)); 9] = [
+    let framing: [crate::stack::Vice; 9] = [
         ("twice", |it| it.answer = Answer::Twice),
         ("garbage before", |it| it.answer = Answer::After(garbage::HTML)),
         ("odd events before", |it| it.answer = Answer::AfterRaw(garbage::ODD_EVENTS)),

@@ -77,7 +77,7 @@ async fn a_call_that_was_refused_before_it_was_carried_out_goes_to_another_serve
 
 #[tokio::test]
 async fn a_lost_call_is_repeated_only_where_the_tool_allows_it() {
-    let vices: [(&str, fn(&mut Behaviour)); 6] = [
+    let vices: [crate::stack::Vice; 6] = [
         ("slams", |it| it.call = Door::Slams),
         ("cut before accepting", |it| it.answer = Answer::CutBeforeAccepting),
         ("cut after accepting", |it| it.answer = Answer::CutAfterAccepting),

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use portcullis_e2e::faulty::Faulty;
+use portcullis_e2e::faulty::{Behaviour, Faulty};
 use portcullis_e2e::http::{self, Answer, Request};
 use portcullis_e2e::wait::wait_for;
 use portcullis_e2e::{token, wait};
@@ -18,6 +18,9 @@ use tokio::task::JoinSet;
 
 /// For what should come soon, on a machine that is busy with other things.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
+
+/// A vice by name, and what switches it on.
+pub(crate) type Vice = (&'static str, fn(&mut Behaviour));
 
 /// A server as the gateway is told about it.
 pub(crate) struct Entry {
