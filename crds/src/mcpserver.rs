@@ -434,14 +434,3 @@ impl Default for Limits {
         Self { max_concurrent_requests: default_max_concurrent_requests() }
     }
 }
-
-impl Transport {
-    /// The word users write: `auto`, `sse`, `streamable-http`.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Auto => "auto",
-            Self::Sse => "sse",
-            Self::StreamableHttp => "streamable-http",
-        }
-    }
-}

@@ -31,8 +31,8 @@ use crate::upstream::http::{HttpPool, Origin};
 #[derive(Args, Clone, Debug, Default)]
 pub struct DemoArgs {
     /// Port of the gateway; when it is taken, another is chosen
-    #[arg(long = "demo-port", default_value_t = 5000)]
-    pub port: u16,
+    #[arg(long, default_value_t = 5000)]
+    pub demo_port: u16,
     /// End after the first call instead of waiting for Ctrl-C
     #[arg(long)]
     pub once: bool,
@@ -54,7 +54,7 @@ async fn show(args: &DemoArgs) -> anyhow::Result<()> {
     let legacy = start(&mut tasks, "demo server (HTTP+SSE)", servers::legacy()).await?;
     let modern = start(&mut tasks, "demo server (streamable HTTP)", servers::streamable()).await?;
     let urls = [format!("http://{legacy}/sse"), format!("http://{modern}/mcp")];
-    let (gateway, token) = gateway(args.port, &urls.join(",")).await?;
+    let (gateway, token) = gateway(args.demo_port, &urls.join(",")).await?;
     let address = gateway.address();
     let ending = tasks.shutdown();
     tasks.spawn("gateway", async move { gateway.run(async move { ending.requested().await }).await });

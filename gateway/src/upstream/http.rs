@@ -298,19 +298,6 @@ impl Exchange {
         Ok(all.into())
     }
 
-    /// Reads off a short rest of the body that nobody needs, so that the connection can be used again.
-    pub async fn discard(mut self) -> Result<(), HttpError> {
-        const WORTH_READING: usize = 64 * 1024;
-        let mut read = 0;
-        while let Some(chunk) = self.chunk().await? {
-            read += chunk.len();
-            if read > WORTH_READING {
-                return Ok(());
-            }
-        }
-        Ok(())
-    }
-
     /// The media type without parameters, in lower case.
     pub fn media_type(&self) -> String {
         let value =

@@ -139,14 +139,6 @@ impl Session {
         }
     }
 
-    /// What the owner wants to be told.
-    pub fn notices(&self) -> &Notices {
-        match self {
-            Self::Sse(session) => &session.core.notices,
-            Self::Streamable(session) => &session.core.notices,
-        }
-    }
-
     /// Says goodbye where the transport has a way to. The caller sets the deadline.
     pub async fn close(&self) {
         if let Self::Streamable(session) = self {
