@@ -65,7 +65,7 @@ async fn a_server_whose_connections_fail_is_dialled_less_and_less() {
         assert!((2..=36).contains(&connections), "{mode:?} {connection:?}: {connections}");
         let failed = stack.metric("portcullis_server_reconnects_total", &["connect_failed"]).await;
         assert!((2.0..=12.0).contains(&failed), "{mode:?} {connection:?}: {failed}");
-        assert_eq!(stack.call("echo").await.status, 404);
+        assert!([404, 503].contains(&stack.call("echo").await.status));
     };
     let mut all = Vec::new();
     for mode in [Mode::Sse, Mode::Streamable, Mode::Modern] {

@@ -117,7 +117,7 @@ async fn an_announced_change_is_seen_soon_also_when_the_list_fails_at_first() {
 async fn a_change_of_the_rules_while_the_tools_are_listed_is_not_lost() {
     let one = async |mode| {
         let faulty = Faulty::with_tools(mode, vec![Tool::echo("echo")]).await;
-        let stack = Stack::start([server("a", &faulty)]).await;
+        let stack = Stack::ready([server("a", &faulty)]).await;
         // Slow enough for the change to come while the session is opened.
         let drip = Framing { piece: Some(8), pause: Duration::from_millis(30), ..Framing::default() };
         faulty.behave(|it| it.framing = drip);

@@ -143,7 +143,7 @@ async fn a_server_that_fails_its_calls_is_put_last_with_growing_pauses_and_comes
     // It answers pings, so its session is never given up.
     let (servers, stack) = several(&[("a", json!({})), ("b", json!({"priority": 1}))], &Tool::echo("echo")).await;
     let [bad, good] = servers.as_slice() else { unreachable!("two servers") };
-    bad.behave(|it| it.call = Door::status(503));
+    bad.behave(|it| it.call = Door::status(401));
     for _ in 0..3 {
         let answer = stack.call("echo").await;
         assert_eq!((answer.status, answer.header("x-portcullis-attempts")), (200, "2"));

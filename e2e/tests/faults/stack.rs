@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use portcullis_e2e::faulty::Faulty;
+use portcullis_e2e::faulty::{Behaviour, Faulty};
 use portcullis_e2e::http::{self, Answer, Request};
 use portcullis_e2e::wait::wait_for;
 use portcullis_e2e::{token, wait};
@@ -18,6 +18,9 @@ use tokio::task::JoinSet;
 
 /// For what should come soon, on a machine that is busy with other things.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
+
+/// What makes a server misbehave, with a name for messages.
+pub(crate) type Vice = (&'static str, fn(&mut Behaviour));
 
 /// A server as the gateway is told about it.
 pub(crate) struct Entry {
@@ -117,10 +120,6 @@ impl Stack {
 
     pub(crate) fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
-    }
-
-    pub(crate) fn token(&self) -> &str {
-        &self.token
     }
 
     /// A request to call a tool with these raw arguments.
