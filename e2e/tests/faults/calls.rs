@@ -8,7 +8,7 @@ use portcullis_e2e::faulty::{
     Answer, Behaviour, Connection, Door, Faulty, Form, Framing, Mode, Refusal, Tool, garbage,
 };
 
-use crate::stack::{SOON, Stack, assert_quick, server, text};
+use crate::stack::{SOON, Stack, Vice, assert_quick, server, text};
 
 /// A text that only servers say: no error may hold it.
 const INSIDE: &str = "INSIDE-OF-THE-SERVER";
@@ -88,7 +88,7 @@ fn answers() -> Vec<Case> {
 
 /// Odd but harmless: a call works.
 fn oddities() -> Vec<Case> {
-    let framing: [crate::stack::Vice; 9] = [
+    let framing: [Vice; 9] = [
         ("twice", |it| it.answer = Answer::Twice),
         ("garbage before", |it| it.answer = Answer::After(garbage::HTML)),
         ("odd events before", |it| it.answer = Answer::AfterRaw(garbage::ODD_EVENTS)),

@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use portcullis_e2e::faulty::{Answer, Behaviour, Door, Faulty, Form, Mode, Tool};
 use serde_json::json;
 
-use crate::stack::{Stack, brief, server};
+use crate::stack::{Stack, Vice, brief, server};
 
 const PLAIN: &str = "{}";
 const READ_ONLY: &str = r#"{"readOnlyHint":true}"#;
@@ -77,7 +77,7 @@ async fn a_call_that_was_refused_before_it_was_carried_out_goes_to_another_serve
 
 #[tokio::test]
 async fn a_lost_call_is_repeated_only_where_the_tool_allows_it() {
-    let vices: [crate::stack::Vice; 6] = [
+    let vices: [Vice; 6] = [
         ("slams", |it| it.call = Door::Slams),
         ("cut before accepting", |it| it.answer = Answer::CutBeforeAccepting),
         ("cut after accepting", |it| it.answer = Answer::CutAfterAccepting),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use portcullis_e2e::faulty::{Answer, Endpoint, Faulty, Form, Mode};
 use tokio::time::sleep;
 
-use crate::stack::{Stack, server};
+use crate::stack::{Stack, Vice, server};
 
 /// Set in the process that is measured.
 const ALONE: &str = "PORTCULLIS_TEST_ALONE";
@@ -28,7 +28,7 @@ fn memory_does_not_grow_with_what_servers_send() {
 #[ignore = "run by memory_does_not_grow_with_what_servers_send, in a process of its own"]
 async fn in_a_process_of_its_own() {
     assert!(std::env::var_os(ALONE).is_some(), "it measures the whole process");
-    let vices: [crate::stack::Vice; 3] = [
+    let vices: [Vice; 3] = [
         ("100 MB in one message", |it| it.answer = Answer::Huge(100_000_000)),
         ("an endless line", |it| it.answer = Answer::EndlessLine),
         ("endless lines", |it| it.answer = Answer::EndlessLines),

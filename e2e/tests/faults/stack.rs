@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 /// For what should come soon, on a machine that is busy with other things.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
 
-/// A vice by name, and what switches it on.
+/// What makes a server misbehave, with a name for messages.
 pub(crate) type Vice = (&'static str, fn(&mut Behaviour));
 
 /// A server as the gateway is told about it.

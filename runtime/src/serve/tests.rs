@@ -124,6 +124,19 @@ async fn answer(stream: &mut TcpStream, end: &str) -> String {
 }
 
 #[tokio::test]
+async fn many_clients_who_come_at_once_need_not_come_again() {
+    let listener = listen(([127, 0, 0, 1], 0).into()).await.expect("port");
+    let address = listener.local_addr().expect("address");
+    let began = Instant::now();
+    let mut clients = Vec::new();
+    // Nobody accepts: they all wait in the system's queue. One that does not fit tries again after a second.
+    for _ in 0..400 {
+        clients.push(within(TcpStream::connect(address)).await.expect("connect"));
+    }
+    assert!(began.elapsed() < Duration::from_millis(900), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
 async fn a_handler_knows_the_peer() {
     let served = Served::start(limits()).await;
     let mut client = served.connect().await;
