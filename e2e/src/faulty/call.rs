@@ -59,6 +59,7 @@ impl Call {
 
     /// Works and answers, until done, cancelled, or nobody reads any more.
     pub(super) async fn run(self, state: Arc<State>, out: Out) {
+        state.seen().begin(&self.arguments);
         let running = state.run(&self.session, &self.id);
         let stop = Arc::clone(&running.stop);
         tokio::select! {

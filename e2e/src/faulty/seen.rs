@@ -41,6 +41,9 @@ pub struct Seen {
     pub abandoned: u64,
     /// Answers of the caller to requests of the server, raw.
     pub answers: Vec<String>,
+    /// Raw arguments of the last 4,096 calls that were begun: refused ones, as for a forgotten session, are not among
+    /// them.
+    pub begun: VecDeque<String>,
     /// The last 4,096 HTTP requests.
     pub requests: VecDeque<Request>,
 }
@@ -76,6 +79,13 @@ impl Seen {
     /// The raw `params.arguments` of the last call; "" when it had none.
     pub fn last_arguments(&self) -> Option<String> {
         self.of("tools/call").last().map(|request| request.param("arguments").unwrap_or_default())
+    }
+
+    pub(super) fn begin(&mut self, arguments: &str) {
+        if self.begun.len() == KEPT {
+            self.begun.pop_front();
+        }
+        self.begun.push_back(arguments.to_owned());
     }
 
     pub(super) fn record(&mut self, request: Request) {
