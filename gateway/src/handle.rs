@@ -27,8 +27,8 @@ const LONGEST_EJECTION: Duration = Duration::from_secs(30);
 /// How long a call may wait for a slot of a busy server.
 const SLOT_WAIT: Duration = Duration::from_secs(1);
 
-/// Calls that may wait for a slot, for each slot there is (at least one).
-const QUEUE_SHARE: u32 = 4;
+/// Calls that may wait for a slot, for each slot there is: a burst passes, because nobody waits longer than a second.
+const WAITING_PER_SLOT: u32 = 4;
 
 /// One server.
 pub struct Handle {
@@ -258,7 +258,7 @@ impl Handle {
     }
 
     async fn wait_for_slot(&self, slots: Arc<Semaphore>, deadline: Instant) -> Option<OwnedSemaphorePermit> {
-        let places = (self.spec.load().limits.max_concurrent_requests / QUEUE_SHARE).max(1);
+        let places = self.spec.load().limits.max_concurrent_requests.saturating_mul(WAITING_PER_SLOT);
         let place = Waiting::take(&self.waiting, places)?;
         let until = deadline.min(Instant::now() + SLOT_WAIT);
         let permit = timeout_at(until, slots.acquire_owned()).await.ok()?.ok();

@@ -56,7 +56,7 @@ pub enum ApiError {
     #[error("every server that offers the tool {0:?} has as many calls as it may: try again")]
     Busy(String),
     /// The server answered with a JSON-RPC error.
-    #[error("the server answered with error {}: {}", .0.code, .0.message)]
+    #[error("the server answered with error {}: {}", .0.code, shortened(&.0.message))]
     Rpc(RpcError),
     /// The server gave no usable answer.
     #[error("{0}")]
@@ -132,6 +132,11 @@ impl IntoResponse for ApiError {
         }
         response
     }
+}
+
+/// What a server says of its error may be a page; an error need not be.
+fn shortened(message: &str) -> String {
+    message.chars().take(4096).collect()
 }
 
 /// Names that callers send come back shortened: an error need not be as long as its request.
