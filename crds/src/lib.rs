@@ -2,10 +2,12 @@
 //!
 //! Pure: no I/O, no clock, no network. Imported by the operator, the gateway and the tests.
 
+pub mod crd;
 pub mod mcpserver;
 pub mod names;
 pub mod resolve;
 pub mod rules;
+pub mod slots;
 pub mod snapshot;
 
 pub use mcpserver::{McpServer, McpServerSpec};

@@ -1,0 +1,63 @@
+//! The CustomResourceDefinition of McpServer, as the API server gets it.
+//!
+//! Generated from the types; the transforms here say what the derive cannot.
+
+use kube::CustomResourceExt as _;
+use serde_json::{Map, Value, json};
+
+use crate::McpServer;
+
+/// The definition as YAML: the same bytes for the same types.
+pub fn yaml() -> String {
+    let mut crd = serde_json::to_value(McpServer::crd()).expect("a definition holds only strings, numbers and lists");
+    tidy(&mut crd);
+    bound_conditions(&mut crd);
+    serde_yaml::to_string(&crd).expect("JSON is YAML")
+}
+
+/// `nullable` would make an explicit null count as present for CEL; numbers get their plain form.
+fn tidy(value: &mut Value) {
+    match value {
+        Value::Object(members) => {
+            members.remove("nullable");
+            drop_null_choices(members);
+            members.values_mut().for_each(tidy);
+        }
+        Value::Array(items) => items.iter_mut().for_each(tidy),
+        Value::Number(number) => {
+            if let Some(whole) = number.as_f64().filter(|n| n.fract() == 0.0 && n.abs() < 1e15) {
+                #[expect(clippy::cast_possible_truncation, reason = "whole and below 2^53")]
+                let whole = whole as i64;
+                *value = json!(whole);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// An optional enum has null among its values, which means the same as being absent.
+fn drop_null_choices(members: &mut Map<String, Value>) {
+    if let Some(Value::Array(choices)) = members.get_mut("enum") {
+        choices.retain(|choice| !choice.is_null());
+    }
+}
+
+/// The bounds that Kubernetes itself gives conditions; the derived schema has none.
+fn bound_conditions(crd: &mut Value) {
+    let path = "/spec/versions/0/schema/openAPIV3Schema/properties/status/properties/conditions";
+    let Some(conditions) = crd.pointer_mut(path) else { return };
+    conditions["maxItems"] = json!(8);
+    let bounds = [
+        ("message", json!({"maxLength": 32768})),
+        ("reason", json!({"minLength": 1, "maxLength": 1024, "pattern": "^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$"})),
+        ("status", json!({"enum": ["True", "False", "Unknown"]})),
+        ("type", json!({"maxLength": 316})),
+    ];
+    for (name, bound) in bounds {
+        if let (Some(Value::Object(property)), Value::Object(bound)) =
+            (conditions.pointer_mut(&format!("/items/properties/{name}")), bound)
+        {
+            property.extend(bound);
+        }
+    }
+}

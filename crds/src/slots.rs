@@ -1,0 +1,172 @@
+//! A snapshot split into slots, each of which fits into one ConfigMap.
+//!
+//! Pure. A server's slot depends on its key alone, so one change rewrites one slot; servers are independent of each
+//! other, so slots need no common transaction.
+
+use std::collections::BTreeMap;
+use std::io::{Read as _, Write as _};
+
+use aws_lc_rs::digest;
+use flate2::Compression;
+use flate2::read::GzDecoder;
+use flate2::write::GzEncoder;
+use thiserror::Error;
+
+use crate::names::ServerKey;
+use crate::snapshot::{Server, Snapshot, SnapshotError};
+
+/// Above this many bytes a slot is compressed. The limit of an object is 1 MiB (1,048,576 bytes) in etcd; readable text
+/// is worth keeping as long as it fits with room to spare.
+pub const READABLE_BYTES: usize = 700 * 1024;
+
+/// Bytes of an object's data that the API server takes, less what metadata needs.
+pub const MAX_BYTES: usize = 1000 * 1024;
+
+/// What a compressed slot may grow to: 10,000 servers are about 4 MiB.
+const MAX_UNPACKED: u64 = 64 * 1024 * 1024;
+
+/// A slot as it is written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Packed {
+    /// The text of its snapshot.
+    Text(String),
+    /// The same, compressed with gzip.
+    Gzip(Vec<u8>),
+}
+
+/// Why a slot cannot be read.
+#[derive(Debug, Error)]
+pub enum SlotError {
+    /// It is no gzip, or unpacks to more than [`MAX_UNPACKED`] bytes.
+    #[error("the slot cannot be unpacked")]
+    Gzip,
+    /// It is no snapshot.
+    #[error("the slot holds no snapshot")]
+    Snapshot(#[from] SnapshotError),
+}
+
+/// The slot of a server, of `count`.
+pub fn slot_of(key: &ServerKey, count: usize) -> usize {
+    let hash = digest::digest(&digest::SHA256, key.to_string().as_bytes());
+    let mut first = [0; 8];
+    first.copy_from_slice(&hash.as_ref()[..8]);
+    usize::try_from(u64::from_be_bytes(first) % count.max(1) as u64).unwrap_or(0)
+}
+
+/// Splits a snapshot into `count` slots, some of which may be empty.
+pub fn split(snapshot: &Snapshot, count: usize) -> Vec<Snapshot> {
+    let mut slots: BTreeMap<usize, Vec<Server>> = BTreeMap::new();
+    for server in &snapshot.servers {
+        slots.entry(slot_of(&server.key, count)).or_default().push(server.clone());
+    }
+    (0..count.max(1)).map(|slot| Snapshot::new(slots.remove(&slot).unwrap_or_default())).collect()
+}
+
+/// Joins slots again.
+pub fn join(slots: impl IntoIterator<Item = Snapshot>) -> Snapshot {
+    Snapshot::new(slots.into_iter().flat_map(|slot| slot.servers).collect())
+}
+
+impl Packed {
+    /// Packs a slot: as text while that is small enough to be read by people, else compressed.
+    pub fn pack(slot: &Snapshot) -> Self {
+        let text = slot.to_text();
+        if text.len() <= READABLE_BYTES {
+            return Self::Text(text);
+        }
+        // No time stamp and one level: equal slots give equal bytes.
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::new(6));
+        let packed = encoder.write_all(text.as_bytes()).and_then(|()| encoder.finish());
+        Self::Gzip(packed.expect("writing into memory cannot fail"))
+    }
+
+    /// Unpacks it.
+    ///
+    /// # Errors
+    /// See [`SlotError`].
+    pub fn unpack(&self) -> Result<Snapshot, SlotError> {
+        match self {
+            Self::Text(text) => Ok(Snapshot::parse(text)?),
+            Self::Gzip(bytes) => {
+                let mut text = String::new();
+                let read = GzDecoder::new(bytes.as_slice()).take(MAX_UNPACKED).read_to_string(&mut text);
+                if read.is_err() || text.len() as u64 >= MAX_UNPACKED {
+                    return Err(SlotError::Gzip);
+                }
+                Ok(Snapshot::parse(&text)?)
+            }
+        }
+    }
+
+    /// Bytes of its data.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Text(text) => text.len(),
+            Self::Gzip(bytes) => bytes.len(),
+        }
+    }
+
+    /// Whether it holds nothing at all.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// SHA-256 of what is written, in hexadecimal: the slot's revision.
+    pub fn revision(&self) -> String {
+        let bytes = match self {
+            Self::Text(text) => text.as_bytes(),
+            Self::Gzip(bytes) => bytes,
+        };
+        digest::digest(&digest::SHA256, bytes).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn servers(count: usize) -> Snapshot {
+        let one = |n: usize| {
+            let name = format!("server-{n}");
+            Server {
+                key: ServerKey::new(format!("team-{}", n % 50), name.clone()),
+                description: Some(format!("What number {n} is for, in a sentence of usual length.")),
+                ..Server::from_url(&name, &format!("http://{name}.team.svc.cluster.local:8080/mcp"))
+            }
+        };
+        Snapshot::new((0..count).map(one).collect())
+    }
+
+    #[test]
+    fn ten_thousand_servers_fit_into_four_slots_with_room_to_spare() {
+        let slots = split(&servers(10_000), 4);
+        let packed: Vec<Packed> = slots.iter().map(Packed::pack).collect();
+        assert!(packed.iter().all(|slot| matches!(slot, Packed::Gzip(_)) && slot.len() < MAX_BYTES / 4));
+        let unpacked = packed.iter().map(|slot| slot.unpack().unwrap());
+        assert_eq!(join(unpacked), servers(10_000));
+    }
+
+    #[test]
+    fn a_change_of_one_server_changes_one_slot() {
+        let before = servers(100);
+        let mut after = before.clone();
+        after.servers[7].weight = 1;
+        let revisions = |s: &Snapshot| split(s, 8).iter().map(|slot| Packed::pack(slot).revision()).collect::<Vec<_>>();
+        let (before, after) = (revisions(&before), revisions(&after));
+        assert_eq!(before.iter().zip(&after).filter(|(a, b)| a != b).count(), 1);
+    }
+
+    #[test]
+    fn bytes_that_are_no_slot_are_refused() {
+        assert!(matches!(Packed::Gzip(b"x".to_vec()).unpack(), Err(SlotError::Gzip)));
+        assert!(matches!(Packed::Text("x".into()).unpack(), Err(SlotError::Snapshot(_))));
+    }
+
+    proptest! {
+        #[test]
+        fn slots_joined_are_the_snapshot(count in 0usize..40, slots in 1usize..9) {
+            prop_assert_eq!(join(split(&servers(count), slots)), servers(count));
+        }
+    }
+}
