@@ -37,7 +37,7 @@ pub enum Packed {
 /// Why a slot cannot be read.
 #[derive(Debug, Error)]
 pub enum SlotError {
-    /// It is no gzip, or unpacks to more than [`MAX_UNPACKED`] bytes.
+    /// It is no gzip, or unpacks to more than 64 MiB.
     #[error("the slot cannot be unpacked")]
     Gzip,
     /// It is no snapshot.
