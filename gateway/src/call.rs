@@ -43,6 +43,8 @@ pub struct Called {
     pub server: Option<Arc<Handle>>,
     /// How many servers got it, or were meant to.
     pub attempts: u32,
+    /// What happened, told once: finding a tool's own failure takes a look through the whole result.
+    pub outcome: Outcome,
     /// The answer.
     pub answer: Result<Reply, Failure>,
 }
@@ -63,12 +65,12 @@ pub enum Failure {
 /// Carries a call out. Dropping the future cancels it.
 pub async fn call(catalog: &Catalog, call: &ToolCall<'_>, metrics: &Metrics) -> Called {
     let Some(entry) = catalog.find(call.tool) else {
-        return Called { server: None, attempts: 0, answer: Err(Failure::UnknownTool) };
+        return called(None, 0, Err(Failure::UnknownTool));
     };
     let began = Instant::now();
     let mut guard = Observed { metrics, tool: call.tool, server: None, outcome: Outcome::Cancelled, began };
     let called = attempt_all(entry, call, &mut guard).await;
-    guard.outcome = outcome(&called.answer);
+    guard.outcome = called.outcome;
     called
 }
 
@@ -128,7 +130,8 @@ async fn attempt_all(entry: &Entry, call: &ToolCall<'_>, guard: &mut Observed<'_
 
 fn called(last: Option<&Candidate>, attempts: usize, answer: Result<Reply, Failure>) -> Called {
     let attempts = u32::try_from(attempts).unwrap_or(u32::MAX);
-    Called { server: last.map(|candidate| candidate.server.clone()), attempts, answer }
+    let outcome = outcome(&answer);
+    Called { server: last.map(|candidate| candidate.server.clone()), attempts, outcome, answer }
 }
 
 fn order(entry: &Entry, preferred: Option<&Handle>) -> SmallVec<[usize; 4]> {
@@ -234,12 +237,12 @@ fn is_input_required(result: &[u8]) -> bool {
 }
 
 /// Whether a tool says that it failed.
-pub fn is_tool_error(result: &[u8]) -> bool {
+fn is_tool_error(result: &[u8]) -> bool {
     memmem::find(result, br#""isError""#).is_some() && verdict(result).is_error
 }
 
 /// What happened, as a metric label.
-pub fn outcome(answer: &Result<Reply, Failure>) -> Outcome {
+fn outcome(answer: &Result<Reply, Failure>) -> Outcome {
     match answer {
         Ok(Reply::Result(text)) if is_tool_error(text) => Outcome::ToolError,
         Ok(Reply::Result(_)) => Outcome::Ok,

@@ -1,9 +1,9 @@
 //! `portcullis-gateway check`: everything that is wrong, without starting anything.
 
-use crate::auth::Authenticator;
 use crate::config::{Options, SourceConfig};
-use crate::run_command::told;
+use crate::run_command::{key_problems, told};
 use crate::secrets::Secrets;
+use crate::server::host_of;
 use crate::source::folder::Folder;
 use crate::upstream::stream::{TlsTarget, system_roots};
 use portcullis_crds::Snapshot;
@@ -15,20 +15,16 @@ use url::Url;
 /// All problems, one line each.
 pub fn run(options: &Options) -> anyhow::Result<()> {
     let mut problems = options.check().err().unwrap_or_default();
-    let mut ignored = Vec::new();
-    let settings = options.auth(&mut ignored);
-    if let Err(found) = Authenticator::new(&settings) {
-        problems.extend(found.iter().map(ToString::to_string));
-    }
+    problems.extend(key_problems(options));
     let snapshot = servers(options, &mut problems);
     let secrets = Secrets { folder: options.secrets.clone() };
     let roots = system_roots();
     for server in &snapshot.servers {
-        let host = Url::parse(&server.url).ok().and_then(|url| url.host_str().map(str::to_owned)).unwrap_or_default();
-        let checked = secrets.resolve(server).map_err(|error| error.to_string()).and_then(|resolved| {
-            let host = host.trim_matches(['[', ']']);
-            TlsTarget::new(host, &resolved.tls, &roots).map_err(|error| error.to_string())
-        });
+        let host = Url::parse(&server.url).as_ref().map(host_of).unwrap_or_default();
+        let checked = secrets
+            .resolve(server)
+            .map_err(|error| error.to_string())
+            .and_then(|resolved| TlsTarget::new(&host, &resolved.tls, &roots).map_err(|error| error.to_string()));
         if let Err(problem) = checked {
             problems.push(format!("McpServer {}: {problem}", server.key));
         }

@@ -39,14 +39,17 @@ async fn serve(config: Config, sink: LogSink) -> anyhow::Result<()> {
 
 /// Adds what is wrong with keys and paths, so that all is told at once also when plain values are wrong.
 fn with_files(options: &Options, mut problems: Vec<Problem>) -> Vec<Problem> {
-    let mut known = Vec::new();
-    if let Err(found) = Authenticator::new(&options.auth(&mut known)) {
-        problems.extend(found.iter().map(ToString::to_string));
-    }
-    if let SourceConfig::Path(path) = options.source(&mut known) {
+    problems.extend(key_problems(options));
+    if let SourceConfig::Path(path) = options.source(&mut Vec::new()) {
         problems.extend(Folder::open(&path).err());
     }
     problems
+}
+
+/// What is wrong with the keys of the tokens.
+pub(crate) fn key_problems(options: &Options) -> Vec<Problem> {
+    let found = Authenticator::new(&options.auth(&mut Vec::new())).err().unwrap_or_default();
+    found.iter().map(ToString::to_string).collect()
 }
 
 /// One thread where there is one processor: it is faster there, and its slowest answers are much faster.

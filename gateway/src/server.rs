@@ -239,10 +239,10 @@ impl Task {
     }
 
     fn target(&self, spec: &Server) -> Result<(Target, Resolved), String> {
-        let url = Url::parse(&spec.url).map_err(|_| "its URL is invalid".to_owned())?;
+        let url = url_of(spec)?;
         let resolved = self.shared.secrets.resolve(spec).map_err(|error| error.to_string())?;
         let host = host_of(&url);
-        let tls = self.tls(spec, &resolved)?;
+        let tls = self.tls(&url, &resolved)?;
         let authority = match url.port() {
             Some(port) => format!("{}:{port}", url.host_str().unwrap_or_default()),
             None => url.host_str().unwrap_or_default().to_owned(),
@@ -269,12 +269,11 @@ impl Task {
     }
 
     /// How to speak TLS with these settings; none for plain http.
-    fn tls(&self, spec: &Server, resolved: &Resolved) -> Result<Option<TlsTarget>, String> {
-        let url = Url::parse(&spec.url).map_err(|_| "its URL is invalid".to_owned())?;
+    fn tls(&self, url: &Url, resolved: &Resolved) -> Result<Option<TlsTarget>, String> {
         if url.scheme() != "https" {
             return Ok(None);
         }
-        let target = TlsTarget::new(&host_of(&url), &resolved.tls, &self.shared.roots);
+        let target = TlsTarget::new(&host_of(url), &resolved.tls, &self.shared.roots);
         target.map(Some).map_err(|error| error.to_string())
     }
 
@@ -415,7 +414,7 @@ impl Task {
                 self.handle.update_status(|status| status.last_error = Some(problem));
                 true
             }
-            Ok(new) => match self.tls(&self.handle.spec(), &new) {
+            Ok(new) => match url_of(&self.handle.spec()).and_then(|url| self.tls(&url, &new)) {
                 Ok(_) => false,
                 Err(problem) => {
                     warn!(server = %self.handle.name, problem, "TLS settings cannot be used, the previous ones stay in use");
@@ -580,8 +579,12 @@ impl Task {
     }
 }
 
+fn url_of(spec: &Server) -> Result<Url, String> {
+    Url::parse(&spec.url).map_err(|_| "its URL is invalid".to_owned())
+}
+
 /// The host without the brackets of an IPv6 address.
-fn host_of(url: &Url) -> String {
+pub(crate) fn host_of(url: &Url) -> String {
     url.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned()
 }
 

@@ -113,7 +113,7 @@ fn note_call(facts: &mut Facts, called: &Called, payloads: bool) {
     facts.attempts = called.attempts;
     facts.outcome = Some(match &called.answer {
         Err(call::Failure::UnknownTool) => "unknown_tool",
-        answer => call::outcome(answer).as_str(),
+        _ => called.outcome.as_str(),
     });
     if let (true, Ok(Reply::Result(result))) = (payloads, &called.answer) {
         facts.result = Some(String::from_utf8_lossy(result).into_owned());
