@@ -2,9 +2,11 @@
 //!
 //! The doc comments are the reference that `kubectl explain` shows.
 
+use std::borrow::Cow;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 /// One MCP server behind the gateway: where it is, how to reach it, which of its tools to offer.
@@ -19,19 +21,37 @@ use serde::{Deserialize, Serialize};
     namespaced,
     status = "McpServerStatus",
     derive = "PartialEq",
+    selectable = ".spec.state",
+    validation = Rule::new("self.metadata.name.matches('^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$')")
+        .message("metadata.name must be a DNS label: use at most 63 of a-z, 0-9 and '-', not '-' at an end"),
     printcolumn = r#"{"name":"Ready","type":"string","jsonPath":".status.conditions[?(@.type==\"Ready\")].status"}"#,
     printcolumn = r#"{"name":"State","type":"string","jsonPath":".spec.state"}"#,
     printcolumn = r#"{"name":"URL","type":"string","jsonPath":".status.url"}"#,
     printcolumn = r#"{"name":"Transport","type":"string","jsonPath":".status.transport"}"#,
     printcolumn = r#"{"name":"Tools","type":"integer","jsonPath":".status.toolCount"}"#,
+    printcolumn = r#"{"name":"Gateways","type":"integer","jsonPath":".status.gateways.applied","priority":1}"#,
+    printcolumn = r#"{"name":"Message","type":"string","jsonPath":".status.conditions[?(@.type==\"Ready\")].message","priority":1}"#,
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
 )]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("has(self.url) != has(self.service)").message("set exactly one of url and service"))]
+#[x_kube(
+    validation = Rule::new("has(self.url) != has(self.service)").message("set exactly one of url and service"),
+    validation = Rule::new("!has(self.tls) || (has(self.url) ? self.url.lowerAscii().startsWith('https://') : has(self.service) && self.service.scheme == 'https')")
+        .message("tls is set but the URL is not https: use https or leave tls out"),
+    validation = Rule::new("self.transport != 'sse' || !has(self.protocolVersion) || self.protocolVersion < '2026-07-28'")
+        .message("protocolVersion 2026-07-28 does not exist over transport sse: use streamable-http")
+)]
 pub struct McpServerSpec {
     /// Absolute http or https URL of the MCP endpoint, without user information and fragment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 2048))]
+    #[x_kube(
+        validation = Rule::new("isURL(self) && url(self).getScheme() in ['http', 'https'] && url(self).getHost() != ''")
+            .message("url must be absolute: write http://HOST/PATH or https://HOST/PATH"),
+        validation = Rule::new("!self.matches('^[A-Za-z]+://[^/?#]*@')")
+            .message("url holds a user name or password: send them with headers[].secretRef instead"),
+        validation = Rule::new("!self.contains('#')").message("url has a fragment (#...): leave it out")
+    )]
     pub url: Option<String>,
     /// A Service of the same namespace, instead of `url`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -69,8 +89,12 @@ pub struct McpServerSpec {
     pub headers: Vec<Header>,
     /// Headers of the caller's request that are passed on, in lower case.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 16))]
-    #[x_kube(merge_strategy = ListMerge::Set)]
+    #[schemars(length(max = 16), inner(length(min = 1, max = 128), regex(pattern = r"^[a-z0-9!#$%&'*+.^_`|~-]+$")))]
+    #[x_kube(
+        merge_strategy = ListMerge::Set,
+        validation = Rule::new("self.all(h, !(h in ['authorization', 'cookie', 'proxy-authorization', 'host', 'accept', 'connection', 'content-length', 'content-type', 'mcp-protocol-version', 'mcp-session-id', 'te', 'transfer-encoding']))")
+            .message("forwardHeaders holds a header that must not be passed on, such as authorization or cookie: leave it out")
+    )]
     pub forward_headers: Vec<String>,
     /// TLS settings, for https.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -92,20 +116,41 @@ pub struct McpServerSpec {
 /// A Service of the same namespace.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("type(self.port) == int || self.port.matches('^[a-z0-9]([a-z0-9-]*[a-z0-9])?$')")
+    .message("service.port must be a number from 1 to 65535 or the name of a port"))]
 pub struct ServiceRef {
     /// Name of the Service.
-    #[schemars(length(min = 1, max = 63))]
+    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
     pub name: String,
-    /// Port of the Service.
-    #[schemars(range(min = 1, max = 65535))]
-    pub port: u16,
+    /// Port of the Service: its number, or its name there.
+    pub port: ServicePort,
     /// `http` or `https`.
     #[serde(default)]
     pub scheme: Scheme,
     /// Path of the MCP endpoint. Absent: `/sse` for transport `sse`, else `/mcp`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 1024), regex(pattern = "^/"))]
+    #[schemars(length(max = 1024), regex(pattern = r#"^/[!"$-~]*$"#))]
     pub path: Option<String>,
+}
+
+/// A port by number or by name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum ServicePort {
+    /// By number, 1 to 65535.
+    Number(u16),
+    /// By name.
+    Name(String),
+}
+
+impl JsonSchema for ServicePort {
+    fn schema_name() -> Cow<'static, str> {
+        "ServicePort".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"x-kubernetes-int-or-string": true, "minimum": 1, "maximum": 65535, "maxLength": 15})
+    }
 }
 
 /// The scheme of a URL.
@@ -150,7 +195,9 @@ pub enum State {
 #[x_kube(validation = Rule::new("has(self.value) != has(self.secretRef)").message("set exactly one of value and secretRef"))]
 pub struct Header {
     /// Name of the header.
-    #[schemars(length(min = 1, max = 128))]
+    #[schemars(length(min = 1, max = 128), regex(pattern = r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$"))]
+    #[x_kube(validation = Rule::new("!(self.lowerAscii() in ['accept', 'connection', 'content-length', 'content-type', 'host', 'mcp-protocol-version', 'mcp-session-id', 'te', 'transfer-encoding']) && !self.lowerAscii().startsWith('mcp-param-')")
+        .message("the gateway sets this header itself: leave it out"))]
     pub name: String,
     /// Put before the value, such as `Bearer ` with its space.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -298,12 +345,12 @@ pub struct ToolRules {
     pub prefix: Option<String>,
     /// Only tools whose own name matches one of these; `*` stands for any characters. Absent: all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 128))]
+    #[schemars(length(max = 128), inner(length(min = 1, max = 128)))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub include: Vec<String>,
     /// Not the tools whose own name matches one of these. Wins over `include`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 128))]
+    #[schemars(length(max = 128), inner(length(min = 1, max = 128)))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub exclude: Vec<String>,
     /// Changes to single tools.
@@ -366,9 +413,15 @@ pub struct McpServerStatus {
     /// The protocol version that is spoken.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protocol_version: Option<String>,
+    /// Its own name and version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server_info: Option<ServerInfo>,
     /// How many tools are offered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tool_count: Option<u32>,
+    /// How many gateway replicas know it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateways: Option<GatewayCount>,
     /// The last failure, as a short text without secrets.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
@@ -376,6 +429,27 @@ pub struct McpServerStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
+}
+
+/// What a server says of itself in the handshake.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+pub struct ServerInfo {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    #[serde(default)]
+    pub version: String,
+}
+
+/// Gateway replicas, counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+pub struct GatewayCount {
+    /// Those that have applied the newest generation.
+    pub applied: u32,
+    /// Those whose tools can be called.
+    pub ready: u32,
+    /// All that take traffic.
+    pub total: u32,
 }
 
 // === defaults: research figures are in docs/decisions; each is also in the generated CRD ===

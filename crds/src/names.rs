@@ -10,6 +10,30 @@ pub const GROUP: &str = "portcullis.dev";
 /// The namespace of a manifest that names none, as `kubectl apply` assumes it.
 pub const DEFAULT_NAMESPACE: &str = "default";
 
+/// Label of Secrets and ConfigMaps that the gateway may read, with the value [`CREDENTIALS_VALUE`].
+pub const CREDENTIALS_LABEL: &str = "portcullis.dev/credentials";
+
+/// The value of [`CREDENTIALS_LABEL`].
+pub const CREDENTIALS_VALUE: &str = "true";
+
+/// Annotation of such a Secret: the origins that it may be sent to, separated by commas.
+pub const ORIGIN_ANNOTATION: &str = "portcullis.dev/origin";
+
+/// Key of a slot's ConfigMap that holds its text (in `data`).
+pub const SLOT_TEXT_KEY: &str = "servers.json";
+
+/// Key of a slot's ConfigMap that holds it compressed (in `binaryData`).
+pub const SLOT_GZIP_KEY: &str = "servers.json.gz";
+
+/// Annotation of a slot's ConfigMap: SHA-256 of its content, in hexadecimal.
+pub const REVISION_ANNOTATION: &str = "portcullis.dev/revision";
+
+/// Annotation of a slot's ConfigMap: when the operator wrote it (RFC 3339, with microseconds).
+pub const WRITTEN_ANNOTATION: &str = "portcullis.dev/written-at";
+
+/// The audience that service-account tokens for the gateway must have, unless another is configured.
+pub const DEFAULT_AUDIENCE: &str = "portcullis";
+
 /// Joins a server's name and a tool's where the bare name is taken: `github__search`.
 ///
 /// A server's name is a DNS label and holds no underscore, so the first `__` is always the joint.

@@ -4,7 +4,7 @@
 
 use url::Url;
 
-use crate::mcpserver::{Header, McpServerSpec, Tls, ToolRules, Transport};
+use crate::mcpserver::{Header, McpServerSpec, ServicePort, ServiceRef, Tls, ToolRules, Transport};
 
 /// The longest URL taken, in bytes.
 pub const MAX_URL_BYTES: usize = 2048;
@@ -68,6 +68,9 @@ pub fn problems(spec: &McpServerSpec) -> Vec<String> {
         },
         (None, Some(service)) => service.scheme == crate::mcpserver::Scheme::Https,
     };
+    if let Some(service) = &spec.service {
+        service_ref(service, &mut found);
+    }
     let mut check = |ok: bool, text: &str| {
         if !ok {
             found.push(text.to_owned());
@@ -101,6 +104,30 @@ pub fn problems(spec: &McpServerSpec) -> Vec<String> {
     tls(spec.tls.as_ref(), https, &mut found);
     tools(&spec.tools, &mut found);
     found
+}
+
+fn service_ref(service: &ServiceRef, found: &mut Vec<String>) {
+    let label = |text: &str, most: usize| {
+        let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+        (1..=most).contains(&text.len()) && text.bytes().all(inner) && !text.starts_with('-') && !text.ends_with('-')
+    };
+    if !label(&service.name, 63) {
+        found.push("service.name: use the name of a Service of the same namespace".into());
+    }
+    let fits = match &service.port {
+        ServicePort::Number(number) => *number > 0,
+        ServicePort::Name(name) => label(name, 15),
+    };
+    if !fits {
+        found.push("service.port must be a number from 1 to 65535 or the name of a port".into());
+    }
+    if service.path.as_deref().is_some_and(|path| !is_path(path)) {
+        found.push("service.path must begin with / and hold no space and no #".into());
+    }
+}
+
+fn is_path(path: &str) -> bool {
+    path.starts_with('/') && path.len() <= 1024 && path.bytes().all(|b| b.is_ascii_graphic() && b != b'#')
 }
 
 fn is_revision(text: &str) -> bool {
@@ -222,6 +249,7 @@ mod tests {
             "{url: 'http://a/'}",
             "{url: 'https://a.b:8443/mcp?x=1', transport: sse, protocolVersion: '2024-11-05', weight: 0, priority: 9}",
             "{service: {name: a, port: 80}}",
+            "{service: {name: a, port: http, path: /x?y=1}}",
             "{url: 'https://a/', headers: [{name: A, value: b}, {name: B, prefix: 'Bearer ', secretRef: {name: s, key: k}}]}",
             "{url: 'https://a/', tls: {caRef: {name: ca}, clientCertRef: {name: c}, serverName: x, insecureSkipVerify: true}}",
             "{service: {name: a, port: 443, scheme: https}, tls: {caRef: {name: ca}}}",
@@ -244,6 +272,11 @@ mod tests {
             ("{url: 'http://u:p@a/'}", "secretRef instead"),
             ("{url: 'http://a/#x'}", "leave it out"),
             (&long, "shorten it"),
+            ("{service: {name: A, port: 80}}", "service.name"),
+            ("{service: {name: a, port: 0}}", "service.port"),
+            ("{service: {name: a, port: 'b c'}}", "service.port"),
+            ("{service: {name: a, port: 80, path: mcp}}", "service.path"),
+            ("{service: {name: a, port: 80, path: '/m#'}}", "service.path"),
             ("{url: 'http://a/', weight: 1001}", "use 0 to 1000"),
             ("{url: 'http://a/', priority: 10}", "use 0 to 9"),
             ("{url: 'http://a/', protocolVersion: latest}", "write it as 2025-11-25"),

@@ -13,7 +13,7 @@ use flate2::write::GzEncoder;
 use thiserror::Error;
 
 use crate::names::ServerKey;
-use crate::snapshot::{Server, Snapshot, SnapshotError};
+use crate::snapshot::{Server, Snapshot, SnapshotError, hex};
 
 /// Above this many bytes a slot is compressed. The limit of an object is 1 MiB (1,048,576 bytes) in etcd; readable text
 /// is worth keeping as long as it fits with room to spare.
@@ -117,7 +117,7 @@ impl Packed {
             Self::Text(text) => text.as_bytes(),
             Self::Gzip(bytes) => bytes,
         };
-        digest::digest(&digest::SHA256, bytes).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+        hex(digest::digest(&digest::SHA256, bytes).as_ref())
     }
 }
 

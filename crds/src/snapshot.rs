@@ -125,12 +125,22 @@ impl Snapshot {
 
     /// SHA-256 of the text form, in hexadecimal.
     pub fn digest(&self) -> String {
-        let hash = digest::digest(&digest::SHA256, self.to_text().as_bytes());
-        hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+        hex(digest::digest(&digest::SHA256, self.to_text().as_bytes()).as_ref())
     }
 }
 
+/// Bytes in hexadecimal.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 impl Server {
+    /// Tells one content of a server from another: 64 bits of the SHA-256 of its text form, in hexadecimal.
+    pub fn revision(&self) -> String {
+        let text = serde_json::to_vec(self).expect("a server holds only strings, numbers and lists");
+        hex(&digest::digest(&digest::SHA256, &text).as_ref()[..8])
+    }
+
     /// A server with nothing but a name and a URL, everything else at its default.
     pub fn from_url(name: &str, url: &str) -> Self {
         Self {

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use portcullis_crds::mcpserver::State;
-use portcullis_crds::{Server, ServerKey};
+use portcullis_crds::{Reason, Server, ServerKey};
 use prometheus::{Histogram, IntCounter, IntGauge};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, timeout_at};
@@ -91,6 +91,8 @@ pub struct Status {
     pub server_info: Option<(String, String)>,
     /// The last failure, safe to show.
     pub last_error: Option<String>,
+    /// Why it is not ready, as the status of an McpServer says it; none while nothing is wrong.
+    pub reason: Option<Reason>,
     /// Tools left out because they are invalid, double or too many.
     pub left_out: usize,
 }
@@ -363,6 +365,7 @@ impl Status {
             protocol_version: None,
             server_info: None,
             last_error: None,
+            reason: None,
             left_out: 0,
         }
     }

@@ -1,1 +1,1 @@
-//! (see the crate description)
+//! Reconciles McpServers into the ConfigMaps that the gateway watches, and tells the truth in their status.

@@ -10,7 +10,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use portcullis_crds::names::DEFAULT_NAMESPACE;
-use portcullis_crds::{McpServer, Server, ServerKey, Snapshot, resolve};
+use portcullis_crds::{McpServer, Server, ServerKey, Services, Snapshot, resolve};
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 use tracing::warn;
@@ -73,7 +73,7 @@ impl Folder {
             Err(problem) => problems.push(problem),
         }
         let servers = self.dated();
-        let resolution = resolve(&servers, DEFAULT_NAMESPACE);
+        let resolution = resolve(&servers, DEFAULT_NAMESPACE, Services::Unknown);
         let mut accepted: BTreeMap<ServerKey, Server> =
             resolution.snapshot.servers.into_iter().map(|server| (server.key.clone(), server)).collect();
         for verdict in resolution.verdicts {

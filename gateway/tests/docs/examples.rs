@@ -3,7 +3,7 @@
 use std::fs;
 
 use portcullis_crds::names::DEFAULT_NAMESPACE;
-use portcullis_crds::resolve;
+use portcullis_crds::{Services, resolve};
 use portcullis_gateway::source::manifests;
 
 use super::generated::repository;
@@ -12,7 +12,7 @@ use super::generated::repository;
 fn take(what: &str, text: &str) {
     let servers = manifests::read(text).unwrap_or_else(|problem| panic!("{what}: {problem}")).unwrap_or_default();
     assert!(!servers.is_empty(), "{what} holds no McpServer");
-    for verdict in resolve(&servers, DEFAULT_NAMESPACE).verdicts {
+    for verdict in resolve(&servers, DEFAULT_NAMESPACE, Services::Unknown).verdicts {
         assert_eq!(verdict.refusal, None, "{what}: {}", verdict.key);
     }
 }
