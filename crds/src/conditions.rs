@@ -90,6 +90,8 @@ reasons! {
     Accepted => Accepted, "";
     /// A field has a value that cannot be used; the message names it.
     Invalid => Accepted, "Correct the field that the message names.";
+    /// The operator does not serve this namespace.
+    NamespaceNotSelected => Accepted, "Give the namespace the labels that watch.namespaceSelector of the chart asks for.";
     /// Two manifests declare the same namespace and name.
     Duplicate => Accepted, "Keep one of them.";
 

@@ -13,7 +13,7 @@ use flate2::write::GzEncoder;
 use thiserror::Error;
 
 use crate::names::ServerKey;
-use crate::snapshot::{Server, Snapshot, SnapshotError, hex};
+use crate::snapshot::{Server, Snapshot, SnapshotError, VERSION, hex};
 
 /// Above this many bytes a slot is compressed. The limit of an object is 1 MiB (1,048,576 bytes) in etcd; readable text
 /// is worth keeping as long as it fits with room to spare.
@@ -70,7 +70,23 @@ pub fn join(slots: impl IntoIterator<Item = Snapshot>) -> Snapshot {
 impl Packed {
     /// Packs a slot: as text while that is small enough to be read by people, else compressed.
     pub fn pack(slot: &Snapshot) -> Self {
-        let text = slot.to_text();
+        Self::from_text(slot.to_text())
+    }
+
+    /// Packs a slot whose servers are in their text form, sorted by key: the same bytes as [`Packed::pack`].
+    pub fn of_servers<'a>(servers: impl IntoIterator<Item = &'a str>) -> Self {
+        let mut text = format!("{{\"version\":{VERSION},\"servers\":[");
+        for (index, server) in servers.into_iter().enumerate() {
+            if index > 0 {
+                text.push(',');
+            }
+            text.push_str(server);
+        }
+        text.push_str("]}");
+        Self::from_text(text)
+    }
+
+    fn from_text(text: String) -> Self {
         if text.len() <= READABLE_BYTES {
             return Self::Text(text);
         }
@@ -155,6 +171,15 @@ mod tests {
         let revisions = |s: &Snapshot| split(s, 8).iter().map(|slot| Packed::pack(slot).revision()).collect::<Vec<_>>();
         let (before, after) = (revisions(&before), revisions(&after));
         assert_eq!(before.iter().zip(&after).filter(|(a, b)| a != b).count(), 1);
+    }
+
+    #[test]
+    fn a_slot_of_texts_is_the_slot_of_their_servers() {
+        for count in [0, 1, 3, 3000] {
+            let snapshot = servers(count);
+            let texts: Vec<String> = snapshot.servers.iter().map(Server::to_text).collect();
+            assert!(Packed::of_servers(texts.iter().map(String::as_str)) == Packed::pack(&snapshot), "{count}");
+        }
     }
 
     #[test]

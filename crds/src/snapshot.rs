@@ -129,16 +129,25 @@ impl Snapshot {
     }
 }
 
+/// The revision of a server with this text form: 64 bits of its SHA-256, in hexadecimal.
+pub fn revision_of(server: &str) -> String {
+    hex(&digest::digest(&digest::SHA256, server.as_bytes()).as_ref()[..8])
+}
+
 /// Bytes in hexadecimal.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 impl Server {
-    /// Tells one content of a server from another: 64 bits of the SHA-256 of its text form, in hexadecimal.
+    /// The text form: JSON, the same bytes for equal servers.
+    pub fn to_text(&self) -> String {
+        serde_json::to_string(self).expect("a server holds only strings, numbers and lists")
+    }
+
+    /// Tells one content of a server from another: see [`revision_of`].
     pub fn revision(&self) -> String {
-        let text = serde_json::to_vec(self).expect("a server holds only strings, numbers and lists");
-        hex(&digest::digest(&digest::SHA256, &text).as_ref()[..8])
+        revision_of(&self.to_text())
     }
 
     /// A server with nothing but a name and a URL, everything else at its default.

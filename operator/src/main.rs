@@ -1,3 +1,33 @@
 //! Reads the command line and hands over.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser as _};
+use portcullis_operator::command::{Cli, Command};
+use portcullis_operator::run_command;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let Cli { command, options } = Cli::parse();
+    let outcome = match command {
+        None | Some(Command::Run) => run_command::run(&options),
+        Some(Command::Crd) => {
+            print!("{}", portcullis_crds::crd::yaml());
+            Ok(())
+        }
+        Some(Command::Completions { shell }) => {
+            clap_complete::generate(shell, &mut Cli::command(), "portcullis-operator", &mut std::io::stdout());
+            Ok(())
+        }
+        Some(Command::Man) => clap_mangen::Man::new(Cli::command()).render(&mut std::io::stdout()).map_err(Into::into),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("portcullis-operator: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

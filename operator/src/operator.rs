@@ -1,0 +1,115 @@
+//! The whole operator: everything is made here, started here, and stopped here.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kube::Client;
+use portcullis_runtime::admin::{self, AdminState};
+use portcullis_runtime::serve::{self, ServeError};
+use portcullis_runtime::{Drain, Failure, Latch, Limits, Readiness, Supervisor, process};
+use thiserror::Error;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tracing::info;
+
+use crate::config::Config;
+use crate::controller::Controller;
+use crate::metrics::Metrics;
+use crate::{events, leader};
+
+/// Connections to the admin port: a scraper, a few probes.
+const ADMIN_CONNECTIONS: usize = 64;
+
+/// For writes under way, and for giving the Lease back.
+const GRACE: Duration = Duration::from_secs(15);
+
+/// For a connection to the API server.
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+
+/// An operator that listens but does nothing yet.
+pub struct Operator {
+    config: Config,
+    client: Client,
+    namespace: String,
+    listener: TcpListener,
+    readiness: Readiness,
+    complete: Latch,
+}
+
+/// Why the operator does not start.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// Neither a service account nor a kubeconfig.
+    #[error("no API server is known: run in a cluster, or set KUBECONFIG")]
+    Unknown(#[source] Box<kube::config::InferConfigError>),
+    /// The client cannot be made.
+    #[error("the settings of the API server cannot be used")]
+    Client(#[source] Box<kube::Error>),
+    /// The admin address cannot be listened on.
+    #[error(transparent)]
+    Listen(#[from] ServeError),
+}
+
+impl Operator {
+    /// Finds the API server and opens the admin listener.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub async fn bind(config: Config) -> Result<Self, StartError> {
+        let mut kube = kube::Config::infer().await.map_err(|error| StartError::Unknown(Box::new(error)))?;
+        kube.connect_timeout = Some(CONNECT_LIMIT);
+        let namespace = config.namespace.clone().unwrap_or_else(|| kube.default_namespace.clone());
+        let client = Client::try_from(kube).map_err(|error| StartError::Client(Box::new(error)))?;
+        let listener = serve::listen(config.admin).await?;
+        let readiness = Readiness::default();
+        let complete = readiness.latch("watches");
+        Ok(Self { config, client, namespace, listener, readiness, complete })
+    }
+
+    /// The address of metrics and probes.
+    pub fn admin_address(&self) -> SocketAddr {
+        self.listener.local_addr().unwrap_or(self.config.admin)
+    }
+
+    /// Reconciles until `signal`, then finishes what is under way.
+    ///
+    /// # Errors
+    /// A task ended that should not: the process should exit with a code other than 0.
+    pub async fn run(self, signal: impl Future<Output = ()>) -> Result<(), Failure> {
+        let address = self.admin_address();
+        let Self { config, client, namespace, listener, readiness, complete } = self;
+        let metrics = Metrics::new();
+        // Fails only when registered twice, which would be a bug that the metrics test shows.
+        let _ = process::register(&metrics.registry);
+        let mut tasks = Supervisor::new();
+
+        let (teller, stories) = events::channel(metrics.clone());
+        let pod = config.election.as_ref().map_or_else(String::new, |election| election.identity.clone());
+        let telling = events::run(client.clone(), pod, stories, metrics.clone(), tasks.shutdown());
+        tasks.spawn("events", ended(telling));
+
+        // The Lease is given back only after the last write.
+        let (leads, leading) = watch::channel(false);
+        let controller = Controller::new(&client, &config, &namespace, teller, metrics.clone(), complete);
+        let (stop, election) = (tasks.shutdown(), config.election.clone());
+        let electing = leader::run(client.clone(), namespace.clone(), election, leads, tasks.shutdown());
+        tasks.spawn("election", ended(electing));
+        info!(%address, namespace, version = env!("CARGO_PKG_VERSION"), slots = config.slots.len(), "reconciling");
+        let reconciling = async move { controller.run(client, &config, &namespace, leading, stop).await };
+        tasks.spawn("controller", ended(reconciling));
+
+        let probes = AdminState { readiness: readiness.clone(), registry: metrics.registry.clone() };
+        let limits =
+            Limits { connections: ADMIN_CONNECTIONS, drain_grace: Duration::from_secs(1), ..Limits::default() };
+        let probes = serve::router(admin::router(probes));
+        tasks.spawn("admin listener", serve::serve(listener, probes, limits, Arc::default(), tasks.shutdown()));
+        tasks.run(signal, Drain { readiness, delay: Duration::ZERO, grace: GRACE }).await
+    }
+}
+
+async fn ended(work: impl Future<Output = ()>) -> Result<(), Infallible> {
+    work.await;
+    Ok(())
+}

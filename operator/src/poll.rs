@@ -1,0 +1,129 @@
+//! Asks one gateway replica what it has applied, again and again: each answer comes when there is something new.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, StatusCode, header};
+use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use portcullis_crds::{Report, report};
+use thiserror::Error;
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio::time::{sleep, timeout};
+
+/// For a connection inside a cluster.
+const CONNECT_LIMIT: Duration = Duration::from_secs(3);
+
+/// How long the replica may wait for news before it answers that there are none.
+const WAIT: Duration = Duration::from_secs(20);
+
+/// What an answer may take beyond that.
+const SLACK: Duration = Duration::from_secs(5);
+
+/// Before another attempt after a failure: a pod that has just become ready may not be reachable yet.
+const AGAIN: Duration = Duration::from_millis(500);
+
+/// 10,000 servers are about 4 MiB.
+const MAX_BYTES: usize = 64 * 1024 * 1024;
+
+/// What a replica told, or that it told nothing.
+#[derive(Debug)]
+pub struct Told {
+    /// Which replica.
+    pub address: SocketAddr,
+    /// Its report.
+    pub report: Result<Report, PollError>,
+}
+
+/// Why a replica told nothing.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum PollError {
+    /// No connection.
+    #[error("no connection")]
+    Connect,
+    /// The connection broke, or there was no answer in time.
+    #[error("no answer")]
+    Lost,
+    /// Another status than 200.
+    #[error("HTTP status {0}")]
+    Status(u16),
+    /// The answer is no report, or too long.
+    #[error("the answer is no report")]
+    Nonsense,
+}
+
+/// Asks `address` until nobody listens any more.
+pub async fn run(address: SocketAddr, told: mpsc::Sender<Told>) {
+    let mut known: Option<(String, u64)> = None;
+    let mut connection: Option<Connection> = None;
+    loop {
+        let report = ask(address, &mut connection, known.as_ref()).await;
+        let failed = report.is_err();
+        if let Ok(report) = &report {
+            known = Some((report.instance.clone(), report.change));
+        } else {
+            // What was missed meanwhile is told again, whole.
+            (connection, known) = (None, None);
+        }
+        if told.send(Told { address, report }).await.is_err() {
+            return;
+        }
+        if failed {
+            sleep(AGAIN).await;
+        }
+    }
+}
+
+/// A connection and what moves its bytes; whoever waits for an answer drives it.
+struct Connection {
+    sender: SendRequest<Empty<Bytes>>,
+    driver: std::pin::Pin<Box<http1::Connection<TokioIo<TcpStream>, Empty<Bytes>>>>,
+}
+
+async fn ask(
+    address: SocketAddr,
+    connection: &mut Option<Connection>,
+    known: Option<&(String, u64)>,
+) -> Result<Report, PollError> {
+    let open = match connection.take() {
+        Some(open) if !open.sender.is_closed() => open,
+        _ => timeout(CONNECT_LIMIT, connect(address)).await.map_err(|_| PollError::Connect)??,
+    };
+    let Connection { mut sender, mut driver } = open;
+    let exchange = timeout(WAIT + SLACK, exchange(&mut sender, address, known));
+    let bytes = tokio::select! {
+        bytes = exchange => bytes.map_err(|_| PollError::Lost)??,
+        _ = &mut driver => return Err(PollError::Lost),
+    };
+    *connection = Some(Connection { sender, driver });
+    serde_json::from_slice(&bytes).map_err(|_| PollError::Nonsense)
+}
+
+async fn connect(address: SocketAddr) -> Result<Connection, PollError> {
+    let stream = TcpStream::connect(address).await.map_err(|_| PollError::Connect)?;
+    // Small requests, whose answers are waited for.
+    let _ = stream.set_nodelay(true);
+    let (sender, driver) = http1::handshake(TokioIo::new(stream)).await.map_err(|_| PollError::Connect)?;
+    Ok(Connection { sender, driver: Box::pin(driver) })
+}
+
+async fn exchange(
+    sender: &mut SendRequest<Empty<Bytes>>,
+    address: SocketAddr,
+    known: Option<&(String, u64)>,
+) -> Result<Bytes, PollError> {
+    let query = known.map_or_else(String::new, |(instance, change)| {
+        format!("?instance={instance}&since={change}&wait={}", WAIT.as_secs().min(report::MAX_WAIT_SECONDS))
+    });
+    let request = Request::get(format!("{}{query}", report::PATH)).header(header::HOST, address.to_string());
+    let request = request.body(Empty::new()).map_err(|_| PollError::Nonsense)?;
+    let answer = sender.send_request(request).await.map_err(|_| PollError::Lost)?;
+    if answer.status() != StatusCode::OK {
+        return Err(PollError::Status(answer.status().as_u16()));
+    }
+    let body = Limited::new(answer.into_body(), MAX_BYTES).collect().await.map_err(|_| PollError::Nonsense)?;
+    Ok(body.to_bytes())
+}

@@ -1,0 +1,362 @@
+//! Keeps the ConfigMaps of the slots as they should be: written when their content differs, whoever changed it.
+//!
+//! A single change is written at once; many are gathered, so that a flood of changes costs few writes.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{Patch, PatchParams};
+use kube::runtime::watcher::Event;
+use kube::{Api, Client};
+use portcullis_crds::names::{REVISION_ANNOTATION, SLOT_GZIP_KEY, SLOT_TEXT_KEY, WRITTEN_ANNOTATION};
+use portcullis_crds::slots::{MAX_BYTES, Packed};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout};
+use tracing::{error, info, warn};
+
+use crate::bucket::Bucket;
+use crate::inventory::Inventory;
+use crate::metrics::Metrics;
+use crate::watch::{Listing, Step};
+
+/// The one field manager of everything that the operator applies.
+pub const FIELD_MANAGER: &str = "portcullis-operator";
+
+/// For one request to the API server.
+pub const REQUEST_LIMIT: Duration = Duration::from_secs(10);
+
+/// Writes of one slot that may follow each other closely, and how many come back in a second.
+const BURST: (u32, u32) = (30, 3);
+
+/// Changes that come within this time are one.
+const GATHER: Duration = Duration::from_millis(2);
+
+/// Between two writes of a slot.
+const SPACING: Duration = Duration::from_millis(20);
+
+/// The same in terms of the time it takes to make its content: a large slot is written less often.
+const SPACING_FACTOR: u32 = 10;
+
+/// The longest pause after failures.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// All slots.
+pub struct Slots {
+    api: Api<ConfigMap>,
+    slots: Vec<Slot>,
+    writes: JoinSet<Written>,
+    metrics: Metrics,
+}
+
+struct Slot {
+    name: String,
+    listing: Listing<()>,
+    /// What it should hold; none until it was made for the first time.
+    wanted: Option<Wanted>,
+    /// The servers have changed since `wanted` was made.
+    stale: bool,
+    /// The first of the changes that are not written yet.
+    changed_at: Option<Instant>,
+    /// What the ConfigMap holds.
+    there: There,
+    /// Its `metadata.resourceVersion`.
+    version: u64,
+    writing: bool,
+    not_before: Instant,
+    failures: u32,
+    bucket: Bucket,
+    too_large: bool,
+}
+
+struct Wanted {
+    packed: Packed,
+    revision: String,
+    servers: usize,
+    took: Duration,
+}
+
+/// What a ConfigMap holds: the revision of its content, and the one that it claims to have.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct There {
+    content: Option<String>,
+    claimed: Option<String>,
+}
+
+/// The end of a write.
+pub struct Written {
+    index: usize,
+    began: Instant,
+    changed_at: Option<Instant>,
+    outcome: Result<ConfigMap, String>,
+}
+
+impl Slots {
+    /// Slots of these names, about which nothing is known yet.
+    pub fn new(client: &Client, namespace: &str, names: &[String], metrics: Metrics) -> Self {
+        let now = Instant::now();
+        let slot = |name: &String| Slot {
+            name: name.clone(),
+            listing: Listing::default(),
+            wanted: None,
+            stale: true,
+            changed_at: None,
+            there: There::default(),
+            version: 0,
+            writing: false,
+            not_before: now,
+            failures: 0,
+            bucket: Bucket::new(BURST.0, BURST.1, now),
+            too_large: false,
+        };
+        Self {
+            api: Api::namespaced(client.clone(), namespace),
+            slots: names.iter().map(slot).collect(),
+            writes: JoinSet::new(),
+            metrics,
+        }
+    }
+
+    /// The servers of a slot have changed.
+    pub fn changed(&mut self, index: usize, now: Instant) {
+        let Some(slot) = self.slots.get_mut(index) else { return };
+        slot.stale = true;
+        slot.changed_at.get_or_insert(now);
+        slot.not_before = slot.not_before.max(now + GATHER);
+    }
+
+    /// A ConfigMap was seen, changed or gone.
+    pub fn seen(&mut self, index: usize, event: Event<ConfigMap>) {
+        let Some(slot) = self.slots.get_mut(index) else { return };
+        match slot.listing.step(event, |_| ()) {
+            // News of a write may come after its answer, and the news before it later still.
+            Step::Put(object) if is_older(&object.metadata, slot.version) => {}
+            Step::Put(object) => slot.take(&object),
+            Step::Gone(gone) if !gone.is_empty() => slot.there = There::default(),
+            Step::Gone(_) | Step::Wait => {}
+        }
+    }
+
+    /// Whether each ConfigMap was looked at.
+    pub fn is_complete(&self) -> bool {
+        self.slots.iter().all(|slot| slot.listing.is_complete())
+    }
+
+    /// Whether a slot cannot be written because it is too large.
+    pub fn is_too_large(&self, index: usize) -> bool {
+        self.slots.get(index).is_some_and(|slot| slot.too_large)
+    }
+
+    /// When something is to be written next.
+    pub fn next(&mut self, now: Instant) -> Option<Instant> {
+        let waiting = self.slots.iter_mut().filter(|slot| slot.is_pending());
+        waiting.map(|slot| slot.not_before.max(slot.bucket.next(now))).min()
+    }
+
+    /// Writes what is due. Returns the slots that became, or are no longer, too large.
+    pub fn write_due(&mut self, inventory: &Inventory, now: Instant) -> Vec<usize> {
+        let mut changed = Vec::new();
+        for index in 0..self.slots.len() {
+            let slot = &mut self.slots[index];
+            if !slot.is_pending() || slot.not_before > now {
+                continue;
+            }
+            let was_too_large = slot.too_large;
+            slot.make(index, inventory, &self.metrics);
+            if slot.too_large != was_too_large {
+                changed.push(index);
+            }
+            if slot.differs() && slot.bucket.take(now) {
+                self.start(index, now);
+            }
+        }
+        changed
+    }
+
+    fn start(&mut self, index: usize, now: Instant) {
+        let slot = &mut self.slots[index];
+        let Some(wanted) = &slot.wanted else { return };
+        slot.writing = true;
+        let (api, object, changed_at) = (self.api.clone(), wanted.object(&slot.name), slot.changed_at.take());
+        self.writes.spawn(async move {
+            let parameters = PatchParams::apply(FIELD_MANAGER).force();
+            let name = object.metadata.name.clone().unwrap_or_default();
+            let apply = Patch::Apply(&object);
+            let writing = timeout(REQUEST_LIMIT, api.patch(&name, &parameters, &apply));
+            let outcome = match writing.await {
+                Ok(Ok(object)) => Ok(object),
+                Ok(Err(error)) => Err(error.to_string()),
+                Err(_) => Err("the API server did not answer in time".to_owned()),
+            };
+            Written { index, began: now, changed_at, outcome }
+        });
+    }
+
+    /// Waits for the end of a write; for ever while none is under way.
+    pub async fn finished(&mut self) -> Written {
+        loop {
+            match self.writes.join_next().await {
+                Some(Ok(written)) => return written,
+                // A panic of the task would be a bug; the slot's next change writes it again.
+                Some(Err(error)) => error!(%error, "writing a ConfigMap panicked"),
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    /// Takes the end of a write into account.
+    pub fn note(&mut self, written: Written, now: Instant) {
+        let Written { index, began, changed_at, outcome } = written;
+        let Some(slot) = self.slots.get_mut(index) else { return };
+        slot.writing = false;
+        let took = slot.wanted.as_ref().map_or(Duration::ZERO, |wanted| wanted.took);
+        let word = if outcome.is_ok() { "ok" } else { "error" };
+        self.metrics.slot_writes.with_label_values(&[word]).inc();
+        match outcome {
+            Ok(object) => {
+                if let Some(wanted) = &slot.wanted {
+                    let milliseconds = (now - began).as_secs_f64() * 1000.0;
+                    info!(
+                        configmap = slot.name,
+                        servers = wanted.servers,
+                        bytes = wanted.packed.len(),
+                        milliseconds,
+                        "ConfigMap written"
+                    );
+                }
+                if let Some(changed_at) = changed_at {
+                    self.metrics.publish.observe((now - changed_at).as_secs_f64());
+                }
+                slot.failures = 0;
+                slot.take(&object);
+                slot.not_before = now + SPACING.max(took * SPACING_FACTOR).min(Duration::from_secs(1));
+            }
+            Err(problem) => {
+                slot.failures = slot.failures.saturating_add(1);
+                let pause = Duration::from_millis(100) * 2u32.pow(slot.failures.min(10));
+                slot.not_before = now + pause.min(LONGEST_PAUSE);
+                slot.changed_at = slot.changed_at.or(changed_at);
+                warn!(configmap = slot.name, problem, "the ConfigMap could not be written");
+            }
+        }
+    }
+
+    /// Lets writes under way finish.
+    pub async fn drain(mut self) {
+        while self.writes.join_next().await.is_some() {}
+    }
+}
+
+/// Versions of objects grow, and since Kubernetes 1.35 may be compared; one that is no number is never older.
+pub fn is_older(metadata: &ObjectMeta, than: u64) -> bool {
+    version(metadata).is_some_and(|version| version < than)
+}
+
+/// `metadata.resourceVersion` as a number.
+pub fn version(metadata: &ObjectMeta) -> Option<u64> {
+    metadata.resource_version.as_ref()?.parse().ok()
+}
+
+impl Slot {
+    fn take(&mut self, object: &ConfigMap) {
+        self.there = There::of(object);
+        self.version = version(&object.metadata).unwrap_or(0);
+    }
+
+    fn is_pending(&self) -> bool {
+        !self.writing && (self.stale || self.differs())
+    }
+
+    fn differs(&self) -> bool {
+        !self.too_large && self.wanted.as_ref().is_some_and(|wanted| !self.there.is(&wanted.revision))
+    }
+
+    fn make(&mut self, index: usize, inventory: &Inventory, metrics: &Metrics) {
+        if !self.stale {
+            return;
+        }
+        let began = Instant::now();
+        let packed = inventory.slot(index);
+        let too_large = packed.len() > MAX_BYTES;
+        if too_large && !self.too_large {
+            error!(
+                configmap = self.name,
+                bytes = packed.len(),
+                "the slot is too large for a ConfigMap, its last content stays: use more slots"
+            );
+        }
+        metrics.slot_bytes.with_label_values(&[&self.name]).set(i64::try_from(packed.len()).unwrap_or(i64::MAX));
+        let revision = packed.revision();
+        let servers = inventory.slot_len(index);
+        self.wanted = Some(Wanted { packed, revision, servers, took: began.elapsed() });
+        (self.stale, self.too_large) = (false, too_large);
+        if !self.differs() {
+            self.changed_at = None;
+        }
+    }
+}
+
+impl Wanted {
+    fn object(&self, name: &str) -> ConfigMap {
+        let written = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.6fZ").to_string();
+        let annotations = [(REVISION_ANNOTATION, self.revision.clone()), (WRITTEN_ANNOTATION, written)];
+        let annotations = annotations.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        let metadata = ObjectMeta { name: Some(name.into()), annotations: Some(annotations), ..ObjectMeta::default() };
+        let (data, binary_data) = match &self.packed {
+            Packed::Text(text) => (Some(BTreeMap::from([(SLOT_TEXT_KEY.into(), text.clone())])), None),
+            Packed::Gzip(bytes) => (None, Some(BTreeMap::from([(SLOT_GZIP_KEY.into(), ByteString(bytes.clone()))]))),
+        };
+        ConfigMap { metadata, data, binary_data, immutable: None }
+    }
+}
+
+impl There {
+    fn of(object: &ConfigMap) -> Self {
+        let text = object.data.as_ref().and_then(|data| data.get(SLOT_TEXT_KEY));
+        let gzip = object.binary_data.as_ref().and_then(|data| data.get(SLOT_GZIP_KEY));
+        let packed = match (text, gzip) {
+            (Some(text), None) => Some(Packed::Text(text.clone())),
+            (None, Some(bytes)) => Some(Packed::Gzip(bytes.0.clone())),
+            // With both, it is open which one the gateway takes.
+            _ => None,
+        };
+        let claimed = object.metadata.annotations.as_ref().and_then(|all| all.get(REVISION_ANNOTATION)).cloned();
+        Self { content: packed.map(|packed| packed.revision()), claimed }
+    }
+
+    fn is(&self, revision: &str) -> bool {
+        self.content.as_deref() == Some(revision) && self.claimed.as_deref() == Some(revision)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wanted(packed: Packed) -> Wanted {
+        Wanted { revision: packed.revision(), packed, servers: 0, took: Duration::ZERO }
+    }
+
+    #[test]
+    fn what_is_written_is_what_is_found_there_and_every_edit_is_noticed() {
+        for packed in [Packed::Text("{}".into()), Packed::Gzip(vec![1, 2, 3])] {
+            let wanted = wanted(packed);
+            let object = wanted.object("a");
+            assert!(There::of(&object).is(&wanted.revision));
+            let edits: [fn(&mut ConfigMap); 4] = [
+                |object| object.data = Some(BTreeMap::from([(SLOT_TEXT_KEY.into(), "{} ".into())])),
+                |object| (object.data, object.binary_data) = (None, None),
+                |object| object.metadata.annotations = None,
+                |object| object.binary_data = Some(BTreeMap::from([(SLOT_GZIP_KEY.into(), ByteString(vec![7]))])),
+            ];
+            for edit in edits {
+                let mut edited = object.clone();
+                edit(&mut edited);
+                assert!(!There::of(&edited).is(&wanted.revision), "{edited:?}");
+            }
+        }
+    }
+}

@@ -1,0 +1,503 @@
+//! What an McpServer's status should say, from what became of it and what the gateway replicas tell.
+//!
+//! Pure. Equal inputs give an equal status, so that nothing is written that has not changed.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use portcullis_crds::mcpserver::{GatewayCount, McpServerStatus, ServerInfo, State, Transport};
+use portcullis_crds::{ConditionType, McpServer, Reason, ServerReport};
+use serde_json::{Map, Value};
+
+use crate::fleet::View;
+use crate::inventory::Entry;
+
+/// The longest message of a condition, in characters: enough for people, little enough for 10,000 objects.
+const MAX_MESSAGE: usize = 512;
+
+/// How much a status differs from the one before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Change {
+    /// Not at all.
+    None,
+    /// In counts and messages: it may wait for the next of these.
+    Detail,
+    /// Somebody may wait for it.
+    Transition,
+}
+
+/// One condition before it has a time.
+struct Verdict {
+    status: &'static str,
+    reason: Reason,
+    message: String,
+}
+
+impl Verdict {
+    fn new(status: &'static str, reason: Reason, message: impl Into<String>) -> Self {
+        let message: String = message.into();
+        Self { status, reason, message: message.chars().take(MAX_MESSAGE).collect() }
+    }
+
+    fn good(reason: Reason) -> Self {
+        Self::new("True", reason, "")
+    }
+
+    fn is_true(&self) -> bool {
+        self.status == "True"
+    }
+}
+
+/// The status that an object should have. `too_large`: its slot does not fit into one ConfigMap.
+pub fn desired(entry: &Entry, view: &View, too_large: bool, now: &Time) -> McpServerStatus {
+    let old = &entry.object.status;
+    let accepted = accepted(entry);
+    let refs = resolved_refs(entry, view);
+    let programmed = programmed(entry, view, too_large);
+    let ready = ready(entry, view, &refs, &programmed);
+    let speaks = view.reports.iter().rev().find(|report| report.transport.is_some());
+    let last_error = view.reports.iter().find(|report| !report.ready).map(|report| report.message.clone());
+    let all = [accepted, refs, programmed, ready];
+    let conditions = ConditionType::ALL.into_iter().zip(all);
+    McpServerStatus {
+        observed_generation: Some(entry.object.generation),
+        url: entry.url.clone(),
+        // What was spoken last stays to be seen while a server is away.
+        transport: speaks.and_then(transport).or(old.transport),
+        protocol_version: speaks.and_then(|r| r.protocol_version.clone()).or_else(|| old.protocol_version.clone()),
+        server_info: speaks.and_then(server_info).or_else(|| old.server_info.clone()),
+        tool_count: tool_count(entry, view, old),
+        gateways: Some(GatewayCount { applied: view.applied, ready: view.ready, total: view.total }),
+        last_error: last_error.filter(|text| !text.is_empty()),
+        conditions: conditions
+            .map(|(kind, verdict)| condition(kind, verdict, entry.object.generation, old, now))
+            .collect(),
+    }
+}
+
+/// How much `new` differs from `old`.
+pub fn change(old: &McpServerStatus, new: &McpServerStatus) -> Change {
+    let heart = |status: &McpServerStatus| {
+        let of = |c: &Condition| (c.type_.clone(), c.status.clone(), c.reason.clone(), c.observed_generation);
+        let conditions: Vec<_> = status.conditions.iter().map(of).collect();
+        let facts = (status.url.clone(), status.transport, status.protocol_version.clone(), status.tool_count);
+        (status.observed_generation, conditions, facts)
+    };
+    if old == new {
+        Change::None
+    } else if heart(old) == heart(new) {
+        Change::Detail
+    } else {
+        Change::Transition
+    }
+}
+
+/// Whether a status tells how things ended, rather than that they are under way.
+pub fn is_settled(status: &McpServerStatus, view: &View) -> bool {
+    let waiting = [Reason::Pending, Reason::Probing, Reason::NotProgrammed].map(Reason::as_str);
+    !view.awaited && !status.conditions.iter().any(|condition| waiting.contains(&condition.reason.as_str()))
+}
+
+/// What changes an old status into a new one: a JSON merge patch in which what is absent is null.
+pub fn patch(new: &McpServerStatus) -> Value {
+    const OPTIONAL: [&str; 8] = [
+        "gateways",
+        "lastError",
+        "observedGeneration",
+        "protocolVersion",
+        "serverInfo",
+        "toolCount",
+        "transport",
+        "url",
+    ];
+    let mut status = match serde_json::to_value(new) {
+        Ok(Value::Object(members)) => members,
+        _ => Map::new(),
+    };
+    for name in OPTIONAL {
+        status.entry(name).or_insert(Value::Null);
+    }
+    serde_json::json!({"status": status})
+}
+
+/// The condition of a type, if it is there.
+pub fn find(status: &McpServerStatus, kind: ConditionType) -> Option<&Condition> {
+    status.conditions.iter().find(|condition| condition.type_ == kind.as_str())
+}
+
+fn condition(kind: ConditionType, verdict: Verdict, generation: i64, old: &McpServerStatus, now: &Time) -> Condition {
+    let before = find(old, kind).filter(|condition| condition.status == verdict.status);
+    Condition {
+        type_: kind.as_str().into(),
+        status: verdict.status.into(),
+        reason: verdict.reason.as_str().into(),
+        message: verdict.message,
+        observed_generation: Some(generation),
+        last_transition_time: before.map_or_else(|| now.clone(), |condition| condition.last_transition_time.clone()),
+    }
+}
+
+fn accepted(entry: &Entry) -> Verdict {
+    match &entry.verdict.refusal {
+        Some(refusal) if refusal.reason.condition() == ConditionType::Accepted => {
+            Verdict::new("False", refusal.reason, &refusal.message)
+        }
+        _ => Verdict::good(Reason::Accepted),
+    }
+}
+
+fn resolved_refs(entry: &Entry, view: &View) -> Verdict {
+    if let Some(refusal) = &entry.verdict.refusal {
+        return match refusal.reason.condition() {
+            ConditionType::ResolvedRefs => Verdict::new("False", refusal.reason, &refusal.message),
+            _ => Verdict::new("Unknown", Reason::NotAccepted, "The object is not accepted."),
+        };
+    }
+    let broken = view.reports.iter().find(|report| report.reason.condition() == ConditionType::ResolvedRefs);
+    match broken {
+        Some(report) => Verdict::new("False", report.reason, &report.message),
+        None if view.reports.is_empty() && entry.object.content.as_ref().is_ok_and(|server| names_secrets(server)) => {
+            Verdict::new("Unknown", Reason::Pending, "No gateway replica has looked at the references yet.")
+        }
+        None => Verdict::good(Reason::ResolvedRefs),
+    }
+}
+
+/// The gateway, not the operator, reads Secrets.
+fn names_secrets(server: &McpServer) -> bool {
+    let tls = server.spec.tls.as_ref().is_some_and(|tls| tls.ca_ref.is_some() || tls.client_cert_ref.is_some());
+    tls || server.spec.headers.iter().any(|header| header.secret_ref.is_some())
+}
+
+fn programmed(entry: &Entry, view: &View, too_large: bool) -> Verdict {
+    if entry.verdict.revision.is_none() {
+        return Verdict::new("False", Reason::NotAccepted, "It is not given to the gateway, see the other conditions.");
+    }
+    let of_all = |verb: &str| format!("{} of {} gateway replicas {verb} this generation", view.applied, view.total);
+    if too_large {
+        return Verdict::new(
+            "False",
+            Reason::SnapshotTooLarge,
+            "Its ConfigMap would be larger than Kubernetes allows.",
+        );
+    }
+    if view.total == 0 {
+        return Verdict::new("Unknown", Reason::NoGateway, "No gateway replica is ready.");
+    }
+    if view.applied == view.total {
+        return Verdict::new("True", Reason::Programmed, of_all("have applied"));
+    }
+    if view.applied + view.silent == view.total {
+        let message = format!("{}; {} of them cannot be reached", of_all("have applied"), view.silent);
+        return Verdict::new("Unknown", Reason::GatewayUnreachable, message);
+    }
+    Verdict::new("False", Reason::Pending, of_all("have applied"))
+}
+
+fn ready(entry: &Entry, view: &View, refs: &Verdict, programmed: &Verdict) -> Verdict {
+    if entry.verdict.revision.is_none() {
+        let reason = if refs.status == "False" { Reason::RefsNotResolved } else { Reason::NotAccepted };
+        return Verdict::new("False", reason, "It is not given to the gateway, see the other conditions.");
+    }
+    match entry.object.content.as_ref().map(|server| server.spec.state) {
+        Ok(State::Disabled) => return Verdict::new("False", Reason::Disabled, "spec.state is Disabled."),
+        Ok(State::Draining) => return Verdict::new("False", Reason::Draining, "spec.state is Draining."),
+        _ => {}
+    }
+    if !programmed.is_true() {
+        let status = if programmed.status == "Unknown" { "Unknown" } else { "False" };
+        return Verdict::new(status, Reason::NotProgrammed, &programmed.message);
+    }
+    match view.reports.iter().find(|report| !report.ready) {
+        None => Verdict::new("True", Reason::Ready, tools_in_words(view)),
+        Some(report) => {
+            let reason =
+                if report.reason.condition() == ConditionType::Ready { report.reason } else { Reason::RefsNotResolved };
+            let status = if reason == Reason::Probing { "Unknown" } else { "False" };
+            let message = if view.total == 1 {
+                report.message.clone()
+            } else {
+                format!("{} of {} gateway replicas: {}", view.total - view.ready, view.total, report.message)
+            };
+            Verdict::new(status, reason, message)
+        }
+    }
+}
+
+fn tools_in_words(view: &View) -> String {
+    let most = |count: fn(&ServerReport) -> u32| view.reports.iter().map(count).max().unwrap_or(0);
+    let (tools, renamed, left_out) = (most(|r| r.tools), most(|r| r.renamed), most(|r| r.left_out));
+    let mut text = format!("{tools} tools");
+    if renamed > 0 {
+        text.push_str(&format!(", {renamed} of them as SERVER__TOOL because an older server has the name"));
+    }
+    if left_out > 0 {
+        text.push_str(&format!("; {left_out} more are invalid, double or too many"));
+    }
+    text
+}
+
+fn transport(report: &ServerReport) -> Option<Transport> {
+    match report.transport.as_deref() {
+        Some("sse") => Some(Transport::Sse),
+        Some("streamable-http") => Some(Transport::StreamableHttp),
+        _ => None,
+    }
+}
+
+fn server_info(report: &ServerReport) -> Option<ServerInfo> {
+    let name = report.server_name.clone()?;
+    Some(ServerInfo { name, version: report.server_version.clone().unwrap_or_default() })
+}
+
+fn tool_count(entry: &Entry, view: &View, old: &McpServerStatus) -> Option<u32> {
+    entry.verdict.revision.as_ref()?;
+    view.reports.iter().map(|report| report.tools).max().or(old.tool_count)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use portcullis_crds::{Refusal, ServerKey};
+    use serde_json::json;
+
+    use super::*;
+    use crate::inventory::Object;
+
+    fn at(seconds: i64) -> Time {
+        Time(k8s_openapi::jiff::Timestamp::from_second(seconds).unwrap())
+    }
+
+    fn entry(spec: serde_json::Value, refusal: Option<(Reason, &str)>, given: bool) -> Entry {
+        let server: McpServer = serde_json::from_value(json!({
+            "apiVersion": "portcullis.dev/v1alpha1", "kind": "McpServer", "metadata": {"name": "a"}, "spec": spec,
+        }))
+        .unwrap();
+        let refusal = refusal.map(|(reason, message)| Refusal { reason, message: message.into() });
+        let revision = given.then(|| "1".to_owned());
+        Entry {
+            object: Object {
+                uid: "u".into(),
+                generation: 3,
+                version: 1,
+                status: Default::default(),
+                content: Ok(Arc::new(server)),
+            },
+            verdict: portcullis_crds::Verdict { key: ServerKey::new("n", "a"), generation: 3, refusal, revision },
+            url: given.then(|| "http://a/".to_owned()),
+        }
+    }
+
+    fn plain() -> Entry {
+        entry(json!({"url": "http://a/"}), None, true)
+    }
+
+    fn report(reason: Reason, message: &str) -> ServerReport {
+        ServerReport {
+            key: ServerKey::new("n", "a"),
+            revision: "1".into(),
+            ready: reason == Reason::Ready,
+            reason,
+            message: message.into(),
+            transport: Some("sse".into()),
+            protocol_version: Some("2024-11-05".into()),
+            server_name: Some("mock".into()),
+            server_version: Some("1".into()),
+            tools: 2,
+            renamed: 0,
+            left_out: 0,
+        }
+    }
+
+    fn view(total: u32, silent: u32, reports: Vec<ServerReport>) -> View {
+        let applied = u32::try_from(reports.len()).unwrap();
+        let ready = u32::try_from(reports.iter().filter(|r| r.ready).count()).unwrap();
+        View { total, silent, applied, ready, reports, awaited: false }
+    }
+
+    /// Each condition in one word: its status and its reason.
+    fn words(status: &McpServerStatus) -> Vec<String> {
+        status.conditions.iter().map(|c| format!("{}={}/{}", c.type_, c.status, c.reason)).collect()
+    }
+
+    #[test]
+    fn every_case_has_its_conditions() {
+        let with_secret =
+            json!({"url": "http://a/", "headers": [{"name": "A", "secretRef": {"name": "s", "key": "k"}}]});
+        let ready = || report(Reason::Ready, "");
+        let cases = [
+            (
+                "all is well",
+                plain(),
+                view(2, 0, vec![ready(), ready()]),
+                false,
+                "True/Accepted True/ResolvedRefs True/Programmed True/Ready",
+            ),
+            (
+                "just applied",
+                plain(),
+                view(2, 0, vec![]),
+                false,
+                "True/Accepted True/ResolvedRefs False/Pending False/NotProgrammed",
+            ),
+            (
+                "half applied",
+                plain(),
+                view(2, 0, vec![ready()]),
+                false,
+                "True/Accepted True/ResolvedRefs False/Pending False/NotProgrammed",
+            ),
+            (
+                "no gateway",
+                plain(),
+                view(0, 0, vec![]),
+                false,
+                "True/Accepted True/ResolvedRefs Unknown/NoGateway Unknown/NotProgrammed",
+            ),
+            (
+                "one is silent",
+                plain(),
+                view(2, 1, vec![ready()]),
+                false,
+                "True/Accepted True/ResolvedRefs Unknown/GatewayUnreachable Unknown/NotProgrammed",
+            ),
+            (
+                "too large",
+                plain(),
+                view(1, 0, vec![]),
+                true,
+                "True/Accepted True/ResolvedRefs False/SnapshotTooLarge False/NotProgrammed",
+            ),
+            (
+                "first attempt",
+                plain(),
+                view(1, 0, vec![report(Reason::Probing, "")]),
+                false,
+                "True/Accepted True/ResolvedRefs True/Programmed Unknown/Probing",
+            ),
+            (
+                "one is away",
+                plain(),
+                view(2, 0, vec![report(Reason::BackendUnreachable, "no"), ready()]),
+                false,
+                "True/Accepted True/ResolvedRefs True/Programmed False/BackendUnreachable",
+            ),
+            (
+                "a secret is missing",
+                plain(),
+                view(1, 0, vec![report(Reason::SecretNotFound, "s")]),
+                false,
+                "True/Accepted False/SecretNotFound True/Programmed False/RefsNotResolved",
+            ),
+            (
+                "nobody has looked for the secret",
+                entry(with_secret, None, true),
+                view(1, 0, vec![]),
+                false,
+                "True/Accepted Unknown/Pending False/Pending False/NotProgrammed",
+            ),
+            (
+                "invalid",
+                entry(json!({"url": "x"}), Some((Reason::Invalid, "url")), false),
+                view(1, 0, vec![]),
+                false,
+                "False/Invalid Unknown/NotAccepted False/NotAccepted False/NotAccepted",
+            ),
+            (
+                "no service",
+                entry(json!({"url": "x"}), Some((Reason::ServiceNotFound, "s")), false),
+                view(1, 0, vec![]),
+                false,
+                "True/Accepted False/ServiceNotFound False/NotAccepted False/RefsNotResolved",
+            ),
+            (
+                "the service went",
+                entry(json!({"url": "x"}), Some((Reason::ServiceNotFound, "s")), true),
+                view(1, 0, vec![ready()]),
+                false,
+                "True/Accepted False/ServiceNotFound True/Programmed True/Ready",
+            ),
+            (
+                "disabled",
+                entry(json!({"url": "http://a/", "state": "Disabled"}), None, true),
+                view(1, 0, vec![report(Reason::Disabled, "")]),
+                false,
+                "True/Accepted True/ResolvedRefs True/Programmed False/Disabled",
+            ),
+            (
+                "draining",
+                entry(json!({"url": "http://a/", "state": "Draining"}), None, true),
+                view(1, 0, vec![report(Reason::Draining, "")]),
+                false,
+                "True/Accepted True/ResolvedRefs True/Programmed False/Draining",
+            ),
+        ];
+        for (what, entry, view, too_large, expected) in cases {
+            let status = desired(&entry, &view, too_large, &at(1));
+            let found: Vec<String> = words(&status)
+                .iter()
+                .filter_map(|word| word.split_once('='))
+                .map(|(_, rest)| rest.to_owned())
+                .collect();
+            assert_eq!(found.join(" "), expected, "{what}");
+            assert!(status.conditions.iter().all(|c| c.observed_generation == Some(3)), "{what}");
+        }
+    }
+
+    #[test]
+    fn a_status_says_how_the_server_speaks_and_keeps_it_while_the_server_is_away() {
+        let mut entry = plain();
+        let status = desired(&entry, &view(1, 0, vec![report(Reason::Ready, "")]), false, &at(1));
+        let expected = McpServerStatus {
+            observed_generation: Some(3),
+            url: Some("http://a/".into()),
+            transport: Some(Transport::Sse),
+            protocol_version: Some("2024-11-05".into()),
+            server_info: Some(ServerInfo { name: "mock".into(), version: "1".into() }),
+            tool_count: Some(2),
+            gateways: Some(GatewayCount { applied: 1, ready: 1, total: 1 }),
+            last_error: None,
+            conditions: status.conditions.clone(),
+        };
+        assert_eq!(status, expected);
+        assert_eq!(find(&status, ConditionType::Ready).unwrap().message, "2 tools");
+
+        entry.object.status = status;
+        let away = ServerReport {
+            transport: None,
+            protocol_version: None,
+            server_name: None,
+            tools: 0,
+            ..report(Reason::BackendUnreachable, "cannot be reached")
+        };
+        let after = desired(&entry, &view(1, 0, vec![away]), false, &at(9));
+        assert_eq!((after.transport, after.tool_count), (Some(Transport::Sse), Some(0)));
+        assert_eq!(after.last_error.as_deref(), Some("cannot be reached"));
+        let times: Vec<i64> = after.conditions.iter().map(|c| c.last_transition_time.0.as_second()).collect();
+        assert_eq!(times, [1, 1, 1, 9]);
+    }
+
+    #[test]
+    fn counts_alone_are_a_detail_and_nothing_new_is_no_change() {
+        let mut entry = plain();
+        let ready = || report(Reason::Ready, "");
+        let one = desired(&entry, &view(1, 0, vec![ready()]), false, &at(1));
+        entry.object.status = one.clone();
+        let again = desired(&entry, &view(1, 0, vec![ready()]), false, &at(5));
+        let two = desired(&entry, &view(2, 0, vec![ready(), ready()]), false, &at(5));
+        let away = desired(&entry, &view(1, 0, vec![report(Reason::Unhealthy, "")]), false, &at(5));
+        assert_eq!(
+            [&again, &two, &away].map(|new| change(&one, new)),
+            [Change::None, Change::Detail, Change::Transition]
+        );
+    }
+
+    #[test]
+    fn a_patch_takes_away_what_is_no_longer_so() {
+        let status = McpServerStatus { tool_count: Some(1), ..Default::default() };
+        let expected = json!({"status": {
+            "gateways": null, "lastError": null, "observedGeneration": null, "protocolVersion": null, "serverInfo": null,
+            "toolCount": 1, "transport": null, "url": null,
+        }});
+        assert_eq!(patch(&status), expected);
+    }
+}

@@ -1,0 +1,202 @@
+//! What the API server tells, as one stream of events for the controller.
+
+use std::collections::BTreeSet;
+use std::fmt::Debug;
+use std::pin::Pin;
+
+use futures_util::stream::{Stream, StreamExt as _, select_all};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::core::DeserializeGuard;
+use kube::runtime::WatchStreamExt as _;
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Api, Client, Resource, ResourceExt as _};
+use portcullis_crds::{McpServer, ServerKey};
+use serde::de::DeserializeOwned;
+
+use crate::config::{Config, Gateways, Scope};
+
+/// After so long a watch is asked for anew, so that a connection that has died in silence is noticed soon after.
+const WATCH_SECONDS: u32 = 60;
+
+/// One piece of news.
+pub enum News {
+    /// Of McpServers, from the watch of this number.
+    Server(usize, Event<DeserializeGuard<McpServer>>),
+    /// Of Services, from the watch of this number.
+    Service(usize, Event<Service>),
+    /// Of selected namespaces.
+    Namespace(Event<Namespace>),
+    /// Of the slot of this number.
+    Slot(usize, Event<ConfigMap>),
+    /// Of the gateway's pods.
+    Endpoints(Event<EndpointSlice>),
+    /// A watch broke; it goes on by itself.
+    Broken(&'static str, watcher::Error),
+}
+
+/// All news, for ever.
+pub type Stories = Pin<Box<dyn Stream<Item = News> + Send>>;
+
+/// Watches everything that the configuration names. `namespace` is the operator's own.
+pub fn all(client: &Client, config: &Config, namespace: &str) -> Stories {
+    let mut streams: Vec<Stories> = Vec::new();
+    for (number, scope) in scopes(&config.scope).into_iter().enumerate() {
+        let servers: Api<DeserializeGuard<McpServer>> = api(client, scope.as_deref());
+        streams.push(follow(servers, plain(), "mcpservers", move |event| News::Server(number, event)));
+        let services: Api<Service> = api(client, scope.as_deref());
+        streams.push(follow(services, plain(), "services", move |event| News::Service(number, event)));
+    }
+    if let Scope::Selector(selector) = &config.scope {
+        streams.push(follow(Api::all(client.clone()), plain().labels(selector), "namespaces", News::Namespace));
+    }
+    for (index, name) in config.slots.iter().enumerate() {
+        let one = plain().fields(&format!("metadata.name={name}"));
+        let slots = Api::namespaced(client.clone(), namespace);
+        streams.push(follow(slots, one, "configmaps", move |event| News::Slot(index, event)));
+    }
+    if let Gateways::Service(service) = &config.gateways {
+        let of_service = plain().labels(&format!("kubernetes.io/service-name={service}"));
+        let slices = Api::namespaced(client.clone(), namespace);
+        streams.push(follow(slices, of_service, "endpointslices", News::Endpoints));
+    }
+    Box::pin(select_all(streams))
+}
+
+/// How many watches of McpServers (and as many of Services) there are.
+pub fn scope_count(scope: &Scope) -> usize {
+    scopes(scope).len()
+}
+
+fn scopes(scope: &Scope) -> Vec<Option<String>> {
+    match scope {
+        Scope::All | Scope::Selector(_) => vec![None],
+        Scope::Namespaces(names) => names.iter().cloned().map(Some).collect(),
+    }
+}
+
+fn api<K>(client: &Client, namespace: Option<&str>) -> Api<K>
+where
+    K: Resource<Scope = kube::core::NamespaceResourceScope>,
+    K::DynamicType: Default,
+{
+    match namespace {
+        Some(namespace) => Api::namespaced(client.clone(), namespace),
+        None => Api::all(client.clone()),
+    }
+}
+
+fn plain() -> watcher::Config {
+    watcher::Config::default().timeout(WATCH_SECONDS)
+}
+
+fn follow<K>(
+    api: Api<K>,
+    config: watcher::Config,
+    kind: &'static str,
+    news: impl Fn(Event<K>) -> News + Send + 'static,
+) -> Stories
+where
+    K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+{
+    let stream = watcher(api, config).default_backoff().modify(trim);
+    Box::pin(stream.map(move |item| match item {
+        Ok(event) => news(event),
+        Err(error) => News::Broken(kind, error),
+    }))
+}
+
+/// What nobody looks at would be most of the memory.
+fn trim<K: Resource>(object: &mut K) {
+    object.meta_mut().managed_fields = None;
+    if let Some(annotations) = &mut object.meta_mut().annotations {
+        annotations.retain(|name, _| name.starts_with(portcullis_crds::names::GROUP));
+    }
+}
+
+/// Which objects a watch has listed since it began anew, so that those that are gone are noticed.
+#[derive(Debug)]
+pub struct Listing<K> {
+    listed: BTreeSet<K>,
+    known: BTreeSet<K>,
+    complete: bool,
+}
+
+impl<K> Default for Listing<K> {
+    fn default() -> Self {
+        Self { listed: BTreeSet::new(), known: BTreeSet::new(), complete: false }
+    }
+}
+
+/// What an event of a watch means.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Step<K, T> {
+    /// It is new or has changed.
+    Put(T),
+    /// These are gone.
+    Gone(Vec<K>),
+    /// Nothing yet.
+    Wait,
+}
+
+impl<K: Ord + Clone> Listing<K> {
+    /// Takes an event; `key` names its object.
+    pub fn step<T>(&mut self, event: Event<T>, key: impl Fn(&T) -> K) -> Step<K, T> {
+        match event {
+            Event::Init => {
+                self.listed = BTreeSet::new();
+                Step::Wait
+            }
+            Event::InitApply(object) => {
+                self.listed.insert(key(&object));
+                self.known.insert(key(&object));
+                Step::Put(object)
+            }
+            Event::InitDone => {
+                self.complete = true;
+                let gone = self.known.difference(&self.listed).cloned().collect();
+                self.known = std::mem::take(&mut self.listed);
+                Step::Gone(gone)
+            }
+            Event::Apply(object) => {
+                self.known.insert(key(&object));
+                Step::Put(object)
+            }
+            Event::Delete(object) => {
+                self.known.remove(&key(&object));
+                Step::Gone(vec![key(&object)])
+            }
+        }
+    }
+
+    /// Whether it has listed everything at least once.
+    pub fn is_complete(&self) -> bool {
+        self.complete
+    }
+}
+
+/// Key of a namespaced object.
+pub fn key_of<K: Resource>(object: &K) -> ServerKey {
+    ServerKey::new(object.namespace().unwrap_or_default(), object.name_any())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_new_list_lacks_is_gone() {
+        let mut listing = Listing::default();
+        let mut step = |event: Event<&'static str>| listing.step(event, |name| *name);
+        assert_eq!(step(Event::Init), Step::Wait);
+        assert_eq!(step(Event::InitApply("a")), Step::Put("a"));
+        assert_eq!(step(Event::InitApply("b")), Step::Put("b"));
+        assert_eq!(step(Event::InitDone), Step::Gone(vec![]));
+        assert_eq!(step(Event::Apply("c")), Step::Put("c"));
+        assert_eq!(step(Event::Delete("a")), Step::Gone(vec!["a"]));
+        assert_eq!(step(Event::Init), Step::Wait);
+        assert_eq!(step(Event::InitApply("c")), Step::Put("c"));
+        assert_eq!(step(Event::InitDone), Step::Gone(vec!["b"]));
+        assert!(listing.is_complete());
+    }
+}
