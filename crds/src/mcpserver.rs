@@ -85,7 +85,11 @@ pub struct McpServerSpec {
     /// Headers sent with every request to the server.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
-    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    #[x_kube(
+        merge_strategy = ListMerge::Map(vec!["name".into()]),
+        validation = Rule::new("self.all(h, self.exists_one(o, o.name.lowerAscii() == h.name.lowerAscii()))")
+            .message("headers holds a name twice (upper and lower case are the same): keep one of them")
+    )]
     pub headers: Vec<Header>,
     /// Headers of the caller's request that are passed on, in lower case.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -201,11 +205,11 @@ pub struct Header {
     pub name: String,
     /// Put before the value, such as `Bearer ` with its space.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 64))]
+    #[schemars(length(max = 64), regex(pattern = r"^[^\x00-\x08\x0a-\x1f\x7f]*$"))]
     pub prefix: Option<String>,
     /// The value, for everybody to read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 4096))]
+    #[schemars(length(max = 4096), regex(pattern = r"^[^\x00-\x08\x0a-\x1f\x7f]*$"))]
     pub value: Option<String>,
     /// The value lies in a Secret.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -216,10 +220,10 @@ pub struct Header {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, KubeSchema)]
 pub struct SecretKeyRef {
     /// Name of the Secret.
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$"))]
     pub name: String,
     /// Key in the Secret.
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$"))]
     pub key: String,
 }
 
@@ -227,7 +231,7 @@ pub struct SecretKeyRef {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, KubeSchema)]
 pub struct SecretRef {
     /// Name of the Secret, of type `kubernetes.io/tls`: keys `tls.crt` and `tls.key`.
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$"))]
     pub name: String,
 }
 
@@ -238,11 +242,11 @@ pub struct CaRef {
     #[serde(default)]
     pub kind: CaKind,
     /// Name of the object.
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$"))]
     pub name: String,
     /// Key that holds the PEM certificates.
     #[serde(default = "default_ca_key")]
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$"))]
     pub key: String,
 }
 

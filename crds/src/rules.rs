@@ -239,73 +239,42 @@ fn tools(rules: &ToolRules, found: &mut Vec<String>) {
 mod tests {
     use super::*;
 
-    fn found(yaml: &str) -> Vec<String> {
-        problems(&serde_yaml::from_str(yaml).unwrap())
+    /// The same cases are put to a real API server by `e2e/tests/control_plane`.
+    #[derive(serde::Deserialize)]
+    struct Cases {
+        good: Vec<McpServerSpec>,
+        bad: Vec<Bad>,
+    }
+
+    #[derive(serde::Deserialize)]
+    struct Bad {
+        spec: McpServerSpec,
+        rules: String,
+    }
+
+    fn cases() -> Cases {
+        serde_yaml::from_str(include_str!("../testdata/rules.yaml")).unwrap()
     }
 
     #[test]
     fn good_specs_have_no_problems() {
-        for yaml in [
-            "{url: 'http://a/'}",
-            "{url: 'https://a.b:8443/mcp?x=1', transport: sse, protocolVersion: '2024-11-05', weight: 0, priority: 9}",
-            "{service: {name: a, port: 80}}",
-            "{service: {name: a, port: http, path: /x?y=1}}",
-            "{url: 'https://a/', headers: [{name: A, value: b}, {name: B, prefix: 'Bearer ', secretRef: {name: s, key: k}}]}",
-            "{url: 'https://a/', tls: {caRef: {name: ca}, clientCertRef: {name: c}, serverName: x, insecureSkipVerify: true}}",
-            "{service: {name: a, port: 443, scheme: https}, tls: {caRef: {name: ca}}}",
-            "{url: 'http://[::1]:80/', forwardHeaders: [x-request-id, traceparent]}",
-            "{url: 'http://a/', tools: {prefix: gh, include: ['*'], exclude: [x], overrides: [{name: y, rename: z}]}}",
-        ] {
-            assert_eq!(found(yaml), Vec::<String>::new(), "{yaml}");
+        for spec in cases().good {
+            assert_eq!(problems(&spec), Vec::<String>::new(), "{spec:?}");
         }
     }
 
     #[test]
     fn bad_specs_are_told_what_to_do() {
-        let long = format!("{{url: 'http://a/{}'}}", "x".repeat(2048));
-        let cases = [
-            ("{}", "set exactly one of url and service"),
-            ("{url: 'http://a/', service: {name: a, port: 80}}", "set exactly one of url and service"),
-            ("{url: ''}", "write http://HOST/PATH"),
-            ("{url: 'a/b'}", "write http://HOST/PATH"),
-            ("{url: 'ftp://a/'}", "use http or https"),
-            ("{url: 'http://u:p@a/'}", "secretRef instead"),
-            ("{url: 'http://a/#x'}", "leave it out"),
-            (&long, "shorten it"),
-            ("{service: {name: A, port: 80}}", "service.name"),
-            ("{service: {name: a, port: 0}}", "service.port"),
-            ("{service: {name: a, port: 'b c'}}", "service.port"),
-            ("{service: {name: a, port: 80, path: mcp}}", "service.path"),
-            ("{service: {name: a, port: 80, path: '/m#'}}", "service.path"),
-            ("{url: 'http://a/', weight: 1001}", "use 0 to 1000"),
-            ("{url: 'http://a/', priority: 10}", "use 0 to 9"),
-            ("{url: 'http://a/', protocolVersion: latest}", "write it as 2025-11-25"),
-            ("{url: 'http://a/', transport: sse, protocolVersion: '2026-07-28'}", "use streamable-http"),
-            ("{url: 'http://a/', timeouts: {connectSeconds: 0}}", "outside 1 to 60"),
-            ("{url: 'http://a/', timeouts: {requestSeconds: 3601}}", "outside 1 to 3600"),
-            ("{url: 'http://a/', timeouts: {idleSeconds: 9}}", "outside 10 to 86400"),
-            ("{url: 'http://a/', healthCheck: {intervalSeconds: 4}}", "outside 5 to 3600"),
-            ("{url: 'http://a/', healthCheck: {unhealthyThreshold: 0}}", "outside 1 to 10"),
-            ("{url: 'http://a/', limits: {maxConcurrentRequests: 0}}", "outside 1 to 10000"),
-            ("{url: 'http://a/', headers: [{name: 'a b', value: c}]}", "no header name"),
-            ("{url: 'http://a/', headers: [{name: Host, value: c}]}", "set by the gateway itself"),
-            ("{url: 'http://a/', headers: [{name: Mcp-Session-Id, value: c}]}", "set by the gateway itself"),
-            ("{url: 'http://a/', headers: [{name: A}]}", "exactly one of value and secretRef"),
-            ("{url: 'http://a/', headers: [{name: A, value: b}, {name: a, value: b}]}", "there twice"),
-            ("{url: 'http://a/', headers: [{name: A, value: \"b\\nc\"}]}", "control characters"),
-            ("{url: 'http://a/', headers: [{name: A, secretRef: {name: ../x, key: k}}]}", "is no name"),
-            ("{url: 'http://a/', headers: [{name: A, secretRef: {name: x, key: ..}}]}", "is no name"),
-            ("{url: 'http://a/', forwardHeaders: [Authorization]}", "in lower case"),
-            ("{url: 'http://a/', forwardHeaders: [authorization]}", "must not be passed on"),
-            ("{url: 'http://a/', tls: {}}", "not https"),
-            ("{url: 'https://a/', tls: {caRef: {name: a/b}}}", "is no name"),
-            ("{url: 'http://a/', tools: {prefix: 'a b'}}", "tools.prefix"),
-            ("{url: 'http://a/', tools: {overrides: [{name: a, rename: 'b c'}]}}", "rename to at most 64"),
-            ("{url: 'http://a/', tools: {overrides: [{name: a}, {name: a}]}}", "there twice"),
-        ];
-        for (yaml, expected) in cases {
-            let problems = found(yaml);
-            assert!(problems.len() == 1 && problems[0].contains(expected), "{yaml} gives {problems:?}");
+        for Bad { spec, rules } in cases().bad {
+            let problems = problems(&spec);
+            assert!(problems.len() == 1 && problems[0].contains(&rules), "{spec:?} gives {problems:?}");
         }
+    }
+
+    #[test]
+    fn a_url_may_be_2048_bytes_long() {
+        let url = |length: usize| format!("http://a/{}", "x".repeat(length - 9));
+        assert!(check_url(&url(MAX_URL_BYTES)).is_ok());
+        assert!(check_url(&url(MAX_URL_BYTES + 1)).unwrap_err().ends_with("shorten it"));
     }
 }

@@ -2,12 +2,13 @@
 
 use std::process::ExitCode;
 
-use xtask::{generate, real_servers, tests};
+use xtask::{cluster, generate, real_servers, tests};
 
 const USAGE: &str = "\
 usage: cargo xtask test [--no-skips] [ARGUMENTS OF cargo test...]
        cargo xtask generate [--check]
-       cargo xtask real-servers";
+       cargo xtask real-servers
+       cargo xtask cluster";
 
 fn main() -> anyhow::Result<ExitCode> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -17,6 +18,7 @@ fn main() -> anyhow::Result<ExitCode> {
         "generate" if rest.is_empty() => generate::run(true),
         "generate" if rest == ["--check"] => generate::run(false),
         "real-servers" if rest.is_empty() => Ok(tests::report(&real_servers::set_up()?, true)),
+        "cluster" if rest.is_empty() => cluster::build(),
         _ => {
             eprintln!("{USAGE}");
             Ok(ExitCode::from(2))

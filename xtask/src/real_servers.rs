@@ -22,8 +22,8 @@ pub enum Source {
 /// Something this machine cannot test; displays as `<what>: <reason>`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Skip {
-    what: &'static str,
-    reason: String,
+    pub(crate) what: &'static str,
+    pub(crate) reason: String,
 }
 
 impl Source {

@@ -1,15 +1,17 @@
-//! `cargo xtask test`: every Rust test, with the real servers in place, and a list of what was skipped.
+//! `cargo xtask test`: every Rust test, with the real servers in place (the cluster is used if it is built), and a list of what was skipped.
 
 use std::process::{Command, ExitCode};
 
 use anyhow::Context;
 
+use crate::cluster;
 use crate::real_servers::{self, Skip};
 
 /// Runs `cargo test --workspace` with these arguments. `--no-skips` as the first turns every skip into a failure.
 pub fn run(arguments: &[String]) -> anyhow::Result<ExitCode> {
     let no_skips = arguments.first().is_some_and(|it| it == "--no-skips");
-    let skips = real_servers::set_up()?;
+    let mut skips = real_servers::set_up()?;
+    skips.extend(cluster::skips());
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.args(["test", "--workspace"]).args(&arguments[usize::from(no_skips)..]);
     cargo.env("PORTCULLIS_SKIP", skips.iter().map(|skip| format!("{skip}\n")).collect::<String>());

@@ -1,0 +1,38 @@
+//! The full node that the tests of a process share, and how a test gets into its network.
+
+use std::fs::File;
+use std::os::fd::AsFd as _;
+use std::sync::OnceLock;
+use std::thread;
+
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use tokio::runtime::Builder;
+
+use super::{Cluster, Tier};
+use crate::skip;
+
+/// The node that all tests of this process share. Panics if it cannot be started; ask
+/// [`available`](super::available) before.
+pub fn node() -> &'static Cluster {
+    static SHARED: OnceLock<Result<Cluster, String>> = OnceLock::new();
+    SHARED.get_or_init(|| Cluster::start(Tier::Node)).as_ref().unwrap_or_else(|why| panic!("{why}"))
+}
+
+/// Runs a test inside the node's network: its connections reach pods, Services by address and the API server, and so do
+/// those of the processes it starts. Names of the cluster are not resolved here, only in pods.
+pub fn inside<T: Send>(test: impl AsyncFnOnce(&'static Cluster) -> T + Send) -> T {
+    let cluster = node();
+    let pid = cluster.script().run(&["pid", "node"]).good();
+    let network = File::open(format!("/proc/{}/ns/net", pid.trim())).expect("the node's network");
+    // A thread of its own: it stays in that network, and the harness may run a test in the main thread.
+    thread::scope(|scope| {
+        let run = || {
+            let kind = Some(LinkNameSpaceType::Network);
+            move_into_link_name_space(network.as_fd(), kind).expect("root may enter the network");
+            let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
+            runtime.block_on(test(cluster))
+        };
+        let thread = thread::Builder::new().name(skip::current_test()).spawn_scoped(scope, run).expect("a thread");
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}

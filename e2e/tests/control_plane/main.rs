@@ -1,0 +1,3 @@
+//! What needs a real API server: the definition of McpServer, and the operator.
+
+mod definition;

@@ -1,0 +1,73 @@
+//! The Kubernetes for end-to-end tests: whether it is built, and building it.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use anyhow::Context;
+
+use crate::real_servers::Skip;
+
+/// How much of a cluster a test needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tier {
+    /// etcd, API server and controller manager, on free ports of 127.0.0.1.
+    ControlPlane,
+    /// A full node that runs pods; needs root.
+    Node,
+}
+
+impl Tier {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::ControlPlane, Self::Node];
+
+    /// The name in skip lists.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::ControlPlane => "control-plane",
+            Self::Node => "full-cluster",
+        }
+    }
+
+    /// Whether it can be started on this machine without building anything.
+    ///
+    /// # Errors
+    /// What is missing, and what to do.
+    pub fn ready(self) -> Result<(), String> {
+        if self == Self::Node && !rustix::process::geteuid().is_root() {
+            return Err("a full cluster needs root".into());
+        }
+        let parts = match self {
+            Self::ControlPlane => "control-plane",
+            Self::Node => "all",
+        };
+        let output = Command::new(script()).args(["built", parts]).output();
+        match output {
+            Ok(output) if output.status.success() => Ok(()),
+            Ok(output) => {
+                let why = String::from_utf8_lossy(&output.stderr);
+                Err(format!("{}: run `cargo xtask cluster` (15 minutes, once)", why.trim()))
+            }
+            Err(error) => Err(format!("{}: {error}", script().display())),
+        }
+    }
+
+    fn skip(self) -> Option<Skip> {
+        Some(Skip { what: self.name(), reason: self.ready().err()? })
+    }
+}
+
+/// The script that starts and stops clusters.
+pub fn script() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../e2e/cluster/cluster")
+}
+
+/// `cargo xtask cluster`: builds what is missing, into a cache outside the repository.
+pub fn build() -> anyhow::Result<ExitCode> {
+    let built = Command::new(script()).arg("build").status().context("starting e2e/cluster/cluster")?;
+    Ok(if built.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The tiers that this machine cannot test as it is.
+pub fn skips() -> Vec<Skip> {
+    Tier::ALL.into_iter().filter_map(Tier::skip).collect()
+}
