@@ -1,4 +1,4 @@
-//! The gateway as a process of its own, for what only a process has: commands, exit codes and signals.
+//! The gateway and the operator as processes of their own, for what only a process has: commands, exit codes and signals.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -16,7 +16,7 @@ use serde_json::Value;
 use crate::gateway::LIMIT;
 
 /// The binary, opened: another build may replace the file while tests run.
-static BINARY: LazyLock<File> = LazyLock::new(|| File::open(build()).expect("the binary was built"));
+static BINARY: LazyLock<File> = LazyLock::new(|| File::open(built("portcullis-gateway")).expect("it was built"));
 
 /// What a command left behind.
 #[derive(Debug, PartialEq, Eq)]
@@ -141,12 +141,19 @@ fn lines(log: &str) -> impl Iterator<Item = Value> {
     log.lines().filter_map(|line| serde_json::from_str(line).ok())
 }
 
-/// Builds the binary in the profile and folder of this test, and gives its path.
+/// Builds the project's binaries in the profile and folder of this test, and gives the path of one.
+pub fn built(name: &str) -> PathBuf {
+    static FOLDER: LazyLock<PathBuf> = LazyLock::new(build);
+    FOLDER.join(name)
+}
+
+/// With the tests of the whole workspace, as `cargo xtask test` builds them: any other selection would choose other
+/// features of the dependencies, and compile all of them again. Binaries come with their packages' own tests.
 fn build() -> PathBuf {
     let own = std::env::current_exe().expect("a path");
     let folder = own.ancestors().nth(2).expect("target/PROFILE/deps/TEST").to_owned();
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args(["build", "--quiet", "--package", "portcullis-gateway", "--bin", "portcullis-gateway"]);
+    cargo.args(["test", "--quiet", "--workspace", "--no-run"]);
     cargo.arg("--target-dir").arg(folder.parent().expect("the target folder"));
     if folder.ends_with("release") {
         cargo.arg("--release");
@@ -156,5 +163,5 @@ fn build() -> PathBuf {
     let mut child = cargo.current_dir(workspace).stderr(Stdio::piped()).spawn().expect("cargo starts");
     let read = child.stderr.take().expect("it is piped").read_to_string(&mut output);
     assert!(child.wait().is_ok_and(|status| status.success()) && read.is_ok(), "building failed: {output}");
-    folder.join("portcullis-gateway")
+    folder
 }

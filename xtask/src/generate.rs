@@ -2,6 +2,7 @@
 //!
 //! The crates' own tests know how; so this crate needs none of them and stays quick to build.
 
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use anyhow::Context;
@@ -12,7 +13,8 @@ const GENERATE: &str = "PORTCULLIS_GENERATE";
 /// Writes the files, or compares them and fails on a difference.
 pub fn run(write: bool) -> anyhow::Result<ExitCode> {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args(["test", "--quiet", "--package", "portcullis-gateway", "--test", "docs", "generated::"]);
+    // The whole workspace, so that no dependency is compiled with other features than for the tests.
+    cargo.args(["test", "--quiet", "--workspace", "--test", "docs", "generated::"]);
     if write {
         cargo.env(GENERATE, "1");
     } else {
@@ -20,4 +22,26 @@ pub fn run(write: bool) -> anyhow::Result<ExitCode> {
     }
     let passed = cargo.status().context("starting cargo")?.success();
     Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The folder of the whole project.
+pub fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// Writes a file that is made from the code, or, in an ordinary test, compares it.
+///
+/// # Panics
+/// If it is not what the code says, or cannot be written.
+pub fn check(path: &str, text: &str) {
+    let file = repository().join(path);
+    if std::env::var_os(GENERATE).is_some() {
+        let written =
+            std::fs::create_dir_all(file.parent().unwrap_or(&file)).and_then(|()| std::fs::write(&file, text));
+        return written.unwrap_or_else(|error| panic!("{path} cannot be written: {error}"));
+    }
+    let there = std::fs::read_to_string(&file).unwrap_or_default();
+    let differs = there.lines().zip(text.lines()).position(|(old, new)| old != new);
+    let line = differs.unwrap_or_else(|| there.lines().count().min(text.lines().count())) + 1;
+    assert!(there == text, "{path}, line {line}, is not what the code says: run `cargo xtask generate`");
 }
