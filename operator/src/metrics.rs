@@ -66,7 +66,7 @@ impl Metrics {
         let build = make.gauges("build_info", "Always 1; the labels tell what runs.", &["version"]);
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         let metrics = Self {
-            leader: make.gauge("leader", "1 while this replica writes."),
+            leader: make.gauge("leader", "Whether this replica writes: 1 or 0."),
             servers: make.gauges("mcpservers", "McpServers by the status of their condition Ready.", &["ready"]),
             slot_writes: make.counters("slot_writes_total", "ConfigMaps written for the gateway.", &["outcome"]),
             slot_bytes: make.gauges("slot_bytes", "Size of a ConfigMap's content.", &["slot"]),
