@@ -36,6 +36,9 @@ pub struct DemoArgs {
     /// End after the first call instead of waiting for Ctrl-C
     #[arg(long)]
     pub once: bool,
+    /// Only the two MCP servers, at this ADDRESS:PORT, under /sse and /mcp
+    #[arg(long, value_name = "ADDRESS:PORT", conflicts_with_all = ["once", "demo_port"])]
+    pub serve: Option<SocketAddr>,
 }
 
 /// Runs the demo until Ctrl-C.
@@ -45,14 +48,29 @@ pub struct DemoArgs {
 pub fn run(args: &DemoArgs) -> anyhow::Result<()> {
     let (sink, _guard) = portcullis_runtime::LogSink::to(std::io::stderr())?;
     log::init("WARNING", false, sink)?;
-    runtime()?.block_on(show(args))
+    match args.serve {
+        Some(address) => runtime()?.block_on(serve_alone(address)),
+        None => runtime()?.block_on(show(args)),
+    }
+}
+
+/// The servers without a gateway, for trying out one that runs elsewhere.
+async fn serve_alone(address: SocketAddr) -> anyhow::Result<()> {
+    let stop = signal::termination()?;
+    let mut tasks = Supervisor::new();
+    let both = servers::legacy().merge(servers::streamable());
+    let address = start(&mut tasks, "demo servers", address, both).await?;
+    println!("MCP servers: http://{address}/sse (legacy HTTP+SSE), http://{address}/mcp (streamable HTTP)");
+    let drain = Drain { readiness: Readiness::default(), delay: Duration::ZERO, grace: Duration::from_secs(2) };
+    Ok(tasks.run(stop, drain).await?)
 }
 
 async fn show(args: &DemoArgs) -> anyhow::Result<()> {
     let stop = signal::termination()?;
     let mut tasks = Supervisor::new();
-    let legacy = start(&mut tasks, "demo server (HTTP+SSE)", servers::legacy()).await?;
-    let modern = start(&mut tasks, "demo server (streamable HTTP)", servers::streamable()).await?;
+    let free = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let legacy = start(&mut tasks, "demo server (HTTP+SSE)", free, servers::legacy()).await?;
+    let modern = start(&mut tasks, "demo server (streamable HTTP)", free, servers::streamable()).await?;
     let urls = [format!("http://{legacy}/sse"), format!("http://{modern}/mcp")];
     let (gateway, token) = gateway(args.demo_port, &urls.join(",")).await?;
     let address = gateway.address();
@@ -71,9 +89,14 @@ async fn show(args: &DemoArgs) -> anyhow::Result<()> {
     Ok(tasks.run(tour, drain).await?)
 }
 
-async fn start(tasks: &mut Supervisor, name: &'static str, router: axum::Router) -> Result<SocketAddr, ServeError> {
-    let listener = serve::listen((Ipv4Addr::LOCALHOST, 0).into()).await?;
-    let address = listener.local_addr().unwrap_or((Ipv4Addr::LOCALHOST, 0).into());
+async fn start(
+    tasks: &mut Supervisor,
+    name: &'static str,
+    at: SocketAddr,
+    router: axum::Router,
+) -> Result<SocketAddr, ServeError> {
+    let listener = serve::listen(at).await?;
+    let address = listener.local_addr().unwrap_or(at);
     let limits = Limits { drain_grace: Duration::from_secs(1), ..Limits::default() };
     tasks.spawn(name, serve::serve(listener, serve::router(router), limits, Arc::default(), tasks.shutdown()));
     Ok(address)
