@@ -87,7 +87,8 @@ mod tests {
 
     #[test]
     fn comments_above_keys_become_rows_and_sections_become_paths() {
-        let values = "# About the file.\n\na:\n  # One\n  # two.\n  b: [x: 1]\n  c:\n    # Three.\n    d: \"\"\n# Four.\ne: 1\n";
+        let values =
+            "# About the file.\n\na:\n  # One\n  # two.\n  b: [x: 1]\n  c:\n    # Three.\n    d: \"\"\n# Four.\ne: 1\n";
         let wanted = [row("a.b", "[x: 1]", "One two."), row("a.c.d", "\"\"", "Three."), row("e", "1", "Four.")];
         assert_eq!(rows(values).unwrap(), wanted);
     }

@@ -1,7 +1,7 @@
 //! The project's own chores, as functions: what `cargo xtask` runs and the tests look up.
 
-pub mod cluster;
 pub mod chart;
+pub mod cluster;
 pub mod generate;
 pub mod real_servers;
 pub mod tests;

@@ -40,7 +40,8 @@ fn every_panel_has_a_place_of_its_own_and_asks_the_chosen_source() {
     let dashboard: Value = serde_json::from_str(&read(DASHBOARD)).expect("JSON");
     let panels = dashboard["panels"].as_array().expect("panels");
     let ids: BTreeSet<_> = panels.iter().map(|panel| panel["id"].as_i64().expect("an id")).collect();
-    let places: BTreeSet<_> = panels.iter().map(|panel| (panel["gridPos"]["x"].as_i64(), panel["gridPos"]["y"].as_i64())).collect();
+    let places: BTreeSet<_> =
+        panels.iter().map(|panel| (panel["gridPos"]["x"].as_i64(), panel["gridPos"]["y"].as_i64())).collect();
     assert_eq!((ids.len(), places.len()), (panels.len(), panels.len()));
     for panel in panels.iter().filter(|panel| panel["type"] != "row") {
         assert_eq!(panel["datasource"]["uid"], "${datasource}", "{}", panel["title"]);
@@ -70,7 +71,8 @@ fn alerts_fire_when_they_should_and_only_then() {
 fn every_query_of_the_dashboard_is_one() {
     require!(promtool());
     let dashboard: Value = serde_json::from_str(&read(DASHBOARD)).expect("JSON");
-    let targets = dashboard["panels"].as_array().expect("panels").iter().filter_map(|panel| panel["targets"].as_array());
+    let targets =
+        dashboard["panels"].as_array().expect("panels").iter().filter_map(|panel| panel["targets"].as_array());
     let rules: Vec<Value> = targets
         .flatten()
         .enumerate()

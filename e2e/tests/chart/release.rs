@@ -8,7 +8,7 @@ use portcullis_e2e::cluster::{Said, Space, Tier, available, control_plane};
 use portcullis_e2e::require;
 use serde_json::{Value, json};
 
-use crate::chart::{combinations, folder, objects};
+use crate::chart::{combinations, folder, objects, repository};
 
 /// The kinds that only clusters with Prometheus' operator and the Gateway API know. Their real definitions have some
 /// 20,000 lines; these stand in for them and take everything.
@@ -134,6 +134,18 @@ fn define_others(space: &Space<'_>) {
 }
 
 #[tokio::test]
+async fn the_api_server_takes_every_example() {
+    require!(available(Tier::ControlPlane));
+    let space = Space::new(control_plane()).await;
+    let examples = repository("docs/examples").display().to_string();
+    let applied = space.kubectl(&["apply", "--recursive", "-f", &examples]);
+    assert_eq!(applied.stderr, "");
+    let names = applied.good();
+    assert!(names.contains("mcpserver.portcullis.dev/docs created"), "{names}");
+    assert!(names.contains("mcpserver.portcullis.dev/search"), "{names}");
+}
+
+#[tokio::test]
 async fn upgrades_and_rollbacks_leave_what_the_operator_wrote() {
     require!(available(Tier::ControlPlane));
     let space = Space::new(control_plane()).await;
@@ -167,11 +179,14 @@ async fn uninstalling_leaves_mcpservers_and_nothing_else() {
     require!(available(Tier::ControlPlane));
     let space = Space::new(control_plane()).await;
     let release = Release::install(&space, &[]);
-    space.apply("apiVersion: portcullis.dev/v1alpha1\nkind: McpServer\nmetadata: {name: kept}\nspec: {url: http://a.example}\n");
+    space.apply(
+        "apiVersion: portcullis.dev/v1alpha1\nkind: McpServer\nmetadata: {name: kept}\nspec: {url: http://a.example}\n",
+    );
     drop(release);
     assert!(space.servers().get_opt("kept").await.expect("an answer").is_some());
     let ours = "app.kubernetes.io/instance=portcullis";
-    let kinds = "deployments,services,configmaps,secrets,serviceaccounts,roles,rolebindings,poddisruptionbudgets";
+    let kinds =
+        "deployments,services,configmaps,secrets,leases,serviceaccounts,roles,rolebindings,poddisruptionbudgets";
     assert_eq!(space.kubectl(&["get", kinds, "-l", ours, "-o", "name"]).good(), "");
     let cluster_wide = space.cluster.kubectl(&["get", "clusterroles,clusterrolebindings", "-o", "name"]).good();
     assert!(!cluster_wide.contains(&format!("{}:", space.name)), "{cluster_wide}");

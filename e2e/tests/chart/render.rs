@@ -20,33 +20,66 @@ fn every_combination_passes_the_strict_linter() {
 #[test]
 fn every_combination_renders_what_it_did() {
     require!(available(Tier::ControlPlane));
-    let render = |file: &str| objects(&template(control_plane(), &["--values", file]));
+    let render = |file: &str| {
+        let mut rendered = objects(&template(control_plane(), &["--values", file]));
+        rendered.values_mut().for_each(mask);
+        rendered
+    };
     let minimal = render(&combinations()["minimal"]);
     for (name, file) in combinations() {
-        let rendered = render(&file);
-        let mut shown = if name == "minimal" { rendered } else { difference(&minimal, rendered) };
-        shown.values_mut().for_each(mask);
-        let text: Vec<String> = shown.values().map(|object| serde_yaml::to_string(object).expect("YAML")).collect();
+        let base = if name == "minimal" { BTreeMap::new() } else { minimal.clone() };
         let mut settings = insta::Settings::clone_current();
         settings.set_snapshot_path("golden");
         settings.set_prepend_module_to_snapshot(false);
         settings.set_omit_expression(true);
-        settings.bind(|| insta::assert_snapshot!(name, text.join("---\n")));
+        settings.bind(|| insta::assert_snapshot!(name, difference(&base, &render(&file))));
     }
 }
 
-fn difference(minimal: &BTreeMap<String, Value>, rendered: BTreeMap<String, Value>) -> BTreeMap<String, Value> {
-    let missing = minimal.keys().filter(|key| !rendered.contains_key(*key));
-    let mut shown: BTreeMap<String, Value> = missing.map(|key| (key.clone(), json!({ "absent": key }))).collect();
-    shown.extend(rendered.into_iter().filter(|(key, object)| minimal.get(key) != Some(object)));
-    shown
+/// New objects whole, those that are gone by name, and each line that is other in the rest.
+fn difference(base: &BTreeMap<String, Value>, rendered: &BTreeMap<String, Value>) -> String {
+    let gone = base.keys().filter(|key| !rendered.contains_key(*key)).map(|key| format!("--- gone: {key}\n"));
+    let shown = rendered.iter().filter(|(key, object)| base.get(*key) != Some(*object)).map(|(key, object)| {
+        let Some(before) = base.get(key) else {
+            return format!("--- {key}\n{}", serde_yaml::to_string(object).expect("YAML"));
+        };
+        let (mut old, mut new) = (BTreeSet::new(), BTreeSet::new());
+        flatten("", before, &mut old);
+        flatten("", object, &mut new);
+        let mut lines: Vec<_> = old.difference(&new).map(|line| (line, '-')).collect();
+        lines.extend(new.difference(&old).map(|line| (line, '+')));
+        lines.sort();
+        let lines: String = lines.into_iter().map(|(line, sign)| format!("{sign} {line}\n")).collect();
+        format!("--- changed: {key}\n{lines}")
+    });
+    gone.chain(shown).collect()
 }
 
-/// What is random, and what has a test of its own.
+/// One line for each leaf: its path, with the names of items where they have some, and its value.
+fn flatten(path: &str, value: &Value, lines: &mut BTreeSet<String>) {
+    match value {
+        Value::Object(members) if !members.is_empty() => {
+            members.iter().for_each(|(name, value)| flatten(&format!("{path}.{name}"), value, lines));
+        }
+        Value::Array(items) if !items.is_empty() => {
+            for (index, item) in items.iter().enumerate() {
+                let name = item["name"].as_str().map_or_else(|| index.to_string(), str::to_owned);
+                flatten(&format!("{path}[{name}]"), item, lines);
+            }
+        }
+        _ => drop(lines.insert(format!("{}: {value}", path.trim_start_matches('.')))),
+    }
+}
+
+/// Takes out what is random, what changes with each version, and what has a test of its own.
 fn mask(object: &mut Value) {
+    if let Some(labels) = object.pointer_mut("/metadata/labels").and_then(Value::as_object_mut) {
+        labels.retain(|name, _| !matches!(name.as_str(), "helm.sh/chart" | "app.kubernetes.io/version"));
+    }
     if object["kind"] == "Secret" {
         let data = object["data"].as_object_mut().expect("data");
-        data.values_mut().for_each(|value| *value = json!(format!("{} characters", value.as_str().unwrap().len())));
+        data.values_mut()
+            .for_each(|value| *value = json!(format!("{} characters", value.as_str().map_or(0, str::len))));
     }
     if object.pointer("/metadata/labels/grafana_dashboard").is_some() {
         object["data"] = json!("files/dashboard.json");
@@ -109,11 +142,14 @@ fn what_cannot_work_is_refused_with_a_sentence() {
 fn names_begin_with_the_release_and_fit() {
     require!(available(Tier::ControlPlane));
     let services = |release: &str| {
-        let text = control_plane().helm(&["template", release, &folder(), "--show-only", "templates/services.yaml"]).good();
+        let text =
+            control_plane().helm(&["template", release, &folder(), "--show-only", "templates/services.yaml"]).good();
         objects(&text).into_keys().collect::<Vec<_>>()
     };
     assert_eq!(services("my-portcullis"), ["Service /my-portcullis", "Service /my-portcullis-gateway-admin"]);
     assert_eq!(services("tools"), ["Service /tools-portcullis", "Service /tools-portcullis-gateway-admin"]);
+    let said = control_plane().helm(&["template", "x", &folder(), "--set", "fullnameOverride=mcp"]).good();
+    assert!(objects(&said).contains_key("Deployment /mcp-gateway"));
     let long = services(&"x".repeat(53));
     assert_eq!(long, [format!("Service /{}", "x".repeat(40)), format!("Service /{}-gateway-admin", "x".repeat(40))]);
 }

@@ -1,9 +1,11 @@
 //! What the service accounts of an installed chart may do: the whole of it, asked of the API server.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use portcullis_e2e::cluster::{Space, Tier, available, control_plane};
 use portcullis_e2e::require;
+use portcullis_e2e::wait::wait_for;
 
 use crate::release::Release;
 
@@ -14,7 +16,8 @@ type Right = (String, String, String);
 fn rights(space: &Space<'_>, account: &str, namespace: &str) -> BTreeSet<Right> {
     let list = |account: &str| -> BTreeSet<Right> {
         let user = format!("--as=system:serviceaccount:{account}");
-        let said = space.cluster.kubectl(&["auth", "can-i", "--list", "--no-headers", &user, "--namespace", namespace]).good();
+        let said =
+            space.cluster.kubectl(&["auth", "can-i", "--list", "--no-headers", &user, "--namespace", namespace]).good();
         said.lines().filter_map(right).collect()
     };
     let anybody = list("nowhere:nobody");
@@ -82,12 +85,22 @@ async fn with_a_list_of_namespaces_nothing_is_granted_elsewhere() {
     for name in [&team, &other] {
         space.cluster.kubectl(&["create", "namespace", name]).good();
     }
-    let release = Release::install(&space, &[
-        "--set", "snapshot.slots=2", "--set", &format!("watch.namespaces={{{team}}}"),
-        "--set", &format!("credentials.namespaces={{{other}}}"),
-    ]);
+    let release = Release::install(
+        &space,
+        &[
+            "--set",
+            "snapshot.slots=2",
+            "--set",
+            &format!("watch.namespaces={{{team}}}"),
+            "--set",
+            &format!("credentials.namespaces={{{other}}}"),
+        ],
+    );
     let nothing = BTreeSet::new();
-    assert_eq!(table(&space, "portcullis-operator", &team), [own_of_operator(), watched_by_operator(), nothing.clone()]);
+    assert_eq!(
+        table(&space, "portcullis-operator", &team),
+        [own_of_operator(), watched_by_operator(), nothing.clone()]
+    );
     assert_eq!(table(&space, "portcullis-gateway", &other), [own_of_gateway(), credentials(), nothing.clone()]);
     assert_eq!(rights(&space, "portcullis-gateway", &team), nothing);
     drop(release);
@@ -108,10 +121,19 @@ async fn with_all_namespaces_the_operator_still_sees_no_secret() {
 async fn a_selector_and_token_reviews_and_all_credentials_add_just_that() {
     require!(available(Tier::ControlPlane));
     let space = Space::new(control_plane()).await;
-    let release = Release::install(&space, &[
-        "--set", "snapshot.slots=2", "--set", "watch.namespaceSelector=portcullis=enabled",
-        "--set", "credentials.namespaces={*}", "--set", "auth.kubernetes.tokenReview=true",
-    ]);
+    let release = Release::install(
+        &space,
+        &[
+            "--set",
+            "snapshot.slots=2",
+            "--set",
+            "watch.namespaceSelector=portcullis=enabled",
+            "--set",
+            "credentials.namespaces={*}",
+            "--set",
+            "auth.kubernetes.tokenReview=true",
+        ],
+    );
     let operator = both(watched_by_operator(), wanted([("namespaces", "", "get list watch")]));
     assert_eq!(rights(&space, "portcullis-operator", "default"), operator);
     let gateway = both(credentials(), wanted([("tokenreviews.authentication.k8s.io", "", "create")]));
@@ -149,20 +171,26 @@ async fn those_who_may_edit_a_namespace_may_edit_its_servers() {
     require!(available(Tier::ControlPlane));
     let space = Space::new(control_plane()).await;
     let _release = Release::install(&space, &[]);
-    let roles = BTreeMap::from([("view", "get list watch"), ("edit", "create delete deletecollection get list patch update watch")]);
+    let roles = BTreeMap::from([
+        ("view", "get list watch"),
+        ("edit", "create delete deletecollection get list patch update watch"),
+    ]);
     for (role, verbs) in roles {
         let user = format!("{}:{role}", space.name);
         space.cluster.kubectl(&["create", "serviceaccount", role, "--namespace", &space.name]).good();
         let account = format!("--serviceaccount={user}");
         let role_argument = format!("--clusterrole={role}");
-        space.cluster.kubectl(&["create", "rolebinding", role, &role_argument, &account, "--namespace", &space.name]).good();
+        space
+            .cluster
+            .kubectl(&["create", "rolebinding", role, &role_argument, &account, "--namespace", &space.name])
+            .good();
         // The roles are gathered by a controller, a moment later.
         let found = || {
             let all = rights(&space, role, &space.name);
             all.into_iter().find(|(resource, _, _)| resource == "mcpservers.portcullis.dev").map(|right| right.2)
         };
         let what = format!("the role {role} to include McpServers");
-        portcullis_e2e::wait::wait_for(&what, portcullis_e2e::cluster::LIMIT, async || {
+        wait_for(&what, Duration::from_secs(30), async || {
             (found().as_deref() == Some(verbs)).then_some(()).ok_or_else(found)
         })
         .await;

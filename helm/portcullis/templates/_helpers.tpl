@@ -146,7 +146,7 @@ readinessProbe:
 {{- define "portcullis.apiAccess" -}}
 - name: api-access
   projected:
-    defaultMode: 0440
+    defaultMode: 288 # 0440
     sources:
       - serviceAccountToken: {path: token, expirationSeconds: 3600}
       - configMap:
