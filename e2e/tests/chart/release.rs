@@ -146,6 +146,21 @@ async fn the_api_server_takes_every_example() {
 }
 
 #[tokio::test]
+async fn the_definition_is_upgraded_as_documented() {
+    require!(available(Tier::ControlPlane));
+    let space = Space::new(control_plane()).await;
+    let mut file = tempfile::NamedTempFile::new().expect("a file");
+    file.write_all(space.helm(&["show", "crds", &folder()]).good().as_bytes()).expect("written");
+    let path = file.path().display().to_string();
+    let applied =
+        space.kubectl(&["apply", "--server-side", "--force-conflicts", "--dry-run=server", "-f", &path]).good();
+    assert!(
+        applied.starts_with("customresourcedefinition.apiextensions.k8s.io/mcpservers.portcullis.dev"),
+        "{applied}"
+    );
+}
+
+#[tokio::test]
 async fn upgrades_and_rollbacks_leave_what_the_operator_wrote() {
     require!(available(Tier::ControlPlane));
     let space = Space::new(control_plane()).await;
