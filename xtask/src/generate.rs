@@ -7,11 +7,14 @@ use std::process::{Command, ExitCode};
 
 use anyhow::Context;
 
+use crate::chart;
+
 /// Tells those tests to write rather than to compare.
 const GENERATE: &str = "PORTCULLIS_GENERATE";
 
 /// Writes the files, or compares them and fails on a difference.
 pub fn run(write: bool) -> anyhow::Result<ExitCode> {
+    chart::readme(write)?;
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     // The whole workspace, so that no dependency is compiled with other features than for the tests.
     cargo.args(["test", "--quiet", "--workspace", "--test", "docs", "generated::"]);

@@ -1,0 +1,238 @@
+//! Against a real API server: that it takes every object, and what Helm leaves alone when it upgrades and uninstalls.
+
+use std::io::Write as _;
+use std::process::Stdio;
+
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use portcullis_e2e::cluster::{Said, Space, Tier, available, control_plane};
+use portcullis_e2e::require;
+use serde_json::{Value, json};
+
+use crate::chart::{combinations, folder, objects, repository};
+
+/// The kinds that only clusters with Prometheus' operator and the Gateway API know. Their real definitions have some
+/// 20,000 lines; these stand in for them and take everything.
+const OTHERS: [(&str, &str, &str); 4] = [
+    ("gateway.networking.k8s.io", "httproutes", "HTTPRoute"),
+    ("monitoring.coreos.com", "podmonitors", "PodMonitor"),
+    ("monitoring.coreos.com", "servicemonitors", "ServiceMonitor"),
+    ("monitoring.coreos.com", "prometheusrules", "PrometheusRule"),
+];
+
+const EMPTY_SLOT: &str = r#"{"version":1,"servers":[]}"#;
+
+/// The chart, installed under its own name into a namespace. Dropping it uninstalls it.
+pub struct Release<'a> {
+    space: &'a Space<'a>,
+}
+
+impl<'a> Release<'a> {
+    /// Installs it, with arguments of Helm.
+    pub fn install(space: &'a Space<'a>, arguments: &[&str]) -> Self {
+        let release = Self { space };
+        release.helm("install", arguments).good();
+        release
+    }
+
+    fn upgrade(&self, arguments: &[&str]) {
+        self.helm("upgrade", arguments).good();
+    }
+
+    fn helm(&self, verb: &str, arguments: &[&str]) -> Said {
+        self.space.helm(&[&[verb, "portcullis", &folder()], arguments].concat())
+    }
+
+    /// Deletes an object.
+    pub fn delete(&self, kind: &str, name: &str) {
+        self.space.kubectl(&["delete", kind, name]).good();
+    }
+
+    /// Writes a slot without servers, as the operator does; `who` is the flag `--as`.
+    pub fn write_slot(&self, name: &str, who: &str) -> Said {
+        let slot = json!({
+            "apiVersion": "v1", "kind": "ConfigMap",
+            "metadata": {"name": name, "annotations": {"portcullis.dev/revision": "0"}}, "data": {"servers.json": EMPTY_SLOT},
+        });
+        let mut file = tempfile::NamedTempFile::new().expect("a file");
+        file.write_all(slot.to_string().as_bytes()).expect("written");
+        let path = file.path().display().to_string();
+        // Without a look at the API's description, which costs a second and is not what is asked here.
+        let flags = ["--server-side", "--force-conflicts", "--field-manager=portcullis-operator", "--validate=false"];
+        self.space.kubectl(&[&["apply", "-f", &path, who], &flags[..]].concat())
+    }
+
+    async fn slot(&self, name: &str) -> Option<ConfigMap> {
+        self.space.api().get_opt(name).await.expect("an answer")
+    }
+
+    async fn slot_text(&self, name: &str) -> Option<String> {
+        self.slot(name).await?.data?.remove("servers.json")
+    }
+}
+
+impl Drop for Release<'_> {
+    fn drop(&mut self) {
+        self.space.helm(&["uninstall", "portcullis", "--ignore-not-found"]);
+    }
+}
+
+#[tokio::test]
+async fn the_api_server_takes_every_object_of_every_combination_in_a_restricted_namespace() {
+    require!(available(Tier::ControlPlane));
+    let space = Space::new(control_plane()).await;
+    for level in ["enforce", "warn"] {
+        let label = format!("pod-security.kubernetes.io/{level}=restricted");
+        space.cluster.kubectl(&["label", "namespace", &space.name, &label]).good();
+    }
+    for name in ["team-a", "team-b"] {
+        space.cluster.kubectl(&["create", "namespace", name]).good();
+    }
+    define_others(&space);
+    for (name, file) in combinations() {
+        let text = space.helm(&["template", "portcullis", &folder(), "--values", &file]).good();
+        let objects = objects(&text);
+        let count = objects.len();
+        let accepted = dry_run(&space, objects.into_values());
+        assert_eq!(accepted.stdout.lines().count(), count, "{name}: {accepted:?}");
+        assert_eq!(accepted.stderr, "", "{name}: a warning");
+    }
+}
+
+/// What violates Pod Security is refused if it is a pod, and gives a warning if it makes pods.
+fn dry_run(space: &Space<'_>, objects: impl Iterator<Item = Value>) -> Said {
+    let items: Vec<Value> = objects
+        .map(|mut object| {
+            // kubectl wants one namespace for all, or each object to say its own.
+            if object.pointer("/metadata/namespace").is_none() {
+                object["metadata"]["namespace"] = json!(space.name);
+            }
+            object
+        })
+        .collect();
+    let mut file = tempfile::Builder::new().suffix(".json").tempfile().expect("a file");
+    let list = json!({"apiVersion": "v1", "kind": "List", "items": items});
+    file.write_all(list.to_string().as_bytes()).expect("written");
+    let path = file.path().display().to_string();
+    space.cluster.kubectl(&["apply", "--server-side", "--dry-run=server", "-f", &path])
+}
+
+fn define_others(space: &Space<'_>) {
+    for (group, plural, kind) in OTHERS {
+        let schema = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
+        let version = json!({"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": schema}});
+        let names = json!({"plural": plural, "singular": kind.to_lowercase(), "kind": kind});
+        let definition = json!({
+            "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+            // The Gateway API's group is one of those that Kubernetes protects.
+            "metadata": {"name": format!("{plural}.{group}"), "annotations": {"api-approved.kubernetes.io": "unapproved, a stand-in"}},
+            "spec": {"group": group, "scope": "Namespaced", "names": names, "versions": [version]},
+        });
+        space.apply(&definition.to_string());
+        let name = format!("crd/{plural}.{group}");
+        space.kubectl(&["wait", "--for=condition=Established", &name, "--timeout=30s"]).good();
+    }
+}
+
+#[tokio::test]
+async fn the_api_server_takes_every_example() {
+    require!(available(Tier::ControlPlane));
+    let space = Space::new(control_plane()).await;
+    let examples = repository("docs/examples").display().to_string();
+    let applied = space.kubectl(&["apply", "--recursive", "-f", &examples]);
+    assert_eq!(applied.stderr, "");
+    let names = applied.good();
+    assert!(names.contains("mcpserver.portcullis.dev/docs created"), "{names}");
+    assert!(names.contains("mcpserver.portcullis.dev/search"), "{names}");
+}
+
+#[tokio::test]
+async fn the_definition_is_upgraded_as_documented() {
+    require!(available(Tier::ControlPlane));
+    let space = Space::new(control_plane()).await;
+    let mut file = tempfile::NamedTempFile::new().expect("a file");
+    file.write_all(space.helm(&["show", "crds", &folder()]).good().as_bytes()).expect("written");
+    let path = file.path().display().to_string();
+    let applied =
+        space.kubectl(&["apply", "--server-side", "--force-conflicts", "--dry-run=server", "-f", &path]).good();
+    assert!(
+        applied.starts_with("customresourcedefinition.apiextensions.k8s.io/mcpservers.portcullis.dev"),
+        "{applied}"
+    );
+}
+
+#[tokio::test]
+async fn upgrades_and_rollbacks_leave_what_the_operator_wrote() {
+    require!(available(Tier::ControlPlane));
+    let space = Space::new(control_plane()).await;
+    let release = Release::install(&space, &[]);
+    let slot = "portcullis-servers-4-0";
+    assert_eq!(release.slot_text(slot).await, None);
+    let operator = format!("--as=system:serviceaccount:{}:portcullis-operator", space.name);
+    release.write_slot(slot, &operator).good();
+    let written = Some(EMPTY_SLOT.to_owned());
+
+    release.upgrade(&["--set", "commonLabels.team=platform"]);
+    let labels = release.slot(slot).await.expect("it is there").metadata.labels.expect("labels");
+    assert_eq!(labels["team"], "platform");
+    assert_eq!(release.slot_text(slot).await, written);
+    space.helm(&["rollback", "portcullis", "1"]).good();
+    assert_eq!(release.slot_text(slot).await, written);
+    release.upgrade(&["--set", "commonLabels.team=other", "--server-side=false"]);
+    assert_eq!(release.slot_text(slot).await, written);
+
+    // Another number of slots is another set: nothing old is read by mistake.
+    release.upgrade(&["--set", "snapshot.slots=2"]);
+    assert!(release.slot(slot).await.is_none());
+    assert!(release.slot("portcullis-servers-2-1").await.is_some());
+    space.helm(&["rollback", "portcullis", "1"]).good();
+    assert_eq!(release.slot_text(slot).await, None);
+    assert!(release.slot(slot).await.is_some());
+}
+
+#[tokio::test]
+async fn uninstalling_leaves_mcpservers_and_nothing_else() {
+    require!(available(Tier::ControlPlane));
+    let space = Space::new(control_plane()).await;
+    let release = Release::install(&space, &[]);
+    space.apply(
+        "apiVersion: portcullis.dev/v1alpha1\nkind: McpServer\nmetadata: {name: kept}\nspec: {url: http://a.example}\n",
+    );
+    drop(release);
+    assert!(space.servers().get_opt("kept").await.expect("an answer").is_some());
+    let ours = "app.kubernetes.io/instance=portcullis";
+    let kinds =
+        "deployments,services,configmaps,secrets,leases,serviceaccounts,roles,rolebindings,poddisruptionbudgets";
+    assert_eq!(space.kubectl(&["get", kinds, "-l", ours, "-o", "name"]).good(), "");
+    let cluster_wide = space.cluster.kubectl(&["get", "clusterroles,clusterrolebindings", "-o", "name"]).good();
+    assert!(!cluster_wide.contains(&format!("{}:", space.name)), "{cluster_wide}");
+    Release::install(&space, &[]);
+}
+
+#[tokio::test]
+async fn a_random_secret_is_made_once() {
+    require!(available(Tier::ControlPlane));
+    let space = Space::new(control_plane()).await;
+    let create = ["--set", "auth.sharedSecret.create=true"];
+    let release = Release::install(&space, &create);
+    let secret = async || {
+        let secret: Secret = space.api().get("portcullis-jwt").await.expect("it is there");
+        secret.data.expect("data")["jwt-secret"].0.clone()
+    };
+    let first = secret().await;
+    assert_eq!(first.len(), 64);
+    release.upgrade(&create);
+    assert_eq!(secret().await, first);
+}
+
+/// The pod of `helm test`, as far as that goes without a node: its script is a good one for a plain shell.
+#[test]
+fn the_script_of_the_test_pod_is_valid() {
+    require!(available(Tier::ControlPlane));
+    let everything = combinations().remove("everything").expect("it is there");
+    let text = control_plane().helm(&["template", "portcullis", &folder(), "--values", &everything]).good();
+    let pod = objects(&text).remove("Pod /portcullis-test").expect("it is there");
+    let script = pod.pointer("/spec/containers/0/args/0").and_then(Value::as_str).expect("a script");
+    let mut shell = std::process::Command::new("sh").arg("-n").stdin(Stdio::piped()).spawn().expect("it starts");
+    shell.stdin.take().expect("it is piped").write_all(script.as_bytes()).expect("it reads");
+    assert!(shell.wait().expect("it ends").success(), "{script}");
+}

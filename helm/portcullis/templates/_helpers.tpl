@@ -1,0 +1,163 @@
+{{/* What every name begins with. 40 characters leave room for what follows. */}}
+{{- define "portcullis.fullname" -}}
+{{- $name := default .Chart.Name .Values.nameOverride -}}
+{{- $full := ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) -}}
+{{- default $full .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
+{{- end -}}
+
+{{/* Cluster-wide objects carry the namespace too, for there may be a release of the same name in another. */}}
+{{- define "portcullis.clusterName" -}}
+{{ .Release.Namespace }}:{{ include "portcullis.fullname" . }}
+{{- end -}}
+
+{{/* Labels that select the pods of a part: (list . "gateway"). */}}
+{{- define "portcullis.selector" -}}
+{{- $root := first . -}}
+app.kubernetes.io/name: {{ default $root.Chart.Name $root.Values.nameOverride }}
+app.kubernetes.io/instance: {{ $root.Release.Name }}
+app.kubernetes.io/component: {{ last . }}
+{{- end -}}
+
+{{/* Labels of every object: (list . "gateway"). */}}
+{{- define "portcullis.labels" -}}
+{{- $root := first . -}}
+helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace "+" "_" }}
+app.kubernetes.io/version: {{ $root.Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ $root.Release.Service }}
+app.kubernetes.io/part-of: portcullis
+{{ include "portcullis.selector" . }}
+{{- with $root.Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{/* Names of the slots, as a YAML list. Their number is part of the name, so that another number is another set. */}}
+{{- define "portcullis.slots" -}}
+{{- $count := int .Values.snapshot.slots -}}
+{{- range $index := until $count }}
+- {{ include "portcullis.fullname" $ }}-servers-{{ $count }}-{{ $index }}
+{{- end }}
+{{- end -}}
+
+{{- define "portcullis.image" -}}
+{{- $tag := default .Chart.AppVersion .Values.image.tag -}}
+{{ .Values.image.repository }}:{{ $tag }}{{ with .Values.image.digest }}@{{ . }}{{ end }}
+{{- end -}}
+
+{{- define "portcullis.secretName" -}}
+{{- if .Values.auth.sharedSecret.create -}}
+{{ include "portcullis.fullname" . }}-jwt
+{{- else -}}
+{{ .Values.auth.sharedSecret.existingSecret }}
+{{- end -}}
+{{- end -}}
+
+{{/* Labels of a pod: (list . "gateway" .Values.gateway). No versions, so that only a change of the pod replaces it. */}}
+{{- define "portcullis.podLabels" -}}
+{{ include "portcullis.selector" (list (index . 0) (index . 1)) }}
+{{- with merge dict (index . 2).podLabels (index . 0).Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{/* Settings of a pod that both parts share: (list . "gateway" .Values.gateway). */}}
+{{- define "portcullis.podSpec" -}}
+{{- $root := index . 0 }}
+{{- $part := index . 1 }}
+{{- $values := index . 2 -}}
+serviceAccountName: {{ include "portcullis.fullname" $root }}-{{ $part }}
+automountServiceAccountToken: false
+enableServiceLinks: false
+securityContext:
+  runAsNonRoot: true
+  runAsUser: 65532
+  runAsGroup: 65532
+  fsGroup: 65532
+  seccompProfile:
+    type: RuntimeDefault
+{{- with $root.Values.imagePullSecrets }}
+imagePullSecrets:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $values.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with $values.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $values.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $values.affinity }}
+affinity:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+topologySpreadConstraints:
+  {{- range default (include "portcullis.spread" . | fromYamlArray) $values.topologySpreadConstraints }}
+  - {{ toYaml . | nindent 4 | trim }}
+    {{- if not .labelSelector }}
+    labelSelector:
+      matchLabels:
+        {{- include "portcullis.selector" (list $root $part) | nindent 8 }}
+    {{- end }}
+  {{- end }}
+{{- end -}}
+
+{{- define "portcullis.spread" -}}
+- maxSkew: 1
+  topologyKey: kubernetes.io/hostname
+  whenUnsatisfiable: ScheduleAnyway
+  matchLabelKeys: [pod-template-hash]
+- maxSkew: 1
+  topologyKey: topology.kubernetes.io/zone
+  whenUnsatisfiable: ScheduleAnyway
+  matchLabelKeys: [pod-template-hash]
+{{- end -}}
+
+{{- define "portcullis.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+runAsNonRoot: true
+capabilities:
+  drop: [ALL]
+{{- end -}}
+
+{{/* Only the process itself counts for life; a pod that waits for its configuration is not ready, but alive. */}}
+{{- define "portcullis.probes" -}}
+startupProbe:
+  httpGet: {path: /livez, port: admin}
+  periodSeconds: 1
+  failureThreshold: 60
+livenessProbe:
+  httpGet: {path: /livez, port: admin}
+  periodSeconds: 10
+  timeoutSeconds: 5
+  failureThreshold: 3
+readinessProbe:
+  httpGet: {path: /readyz, port: admin}
+  periodSeconds: 2
+  timeoutSeconds: 2
+  failureThreshold: 2
+{{- end -}}
+
+{{/* What the client of the API server reads, with a token that lives for an hour and is renewed by the kubelet. */}}
+{{- define "portcullis.apiAccess" -}}
+- name: api-access
+  projected:
+    defaultMode: 288 # 0440
+    sources:
+      - serviceAccountToken: {path: token, expirationSeconds: 3600}
+      - configMap:
+          name: kube-root-ca.crt
+          items: [{key: ca.crt, path: ca.crt}]
+      - downwardAPI:
+          items: [{path: namespace, fieldRef: {apiVersion: v1, fieldPath: metadata.namespace}}]
+{{- end -}}
+
+{{- define "portcullis.apiAccessMount" -}}
+- name: api-access
+  mountPath: /var/run/secrets/kubernetes.io/serviceaccount
+  readOnly: true
+{{- end -}}
