@@ -125,7 +125,14 @@ async fn until(what: &str, began: Instant, mut look: impl AsyncFnMut() -> bool) 
 fn quantiles(what: &str, mut all: Vec<Duration>) {
     all.sort();
     let at = |share: f64| all[((all.len() - 1) as f64 * share).round() as usize].as_secs_f64() * 1000.0;
-    println!("{what}: p50 {:.0} ms, p90 {:.0} ms, p99 {:.0} ms, most {:.0} ms ({} times)", at(0.5), at(0.9), at(0.99), at(1.0), all.len());
+    println!(
+        "{what}: p50 {:.0} ms, p90 {:.0} ms, p99 {:.0} ms, most {:.0} ms ({} times)",
+        at(0.5),
+        at(0.9),
+        at(0.99),
+        at(1.0),
+        all.len()
+    );
 }
 
 async fn create(client: &Client, names: impl Iterator<Item = String>, url: &str) {
@@ -170,7 +177,11 @@ async fn latencies(stage: &Stage, cluster: &Cluster, client: &Client, url: &str,
 async fn everything(stage: &Stage, what: &str, total: u64, began: Instant) {
     let routable = until("routable", began, async || stage.connected().await >= total).await;
     let statuses = until("statuses", began, async || stage.ready_statuses().await >= total).await;
-    println!("{what}: all routable after {:.1} s, all statuses written after {:.1} s", routable.as_secs_f64(), statuses.as_secs_f64());
+    println!(
+        "{what}: all routable after {:.1} s, all statuses written after {:.1} s",
+        routable.as_secs_f64(),
+        statuses.as_secs_f64()
+    );
 }
 
 #[tokio::main(flavor = "current_thread")]
