@@ -65,6 +65,18 @@ pub struct Options {
     /// Longest life of a token that is accepted, in seconds; without it, any
     #[arg(long, global = true, env = "JWT_MAX_LIFETIME", value_name = "SECONDS")]
     pub jwt_max_lifetime: Option<String>,
+    /// Accept service-account tokens of this cluster: true or false
+    #[arg(long, global = true, env = "KUBERNETES_TOKENS", value_name = "BOOL", default_value = "false")]
+    pub kubernetes_tokens: Option<String>,
+    /// Audience (aud) that service-account tokens must have
+    #[arg(long, global = true, env = "KUBERNETES_AUDIENCE", value_name = "AUDIENCE", default_value = "portcullis")]
+    pub kubernetes_audience: Option<String>,
+    /// Ask the API server too whether a service-account token still holds, once in 30 s for each: true or false
+    #[arg(long, global = true, env = "TOKEN_REVIEW", value_name = "BOOL", default_value = "false")]
+    pub token_review: Option<String>,
+    /// YAML file with more issuers of tokens
+    #[arg(long, global = true, env = "ISSUERS_FILE", value_name = "FILE")]
+    pub issuers: Option<PathBuf>,
     /// Accept ?token= on the REST routes: true or false
     #[arg(long, global = true, env = "ALLOW_QUERY_TOKEN", value_name = "BOOL", default_value = "true")]
     pub allow_query_token: Option<String>,
@@ -210,7 +222,20 @@ impl Options {
             audience: text(&self.jwt_audience).map(str::to_owned),
             leeway: Duration::from_secs(number(problems, "JWT_LEEWAY", &self.jwt_leeway, 10, 0..=60)),
             max_lifetime: lifetime.map(Duration::from_secs),
+            issuers_file: path(&self.issuers),
+            kubernetes: self.kubernetes(problems),
         }
+    }
+
+    /// Whether and how service-account tokens are checked.
+    fn kubernetes(&self, problems: &mut Vec<Problem>) -> Option<auth::Kubernetes> {
+        let wanted = boolean(problems, "KUBERNETES_TOKENS", &self.kubernetes_tokens, false);
+        let review = boolean(problems, "TOKEN_REVIEW", &self.token_review, false);
+        if review && !wanted {
+            problems.push("TOKEN_REVIEW is true without KUBERNETES_TOKENS: set KUBERNETES_TOKENS=true too".into());
+        }
+        let audience = text(&self.kubernetes_audience).unwrap_or("portcullis").to_owned();
+        wanted.then_some(auth::Kubernetes { audience, review })
     }
 
     /// Where the servers come from.

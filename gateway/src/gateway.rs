@@ -17,6 +17,7 @@ use crate::auth::Authenticator;
 use crate::config::{Config, Problem};
 use crate::front::access_log::AccessLog;
 use crate::front::{self, App, FrontOptions};
+use crate::kubernetes;
 use crate::metrics::Metrics;
 use crate::pool::{Pool, Published};
 use crate::secrets::Secrets;
@@ -36,6 +37,7 @@ pub struct Gateway {
     pool: Pool,
     app: Arc<App>,
     applied: Latch,
+    keys: Latch,
     log: Option<LogSink>,
 }
 
@@ -56,18 +58,17 @@ impl Gateway {
     /// # Errors
     /// See [`StartError`]; all wrong settings are told at once.
     pub async fn bind(config: Config, log: Option<LogSink>) -> Result<Self, StartError> {
-        let auth = Authenticator::new(&config.auth);
+        let metrics = Metrics::new();
+        let auth = authenticator(&config, &metrics).await;
         let source = Source::open(&config.source);
         let (auth, source) = match (auth, source) {
             (Ok(auth), Ok(source)) => (auth, source),
             (auth, source) => {
-                let mut problems: Vec<Problem> =
-                    auth.err().into_iter().flatten().map(|problem| problem.to_string()).collect();
+                let mut problems = auth.err().unwrap_or_default();
                 problems.extend(source.err());
                 return Err(StartError::Settings(problems));
             }
         };
-        let metrics = Metrics::new();
         let shared = Arc::new(Shared {
             roots: LazyLock::new(system_roots),
             secrets: Secrets { folder: config.secrets.clone() },
@@ -77,7 +78,7 @@ impl Gateway {
         });
         let published = Published::default();
         let readiness = Readiness::default();
-        let applied = readiness.latch("configuration");
+        let (applied, keys) = (readiness.latch("configuration"), readiness.latch("keys"));
         let app = Arc::new(App {
             auth,
             published: published.clone(),
@@ -92,7 +93,7 @@ impl Gateway {
             Some(address) => Some(serve::listen(address).await?),
             None => None,
         };
-        Ok(Self { config, listener, admin, source, pool: Pool::new(shared, published), app, applied, log })
+        Ok(Self { config, listener, admin, source, pool: Pool::new(shared, published), app, applied, keys, log })
     }
 
     /// The address callers come to.
@@ -114,7 +115,7 @@ impl Gateway {
     /// A task ended that should not: the process should exit with a code other than 0.
     pub async fn run(self, signal: impl Future<Output = ()>) -> Result<(), Failure> {
         let (address, admin_address) = (self.address(), self.admin_address());
-        let Self { config, listener, admin, source, pool, app, applied, log } = self;
+        let Self { config, listener, admin, source, pool, app, applied, keys, log } = self;
         let mut tasks = Supervisor::new();
         let connections = Arc::new(Connections::default());
         export(&app.metrics, &connections, log);
@@ -132,6 +133,9 @@ impl Gateway {
         tasks.spawn("soundness", ended(tell_soundness(soundness, metrics, stop_of(stop))));
         let stop = tasks.shutdown();
         tasks.spawn("source", ended(follow(source, config.secrets.clone(), stop_of(stop))));
+
+        let (checks, stop) = (app.clone(), tasks.shutdown());
+        tasks.spawn("keys", ended(async move { until(stop, checks.auth.keep_keys(keys)).await }));
 
         let probes = AdminState { readiness: app.readiness.clone(), registry: app.metrics.registry.clone() };
         let routes = match admin {
@@ -169,6 +173,29 @@ fn limits(connections: usize, grace: Duration) -> Limits {
 async fn ended(work: impl Future<Output = ()>) -> Result<(), std::convert::Infallible> {
     work.await;
     Ok(())
+}
+
+async fn until(stop: portcullis_runtime::Shutdown, work: impl Future<Output = ()>) {
+    tokio::select! {
+        () = work => {}
+        () = stop.requested() => {}
+    }
+}
+
+/// Who checks tokens, or everything that is wrong with the settings about them.
+async fn authenticator(config: &Config, metrics: &Metrics) -> Result<Authenticator, Vec<Problem>> {
+    let mut problems = Vec::new();
+    let client = match config.auth.kubernetes {
+        Some(_) => kubernetes::client().await.map_err(|problem| problems.push(format!("KUBERNETES_TOKENS: {problem}"))),
+        None => Err(()),
+    };
+    match Authenticator::with_cluster(&config.auth, client.as_ref().ok(), metrics.clone()) {
+        Ok(auth) if problems.is_empty() => Ok(auth),
+        made => {
+            problems.extend(made.err().into_iter().flatten().map(|problem| problem.to_string()));
+            Err(problems)
+        }
+    }
 }
 
 async fn stop_of(stop: portcullis_runtime::Shutdown) {

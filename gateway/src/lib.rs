@@ -13,6 +13,7 @@ pub mod demo;
 pub mod front;
 pub mod gateway;
 pub mod handle;
+pub mod kubernetes;
 pub mod listing;
 pub mod metrics;
 pub mod pick;

@@ -11,7 +11,8 @@ use portcullis_runtime::{Connections, LogSink};
 use prometheus::core::{Collector, Desc, Describer as _};
 use prometheus::proto::{Counter, Metric, MetricFamily, MetricType};
 use prometheus::{
-    Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry,
 };
 
 /// Seconds; the first ones are the gateway's own work, the last ones slow tools.
@@ -34,6 +35,12 @@ pub struct Metrics {
     pub unknown_tools: IntCounter,
     /// `portcullis_auth_rejections_total{reason}`
     pub auth_rejections: IntCounterVec,
+    /// `portcullis_keys_refreshes_total{issuer,outcome}`
+    pub keys_refreshes: IntCounterVec,
+    /// `portcullis_keys_fetched_timestamp_seconds{issuer}`: the last time that the issuer answered with keys.
+    pub keys_fetched: GaugeVec,
+    /// `portcullis_token_reviews_total{outcome}`
+    pub token_reviews: IntCounterVec,
     /// `portcullis_server_up{server}`: 1 with an open session.
     pub server_up: IntGaugeVec,
     /// `portcullis_server_calls_in_flight{server}`
@@ -149,6 +156,21 @@ impl Metrics {
             ),
             unknown_tools: make.counter("unknown_tool_calls_total", "Calls of tools that no server offers."),
             auth_rejections: make.counters("auth_rejections_total", "Requests refused for their token.", &["reason"]),
+            keys_refreshes: make.counters(
+                "keys_refreshes_total",
+                "Times the keys of an issuer were fetched.",
+                &["issuer", "outcome"],
+            ),
+            keys_fetched: make.float_gauges(
+                "keys_fetched_timestamp_seconds",
+                "When an issuer answered with keys last.",
+                &["issuer"],
+            ),
+            token_reviews: make.counters(
+                "token_reviews_total",
+                "Times the cluster was asked about a token.",
+                &["outcome"],
+            ),
             server_up: make.gauges("server_up", "1 with an open session to the server.", &["server"]),
             in_flight: make.gauges("server_calls_in_flight", "Calls the server has now.", &["server"]),
             reconnects: make.counters(
@@ -199,6 +221,12 @@ impl Metrics {
         self.snapshot_apply.observe(took.as_secs_f64());
     }
 
+    /// Notes that an issuer has answered with keys.
+    pub fn keys_fetched_now(&self, issuer: &str) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.keys_fetched.with_label_values(&[issuer]).set(now.as_secs_f64());
+    }
+
     /// Forgets a server that is gone, so that its series end.
     pub fn forget(&self, server: &str) {
         for gauges in [&self.server_up, &self.in_flight, &self.catalog_tools, &self.tools_left_out, &self.tools_renamed]
@@ -232,7 +260,12 @@ fn labels_of(collector: &impl Collector, server: &str) -> Vec<Vec<(String, Strin
     of_server.map(pairs).collect()
 }
 
-/// Every outcome.
+/// Outcomes of `portcullis_keys_refreshes_total`.
+pub const KEYS_OUTCOMES: [&str; 4] = ["changed", "unchanged", "bad_answer", "unreachable"];
+/// Outcomes of `portcullis_token_reviews_total`.
+pub const REVIEW_OUTCOMES: [&str; 3] = ["accepted", "refused", "unavailable"];
+
+/// Every outcome of a call.
 pub const OUTCOMES: [Outcome; 8] = [
     Outcome::Ok,
     Outcome::ToolError,
@@ -291,6 +324,10 @@ impl Maker {
 
     fn gauge(&self, name: &str, help: &str) -> IntGauge {
         self.register("gauge", IntGauge::new(named(name), help))
+    }
+
+    fn float_gauges(&self, name: &str, help: &str, labels: &[&str]) -> GaugeVec {
+        self.register("gauge", GaugeVec::new(Opts::new(named(name), help), labels))
     }
 
     fn float_gauge(&self, name: &str, help: &str) -> Gauge {

@@ -9,6 +9,7 @@ use tokio::runtime::{Builder, Runtime};
 use crate::auth::Authenticator;
 use crate::config::{Config, Options, Problem, SourceConfig};
 use crate::gateway::{Gateway, StartError};
+use crate::kubernetes;
 use crate::source::folder::Folder;
 
 /// For the last log lines to be written.
@@ -46,10 +47,16 @@ fn with_files(options: &Options, mut problems: Vec<Problem>) -> Vec<Problem> {
     problems
 }
 
-/// What is wrong with the keys of the tokens.
+/// What is wrong with the keys of the tokens, and with the way to the cluster if its tokens are accepted.
 pub(crate) fn key_problems(options: &Options) -> Vec<Problem> {
-    let found = Authenticator::new(&options.auth(&mut Vec::new())).err().unwrap_or_default();
-    found.iter().map(ToString::to_string).collect()
+    let settings = options.auth(&mut Vec::new());
+    let found = Authenticator::new(&settings).err().unwrap_or_default();
+    let mut problems: Vec<Problem> = found.iter().map(ToString::to_string).collect();
+    if settings.kubernetes.is_some() {
+        let client = runtime().map_err(|error| error.to_string()).and_then(|it| it.block_on(kubernetes::client()));
+        problems.extend(client.err().map(|problem| format!("KUBERNETES_TOKENS: {problem}")));
+    }
+    problems
 }
 
 /// One thread where there is one processor: it is faster there, and its slowest answers are much faster.

@@ -108,7 +108,7 @@ fn the_gateway_does_not_start_with_wrong_settings_and_names_them_all() {
     let url = ("MCP_URL", "http://a.invalid/");
     let short = "JWT_SECRET is shorter than 32 bytes: make one with 'openssl rand -base64 48'";
     let known = "JWT_SECRET is a well-known or trivial secret: make one with 'openssl rand -base64 48'";
-    let none = "no key to check tokens with: set JWT_SECRET or JWT_SECRET_FILE (HS algorithms), or JWT_PUBLIC_KEY_FILE or JWT_JWKS_FILE (all others)";
+    let none = "no key to check tokens with: set JWT_SECRET or JWT_SECRET_FILE (HS algorithms), JWT_PUBLIC_KEY_FILE or JWT_JWKS_FILE (all others), ISSUERS_FILE, or KUBERNETES_TOKENS=true";
     let cases: [(&[(&str, &str)], &str); 3] = [
         (&[url, ("JWT_SECRET", "hunter2")], short),
         (&[url, ("JWT_SECRET", "your-secret-key-here-your-secret-key-here")], known),

@@ -6,6 +6,7 @@ mod commands;
 mod direct;
 mod files;
 mod fleet;
+mod issuers;
 mod log;
 mod real_servers;
 mod reload;

@@ -15,12 +15,15 @@ use super::Identity;
 
 /// How long a checked token is remembered, at most. It is forgotten when it expires.
 pub(super) const MAX_AGE: Duration = Duration::from_secs(60);
+/// The same for a token that the cluster was asked about: so long a revocation may go unnoticed.
+pub(super) const MAX_AGE_REVIEWED: Duration = Duration::from_secs(30);
 /// How many tokens are remembered, at most.
 pub(super) const CAPACITY: usize = 10_000;
 /// Parts with a lock each, so that two threads seldom wait for one another.
 const SHARDS: usize = 16;
 
-type Digest = [u8; 32];
+/// SHA-256 of a token.
+pub(super) type Digest = [u8; 32];
 type Shard = HashMap<Digest, Entry>;
 
 /// Tokens that were good a moment ago.
@@ -41,12 +44,20 @@ struct Entry {
     identity: Arc<Identity>,
     generation: u64,
     checked_at: SystemTime,
+    max_age: Duration,
+}
+
+impl Ticket {
+    /// The token's digest.
+    pub(super) fn digest(&self) -> Digest {
+        self.digest
+    }
 }
 
 impl Entry {
     fn holds(&self, generation: u64, now: SystemTime) -> bool {
         // A clock that was set back makes the age unknown.
-        let fresh = now.duration_since(self.checked_at).is_ok_and(|age| age < MAX_AGE);
+        let fresh = now.duration_since(self.checked_at).is_ok_and(|age| age < self.max_age);
         fresh && self.generation == generation && now < self.identity.expires_at
     }
 }
@@ -66,9 +77,10 @@ impl TokenCache {
         Some(Arc::clone(&entry.identity))
     }
 
-    /// Remembers the bearer of a token that was just checked.
-    pub(super) fn insert(&self, ticket: &Ticket, identity: &Arc<Identity>, now: SystemTime) {
-        let entry = Entry { identity: Arc::clone(identity), generation: ticket.generation, checked_at: now };
+    /// Remembers the bearer of a token that was checked at `now`, for `max_age`.
+    pub(super) fn insert(&self, ticket: &Ticket, identity: &Arc<Identity>, now: SystemTime, max_age: Duration) {
+        let identity = Arc::clone(identity);
+        let entry = Entry { identity, generation: ticket.generation, checked_at: now, max_age };
         let mut dropped = Shard::default();
         let mut shard = self.shard(ticket);
         if shard.len() >= CAPACITY / SHARDS {

@@ -10,7 +10,7 @@ use serde::{
 };
 use serde_json::{Map, Value};
 
-use super::{AuthError, Issuer};
+use super::{AuthError, Issuer, verify::Name};
 
 /// The start of the year 10000. A later expiry is a mistake, such as a time in milliseconds.
 const END_OF_TIME: Duration = Duration::from_secs(253_402_300_800);
@@ -46,12 +46,12 @@ impl<'de> Deserialize<'de> for Claims {
 
 impl Claims {
     /// Checks times, issuer and audience, and returns the time of expiry.
-    pub(super) fn check(&self, issuer: &Issuer, now: SystemTime) -> Result<SystemTime, AuthError> {
+    pub(super) fn check(&self, issuer: &Issuer, name: &Name, now: SystemTime) -> Result<SystemTime, AuthError> {
         let expiry = self.check_times(issuer, now)?;
-        if issuer.name.is_some() && issuer.name.as_deref() != self.issuer()? {
+        if !name.vouches_for(self.issuer()?) {
             return Err(AuthError::Issuer);
         }
-        if issuer.audience.as_deref().is_some_and(|audience| !self.is_meant_for(audience)) {
+        if !issuer.audiences.is_empty() && !self.is_meant_for(&issuer.audiences) {
             return Err(AuthError::Audience);
         }
         Ok(expiry)
@@ -95,10 +95,11 @@ impl Claims {
         }
     }
 
-    fn is_meant_for(&self, audience: &str) -> bool {
+    fn is_meant_for(&self, audiences: &[String]) -> bool {
+        let ours = |one: &Value| audiences.iter().any(|audience| one == audience);
         match self.0.get("aud") {
-            Some(Value::String(one)) => one == audience,
-            Some(Value::Array(many)) => many.iter().all(Value::is_string) && many.iter().any(|one| one == audience),
+            Some(one @ Value::String(_)) => ours(one),
+            Some(Value::Array(many)) => many.iter().all(Value::is_string) && many.iter().any(ours),
             _ => false,
         }
     }

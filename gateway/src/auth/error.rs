@@ -39,6 +39,15 @@ pub enum AuthError {
     /// The signature does not match.
     #[error("the token's signature is not valid")]
     Signature,
+    /// The keys of the token's issuer have not been fetched yet.
+    #[error("the keys of the token's issuer are not known yet: try again")]
+    NoKeys,
+    /// The cluster does not vouch for the token any more.
+    #[error("the cluster no longer accepts the token, because its pod or service account is gone: get a new one")]
+    Revoked,
+    /// The cluster, which has to be asked about the token, does not answer.
+    #[error("the cluster cannot be asked about the token at present: try again")]
+    NoReview,
     /// The `iss` claim is absent, no text, or not that of an accepted issuer.
     #[error("the token's issuer (iss) is not accepted")]
     Issuer,
@@ -63,7 +72,7 @@ impl AuthError {
     /// Every reason, in the order in which a token is looked at.
     ///
     /// Of several issuers' reasons the last in this order is told: it came closest to a good token.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 20] = [
         Self::Missing,
         Self::Scheme,
         Self::BothPlaces,
@@ -76,11 +85,14 @@ impl AuthError {
         Self::Algorithm,
         Self::UnknownKey,
         Self::Signature,
+        Self::NoKeys,
         Self::NoExp,
         Self::Expired,
         Self::NotYetValid,
         Self::Lifetime,
         Self::Audience,
+        Self::Revoked,
+        Self::NoReview,
     ];
 
     /// The label of this reason in metrics and logs: one of a closed set.
@@ -97,6 +109,9 @@ impl AuthError {
             Self::Algorithm => "algorithm",
             Self::UnknownKey => "unknown_key",
             Self::Signature => "signature",
+            Self::NoKeys => "no_keys",
+            Self::Revoked => "revoked",
+            Self::NoReview => "no_review",
             Self::Issuer => "issuer",
             Self::Audience => "audience",
             Self::NoExp => "no_exp",
@@ -106,10 +121,11 @@ impl AuthError {
         }
     }
 
-    /// 400 where the request contradicts itself, 401 for everything else.
+    /// 400 where the request contradicts itself, 503 where the token may be good, 401 for everything else.
     pub const fn status(self) -> StatusCode {
         match self {
             Self::BothPlaces | Self::Several => StatusCode::BAD_REQUEST,
+            Self::NoKeys | Self::NoReview => StatusCode::SERVICE_UNAVAILABLE,
             _ => StatusCode::UNAUTHORIZED,
         }
     }

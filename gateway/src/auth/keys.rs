@@ -95,6 +95,11 @@ impl KeySet {
         Ok(Self(vec![Key::public(None, algorithm, &public_der(pem)?)?]))
     }
 
+    /// Whether there is nothing to check a signature with.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// The keys that may have signed a token with this algorithm and `kid`, the likeliest first, at most four.
     pub(super) fn candidates<'a>(&'a self, algorithm: Algorithm, kid: Option<&str>) -> Vec<&'a Key> {
         let fitting = || self.0.iter().filter(|key| key.algorithm == algorithm);

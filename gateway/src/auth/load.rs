@@ -8,15 +8,24 @@ use std::{
 use jsonwebtoken::AlgorithmFamily;
 
 use super::{
-    Issuer, KeySet, Problem, Secret, Settings,
-    settings::{MAX_LEEWAY, MIN_SECRET_BYTES},
+    Algorithm, Issuer, KeySet, Problem, Secret, Settings,
+    fetch::KeySource,
+    issuers::{self, KeyPlace, Listed, label},
+    settings::{Kubernetes, MAX_LEEWAY, MIN_SECRET_BYTES},
+    verify::{Name, Trust},
     weak::is_weak,
 };
+use crate::upstream::stream::holds_certificates;
 
 const SECRET: &str = "JWT_SECRET";
 const SECRET_FILE: &str = "JWT_SECRET_FILE";
 const PUBLIC_KEY_FILE: &str = "JWT_PUBLIC_KEY_FILE";
 const JWKS_FILE: &str = "JWT_JWKS_FILE";
+const ISSUERS_FILE: &str = "ISSUERS_FILE";
+const JWKS: &str = "jwksFile";
+const CA: &str = "caFile";
+/// What API servers sign service-account tokens with; ES512, the fourth, is not supported here.
+const CLUSTER_ALGORITHMS: [Algorithm; 3] = [Algorithm::RS256, Algorithm::ES256, Algorithm::ES384];
 const HS: &str = "HS256, HS384, HS512";
 const PUBLIC: &str = "RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, EdDSA";
 
@@ -24,24 +33,106 @@ const PUBLIC: &str = "RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, Ed
 const MAX_SECRET_FILE: u64 = 64 * 1024;
 const MAX_KEY_FILE: u64 = 1024 * 1024;
 
-/// The issuer that the settings describe.
+/// An issuer, and where its keys are fetched from, if they are.
+pub(super) struct Loaded {
+    pub(super) issuer: Issuer,
+    pub(super) source: Option<KeySource>,
+    /// Whether the cluster is asked about its tokens too.
+    pub(super) review: Option<Kubernetes>,
+}
+
+/// All issuers that the settings describe: that of the `JWT_` settings, those of the file, the cluster.
+///
+/// Without a `client` the cluster's keys are never known: good enough to check settings.
 ///
 /// # Errors
 /// All that is wrong, at once.
-pub(super) fn issuer(settings: &Settings) -> Result<Issuer, Vec<Problem>> {
+pub(super) fn issuers(settings: &Settings, client: Option<&kube::Client>) -> Result<Vec<Loaded>, Vec<Problem>> {
+    let elsewhere = settings.issuers_file.is_some() || settings.kubernetes.is_some();
+    let (own, listed) = (own(settings, !elsewhere), of_file(settings));
+    let mut loaded = match (own, listed) {
+        (Ok(own), Ok(listed)) => own.into_iter().map(Loaded::fixed).chain(listed).collect::<Vec<_>>(),
+        (own, listed) => return Err([own.err(), listed.err()].into_iter().flatten().flatten().collect()),
+    };
+    loaded.extend(settings.kubernetes.as_ref().map(|kubernetes| of_cluster(settings, kubernetes, client)));
+    Ok(loaded)
+}
+
+impl Loaded {
+    pub(super) fn fixed(issuer: Issuer) -> Self {
+        Self { issuer, source: None, review: None }
+    }
+}
+
+/// The issuer of the `JWT_` settings; none if they name no key and need not.
+fn own(settings: &Settings, required: bool) -> Result<Option<Issuer>, Vec<Problem>> {
     let mut problems = plain_values(settings);
-    problems.extend(key_choice(settings));
+    let sources = sources(settings);
+    let choice = key_choice(settings);
+    problems.extend(choice.into_iter().filter(|problem| required || *problem != Problem::NoKeySource));
     let mut keys = Vec::new();
-    for source in sources(settings) {
+    for source in sources {
         match source {
             Ok(set) => keys.push(set),
             Err(problem) => problems.push(problem),
         }
     }
-    match keys.pop() {
-        Some(keys) if problems.is_empty() => Ok(Issuer::new(settings, keys)),
-        _ => Err(problems),
+    if !problems.is_empty() {
+        return Err(problems);
     }
+    Ok(keys.pop().map(|keys| Issuer::new(settings, keys)))
+}
+
+fn of_file(settings: &Settings) -> Result<Vec<Loaded>, Vec<Problem>> {
+    let Some(path) = &settings.issuers_file else { return Ok(Vec::new()) };
+    let yaml = read(ISSUERS_FILE, path, MAX_KEY_FILE).map_err(|problem| vec![problem])?;
+    let has_own = key_choice(settings) != [Problem::NoKeySource];
+    let own = settings.issuer.as_deref().filter(|_| has_own);
+    let listed =
+        issuers::read(&yaml, own).map_err(|faults| faults.into_iter().map(Problem::from).collect::<Vec<Problem>>())?;
+    let (mut loaded, mut problems) = (Vec::new(), Vec::new());
+    for listed in listed {
+        let number = listed.number;
+        match of_list(settings, listed) {
+            Ok(issuer) => loaded.push(issuer),
+            Err(problem) => problems.push(Problem::IssuerFile { number, problem: Box::new(problem) }),
+        }
+    }
+    if problems.is_empty() { Ok(loaded) } else { Err(problems) }
+}
+
+/// An issuer of the file; keys and certificates in files are looked at now, so that they are right at start.
+fn of_list(settings: &Settings, listed: Listed) -> Result<Loaded, Problem> {
+    let mut keys = KeySet::default();
+    if let KeyPlace::File(path) = &listed.keys {
+        let json = read(JWKS, path, MAX_KEY_FILE)?;
+        let read = KeySet::from_jwks(&json, &listed.algorithms);
+        keys = read.map_err(|fault| Problem::KeySet { setting: JWKS, fault })?.0;
+    }
+    if let Some(path) = &listed.ca_file
+        && !holds_certificates(&read(CA, path, MAX_KEY_FILE)?)
+    {
+        return Err(Problem::NoCertificate(CA));
+    }
+    let issuer = Issuer {
+        label: label(&listed.issuer),
+        audiences: listed.audiences,
+        algorithms: listed.algorithms,
+        ..Issuer::bare(settings, Trust { name: Name::Is(listed.issuer), keys })
+    };
+    let source = KeySource::Listed { place: listed.keys, ca_file: listed.ca_file };
+    Ok(Loaded { issuer, source: Some(source), review: None })
+}
+
+fn of_cluster(settings: &Settings, kubernetes: &Kubernetes, client: Option<&kube::Client>) -> Loaded {
+    let issuer = Issuer {
+        label: "cluster".into(),
+        audiences: vec![kubernetes.audience.clone()],
+        algorithms: CLUSTER_ALGORITHMS.to_vec(),
+        ..Issuer::bare(settings, Trust { name: Name::Unknown, keys: KeySet::default() })
+    };
+    let source = client.cloned().map(KeySource::Cluster);
+    Loaded { issuer, source, review: kubernetes.review.then(|| kubernetes.clone()) }
 }
 
 /// The shared secret that the settings name.

@@ -1,7 +1,7 @@
 //! What an operator can set about tokens, and everything that can be wrong with it.
 use std::{fmt, io, path::PathBuf, str::FromStr, time::Duration};
 
-use super::{Algorithm, JwksError, KeyFault};
+use super::{Algorithm, IssuerFault, JwksError, KeyFault};
 
 /// The least length of a shared secret, in bytes, for every HS algorithm.
 ///
@@ -55,6 +55,19 @@ pub struct Settings {
     pub leeway: Duration,
     /// `JWT_MAX_LIFETIME`: the longest accepted time from issue (or, if untold, from now) to expiry.
     pub max_lifetime: Option<Duration>,
+    /// `ISSUERS_FILE`: other issuers, each with keys and conditions of its own.
+    pub issuers_file: Option<PathBuf>,
+    /// `KUBERNETES_TOKENS`: accept service-account tokens of this cluster.
+    pub kubernetes: Option<Kubernetes>,
+}
+
+/// How service-account tokens of this cluster are checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kubernetes {
+    /// `KUBERNETES_AUDIENCE`: what `aud` must contain.
+    pub audience: String,
+    /// `TOKEN_REVIEW`: ask the API server about each token too, once in 30 s.
+    pub review: bool,
 }
 
 impl Default for Settings {
@@ -69,6 +82,8 @@ impl Default for Settings {
             audience: None,
             leeway: DEFAULT_LEEWAY,
             max_lifetime: None,
+            issuers_file: None,
+            kubernetes: None,
         }
     }
 }
@@ -79,7 +94,7 @@ pub enum Problem {
     /// Nothing says how to check a token.
     #[error(
         "no key to check tokens with: set JWT_SECRET or JWT_SECRET_FILE (HS algorithms), \
-         or JWT_PUBLIC_KEY_FILE or JWT_JWKS_FILE (all others)"
+         JWT_PUBLIC_KEY_FILE or JWT_JWKS_FILE (all others), ISSUERS_FILE, or KUBERNETES_TOKENS=true"
     )]
     NoKeySource,
     /// Two settings exclude each other.
@@ -138,6 +153,20 @@ pub enum Problem {
         /// What is wrong with the set.
         fault: JwksError,
     },
+    /// The file of issuers cannot be used.
+    #[error("ISSUERS_FILE: {0}")]
+    Issuers(#[from] IssuerFault),
+    /// A file that an issuer of that file names cannot be used.
+    #[error("ISSUERS_FILE, entry {number}: {problem}")]
+    IssuerFile {
+        /// Which entry, from 1.
+        number: usize,
+        /// What is wrong with the file.
+        problem: Box<Problem>,
+    },
+    /// A file of certificate authorities has none.
+    #[error("{0} holds no PEM certificate: put one between BEGIN CERTIFICATE and END CERTIFICATE")]
+    NoCertificate(&'static str),
     /// The leeway is out of bounds.
     #[error("JWT_LEEWAY must be between 0 and 60 seconds")]
     Leeway,

@@ -22,58 +22,105 @@ const TYPES: [&str; 4] = ["jwt", "application/jwt", "at+jwt", "application/at+jw
 /// Somebody whose tokens are accepted, and under which conditions.
 #[derive(Debug)]
 pub struct Issuer {
-    /// What `iss` must be; any, or none, if unset.
-    pub name: Option<String>,
-    /// What `aud` must contain; not looked at if unset.
-    pub audience: Option<String>,
+    /// What it is called in the log and in metrics.
+    pub label: String,
+    /// One of these must be in `aud`; that is not looked at if there are none.
+    pub audiences: Vec<String>,
     /// The algorithms that its tokens may be signed with, whatever its keys could do.
     pub algorithms: Vec<Algorithm>,
     /// How far its clock may differ from ours.
     pub leeway: Duration,
     /// The longest time from issue to expiry.
     pub max_lifetime: Option<Duration>,
-    keys: ArcSwap<KeySet>,
+    pub(super) trust: ArcSwap<Trust>,
+}
+
+/// What may become known, or change, while the process runs.
+#[derive(Debug)]
+pub(super) struct Trust {
+    pub(super) name: Name,
+    pub(super) keys: KeySet,
+}
+
+/// What `iss` must be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Name {
+    /// Anything, or absent.
+    Any,
+    /// This, to the letter.
+    Is(String),
+    /// That is not known yet: the issuer has not been reached.
+    Unknown,
+}
+
+impl Name {
+    /// Whether a token of this `iss` is one of the issuer's.
+    pub(super) fn vouches_for(&self, iss: Option<&str>) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Is(name) => iss == Some(name),
+            Self::Unknown => false,
+        }
+    }
 }
 
 impl Issuer {
-    /// An issuer with what the settings say about tokens, and these keys.
+    /// The issuer of the `JWT_` settings, with these keys.
     pub fn new(settings: &Settings, keys: KeySet) -> Self {
         Self {
-            name: settings.issuer.clone(),
-            audience: settings.audience.clone(),
+            label: "own".into(),
+            audiences: settings.audience.iter().cloned().collect(),
             algorithms: vec![settings.algorithm],
-            leeway: settings.leeway,
-            max_lifetime: settings.max_lifetime,
-            keys: ArcSwap::from_pointee(keys),
+            ..Self::bare(settings, Trust { name: settings.issuer.clone().map_or(Name::Any, Name::Is), keys })
         }
     }
 
-    pub(super) fn replace_keys(&self, keys: KeySet) {
-        self.keys.store(Arc::new(keys));
+    /// An issuer that accepts nothing yet, with the settings that hold for all.
+    pub(super) fn bare(settings: &Settings, trust: Trust) -> Self {
+        Self {
+            label: String::new(),
+            audiences: Vec::new(),
+            algorithms: Vec::new(),
+            leeway: settings.leeway,
+            max_lifetime: settings.max_lifetime,
+            trust: ArcSwap::from_pointee(trust),
+        }
     }
 
-    fn may_have_issued(&self, name: Option<&str>) -> bool {
-        self.name.is_none() || self.name.as_deref() == name
+    /// What is known of it now.
+    pub(super) fn trust(&self) -> Arc<Trust> {
+        self.trust.load_full()
     }
 
-    fn verify(&self, token: &str, head: &Head, now: SystemTime) -> Result<Identity, AuthError> {
+    pub(super) fn replace(&self, trust: Trust) {
+        self.trust.store(Arc::new(trust));
+    }
+
+    fn may_turn_out(&self, head: &Head) -> bool {
+        let algorithm = parse_algorithm(&head.alg);
+        self.trust.load().name == Name::Unknown && algorithm.is_ok_and(|algorithm| self.algorithms.contains(&algorithm))
+    }
+
+    fn verify(&self, trust: &Trust, token: &str, head: &Head, now: SystemTime) -> Result<Identity, AuthError> {
         // The header only chooses among the keys; each is used with the algorithm that it was loaded for.
         let named = parse_algorithm(&head.alg).ok().filter(|algorithm| self.algorithms.contains(algorithm));
         let algorithm = named.ok_or(AuthError::Algorithm)?;
-        let keys = self.keys.load();
+        if trust.keys.is_empty() {
+            return Err(AuthError::NoKeys);
+        }
         let mut refusal = AuthError::UnknownKey;
-        for key in keys.candidates(algorithm, head.kid.as_deref()) {
+        for key in trust.keys.candidates(algorithm, head.kid.as_deref()) {
             match signed_claims(token, key) {
-                Ok(raw) => return self.identify(&raw, now),
+                Ok(raw) => return self.identify(&trust.name, &raw, now),
                 Err(error) => refusal = error,
             }
         }
         Err(refusal)
     }
 
-    fn identify(&self, raw: &RawValue, now: SystemTime) -> Result<Identity, AuthError> {
+    fn identify(&self, name: &Name, raw: &RawValue, now: SystemTime) -> Result<Identity, AuthError> {
         let claims: Claims = serde_json::from_str(raw.get()).map_err(|_| AuthError::Malformed)?;
-        let expires_at = claims.check(self, now)?;
+        let expires_at = claims.check(self, name, now)?;
         Ok(Identity {
             subject: claims.subject()?,
             issuer: claims.issuer()?.map(str::to_owned),
@@ -120,27 +167,68 @@ struct Head {
     b64: bool,
 }
 
+/// Whose a token is, and which issuer says so.
+#[derive(Debug)]
+pub(super) struct Vouched {
+    pub(super) identity: Identity,
+    /// Where the issuer stands in the list.
+    pub(super) issuer: usize,
+}
+
+/// Why no issuer vouches for a token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Refusal {
+    pub(super) error: AuthError,
+    /// The issuer that the token names, where newer keys of it could change the answer.
+    pub(super) outdated: Option<usize>,
+}
+
+impl From<AuthError> for Refusal {
+    fn from(error: AuthError) -> Self {
+        Self { error, outdated: None }
+    }
+}
+
 /// Checks a token against all issuers whose it may be.
 ///
 /// # Errors
 /// Why no issuer vouches for it; of several reasons, that of the issuer who came closest.
 pub fn verify(token: &str, issuers: &[Issuer], now: SystemTime) -> Result<Identity, AuthError> {
+    examine(token, issuers, now).map(|vouched| vouched.identity).map_err(|refusal| refusal.error)
+}
+
+/// Like [`verify`], and tells the issuer.
+pub(super) fn examine(token: &str, issuers: &[Issuer], now: SystemTime) -> Result<Vouched, Refusal> {
     if token.len() > MAX_TOKEN_BYTES {
-        return Err(AuthError::TooLarge);
+        return Err(AuthError::TooLarge.into());
     }
     let (head, payload) = split(token)?;
     let head = read_head(head)?;
     // Not trusted yet: it only saves the work of asking issuers who would say no.
     let unverified: Claims = decode(payload)?;
-    let name = unverified.issuer()?;
-    let mut refusals = Vec::new();
-    for issuer in issuers.iter().filter(|issuer| issuer.may_have_issued(name)) {
-        match issuer.verify(token, &head, now) {
-            Ok(identity) => return Ok(identity),
-            Err(refusal) => refusals.push(refusal),
+    let iss = unverified.issuer()?;
+    let (mut errors, mut named, mut outdated) = (Vec::new(), false, None);
+    for (index, issuer) in issuers.iter().enumerate() {
+        let trust = issuer.trust.load();
+        if !trust.name.vouches_for(iss) {
+            continue;
         }
+        let error = match issuer.verify(&trust, token, &head, now) {
+            Ok(identity) => return Ok(Vouched { identity, issuer: index }),
+            Err(error) => error,
+        };
+        if matches!(trust.name, Name::Is(_)) {
+            named = true;
+            outdated = matches!(error, AuthError::UnknownKey | AuthError::Signature).then_some(index);
+        }
+        errors.push(error);
     }
-    Err(refusals.into_iter().max_by_key(|refusal| refusal.depth()).unwrap_or(AuthError::Issuer))
+    // An issuer that nobody has reached yet may turn out to be the one that the token names.
+    if iss.is_some() && !named && issuers.iter().any(|issuer| issuer.may_turn_out(&head)) {
+        errors.push(AuthError::NoKeys);
+    }
+    let error = errors.into_iter().max_by_key(|error| error.depth()).unwrap_or(AuthError::Issuer);
+    Err(Refusal { error, outdated })
 }
 
 /// The header and the payload of a token of three parts.

@@ -22,7 +22,7 @@ use super::openapi;
 use super::page;
 use super::view::{Health, Servers};
 use super::wire::{read_call, unwrapped_value};
-use crate::auth::Identity;
+use crate::auth::{AuthError, Identity, Look};
 use crate::call::{self, Called, ToolCall};
 use crate::upstream::Reply;
 
@@ -64,7 +64,7 @@ async fn answer_call(
     recorder: &Recorder,
 ) -> Result<Response, ApiError> {
     let query = parts.uri.query();
-    identify(app, &parts.headers, query, recorder)?;
+    identify(app, &parts.headers, query, recorder).await?;
     body::check_media_type(&parts.headers)?;
     let shape = Shape::of(query)?;
     let body = body::read(&parts.headers, body, app.options.max_body).await?;
@@ -150,10 +150,12 @@ impl Shape {
 
 async fn tools_list(State(app): State<Arc<App>>, request: Request) -> Response {
     let recorder = recorder(&request);
-    let answer = || {
-        identify(&app, request.headers(), request.uri().query(), &recorder)?;
+    let (parts, _) = request.into_parts();
+    let query = parts.uri.query();
+    let answer = async {
+        identify(&app, &parts.headers, query, &recorder).await?;
         let catalog = app.published.load_full();
-        Ok::<_, ApiError>(match parameter(request.uri().query(), "server") {
+        Ok::<_, ApiError>(match parameter(query, "server") {
             None => catalog.listing(),
             Some(name) => {
                 let server = catalog.server(&name).ok_or_else(|| ApiError::UnknownServer(short(&name)))?;
@@ -162,19 +164,21 @@ async fn tools_list(State(app): State<Arc<App>>, request: Request) -> Response {
             }
         })
     };
-    answer().map_or_else(IntoResponse::into_response, json)
+    answer.await.map_or_else(IntoResponse::into_response, json)
 }
 
 async fn servers(State(app): State<Arc<App>>, request: Request) -> Response {
-    match identify(&app, request.headers(), request.uri().query(), &recorder(&request)) {
+    let recorder = recorder(&request);
+    let (parts, _) = request.into_parts();
+    match identify(&app, &parts.headers, parts.uri.query(), &recorder).await {
         Ok(_) => json_of(&Servers::of(&app.published.load())),
         Err(error) => error.into_response(),
     }
 }
 
 async fn health(State(app): State<Arc<App>>, request: Request) -> Response {
-    let query = request.uri().query();
-    let known = app.auth.authenticate(request.headers(), query, app.options.allow_query_token).is_ok();
+    let (parts, _) = request.into_parts();
+    let known = caller(&app, &parts.headers, parts.uri.query()).await.is_ok();
     let soundness = app.soundness.borrow().clone();
     json_of(&Health::of(&app.published.load(), &soundness, known))
 }
@@ -193,13 +197,13 @@ async fn method(method: Method) -> ApiError {
 
 // === shared ===
 
-fn identify(
+async fn identify(
     app: &App,
     headers: &HeaderMap,
     query: Option<&str>,
     recorder: &Recorder,
 ) -> Result<Arc<Identity>, ApiError> {
-    match app.auth.authenticate(headers, query, app.options.allow_query_token) {
+    match caller(app, headers, query).await {
         Ok(identity) => {
             record(recorder, |facts| facts.identity = Some(identity.clone()));
             Ok(identity)
@@ -208,6 +212,16 @@ fn identify(
             app.metrics.auth_rejections.with_label_values(&[error.kind()]).inc();
             Err(ApiError::Auth(error))
         }
+    }
+}
+
+/// Whose the request is. Waits only for a token that somebody has to be asked about.
+async fn caller(app: &App, headers: &HeaderMap, query: Option<&str>) -> Result<Arc<Identity>, AuthError> {
+    match app.auth.look(headers, query, app.options.allow_query_token) {
+        Look::Known(identity) => Ok(identity),
+        Look::Refused(error) => Err(error),
+        // In a box, so that the usual request does not carry the room for it.
+        Look::Open(question) => Box::pin(app.auth.ask(*question)).await,
     }
 }
 

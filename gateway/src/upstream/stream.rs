@@ -111,6 +111,13 @@ fn trusted(material: &TlsMaterial, roots: &Arc<RootCertStore>) -> Result<Arc<Roo
     Ok(Arc::new(roots))
 }
 
+/// Whether a text can serve as certificate authorities.
+pub fn holds_certificates(pem: &[u8]) -> bool {
+    let Some(all) = certificates(pem) else { return false };
+    let mut roots = RootCertStore::empty();
+    all.into_iter().all(|certificate| roots.add(certificate).is_ok())
+}
+
 fn certificates(pem: &[u8]) -> Option<Vec<CertificateDer<'static>>> {
     let all: Vec<_> = CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>().ok()?;
     (!all.is_empty()).then_some(all)

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use portcullis_gateway::auth::AuthError;
-use portcullis_gateway::metrics::{Definition, Kept, Metrics, OUTCOMES};
+use portcullis_gateway::metrics::{Definition, KEYS_OUTCOMES, Kept, Metrics, OUTCOMES, REVIEW_OUTCOMES};
 use portcullis_gateway::server::RECONNECT_REASONS;
 use portcullis_runtime::process;
 use prometheus::Registry;
@@ -46,6 +46,10 @@ Servers that are away, and whether something in the configuration is refused:
 
     portcullis_server_up == 0
     portcullis_configuration_ok == 0
+
+Issuers whose keys could not be fetched for two hours (the last ones stay in use):
+
+    time() - portcullis_keys_fetched_timestamp_seconds > 7200
 ";
 
 /// The whole page.
@@ -85,7 +89,7 @@ fn kept_by_others() -> Vec<Definition> {
     registry.gather().into_iter().map(definition).collect()
 }
 
-fn labels() -> [(&'static str, String); 9] {
+fn labels() -> [(&'static str, String); 12] {
     let list = |values: Vec<&str>| values.iter().map(|value| format!("`{value}`")).collect::<Vec<_>>().join(", ");
     [
         ("`route`", "the path of the route, or `other`".into()),
@@ -93,7 +97,10 @@ fn labels() -> [(&'static str, String); 9] {
         ("`status`", "the HTTP status; 499 if the caller went away before the answer".into()),
         ("`server`", "the server's name".into()),
         ("`tool`", "the name by which callers know the tool".into()),
+        ("`issuer`", "`cluster`, or the issuer as configured, without its scheme".into()),
         ("`outcome`", list(OUTCOMES.iter().map(|outcome| outcome.as_str()).collect())),
+        ("`outcome` of `portcullis_keys_refreshes_total`", list(KEYS_OUTCOMES.to_vec())),
+        ("`outcome` of `portcullis_token_reviews_total`", list(REVIEW_OUTCOMES.to_vec())),
         (
             "`reason` of `portcullis_auth_rejections_total`",
             list(AuthError::ALL.iter().map(|error| error.kind()).collect()),

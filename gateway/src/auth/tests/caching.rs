@@ -1,7 +1,11 @@
 //! What is remembered of a token, and for how long.
 use http::{HeaderMap, HeaderValue, header::AUTHORIZATION};
 
-use super::{cache::*, *};
+use super::{
+    cache::*,
+    verify::{Name, Trust},
+    *,
+};
 
 fn after(seconds: u64) -> SystemTime {
     now() + Duration::from_secs(seconds)
@@ -46,18 +50,17 @@ fn new_keys_end_what_the_old_ones_vouched_for() {
     let (old, other) = (HS256.plain_token(GOOD_CLAIMS), ES256.plain_token(GOOD_CLAIMS));
     assert_eq!((ask(&old), ask(&other)), (Ok(()), Ok(())));
     let fresh = TestKey::hmac(b"another secret of good length and content");
-    assert!(authenticator.replace_keys(0, fresh.key_set()));
+    authenticator.trust(0, Trust { name: Name::Any, keys: fresh.key_set() });
     assert_eq!(authenticator.cache.len(), 0);
     assert_eq!(ask(&old), Err(AuthError::Signature));
     assert_eq!(ask(&fresh.plain_token(GOOD_CLAIMS)), Ok(()));
     assert_eq!(ask(&other), Ok(()));
-    assert!(!authenticator.replace_keys(2, HS256.key_set()));
 }
 
 #[test]
 fn keys_of_an_algorithm_that_the_issuer_does_not_accept_change_nothing() {
     let authenticator = Authenticator::from_issuers(vec![ES256.issuer()]).unwrap();
-    authenticator.replace_keys(0, HS256.key_set());
+    authenticator.trust(0, Trust { name: Name::Any, keys: HS256.key_set() });
     let headers = bearer(&HS256.plain_token(GOOD_CLAIMS));
     let outcome = authenticator.authenticate_at(&headers, None, false, now());
     assert_eq!(outcome, Err(AuthError::Algorithm));
@@ -68,10 +71,10 @@ fn a_check_that_overlaps_a_change_of_keys_is_not_remembered() {
     let cache = TokenCache::default();
     let early = cache.ticket("token");
     cache.forget_all();
-    cache.insert(&early, &identity(600), now());
+    cache.insert(&early, &identity(600), now(), MAX_AGE);
     assert_eq!(cache.get(&cache.ticket("token"), now()), None);
     let late = cache.ticket("token");
-    cache.insert(&late, &identity(600), now());
+    cache.insert(&late, &identity(600), now(), MAX_AGE);
     assert_eq!(cache.get(&cache.ticket("token"), now()), Some(identity(600)));
 }
 
@@ -93,7 +96,7 @@ fn refusals_are_not_remembered() {
 fn a_clock_that_was_set_back_voids_what_is_remembered() {
     let cache = TokenCache::default();
     let ticket = cache.ticket("token");
-    cache.insert(&ticket, &identity(600), after(100));
+    cache.insert(&ticket, &identity(600), after(100), MAX_AGE);
     assert_eq!(cache.get(&ticket, after(99)), None);
     assert_eq!(cache.get(&ticket, after(100)), Some(identity(600)));
 }
@@ -101,7 +104,7 @@ fn a_clock_that_was_set_back_voids_what_is_remembered() {
 #[test]
 fn only_the_whole_token_is_recognised() {
     let cache = TokenCache::default();
-    cache.insert(&cache.ticket("token"), &identity(600), now());
+    cache.insert(&cache.ticket("token"), &identity(600), now(), MAX_AGE);
     for other in ["", "toke", "token ", "Token"] {
         assert_eq!(cache.get(&cache.ticket(other), now()), None, "{other:?}");
     }
@@ -112,12 +115,12 @@ fn no_more_than_the_capacity_is_remembered_and_expired_ones_go_first() {
     let cache = TokenCache::default();
     let (short, long) = (identity(1), identity(600));
     for number in 0..2 * CAPACITY {
-        cache.insert(&cache.ticket(&format!("short {number}")), &short, now());
+        cache.insert(&cache.ticket(&format!("short {number}")), &short, now(), MAX_AGE);
         assert!(cache.len() <= CAPACITY);
     }
-    cache.insert(&cache.ticket("kept"), &long, now());
+    cache.insert(&cache.ticket("kept"), &long, now(), MAX_AGE);
     for number in 0..CAPACITY / 4 {
-        cache.insert(&cache.ticket(&format!("long {number}")), &long, after(2));
+        cache.insert(&cache.ticket(&format!("long {number}")), &long, after(2), MAX_AGE);
     }
     assert_eq!(cache.get(&cache.ticket("kept"), after(2)), Some(long));
 }

@@ -118,6 +118,10 @@ fn refusals_have_a_status_a_challenge_and_a_label_of_their_own() {
             AuthError::BothPlaces | AuthError::Several => {
                 (StatusCode::BAD_REQUEST, format!("Bearer error=\"invalid_request\", error_description=\"{text}\""))
             }
+            AuthError::NoKeys | AuthError::NoReview => {
+                let challenge = format!("Bearer error=\"invalid_token\", error_description=\"{text}\"");
+                (StatusCode::SERVICE_UNAVAILABLE, challenge)
+            }
             _ => (StatusCode::UNAUTHORIZED, format!("Bearer error=\"invalid_token\", error_description=\"{text}\"")),
         };
         assert_eq!((refusal.status(), challenge.to_str().unwrap()), (status, expected.as_str()));

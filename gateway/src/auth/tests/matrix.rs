@@ -192,8 +192,8 @@ fn the_matrix_has_no_name_twice_and_meets_every_refusal_of_a_token() {
     assert_eq!(names.len(), rows.len());
     assert!(rows.len() >= 60, "{}", rows.len());
     let met: Vec<AuthError> = rows.iter().filter_map(|row| row.3.err()).collect();
-    let elsewhere =
-        [AuthError::Missing, AuthError::Scheme, AuthError::BothPlaces, AuthError::Several, AuthError::UnknownKey];
+    use AuthError::*;
+    let elsewhere = [Missing, Scheme, BothPlaces, Several, UnknownKey, NoKeys, Revoked, NoReview];
     for refusal in AuthError::ALL {
         assert_eq!(met.contains(&refusal), !elsewhere.contains(&refusal), "{refusal:?}");
     }

@@ -3,9 +3,14 @@ mod algorithms;
 mod arbitrary;
 mod caching;
 mod extraction;
+mod fake;
+mod fetching;
 mod forgeries;
+mod issuers_file;
 mod key_sets;
 mod matrix;
+mod reviewing;
+mod several;
 mod start;
 
 use std::{

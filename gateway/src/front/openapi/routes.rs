@@ -39,7 +39,10 @@ pub(super) fn tools() -> PathItem {
         .response("415", refusal("The body is declared as something else than JSON."))
         .response("429", later("Every server that offers the tool has as many calls as it may."))
         .response("502", call_refusal("The server answered with an error of its own, or nothing that makes sense."))
-        .response("503", later("No server that offers the tool can be reached."))
+        .response(
+            "503",
+            later("No server that offers the tool can be reached, or it cannot be told yet whether the token is good."),
+        )
         .response("504", call_refusal("The server did not answer in time. The call may have been carried out."));
     PathItem::new(HttpMethod::Post, operation)
 }
@@ -56,7 +59,8 @@ pub(super) fn tools_list() -> PathItem {
         .response("200", success("The tools.", "ToolList", &tool_list()))
         .response("400", refusal("There are several tokens."))
         .response("401", unauthorized())
-        .response("404", refusal("There is no server of that name."));
+        .response("404", refusal("There is no server of that name."))
+        .response("503", undecided());
     PathItem::new(HttpMethod::Get, operation)
 }
 
@@ -67,7 +71,8 @@ pub(super) fn servers() -> PathItem {
         .description(Some("Every server with its state, answered from memory: no server is asked."))
         .response("200", success("The servers.", "Servers", &Value::Null))
         .response("400", refusal("There are several tokens."))
-        .response("401", unauthorized());
+        .response("401", unauthorized())
+        .response("503", undecided());
     PathItem::new(HttpMethod::Get, operation)
 }
 
@@ -164,6 +169,12 @@ fn call_refusal(description: &str) -> Response {
 fn unauthorized() -> Response {
     let scheme = header("How to authenticate (RFC 6750).", Type::String);
     refused("The token is missing, invalid or expired.").header("WWW-Authenticate", scheme).build()
+}
+
+fn undecided() -> Response {
+    let pause = header("Seconds to wait before another try.", Type::Integer);
+    let told = "The keys of the token's issuer are not known yet, or the cluster cannot be asked about the token.";
+    refused(told).header("Retry-After", pause).build()
 }
 
 fn later(description: &str) -> Response {

@@ -1,0 +1,102 @@
+//! Tokens of other issuers: who the log says has called, and the refusals that callers see.
+
+use std::fs;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use http::Method;
+use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
+use portcullis_e2e::faulty::{Faulty, Mode};
+use portcullis_e2e::gateway::{Gateway, LIMIT, options};
+use portcullis_e2e::http::{self as client, Request};
+use portcullis_e2e::token::after;
+use portcullis_e2e::wait::wait_for;
+use portcullis_gateway::Options;
+use rcgen::{KeyPair, PublicKeyData as _};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::rest::{is_error, send};
+
+const SUBJECT: &str = "system:serviceaccount:team-a:agent";
+
+/// A key, and a file of issuers with one that signs with it.
+struct Issuer {
+    key: KeyPair,
+    folder: TempDir,
+}
+
+impl Issuer {
+    /// `keys` is the field that says where its keys are; KEYS stands for a file with them.
+    fn new(keys: &str) -> Self {
+        let (key, folder) = (KeyPair::generate().expect("a key"), tempfile::tempdir().expect("a folder"));
+        let point = key.der_bytes();
+        let part = |range| URL_SAFE_NO_PAD.encode(&point[range]);
+        let jwk = json!({"kty": "EC", "crv": "P-256", "kid": "1", "x": part(1..33), "y": part(33..65)});
+        let path = folder.path().join("keys.json");
+        fs::write(&path, json!({"keys": [jwk]}).to_string()).expect("written");
+        let keys = keys.replace("KEYS", &path.display().to_string());
+        let yaml = format!("- {{issuer: 'https://issuer.invalid', audience: [portcullis, other], {keys}}}");
+        fs::write(folder.path().join("issuers.yaml"), yaml).expect("written");
+        Self { key, folder }
+    }
+
+    fn options(&self) -> Options {
+        Options { issuers: Some(self.folder.path().join("issuers.yaml")), ..options() }
+    }
+
+    fn token(&self, audience: &str) -> String {
+        let claims = json!({
+            "sub": SUBJECT, "exp": after(LIMIT), "iss": "https://issuer.invalid", "aud": [audience],
+            "kubernetes.io": {"namespace": "team-a"},
+        });
+        let header = Header { kid: Some("1".into()), ..Header::new(Algorithm::ES256) };
+        encode(&header, &claims, &EncodingKey::from_ec_der(&self.key.serialize_der())).expect("signed")
+    }
+}
+
+fn call(gateway: &Gateway, token: &str) -> Request {
+    client::request(Method::POST, &gateway.url("/tools")).bearer(token).body(r#"{"method":"echo","args":{}}"#)
+}
+
+#[tokio::test]
+async fn a_service_account_is_named_in_the_log_by_its_sub() {
+    let issuer = Issuer::new("jwksFile: KEYS");
+    let server = Faulty::start(Mode::Streamable).await;
+    let gateway = Gateway::start(Options { mcp_url: Some(server.url()), ..issuer.options() }).await;
+    gateway.connected(1).await;
+    let answer = send(call(&gateway, &issuer.token("other"))).await;
+    assert_eq!(answer.status, 200);
+    assert_eq!(gateway.line(answer.header("x-request-id")).await["subject"], SUBJECT);
+    let refused = send(call(&gateway, &issuer.token("elsewhere"))).await;
+    is_error(&refused, 401, "the token is not meant for this service (aud)");
+    assert_eq!(gateway.line(refused.header("x-request-id")).await["subject"], Value::Null);
+    assert!(!gateway.log().contains(&issuer.token("x")[..40]), "no token in the log");
+}
+
+#[tokio::test]
+async fn tokens_of_an_issuer_that_is_away_get_a_503_and_others_pass() {
+    // Port 9 of this machine: nobody listens there.
+    let issuer = Issuer::new("jwksUri: 'http://127.0.0.1:9/keys'");
+    let server = Faulty::start(Mode::Streamable).await;
+    let gateway = Gateway::start(Options { mcp_url: Some(server.url()), ..issuer.options() }).await;
+    gateway.connected(1).await;
+    let answer = send(call(&gateway, &issuer.token("portcullis"))).await;
+    is_error(&answer, 503, "the keys of the token's issuer are not known yet: try again");
+    assert_eq!((answer.header("retry-after"), answer.header("www-authenticate")), ("1", ""));
+    assert_eq!(send(gateway.get("/tools/list")).await.status, 200);
+    assert_eq!(gateway.metric(r#"portcullis_auth_rejections_total{reason="no_keys"}"#).await, Some(1.0));
+}
+
+#[tokio::test]
+async fn a_gateway_is_not_ready_before_it_has_keys() {
+    let issuer = Issuer::new("jwksUri: 'http://127.0.0.1:9/keys'");
+    let options = Options { jwt_secret: None, mcp_url: Some("http://127.0.0.1:9/".into()), ..issuer.options() };
+    let gateway = Gateway::start(options).await;
+    let url = format!("http://{}/readyz", gateway.admin);
+    wait_for("only keys to be missing", LIMIT, async || {
+        let answer = send(client::get(&url)).await;
+        if answer.status == 503 && answer.text() == "keys\n" { Ok(()) } else { Err(answer.text().to_owned()) }
+    })
+    .await;
+}
