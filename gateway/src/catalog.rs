@@ -2,7 +2,7 @@
 //!
 //! An immutable view: built anew when something changed and swapped in whole, so that a call never sees half a change.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
@@ -19,10 +19,27 @@ use crate::upstream::message::json_string;
 pub struct Catalog {
     tools: HashMap<Arc<str>, Entry>,
     servers: Vec<Arc<Handle>>,
-    renamed: Vec<(Arc<Handle>, i64)>,
-    /// Servers whose tools are listed here.
-    shown: HashSet<ServerKey>,
+    /// For each of the servers, in the same order.
+    places: Vec<Place>,
     listing: OnceLock<Bytes>,
+}
+
+/// A server's place in the view.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Place {
+    /// Its tools are listed here.
+    listed: bool,
+    /// So many of them go by `server__tool` because another server has their name.
+    renamed: u32,
+}
+
+/// What differs between two views.
+#[derive(Default)]
+pub struct Difference<'a> {
+    /// Servers of the newer one that are new or have another place.
+    pub servers: Vec<&'a Arc<Handle>>,
+    /// Servers of the older one that the newer one has not.
+    pub gone: Vec<&'a ServerKey>,
 }
 
 /// A tool and who offers it, in the order of precedence.
@@ -48,28 +65,26 @@ impl Catalog {
     ///
     /// A server that is older keeps a contested name, so that adding one never renames what exists.
     pub fn build(mut servers: Vec<Arc<Handle>>) -> Self {
-        servers.sort_by_cached_key(|server| (server.spec().created, server.key.clone()));
+        servers.sort_by(|a, b| a.key.cmp(&b.key));
+        let mut by_age: Vec<usize> = (0..servers.len()).collect();
+        // Stable: of two of one age the first by key comes first.
+        by_age.sort_by_cached_key(|index| servers[*index].spec().created);
         let mut tools: HashMap<Arc<str>, Entry> = HashMap::new();
-        let mut renamed = Vec::with_capacity(servers.len());
-        let mut shown = HashSet::new();
-        for server in &servers {
+        let mut places = vec![Place::default(); servers.len()];
+        for index in by_age {
+            let (server, place) = (&servers[index], &mut places[index]);
             let offer = server.offer();
-            if offer.listed {
-                shown.insert(server.key.clone());
-            }
-            let mut count = 0;
+            place.listed = offer.listed;
             for tool in offer.tools.iter() {
                 let name = free_name(&tools, server, tool);
                 let Some(name) = name else { continue };
-                count += i64::from(name != tool.name);
+                place.renamed += u32::from(name != tool.name);
                 let entry = tools.entry(name.into()).or_insert_with(|| Entry { candidates: Vec::new(), listed: false });
                 entry.listed |= offer.listed;
                 entry.candidates.push(Candidate { server: server.clone(), tool: tool.clone(), listed: offer.listed });
             }
-            renamed.push((server.clone(), count));
         }
-        servers.sort_by(|a, b| a.key.cmp(&b.key));
-        Self { tools, servers, renamed, shown, listing: OnceLock::new() }
+        Self { tools, servers, places, listing: OnceLock::new() }
     }
 
     /// The tool of this name.
@@ -94,7 +109,7 @@ impl Catalog {
     /// Whether a server has an open session, and this view shows what it offers: whoever waits until a server is
     /// connected can then call its tools.
     pub fn is_connected(&self, server: &Handle) -> bool {
-        server.live().is_some() && (self.shown.contains(&server.key) || !server.offer().listed)
+        server.live().is_some() && (self.lists(server) || !server.offer().listed)
     }
 
     /// Whether a server is being connected for the first time, so that its tools are not known yet.
@@ -102,9 +117,44 @@ impl Catalog {
         self.servers.iter().any(|server| server.status().phase == Phase::Connecting)
     }
 
-    /// For each server, how many of its tools go by `server__tool` because another server has their name.
-    pub fn renamed(&self) -> &[(Arc<Handle>, i64)] {
-        &self.renamed
+    /// The server of this key.
+    pub fn server_of(&self, key: &ServerKey) -> Option<&Arc<Handle>> {
+        self.index_of(key).map(|index| &self.servers[index])
+    }
+
+    /// Whether the tools of this server are listed here.
+    pub fn lists(&self, server: &Handle) -> bool {
+        self.place(server).listed
+    }
+
+    /// How many tools of this server go by `server__tool` because another server has their name.
+    pub fn renamed(&self, server: &Handle) -> u32 {
+        self.place(server).renamed
+    }
+
+    fn place(&self, server: &Handle) -> Place {
+        self.index_of(&server.key).map(|index| self.places[index]).unwrap_or_default()
+    }
+
+    fn index_of(&self, key: &ServerKey) -> Option<usize> {
+        self.servers.binary_search_by(|server| server.key.cmp(key)).ok()
+    }
+
+    /// What differs from an older view.
+    pub fn since<'a>(&'a self, older: &'a Self) -> Difference<'a> {
+        let mut difference = Difference::default();
+        let mut before = older.servers.iter().zip(&older.places).peekable();
+        for (server, place) in self.servers.iter().zip(&self.places) {
+            while let Some((gone, _)) = before.next_if(|(old, _)| old.key < server.key) {
+                difference.gone.push(&gone.key);
+            }
+            let same = before.next_if(|(old, _)| old.key == server.key);
+            if !same.is_some_and(|(old, was)| Arc::ptr_eq(old, server) && was == place) {
+                difference.servers.push(server);
+            }
+        }
+        difference.gone.extend(before.map(|(gone, _)| &gone.key));
+        difference
     }
 
     /// Names of the listed tools, sorted, with their entries.
@@ -222,8 +272,9 @@ mod tests {
         let c = server("c", 3, &[("t", "y")], true);
         let catalog = Catalog::build(vec![c, a, b]);
         assert_eq!(offered(&catalog), [row("c__t", &["c"]), row("own", &["a"]), row("t", &["b", "a"])]);
-        let renamed: Vec<_> = catalog.renamed().iter().map(|(server, count)| (server.name.as_str(), *count)).collect();
-        assert_eq!(renamed, [("b", 0), ("a", 0), ("c", 1)]);
+        let renamed: Vec<_> =
+            catalog.servers().iter().map(|server| (server.name.as_str(), catalog.renamed(server))).collect();
+        assert_eq!(renamed, [("a", 0), ("b", 0), ("c", 1)]);
     }
 
     #[test]

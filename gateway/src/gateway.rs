@@ -5,22 +5,24 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use axum::Router;
+use portcullis_crds::report;
 use portcullis_runtime::admin::{self, AdminState};
 use portcullis_runtime::serve::{self, ServeError};
-use portcullis_runtime::{Connections, Drain, Failure, Latch, Limits, LogSink, Readiness, Supervisor, process, signal};
+use portcullis_runtime::{Connections, Drain, Failure, Limits, LogSink, Readiness, Supervisor, process, signal};
 use thiserror::Error;
 use tokio::net::TcpListener;
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::sync::{Notify, Semaphore, oneshot, watch};
 use tracing::{error, info, warn};
 
 use crate::auth::Authenticator;
+use crate::board::Board;
 use crate::config::{Config, Problem};
 use crate::front::access_log::AccessLog;
-use crate::front::{self, App, FrontOptions};
+use crate::front::{self, App, FrontOptions, status};
 use crate::metrics::Metrics;
-use crate::pool::{Pool, Published};
+use crate::pool::{Latches, Pool, Published};
 use crate::secrets::Secrets;
-use crate::server::Shared;
+use crate::server::{HANDSHAKES, Shared};
 use crate::source::{Feed, Soundness, Source};
 use crate::upstream::stream::system_roots;
 
@@ -34,8 +36,9 @@ pub struct Gateway {
     admin: Option<TcpListener>,
     source: Source,
     pool: Pool,
+    board: Arc<Board>,
     app: Arc<App>,
-    applied: Latch,
+    latches: Latches,
     log: Option<LogSink>,
 }
 
@@ -56,8 +59,9 @@ impl Gateway {
     /// # Errors
     /// See [`StartError`]; all wrong settings are told at once.
     pub async fn bind(config: Config, log: Option<LogSink>) -> Result<Self, StartError> {
+        let metrics = Metrics::new();
         let auth = Authenticator::new(&config.auth);
-        let source = Source::open(&config.source);
+        let source = Source::open(&config.source, metrics.clone()).await;
         let (auth, source) = match (auth, source) {
             (Ok(auth), Ok(source)) => (auth, source),
             (auth, source) => {
@@ -67,17 +71,20 @@ impl Gateway {
                 return Err(StartError::Settings(problems));
             }
         };
-        let metrics = Metrics::new();
         let shared = Arc::new(Shared {
             roots: LazyLock::new(system_roots),
             secrets: Secrets { folder: config.secrets.clone() },
             max_message: config.max_message,
             metrics: metrics.clone(),
             dirty: Notify::new(),
+            handshakes: Semaphore::new(HANDSHAKES),
+            touched: Arc::default(),
         });
         let published = Published::default();
+        let board = Arc::new(Board::new(published.clone(), shared.touched.clone()));
         let readiness = Readiness::default();
-        let applied = readiness.latch("configuration");
+        let latches =
+            Latches { configuration: readiness.latch("configuration"), sessions: readiness.latch("first sessions") };
         let app = Arc::new(App {
             auth,
             published: published.clone(),
@@ -92,7 +99,8 @@ impl Gateway {
             Some(address) => Some(serve::listen(address).await?),
             None => None,
         };
-        Ok(Self { config, listener, admin, source, pool: Pool::new(shared, published), app, applied, log })
+        let pool = Pool::new(shared, published, board.clone());
+        Ok(Self { config, listener, admin, source, pool, board, app, latches, log })
     }
 
     /// The address callers come to.
@@ -114,12 +122,12 @@ impl Gateway {
     /// A task ended that should not: the process should exit with a code other than 0.
     pub async fn run(self, signal: impl Future<Output = ()>) -> Result<(), Failure> {
         let (address, admin_address) = (self.address(), self.admin_address());
-        let Self { config, listener, admin, source, pool, app, applied, log } = self;
+        let Self { config, listener, admin, source, pool, board, app, latches, log } = self;
         let mut tasks = Supervisor::new();
         let connections = Arc::new(Connections::default());
         export(&app.metrics, &connections, log);
 
-        let Feed { snapshots, soundness, secrets } = source.feed();
+        let Feed { configurations, soundness, secrets } = source.feed();
         // Running calls need their sessions: the pool stops after the listener has answered them.
         let (answered, all_answered) = oneshot::channel::<()>();
         let stop = tasks.shutdown();
@@ -127,7 +135,17 @@ impl Gateway {
             stop.requested().await;
             let _ = all_answered.await;
         };
-        tasks.spawn("pool", ended(async move { pool.run(snapshots, secrets, applied, last).await }));
+        tasks.spawn("pool", ended(async move { pool.run(configurations, secrets, latches, last).await }));
+        let (numbering, stop) = (board.clone(), tasks.shutdown());
+        tasks.spawn(
+            "board",
+            ended(async move {
+                tokio::select! {
+                    () = numbering.follow() => {}
+                    () = stop.requested() => {}
+                }
+            }),
+        );
         let (metrics, stop) = (app.metrics.clone(), tasks.shutdown());
         tasks.spawn("soundness", ended(tell_soundness(soundness, metrics, stop_of(stop))));
         let stop = tasks.shutdown();
@@ -137,7 +155,8 @@ impl Gateway {
         let routes = match admin {
             Some(listener) => {
                 let limits = limits(ADMIN_CONNECTIONS, config.grace);
-                let probes = serve::router(admin::router(probes));
+                let more = vec![(report::PATH, status::route(board, tasks.shutdown()))];
+                let probes = serve::router(admin::router_with(probes, more));
                 tasks.spawn("admin listener", serve::serve(listener, probes, limits, Arc::default(), tasks.shutdown()));
                 front::router(app.clone(), Router::new())
             }
@@ -192,7 +211,6 @@ async fn tell_soundness(mut soundness: watch::Receiver<Soundness>, metrics: Metr
             if now != known {
                 for problem in now.problems.iter().filter(|problem| !known.problems.contains(problem)) {
                     error!(problem, "configuration refused, the last good one stays in use");
-                    metrics.snapshot_rejected.with_label_values(&["invalid"]).inc();
                 }
                 if now.problems.is_empty() {
                     info!("the configuration is sound again");
