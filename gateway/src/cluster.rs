@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
 
 /// For a connection to the API server.
@@ -19,14 +19,14 @@ const WRITE_LIMIT: Duration = Duration::from_secs(10);
 /// alone is found 5 s later; the usual 290 s would leave a gateway blind for five minutes.
 pub const WATCH_SECONDS: u32 = 60;
 
-/// Makes a client: from this kubeconfig; else as `kubectl` finds its own (`KUBECONFIG`, `~/.kube/config`); else as a
-/// pod of the cluster. Nothing is sent yet.
+/// Makes a client: from these kubeconfig files, separated by colons as in `KUBECONFIG`; else from `~/.kube/config`; else
+/// as a pod of the cluster. Nothing is sent yet.
 ///
 /// # Errors
 /// One sentence, if there is no such configuration or it cannot be used.
 pub async fn client(kubeconfig: Option<&Path>) -> Result<Client, String> {
     let mut config = match kubeconfig {
-        Some(path) => from_file(path).await.map_err(|error| format!("kubeconfig {}: {error}", path.display()))?,
+        Some(paths) => from_files(paths).await.map_err(|error| format!("KUBECONFIG {}: {error}", paths.display()))?,
         None => Config::infer().await.map_err(|_| {
             "there is no way to the Kubernetes API: run in a pod with a service account, or set KUBECONFIG".to_owned()
         })?,
@@ -40,6 +40,10 @@ pub async fn client(kubeconfig: Option<&Path>) -> Result<Client, String> {
     Client::try_from(config).map_err(|error| format!("the Kubernetes API cannot be used: {error}"))
 }
 
-async fn from_file(path: &Path) -> Result<Config, kube::config::KubeconfigError> {
-    Config::from_custom_kubeconfig(Kubeconfig::read_from(path)?, &KubeConfigOptions::default()).await
+async fn from_files(paths: &Path) -> Result<Config, KubeconfigError> {
+    let mut all = Kubeconfig::default();
+    for path in std::env::split_paths(paths).filter(|path| !path.as_os_str().is_empty()) {
+        all = all.merge(Kubeconfig::read_from(path)?)?;
+    }
+    Config::from_custom_kubeconfig(all, &KubeConfigOptions::default()).await
 }

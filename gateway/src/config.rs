@@ -38,8 +38,8 @@ pub struct Options {
     /// Namespace of these ConfigMaps; without it, that of the pod or of the kubeconfig
     #[arg(long, global = true, env = "POD_NAMESPACE", value_name = "NAMESPACE")]
     pub namespace: Option<String>,
-    /// kubeconfig file to reach the Kubernetes API with; without it, KUBECONFIG, ~/.kube/config or the pod's own
-    #[arg(long, global = true, value_name = "FILE")]
+    /// kubeconfig file to reach the Kubernetes API with; without it, ~/.kube/config or the service account of the pod
+    #[arg(long, global = true, env = "KUBECONFIG", value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
     /// Folder with what manifests name in Secrets and ConfigMaps, as DIR/NAME/KEY
     #[arg(long, global = true, env = "SECRETS_DIR", value_name = "DIR")]

@@ -298,3 +298,6 @@ impl Pool {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -120,7 +120,7 @@ async fn the_names_and_labels_of_the_metrics_are_stable() {
 }
 
 /// Names and kinds of the metrics that are there after a good call, a refused one and one of an unknown tool.
-const METRICS: [&str; 20] = [
+const METRICS: [&str; 22] = [
     "auth_rejections_total counter",
     "build_info gauge",
     "catalog_tools gauge",

@@ -24,6 +24,9 @@ use folder::Folder;
 /// Servers sorted by key, each key once. Shared, because thousands of them are kept and compared at every change.
 pub type Servers = Arc<Vec<Arc<Server>>>;
 
+/// Why a configuration was refused, as a metric label: a manifest that is invalid, or what [`slots::Refusal`] says.
+pub const REFUSALS: [&str; 5] = ["invalid", "missing", "empty", "corrupt", "version"];
+
 /// What is to be applied.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Configuration {
