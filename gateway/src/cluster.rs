@@ -16,7 +16,7 @@ const READ_LIMIT: Duration = Duration::from_secs(70);
 const WRITE_LIMIT: Duration = Duration::from_secs(10);
 
 /// After this many seconds the API server ends a watch, and it is begun again. A connection that is open on our side
-/// alone is found 5 s later; the usual 290 s would leave a gateway blind for five minutes.
+/// alone is given up 5 s later; the usual 290 s would leave a gateway blind for five minutes.
 pub const WATCH_SECONDS: u32 = 60;
 
 /// Makes a client: from these kubeconfig files, separated by colons as in `KUBECONFIG`; else from `~/.kube/config`; else

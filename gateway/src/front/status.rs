@@ -55,9 +55,11 @@ async fn status(
         };
         wait(&state, since, Duration::from_secs(asked.wait.min(MAX_WAIT_SECONDS))).await;
     }
-    match serde_json::to_vec(&state.board.report(known)) {
-        Ok(body) => ([(header::CONTENT_TYPE, "application/json")], body).into_response(),
-        Err(_) => (StatusCode::INTERNAL_SERVER_ERROR, "the status cannot be written\n").into_response(),
+    // With thousands of servers it takes longer than the calls that this thread serves may wait.
+    let board = state.board.clone();
+    match tokio::task::spawn_blocking(move || serde_json::to_vec(&board.report(known))).await {
+        Ok(Ok(body)) => ([(header::CONTENT_TYPE, "application/json")], body).into_response(),
+        _ => (StatusCode::INTERNAL_SERVER_ERROR, "the status cannot be written\n").into_response(),
     }
 }
 
