@@ -9,6 +9,7 @@ use bytes::Bytes;
 use portcullis_crds::ServerKey;
 use portcullis_crds::names::TOOL_NAME_JOINER;
 use portcullis_crds::rules::is_tool_name;
+use smallvec::SmallVec;
 
 use crate::handle::{Handle, Phase};
 use crate::tool::Tool;
@@ -45,7 +46,7 @@ pub struct Difference<'a> {
 /// A tool and who offers it, in the order of precedence.
 pub struct Entry {
     /// The servers that offer it.
-    pub candidates: Vec<Candidate>,
+    pub candidates: SmallVec<[Candidate; 1]>,
     /// At least one of them is listed now.
     pub listed: bool,
 }
@@ -69,7 +70,8 @@ impl Catalog {
         let mut by_age: Vec<usize> = (0..servers.len()).collect();
         // Stable: of two of one age the first by key comes first.
         by_age.sort_by_cached_key(|index| servers[*index].spec().created);
-        let mut tools: HashMap<Arc<str>, Entry> = HashMap::new();
+        let count = servers.iter().map(|server| server.offer().tools.len()).sum();
+        let mut tools: HashMap<Arc<str>, Entry> = HashMap::with_capacity(count);
         let mut places = vec![Place::default(); servers.len()];
         for index in by_age {
             let (server, place) = (&servers[index], &mut places[index]);
@@ -79,7 +81,7 @@ impl Catalog {
                 let name = free_name(&tools, server, tool);
                 let Some(name) = name else { continue };
                 place.renamed += u32::from(name != tool.name);
-                let entry = tools.entry(name.into()).or_insert_with(|| Entry { candidates: Vec::new(), listed: false });
+                let entry = tools.entry(name).or_insert_with(|| Entry { candidates: SmallVec::new(), listed: false });
                 entry.listed |= offer.listed;
                 entry.candidates.push(Candidate { server: server.clone(), tool: tool.clone(), listed: offer.listed });
             }
@@ -145,6 +147,13 @@ impl Catalog {
         let mut difference = Difference::default();
         let mut before = older.servers.iter().zip(&older.places).peekable();
         for (server, place) in self.servers.iter().zip(&self.places) {
+            // Most are the same, and comparing names takes its time.
+            if let Some((_, was)) = before.next_if(|(old, _)| Arc::ptr_eq(old, server)) {
+                if was != place {
+                    difference.servers.push(server);
+                }
+                continue;
+            }
             while let Some((gone, _)) = before.next_if(|(old, _)| old.key < server.key) {
                 difference.gone.push(&gone.key);
             }
@@ -224,7 +233,7 @@ impl Catalog {
 }
 
 /// The name under which a tool is offered: its own, unless an older server has it with another schema.
-fn free_name(tools: &HashMap<Arc<str>, Entry>, server: &Handle, tool: &Tool) -> Option<String> {
+fn free_name(tools: &HashMap<Arc<str>, Entry>, server: &Handle, tool: &Tool) -> Option<Arc<str>> {
     let fits = |name: &str| tools.get(name).is_none_or(|entry| entry.candidates[0].tool.schema == tool.schema);
     if fits(&tool.name) {
         return Some(tool.name.clone());
@@ -232,7 +241,7 @@ fn free_name(tools: &HashMap<Arc<str>, Entry>, server: &Handle, tool: &Tool) -> 
     let key = &server.key;
     let prefixes = [key.name.clone(), format!("{}.{}", key.namespace, key.name)];
     let names = prefixes.into_iter().map(|prefix| format!("{prefix}{TOOL_NAME_JOINER}{}", tool.name));
-    names.into_iter().find(|name| is_tool_name(name) && fits(name))
+    names.into_iter().find(|name| is_tool_name(name) && fits(name)).map(Into::into)
 }
 
 #[cfg(test)]

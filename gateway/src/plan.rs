@@ -25,12 +25,16 @@ pub fn plan<'a>(running: impl Iterator<Item = &'a Arc<Server>>, wanted: &[Arc<Se
     let mut plan = Plan::default();
     let mut running = running.peekable();
     for server in wanted {
+        // Most are the same, and comparing names takes its time.
+        if running.next_if(|old| Arc::ptr_eq(old, server)).is_some() {
+            continue;
+        }
         while let Some(old) = running.next_if(|old| old.key < server.key) {
             plan.stop.push(old.key.clone());
         }
         match running.next_if(|old| old.key == server.key) {
             None => plan.start.push(server.clone()),
-            Some(old) if Arc::ptr_eq(old, server) || old == server => {}
+            Some(old) if old == server => {}
             Some(old) if needs_new_session(old, server) => plan.restart.push(server.clone()),
             Some(_) => plan.update.push(server.clone()),
         }

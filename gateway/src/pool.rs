@@ -201,7 +201,7 @@ impl Pool {
     fn apply(&mut self, wanted: &[Arc<Server>]) {
         let began = Instant::now();
         let Plan { start, stop, restart, update } = plan(self.members.values().map(|member| &member.spec), wanted);
-        let counts = (start.len(), stop.len(), restart.len(), update.len());
+        let (starts, stops, restarts, updates) = (start.len(), stop.len(), restart.len(), update.len());
         let stopped: Vec<_> = stop.iter().filter_map(|key| self.stop(key)).collect();
         // Their tools keep their names and stay listed for a while, so that no list flaps and no name changes hands.
         let restarted: Vec<_> = restart.iter().filter_map(|spec| self.stop(&spec.key)).collect();
@@ -213,13 +213,19 @@ impl Pool {
         for (spec, before) in restart.into_iter().zip(&restarted) {
             self.start(spec, &before.offer());
         }
-        for spec in update {
-            self.update(spec);
+        let changed = update.iter().filter(|spec| self.update(spec)).count();
+        if starts + stops + restarts + changed > 0 {
+            self.publish();
         }
-        self.publish();
         self.shared.metrics.applied(began.elapsed());
-        let (started, stopped, restarted, updated) = counts;
-        info!(started, stopped, restarted, updated, servers = self.members.len(), "configuration applied");
+        info!(
+            started = starts,
+            stopped = stops,
+            restarted = restarts,
+            updated = updates,
+            servers = self.members.len(),
+            "configuration applied"
+        );
     }
 
     fn start(&mut self, spec: Arc<Server>, before: &Offer) {
@@ -244,16 +250,18 @@ impl Pool {
         Some(member.handle)
     }
 
-    fn update(&mut self, spec: Arc<Server>) {
-        let Some(member) = self.members.get_mut(&spec.key) else { return };
-        member.spec = spec.clone();
+    /// Changes a server in place; true if the catalog is another one then.
+    fn update(&mut self, spec: &Arc<Server>) -> bool {
+        let Some(member) = self.members.get_mut(&spec.key) else { return false };
+        let before = std::mem::replace(&mut member.spec, spec.clone());
         let enabled = spec.state == State::Enabled;
-        member.handle.set_spec(spec);
+        member.handle.set_spec(spec.clone());
         let offer = member.handle.offer();
         if offer.listed && !enabled {
             member.handle.set_offer(Offer { tools: offer.tools.clone(), listed: false });
         }
         member.orders.send_modify(|order| order.changes += 1);
+        (before.created, before.state, &before.label) != (spec.created, spec.state, &spec.label)
     }
 
     /// Secrets have changed: each server's task looks whether that is its own.
