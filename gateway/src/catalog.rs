@@ -2,13 +2,14 @@
 //!
 //! An immutable view: built anew when something changed and swapped in whole, so that a call never sees half a change.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use portcullis_crds::ServerKey;
 use portcullis_crds::names::TOOL_NAME_JOINER;
 use portcullis_crds::rules::is_tool_name;
+use smallvec::SmallVec;
 
 use crate::handle::{Handle, Phase};
 use crate::tool::Tool;
@@ -19,16 +20,33 @@ use crate::upstream::message::json_string;
 pub struct Catalog {
     tools: HashMap<Arc<str>, Entry>,
     servers: Vec<Arc<Handle>>,
-    renamed: Vec<(Arc<Handle>, i64)>,
-    /// Servers whose tools are listed here.
-    shown: HashSet<ServerKey>,
+    /// For each of the servers, in the same order.
+    places: Vec<Place>,
     listing: OnceLock<Bytes>,
+}
+
+/// A server's place in the view.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Place {
+    /// Its tools are listed here.
+    listed: bool,
+    /// So many of them go by `server__tool` because another server has their name.
+    renamed: u32,
+}
+
+/// What differs between two views.
+#[derive(Default)]
+pub struct Difference<'a> {
+    /// Servers of the newer one that are new or have another place.
+    pub servers: Vec<&'a Arc<Handle>>,
+    /// Servers of the older one that the newer one has not.
+    pub gone: Vec<&'a ServerKey>,
 }
 
 /// A tool and who offers it, in the order of precedence.
 pub struct Entry {
     /// The servers that offer it.
-    pub candidates: Vec<Candidate>,
+    pub candidates: SmallVec<[Candidate; 1]>,
     /// At least one of them is listed now.
     pub listed: bool,
 }
@@ -48,28 +66,27 @@ impl Catalog {
     ///
     /// A server that is older keeps a contested name, so that adding one never renames what exists.
     pub fn build(mut servers: Vec<Arc<Handle>>) -> Self {
-        servers.sort_by_cached_key(|server| (server.spec().created, server.key.clone()));
-        let mut tools: HashMap<Arc<str>, Entry> = HashMap::new();
-        let mut renamed = Vec::with_capacity(servers.len());
-        let mut shown = HashSet::new();
-        for server in &servers {
+        servers.sort_by(|a, b| a.key.cmp(&b.key));
+        let mut by_age: Vec<usize> = (0..servers.len()).collect();
+        // Stable: of two of one age the first by key comes first.
+        by_age.sort_by_cached_key(|index| servers[*index].spec().created);
+        let count = servers.iter().map(|server| server.offer().tools.len()).sum();
+        let mut tools: HashMap<Arc<str>, Entry> = HashMap::with_capacity(count);
+        let mut places = vec![Place::default(); servers.len()];
+        for index in by_age {
+            let (server, place) = (&servers[index], &mut places[index]);
             let offer = server.offer();
-            if offer.listed {
-                shown.insert(server.key.clone());
-            }
-            let mut count = 0;
+            place.listed = offer.listed;
             for tool in offer.tools.iter() {
                 let name = free_name(&tools, server, tool);
                 let Some(name) = name else { continue };
-                count += i64::from(name != tool.name);
-                let entry = tools.entry(name.into()).or_insert_with(|| Entry { candidates: Vec::new(), listed: false });
+                place.renamed += u32::from(name != tool.name);
+                let entry = tools.entry(name).or_insert_with(|| Entry { candidates: SmallVec::new(), listed: false });
                 entry.listed |= offer.listed;
                 entry.candidates.push(Candidate { server: server.clone(), tool: tool.clone(), listed: offer.listed });
             }
-            renamed.push((server.clone(), count));
         }
-        servers.sort_by(|a, b| a.key.cmp(&b.key));
-        Self { tools, servers, renamed, shown, listing: OnceLock::new() }
+        Self { tools, servers, places, listing: OnceLock::new() }
     }
 
     /// The tool of this name.
@@ -94,7 +111,7 @@ impl Catalog {
     /// Whether a server has an open session, and this view shows what it offers: whoever waits until a server is
     /// connected can then call its tools.
     pub fn is_connected(&self, server: &Handle) -> bool {
-        server.live().is_some() && (self.shown.contains(&server.key) || !server.offer().listed)
+        server.live().is_some() && (self.lists(server) || !server.offer().listed)
     }
 
     /// Whether a server is being connected for the first time, so that its tools are not known yet.
@@ -102,9 +119,51 @@ impl Catalog {
         self.servers.iter().any(|server| server.status().phase == Phase::Connecting)
     }
 
-    /// For each server, how many of its tools go by `server__tool` because another server has their name.
-    pub fn renamed(&self) -> &[(Arc<Handle>, i64)] {
-        &self.renamed
+    /// The server of this key.
+    pub fn server_of(&self, key: &ServerKey) -> Option<&Arc<Handle>> {
+        self.index_of(key).map(|index| &self.servers[index])
+    }
+
+    /// Whether the tools of this server are listed here.
+    pub fn lists(&self, server: &Handle) -> bool {
+        self.place(server).listed
+    }
+
+    /// How many tools of this server go by `server__tool` because another server has their name.
+    pub fn renamed(&self, server: &Handle) -> u32 {
+        self.place(server).renamed
+    }
+
+    fn place(&self, server: &Handle) -> Place {
+        self.index_of(&server.key).map(|index| self.places[index]).unwrap_or_default()
+    }
+
+    fn index_of(&self, key: &ServerKey) -> Option<usize> {
+        self.servers.binary_search_by(|server| server.key.cmp(key)).ok()
+    }
+
+    /// What differs from an older view.
+    pub fn since<'a>(&'a self, older: &'a Self) -> Difference<'a> {
+        let mut difference = Difference::default();
+        let mut before = older.servers.iter().zip(&older.places).peekable();
+        for (server, place) in self.servers.iter().zip(&self.places) {
+            // Most are the same, and comparing names takes its time.
+            if let Some((_, was)) = before.next_if(|(old, _)| Arc::ptr_eq(old, server)) {
+                if was != place {
+                    difference.servers.push(server);
+                }
+                continue;
+            }
+            while let Some((gone, _)) = before.next_if(|(old, _)| old.key < server.key) {
+                difference.gone.push(&gone.key);
+            }
+            let same = before.next_if(|(old, _)| old.key == server.key);
+            if !same.is_some_and(|(old, was)| Arc::ptr_eq(old, server) && was == place) {
+                difference.servers.push(server);
+            }
+        }
+        difference.gone.extend(before.map(|(gone, _)| &gone.key));
+        difference
     }
 
     /// Names of the listed tools, sorted, with their entries.
@@ -174,7 +233,7 @@ impl Catalog {
 }
 
 /// The name under which a tool is offered: its own, unless an older server has it with another schema.
-fn free_name(tools: &HashMap<Arc<str>, Entry>, server: &Handle, tool: &Tool) -> Option<String> {
+fn free_name(tools: &HashMap<Arc<str>, Entry>, server: &Handle, tool: &Tool) -> Option<Arc<str>> {
     let fits = |name: &str| tools.get(name).is_none_or(|entry| entry.candidates[0].tool.schema == tool.schema);
     if fits(&tool.name) {
         return Some(tool.name.clone());
@@ -182,7 +241,7 @@ fn free_name(tools: &HashMap<Arc<str>, Entry>, server: &Handle, tool: &Tool) -> 
     let key = &server.key;
     let prefixes = [key.name.clone(), format!("{}.{}", key.namespace, key.name)];
     let names = prefixes.into_iter().map(|prefix| format!("{prefix}{TOOL_NAME_JOINER}{}", tool.name));
-    names.into_iter().find(|name| is_tool_name(name) && fits(name))
+    names.into_iter().find(|name| is_tool_name(name) && fits(name)).map(Into::into)
 }
 
 #[cfg(test)]
@@ -222,8 +281,9 @@ mod tests {
         let c = server("c", 3, &[("t", "y")], true);
         let catalog = Catalog::build(vec![c, a, b]);
         assert_eq!(offered(&catalog), [row("c__t", &["c"]), row("own", &["a"]), row("t", &["b", "a"])]);
-        let renamed: Vec<_> = catalog.renamed().iter().map(|(server, count)| (server.name.as_str(), *count)).collect();
-        assert_eq!(renamed, [("b", 0), ("a", 0), ("c", 1)]);
+        let renamed: Vec<_> =
+            catalog.servers().iter().map(|server| (server.name.as_str(), catalog.renamed(server))).collect();
+        assert_eq!(renamed, [("a", 0), ("b", 0), ("c", 1)]);
     }
 
     #[test]

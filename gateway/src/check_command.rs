@@ -29,16 +29,20 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
             problems.push(format!("McpServer {}: {problem}", server.key));
         }
     }
-    if problems.is_empty() {
-        println!("all is well: {} server(s)", snapshot.servers.len());
-        return Ok(());
+    if !problems.is_empty() {
+        return Err(told(problems));
     }
-    Err(told(problems))
+    match options.source(&mut Vec::new()) {
+        SourceConfig::ConfigMaps(maps) => println!("all is well; the {} ConfigMap(s) were not read", maps.names.len()),
+        _ => println!("all is well: {} server(s)", snapshot.servers.len()),
+    }
+    Ok(())
 }
 
 fn servers(options: &Options, problems: &mut Vec<String>) -> Snapshot {
     match options.source(&mut Vec::new()) {
         SourceConfig::Urls(servers) => Snapshot::new(servers),
+        SourceConfig::ConfigMaps(_) => Snapshot::default(),
         SourceConfig::Path(path) => match Folder::open(&path) {
             Ok(mut folder) => {
                 let (snapshot, soundness) = folder.read();

@@ -14,6 +14,9 @@ use url::Url;
 
 use crate::auth::{self, Secret, parse_algorithm};
 
+/// Each is watched over a connection of its own.
+const MAX_CONFIGMAPS: usize = 64;
+
 /// What can be set. Every field is as text, so that all problems can be told at once.
 #[derive(Args, Clone, Debug, Default)]
 pub struct Options {
@@ -26,6 +29,18 @@ pub struct Options {
     /// File or folder of McpServer manifests (YAML), watched for changes; instead of URLs
     #[arg(long, global = true, env = "SERVERS", value_name = "PATH")]
     pub servers: Option<PathBuf>,
+    /// Names of the ConfigMaps that hold the servers, separated by commas; watched through the Kubernetes API
+    #[arg(long, global = true, env = "CONFIGMAPS", value_name = "NAMES")]
+    pub configmaps: Option<String>,
+    /// Folder with mounted copies of these ConfigMaps, as DIR/NAME/KEY, to start from while the API server is away
+    #[arg(long, global = true, env = "CONFIGMAPS_MOUNTED", value_name = "DIR")]
+    pub configmaps_mounted: Option<PathBuf>,
+    /// Namespace of these ConfigMaps; without it, that of the pod or of the kubeconfig
+    #[arg(long, global = true, env = "POD_NAMESPACE", value_name = "NAMESPACE")]
+    pub namespace: Option<String>,
+    /// kubeconfig file to reach the Kubernetes API with; without it, ~/.kube/config or the service account of the pod
+    #[arg(long, global = true, env = "KUBECONFIG", value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
     /// Folder with what manifests name in Secrets and ConfigMaps, as DIR/NAME/KEY
     #[arg(long, global = true, env = "SECRETS_DIR", value_name = "DIR")]
     pub secrets: Option<PathBuf>,
@@ -35,7 +50,7 @@ pub struct Options {
     /// Port to listen on
     #[arg(long, global = true, env = "PORT", default_value = "5000")]
     pub port: Option<String>,
-    /// ADDRESS:PORT for /metrics, /livez and /readyz; without it they are on the main port
+    /// ADDRESS:PORT for /metrics, /livez, /readyz and /status; without it the first three are on the main port
     #[arg(long, global = true, env = "ADMIN_ADDRESS", value_name = "ADDRESS:PORT")]
     pub admin_address: Option<String>,
     /// The shared secret that tokens are signed with; only as a variable, because everybody can read flags
@@ -118,6 +133,8 @@ pub struct Config {
     pub admin: Option<SocketAddr>,
     /// Where the servers come from.
     pub source: SourceConfig,
+    /// Which kubeconfig leads to the cluster, if not the usual one.
+    pub kubeconfig: Option<PathBuf>,
     /// Where Secrets lie.
     pub secrets: Option<PathBuf>,
     /// How tokens are checked.
@@ -145,6 +162,19 @@ pub enum SourceConfig {
     Urls(Vec<Server>),
     /// A file or folder of manifests, watched.
     Path(PathBuf),
+    /// ConfigMaps, watched through the API server.
+    ConfigMaps(ConfigMapNames),
+}
+
+/// Which ConfigMaps, and how they are reached.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ConfigMapNames {
+    /// Their names, each once.
+    pub names: Vec<String>,
+    /// Their namespace, if it is not that of the client.
+    pub namespace: Option<String>,
+    /// Where copies of them are mounted.
+    pub mounted: Option<PathBuf>,
 }
 
 /// What is logged, and how.
@@ -180,6 +210,7 @@ impl Options {
             listen: SocketAddr::new(host, u16::try_from(port).unwrap_or_default()),
             admin: self.admin(&mut problems),
             source: self.source(&mut problems),
+            kubeconfig: path(&self.kubeconfig),
             secrets: self.folder_of_secrets(&mut problems),
             auth: self.auth(&mut problems),
             allow_query_token: boolean(&mut problems, "ALLOW_QUERY_TOKEN", &self.allow_query_token, true),
@@ -246,21 +277,47 @@ impl Options {
             .map(str::trim)
             .filter(|url| !url.is_empty())
             .collect();
-        match (path(&self.servers), urls.is_empty()) {
-            (Some(path), true) => SourceConfig::Path(path),
-            (Some(path), false) => {
-                problems.push("SERVERS and MCP_URL(S) are both set: keep one of them".into());
-                SourceConfig::Path(path)
-            }
-            (None, true) => {
-                problems.push(
-                    "no MCP server is configured: set MCP_URLS to URLs, or SERVERS to a file or folder of manifests"
-                        .into(),
-                );
-                SourceConfig::Urls(Vec::new())
-            }
-            (None, false) => SourceConfig::Urls(servers_of(&urls, problems)),
+        let (configmaps, servers) = (text(&self.configmaps), path(&self.servers));
+        let given =
+            [("CONFIGMAPS", configmaps.is_some()), ("SERVERS", servers.is_some()), ("MCP_URL(S)", !urls.is_empty())];
+        let given: Vec<&str> = given.into_iter().filter_map(|(name, set)| set.then_some(name)).collect();
+        match given.len() {
+            0 => problems.push(
+                "no MCP server is configured: set MCP_URLS to URLs, SERVERS to a file or folder of manifests, or \
+                 CONFIGMAPS to names of ConfigMaps"
+                    .into(),
+            ),
+            1 => {}
+            2 => problems.push(format!("{} are both set: keep one of them", given.join(" and "))),
+            _ => problems.push(format!("{} are all set: keep one of them", given.join(", "))),
         }
+        if configmaps.is_none() && path(&self.configmaps_mounted).is_some() {
+            problems.push("CONFIGMAPS_MOUNTED is set without CONFIGMAPS: set that too".into());
+        }
+        match (configmaps, servers) {
+            (Some(names), _) => SourceConfig::ConfigMaps(self.configmap_names(names, problems)),
+            (None, Some(path)) => SourceConfig::Path(path),
+            (None, None) => SourceConfig::Urls(servers_of(&urls, problems)),
+        }
+    }
+
+    fn configmap_names(&self, list: &str, problems: &mut Vec<Problem>) -> ConfigMapNames {
+        let names: Vec<String> = list.split(',').map(|name| name.trim().to_owned()).collect();
+        for (index, name) in names.iter().enumerate() {
+            if !is_object_name(name) {
+                problems.push(format!("CONFIGMAPS, entry {}: {name:?} is no name of a ConfigMap", index + 1));
+            } else if names[..index].contains(name) {
+                problems.push(format!("CONFIGMAPS, entry {}: the name is there twice", index + 1));
+            }
+        }
+        if names.len() > MAX_CONFIGMAPS {
+            problems.push(format!("CONFIGMAPS has {} names: {MAX_CONFIGMAPS} are the most", names.len()));
+        }
+        let namespace = text(&self.namespace).map(str::to_owned);
+        if let Some(namespace) = namespace.as_deref().filter(|name| !is_object_name(name)) {
+            problems.push(format!("POD_NAMESPACE is {namespace:?}: that is no name of a namespace"));
+        }
+        ConfigMapNames { names, namespace, mounted: path(&self.configmaps_mounted) }
     }
 
     fn admin(&self, problems: &mut Vec<Problem>) -> Option<SocketAddr> {
@@ -296,6 +353,13 @@ impl Options {
             payloads: boolean(problems, "LOG_PAYLOADS", &self.log_payloads, false),
         }
     }
+}
+
+/// A DNS subdomain: lower-case letters, digits, `-` and `.`; see kubernetes.io/docs/concepts/overview/working-with-objects/names.
+fn is_object_name(name: &str) -> bool {
+    let plain = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let ends = name.bytes().next().is_some_and(plain) && name.bytes().last().is_some_and(plain);
+    ends && name.len() <= 253 && name.bytes().all(|c| plain(c) || matches!(c, b'-' | b'.'))
 }
 
 /// Servers for plain URLs: the URL is what `/servers` calls them, a short name is what tools and logs use.
@@ -481,5 +545,38 @@ mod tests {
         assert_eq!(Options::default().check().unwrap_err().len(), 1);
         let both = Options { mcp_urls: given("http://a/"), servers: Some("x".into()), ..Options::default() };
         assert_eq!(both.check().unwrap_err(), ["SERVERS and MCP_URL(S) are both set: keep one of them"]);
+        let all = Options { configmaps: given("a"), ..both };
+        assert_eq!(all.check().unwrap_err(), ["CONFIGMAPS, SERVERS, MCP_URL(S) are all set: keep one of them"]);
+    }
+
+    #[test]
+    fn names_of_configmaps_are_read_and_wrong_ones_are_told() {
+        let options = Options {
+            configmaps: given("p-servers-2-0, p-servers-2-1"),
+            configmaps_mounted: Some("/slots".into()),
+            namespace: given("mcp"),
+            ..Options::default()
+        };
+        let expected = ConfigMapNames {
+            names: vec!["p-servers-2-0".into(), "p-servers-2-1".into()],
+            namespace: Some("mcp".into()),
+            mounted: Some("/slots".into()),
+        };
+        assert_eq!(options.check().unwrap().source, SourceConfig::ConfigMaps(expected));
+
+        let wrong = Options { configmaps: given("a,a,,B,x=y"), namespace: given("No"), ..Options::default() };
+        assert_eq!(
+            wrong.check().unwrap_err(),
+            [
+                "CONFIGMAPS, entry 2: the name is there twice",
+                "CONFIGMAPS, entry 3: \"\" is no name of a ConfigMap",
+                "CONFIGMAPS, entry 4: \"B\" is no name of a ConfigMap",
+                "CONFIGMAPS, entry 5: \"x=y\" is no name of a ConfigMap",
+                "POD_NAMESPACE is \"No\": that is no name of a namespace",
+            ]
+        );
+        let lonely =
+            Options { mcp_urls: given("http://a/"), configmaps_mounted: Some("x".into()), ..Options::default() };
+        assert_eq!(lonely.check().unwrap_err(), ["CONFIGMAPS_MOUNTED is set without CONFIGMAPS: set that too"]);
     }
 }

@@ -5,23 +5,26 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use axum::Router;
+use kube::Client;
+use portcullis_crds::report;
 use portcullis_runtime::admin::{self, AdminState};
 use portcullis_runtime::serve::{self, ServeError};
 use portcullis_runtime::{Connections, Drain, Failure, Latch, Limits, LogSink, Readiness, Supervisor, process, signal};
 use thiserror::Error;
 use tokio::net::TcpListener;
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::sync::{Notify, Semaphore, oneshot, watch};
 use tracing::{error, info, warn};
 
 use crate::auth::Authenticator;
-use crate::config::{Config, Problem};
+use crate::board::Board;
+use crate::cluster;
+use crate::config::{Config, Problem, SourceConfig};
 use crate::front::access_log::AccessLog;
-use crate::front::{self, App, FrontOptions};
-use crate::kubernetes;
+use crate::front::{self, App, FrontOptions, status};
 use crate::metrics::Metrics;
-use crate::pool::{Pool, Published};
+use crate::pool::{Latches, Pool, Published};
 use crate::secrets::Secrets;
-use crate::server::Shared;
+use crate::server::{HANDSHAKES, Shared};
 use crate::source::{Feed, Soundness, Source};
 use crate::upstream::stream::system_roots;
 
@@ -35,8 +38,9 @@ pub struct Gateway {
     admin: Option<TcpListener>,
     source: Source,
     pool: Pool,
+    board: Arc<Board>,
     app: Arc<App>,
-    applied: Latch,
+    latches: Latches,
     keys: Latch,
     log: Option<LogSink>,
 }
@@ -59,12 +63,14 @@ impl Gateway {
     /// See [`StartError`]; all wrong settings are told at once.
     pub async fn bind(config: Config, log: Option<LogSink>) -> Result<Self, StartError> {
         let metrics = Metrics::new();
-        let auth = authenticator(&config, &metrics).await;
-        let source = Source::open(&config.source);
+        let client = client(&config).await.map_err(|problem| StartError::Settings(vec![problem]))?;
+        let auth = Authenticator::with_cluster(&config.auth, client.as_ref(), metrics.clone());
+        let source = Source::open(&config.source, client.as_ref(), metrics.clone());
         let (auth, source) = match (auth, source) {
             (Ok(auth), Ok(source)) => (auth, source),
             (auth, source) => {
-                let mut problems = auth.err().unwrap_or_default();
+                let mut problems: Vec<Problem> =
+                    auth.err().into_iter().flatten().map(|problem| problem.to_string()).collect();
                 problems.extend(source.err());
                 return Err(StartError::Settings(problems));
             }
@@ -75,10 +81,15 @@ impl Gateway {
             max_message: config.max_message,
             metrics: metrics.clone(),
             dirty: Notify::new(),
+            handshakes: Semaphore::new(HANDSHAKES),
+            touched: Arc::default(),
         });
         let published = Published::default();
+        let board = Arc::new(Board::new(published.clone(), shared.touched.clone()));
         let readiness = Readiness::default();
-        let (applied, keys) = (readiness.latch("configuration"), readiness.latch("keys"));
+        let latches =
+            Latches { configuration: readiness.latch("configuration"), sessions: readiness.latch("first sessions") };
+        let keys = readiness.latch("keys");
         let app = Arc::new(App {
             auth,
             published: published.clone(),
@@ -93,7 +104,8 @@ impl Gateway {
             Some(address) => Some(serve::listen(address).await?),
             None => None,
         };
-        Ok(Self { config, listener, admin, source, pool: Pool::new(shared, published), app, applied, keys, log })
+        let pool = Pool::new(shared, published, board.clone());
+        Ok(Self { config, listener, admin, source, pool, board, app, latches, keys, log })
     }
 
     /// The address callers come to.
@@ -115,12 +127,12 @@ impl Gateway {
     /// A task ended that should not: the process should exit with a code other than 0.
     pub async fn run(self, signal: impl Future<Output = ()>) -> Result<(), Failure> {
         let (address, admin_address) = (self.address(), self.admin_address());
-        let Self { config, listener, admin, source, pool, app, applied, keys, log } = self;
+        let Self { config, listener, admin, source, pool, board, app, latches, keys, log } = self;
         let mut tasks = Supervisor::new();
         let connections = Arc::new(Connections::default());
         export(&app.metrics, &connections, log);
 
-        let Feed { snapshots, soundness, secrets } = source.feed();
+        let Feed { configurations, soundness, secrets } = source.feed();
         // Running calls need their sessions: the pool stops after the listener has answered them.
         let (answered, all_answered) = oneshot::channel::<()>();
         let stop = tasks.shutdown();
@@ -128,7 +140,17 @@ impl Gateway {
             stop.requested().await;
             let _ = all_answered.await;
         };
-        tasks.spawn("pool", ended(async move { pool.run(snapshots, secrets, applied, last).await }));
+        tasks.spawn("pool", ended(async move { pool.run(configurations, secrets, latches, last).await }));
+        let (numbering, stop) = (board.clone(), tasks.shutdown());
+        tasks.spawn(
+            "board",
+            ended(async move {
+                tokio::select! {
+                    () = numbering.follow() => {}
+                    () = stop.requested() => {}
+                }
+            }),
+        );
         let (metrics, stop) = (app.metrics.clone(), tasks.shutdown());
         tasks.spawn("soundness", ended(tell_soundness(soundness, metrics, stop_of(stop))));
         let stop = tasks.shutdown();
@@ -141,7 +163,8 @@ impl Gateway {
         let routes = match admin {
             Some(listener) => {
                 let limits = limits(ADMIN_CONNECTIONS, config.grace);
-                let probes = serve::router(admin::router(probes));
+                let more = vec![(report::PATH, status::route(board, tasks.shutdown()))];
+                let probes = serve::router(admin::router_with(probes, more));
                 tasks.spawn("admin listener", serve::serve(listener, probes, limits, Arc::default(), tasks.shutdown()));
                 front::router(app.clone(), Router::new())
             }
@@ -182,20 +205,13 @@ async fn until(stop: portcullis_runtime::Shutdown, work: impl Future<Output = ()
     }
 }
 
-/// Who checks tokens, or everything that is wrong with the settings about them.
-async fn authenticator(config: &Config, metrics: &Metrics) -> Result<Authenticator, Vec<Problem>> {
-    let mut problems = Vec::new();
-    let client = match config.auth.kubernetes {
-        Some(_) => kubernetes::client().await.map_err(|problem| problems.push(format!("KUBERNETES_TOKENS: {problem}"))),
-        None => Err(()),
-    };
-    match Authenticator::with_cluster(&config.auth, client.as_ref().ok(), metrics.clone()) {
-        Ok(auth) if problems.is_empty() => Ok(auth),
-        made => {
-            problems.extend(made.err().into_iter().flatten().map(|problem| problem.to_string()));
-            Err(problems)
-        }
+/// A client of the Kubernetes API, if anything needs one.
+async fn client(config: &Config) -> Result<Option<Client>, Problem> {
+    let of_source = matches!(config.source, SourceConfig::ConfigMaps(_));
+    if !of_source && config.auth.kubernetes.is_none() {
+        return Ok(None);
     }
+    cluster::client(config.kubeconfig.as_deref()).await.map(Some)
 }
 
 async fn stop_of(stop: portcullis_runtime::Shutdown) {
@@ -219,7 +235,6 @@ async fn tell_soundness(mut soundness: watch::Receiver<Soundness>, metrics: Metr
             if now != known {
                 for problem in now.problems.iter().filter(|problem| !known.problems.contains(problem)) {
                     error!(problem, "configuration refused, the last good one stays in use");
-                    metrics.snapshot_rejected.with_label_values(&["invalid"]).inc();
                 }
                 if now.problems.is_empty() {
                     info!("the configuration is sound again");

@@ -13,6 +13,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::metrics::{Metrics, Outcome};
 use crate::tool::Tool;
+use crate::touched::Touched;
 use crate::upstream::{Notices, Session};
 
 /// Failures in a row after which a server is put last.
@@ -55,8 +56,20 @@ pub struct Handle {
     born: Instant,
     retired: AtomicBool,
     status: Mutex<Status>,
+    revision: Mutex<Option<(Arc<Server>, String)>>,
+    told: Told,
     /// Handles of its own series, so that a call looks none up.
     pub series: Series,
+}
+
+/// What was told of it, and whom to tell that it may look different now.
+#[derive(Default)]
+struct Told {
+    whom: Arc<Touched>,
+    touched: AtomicBool,
+    /// Number of its last visible change.
+    stamp: AtomicU64,
+    fingerprint: AtomicU64,
 }
 
 /// An open session, and which one it is.
@@ -77,7 +90,7 @@ pub struct Offer {
 }
 
 /// What people are shown of a server.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Status {
     /// Where it is between connecting and ready.
     pub phase: Phase,
@@ -133,7 +146,8 @@ pub struct Slot<'a> {
 
 impl Handle {
     /// A server that has just been configured.
-    pub fn new(spec: Server, metrics: &Metrics) -> Self {
+    pub fn new(spec: impl Into<Arc<Server>>, metrics: &Metrics) -> Self {
+        let spec = spec.into();
         let name = spec.name.clone();
         let series = Series {
             ok: metrics.call_duration.with_label_values(&[name.as_str(), Outcome::Ok.as_str()]),
@@ -147,7 +161,7 @@ impl Handle {
             name,
             notices: Arc::default(),
             slots: ArcSwap::from_pointee(Semaphore::new(spec.limits.max_concurrent_requests as usize)),
-            spec: ArcSwap::from_pointee(spec),
+            spec: ArcSwap::new(spec),
             live: ArcSwapOption::empty(),
             opened: watch::Sender::new(0),
             offer: ArcSwap::default(),
@@ -162,8 +176,16 @@ impl Handle {
             born: Instant::now(),
             retired: AtomicBool::new(false),
             status: Mutex::new(Status::new(phase)),
+            revision: Mutex::default(),
+            told: Told::default(),
             series,
         }
+    }
+
+    /// The same, telling `whom` when it may look different.
+    #[must_use]
+    pub fn telling(self, whom: Arc<Touched>) -> Self {
+        Self { told: Told { whom, ..Told::default() }, ..self }
     }
 
     /// What is configured now.
@@ -172,12 +194,23 @@ impl Handle {
     }
 
     /// Takes over a changed configuration that the session can live with.
-    pub fn set_spec(&self, spec: Server) {
+    pub fn set_spec(&self, spec: Arc<Server>) {
         let slots = spec.limits.max_concurrent_requests;
         if self.spec.load().limits.max_concurrent_requests != slots {
             self.slots.store(Arc::new(Semaphore::new(slots as usize)));
         }
-        self.spec.store(Arc::new(spec));
+        self.spec.store(spec);
+        self.touch();
+    }
+
+    /// Tells one configuration from another.
+    pub fn revision(&self) -> String {
+        let spec = self.spec();
+        let mut known = self.revision.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*known {
+            Some((of, revision)) if Arc::ptr_eq(of, &spec) => revision.clone(),
+            _ => known.insert((spec.clone(), spec.revision())).1.clone(),
+        }
     }
 
     /// The open session.
@@ -192,12 +225,14 @@ impl Handle {
         self.failures.store(0, Ordering::Relaxed);
         self.ejected_until.store(0, Ordering::Relaxed);
         self.opened.send_replace(number);
+        self.touch();
         number
     }
 
     /// The session is over.
     pub fn shut(&self) {
         self.live.store(None);
+        self.touch();
     }
 
     /// Waits until a session younger than `number` is open.
@@ -227,6 +262,7 @@ impl Handle {
         let changed = **self.offer.load() != offer;
         if changed {
             self.offer.store(Arc::new(offer));
+            self.touch();
         }
         changed
     }
@@ -335,12 +371,41 @@ impl Handle {
     /// Changes what people are shown.
     pub fn update_status(&self, change: impl FnOnce(&mut Status)) {
         let mut status = self.lock_status();
-        let before = status.phase;
+        let before = status.clone();
         change(&mut status);
         self.degraded.store(status.phase == Phase::Degraded, Ordering::Relaxed);
-        if status.phase != before {
+        if status.phase != before.phase {
             status.since = SystemTime::now();
         }
+        if *status != before {
+            self.touch();
+        }
+    }
+
+    /// It may look different now.
+    pub fn touch(&self) {
+        if !self.told.touched.swap(true, Ordering::AcqRel) {
+            self.told.whom.mark(|marks| marks.servers.push(self.key.clone()));
+        }
+    }
+
+    /// It is about to be looked at: what changes from now on is another change.
+    pub fn untouch(&self) {
+        self.told.touched.store(false, Ordering::Release);
+    }
+
+    /// The number of its last visible change.
+    pub fn stamped(&self) -> u64 {
+        self.told.stamp.load(Ordering::Acquire)
+    }
+
+    /// It looks like this in change number `change`; true if it looked different before.
+    pub fn stamp(&self, fingerprint: u64, change: u64) -> bool {
+        let differs = self.told.fingerprint.swap(fingerprint, Ordering::AcqRel) != fingerprint;
+        if differs {
+            self.told.stamp.store(change, Ordering::Release);
+        }
+        differs
     }
 
     fn lock_status(&self) -> MutexGuard<'_, Status> {

@@ -4,27 +4,30 @@
 
 pub mod auth;
 pub mod backoff;
+pub mod board;
 pub mod call;
 pub mod catalog;
 pub mod check_command;
+pub mod cluster;
 pub mod command;
 pub mod config;
 pub mod demo;
 pub mod front;
 pub mod gateway;
 pub mod handle;
-pub mod kubernetes;
 pub mod listing;
 pub mod metrics;
 pub mod pick;
 pub mod plan;
 pub mod pool;
+pub mod report;
 pub mod run_command;
 pub mod secrets;
 pub mod server;
 pub mod source;
 pub mod token_command;
 pub mod tool;
+pub mod touched;
 pub mod upstream;
 
 pub use config::{Config, Options};

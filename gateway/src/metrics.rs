@@ -3,7 +3,7 @@
 //! Labels come from configured servers, listed tools and closed sets only, never from a request.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -14,6 +14,8 @@ use prometheus::{
     Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     Registry,
 };
+
+use crate::server::RECONNECT_REASONS;
 
 /// Seconds; the first ones are the gateway's own work, the last ones slow tools.
 const BUCKETS: [f64; 14] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 15.0, 60.0];
@@ -61,6 +63,10 @@ pub struct Metrics {
     pub snapshot_applied: Gauge,
     /// `portcullis_snapshot_apply_duration_seconds`: from the change to the catalog without the removed servers.
     pub snapshot_apply: Histogram,
+    /// `portcullis_snapshot_delay_seconds`: from the writing of a slot to the moment it is applied.
+    pub snapshot_delay: Histogram,
+    /// `portcullis_config_source_up`: 0 while the configuration cannot be watched.
+    pub config_source_up: IntGauge,
     /// `portcullis_snapshot_rejected_total{reason}`
     pub snapshot_rejected: IntCounterVec,
     /// `portcullis_configuration_ok`: 0 while something in the configuration is refused.
@@ -137,6 +143,9 @@ impl Metrics {
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         let configuration_ok = make.gauge("configuration_ok", "0 while part of the configuration is refused.");
         configuration_ok.set(1);
+        let config_source_up =
+            make.gauge("config_source_up", "0 while the API server cannot be asked for the configuration.");
+        config_source_up.set(1);
         let metrics = Self {
             http_duration: make.histograms(
                 "http_request_duration_seconds",
@@ -203,6 +212,11 @@ impl Metrics {
                 .float_gauge("snapshot_applied_timestamp_seconds", "When the configuration was applied last."),
             snapshot_apply: make
                 .histogram("snapshot_apply_duration_seconds", "Time to apply a change of configuration."),
+            snapshot_delay: make.histogram(
+                "snapshot_delay_seconds",
+                "Time from the writing of a slot of the configuration to its use.",
+            ),
+            config_source_up,
             snapshot_rejected: make.counters(
                 "snapshot_rejected_total",
                 "Configurations refused; the last good one stays.",
@@ -227,19 +241,29 @@ impl Metrics {
         self.keys_fetched.with_label_values(&[issuer]).set(now.as_secs_f64());
     }
 
-    /// Forgets a server that is gone, so that its series end.
-    pub fn forget(&self, server: &str) {
-        for gauges in [&self.server_up, &self.in_flight, &self.catalog_tools, &self.tools_left_out, &self.tools_renamed]
-        {
-            let _ = gauges.remove_label_values(&[server]);
-        }
-        for counters in [&self.failovers, &self.ejections, &self.messages_dropped, &self.reconnects, &self.calls] {
-            for labels in labels_of(counters, server) {
-                let _ = counters.remove(&borrowed(&labels));
+    /// Forgets servers that are gone, so that their series end.
+    pub fn forget(&self, servers: &HashSet<&str>) {
+        for server in servers {
+            for gauges in
+                [&self.server_up, &self.in_flight, &self.catalog_tools, &self.tools_left_out, &self.tools_renamed]
+            {
+                let _ = gauges.remove_label_values(&[server]);
+            }
+            for counters in [&self.failovers, &self.ejections, &self.messages_dropped] {
+                let _ = counters.remove_label_values(&[server]);
+            }
+            for reason in RECONNECT_REASONS {
+                let _ = self.reconnects.remove_label_values(&[server, reason]);
+            }
+            for outcome in OUTCOMES {
+                let _ = self.call_duration.remove_label_values(&[server, outcome.as_str()]);
             }
         }
-        for labels in labels_of(&self.call_duration, server) {
-            let _ = self.call_duration.remove(&borrowed(&labels));
+        // Only these have labels that are not known here. It looks at every series, so it is done once for all.
+        if !servers.is_empty() {
+            for labels in labels_of(&self.calls, servers) {
+                let _ = self.calls.remove(&borrowed(&labels));
+            }
         }
     }
 }
@@ -248,12 +272,13 @@ fn borrowed(labels: &[(String, String)]) -> HashMap<&str, &str> {
     labels.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect()
 }
 
-/// The labels of every series that a server has among these.
-fn labels_of(collector: &impl Collector, server: &str) -> Vec<Vec<(String, String)>> {
+/// The labels of every series that these servers have.
+fn labels_of(collector: &impl Collector, servers: &HashSet<&str>) -> Vec<Vec<(String, String)>> {
     let families = collector.collect();
     let series = families.iter().flat_map(MetricFamily::get_metric);
-    let of_server = series
-        .filter(|metric| metric.get_label().iter().any(|label| label.name() == "server" && label.value() == server));
+    let of_server = series.filter(|metric| {
+        metric.get_label().iter().any(|label| label.name() == "server" && servers.contains(label.value()))
+    });
     let pairs = |metric: &Metric| -> Vec<(String, String)> {
         metric.get_label().iter().map(|label| (label.name().to_owned(), label.value().to_owned())).collect()
     };

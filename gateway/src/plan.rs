@@ -2,37 +2,44 @@
 //!
 //! Pure. Whatever can be changed in place is changed in place: a session is closed only where it must be.
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use portcullis_crds::mcpserver::State;
-use portcullis_crds::{Server, ServerKey, Snapshot};
+use portcullis_crds::{Server, ServerKey};
 
 /// The difference between what runs and what should.
 #[derive(Debug, Default, PartialEq)]
 pub struct Plan {
     /// Servers that are new.
-    pub start: Vec<Server>,
+    pub start: Vec<Arc<Server>>,
     /// Servers that are gone.
     pub stop: Vec<ServerKey>,
     /// Servers that changed in a way that needs a new session.
-    pub restart: Vec<Server>,
+    pub restart: Vec<Arc<Server>>,
     /// Servers that changed in a way that their session can live with.
-    pub update: Vec<Server>,
+    pub update: Vec<Arc<Server>>,
 }
 
-/// Compares what runs with what should.
-pub fn plan(running: &BTreeMap<&ServerKey, &Server>, wanted: &Snapshot) -> Plan {
+/// Compares what runs with what should; both are sorted by key.
+pub fn plan<'a>(running: impl Iterator<Item = &'a Arc<Server>>, wanted: &[Arc<Server>]) -> Plan {
     let mut plan = Plan::default();
-    for server in &wanted.servers {
-        match running.get(&server.key) {
+    let mut running = running.peekable();
+    for server in wanted {
+        // Most are the same, and comparing names takes its time.
+        if running.next_if(|old| Arc::ptr_eq(old, server)).is_some() {
+            continue;
+        }
+        while let Some(old) = running.next_if(|old| old.key < server.key) {
+            plan.stop.push(old.key.clone());
+        }
+        match running.next_if(|old| old.key == server.key) {
             None => plan.start.push(server.clone()),
-            Some(old) if *old == server => {}
+            Some(old) if old == server => {}
             Some(old) if needs_new_session(old, server) => plan.restart.push(server.clone()),
             Some(_) => plan.update.push(server.clone()),
         }
     }
-    let wanted: std::collections::BTreeSet<_> = wanted.servers.iter().map(|server| &server.key).collect();
-    plan.stop = running.keys().filter(|key| !wanted.contains(**key)).map(|key| (*key).clone()).collect();
+    plan.stop.extend(running.map(|old| old.key.clone()));
     plan
 }
 
@@ -46,16 +53,15 @@ fn needs_new_session(old: &Server, new: &Server) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
+    use portcullis_crds::Snapshot;
     use portcullis_crds::mcpserver::Transport;
     use proptest::prelude::*;
 
-    fn map(servers: &[Server]) -> BTreeMap<ServerKey, Server> {
-        servers.iter().map(|server| (server.key.clone(), server.clone())).collect()
-    }
-
-    fn borrowed(servers: &BTreeMap<ServerKey, Server>) -> BTreeMap<&ServerKey, &Server> {
-        servers.iter().collect()
+    fn shared(servers: &[Server]) -> Vec<Arc<Server>> {
+        Snapshot::new(servers.to_vec()).servers.into_iter().map(Arc::new).collect()
     }
 
     fn server(name: &str) -> Server {
@@ -68,7 +74,7 @@ mod tests {
         let heavier = Server { weight: 7, ..server("heavier") };
         let off = Server { state: State::Disabled, ..server("off") };
         let draining = Server { state: State::Draining, ..server("draining") };
-        let running = map(&[
+        let running = shared(&[
             server("gone"),
             server("kept"),
             server("moved"),
@@ -76,21 +82,15 @@ mod tests {
             server("off"),
             server("draining"),
         ]);
-        let wanted = Snapshot::new(vec![
-            server("kept"),
-            server("new"),
-            moved.clone(),
-            heavier.clone(),
-            off.clone(),
-            draining.clone(),
-        ]);
+        let wanted =
+            shared(&[server("kept"), server("new"), moved.clone(), heavier.clone(), off.clone(), draining.clone()]);
         let expected = Plan {
-            start: vec![server("new")],
+            start: shared(&[server("new")]),
             stop: vec![server("gone").key],
-            restart: vec![moved, off],
-            update: vec![draining, heavier],
+            restart: shared(&[moved, off]),
+            update: shared(&[draining, heavier]),
         };
-        assert_eq!(plan(&borrowed(&running), &wanted), expected);
+        assert_eq!(plan(running.iter(), &wanted), expected);
     }
 
     fn any_server() -> impl Strategy<Value = Server> {
@@ -107,14 +107,17 @@ mod tests {
             before in prop::collection::vec(any_server(), 0..5),
             after in prop::collection::btree_map("[a-d]", any_server(), 0..5),
         ) {
-            let mut running = map(&before);
-            let wanted = Snapshot::new(after.into_iter().map(|(name, server)| Server { key: ServerKey::new("n", name), ..server }).collect());
-            let plan = plan(&borrowed(&running), &wanted);
+            let before: BTreeMap<ServerKey, Server> = before.into_iter().map(|server| (server.key.clone(), server)).collect();
+            let before = shared(&before.into_values().collect::<Vec<_>>());
+            let after: Vec<Server> = after.into_iter().map(|(name, server)| Server { key: ServerKey::new("default", name), ..server }).collect();
+            let wanted = shared(&after);
+            let plan = plan(before.iter(), &wanted);
+            let mut running: BTreeMap<ServerKey, Arc<Server>> = before.into_iter().map(|server| (server.key.clone(), server)).collect();
             plan.stop.iter().for_each(|key| { running.remove(key); });
             for server in plan.start.into_iter().chain(plan.restart).chain(plan.update) {
                 running.insert(server.key.clone(), server);
             }
-            prop_assert_eq!(running.into_values().collect::<Vec<_>>(), wanted.servers.clone());
+            prop_assert_eq!(running.into_values().collect::<Vec<_>>(), wanted);
         }
     }
 }

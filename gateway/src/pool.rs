@@ -3,26 +3,36 @@
 //! A change touches only what changed. A removed server leaves the catalog at once and finishes its calls; an added
 //! one appears when its tools are listed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use portcullis_crds::mcpserver::State;
-use portcullis_crds::{Server, ServerKey, Snapshot};
+use portcullis_crds::report::SlotReport;
+use portcullis_crds::{Server, ServerKey};
 use portcullis_runtime::Latch;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::{Id, JoinError, JoinSet};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tracing::{error, info};
 
+use crate::board::Board;
 use crate::catalog::Catalog;
 use crate::handle::{Handle, Offer};
 use crate::plan::{Plan, plan};
-use crate::server::{self, Order, Shared};
+use crate::server::{self, Order, Shared, Trying};
+use crate::source::{Configuration, Servers, Slot};
 
 /// Changes of tools that come together are built into one catalog.
 const GATHER: Duration = Duration::from_millis(5);
+
+/// Building catalogs takes one part in so many of the time at most, when thousands of servers come one by one.
+const BUILD_SHARE: u32 = 4;
+
+/// A new process is given so long to open its first sessions before it takes traffic all the same.
+const FIRST_SESSIONS: Duration = Duration::from_secs(10);
 
 /// How long the servers' tasks are waited for at the end.
 const STOP_LIMIT: Duration = Duration::from_secs(3);
@@ -34,116 +44,224 @@ pub type Published = Arc<ArcSwap<Catalog>>;
 pub struct Pool {
     shared: Arc<Shared>,
     published: Published,
+    board: Arc<Board>,
     members: BTreeMap<ServerKey, Member>,
     tasks: JoinSet<()>,
     owners: BTreeMap<Id, ServerKey>,
+    /// What was applied last.
+    servers: Option<Servers>,
+    slots: Vec<Slot>,
+    /// Given to the servers of the first configuration.
+    trying: Option<Trying>,
+    /// How long the last catalog took.
+    build_took: Duration,
+}
+
+/// What must happen before this process takes traffic.
+pub struct Latches {
+    /// The first configuration is applied.
+    pub configuration: Latch,
+    /// Each of its servers was tried, or it takes too long.
+    pub sessions: Latch,
 }
 
 struct Member {
-    spec: Server,
+    spec: Arc<Server>,
     handle: Arc<Handle>,
     orders: watch::Sender<Order>,
     task: Id,
 }
 
+/// The first attempts of the servers of the first configuration.
+struct First {
+    latch: Option<Latch>,
+    attempts: mpsc::Receiver<Infallible>,
+    until: Instant,
+}
+
+impl First {
+    /// Ends when they are over, or it takes too long.
+    async fn over(&mut self) {
+        let _ = timeout_at(self.until, self.attempts.recv()).await;
+    }
+}
+
 impl Pool {
     /// A pool without servers.
-    pub fn new(shared: Arc<Shared>, published: Published) -> Self {
-        Self { shared, published, members: BTreeMap::new(), tasks: JoinSet::new(), owners: BTreeMap::new() }
+    pub fn new(shared: Arc<Shared>, published: Published, board: Arc<Board>) -> Self {
+        Self {
+            shared,
+            published,
+            board,
+            members: BTreeMap::new(),
+            tasks: JoinSet::new(),
+            owners: BTreeMap::new(),
+            servers: None,
+            slots: Vec::new(),
+            trying: None,
+            build_took: Duration::ZERO,
+        }
     }
 
-    /// Follows the snapshots until `stop` says so. `secrets` counts changes of Secrets; `applied` is released when
-    /// the first snapshot is applied.
+    /// Follows the configuration until `stop` says so. `secrets` counts changes of Secrets.
     pub async fn run(
         mut self,
-        mut snapshots: watch::Receiver<Arc<Snapshot>>,
+        mut configurations: watch::Receiver<Arc<Configuration>>,
         mut secrets: watch::Receiver<u64>,
-        applied: Latch,
+        latches: Latches,
         stop: impl Future<Output = ()>,
     ) {
         let mut stop = std::pin::pin!(stop);
-        self.apply(&snapshots.borrow_and_update().clone());
-        applied.release();
+        let Some(mut first) = self.begin(&mut configurations, latches, &mut stop).await else { return };
         let mut build_at: Option<Instant> = None;
         loop {
             tokio::select! {
                 biased;
                 () = &mut stop => break,
-                changed = snapshots.changed() => {
+                changed = configurations.changed() => {
                     if changed.is_err() {
                         (&mut stop).await;
                         break;
                     }
-                    self.apply(&snapshots.borrow_and_update().clone());
+                    self.take(&configurations.borrow_and_update().clone());
                 }
                 Ok(()) = secrets.changed() => self.tell_all(),
                 Some(ended) = self.tasks.join_next_with_id() => self.ended(ended),
-                () = self.shared.dirty.notified() => build_at = build_at.or_else(|| Some(Instant::now() + GATHER)),
+                () = self.shared.dirty.notified() => build_at = build_at.or_else(|| Some(Instant::now() + self.gather())),
                 () = sleep_until(build_at.unwrap_or_else(Instant::now)), if build_at.is_some() => {
                     build_at = None;
                     self.publish();
+                }
+                () = first.over(), if first.latch.is_some() => {
+                    // What they have found is callable before callers come.
+                    self.publish();
+                    first.latch.take().into_iter().for_each(Latch::release);
                 }
             }
         }
         self.stop_all().await;
     }
 
-    fn apply(&mut self, wanted: &Snapshot) {
-        let began = Instant::now();
-        let running = self.members.iter().map(|(key, member)| (key, &member.spec)).collect();
-        let Plan { start, stop, restart, update } = plan(&running, wanted);
-        let counts = (start.len(), stop.len(), restart.len(), update.len());
-        for key in &stop {
-            self.stop(key);
+    /// Waits for the first configuration and applies it; none if it is to stop before.
+    async fn begin(
+        &mut self,
+        configurations: &mut watch::Receiver<Arc<Configuration>>,
+        latches: Latches,
+        stop: &mut (impl Future<Output = ()> + Unpin),
+    ) -> Option<First> {
+        let (trying, attempts) = mpsc::channel(1);
+        self.trying = Some(trying);
+        loop {
+            self.take(&configurations.borrow_and_update().clone());
+            if self.servers.is_some() {
+                break;
+            }
+            tokio::select! {
+                () = &mut *stop => return None,
+                changed = configurations.changed() => if changed.is_err() {
+                    stop.await;
+                    return None;
+                }
+            }
         }
+        self.trying = None;
+        latches.configuration.release();
+        Some(First { latch: Some(latches.sessions), attempts, until: Instant::now() + FIRST_SESSIONS })
+    }
+
+    /// Takes over what has changed of a configuration.
+    fn take(&mut self, configuration: &Configuration) {
+        if let Some(servers) = &configuration.servers {
+            if !self.servers.as_ref().is_some_and(|old| Arc::ptr_eq(old, servers)) {
+                self.apply(servers);
+                self.servers = Some(servers.clone());
+            }
+            self.note_delays(&configuration.slots);
+            self.slots.clone_from(&configuration.slots);
+        }
+        let applied = configuration.servers.is_some();
+        let told = configuration.slots.iter().map(|slot| slot.report.clone());
+        // Nothing is applied while one of them is missing.
+        let told = told.map(|slot| if applied { slot } else { SlotReport { revision: String::new(), ..slot } });
+        self.board.set_slots(told.collect());
+    }
+
+    /// Notes how long ago the slots were written that have changed. What was written before this process followed
+    /// them says nothing about it.
+    fn note_delays(&self, slots: &[Slot]) {
+        for (old, new) in self.slots.iter().zip(slots) {
+            let followed = old.report.origin == "api" && old.report.revision != new.report.revision;
+            if let (true, Some(written)) = (followed, new.written) {
+                let delay = SystemTime::now().duration_since(written).unwrap_or_default();
+                self.shared.metrics.snapshot_delay.observe(delay.as_secs_f64());
+            }
+        }
+    }
+
+    fn apply(&mut self, wanted: &[Arc<Server>]) {
+        let began = Instant::now();
+        let Plan { start, stop, restart, update } = plan(self.members.values().map(|member| &member.spec), wanted);
+        let (starts, stops, restarts, updates) = (start.len(), stop.len(), restart.len(), update.len());
+        let stopped: Vec<_> = stop.iter().filter_map(|key| self.stop(key)).collect();
+        // Their tools keep their names and stay listed for a while, so that no list flaps and no name changes hands.
+        let restarted: Vec<_> = restart.iter().filter_map(|spec| self.stop(&spec.key)).collect();
+        let names: HashSet<&str> = stopped.iter().chain(&restarted).map(|handle| handle.name.as_str()).collect();
+        self.shared.metrics.forget(&names);
         for spec in start {
             self.start(spec, &Offer::default());
         }
-        for spec in restart {
-            // Its tools keep their names and stay listed for a while, so that no list flaps and no name changes hands.
-            let offer = self.stop(&spec.key);
-            self.start(spec, &offer);
+        for (spec, before) in restart.into_iter().zip(&restarted) {
+            self.start(spec, &before.offer());
         }
-        for spec in update {
-            self.update(spec);
+        let changed = update.iter().filter(|spec| self.update(spec)).count();
+        if starts + stops + restarts + changed > 0 {
+            self.publish();
         }
-        self.publish();
         self.shared.metrics.applied(began.elapsed());
-        let (started, stopped, restarted, updated) = counts;
-        info!(started, stopped, restarted, updated, servers = self.members.len(), "configuration applied");
+        info!(
+            started = starts,
+            stopped = stops,
+            restarted = restarts,
+            updated = updates,
+            servers = self.members.len(),
+            "configuration applied"
+        );
     }
 
-    fn start(&mut self, spec: Server, before: &Offer) {
-        let handle = Arc::new(Handle::new(spec.clone(), &self.shared.metrics));
+    fn start(&mut self, spec: Arc<Server>, before: &Offer) {
+        let handle = Handle::new(spec.clone(), &self.shared.metrics).telling(self.shared.touched.clone());
+        let handle = Arc::new(handle);
         let listed = before.listed && spec.state == State::Enabled;
         handle.set_offer(Offer { tools: before.tools.clone(), listed });
         self.shared.metrics.server_up.with_label_values(&[&handle.name]).set(0);
         let orders = watch::Sender::new(Order::default());
-        let running = server::run(handle.clone(), self.shared.clone(), orders.subscribe());
+        let running = server::run(handle.clone(), self.shared.clone(), orders.subscribe(), self.trying.clone());
         let task = self.tasks.spawn(running).id();
         self.owners.insert(task, spec.key.clone());
         self.members.insert(spec.key.clone(), Member { spec, handle, orders, task });
     }
 
-    fn stop(&mut self, key: &ServerKey) -> Offer {
-        let Some(member) = self.members.remove(key) else { return Offer::default() };
+    /// Tells a server to finish its calls and end. Its series are for the caller to forget.
+    fn stop(&mut self, key: &ServerKey) -> Option<Arc<Handle>> {
+        let member = self.members.remove(key)?;
         member.orders.send_modify(|order| order.stop = true);
         self.owners.remove(&member.task);
         member.handle.retire();
-        self.shared.metrics.forget(&member.handle.name);
-        (*member.handle.offer()).clone()
+        Some(member.handle)
     }
 
-    fn update(&mut self, spec: Server) {
-        let Some(member) = self.members.get_mut(&spec.key) else { return };
-        member.spec = spec.clone();
+    /// Changes a server in place; true if the catalog is another one then.
+    fn update(&mut self, spec: &Arc<Server>) -> bool {
+        let Some(member) = self.members.get_mut(&spec.key) else { return false };
+        let before = std::mem::replace(&mut member.spec, spec.clone());
         let enabled = spec.state == State::Enabled;
-        member.handle.set_spec(spec);
+        member.handle.set_spec(spec.clone());
         let offer = member.handle.offer();
         if offer.listed && !enabled {
             member.handle.set_offer(Offer { tools: offer.tools.clone(), listed: false });
         }
         member.orders.send_modify(|order| order.changes += 1);
+        (before.created, before.state, &before.label) != (spec.created, spec.state, &spec.label)
     }
 
     /// Secrets have changed: each server's task looks whether that is its own.
@@ -162,12 +280,21 @@ impl Pool {
         }
     }
 
-    fn publish(&self) {
-        let catalog = Catalog::build(self.members.values().map(|member| member.handle.clone()).collect());
-        for (server, count) in catalog.renamed() {
-            self.shared.metrics.tools_renamed.with_label_values(&[&server.name]).set(*count);
+    fn gather(&self) -> Duration {
+        GATHER.max(self.build_took * BUILD_SHARE)
+    }
+
+    fn publish(&mut self) {
+        let began = Instant::now();
+        let catalog = Arc::new(Catalog::build(self.members.values().map(|member| member.handle.clone()).collect()));
+        let before = self.published.swap(catalog.clone());
+        let difference = catalog.since(&before);
+        for server in &difference.servers {
+            let renamed = i64::from(catalog.renamed(server));
+            self.shared.metrics.tools_renamed.with_label_values(&[&server.name]).set(renamed);
         }
-        self.published.store(Arc::new(catalog));
+        self.board.published(&difference);
+        self.build_took = began.elapsed();
     }
 
     async fn stop_all(mut self) {
@@ -179,3 +306,6 @@ impl Pool {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,9 +7,9 @@ use portcullis_runtime::{LogSink, log, signal};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::auth::Authenticator;
+use crate::cluster;
 use crate::config::{Config, Options, Problem, SourceConfig};
 use crate::gateway::{Gateway, StartError};
-use crate::kubernetes;
 use crate::source::folder::Folder;
 
 /// For the last log lines to be written.
@@ -53,7 +53,9 @@ pub(crate) fn key_problems(options: &Options) -> Vec<Problem> {
     let found = Authenticator::new(&settings).err().unwrap_or_default();
     let mut problems: Vec<Problem> = found.iter().map(ToString::to_string).collect();
     if settings.kubernetes.is_some() {
-        let client = runtime().map_err(|error| error.to_string()).and_then(|it| it.block_on(kubernetes::client()));
+        let client = runtime()
+            .map_err(|error| error.to_string())
+            .and_then(|it| it.block_on(cluster::client(options.kubeconfig.as_deref())));
         problems.extend(client.err().map(|problem| format!("KUBERNETES_TOKENS: {problem}")));
     }
     problems

@@ -13,7 +13,7 @@ use futures_util::stream::FuturesUnordered;
 use portcullis_crds::Server;
 use portcullis_crds::mcpserver::{HealthMode, State};
 use rustls::RootCertStore;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{info, warn};
 use url::Url;
@@ -23,6 +23,7 @@ use crate::handle::{Handle, Offer, Phase};
 use crate::listing;
 use crate::metrics::Metrics;
 use crate::secrets::{Resolved, Secrets};
+use crate::touched::Touched;
 use crate::upstream::connect::Spoken;
 use crate::upstream::http::{HttpPool, Origin};
 use crate::upstream::stream::TlsTarget;
@@ -56,6 +57,12 @@ const CHECK_LIMIT: Duration = Duration::from_secs(5);
 /// For the goodbye of a session.
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 
+/// Servers that are tried at the same time.
+pub const HANDSHAKES: usize = 256;
+
+/// One that takes longer makes room for the next: a thousand that do not answer must not hold up those that do.
+const HANDSHAKE_TURN: Duration = Duration::from_millis(250);
+
 /// Why a session ended or could not be opened, as a metric label.
 pub const RECONNECT_REASONS: [&str; 6] = ["connect_failed", "closed", "expired", "broken", "unhealthy", "changed"];
 
@@ -71,6 +78,10 @@ pub struct Shared {
     pub metrics: Metrics,
     /// Somebody's tools have changed: the catalog is to be built anew.
     pub dirty: Notify,
+    /// Turns of those who want to open a session: ten thousand must not do it in the same instant.
+    pub handshakes: Semaphore,
+    /// Servers that may look different.
+    pub touched: Arc<Touched>,
 }
 
 /// What a server's task is told.
@@ -138,17 +149,23 @@ struct Task {
     /// Changes of the configuration that are taken into account.
     seen: u64,
     spoken: Option<Spoken>,
-    attempt: u32,
+    attempts: u32,
+    first: Option<Trying>,
 }
 
-/// Runs one server until it is told to stop, then until its calls have finished or their time is over.
-pub async fn run(handle: Arc<Handle>, shared: Arc<Shared>, orders: watch::Receiver<Order>) {
-    Task { handle, shared, orders, seen: 0, spoken: None, attempt: 0 }.run().await;
+/// Somebody waits until all of these are gone: each is held during the first attempt of a server.
+pub type Trying = mpsc::Sender<Infallible>;
+
+/// Runs one server until it is told to stop, then until its calls have finished or their time is over. `first` is
+/// dropped after the first attempt to open a session.
+pub async fn run(handle: Arc<Handle>, shared: Arc<Shared>, orders: watch::Receiver<Order>, first: Option<Trying>) {
+    Task { handle, shared, orders, seen: 0, spoken: None, attempts: 0, first }.run().await;
 }
 
 impl Task {
     async fn run(mut self) {
         if self.handle.spec().state == State::Disabled {
+            self.first = None;
             let _ = self.orders.wait_for(|order| order.stop).await;
             return;
         }
@@ -163,7 +180,10 @@ impl Task {
                 opened = self.open() => opened,
             };
             match opened {
-                Err(problem) => self.note_failure(&problem),
+                Err(problem) => {
+                    self.note_failure(&problem);
+                    self.first = None;
+                }
                 Ok(opened) => {
                     let opened_at = Instant::now();
                     let over = self.serve(opened).await;
@@ -172,7 +192,7 @@ impl Task {
                         return;
                     }
                     if opened_at.elapsed() >= over.earns_quick_reconnect_after() {
-                        self.attempt = 0;
+                        self.attempts = 0;
                     }
                     away_since = Some(Instant::now());
                 }
@@ -185,8 +205,8 @@ impl Task {
 
     /// Waits before the next attempt; true if the task is told to stop meanwhile.
     async fn pause(&mut self, away_since: Option<Instant>) -> bool {
-        let until = Instant::now() + backoff::pause(self.attempt, backoff::random());
-        self.attempt = self.attempt.saturating_add(1);
+        let until = Instant::now() + backoff::pause(self.attempts, backoff::random());
+        self.attempts = self.attempts.saturating_add(1);
         let seen = self.seen;
         let mut orders = self.orders.clone();
         loop {
@@ -203,8 +223,19 @@ impl Task {
 
     // --- opening ---
 
-    /// Opens a session and lists its tools.
+    /// Opens a session and lists its tools, when it is this server's turn.
     async fn open(&mut self) -> Result<Opened, String> {
+        let shared = self.shared.clone();
+        let turn = shared.handshakes.acquire().await;
+        let mut attempt = std::pin::pin!(self.attempt());
+        if let Ok(outcome) = timeout(HANDSHAKE_TURN, &mut attempt).await {
+            return outcome;
+        }
+        drop(turn);
+        attempt.await
+    }
+
+    async fn attempt(&mut self) -> Result<Opened, String> {
         let spec = self.handle.spec();
         let (target, resolved) = self.target(&spec)?;
         let outcome = connect(&target, self.spoken, &self.handle.notices).await;
@@ -294,6 +325,7 @@ impl Task {
     async fn serve(&mut self, mut opened: Opened) -> Over {
         let mut retiring = Retiring::new();
         self.opened(&opened.connected);
+        self.first = None;
         loop {
             let mut seen = self.seen;
             let over = self.follow(&mut opened, &mut retiring, &mut seen).await;

@@ -4,6 +4,7 @@
 //! but for the members that the rules change.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use aws_lc_rs::digest;
 use portcullis_crds::mcpserver::{ToolHints, ToolOverride, ToolRules};
@@ -30,8 +31,8 @@ pub struct Tool {
     pub own_name_json: String,
     /// The name the server knows it by.
     pub own_name: String,
-    /// The name it is offered under, unless another server has that name.
-    pub name: String,
+    /// The name it is offered under, unless another server has that name. Shared by every catalog that shows it.
+    pub name: Arc<str>,
     /// The members of its definition besides `name`, as JSON without braces; may be empty.
     pub members: String,
     /// SHA-256 of its input schema, whatever the order of members: tools of one name and schema are one tool.
@@ -156,7 +157,7 @@ impl<'a> Definition<'a> {
             own_name_json: json_string(&self.name),
             members: self.members(change, annotations.as_deref()),
             own_name: self.name,
-            name,
+            name: name.into(),
             schema: schema_digest(&schema),
             repeatable: hints.read_only_hint == Some(true) || hints.idempotent_hint == Some(true),
             params,
@@ -282,7 +283,7 @@ mod tests {
 
     fn names(definitions: &[&str], rules: &ToolRules) -> (Vec<String>, usize) {
         let found = read_tools(definitions.iter().copied(), rules);
-        (found.tools.into_iter().map(|tool| tool.name).collect(), found.left_out)
+        (found.tools.into_iter().map(|tool| tool.name.to_string()).collect(), found.left_out)
     }
 
     fn tool(name: &str) -> String {
@@ -337,8 +338,7 @@ mod tests {
         let all = [tool("issues_list"), tool("issues_delete"), tool("search"), tool("other")];
         let all: Vec<&str> = all.iter().map(String::as_str).collect();
         let found = read_tools(all, &rules);
-        let summary: Vec<_> =
-            found.tools.iter().map(|t| (t.name.as_str(), t.own_name.as_str(), t.repeatable)).collect();
+        let summary: Vec<_> = found.tools.iter().map(|t| (&*t.name, t.own_name.as_str(), t.repeatable)).collect();
         assert_eq!(summary, [("gh__find", "search", true), ("gh__issues_list", "issues_list", false)]);
         assert_eq!(
             found.tools[0].members,

@@ -1,4 +1,4 @@
-//! The routes of the admin port: liveness, readiness and metrics.
+//! The routes of the admin port: liveness, readiness, metrics, and what a process adds.
 //!
 //! Liveness says only that the process answers; nothing that happens elsewhere may make the kubelet restart it.
 
@@ -6,7 +6,7 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{MethodRouter, get};
 use prometheus::{Encoder, Registry, TextEncoder};
 use tracing::error;
 
@@ -27,7 +27,18 @@ pub struct AdminState {
 
 /// Makes the whole admin port: `/livez`, `/readyz` and `/metrics`; every answer is plain text.
 pub fn router(state: AdminState) -> Router {
-    routes(state).fallback(not_found).method_not_allowed_fallback(method_not_allowed)
+    router_with(state, Vec::new())
+}
+
+/// The same with further routes.
+pub fn router_with(state: AdminState, more: Vec<(&'static str, MethodRouter)>) -> Router {
+    let paths: Vec<&str> = more.iter().map(|(path, _)| *path).collect();
+    let not_found =
+        format!("not found: this port has {}\n", [&["/livez", "/readyz", "/metrics"], &paths[..]].concat().join(", "));
+    let whole = more.into_iter().fold(routes(state), |router, (path, route)| router.route(path, route));
+    whole
+        .fallback(move || std::future::ready((StatusCode::NOT_FOUND, not_found.clone())))
+        .method_not_allowed_fallback(method_not_allowed)
 }
 
 /// Makes these three routes alone, to be merged into another port's.
@@ -60,10 +71,6 @@ async fn metrics(State(state): State<AdminState>) -> Response {
             (StatusCode::INTERNAL_SERVER_ERROR, "the metrics cannot be written; see the log\n").into_response()
         }
     }
-}
-
-async fn not_found() -> (StatusCode, &'static str) {
-    (StatusCode::NOT_FOUND, "not found: this port has /livez, /readyz and /metrics\n")
 }
 
 async fn method_not_allowed() -> (StatusCode, &'static str) {
@@ -128,6 +135,19 @@ mod tests {
 
         let expected = "# HELP calls_total Calls.\n# TYPE calls_total counter\ncalls_total 3\n";
         assert_eq!(ask(&state, "GET", "/metrics").await, (200, METRICS_TYPE.to_owned(), expected.to_owned()));
+    }
+
+    #[tokio::test]
+    async fn further_routes_are_served_and_named() {
+        let more = vec![("/more", get(|| async { "more\n" }))];
+        let router = TowerToHyperService::new(router_with(state(), more));
+        for (path, expected) in
+            [("/more", "more\n"), ("/x", "not found: this port has /livez, /readyz, /metrics, /more\n")]
+        {
+            let request = Request::builder().uri(path).body(Body::empty()).expect("request");
+            let body = to_bytes(router.call(request).await.expect("infallible").into_body(), 1 << 20).await;
+            assert_eq!(body.expect("body"), expected);
+        }
     }
 
     #[tokio::test]

@@ -3,6 +3,7 @@
 mod away;
 mod bytes;
 mod commands;
+mod configmaps;
 mod direct;
 mod files;
 mod fleet;

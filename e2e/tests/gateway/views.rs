@@ -120,10 +120,11 @@ async fn the_names_and_labels_of_the_metrics_are_stable() {
 }
 
 /// Names and kinds of the metrics that are there after a good call, a refused one and one of an unknown tool.
-const METRICS: [&str; 20] = [
+const METRICS: [&str; 22] = [
     "auth_rejections_total counter",
     "build_info gauge",
     "catalog_tools gauge",
+    "config_source_up gauge",
     "configuration_ok gauge",
     "connections_accepted_total counter",
     "connections_open gauge",
@@ -136,6 +137,7 @@ const METRICS: [&str; 20] = [
     "server_up gauge",
     "snapshot_applied_timestamp_seconds gauge",
     "snapshot_apply_duration_seconds histogram",
+    "snapshot_delay_seconds histogram",
     "tool_call_duration_seconds histogram",
     "tool_calls_total counter",
     "tools_left_out gauge",

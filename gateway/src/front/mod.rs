@@ -7,6 +7,7 @@ pub mod error;
 pub mod openapi;
 pub mod page;
 pub mod routes;
+pub mod status;
 pub mod view;
 pub mod wire;
 

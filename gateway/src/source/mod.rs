@@ -1,17 +1,50 @@
-//! Where snapshots come from. Last good wins: a broken source never removes a server.
+//! Where the servers come from. Last good wins: a broken source never removes a server.
 
+pub mod configmap;
 pub mod folder;
 pub mod manifests;
+pub mod slots;
+pub mod watch;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::SystemTime;
 
-use portcullis_crds::Snapshot;
+use kube::Client;
+use portcullis_crds::report::SlotReport;
+use portcullis_crds::{Server, Snapshot};
 use portcullis_runtime::signal::Reload;
-use tokio::sync::watch;
+use tokio::sync::watch as channel;
 use tracing::info;
 
 use crate::config::SourceConfig;
+use crate::metrics::Metrics;
+use configmap::ConfigMaps;
+use folder::Folder;
+
+/// Servers sorted by key, each key once. Shared, because thousands of them are kept and compared at every change.
+pub type Servers = Arc<Vec<Arc<Server>>>;
+
+/// Why a configuration was refused, as a metric label: a manifest that is invalid, or what [`slots::Refusal`] says.
+pub const REFUSALS: [&str; 5] = ["invalid", "missing", "empty", "corrupt", "version"];
+
+/// What is to be applied.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Configuration {
+    /// All servers; none as long as nothing is known.
+    pub servers: Option<Servers>,
+    /// The slots they come from, if they come from slots.
+    pub slots: Vec<Slot>,
+}
+
+/// A slot of the configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Slot {
+    /// What is told of it.
+    pub report: SlotReport,
+    /// When the operator wrote it.
+    pub written: Option<SystemTime>,
+}
 
 /// Whether the configuration is sound, and what is wrong with it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -22,94 +55,172 @@ pub struct Soundness {
 
 /// What a source gives.
 pub struct Feed {
-    /// The newest good snapshot.
-    pub snapshots: watch::Receiver<Arc<Snapshot>>,
+    /// The newest good configuration.
+    pub configurations: channel::Receiver<Arc<Configuration>>,
     /// What is wrong with the newest configuration.
-    pub soundness: watch::Receiver<Soundness>,
+    pub soundness: channel::Receiver<Soundness>,
     /// Counts changes of Secrets.
-    pub secrets: watch::Receiver<u64>,
+    pub secrets: channel::Receiver<u64>,
 }
 
-/// A source, read once.
+/// A source, opened.
 pub struct Source {
-    reader: Option<folder::Folder>,
-    snapshots: watch::Sender<Arc<Snapshot>>,
-    soundness: watch::Sender<Soundness>,
-    secrets: watch::Sender<u64>,
+    reader: Reader,
+    outlet: Outlet,
+    secrets: channel::Sender<u64>,
+}
+
+enum Reader {
+    Fixed,
+    Folder(Folder),
+    ConfigMaps(Box<ConfigMaps>),
+}
+
+/// Where a source puts what it finds.
+struct Outlet {
+    configurations: channel::Sender<Arc<Configuration>>,
+    soundness: channel::Sender<Soundness>,
+    metrics: Metrics,
 }
 
 impl Source {
-    /// Reads the source for the first time.
+    /// Opens the source. Manifests are read for the first time; the API server is not asked yet.
     ///
     /// # Errors
     /// One sentence if it cannot be read at all.
-    pub fn open(config: &SourceConfig) -> Result<Self, String> {
-        let (reader, snapshot, soundness) = match config {
-            SourceConfig::Urls(servers) => (None, Snapshot::new(servers.clone()), Soundness::default()),
+    pub fn open(config: &SourceConfig, client: Option<&Client>, metrics: Metrics) -> Result<Self, String> {
+        let outlet =
+            Outlet { configurations: channel::Sender::default(), soundness: channel::Sender::default(), metrics };
+        let reader = match config {
+            SourceConfig::Urls(servers) => {
+                outlet.replace(Snapshot::new(servers.clone()));
+                Reader::Fixed
+            }
             SourceConfig::Path(path) => {
-                let mut folder = folder::Folder::open(path)?;
+                let mut folder = Folder::open(path)?;
                 let (snapshot, soundness) = folder.read();
-                (Some(folder), snapshot, soundness)
+                outlet.replace(snapshot);
+                outlet.tell_invalid(soundness);
+                Reader::Folder(folder)
+            }
+            SourceConfig::ConfigMaps(config) => {
+                let client = client.ok_or("CONFIGMAPS needs a way to the Kubernetes API")?;
+                let slots = ConfigMaps::open(config, client.clone());
+                outlet.configurations.send_replace(Arc::new(slots.configuration()));
+                Reader::ConfigMaps(Box::new(slots))
             }
         };
-        Ok(Self {
-            reader,
-            snapshots: watch::Sender::new(Arc::new(snapshot)),
-            soundness: watch::Sender::new(soundness),
-            secrets: watch::Sender::new(0),
-        })
+        Ok(Self { reader, outlet, secrets: channel::Sender::new(0) })
     }
 
     /// What the source gives from now on.
     pub fn feed(&self) -> Feed {
         Feed {
-            snapshots: self.snapshots.subscribe(),
-            soundness: self.soundness.subscribe(),
+            configurations: self.outlet.configurations.subscribe(),
+            soundness: self.outlet.soundness.subscribe(),
             secrets: self.secrets.subscribe(),
         }
     }
 
     /// Follows changes for ever; a signal to reload makes it look at once. `secrets` is the folder whose changes are
     /// counted.
-    pub async fn follow(mut self, secrets: Option<PathBuf>, mut reload: Option<Reload>) {
-        let manifests = self.reader.as_ref().map(|folder| folder.path().to_owned());
-        let watched = (manifests, secrets.clone());
-        let watch = move || folder::Changes::watch(watched.0.as_deref(), watched.1.as_deref());
-        let Ok(mut changes) = tokio::task::spawn_blocking(watch).await else { return };
-        let mut seen = None;
-        loop {
-            if let Some(folder) = self.reader.take() {
-                let (folder, snapshot, soundness) = read_apart(folder).await;
-                self.reader = folder;
-                if let Some(snapshot) = snapshot {
-                    self.replace(snapshot);
-                }
-                self.soundness.send_if_modified(|old| std::mem::replace(old, soundness.clone()) != soundness);
-            }
-            let now = secrets.as_deref().map(folder::fingerprint);
-            if now != seen {
-                seen = now;
-                self.secrets.send_modify(|count| *count += 1);
-            }
-            // Last, because something may have changed between the first reading and the beginning of the watch.
-            tokio::select! {
-                () = changes.next() => {}
-                () = asked(&mut reload) => info!("reading the configuration again, as asked"),
-            }
+    pub async fn follow(self, secrets: Option<PathBuf>, reload: Option<Reload>) {
+        let Self { reader, outlet, secrets: count } = self;
+        let files = |folder| follow_files(folder, &outlet, secrets, &count, reload);
+        match reader {
+            Reader::Fixed => files(None).await,
+            Reader::Folder(folder) => files(Some(folder)).await,
+            Reader::ConfigMaps(slots) => tokio::select! {
+                () = slots.follow(&outlet) => {}
+                () = files(None) => {}
+            },
         }
     }
 }
 
-impl Source {
-    fn replace(&self, snapshot: Snapshot) {
-        self.snapshots.send_if_modified(|old| {
-            let changed = **old != snapshot;
-            if changed {
-                *old = Arc::new(snapshot);
+async fn follow_files(
+    mut folder: Option<Folder>,
+    outlet: &Outlet,
+    secrets: Option<PathBuf>,
+    count: &channel::Sender<u64>,
+    mut reload: Option<Reload>,
+) {
+    let watched = (folder.as_ref().map(|folder| folder.path().to_owned()), secrets.clone());
+    let watch = move || folder::Changes::watch(watched.0.as_deref(), watched.1.as_deref());
+    let Ok(mut changes) = tokio::task::spawn_blocking(watch).await else { return };
+    let mut seen = None;
+    loop {
+        if let Some(known) = folder.take() {
+            let (known, snapshot, soundness) = read_apart(known).await;
+            folder = known;
+            if let Some(snapshot) = snapshot {
+                outlet.replace(snapshot);
             }
-            changed
+            outlet.tell_invalid(soundness);
+        }
+        let now = secrets.as_deref().map(folder::fingerprint);
+        if now != seen {
+            seen = now;
+            count.send_modify(|count| *count += 1);
+        }
+        // Last, because something may have changed between the first reading and the beginning of the watch.
+        tokio::select! {
+            () = changes.next() => {}
+            () = asked(&mut reload) => info!("reading the configuration again, as asked"),
+        }
+    }
+}
+
+// === impl Outlet ===
+
+impl Outlet {
+    /// All servers are these now.
+    fn replace(&self, snapshot: Snapshot) {
+        let before = self.configurations.borrow().servers.clone();
+        let servers = reuse(before.as_deref().map_or(&[], Vec::as_slice), snapshot.servers);
+        if before.as_deref() != Some(&servers) {
+            self.give(Some(servers), Vec::new());
+        }
+    }
+
+    /// Gives a changed configuration; without servers they stay as they are.
+    fn give(&self, servers: Option<Vec<Arc<Server>>>, slots: Vec<Slot>) {
+        self.configurations.send_modify(|configuration| {
+            let servers = servers.map(Arc::new).or_else(|| configuration.servers.clone());
+            *configuration = Arc::new(Configuration { servers, slots });
         });
     }
+
+    fn tell(&self, soundness: Soundness) {
+        self.soundness.send_if_modified(|old| std::mem::replace(old, soundness.clone()) != soundness);
+    }
+
+    /// Tells what is wrong with manifests, and counts what is new of it.
+    fn tell_invalid(&self, soundness: Soundness) {
+        let known = self.soundness.borrow().problems.clone();
+        soundness.problems.iter().filter(|problem| !known.contains(problem)).for_each(|_| self.refused("invalid"));
+        self.tell(soundness);
+    }
+
+    fn refused(&self, reason: &str) {
+        self.metrics.snapshot_rejected.with_label_values(&[reason]).inc();
+    }
+}
+
+/// These servers, each of which that did not change as the very value of before, so that comparing costs nothing
+/// later. Both are sorted by key; of two with one key the first stays.
+fn reuse(before: &[Arc<Server>], now: Vec<Server>) -> Vec<Arc<Server>> {
+    let mut before = before.iter().peekable();
+    let mut servers: Vec<Arc<Server>> = Vec::with_capacity(now.len());
+    for server in now {
+        if servers.last().is_some_and(|last| last.key == server.key) {
+            continue;
+        }
+        while before.next_if(|old| old.key < server.key).is_some() {}
+        let same = before.peek().filter(|old| ****old == server).map(|old| Arc::clone(old));
+        servers.push(same.unwrap_or_else(|| Arc::new(server)));
+    }
+    servers
 }
 
 async fn asked(reload: &mut Option<Reload>) {
@@ -120,7 +231,7 @@ async fn asked(reload: &mut Option<Reload>) {
 }
 
 /// Reads many files without holding up the calls that this thread serves too.
-async fn read_apart(mut folder: folder::Folder) -> (Option<folder::Folder>, Option<Snapshot>, Soundness) {
+async fn read_apart(mut folder: Folder) -> (Option<Folder>, Option<Snapshot>, Soundness) {
     let path = folder.path().to_owned();
     let reading = tokio::task::spawn_blocking(move || {
         let (snapshot, soundness) = folder.read();
@@ -130,7 +241,7 @@ async fn read_apart(mut folder: folder::Folder) -> (Option<folder::Folder>, Opti
         Ok(read) => read,
         Err(_) => {
             let problem = format!("{}: reading it failed; the log has more", path.display());
-            (folder::Folder::open(&path).ok(), None, Soundness { problems: vec![problem] })
+            (Folder::open(&path).ok(), None, Soundness { problems: vec![problem] })
         }
     }
 }

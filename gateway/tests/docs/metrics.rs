@@ -5,6 +5,7 @@ use std::sync::Arc;
 use portcullis_gateway::auth::AuthError;
 use portcullis_gateway::metrics::{Definition, KEYS_OUTCOMES, Kept, Metrics, OUTCOMES, REVIEW_OUTCOMES};
 use portcullis_gateway::server::RECONNECT_REASONS;
+use portcullis_gateway::source::REFUSALS;
 use portcullis_runtime::process;
 use prometheus::Registry;
 use prometheus::proto::MetricType;
@@ -106,6 +107,6 @@ fn labels() -> [(&'static str, String); 12] {
             list(AuthError::ALL.iter().map(|error| error.kind()).collect()),
         ),
         ("`reason` of `portcullis_server_reconnects_total`", list(RECONNECT_REASONS.to_vec())),
-        ("`reason` of `portcullis_snapshot_rejected_total`", list(vec!["invalid"])),
+        ("`reason` of `portcullis_snapshot_rejected_total`", list(REFUSALS.to_vec())),
     ]
 }

@@ -1,0 +1,73 @@
+//! `GET /status` of the admin port: what this replica has applied and how its servers are, answered when that changes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{Query, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodRouter, get};
+use portcullis_crds::report::MAX_WAIT_SECONDS;
+use portcullis_runtime::Shutdown;
+use serde::Deserialize;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use crate::board::Board;
+
+/// So many may wait for a change at the same time; the admin port has room for others besides them.
+const WAITING: usize = 32;
+
+/// What the route needs.
+pub struct StatusState {
+    board: Arc<Board>,
+    waiting: Semaphore,
+    stop: Shutdown,
+}
+
+/// Who asks, and what he knows.
+#[derive(Debug, Default, Deserialize)]
+struct Asked {
+    #[serde(default)]
+    instance: String,
+    since: Option<u64>,
+    #[serde(default)]
+    wait: u64,
+}
+
+/// The route; waiting ends when `stop` is requested.
+pub fn route<S: Clone + Send + Sync + 'static>(board: Arc<Board>, stop: Shutdown) -> MethodRouter<S> {
+    get(status).with_state(Arc::new(StatusState { board, waiting: Semaphore::new(WAITING), stop }))
+}
+
+async fn status(
+    State(state): State<Arc<StatusState>>,
+    asked: Result<Query<Asked>, axum::extract::rejection::QueryRejection>,
+) -> Response {
+    let Ok(Query(asked)) = asked else {
+        return (StatusCode::BAD_REQUEST, "since and wait are whole numbers\n").into_response();
+    };
+    let known = asked.since.filter(|_| asked.instance == state.board.instance());
+    if let Some(since) = known {
+        let Ok(_place) = state.waiting.try_acquire() else {
+            let retry = [(header::RETRY_AFTER, "1")];
+            return (StatusCode::SERVICE_UNAVAILABLE, retry, "too many wait for a change already\n").into_response();
+        };
+        wait(&state, since, Duration::from_secs(asked.wait.min(MAX_WAIT_SECONDS))).await;
+    }
+    // With thousands of servers it takes longer than the calls that this thread serves may wait.
+    let board = state.board.clone();
+    match tokio::task::spawn_blocking(move || serde_json::to_vec(&board.report(known))).await {
+        Ok(Ok(body)) => ([(header::CONTENT_TYPE, "application/json")], body).into_response(),
+        _ => (StatusCode::INTERNAL_SERVER_ERROR, "the status cannot be written\n").into_response(),
+    }
+}
+
+/// Waits until there is something newer than `since`. A number from the future is answered at once.
+async fn wait(state: &StatusState, since: u64, limit: Duration) {
+    let mut changes = state.board.changes();
+    tokio::select! {
+        _ = timeout(limit, changes.wait_for(|change| *change != since)) => {}
+        () = state.stop.requested() => {}
+    }
+}

@@ -1,0 +1,123 @@
+use std::sync::LazyLock;
+
+use portcullis_crds::mcpserver::ToolRules;
+use portcullis_runtime::Readiness;
+use tokio::sync::{Notify, Semaphore};
+
+use super::*;
+use crate::metrics::Metrics;
+use crate::secrets::Secrets;
+use crate::server::HANDSHAKES;
+use crate::tool::read_tools;
+
+fn pool() -> Pool {
+    let shared = Arc::new(Shared {
+        roots: LazyLock::new(|| unreachable!("no https server")),
+        secrets: Secrets { folder: None },
+        max_message: 1024,
+        metrics: Metrics::new(),
+        dirty: Notify::new(),
+        handshakes: Semaphore::new(HANDSHAKES),
+        touched: Arc::default(),
+    });
+    let published = Published::default();
+    let board = Arc::new(Board::new(published.clone(), shared.touched.clone()));
+    Pool::new(shared, published, board)
+}
+
+fn server(n: usize) -> Arc<Server> {
+    Arc::new(Server::from_url(&format!("server-{n:05}"), &format!("http://127.0.0.1:1/{n}")))
+}
+
+/// Gives each server five tools, as if it were connected.
+fn connect(pool: &mut Pool) {
+    for (n, member) in pool.members.values().enumerate() {
+        let texts: Vec<String> =
+            (0..5).map(|tool| format!(r#"{{"name":"tool-{n}-{tool}","inputSchema":{{"type":"object"}}}}"#)).collect();
+        let tools = read_tools(texts.iter().map(String::as_str), &ToolRules::default()).tools;
+        member.handle.set_offer(Offer { tools: Arc::new(tools.into_iter().map(Arc::new).collect()), listed: true });
+    }
+    pool.publish();
+}
+
+#[tokio::test]
+#[ignore = "tells figures; run it alone, with optimisation: --ignored --nocapture"]
+async fn one_change_among_many_servers_costs_little() {
+    for count in [1_000, 10_000] {
+        let mut pool = pool();
+        let mut servers: Vec<_> = (0..count).map(server).collect();
+        let timed = |pool: &mut Pool, servers: &[Arc<Server>], what: &str| {
+            let began = Instant::now();
+            pool.apply(servers);
+            println!("{count} servers, {what}: {:?}", began.elapsed());
+        };
+        timed(&mut pool, &servers, "all new");
+        connect(&mut pool);
+        timed(&mut pool, &servers, "no change");
+        servers[7] = Arc::new(Server { weight: 7, ..(*servers[7]).clone() });
+        timed(&mut pool, &servers, "one updated");
+        servers[8] = Arc::new(Server { url: "http://127.0.0.1:2/".into(), ..(*servers[8]).clone() });
+        timed(&mut pool, &servers, "one restarted");
+        servers.remove(9);
+        timed(&mut pool, &servers, "one removed");
+        servers.push(server(count));
+        timed(&mut pool, &servers, "one added");
+        let began = Instant::now();
+        let whole = pool.board.report(None);
+        println!("{count} servers, the whole status: {:?}", began.elapsed());
+        let began = Instant::now();
+        let change = pool.board.report(Some(whole.change)).change;
+        println!("{count} servers, nothing since {change}: {:?}", began.elapsed());
+    }
+}
+
+#[tokio::test]
+async fn an_incomplete_configuration_is_not_applied_and_its_slots_are_told_without_revisions() {
+    let mut pool = pool();
+    let slot = |origin: &str| Slot {
+        report: SlotReport { name: "s".into(), revision: "abc".into(), origin: origin.into(), problem: None },
+        written: Some(SystemTime::now()),
+    };
+    pool.take(&Configuration { servers: None, slots: vec![slot("api")] });
+    assert!(pool.servers.is_none() && pool.members.is_empty());
+    assert_eq!(pool.board.report(None).slots[0].revision, "");
+    let delays = |pool: &Pool| pool.shared.metrics.snapshot_delay.get_sample_count();
+
+    pool.take(&Configuration { servers: Some(Arc::new(vec![server(1)])), slots: vec![slot("api")] });
+    assert_eq!((pool.members.len(), delays(&pool)), (1, 0), "the first configuration is of any age");
+    assert_eq!(pool.board.report(None).slots[0].revision, "abc");
+
+    let mut next = slot("api");
+    next.report.revision = "def".into();
+    next.written = Some(SystemTime::now() + Duration::from_secs(60));
+    pool.take(&Configuration { servers: pool.servers.clone(), slots: vec![next] });
+    assert_eq!(delays(&pool), 1);
+    assert!(pool.shared.metrics.snapshot_delay.get_sample_sum() < f64::EPSILON, "a clock ahead of ours is no delay");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_sessions_are_waited_for_but_not_for_ever() {
+    let pool = pool();
+    // Nobody can try anything: all turns are taken.
+    let shared = pool.shared.clone();
+    let turns = shared.handshakes.acquire_many(u32::try_from(HANDSHAKES).unwrap()).await.unwrap();
+    let readiness = Readiness::default();
+    let latches =
+        Latches { configuration: readiness.latch("configuration"), sessions: readiness.latch("first sessions") };
+    let first = Configuration { servers: Some(Arc::new(vec![server(1)])), slots: vec![] };
+    let (sender, configurations) = watch::channel(Arc::new(Configuration::default()));
+    let (_secrets, secrets) = watch::channel(0);
+    let began = Instant::now();
+    let checks = async {
+        sleep(Duration::from_secs(60)).await;
+        assert_eq!(readiness.ready(), Err(vec!["configuration", "first sessions"]));
+        sender.send_replace(Arc::new(first));
+        sleep(FIRST_SESSIONS - Duration::from_millis(1)).await;
+        assert_eq!(readiness.ready(), Err(vec!["first sessions"]));
+        sleep(Duration::from_millis(2)).await;
+        assert_eq!(readiness.ready(), Ok(()));
+    };
+    pool.run(configurations, secrets, latches, checks).await;
+    assert!(began.elapsed() < Duration::from_secs(80));
+    drop(turns);
+}

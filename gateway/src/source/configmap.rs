@@ -1,0 +1,240 @@
+//! The slots of the configuration, watched through the API server; a mounted copy lets a gateway start without it.
+
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use futures_util::StreamExt as _;
+use futures_util::stream::select_all;
+use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::jiff::Timestamp;
+use kube::{Api, Client};
+use portcullis_crds::names::{REVISION_ANNOTATION, SLOT_GZIP_KEY, SLOT_TEXT_KEY, WRITTEN_ANNOTATION};
+use portcullis_crds::slots::Packed;
+use tokio::time::{Instant, sleep_until};
+use tracing::{debug, info, warn};
+
+use super::slots::{self, Content, Found, Origin, Refusal, Slots, Taken};
+use super::watch::{Seen, watch};
+use super::{Configuration, Outlet, Soundness};
+use crate::config::ConfigMapNames;
+
+/// The API server has so long to answer before the mounted copies are read.
+const MOUNTED_AFTER: Duration = Duration::from_secs(2);
+
+/// How often they are read while the API server is away.
+const MOUNTED_AGAIN: Duration = Duration::from_secs(10);
+
+/// A ConfigMap holds no more than 1 MiB; in a folder there may be anything.
+const MAX_FILE_BYTES: u64 = 2 * 1024 * 1024;
+
+/// The watched slots.
+pub struct ConfigMaps {
+    api: Api<ConfigMap>,
+    names: Vec<String>,
+    mounted: Option<PathBuf>,
+    slots: Slots,
+    /// Which watches stand.
+    up: Vec<bool>,
+    /// It was told that one does not.
+    told_down: bool,
+}
+
+impl ConfigMaps {
+    /// The slots of this cluster; nothing is asked yet.
+    pub fn open(config: &ConfigMapNames, client: Client) -> Self {
+        let api = match &config.namespace {
+            Some(namespace) => Api::namespaced(client, namespace),
+            None => Api::default_namespaced(client),
+        };
+        let names = config.names.clone();
+        let (slots, up) = (Slots::new(&names), vec![false; names.len()]);
+        Self { api, names, mounted: config.mounted.clone(), slots, up, told_down: false }
+    }
+
+    /// What is known before anything was read.
+    pub fn configuration(&self) -> Configuration {
+        Configuration { servers: None, slots: self.slots.told() }
+    }
+
+    /// Follows the slots for ever.
+    pub(super) async fn follow(mut self, outlet: &Outlet) {
+        outlet.metrics.config_source_up.set(0);
+        let api = self.api.clone();
+        let watches = self
+            .names
+            .iter()
+            .enumerate()
+            .map(|(index, name)| Box::pin(watch(api.clone(), name).map(move |seen| (index, seen))));
+        let mut watches = select_all(watches);
+        let mut look_at = Instant::now() + MOUNTED_AFTER;
+        loop {
+            let look = self.mounted.is_some() && !self.slots.without_api().is_empty();
+            tokio::select! {
+                Some((index, seen)) = watches.next() => self.seen(index, seen, outlet).await,
+                () = sleep_until(look_at), if look => {
+                    self.read_mounted(outlet).await;
+                    look_at = Instant::now() + MOUNTED_AGAIN;
+                }
+            }
+        }
+    }
+
+    async fn seen(&mut self, index: usize, seen: Seen, outlet: &Outlet) {
+        let (found, written) = match seen {
+            Seen::Down(problem) => return self.down(index, &problem, outlet),
+            Seen::Missing => (Found::Missing, None),
+            Seen::There(object) => (found_in(&object), written_at(&object)),
+        };
+        self.stands(index, outlet);
+        let taken = self.slots.take(index, Origin::Api, written, unpacked(found).await);
+        self.tell(&[taken], outlet);
+    }
+
+    async fn read_mounted(&mut self, outlet: &Outlet) {
+        let Some(folder) = &self.mounted else { return };
+        let mut all = Vec::new();
+        for index in self.slots.without_api() {
+            let folder = folder.join(&self.names[index]);
+            let read = tokio::task::spawn_blocking(move || slots::read(&found_at(&folder)?)).await;
+            let read = read.unwrap_or(Err(Refusal::Corrupt));
+            all.push(self.slots.take(index, Origin::Mounted, None, read));
+        }
+        if all.iter().any(|taken| taken.servers) {
+            info!("the API server has not answered, servers come from the mounted copy of the configuration");
+        }
+        self.tell(&all, outlet);
+    }
+
+    fn tell(&self, all: &[Taken], outlet: &Outlet) {
+        for refusal in all.iter().filter_map(|taken| taken.refused) {
+            outlet.refused(refusal.as_str());
+        }
+        if all.iter().any(|taken| taken.told) {
+            let servers = all.iter().any(|taken| taken.servers).then(|| self.slots.servers()).flatten();
+            outlet.give(servers, self.slots.told());
+            outlet.tell(Soundness { problems: self.slots.problems() });
+        }
+    }
+
+    fn stands(&mut self, index: usize, outlet: &Outlet) {
+        self.up[index] = true;
+        if self.up.iter().all(|up| *up) {
+            outlet.metrics.config_source_up.set(1);
+            if std::mem::take(&mut self.told_down) {
+                info!("the configuration is watched again");
+            }
+        }
+    }
+
+    fn down(&mut self, index: usize, problem: &str, outlet: &Outlet) {
+        self.up[index] = false;
+        outlet.metrics.config_source_up.set(0);
+        if std::mem::replace(&mut self.told_down, true) {
+            debug!(configmap = %self.names[index], problem, "still not watched");
+        } else {
+            warn!(configmap = %self.names[index], problem, "the configuration cannot be watched, what is known stays in use");
+        }
+    }
+}
+
+/// Unpacking thousands of servers must not hold up the calls that this thread serves too.
+async fn unpacked(found: Found) -> Result<Option<Content>, Refusal> {
+    match found {
+        Found::Written(_) => {
+            tokio::task::spawn_blocking(move || slots::read(&found)).await.unwrap_or(Err(Refusal::Corrupt))
+        }
+        other => slots::read(&other),
+    }
+}
+
+/// With both keys, the one that the operator wrote last: it leaves what somebody else has put there.
+fn found_in(object: &ConfigMap) -> Found {
+    let text = object.data.as_ref().and_then(|data| data.get(SLOT_TEXT_KEY));
+    let gzip = object.binary_data.as_ref().and_then(|data| data.get(SLOT_GZIP_KEY));
+    match (text.map(|text| Packed::Text(text.clone())), gzip.map(|bytes| Packed::Gzip(bytes.0.clone()))) {
+        (Some(text), Some(gzip)) => {
+            let current = annotation(object, REVISION_ANNOTATION).is_some_and(|revision| gzip.revision() == revision);
+            Found::Written(if current { gzip } else { text })
+        }
+        (Some(packed), None) | (None, Some(packed)) => Found::Written(packed),
+        (None, None) => Found::NotWritten,
+    }
+}
+
+fn annotation<'a>(object: &'a ConfigMap, name: &str) -> Option<&'a str> {
+    object.metadata.annotations.as_ref()?.get(name).map(String::as_str)
+}
+
+fn written_at(object: &ConfigMap) -> Option<SystemTime> {
+    let time: Timestamp = annotation(object, WRITTEN_ANNOTATION)?.parse().ok()?;
+    Some(time.into())
+}
+
+/// What lies in the mounted copy of one ConfigMap.
+fn found_at(folder: &Path) -> Result<Found, Refusal> {
+    if let Some(bytes) = contents(&folder.join(SLOT_TEXT_KEY))? {
+        return String::from_utf8(bytes).map(|text| Found::Written(Packed::Text(text))).map_err(|_| Refusal::Corrupt);
+    }
+    let gzip = contents(&folder.join(SLOT_GZIP_KEY))?;
+    Ok(gzip.map_or(Found::NotWritten, |bytes| Found::Written(Packed::Gzip(bytes))))
+}
+
+fn contents(path: &Path) -> Result<Option<Vec<u8>>, Refusal> {
+    let file = match std::fs::File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(_) => return Err(Refusal::Corrupt),
+    };
+    let mut bytes = Vec::new();
+    match file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes) {
+        Ok(_) if bytes.len() as u64 <= MAX_FILE_BYTES => Ok(Some(bytes)),
+        _ => Err(Refusal::Corrupt),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::ByteString;
+    use portcullis_crds::Snapshot;
+
+    #[test]
+    fn with_both_keys_the_annotation_says_which_one_counts() {
+        let (text, gzip) = (Packed::pack(&Snapshot::new(vec![])), Packed::Gzip(b"packed".to_vec()));
+        let mut object = ConfigMap::default();
+        assert_eq!(found_in(&object), Found::NotWritten);
+        object.data = Some([("servers.json".to_owned(), r#"{"version":1,"servers":[]}"#.to_owned())].into());
+        assert_eq!(found_in(&object), Found::Written(text.clone()));
+        object.binary_data = Some([("servers.json.gz".to_owned(), ByteString(b"packed".to_vec()))].into());
+        assert_eq!(found_in(&object), Found::Written(text));
+        object.metadata.annotations = Some([(REVISION_ANNOTATION.to_owned(), gzip.revision())].into());
+        assert_eq!(found_in(&object), Found::Written(gzip.clone()));
+        object.data = None;
+        object.metadata.annotations = None;
+        assert_eq!(found_in(&object), Found::Written(gzip));
+    }
+
+    #[test]
+    fn the_time_of_writing_is_read_to_the_microsecond() {
+        let mut object = ConfigMap::default();
+        let with = |text: &str| Some([(WRITTEN_ANNOTATION.to_owned(), text.to_owned())].into());
+        object.metadata.annotations = with("1970-01-01T00:00:01.000002Z");
+        assert_eq!(written_at(&object), Some(SystemTime::UNIX_EPOCH + Duration::from_micros(1_000_002)));
+        object.metadata.annotations = with("yesterday");
+        assert_eq!(written_at(&object), None);
+    }
+
+    #[test]
+    fn a_mounted_copy_is_read_in_either_form_or_not_at_all() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(found_at(&folder.path().join("none")), Ok(Found::NotWritten));
+        assert_eq!(found_at(folder.path()), Ok(Found::NotWritten));
+        std::fs::write(folder.path().join("servers.json.gz"), b"x").unwrap();
+        assert_eq!(found_at(folder.path()), Ok(Found::Written(Packed::Gzip(b"x".to_vec()))));
+        std::fs::write(folder.path().join("servers.json"), b"{").unwrap();
+        assert_eq!(found_at(folder.path()), Ok(Found::Written(Packed::Text("{".into()))));
+        std::fs::write(folder.path().join("servers.json"), b"\xff").unwrap();
+        assert_eq!(found_at(folder.path()), Err(Refusal::Corrupt));
+    }
+}
