@@ -15,8 +15,18 @@ use serde_json::Value;
 
 use crate::gateway::LIMIT;
 
-/// The binary, opened: another build may replace the file while tests run.
-static BINARY: LazyLock<File> = LazyLock::new(|| File::open(built("portcullis-gateway")).expect("it was built"));
+/// The binaries, opened: another build may replace the files while tests run.
+static GATEWAY: LazyLock<File> = LazyLock::new(|| open(Program::Gateway));
+static OPERATOR: LazyLock<File> = LazyLock::new(|| open(Program::Operator));
+
+/// What can be started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Program {
+    /// `portcullis-gateway`.
+    Gateway,
+    /// `portcullis-operator`.
+    Operator,
+}
 
 /// What a command left behind.
 #[derive(Debug, PartialEq, Eq)]
@@ -29,10 +39,10 @@ pub struct Ended {
     pub stderr: String,
 }
 
-/// A gateway process that serves. Dropping it kills it.
+/// A process that serves. Dropping it kills it.
 #[derive(Debug)]
 pub struct Running {
-    /// Where callers come in.
+    /// Where callers come in; with the operator, where metrics and probes are.
     pub address: SocketAddr,
     child: Child,
     output: Outputs,
@@ -44,9 +54,33 @@ struct Outputs {
     stderr: File,
 }
 
-/// Runs a command to its end, with nothing in its environment but this; panics if it takes longer than 20 s.
+impl Program {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Gateway => "portcullis-gateway",
+            Self::Operator => "portcullis-operator",
+        }
+    }
+
+    fn file(self) -> &'static File {
+        match self {
+            Self::Gateway => &GATEWAY,
+            Self::Operator => &OPERATOR,
+        }
+    }
+
+    /// What it logs, with its address, as soon as it listens.
+    fn first_word(self) -> &'static str {
+        match self {
+            Self::Gateway => "listening",
+            Self::Operator => "reconciling",
+        }
+    }
+}
+
+/// Runs a command of the gateway to its end, with nothing in its environment but this; panics if it takes longer than 20 s.
 pub fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Ended {
-    let (mut child, output) = spawn(arguments, environment);
+    let (mut child, output) = spawn(Program::Gateway, arguments, environment);
     let status = wait(&mut child);
     Ended { code: status.code(), stdout: text(&output.stdout), stderr: text(&output.stderr) }
 }
@@ -56,12 +90,18 @@ impl Running {
     pub fn start(arguments: &[&str], environment: &[(&str, &str)]) -> Self {
         let mut all = vec![("HOST", "127.0.0.1"), ("PORT", "0")];
         all.extend(environment);
-        let (mut child, output) = spawn(arguments, &all);
+        Self::program(Program::Gateway, arguments, &all)
+    }
+
+    /// Starts either, with nothing in its environment but this, and waits until it listens; panics with its output if it
+    /// ends before.
+    pub fn program(program: Program, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
+        let (mut child, output) = spawn(program, arguments, environment);
         let end = Instant::now() + LIMIT;
         loop {
             let log = text(&output.stdout);
             if let Some(address) =
-                lines(&log).find_map(|line| (line["message"] == "listening").then(|| line["address"].clone()))
+                lines(&log).find_map(|line| (line["message"] == program.first_word()).then(|| line["address"].clone()))
             {
                 let address = address.as_str().and_then(|text| text.parse().ok()).expect("an address");
                 return Self { address, child, output };
@@ -93,13 +133,18 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = text(&self.output.stdout);
+            let from = log.lines().count().saturating_sub(60);
+            log.lines().skip(from).for_each(|line| eprintln!("{line}"));
+        }
         drop(self.child.kill());
         drop(self.child.wait());
     }
 }
 
-fn spawn(arguments: &[&str], environment: &[(&str, &str)]) -> (Child, Outputs) {
-    let binary = format!("/proc/{}/fd/{}", std::process::id(), BINARY.as_raw_fd());
+fn spawn(program: Program, arguments: &[&str], environment: &[(&str, &str)]) -> (Child, Outputs) {
+    let binary = format!("/proc/{}/fd/{}", std::process::id(), program.file().as_raw_fd());
     let file = || tempfile::tempfile().expect("a file for the output");
     let output = Outputs { stdout: file(), stderr: file() };
     let child = Command::new(binary)
@@ -139,6 +184,10 @@ fn text(file: &File) -> String {
 
 fn lines(log: &str) -> impl Iterator<Item = Value> {
     log.lines().filter_map(|line| serde_json::from_str(line).ok())
+}
+
+fn open(program: Program) -> File {
+    File::open(built(program.name())).expect("it was built")
 }
 
 /// Builds the project's binaries in the profile and folder of this test, and gives the path of one.

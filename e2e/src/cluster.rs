@@ -18,7 +18,7 @@ pub use node::{inside, node};
 use rustix::process::{Pid, Signal, kill_process};
 pub use script::Said;
 use script::Script;
-pub use space::Space;
+pub use space::{LIMIT, Space};
 pub use xtask::cluster::Tier;
 
 use crate::skip;
@@ -111,6 +111,20 @@ impl Cluster {
         let said = self.script().run(&["pid", daemon]);
         let pid = said.good().trim().parse().ok().and_then(Pid::from_raw).expect("a process id");
         kill_process(pid, signal).expect("it runs");
+    }
+
+    /// Kills a daemon and starts it again with the same arguments; waits until the API server answers.
+    pub fn restart(&self, daemon: &str) {
+        self.script().run(&["restart", daemon]).good();
+    }
+
+    /// Where etcd answers, as a URL; reachable from this machine with a control plane only.
+    pub fn etcd(&self) -> String {
+        let pid = self.script().run(&["pid", "etcd"]).good();
+        let arguments = std::fs::read(format!("/proc/{}/cmdline", pid.trim())).expect("it runs");
+        let arguments: Vec<String> = String::from_utf8_lossy(&arguments).split('\0').map(str::to_owned).collect();
+        let flag = arguments.iter().position(|it| it == "--listen-client-urls").expect("the flag");
+        arguments[flag + 1].clone()
     }
 
     /// The last lines of a daemon's log, for the message of a failure.

@@ -3,6 +3,7 @@
 pub mod binary;
 pub mod cluster;
 pub mod fake_api;
+pub mod fake_gateway;
 pub mod faulty;
 pub mod gateway;
 pub mod http;

@@ -67,6 +67,8 @@ pub struct Config {
     pub scope: Scope,
     /// Whose servers go by their bare names.
     pub home: String,
+    /// Name of this replica.
+    pub identity: String,
     /// How one of several replicas is elected.
     pub election: Option<Election>,
     /// Statuses in a second.
@@ -131,16 +133,15 @@ impl Options {
         if !matches!(format.as_str(), "json" | "text") {
             problems.push(format!("LOG_FORMAT is {format:?}: use json or text"));
         }
+        let identity = text(&self.pod_name).unwrap_or(host).to_owned();
         let config = Config {
             namespace: text(&self.namespace).map(str::to_owned),
             slots: self.slots(&mut problems),
             gateways: self.gateways(&mut problems),
             scope: self.scope(&mut problems),
             home: text(&self.home_namespace).unwrap_or(DEFAULT_NAMESPACE).to_owned(),
-            election: text(&self.lease).map(|lease| Election {
-                lease: lease.to_owned(),
-                identity: text(&self.pod_name).unwrap_or(host).to_owned(),
-            }),
+            election: text(&self.lease).map(|lease| Election { lease: lease.to_owned(), identity: identity.clone() }),
+            identity,
             status_writes_per_second: self.status_writes(&mut problems),
             admin,
             log_level: level.to_owned(),

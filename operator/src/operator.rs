@@ -86,8 +86,7 @@ impl Operator {
         let mut tasks = Supervisor::new();
 
         let (teller, stories) = events::channel(metrics.clone());
-        let pod = config.election.as_ref().map_or_else(String::new, |election| election.identity.clone());
-        let telling = events::run(client.clone(), pod, stories, metrics.clone(), tasks.shutdown());
+        let telling = events::run(client.clone(), config.identity.clone(), stories, metrics.clone(), tasks.shutdown());
         tasks.spawn("events", ended(telling));
 
         // The Lease is given back only after the last write.

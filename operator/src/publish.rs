@@ -14,6 +14,7 @@ use kube::runtime::watcher::Event;
 use kube::{Api, Client};
 use portcullis_crds::names::{REVISION_ANNOTATION, SLOT_GZIP_KEY, SLOT_TEXT_KEY, WRITTEN_ANNOTATION};
 use portcullis_crds::slots::{MAX_BYTES, Packed};
+use serde_json::json;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 use tracing::{error, info, warn};
@@ -182,10 +183,7 @@ impl Slots {
         slot.writing = true;
         let (api, object, changed_at) = (self.api.clone(), wanted.object(&slot.name), slot.changed_at.take());
         self.writes.spawn(async move {
-            let parameters = PatchParams::apply(FIELD_MANAGER).force();
-            let name = object.metadata.name.clone().unwrap_or_default();
-            let apply = Patch::Apply(&object);
-            let writing = timeout(REQUEST_LIMIT, api.patch(&name, &parameters, &apply));
+            let writing = timeout(REQUEST_LIMIT, write(&api, &object));
             let outcome = match writing.await {
                 Ok(Ok(object)) => Ok(object),
                 Ok(Err(error)) => Err(error.to_string()),
@@ -248,6 +246,23 @@ impl Slots {
     pub async fn drain(mut self) {
         while self.writes.join_next().await.is_some() {}
     }
+}
+
+/// Applies a ConfigMap, and takes out the other key, which applying leaves alone if somebody else has put it there.
+async fn write(api: &Api<ConfigMap>, object: &ConfigMap) -> kube::Result<ConfigMap> {
+    let name = object.metadata.name.as_deref().unwrap_or_default();
+    let applied = api.patch(name, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(object)).await?;
+    let stray = match &object.data {
+        Some(_) if has(&applied.binary_data, SLOT_GZIP_KEY) => json!({"binaryData": {SLOT_GZIP_KEY: null}}),
+        None if has(&applied.data, SLOT_TEXT_KEY) => json!({"data": {SLOT_TEXT_KEY: null}}),
+        _ => return Ok(applied),
+    };
+    let manager = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
+    api.patch(name, &manager, &Patch::Merge(&stray)).await
+}
+
+fn has<T>(members: &Option<BTreeMap<String, T>>, key: &str) -> bool {
+    members.as_ref().is_some_and(|members| members.contains_key(key))
 }
 
 /// Versions of objects grow, and since Kubernetes 1.35 may be compared; one that is no number is never older.

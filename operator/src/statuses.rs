@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::Duration;
 
 use kube::api::{Patch, PatchParams};
-use kube::{Api, Client};
+use kube::core::DeserializeGuard;
+use kube::{Api, Client, Resource as _};
 use portcullis_crds::mcpserver::McpServerStatus;
 use portcullis_crds::{McpServer, ServerKey};
 use tokio::task::JoinSet;
@@ -146,12 +147,13 @@ impl Statuses {
     pub fn write(&mut self, key: ServerKey, status: McpServerStatus, now: Instant) {
         self.busy.insert(key.clone());
         self.written.insert(key.clone(), now);
-        let api: Api<McpServer> = Api::namespaced(self.client.clone(), &key.namespace);
+        // Guarded: an object that cannot be read has a status too, and its content must not come into the log.
+        let api: Api<DeserializeGuard<McpServer>> = Api::namespaced(self.client.clone(), &key.namespace);
         self.writes.spawn(async move {
             let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
             let patch = Patch::Merge(status::patch(&status));
             let outcome = match timeout(REQUEST_LIMIT, api.patch_status(&key.name, &parameters, &patch)).await {
-                Ok(Ok(object)) => Outcome::Done(crate::publish::version(&object.metadata)),
+                Ok(Ok(object)) => Outcome::Done(crate::publish::version(object.meta())),
                 Ok(Err(kube::Error::Api(problem))) if problem.code == 404 => Outcome::Gone,
                 Ok(Err(error)) => {
                     warn!(server = %key, %error, "the status could not be written");
