@@ -111,6 +111,6 @@ fn is(server: &McpServer, wanted: &str) -> bool {
 /// The message of a condition.
 pub fn message(server: &McpServer, kind: ConditionType) -> String {
     let conditions = server.status.iter().flat_map(|status| &status.conditions);
-    let one = conditions.filter(|condition| condition.type_ == kind.as_str()).map(|it| it.message.clone());
-    one.last().unwrap_or_default()
+    let mut one = conditions.filter(|condition| condition.type_ == kind.as_str()).map(|it| it.message.clone());
+    one.next_back().unwrap_or_default()
 }

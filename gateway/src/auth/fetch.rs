@@ -1,5 +1,5 @@
 //! Fetches what an issuer publishes: its name, its algorithms and its keys. Every answer has a deadline and a bound.
-use std::{fs::File, io::Read, path::PathBuf, time::Duration};
+use std::{fs::File, io::Read, path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, header};
@@ -10,10 +10,11 @@ use url::Url;
 
 use super::issuers::{KeyPlace, is_local, may_hold_keys};
 use crate::{
+    guard::{Guard, Rules},
     server::host_of,
     upstream::{
         http::{HttpError, HttpPool, Origin},
-        stream::{TlsMaterial, TlsTarget, system_roots},
+        stream::{Named, TlsMaterial, TlsTarget, system_roots},
     },
 };
 
@@ -188,6 +189,7 @@ fn connection(error: HttpError) -> FetchError {
         HttpError::Connect(reason) => FetchError::Connection(reason),
         HttpError::NotSent | HttpError::Lost => FetchError::Connection("the connection closed too early"),
         HttpError::TooLarge(_) => FetchError::TooLarge,
+        HttpError::Blocked(_) => FetchError::Connection("its address is refused"),
     }
 }
 
@@ -195,7 +197,8 @@ fn origin(url: &Url, ca_file: Option<&PathBuf>) -> Result<Origin, FetchError> {
     let host = host_of(url);
     let tls = match url.scheme() {
         "https" => {
-            let ca = ca_file.map(read_file).transpose()?;
+            let named = |path: &PathBuf| Ok(Named { name: path.display().to_string(), value: read_file(path)? });
+            let ca = ca_file.map(named).transpose()?;
             let material = TlsMaterial { ca, ..TlsMaterial::default() };
             Some(TlsTarget::new(&host, &material, &system_roots()).map_err(|_| FetchError::Ca)?)
         }
@@ -209,6 +212,8 @@ fn origin(url: &Url, ca_file: Option<&PathBuf>) -> Result<Origin, FetchError> {
         tls,
         connect_timeout: DEADLINE,
         idle_timeout: DEADLINE,
+        // Issuers are configured by whoever runs the gateway, not by whoever may declare a server.
+        guard: Arc::new(Guard::new(Rules::default())),
     })
 }
 

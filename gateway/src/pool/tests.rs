@@ -5,6 +5,7 @@ use portcullis_runtime::Readiness;
 use tokio::sync::{Notify, Semaphore};
 
 use super::*;
+use crate::guard::{Guard, Rules};
 use crate::metrics::Metrics;
 use crate::secrets::Secrets;
 use crate::server::HANDSHAKES;
@@ -13,7 +14,8 @@ use crate::tool::read_tools;
 fn pool() -> Pool {
     let shared = Arc::new(Shared {
         roots: LazyLock::new(|| unreachable!("no https server")),
-        secrets: Secrets { folder: None },
+        secrets: Secrets::Folder(None),
+        guard: Arc::new(Guard::new(Rules::default())),
         max_message: 1024,
         metrics: Metrics::new(),
         dirty: Notify::new(),
