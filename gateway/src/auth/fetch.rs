@@ -13,7 +13,7 @@ use crate::{
     server::host_of,
     upstream::{
         http::{HttpError, HttpPool, Origin},
-        stream::{TlsMaterial, TlsTarget, system_roots},
+        stream::{Named, TlsMaterial, TlsTarget, system_roots},
     },
 };
 
@@ -186,6 +186,7 @@ async fn answer(url: &Url, ca_file: Option<&PathBuf>) -> Result<(HeaderMap, Byte
 fn connection(error: HttpError) -> FetchError {
     match error {
         HttpError::Connect(reason) => FetchError::Connection(reason),
+        HttpError::Blocked(_) => FetchError::Connection("its address is refused"),
         HttpError::NotSent | HttpError::Lost => FetchError::Connection("the connection closed too early"),
         HttpError::TooLarge(_) => FetchError::TooLarge,
     }
@@ -195,7 +196,10 @@ fn origin(url: &Url, ca_file: Option<&PathBuf>) -> Result<Origin, FetchError> {
     let host = host_of(url);
     let tls = match url.scheme() {
         "https" => {
-            let ca = ca_file.map(read_file).transpose()?;
+            let named = |path: &PathBuf| {
+                Ok::<_, FetchError>(Named { name: path.display().to_string(), value: read_file(path)? })
+            };
+            let ca = ca_file.map(named).transpose()?;
             let material = TlsMaterial { ca, ..TlsMaterial::default() };
             Some(TlsTarget::new(&host, &material, &system_roots()).map_err(|_| FetchError::Ca)?)
         }
@@ -206,6 +210,8 @@ fn origin(url: &Url, ca_file: Option<&PathBuf>) -> Result<Origin, FetchError> {
         host,
         port: url.port_or_known_default().unwrap_or(443),
         authority: HeaderValue::from_str(authority).map_err(|_| FetchError::Document)?,
+        // Issuers are named by whoever runs the gateway.
+        guard: std::sync::Arc::default(),
         tls,
         connect_timeout: DEADLINE,
         idle_timeout: DEADLINE,

@@ -13,7 +13,8 @@ use crate::tool::read_tools;
 fn pool() -> Pool {
     let shared = Arc::new(Shared {
         roots: LazyLock::new(|| unreachable!("no https server")),
-        secrets: Secrets { folder: None },
+        secrets: Secrets::Folder(None),
+        guard: Arc::default(),
         max_message: 1024,
         metrics: Metrics::new(),
         dirty: Notify::new(),
