@@ -4,6 +4,7 @@ pub mod binary;
 pub mod cluster;
 pub mod fake_api;
 pub mod fake_gateway;
+pub mod fake_secrets;
 pub mod faulty;
 pub mod gateway;
 pub mod http;

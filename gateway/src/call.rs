@@ -117,8 +117,11 @@ async fn attempt_all(entry: &Entry, call: &ToolCall<'_>, guard: &mut Observed<'_
             }
         }
     }
-    let unreachable =
-        matches!(failure, Failure::Unavailable | Failure::Server(CallError::NotSent(_) | CallError::SessionExpired));
+    let unreachable = matches!(
+        failure,
+        Failure::Unavailable
+            | Failure::Server(CallError::NotSent(_) | CallError::Blocked(_) | CallError::SessionExpired)
+    );
     // Busy says more than a server that could not be reached.
     match (unreachable, busy) {
         (true, true) => failure = Failure::Busy,
@@ -250,7 +253,9 @@ fn outcome(answer: &Result<Reply, Failure>) -> Outcome {
         Err(Failure::UnknownTool | Failure::Unavailable) => Outcome::Unavailable,
         Err(Failure::Busy) => Outcome::Busy,
         Err(Failure::Server(CallError::Timeout)) => Outcome::Timeout,
-        Err(Failure::Server(CallError::NotSent(_) | CallError::SessionExpired)) => Outcome::Unavailable,
+        Err(Failure::Server(CallError::NotSent(_) | CallError::Blocked(_) | CallError::SessionExpired)) => {
+            Outcome::Unavailable
+        }
         Err(Failure::Server(_)) => Outcome::BadAnswer,
     }
 }

@@ -17,9 +17,11 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     let mut problems = options.check().err().unwrap_or_default();
     problems.extend(key_problems(options));
     let snapshot = servers(options, &mut problems);
-    let secrets = Secrets { folder: options.secrets.clone() };
+    let secrets = Secrets::Folder(options.secrets.clone());
+    let in_cluster = options.credential_namespaces.as_deref().is_some_and(|text| !text.trim().is_empty());
     let roots = system_roots();
-    for server in &snapshot.servers {
+    // What lies in a cluster is not asked for: this starts nothing.
+    for server in snapshot.servers.iter().filter(|_| !in_cluster) {
         let host = Url::parse(&server.url).as_ref().map(host_of).unwrap_or_default();
         let checked = secrets
             .resolve(server)

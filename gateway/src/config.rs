@@ -13,6 +13,8 @@ use portcullis_crds::{Server, rules};
 use url::Url;
 
 use crate::auth::{self, Secret, parse_algorithm};
+use crate::guard;
+use crate::secrets::Namespaces;
 
 /// Each is watched over a connection of its own.
 const MAX_CONFIGMAPS: usize = 64;
@@ -44,6 +46,21 @@ pub struct Options {
     /// Folder with what manifests name in Secrets and ConfigMaps, as DIR/NAME/KEY
     #[arg(long, global = true, env = "SECRETS_DIR", value_name = "DIR")]
     pub secrets: Option<PathBuf>,
+    /// Namespaces whose labelled Secrets and ConfigMaps may be read, separated by commas; * for all; instead of a folder
+    #[arg(long, global = true, env = "CREDENTIAL_NAMESPACES", value_name = "NAMESPACES")]
+    pub credential_namespaces: Option<String>,
+    /// Refuse special addresses of servers (loopback, link-local, metadata, API server, ...): true or false
+    #[arg(long, global = true, env = "GUARD_ADDRESSES", value_name = "BOOL")]
+    pub guard_addresses: Option<String>,
+    /// Addresses and ranges (CIDR) that servers may have all the same, separated by commas
+    #[arg(long, global = true, env = "ALLOWED_ADDRESSES", value_name = "CIDRS")]
+    pub allowed_addresses: Option<String>,
+    /// Addresses and ranges (CIDR) that servers must not have, separated by commas
+    #[arg(long, global = true, env = "BLOCKED_ADDRESSES", value_name = "CIDRS")]
+    pub blocked_addresses: Option<String>,
+    /// Addresses and host names of the gateway itself, which servers must not have, separated by commas
+    #[arg(long, global = true, env = "OWN_ADDRESSES", value_name = "HOSTS")]
+    pub own_addresses: Option<String>,
     /// Address to listen on
     #[arg(long, global = true, env = "HOST", default_value = "0.0.0.0")]
     pub host: Option<String>,
@@ -136,7 +153,9 @@ pub struct Config {
     /// Which kubeconfig leads to the cluster, if not the usual one.
     pub kubeconfig: Option<PathBuf>,
     /// Where Secrets lie.
-    pub secrets: Option<PathBuf>,
+    pub secrets: SecretsConfig,
+    /// Which addresses servers may have.
+    pub guard: guard::Rules,
     /// How tokens are checked.
     pub auth: auth::Settings,
     /// Whether `?token=` counts on the REST routes.
@@ -177,6 +196,17 @@ pub struct ConfigMapNames {
     pub mounted: Option<PathBuf>,
 }
 
+/// Where what servers name in Secrets and ConfigMaps is read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SecretsConfig {
+    /// Nowhere.
+    None,
+    /// A folder, as `DIR/NAME/KEY`.
+    Folder(PathBuf),
+    /// The API server, in these namespaces.
+    Cluster(Namespaces),
+}
+
 /// What is logged, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogConfig {
@@ -211,7 +241,8 @@ impl Options {
             admin: self.admin(&mut problems),
             source: self.source(&mut problems),
             kubeconfig: path(&self.kubeconfig),
-            secrets: self.folder_of_secrets(&mut problems),
+            secrets: self.secrets(&mut problems),
+            guard: self.guard(&mut problems),
             auth: self.auth(&mut problems),
             allow_query_token: boolean(&mut problems, "ALLOW_QUERY_TOKEN", &self.allow_query_token, true),
             log: self.log(&mut problems),
@@ -329,12 +360,44 @@ impl Options {
         parsed.ok()
     }
 
-    fn folder_of_secrets(&self, problems: &mut Vec<Problem>) -> Option<PathBuf> {
-        let folder = path(&self.secrets)?;
-        if !folder.is_dir() {
-            problems.push(format!("SECRETS_DIR is {}: there is no such folder", folder.display()));
+    fn secrets(&self, problems: &mut Vec<Problem>) -> SecretsConfig {
+        match (path(&self.secrets), text(&self.credential_namespaces)) {
+            (Some(_), Some(_)) => {
+                problems.push("SECRETS_DIR and CREDENTIAL_NAMESPACES are both set: keep one of them".into());
+                SecretsConfig::None
+            }
+            (Some(folder), None) => {
+                if !folder.is_dir() {
+                    problems.push(format!("SECRETS_DIR is {}: there is no such folder", folder.display()));
+                }
+                SecretsConfig::Folder(folder)
+            }
+            (None, Some(namespaces)) => match namespaces.parse() {
+                Ok(namespaces) => SecretsConfig::Cluster(namespaces),
+                Err(part) => {
+                    problems.push(format!(
+                        "CREDENTIAL_NAMESPACES holds {part:?}: use names of namespaces separated by commas, or * alone"
+                    ));
+                    SecretsConfig::None
+                }
+            },
+            (None, None) => SecretsConfig::None,
         }
-        Some(folder)
+    }
+
+    fn guard(&self, problems: &mut Vec<Problem>) -> guard::Rules {
+        let special = boolean(problems, "GUARD_ADDRESSES", &self.guard_addresses, text(&self.configmaps).is_some());
+        let mut ranges = |name: &str, value: &Option<String>| {
+            text(value).unwrap_or_default().parse().unwrap_or_else(|part: String| {
+                problems.push(format!("{name} holds {part:?}: use addresses or ranges such as 10.0.0.0/8"));
+                guard::Ranges::default()
+            })
+        };
+        let allowed = ranges("ALLOWED_ADDRESSES", &self.allowed_addresses);
+        let blocked = ranges("BLOCKED_ADDRESSES", &self.blocked_addresses);
+        let own = text(&self.own_addresses).unwrap_or_default().split(',').map(str::trim);
+        let own = own.filter(|host| !host.is_empty()).map(str::to_owned).collect();
+        guard::Rules { special, allowed, blocked, own }
     }
 
     fn log(&self, problems: &mut Vec<Problem>) -> LogConfig {
@@ -578,5 +641,50 @@ mod tests {
         let lonely =
             Options { mcp_urls: given("http://a/"), configmaps_mounted: Some("x".into()), ..Options::default() };
         assert_eq!(lonely.check().unwrap_err(), ["CONFIGMAPS_MOUNTED is set without CONFIGMAPS: set that too"]);
+    }
+
+    #[test]
+    fn addresses_are_guarded_with_configmaps_and_else_when_asked() {
+        let guards = |options: Options| options.check().unwrap().guard.special;
+        let urls = || Options { mcp_urls: given("http://a/"), ..Options::default() };
+        let maps = || Options { configmaps: given("a"), ..Options::default() };
+        assert_eq!([guards(urls()), guards(maps())], [false, true]);
+        let urls = Options { guard_addresses: given("true"), ..urls() };
+        let maps = Options { guard_addresses: given("false"), ..maps() };
+        assert_eq!([guards(urls), guards(maps)], [true, false]);
+    }
+
+    #[test]
+    fn settings_of_addresses_and_credentials_are_read_and_wrong_ones_are_told() {
+        let options = Options {
+            mcp_urls: given("http://a/"),
+            credential_namespaces: given("a, b"),
+            allowed_addresses: given("10.0.0.0/8, fd00::1"),
+            own_addresses: given("10.1.2.3, gateway.mcp.svc,"),
+            ..Options::default()
+        };
+        let config = options.check().unwrap();
+        assert_eq!(config.secrets, SecretsConfig::Cluster("a,b".parse().unwrap()));
+        assert_eq!(config.guard.allowed, "10.0.0.0/8,fd00::1".parse().unwrap());
+        assert_eq!(config.guard.own, ["10.1.2.3", "gateway.mcp.svc"]);
+        let wrong = Options {
+            secrets: Some("/".into()),
+            allowed_addresses: given("10.0.0.0/33"),
+            blocked_addresses: given("localhost"),
+            ..options.clone()
+        };
+        assert_eq!(
+            wrong.check().unwrap_err(),
+            [
+                "SECRETS_DIR and CREDENTIAL_NAMESPACES are both set: keep one of them",
+                "ALLOWED_ADDRESSES holds \"10.0.0.0/33\": use addresses or ranges such as 10.0.0.0/8",
+                "BLOCKED_ADDRESSES holds \"localhost\": use addresses or ranges such as 10.0.0.0/8",
+            ]
+        );
+        let star = Options { credential_namespaces: given("a,*"), ..options };
+        assert_eq!(
+            star.check().unwrap_err(),
+            ["CREDENTIAL_NAMESPACES holds \"*\": use names of namespaces separated by commas, or * alone"]
+        );
     }
 }

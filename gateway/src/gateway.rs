@@ -1,6 +1,7 @@
 //! The whole gateway: everything is made here, started here, and stopped here.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -18,12 +19,15 @@ use tracing::{error, info, warn};
 use crate::auth::Authenticator;
 use crate::board::Board;
 use crate::cluster;
-use crate::config::{Config, Problem, SourceConfig};
+use crate::config::{Config, Problem, SecretsConfig, SourceConfig};
 use crate::front::access_log::AccessLog;
 use crate::front::{self, App, FrontOptions, status};
+use crate::guard::Guard;
+use crate::guard::learn::{self, API_HOST};
 use crate::metrics::Metrics;
 use crate::pool::{Latches, Pool, Published};
-use crate::secrets::Secrets;
+use crate::secrets::cluster::Store;
+use crate::secrets::{self, Secrets};
 use crate::server::{HANDSHAKES, Shared};
 use crate::source::{Feed, Soundness, Source};
 use crate::upstream::stream::system_roots;
@@ -37,6 +41,9 @@ pub struct Gateway {
     listener: TcpListener,
     admin: Option<TcpListener>,
     source: Source,
+    secrets: Secrets,
+    guard: Arc<Guard>,
+    client: Option<Client>,
     pool: Pool,
     board: Arc<Board>,
     app: Arc<App>,
@@ -75,9 +82,16 @@ impl Gateway {
                 return Err(StartError::Settings(problems));
             }
         };
+        let secrets = match &config.secrets {
+            SecretsConfig::None => Secrets::Folder(None),
+            SecretsConfig::Folder(folder) => Secrets::Folder(Some(folder.clone())),
+            SecretsConfig::Cluster(namespaces) => Secrets::Cluster(Arc::new(Store::new(namespaces.clone()))),
+        };
+        let guard = Arc::new(Guard::new(config.guard.clone()));
         let shared = Arc::new(Shared {
             roots: LazyLock::new(system_roots),
-            secrets: Secrets { folder: config.secrets.clone() },
+            secrets: secrets.clone(),
+            guard: guard.clone(),
             max_message: config.max_message,
             metrics: metrics.clone(),
             dirty: Notify::new(),
@@ -105,7 +119,7 @@ impl Gateway {
             None => None,
         };
         let pool = Pool::new(shared, published, board.clone());
-        Ok(Self { config, listener, admin, source, pool, board, app, latches, keys, log })
+        Ok(Self { config, listener, admin, source, secrets, guard, client, pool, board, app, latches, keys, log })
     }
 
     /// The address callers come to.
@@ -127,12 +141,19 @@ impl Gateway {
     /// A task ended that should not: the process should exit with a code other than 0.
     pub async fn run(self, signal: impl Future<Output = ()>) -> Result<(), Failure> {
         let (address, admin_address) = (self.address(), self.admin_address());
-        let Self { config, listener, admin, source, pool, board, app, latches, keys, log } = self;
+        let Self { config, listener, admin, source, secrets, guard, client, pool, board, app, latches, keys, log } =
+            self;
         let mut tasks = Supervisor::new();
         let connections = Arc::new(Connections::default());
         export(&app.metrics, &connections, log);
 
-        let Feed { configurations, soundness, secrets } = source.feed();
+        let Feed { configurations, soundness, secrets: files } = source.feed();
+        let (folder, changes) = follow_credentials(&mut tasks, secrets, client.clone(), files);
+        if !config.guard.is_empty() {
+            let (api_host, stop) = (std::env::var(API_HOST).ok(), tasks.shutdown());
+            let learning = async move { learn::keep(&guard, api_host, client, stop_of(stop)).await };
+            tasks.spawn("guard", ended(learning));
+        }
         // Running calls need their sessions: the pool stops after the listener has answered them.
         let (answered, all_answered) = oneshot::channel::<()>();
         let stop = tasks.shutdown();
@@ -140,7 +161,7 @@ impl Gateway {
             stop.requested().await;
             let _ = all_answered.await;
         };
-        tasks.spawn("pool", ended(async move { pool.run(configurations, secrets, latches, last).await }));
+        tasks.spawn("pool", ended(async move { pool.run(configurations, changes, latches, last).await }));
         let (numbering, stop) = (board.clone(), tasks.shutdown());
         tasks.spawn(
             "board",
@@ -154,7 +175,7 @@ impl Gateway {
         let (metrics, stop) = (app.metrics.clone(), tasks.shutdown());
         tasks.spawn("soundness", ended(tell_soundness(soundness, metrics, stop_of(stop))));
         let stop = tasks.shutdown();
-        tasks.spawn("source", ended(follow(source, config.secrets.clone(), stop_of(stop))));
+        tasks.spawn("source", ended(follow(source, folder, stop_of(stop))));
 
         let (checks, stop) = (app.clone(), tasks.shutdown());
         tasks.spawn("keys", ended(async move { until(stop, checks.auth.keep_keys(keys)).await }));
@@ -185,6 +206,27 @@ impl Gateway {
     }
 }
 
+/// Follows the Secrets of a cluster, if they lie there. Tells the folder to follow, if they lie in one, and who counts
+/// their changes: `files` does for a folder.
+fn follow_credentials(
+    tasks: &mut Supervisor,
+    secrets: Secrets,
+    client: Option<Client>,
+    files: watch::Receiver<u64>,
+) -> (Option<PathBuf>, watch::Receiver<u64>) {
+    let store = match secrets {
+        Secrets::Folder(folder) => return (folder, files),
+        Secrets::Cluster(store) => store,
+    };
+    let changes = store.changes();
+    if let Some(client) = client {
+        let stop = tasks.shutdown();
+        let following = async move { secrets::follow(&store, client, stop_of(stop)).await };
+        tasks.spawn("credentials", ended(following));
+    }
+    (None, changes)
+}
+
 fn local(listener: &TcpListener, asked: SocketAddr) -> SocketAddr {
     listener.local_addr().unwrap_or(asked)
 }
@@ -208,7 +250,8 @@ async fn until(stop: portcullis_runtime::Shutdown, work: impl Future<Output = ()
 /// A client of the Kubernetes API, if anything needs one.
 async fn client(config: &Config) -> Result<Option<Client>, Problem> {
     let of_source = matches!(config.source, SourceConfig::ConfigMaps(_));
-    if !of_source && config.auth.kubernetes.is_none() {
+    let of_secrets = matches!(config.secrets, SecretsConfig::Cluster(_));
+    if !of_source && !of_secrets && config.auth.kubernetes.is_none() {
         return Ok(None);
     }
     cluster::client(config.kubeconfig.as_deref()).await.map(Some)

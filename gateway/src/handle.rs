@@ -14,6 +14,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::metrics::{Metrics, Outcome};
 use crate::tool::Tool;
 use crate::touched::Touched;
+use crate::trouble::Trouble;
 use crate::upstream::{Notices, Session};
 
 /// Failures in a row after which a server is put last.
@@ -104,7 +105,8 @@ pub struct Status {
     pub server_info: Option<(String, String)>,
     /// The last failure, safe to show.
     pub last_error: Option<String>,
-    /// Why it is not ready, as the status of an McpServer says it; none while nothing is wrong.
+    /// The same, as the status of an McpServer says it; none while nothing is wrong. A server that is ready can have
+    /// one too: of its credentials, while the last good ones stay in use, or of its list of tools.
     pub reason: Option<Reason>,
     /// Tools left out because they are invalid, double or too many.
     pub left_out: usize,
@@ -422,6 +424,19 @@ fn millis(duration: Duration) -> u64 {
 }
 
 impl Status {
+    /// Something is wrong.
+    pub fn note(&mut self, trouble: &Trouble) {
+        self.last_error = Some(trouble.to_string());
+        self.reason = Some(trouble.reason());
+    }
+
+    /// What is wrong no longer is, if this holds for its reason.
+    pub fn clear(&mut self, solved: impl FnOnce(Reason) -> bool) {
+        if self.reason.is_some_and(solved) {
+            (self.last_error, self.reason) = (None, None);
+        }
+    }
+
     fn new(phase: Phase) -> Self {
         Self {
             phase,

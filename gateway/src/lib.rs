@@ -14,6 +14,7 @@ pub mod config;
 pub mod demo;
 pub mod front;
 pub mod gateway;
+pub mod guard;
 pub mod handle;
 pub mod listing;
 pub mod metrics;
@@ -28,6 +29,7 @@ pub mod source;
 pub mod token_command;
 pub mod tool;
 pub mod touched;
+pub mod trouble;
 pub mod upstream;
 
 pub use config::{Config, Options};

@@ -24,7 +24,7 @@ const PAGE_LIMIT: Duration = Duration::from_secs(10);
 const METHOD_NOT_FOUND: i64 = -32601;
 
 /// Why there is no list.
-#[derive(Debug, Error, PartialEq, Eq)]
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum ListError {
     /// The call failed.
     #[error("cannot list its tools: {0}")]

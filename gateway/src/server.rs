@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
-use portcullis_crds::Server;
+use portcullis_crds::conditions::ConditionType;
 use portcullis_crds::mcpserver::{HealthMode, State};
+use portcullis_crds::{Reason, Server};
 use rustls::RootCertStore;
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -19,11 +20,13 @@ use tracing::{info, warn};
 use url::Url;
 
 use crate::backoff::{self, HEALTHY_AFTER};
+use crate::guard::Guard;
 use crate::handle::{Handle, Offer, Phase};
 use crate::listing;
 use crate::metrics::Metrics;
-use crate::secrets::{Resolved, Secrets};
+use crate::secrets::{Resolved, SecretError, Secrets};
 use crate::touched::Touched;
+use crate::trouble::Trouble;
 use crate::upstream::connect::Spoken;
 use crate::upstream::http::{HttpPool, Origin};
 use crate::upstream::stream::TlsTarget;
@@ -54,6 +57,9 @@ const RECHECK: Duration = Duration::from_millis(500);
 /// A health check is answered at once or not at all.
 const CHECK_LIMIT: Duration = Duration::from_secs(5);
 
+/// Before credentials that cannot be used are looked at again, though nobody has said that they changed.
+const CREDENTIALS_AGAIN: Duration = Duration::from_secs(10);
+
 /// For the goodbye of a session.
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 
@@ -64,7 +70,8 @@ pub const HANDSHAKES: usize = 256;
 const HANDSHAKE_TURN: Duration = Duration::from_millis(250);
 
 /// Why a session ended or could not be opened, as a metric label.
-pub const RECONNECT_REASONS: [&str; 6] = ["connect_failed", "closed", "expired", "broken", "unhealthy", "changed"];
+pub const RECONNECT_REASONS: [&str; 7] =
+    ["connect_failed", "closed", "expired", "broken", "unhealthy", "changed", "revoked"];
 
 /// What every server's task is given.
 pub struct Shared {
@@ -72,6 +79,8 @@ pub struct Shared {
     pub roots: LazyLock<Arc<RootCertStore>>,
     /// Where Secrets lie.
     pub secrets: Secrets,
+    /// Which addresses servers may have.
+    pub guard: Arc<Guard>,
     /// Messages above this many bytes are refused.
     pub max_message: usize,
     /// All metrics.
@@ -98,6 +107,8 @@ enum Over {
     Ended(End),
     Unhealthy,
     Changed,
+    /// Its credentials must not be sent any more.
+    Revoked(Trouble),
     Stopped,
 }
 
@@ -108,9 +119,21 @@ impl Over {
             Self::Changed | Self::Stopped => Duration::ZERO,
             // Calls wait for the new session, so it must come soon; but not in a loop.
             Self::Ended(End::Expired) => Duration::from_secs(1),
-            Self::Ended(_) | Self::Unhealthy => HEALTHY_AFTER,
+            Self::Ended(_) | Self::Unhealthy | Self::Revoked(_) => HEALTHY_AFTER,
         }
     }
+}
+
+/// What a changed configuration means for an open session.
+enum Adapted {
+    /// It goes on.
+    Kept,
+    /// It goes on as before, because the new cannot be used.
+    Troubled,
+    /// It needs a successor.
+    Outdated,
+    /// It must end.
+    Revoked(Trouble),
 }
 
 /// What a health check says.
@@ -151,6 +174,8 @@ struct Task {
     spoken: Option<Spoken>,
     attempts: u32,
     first: Option<Trying>,
+    /// What the last attempt was made with.
+    tried: Option<(Arc<Server>, Result<Resolved, SecretError>)>,
 }
 
 /// Somebody waits until all of these are gone: each is held during the first attempt of a server.
@@ -159,7 +184,7 @@ pub type Trying = mpsc::Sender<Infallible>;
 /// Runs one server until it is told to stop, then until its calls have finished or their time is over. `first` is
 /// dropped after the first attempt to open a session.
 pub async fn run(handle: Arc<Handle>, shared: Arc<Shared>, orders: watch::Receiver<Order>, first: Option<Trying>) {
-    Task { handle, shared, orders, seen: 0, spoken: None, attempts: 0, first }.run().await;
+    Task { handle, shared, orders, seen: 0, spoken: None, attempts: 0, first, tried: None }.run().await;
 }
 
 impl Task {
@@ -180,9 +205,12 @@ impl Task {
                 opened = self.open() => opened,
             };
             match opened {
-                Err(problem) => {
-                    self.note_failure(&problem);
-                    self.first = None;
+                Err(trouble) => {
+                    self.note_failure(&trouble);
+                    // Who only waits for the API server to tell of its Secrets has not been tried.
+                    if trouble.reason() != Reason::Probing {
+                        self.first = None;
+                    }
                 }
                 Ok(opened) => {
                     let opened_at = Instant::now();
@@ -205,15 +233,21 @@ impl Task {
 
     /// Waits before the next attempt; true if the task is told to stop meanwhile.
     async fn pause(&mut self, away_since: Option<Instant>) -> bool {
-        let until = Instant::now() + backoff::pause(self.attempts, backoff::random());
+        let pause = backoff::pause(self.attempts, backoff::random());
+        let lacks_credentials = matches!(self.tried, Some((_, Err(_))));
+        let until = Instant::now() + if lacks_credentials { pause.min(CREDENTIALS_AGAIN) } else { pause };
         self.attempts = self.attempts.saturating_add(1);
-        let seen = self.seen;
+        let mut seen = self.seen;
         let mut orders = self.orders.clone();
         loop {
             let unlist_at = away_since.map_or_else(far_away, |since| since + LIST_GRACE);
             tokio::select! {
                 changed = orders.wait_for(|order| order.stop || order.changes != seen) => {
-                    return changed.map_or(true, |order| order.stop);
+                    let Ok(order) = changed.map(|order| *order) else { return true };
+                    if order.stop || self.tries_something_new() {
+                        return order.stop;
+                    }
+                    seen = order.changes;
                 }
                 () = sleep_until(unlist_at), if self.is_listed() => self.unlist(),
                 () = sleep_until(until) => return false,
@@ -221,10 +255,19 @@ impl Task {
         }
     }
 
+    /// Whether an attempt now would differ from the last: changes of others' Secrets are no reason to hurry.
+    fn tries_something_new(&self) -> bool {
+        let spec = self.handle.spec();
+        let tried = |(with, resolved): &(Arc<Server>, Result<Resolved, SecretError>)| {
+            Arc::ptr_eq(with, &spec) && *resolved == self.shared.secrets.resolve(&spec)
+        };
+        !self.tried.as_ref().is_some_and(tried)
+    }
+
     // --- opening ---
 
     /// Opens a session and lists its tools, when it is this server's turn.
-    async fn open(&mut self) -> Result<Opened, String> {
+    async fn open(&mut self) -> Result<Opened, Trouble> {
         let shared = self.shared.clone();
         let turn = shared.handshakes.acquire().await;
         let mut attempt = std::pin::pin!(self.attempt());
@@ -235,24 +278,27 @@ impl Task {
         attempt.await
     }
 
-    async fn attempt(&mut self) -> Result<Opened, String> {
+    async fn attempt(&mut self) -> Result<Opened, Trouble> {
         let spec = self.handle.spec();
-        let (target, resolved) = self.target(&spec)?;
+        let resolved = self.shared.secrets.resolve(&spec);
+        self.tried = Some((spec.clone(), resolved.clone()));
+        let resolved = resolved?;
+        let target = self.target(&spec, &resolved)?;
         let outcome = connect(&target, self.spoken, &self.handle.notices).await;
         let mut connected = outcome.map_err(|error| {
             // The next attempt finds out anew how the server speaks, unless it was merely away.
-            if !matches!(error, ConnectError::Unreachable(_)) {
+            if !matches!(error, ConnectError::Unreachable(_) | ConnectError::Blocked(_)) {
                 self.spoken = None;
             }
-            error.to_string()
+            Trouble::Connect(error)
         })?;
         let listed = tokio::select! {
             listed = timeout(LIST_LIMIT, listing::list(&connected.session, &spec.tools)) => listed
-                .map_err(|_| "its tools could not be listed in time".to_owned())
-                .and_then(|listed| listed.map_err(|error| error.to_string())),
+                .map_err(|_| Trouble::ListSlow)
+                .and_then(|listed| listed.map_err(Trouble::List)),
             end = &mut connected.attend => return Err(match end {
-                End::Broken(why) => format!("cannot list its tools: {why}"),
-                End::Closed | End::Expired => "the session ended while its tools were listed".to_owned(),
+                End::Broken(why) => Trouble::ListBroken(why),
+                End::Closed | End::Expired => Trouble::ListEnded,
             }),
         };
         match listed {
@@ -269,11 +315,10 @@ impl Task {
         }
     }
 
-    fn target(&self, spec: &Server) -> Result<(Target, Resolved), String> {
+    fn target(&self, spec: &Server, resolved: &Resolved) -> Result<Target, Trouble> {
         let url = url_of(spec)?;
-        let resolved = self.shared.secrets.resolve(spec).map_err(|error| error.to_string())?;
         let host = host_of(&url);
-        let tls = self.tls(&url, &resolved)?;
+        let tls = self.tls(&url, resolved)?;
         let authority = match url.port() {
             Some(port) => format!("{}:{port}", url.host_str().unwrap_or_default()),
             None => url.host_str().unwrap_or_default().to_owned(),
@@ -281,13 +326,14 @@ impl Task {
         let step = Duration::from_secs(spec.timeouts.connect_seconds.into());
         let pool = HttpPool::new(Origin {
             port: url.port_or_known_default().unwrap_or(80),
-            authority: authority.parse().map_err(|_| "its URL is invalid".to_owned())?,
+            authority: authority.parse().map_err(|_| Trouble::Url)?,
             host,
+            guard: self.shared.guard.clone(),
             tls,
             connect_timeout: step,
             idle_timeout: Duration::from_secs(spec.timeouts.idle_seconds.into()),
         });
-        let target = Target {
+        Ok(Target {
             url,
             transport: spec.transport,
             pinned: spec.protocol_version.clone(),
@@ -295,28 +341,30 @@ impl Task {
             pool,
             step,
             max_message: self.shared.max_message,
-        };
-        Ok((target, resolved))
+        })
     }
 
     /// How to speak TLS with these settings; none for plain http.
-    fn tls(&self, url: &Url, resolved: &Resolved) -> Result<Option<TlsTarget>, String> {
+    fn tls(&self, url: &Url, resolved: &Resolved) -> Result<Option<TlsTarget>, Trouble> {
         if url.scheme() != "https" {
             return Ok(None);
         }
-        let target = TlsTarget::new(&host_of(url), &resolved.tls, &self.shared.roots);
-        target.map(Some).map_err(|error| error.to_string())
+        Ok(Some(TlsTarget::new(&host_of(url), &resolved.tls, &self.shared.roots)?))
     }
 
-    fn note_failure(&self, problem: &str) {
-        self.count("connect_failed");
-        let known = self.handle.status().last_error;
-        if known.as_deref() != Some(problem) {
-            warn!(server = %self.handle.name, problem, "server is not available");
+    fn note_failure(&self, trouble: &Trouble) {
+        // As long as nobody knows whether its Secrets are there, nothing has failed.
+        let waits = trouble.reason() == Reason::Probing;
+        if !waits {
+            self.count("connect_failed");
+            let problem = trouble.to_string();
+            if self.handle.status().last_error.as_ref() != Some(&problem) {
+                warn!(server = %self.handle.name, problem, "server is not available");
+            }
         }
         self.handle.update_status(|status| {
-            status.phase = Phase::Backoff;
-            status.last_error = Some(problem.to_owned());
+            status.phase = if waits { Phase::Connecting } else { Phase::Backoff };
+            status.note(trouble);
         });
     }
 
@@ -326,20 +374,32 @@ impl Task {
         let mut retiring = Retiring::new();
         self.opened(&opened.connected);
         self.first = None;
+        let mut again = None;
         loop {
             let mut seen = self.seen;
-            let over = self.follow(&mut opened, &mut retiring, &mut seen).await;
+            let mut over = self.follow(&mut opened, &mut retiring, &mut seen, again).await;
             self.seen = seen;
+            if let Over::Changed = over {
+                match self.replace(&mut opened, &mut retiring).await {
+                    Ok(renewed) => {
+                        again = (!renewed).then(credentials_again);
+                        continue;
+                    }
+                    Err(end) => over = end,
+                }
+            }
             match over {
-                Over::Changed => match self.replace(&mut opened, &mut retiring).await {
-                    Some(end) => return Over::Ended(end),
-                    None => continue,
-                },
                 Over::Stopped => {
                     self.handle.shut();
                     retiring.push(Box::pin(finish(self.handle.clone(), opened.connected)));
                     while retiring.next().await.is_some() {}
                     return Over::Stopped;
+                }
+                Over::Revoked(trouble) => {
+                    self.handle.shut();
+                    // Calls that still run keep the session, but it sends the value no more, not even to say goodbye.
+                    opened.connected.session.set_headers(http::HeaderMap::new());
+                    return Over::Revoked(trouble);
                 }
                 over => return over,
             }
@@ -347,9 +407,10 @@ impl Task {
     }
 
     /// Opens a session with changed credentials while the old one still serves; if that fails, the old one stays.
-    async fn replace(&mut self, opened: &mut Opened, retiring: &mut Retiring) -> Option<End> {
+    /// Tells whether there is a new one, or how the old one ended.
+    async fn replace(&mut self, opened: &mut Opened, retiring: &mut Retiring) -> Result<bool, Over> {
         let outcome = tokio::select! {
-            end = &mut opened.connected.attend => return Some(end),
+            end = &mut opened.connected.attend => return Err(Over::Ended(end)),
             outcome = self.open() => outcome,
         };
         match outcome {
@@ -358,17 +419,26 @@ impl Task {
                 self.opened(&new.connected);
                 let old = std::mem::replace(opened, new);
                 retiring.push(Box::pin(finish(self.handle.clone(), old.connected)));
+                Ok(true)
             }
-            Err(problem) => {
-                warn!(server = %self.handle.name, problem, "changed credentials do not work, the previous ones stay in use");
-                self.handle.update_status(|status| status.last_error = Some(problem));
+            Err(trouble) if trouble.is_revocation() => Err(Over::Revoked(trouble)),
+            Err(trouble) => {
+                warn!(server = %self.handle.name, problem = %trouble, "changed credentials do not work, the previous ones stay in use");
+                self.handle.update_status(|status| status.note(&trouble));
+                Ok(false)
             }
         }
-        None
     }
 
-    /// Follows the changes of the configuration until the session ends, or must.
-    async fn follow(&self, opened: &mut Opened, retiring: &mut Retiring, seen: &mut u64) -> Over {
+    /// Follows the changes of the configuration until the session ends, or must. `again`: when to look at the
+    /// credentials once more, though nothing has changed.
+    async fn follow(
+        &self,
+        opened: &mut Opened,
+        retiring: &mut Retiring,
+        seen: &mut u64,
+        mut again: Option<Instant>,
+    ) -> Over {
         let Opened { connected, resolved, spec } = opened;
         let session = connected.session.clone();
         let mut orders = self.orders.clone();
@@ -383,14 +453,18 @@ impl Task {
                 }
                 Some(()) = retiring.next() => continue,
                 over = &mut watching => return over,
+                () = sleep_until(again.unwrap_or_else(far_away)), if again.is_some() => *self.orders.borrow(),
             };
             *seen = order.changes;
             if order.stop {
                 return Over::Stopped;
             }
-            if !self.adapt(&session, resolved) {
-                return Over::Changed;
-            }
+            again = match self.adapt(&session, resolved) {
+                Adapted::Kept => None,
+                Adapted::Troubled => Some(credentials_again()),
+                Adapted::Outdated => return Over::Changed,
+                Adapted::Revoked(trouble) => return Over::Revoked(trouble),
+            };
             let before = std::mem::replace(spec, self.handle.spec());
             self.hurry(&before, spec);
         }
@@ -418,7 +492,7 @@ impl Task {
             status.transport = Some(transport);
             status.protocol_version = Some(connected.version.clone());
             status.server_info = connected.server_info.clone();
-            status.last_error = None;
+            status.clear(|_| true);
         });
         self.shared.metrics.server_up.with_label_values(&[&self.handle.name]).set(1);
         let tools = self.handle.offer().tools.len();
@@ -426,35 +500,37 @@ impl Task {
         self.shared.dirty.notify_one();
     }
 
-    /// Takes a changed configuration over into the open session; false if it needs a new one.
-    fn adapt(&self, session: &Session, resolved: &mut Resolved) -> bool {
+    /// Takes a changed configuration over into the open session, as far as it can.
+    fn adapt(&self, session: &Session, resolved: &mut Resolved) -> Adapted {
         match self.shared.secrets.resolve(&self.handle.spec()) {
             Ok(new) if new.tls == resolved.tls => {
                 session.set_headers(new.headers.clone());
                 *resolved = new;
-                self.handle.update_status(|status| {
-                    if status.phase == Phase::Ready {
-                        status.last_error = None;
-                    }
-                });
-                true
-            }
-            // What was valid stays in use until the connection needs the new: last good wins.
-            Err(problem) => {
-                let problem = problem.to_string();
-                warn!(server = %self.handle.name, problem, "credentials cannot be read, the previous ones stay in use");
-                self.handle.update_status(|status| status.last_error = Some(problem));
-                true
+                self.handle.update_status(|status| status.clear(is_about_credentials));
+                Adapted::Kept
             }
             Ok(new) => match url_of(&self.handle.spec()).and_then(|url| self.tls(&url, &new)) {
-                Ok(_) => false,
-                Err(problem) => {
-                    warn!(server = %self.handle.name, problem, "TLS settings cannot be used, the previous ones stay in use");
-                    self.handle.update_status(|status| status.last_error = Some(problem));
-                    true
-                }
+                Ok(_) => Adapted::Outdated,
+                Err(trouble) => self.keep_the_last_good(resolved, trouble),
             },
+            Err(error) => self.keep_the_last_good(resolved, error.into()),
         }
+    }
+
+    /// What was valid stays in use until the connection needs the new, unless it may not be used any more.
+    fn keep_the_last_good(&self, used: &Resolved, trouble: Trouble) -> Adapted {
+        if trouble.is_revocation() {
+            return Adapted::Revoked(trouble);
+        }
+        if let Some(error) = self.shared.secrets.revoked(used) {
+            return Adapted::Revoked(error.into());
+        }
+        let problem = trouble.to_string();
+        if trouble.reason() != Reason::Probing && self.handle.status().last_error.as_ref() != Some(&problem) {
+            warn!(server = %self.handle.name, problem, "credentials cannot be used, the previous ones stay in use");
+            self.handle.update_status(|status| status.note(&trouble));
+        }
+        Adapted::Troubled
     }
 
     /// Reads the tools when they change and checks the health, until the health is lost.
@@ -475,10 +551,11 @@ impl Task {
             match listing::list(session, &self.handle.spec().tools).await {
                 Ok(tools) => {
                     self.handle.alive();
+                    self.handle.update_status(|status| status.clear(|reason| reason == Reason::ListFailed));
                     self.publish(tools);
                 }
                 Err(error) => {
-                    self.handle.update_status(|status| status.last_error = Some(error.to_string()));
+                    self.handle.update_status(|status| status.note(&error.into()));
                     sleep(backoff::jittered(LIST_AGAIN)).await;
                     self.handle.notices.tools_changed.notify_one();
                 }
@@ -536,7 +613,7 @@ impl Task {
             // It lives and says so, if only that it is asked too often.
             Err(CallError::Refused(status)) if !matches!(status, 401 | 403 | 404 | 503) => Health::Good,
             Err(error) => {
-                self.handle.update_status(|status| status.last_error = Some(error.to_string()));
+                self.handle.update_status(|status| status.note(&Trouble::Check(error)));
                 Health::Bad
             }
         }
@@ -544,11 +621,12 @@ impl Task {
 
     fn end(&self, over: &Over) {
         self.handle.shut();
-        let (reason, problem) = match over {
-            Over::Ended(End::Closed) => ("closed", "the server closed the connection".to_owned()),
-            Over::Ended(End::Expired) => ("expired", "the server has forgotten the session".to_owned()),
-            Over::Ended(End::Broken(why)) => ("broken", (*why).to_owned()),
-            Over::Unhealthy => ("unhealthy", "the health checks failed".to_owned()),
+        let (reason, trouble) = match over {
+            Over::Ended(End::Closed) => ("closed", Trouble::Closed),
+            Over::Ended(End::Expired) => ("expired", Trouble::Forgotten),
+            Over::Ended(End::Broken(why)) => ("broken", Trouble::Broken(why)),
+            Over::Unhealthy => ("unhealthy", Trouble::Unhealthy),
+            Over::Revoked(trouble) => ("revoked", trouble.clone()),
             Over::Changed | Over::Stopped => return,
         };
         if self.handle.is_retired() {
@@ -556,10 +634,10 @@ impl Task {
         }
         self.count(reason);
         self.count_dropped();
-        warn!(server = %self.handle.name, problem, "session ended");
+        warn!(server = %self.handle.name, problem = %trouble, "session ended");
         self.handle.update_status(|status| {
             status.phase = Phase::Backoff;
-            status.last_error = Some(problem);
+            status.note(&trouble);
         });
         self.shared.metrics.server_up.with_label_values(&[&self.handle.name]).set(0);
     }
@@ -594,7 +672,7 @@ impl Task {
         self.handle.update_status(|status| {
             status.phase = phase;
             if phase == Phase::Ready {
-                status.last_error = None;
+                status.clear(|reason| !is_about_credentials(reason) && reason != Reason::ListFailed);
             }
         });
     }
@@ -611,8 +689,16 @@ impl Task {
     }
 }
 
-fn url_of(spec: &Server) -> Result<Url, String> {
-    Url::parse(&spec.url).map_err(|_| "its URL is invalid".to_owned())
+fn url_of(spec: &Server) -> Result<Url, Trouble> {
+    Url::parse(&spec.url).map_err(|_| Trouble::Url)
+}
+
+fn is_about_credentials(reason: Reason) -> bool {
+    reason.condition() == ConditionType::ResolvedRefs
+}
+
+fn credentials_again() -> Instant {
+    Instant::now() + CREDENTIALS_AGAIN
 }
 
 /// The host without the brackets of an IPv6 address.

@@ -133,6 +133,22 @@ mod tests {
     }
 
     #[test]
+    fn a_client_that_logs_whole_answers_is_never_heard() {
+        for level in ["info", "trace", "trace,kube_client=trace", "kube_client::client=trace"] {
+            let text = logged(level, true, || {
+                tracing::warn!(target: "kube_client::client", "an answer");
+                tracing::error!(target: "kube_client::client::builder", "an answer");
+                tracing::error!(target: "kube_client::config", "a line");
+            });
+            assert_eq!(
+                (text.contains("an answer"), text.contains("a line")),
+                (false, level != "kube_client::client=trace"),
+                "{level}"
+            );
+        }
+    }
+
+    #[test]
     fn a_text_line_is_for_people() {
         let text = logged("info", false, || info!(tools = 12, "backend ready"));
 

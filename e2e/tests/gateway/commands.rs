@@ -97,7 +97,7 @@ fn check_tells_all_problems_at_once_and_no_secret() {
         "MAX_BODY_BYTES is \"1\": it must be a whole number from 1024 to 1073741824",
         "JWT_SECRET is shorter than 32 bytes: make one with 'openssl rand -base64 48'",
         "McpServer default/one: url has scheme \"ftp\": use http or https; weight is over 1000: use 0 to 1000",
-        "McpServer default/three: tls.caRef holds no PEM certificate: put one between BEGIN CERTIFICATE and END CERTIFICATE",
+        "McpServer default/three: tls.caRef: ca/ca.crt holds no PEM certificate: put one between BEGIN CERTIFICATE and END CERTIFICATE",
         "McpServer default/two: github/token cannot be read in the folder of Secrets: put the value into the file github/token there",
     ];
     assert_eq!(binary::run(&["check"], &environment), refused(&problems.join("\n")));
@@ -147,6 +147,11 @@ fn help_shows_every_setting_with_its_flag_variable_and_default() {
         ("--mcp-urls <URLS>", "MCP_URLS", ""),
         ("--servers <PATH>", "SERVERS", ""),
         ("--secrets <DIR>", "SECRETS_DIR", ""),
+        ("--credential-namespaces <NAMESPACES>", "CREDENTIAL_NAMESPACES", ""),
+        ("--guard-addresses <BOOL>", "GUARD_ADDRESSES", ""),
+        ("--allowed-addresses <CIDRS>", "ALLOWED_ADDRESSES", ""),
+        ("--blocked-addresses <CIDRS>", "BLOCKED_ADDRESSES", ""),
+        ("--own-addresses <HOSTS>", "OWN_ADDRESSES", ""),
         ("--host <HOST>", "HOST", "0.0.0.0"),
         ("--port <PORT>", "PORT", "5000"),
         ("--admin-address <ADDRESS:PORT>", "ADMIN_ADDRESS", ""),

@@ -18,6 +18,7 @@ const SLOTS: [&str; 2] = ["p-servers-2-0", "p-servers-2-1"];
 fn options(api: &FakeApi) -> Options {
     Options {
         configmaps: Some(SLOTS.join(",")),
+        allowed_addresses: Some("127.0.0.0/8".into()),
         kubeconfig: Some(api.kubeconfig()),
         admin_address: Some("127.0.0.1:0".into()),
         ..gateway::options()

@@ -2,11 +2,13 @@
 
 mod away;
 mod bytes;
+mod cluster_secrets;
 mod commands;
 mod configmaps;
 mod direct;
 mod files;
 mod fleet;
+mod guard;
 mod issuers;
 mod log;
 mod real_servers;

@@ -55,7 +55,7 @@ async fn is_served_as_it_is(kind: Kind, version: &str, info: &str) {
         assert!(view["server_info"]["version"].take().is_string());
         let expected = json!({
             "connected": true, "tools_count": tools.len(), "available_tools": tools.keys().collect::<Vec<_>>(),
-            "transport": transport, "protocol_version": version, "last_error": null,
+            "transport": transport, "protocol_version": version, "last_error": null, "reason": null,
             "name": name, "state": "ready", "url": server.url, "display_name": null, "description": null,
             "server_info": {"name": info, "version": null}, "tools_left_out": 0, "calls_in_flight": 0, "ejected": false,
         });

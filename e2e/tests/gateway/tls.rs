@@ -137,7 +137,8 @@ async fn a_server_of_another_authority_or_name_is_not_trusted() {
     manifests.secret("no-ca", "ca.crt", "nothing");
     let url = front.url("127.0.0.1", "/mcp");
     let missing = "gone/ca.crt cannot be read in the folder of Secrets: put the value into the file gone/ca.crt there";
-    let broken = "tls.caRef holds no PEM certificate: put one between BEGIN CERTIFICATE and END CERTIFICATE";
+    let broken =
+        "tls.caRef: no-ca/ca.crt holds no PEM certificate: put one between BEGIN CERTIFICATE and END CERTIFICATE";
     let cases = [
         ("system", "", UNTRUSTED),
         ("other", "tls: {serverName: mcp.internal, caRef: {name: other-ca}}", UNTRUSTED),
@@ -187,7 +188,7 @@ async fn a_server_that_demands_a_certificate_gets_the_one_of_its_manifest() {
     manifests.add("none", &url, CA);
     manifests.add("theirs", &url, &with("theirs"));
     let gateway = Gateway::start(manifests.options()).await;
-    gateway.fails("half", "tls.clientCertRef holds no usable pair of tls.crt and tls.key in PEM").await;
+    gateway.fails("half", "tls.clientCertRef: half/tls.crt and its tls.key are no usable pair: put a certificate and its key there, in PEM").await;
     for name in ["none", "theirs"] {
         wait_for("a refusal", LIMIT, async || {
             let view = gateway.server(name).await;

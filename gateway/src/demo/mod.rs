@@ -124,6 +124,7 @@ async fn gateway(port: u16, urls: &str) -> anyhow::Result<(Gateway, String)> {
 /// Calls `time` as soon as both servers are connected.
 async fn first_call(address: SocketAddr, token: &str) -> anyhow::Result<String> {
     let pool = HttpPool::new(Origin {
+        guard: Arc::default(),
         host: address.ip().to_string(),
         port: address.port(),
         authority: HeaderValue::from_str(&address.to_string())?,

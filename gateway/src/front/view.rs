@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use portcullis_crds::Reason;
 use portcullis_runtime::log::timestamp;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -40,6 +41,9 @@ struct ServerView<'a> {
     /// What went wrong last, until it is well again.
     #[schema(required = true)]
     last_error: Option<String>,
+    /// The same in one word, as the status of an McpServer says it.
+    #[schema(required = true)]
+    reason: Option<&'static str>,
     /// When its state changed last (RFC 3339).
     since: String,
     /// The name that logs, metrics and `X-Portcullis-Server` use.
@@ -167,6 +171,7 @@ impl<'a> ServerView<'a> {
             transport: status.transport,
             protocol_version: status.protocol_version,
             last_error: status.last_error,
+            reason: status.reason.map(Reason::as_str),
             since: rfc3339(status.since),
             name: server.name.clone(),
             state: match spec.state {

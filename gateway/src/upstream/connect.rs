@@ -23,6 +23,7 @@ use super::session::{Call, CallError, Core, End, Notices, Session};
 use super::sse::SseSession;
 use super::streamable::{MODERN, StreamableSession};
 use super::timing::Timing;
+use crate::guard::Refusal;
 
 /// The newest revision with a handshake: what is asked for in `initialize`.
 const LATEST_WITH_INITIALIZE: &str = "2025-11-25";
@@ -90,6 +91,9 @@ pub enum ConnectError {
     /// No connection, or it broke.
     #[error("cannot be reached: {0}")]
     Unreachable(&'static str),
+    /// It must not be connected to.
+    #[error("has an address that the gateway must not connect to: {0}")]
+    Blocked(Refusal),
     /// No answer within the step's limit.
     #[error("does not answer: no {0} in time")]
     Silent(&'static str),
@@ -209,8 +213,9 @@ async fn open_modern(target: &Target, notices: &Arc<Notices>) -> Result<Connecte
     let session = StreamableSession::new(core, endpoint(&target.url), true);
     let handshake = match ask(target, "answer to server/discover", &session, "server/discover", &[]).await {
         Ok(handshake) => handshake,
-        Err(ConnectError::Unreachable(why)) => return Err(Probe::Failed(ConnectError::Unreachable(why))),
-        Err(ConnectError::Redirected(status)) => return Err(Probe::Failed(ConnectError::Redirected(status))),
+        Err(error @ (ConnectError::Unreachable(_) | ConnectError::Blocked(_) | ConnectError::Redirected(_))) => {
+            return Err(Probe::Failed(error));
+        }
         Err(ConnectError::Refused(code)) if MODERN_ERRORS.contains(&code) && target.pinned.is_some() => {
             return Err(Probe::Failed(ConnectError::Version));
         }
@@ -438,6 +443,7 @@ fn ended(end: &End) -> ConnectError {
 fn problem(error: CallError, what: &'static str) -> ConnectError {
     match error {
         CallError::NotSent(why) => ConnectError::Unreachable(why),
+        CallError::Blocked(refusal) => ConnectError::Blocked(refusal),
         CallError::Lost => ConnectError::Unreachable("the connection closed during the handshake"),
         CallError::SessionExpired => ConnectError::Status(404),
         CallError::Refused(status) => status_problem(status),

@@ -19,10 +19,11 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use thiserror::Error;
-use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
+use super::dial::dial;
 use super::stream::Stream;
+use crate::guard::{Guard, Refusal};
 
 /// Unused connections kept for one origin; more are closed after use.
 const MAX_IDLE: usize = 256;
@@ -41,6 +42,8 @@ pub struct Origin {
     pub port: u16,
     /// Value of the `Host` header.
     pub authority: http::HeaderValue,
+    /// Which addresses it may have.
+    pub guard: Arc<Guard>,
     /// TLS, for https.
     pub tls: Option<super::stream::TlsTarget>,
     /// Limit for the TCP and the TLS handshake, each.
@@ -89,6 +92,9 @@ pub enum HttpError {
     /// No connection could be made: the request was never sent.
     #[error("cannot connect: {0}")]
     Connect(&'static str),
+    /// It has an address that it must not have: nothing was sent.
+    #[error("it has a refused address: {0}")]
+    Blocked(Refusal),
     /// The connection ended before the request was written.
     #[error("the connection closed before the request was sent")]
     NotSent,
@@ -109,7 +115,7 @@ impl HttpPool {
     /// Sends a request and waits for the head of its answer. The caller sets the deadline.
     ///
     /// # Errors
-    /// [`HttpError::Connect`] and [`HttpError::NotSent`] prove that the server never got the request.
+    /// [`HttpError::Connect`], [`HttpError::Blocked`] and [`HttpError::NotSent`] prove that the server never got the request.
     pub async fn send(
         self: &Arc<Self>,
         method: Method,
@@ -192,10 +198,9 @@ impl HttpPool {
 
     async fn connect(&self) -> Result<Connection, HttpError> {
         let origin = &self.origin;
-        let tcp = timeout(origin.connect_timeout, TcpStream::connect((origin.host.as_str(), origin.port)))
+        let tcp = timeout(origin.connect_timeout, dial(&origin.host, origin.port, &origin.guard))
             .await
-            .map_err(|_| HttpError::Connect("no answer in time"))?
-            .map_err(|error| HttpError::Connect(connect_problem(&error)))?;
+            .map_err(|_| HttpError::Connect("no answer in time"))??;
         tcp.set_nodelay(true).map_err(|_| HttpError::Connect("the connection closed at once"))?;
         let stream = match &origin.tls {
             None => Stream::Tcp(tcp),
@@ -350,15 +355,4 @@ fn announced_idle(head: &HeaderMap) -> Option<Duration> {
     let text = head.get("keep-alive")?.to_str().ok()?;
     let seconds = text.split(',').find_map(|part| part.trim().strip_prefix("timeout="))?.parse::<u64>().ok()?;
     Some(Duration::from_secs(seconds.min(86_400)).saturating_sub(Duration::from_millis(500)))
-}
-
-fn connect_problem(error: &std::io::Error) -> &'static str {
-    use std::io::ErrorKind::*;
-    match error.kind() {
-        ConnectionRefused => "connection refused",
-        HostUnreachable | NetworkUnreachable => "host unreachable",
-        TimedOut => "no answer in time",
-        _ if error.raw_os_error().is_none() => "the host name cannot be resolved",
-        _ => "the connection failed",
-    }
 }

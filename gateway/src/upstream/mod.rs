@@ -3,6 +3,7 @@
 //! One session per backend and replica, shared by all callers, with ids of our own and no client capabilities.
 
 pub mod connect;
+mod dial;
 pub mod event_stream;
 pub mod http;
 pub mod message;

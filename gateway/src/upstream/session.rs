@@ -14,6 +14,7 @@ use super::message::{Message, Reply, json_string};
 use super::sse::SseSession;
 use super::streamable::StreamableSession;
 use super::timing::{Elapsed, Timing};
+use crate::guard::Refusal;
 
 /// Messages of ours that wait to be sent while nobody waits for them (cancellations, answers to pings).
 const OUTBOX: usize = 256;
@@ -49,6 +50,9 @@ pub enum CallError {
     /// The server never got it: another may be tried.
     #[error("the server cannot be reached: {0}")]
     NotSent(&'static str),
+    /// It has an address that the gateway must not connect to.
+    #[error("the server has a refused address")]
+    Blocked(Refusal),
     /// The server has forgotten the session and did nothing: open a new one, then try again.
     #[error("the server has forgotten the session")]
     SessionExpired,
@@ -260,6 +264,7 @@ impl From<HttpError> for CallError {
     fn from(error: HttpError) -> Self {
         match error {
             HttpError::Connect(why) => Self::NotSent(why),
+            HttpError::Blocked(refusal) => Self::Blocked(refusal),
             HttpError::NotSent => Self::NotSent("the connection closed"),
             HttpError::Lost => Self::Lost,
             HttpError::TooLarge(_) => Self::Unfit("it is too large"),
@@ -280,7 +285,7 @@ impl CallError {
     /// it too when the connection broke after the request was sent.
     pub fn is_harmless(&self) -> bool {
         match self {
-            Self::NotSent(_) | Self::SessionExpired => true,
+            Self::NotSent(_) | Self::Blocked(_) | Self::SessionExpired => true,
             Self::Refused(status) => matches!(status, 400 | 401 | 403..=406 | 413 | 415 | 421 | 429),
             Self::Lost | Self::Nonsense(_) | Self::Unfit(_) | Self::Timeout => false,
         }
@@ -295,6 +300,7 @@ impl CallError {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::NotSent(_) => "unreachable",
+            Self::Blocked(_) => "blocked",
             Self::SessionExpired => "session_expired",
             Self::Refused(_) => "refused",
             Self::Lost => "lost",

@@ -34,24 +34,33 @@ pub struct TlsTarget {
 #[derive(Clone, Default, PartialEq, Eq, Hash)]
 pub struct TlsMaterial {
     /// PEM of certificate authorities trusted besides the system's.
-    pub ca: Option<Vec<u8>>,
+    pub ca: Option<Named<Vec<u8>>>,
     /// PEM of the client certificate chain and of its key.
-    pub client: Option<(Vec<u8>, Vec<u8>)>,
+    pub client: Option<Named<(Vec<u8>, Vec<u8>)>>,
     /// Name expected in the server's certificate.
     pub server_name: Option<String>,
     /// Accept any certificate.
     pub insecure: bool,
 }
 
+/// A value, and where people find it.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Named<T> {
+    /// Where it lies.
+    pub name: String,
+    /// The value.
+    pub value: T,
+}
+
 /// Why TLS cannot be set up. The texts never hold the material itself.
-#[derive(Debug, Error)]
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum TlsError {
     /// The CA text holds no certificate.
-    #[error("tls.caRef holds no PEM certificate: put one between BEGIN CERTIFICATE and END CERTIFICATE")]
-    Ca,
+    #[error("tls.caRef: {0} holds no PEM certificate: put one between BEGIN CERTIFICATE and END CERTIFICATE")]
+    Ca(String),
     /// The client certificate or its key cannot be used.
-    #[error("tls.clientCertRef holds no usable pair of tls.crt and tls.key in PEM")]
-    Client,
+    #[error("tls.clientCertRef: {0} and its tls.key are no usable pair: put a certificate and its key there, in PEM")]
+    Client(String),
     /// The expected name is no name.
     #[error("tls.serverName or the URL's host is no name that a certificate can have")]
     Name,
@@ -76,10 +85,11 @@ impl TlsTarget {
         };
         let config = match &material.client {
             None => builder.with_no_client_auth(),
-            Some((chain, key)) => {
-                let chain: Vec<_> = certificates(chain).ok_or(TlsError::Client)?;
-                let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| TlsError::Client)?;
-                builder.with_client_auth_cert(chain, key).map_err(|_| TlsError::Client)?
+            Some(Named { name, value: (chain, key) }) => {
+                let unusable = || TlsError::Client(name.clone());
+                let chain: Vec<_> = certificates(chain).ok_or_else(unusable)?;
+                let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| unusable())?;
+                builder.with_client_auth_cert(chain, key).map_err(|_| unusable())?
             }
         };
         Ok(Self { connector: TlsConnector::from(Arc::new(config)), name })
@@ -103,10 +113,11 @@ pub fn system_roots() -> Arc<RootCertStore> {
 }
 
 fn trusted(material: &TlsMaterial, roots: &Arc<RootCertStore>) -> Result<Arc<RootCertStore>, TlsError> {
-    let Some(pem) = &material.ca else { return Ok(roots.clone()) };
+    let Some(Named { name, value }) = &material.ca else { return Ok(roots.clone()) };
+    let unusable = || TlsError::Ca(name.clone());
     let mut roots = RootCertStore::clone(roots);
-    for certificate in certificates(pem).ok_or(TlsError::Ca)? {
-        roots.add(certificate).map_err(|_| TlsError::Ca)?;
+    for certificate in certificates(value).ok_or_else(unusable)? {
+        roots.add(certificate).map_err(|_| unusable())?;
     }
     Ok(Arc::new(roots))
 }

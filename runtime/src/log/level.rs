@@ -6,12 +6,19 @@ use tracing_subscriber::EnvFilter;
 
 use super::LogError;
 
+/// Whatever is asked for: this module logs answers of the API server that it cannot read, whole, and they may be
+/// Secrets. What fails is told by those who asked.
+const QUIET: &str = "kube_client::client=off";
+
 /// Makes the filter that a level asks for; see [`super::init`] for what is understood.
 pub(super) fn filter(text: &str) -> Result<EnvFilter, LogError> {
     let directives = directives(text)?;
-    EnvFilter::builder()
-        .parse(&directives)
-        .map_err(|source| LogError::Level { text: text.to_owned(), source: Some(source) })
+    let filter = EnvFilter::builder().parse(&directives);
+    let filter = filter.map_err(|source| LogError::Level { text: text.to_owned(), source: Some(source) })?;
+    Ok(match QUIET.parse() {
+        Ok(quiet) => filter.add_directive(quiet),
+        Err(_) => filter,
+    })
 }
 
 /// Writes the level in the language of [`EnvFilter`].

@@ -1,0 +1,234 @@
+//! Credentials from a cluster: given by label and origin, rotated, taken back, and never shown.
+
+use std::time::Duration;
+
+use portcullis_e2e::binary::Running;
+use portcullis_e2e::fake_secrets::{FakeSecrets, Secret};
+use portcullis_e2e::faulty::{Faulty, Mode};
+use portcullis_e2e::gateway::{Gateway, LIMIT};
+use portcullis_e2e::manifests::Manifests;
+use portcullis_e2e::wait::wait_for;
+use portcullis_gateway::Options;
+use serde_json::Value;
+
+use crate::reload::sessions;
+
+const HEADER: &str = "headers: [{name: Authorization, prefix: 'Bearer ', secretRef: {name: github, key: token}}]";
+
+const SOON: Duration = Duration::from_secs(5);
+
+/// The parts of a test: a server, its manifest, and the API server that the gateway reads Secrets of.
+struct Stage {
+    api: FakeSecrets,
+    server: Faulty,
+    manifests: Manifests,
+}
+
+impl Stage {
+    async fn new(mode: Mode) -> Self {
+        let stage =
+            Self { api: FakeSecrets::start().await, server: Faulty::start(mode).await, manifests: Manifests::new() };
+        stage.manifests.add("one", &stage.server.url(), HEADER);
+        stage
+    }
+
+    fn origin(&self) -> String {
+        format!("http://{}", self.server.address())
+    }
+
+    fn put(&self, labelled: bool, origin: &str, value: &str) {
+        self.api.put(&Secret { labelled, origin, entry: ("token", value), ..GITHUB });
+    }
+
+    async fn gateway(&self, namespaces: &str) -> Gateway {
+        let options = Options {
+            secrets: None,
+            credential_namespaces: Some(namespaces.into()),
+            kubeconfig: Some(self.api.kubeconfig()),
+            ..self.manifests.options()
+        };
+        Gateway::start(options).await
+    }
+
+    /// Waits until a call carries this value.
+    async fn calls_carry(&self, gateway: &Gateway, value: &str) {
+        wait_for(&format!("a call with {value}"), SOON, async || {
+            assert_eq!(gateway.call("echo", "{}").await.status, 200);
+            let calls = self.server.seen();
+            let found = calls.of("tools/call").last().expect("a call").header("authorization").to_owned();
+            if found == format!("Bearer {value}") { Ok(()) } else { Err(found) }
+        })
+        .await;
+    }
+}
+
+const GITHUB: Secret<'static> =
+    Secret { namespace: "default", name: "github", labelled: true, origin: "", entry: ("token", "") };
+
+/// Waits for a reason and gives the message with it.
+async fn has_reason(gateway: &Gateway, wanted: &str) -> String {
+    // A missing Secret is looked for every ten seconds.
+    wait_for(&format!("the reason {wanted}"), 2 * LIMIT, async || {
+        let view = gateway.server("one").await;
+        if view["reason"] == wanted { Ok(view["last_error"].as_str().expect("a text").to_owned()) } else { Err(view) }
+    })
+    .await
+}
+
+async fn is_connected(gateway: &Gateway) {
+    wait_for("the server", SOON, async || {
+        let view = gateway.server("one").await;
+        if view["connected"] == true { Ok(()) } else { Err(view) }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_secret_is_used_only_once_it_is_there_labelled_and_meant_for_the_server() {
+    for (mode, namespaces) in [(Mode::Sse, "default"), (Mode::Streamable, "*"), (Mode::Modern, "other,default")] {
+        let stage = Stage::new(mode).await;
+        let gateway = stage.gateway(namespaces).await;
+        assert_eq!(
+            has_reason(&gateway, "SecretNotFound").await,
+            "Secret default/github is not there: create it, with the label portcullis.dev/credentials=true"
+        );
+        stage.put(false, &stage.origin(), "hunter2");
+        has_reason(&gateway, "SecretNotLabelled").await;
+        stage.put(true, "https://elsewhere.example", "hunter2");
+        has_reason(&gateway, "OriginMismatch").await;
+        stage.api.put(&Secret { origin: &stage.origin(), entry: ("other", "hunter2"), ..GITHUB });
+        has_reason(&gateway, "SecretKeyMissing").await;
+        stage.put(true, &stage.origin(), "hunter2\nhunter2");
+        has_reason(&gateway, "SecretInvalid").await;
+        assert_eq!(stage.server.seen().connections, 0);
+        stage.put(true, &stage.origin(), "hunter2\n");
+        is_connected(&gateway).await;
+        stage.calls_carry(&gateway, "hunter2").await;
+        assert_eq!(gateway.server("one").await["reason"], Value::Null);
+        let reads = stage.api.requests();
+        let whole = reads.iter().find(|it| it.contains("/secrets/") && !it.ends_with(" metadata"));
+        assert_eq!(whole, None, "the data of a Secret is never read by name");
+        let shown = format!(
+            "{}{}{}{}",
+            gateway.servers().await,
+            gateway.health().await,
+            gateway.log(),
+            gateway.metrics().await
+        );
+        assert!(!shown.contains("hunter"), "{shown}");
+    }
+}
+
+#[tokio::test]
+async fn a_new_value_is_used_without_a_failed_call_and_a_lost_one_stays_while_the_session_lasts() {
+    let mut stage = Stage::new(Mode::Streamable).await;
+    stage.put(true, &stage.origin(), "hunter2");
+    let gateway = stage.gateway("default").await;
+    is_connected(&gateway).await;
+    stage.calls_carry(&gateway, "hunter2").await;
+    let before = sessions(&stage.server);
+    stage.put(true, &stage.origin(), "hunter3");
+    stage.calls_carry(&gateway, "hunter3").await;
+    stage.put(true, &stage.origin(), "two\nlines");
+    has_reason(&gateway, "SecretInvalid").await;
+    stage.calls_carry(&gateway, "hunter3").await;
+    assert_eq!(gateway.server("one").await["state"], "ready");
+    stage.api.delete(&GITHUB);
+    has_reason(&gateway, "SecretNotFound").await;
+    stage.calls_carry(&gateway, "hunter3").await;
+    stage.put(true, &stage.origin(), "hunter4");
+    stage.calls_carry(&gateway, "hunter4").await;
+    wait_for("the reason to go", SOON, async || gateway.server("one").await["reason"].is_null()).await;
+    stage.api.go_away().await;
+    stage.calls_carry(&gateway, "hunter4").await;
+    stage.put(true, &stage.origin(), "hunter5");
+    stage.api.listen().await;
+    wait_for("the value of after the absence", LIMIT, async || {
+        assert_eq!(gateway.call("echo", "{}").await.status, 200);
+        let calls = stage.server.seen();
+        let found = calls.of("tools/call").last().expect("a call").header("authorization").to_owned();
+        if found == "Bearer hunter5" { Ok(()) } else { Err(found) }
+    })
+    .await;
+    assert_eq!(sessions(&stage.server), before);
+}
+
+#[tokio::test]
+async fn what_is_taken_back_is_sent_no_more_and_its_session_ends() {
+    for mode in [Mode::Sse, Mode::Streamable, Mode::Modern] {
+        for (labelled, origin, reason) in
+            [(false, None, "SecretNotLabelled"), (true, Some("http://a"), "OriginMismatch")]
+        {
+            let stage = Stage::new(mode).await;
+            stage.put(true, &stage.origin(), "hunter2");
+            let gateway = stage.gateway("default").await;
+            is_connected(&gateway).await;
+            stage.calls_carry(&gateway, "hunter2").await;
+            stage.put(labelled, origin.unwrap_or(&stage.origin()), "hunter2");
+            has_reason(&gateway, reason).await;
+            let view = gateway.server("one").await;
+            assert_eq!((&view["connected"], &view["state"]), (&Value::Bool(false), &Value::from("backoff")));
+            wait_for("the streams to end", SOON, async || stage.server.open_streams() == 0).await;
+            let before = stage.server.seen().requests.len();
+            assert_eq!(gateway.call("echo", "{}").await.status, 503);
+            assert_eq!(stage.server.seen().requests.len(), before);
+            stage.put(true, &stage.origin(), "hunter2");
+            is_connected(&gateway).await;
+            gateway.counts(r#"portcullis_server_reconnects_total{reason="revoked",server="one"}"#, 1.0).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_namespace_that_was_not_given_is_named_and_a_silent_api_server_is_waited_for() {
+    let stage = Stage::new(Mode::Streamable).await;
+    stage.put(true, &stage.origin(), "hunter2");
+    let elsewhere = stage.gateway("team").await;
+    has_reason(&elsewhere, "NamespaceNotAllowed").await;
+    stage.api.refuse(true);
+    let gateway = stage.gateway("default").await;
+    let text = has_reason(&gateway, "Probing").await;
+    assert_eq!(
+        text,
+        "Secret default/github is needed, and the API server has not told yet what there is: wait; if it stays, see \
+         the gateway's log"
+    );
+    assert_eq!(stage.server.seen().connections, 0);
+    stage.api.refuse(false);
+    wait_for("the server", LIMIT, async || gateway.server("one").await["connected"] == true).await;
+    stage.calls_carry(&gateway, "hunter2").await;
+}
+
+/// Every crate that sees a value on its way.
+const EVERYTHING: &str = "trace,kube=trace,kube_client=trace,kube_runtime=trace,hyper=trace,hyper_util=trace,\
+                          rustls=trace,tower=trace,portcullis_gateway=trace";
+
+#[tokio::test]
+async fn no_value_is_in_the_log_even_when_everything_is_logged_and_the_api_server_answers_nonsense() {
+    let stage = Stage::new(Mode::Streamable).await;
+    stage.put(true, "http://elsewhere.example", "hunter2");
+    let (kubeconfig, servers) = (stage.api.kubeconfig(), stage.manifests.servers());
+    let environment = [
+        ("JWT_SECRET", portcullis_e2e::token::SECRET),
+        ("SERVERS", servers.to_str().expect("a path")),
+        ("CREDENTIAL_NAMESPACES", "default"),
+        ("LOG_LEVEL", EVERYTHING),
+    ];
+    let gateway = Running::start(&["--kubeconfig", kubeconfig.to_str().expect("a path")], &environment);
+    let told = async |text: &str| {
+        wait_for(&format!("a log line with {text}"), LIMIT, async || {
+            let log = gateway.log().iter().map(Value::to_string).collect::<Vec<_>>().join("\n");
+            if log.contains(text) { Ok(log) } else { Err(()) }
+        })
+        .await
+    };
+    told("may not be sent to").await;
+    stage.put(true, &stage.origin(), "hunter2");
+    told("server is ready").await;
+    stage.api.garble(r#"{"kind": "SecretList", "items": [{"data": {"token": "hunter2"#);
+    let log = told("credentials cannot be watched").await;
+    assert!(log.contains(r#""target":"kube_"#), "the client of the API server does log");
+    for value in ["hunter2", "aHVudGVyMg"] {
+        assert_eq!(log.lines().find(|line| line.contains(value)), None);
+    }
+}

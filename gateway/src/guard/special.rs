@@ -1,0 +1,69 @@
+//! The addresses that are never an MCP server's, after the registries of special-purpose addresses (RFC 6890).
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::{Ipv4Net, Ipv6Net};
+
+use super::Refusal;
+
+const fn v4(a: u8, b: u8, c: u8, d: u8, prefix: u8) -> Ipv4Net {
+    Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, d), prefix)
+}
+
+const fn v6(high: [u16; 4], low: [u16; 4], prefix: u8) -> Ipv6Net {
+    let ([a, b, c, d], [e, f, g, h]) = (high, low);
+    Ipv6Net::new_assert(Ipv6Addr::new(a, b, c, d, e, f, g, h), prefix)
+}
+
+/// The narrow ones first. 100.64.0.0/10, 198.18.0.0/15 and 240.0.0.0/4 are not here: clusters use them for pods.
+const V4: [(Ipv4Net, Refusal); 16] = [
+    // AWS, GCP, Azure and most others; AWS ECS; AWS EKS; Alibaba; Azure's agent; Oracle's old one.
+    (v4(169, 254, 169, 254, 32), Refusal::Metadata),
+    (v4(169, 254, 170, 2, 32), Refusal::Metadata),
+    (v4(169, 254, 170, 23, 32), Refusal::Metadata),
+    (v4(100, 100, 100, 200, 32), Refusal::Metadata),
+    (v4(168, 63, 129, 16, 32), Refusal::Metadata),
+    (v4(192, 0, 0, 192, 32), Refusal::Metadata),
+    // Linux takes "this network" for itself.
+    (v4(0, 0, 0, 0, 8), Refusal::Loopback),
+    (v4(127, 0, 0, 0, 8), Refusal::Loopback),
+    (v4(169, 254, 0, 0, 16), Refusal::LinkLocal),
+    (v4(224, 0, 0, 0, 4), Refusal::Multicast),
+    (v4(255, 255, 255, 255, 32), Refusal::Multicast),
+    (v4(192, 0, 0, 0, 24), Refusal::Reserved),
+    (v4(192, 0, 2, 0, 24), Refusal::Reserved),
+    (v4(198, 51, 100, 0, 24), Refusal::Reserved),
+    (v4(203, 0, 113, 0, 24), Refusal::Reserved),
+    // The relays of 6to4.
+    (v4(192, 88, 99, 0, 24), Refusal::Disguised),
+];
+
+/// The narrow ones first.
+const V6: [(Ipv6Net, Refusal); 15] = [
+    (v6([0; 4], [0, 0, 0, 0], 128), Refusal::Loopback),
+    (v6([0; 4], [0, 0, 0, 1], 128), Refusal::Loopback),
+    // AWS, GCP.
+    (v6([0xfd00, 0xec2, 0, 0], [0; 4], 32), Refusal::Metadata),
+    (v6([0xfd20, 0xce, 0, 0], [0, 0, 0, 0x254], 128), Refusal::Metadata),
+    (v6([0xfe80, 0, 0, 0], [0; 4], 10), Refusal::LinkLocal),
+    (v6([0xfec0, 0, 0, 0], [0; 4], 10), Refusal::LinkLocal),
+    (v6([0xff00, 0, 0, 0], [0; 4], 8), Refusal::Multicast),
+    // IPv4-compatible, IPv4-translated, NAT64 of the operator's own, Teredo, 6to4.
+    (v6([0; 4], [0; 4], 96), Refusal::Disguised),
+    (v6([0; 4], [0xffff, 0, 0, 0], 96), Refusal::Disguised),
+    (v6([0x64, 0xff9b, 1, 0], [0; 4], 48), Refusal::Disguised),
+    (v6([0x2001, 0, 0, 0], [0; 4], 32), Refusal::Disguised),
+    (v6([0x2002, 0, 0, 0], [0; 4], 16), Refusal::Disguised),
+    // Discarded; documentation.
+    (v6([0x100, 0, 0, 0], [0; 4], 64), Refusal::Reserved),
+    (v6([0x2001, 0xdb8, 0, 0], [0; 4], 32), Refusal::Reserved),
+    (v6([0x3fff, 0, 0, 0], [0; 4], 20), Refusal::Reserved),
+];
+
+/// Why a canonical address is refused.
+pub(super) fn refusal(address: IpAddr) -> Option<Refusal> {
+    match address {
+        IpAddr::V4(v4) => V4.iter().find(|(range, _)| range.contains(&v4)).map(|(_, refusal)| *refusal),
+        IpAddr::V6(v6) => V6.iter().find(|(range, _)| range.contains(&v6)).map(|(_, refusal)| *refusal),
+    }
+}

@@ -1,0 +1,41 @@
+//! Values from a folder laid out as `DIR/NAME/KEY`, so that one manifest serves with and without a cluster.
+
+use std::io::{ErrorKind, Read as _};
+use std::path::Path;
+
+use portcullis_crds::Reason;
+
+use super::{Reference, SecretError};
+
+/// A value may be so long: the limit of a whole Secret in Kubernetes.
+const MAX_BYTES: u64 = 1024 * 1024;
+
+/// The file of a value.
+pub(super) fn place(reference: &Reference) -> String {
+    format!("{}/{}", reference.object.name, reference.key)
+}
+
+/// Reads a value.
+///
+/// # Errors
+/// It cannot be read, or no folder was given.
+pub(super) fn read(folder: Option<&Path>, reference: &Reference) -> Result<Vec<u8>, SecretError> {
+    let place = place(reference);
+    let Some(folder) = folder else { return Err(SecretError::NoFolder(place)) };
+    // `rules` has refused names that could lead out of the folder.
+    let object = folder.join(&reference.object.name);
+    read_bounded(&object.join(&reference.key)).map_err(|error| {
+        let reason = match (error.kind(), reference.origin.is_some()) {
+            (ErrorKind::NotFound, _) if object.is_dir() => Reason::SecretKeyMissing,
+            (_, true) => Reason::SecretNotFound,
+            (_, false) => Reason::CaNotFound,
+        };
+        SecretError::Unreadable { place, reason }
+    })
+}
+
+fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {
+    let mut value = Vec::new();
+    std::fs::File::open(path)?.take(MAX_BYTES).read_to_end(&mut value)?;
+    Ok(value)
+}

@@ -1,0 +1,90 @@
+//! What can be wrong with a server, as people are told and as the status of its McpServer says it.
+
+use portcullis_crds::Reason;
+use thiserror::Error;
+
+use crate::listing::ListError;
+use crate::secrets::SecretError;
+use crate::upstream::stream::TlsError;
+use crate::upstream::{CallError, ConnectError};
+
+/// What is wrong. The texts are safe to show.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum Trouble {
+    /// No connection can be described by its URL.
+    #[error("its URL is invalid")]
+    Url,
+    /// Something in a Secret or ConfigMap cannot be used.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+    /// TLS cannot be set up.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// No session can be opened.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// Its tools cannot be read.
+    #[error(transparent)]
+    List(#[from] ListError),
+    /// All of its tools together take too long.
+    #[error("its tools could not be listed in time")]
+    ListSlow,
+    /// Its stream broke meanwhile.
+    #[error("cannot list its tools: {0}")]
+    ListBroken(&'static str),
+    /// The session ended meanwhile.
+    #[error("the session ended while its tools were listed")]
+    ListEnded,
+    /// A health check failed.
+    #[error(transparent)]
+    Check(CallError),
+    /// So many health checks failed that the session was given up.
+    #[error("the health checks failed")]
+    Unhealthy,
+    /// The session is over.
+    #[error("the server closed the connection")]
+    Closed,
+    /// The session is over.
+    #[error("the server has forgotten the session")]
+    Forgotten,
+    /// The session is over.
+    #[error("{0}")]
+    Broken(&'static str),
+}
+
+impl Trouble {
+    /// The word for it.
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::Secret(error) => error.reason(),
+            Self::Tls(TlsError::Ca(_)) => Reason::CaInvalid,
+            Self::Tls(TlsError::Client(_)) => Reason::SecretInvalid,
+            Self::Connect(error) => of_connection(error),
+            Self::List(_) | Self::ListSlow | Self::ListBroken(_) | Self::ListEnded => Reason::ListFailed,
+            Self::Check(CallError::Blocked(_)) => Reason::BlockedAddress,
+            Self::Check(CallError::Refused(401 | 403)) => Reason::Unauthorized,
+            Self::Check(_) | Self::Unhealthy => Reason::Unhealthy,
+            Self::Closed | Self::Forgotten | Self::Broken(_) => Reason::BackendUnreachable,
+            Self::Url | Self::Tls(TlsError::Name) => Reason::HandshakeFailed,
+        }
+    }
+
+    /// Whether somebody took back what was allowed before.
+    pub fn is_revocation(&self) -> bool {
+        matches!(self, Self::Secret(error) if error.is_revocation())
+    }
+}
+
+fn of_connection(error: &ConnectError) -> Reason {
+    match error {
+        ConnectError::Unreachable(_) | ConnectError::Silent(_) => Reason::BackendUnreachable,
+        ConnectError::Blocked(_) => Reason::BlockedAddress,
+        ConnectError::Unauthorized(_) => Reason::Unauthorized,
+        ConnectError::Status(_)
+        | ConnectError::Redirected(_)
+        | ConnectError::NotMcp(_)
+        | ConnectError::BadEndpoint(_)
+        | ConnectError::Refused(_)
+        | ConnectError::Version => Reason::HandshakeFailed,
+    }
+}
