@@ -171,6 +171,7 @@ fn server_of(key: &ServerKey, server: &McpServer, home: &str, url: String) -> Se
         health_check: spec.health_check,
         limits: spec.limits,
         tools: spec.tools.clone(),
+        read_from: crate::snapshot::ReadFrom::default(),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use aws_lc_rs::digest;
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use thiserror::Error;
 
 use crate::mcpserver::{Header, HealthCheck, Limits, State, Timeouts, Tls, ToolRules, Transport};
@@ -79,6 +80,22 @@ pub struct Server {
     /// Which tools are offered.
     #[serde(default)]
     pub tools: ToolRules,
+    /// What it was read from.
+    #[serde(skip)]
+    pub read_from: ReadFrom,
+}
+
+/// The revision of the text that a server was read from, if it was read from one.
+///
+/// A newer operator may write fields that are not known here. What was read must still be told from what was not, and
+/// must be named as its writer names it; so two texts differ even if all that is known of them is the same.
+#[derive(Clone, Debug, Default)]
+pub struct ReadFrom(Option<String>);
+
+impl PartialEq for ReadFrom {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.is_none() || other.0.is_none() || self.0 == other.0
+    }
 }
 
 /// Why a text is no snapshot.
@@ -116,11 +133,21 @@ impl Snapshot {
         struct Head {
             version: u32,
         }
+        #[derive(Deserialize)]
+        struct Texts<'a> {
+            #[serde(borrow)]
+            servers: Vec<&'a RawValue>,
+        }
         let head: Head = serde_json::from_str(text)?;
         if head.version > VERSION {
             return Err(SnapshotError::Version { found: head.version });
         }
-        Ok(Self::new(serde_json::from_str::<Self>(text)?.servers))
+        let texts: Texts<'_> = serde_json::from_str(text)?;
+        let servers = texts.servers.into_iter().map(|text| {
+            let server: Server = serde_json::from_str(text.get())?;
+            Ok(Server { read_from: ReadFrom(Some(revision_of(text.get()))), ..server })
+        });
+        Ok(Self::new(servers.collect::<Result<_, serde_json::Error>>()?))
     }
 
     /// SHA-256 of the text form, in hexadecimal.
@@ -145,9 +172,9 @@ impl Server {
         serde_json::to_string(self).expect("a server holds only strings, numbers and lists")
     }
 
-    /// Tells one content of a server from another: see [`revision_of`].
+    /// Tells one content of a server from another: that of the text it was read from, else [`revision_of`] its own.
     pub fn revision(&self) -> String {
-        revision_of(&self.to_text())
+        self.read_from.0.clone().unwrap_or_else(|| revision_of(&self.to_text()))
     }
 
     /// A server with nothing but a name and a URL, everything else at its default.
@@ -173,6 +200,7 @@ impl Server {
             health_check: HealthCheck::default(),
             limits: Limits::default(),
             tools: ToolRules::default(),
+            read_from: ReadFrom::default(),
         }
     }
 
@@ -205,6 +233,20 @@ mod tests {
         {
             assert!(matches!(Snapshot::parse(text), Err(SnapshotError::Syntax(_))), "{text}");
         }
+    }
+
+    #[test]
+    fn a_server_is_named_as_its_writer_names_it_whatever_else_he_knows() {
+        let server = Server::from_url("a", "http://a/sse");
+        let text = |more: &str| server.to_text().replacen('{', &format!("{{{more}"), 1);
+        let read = |text: &str| {
+            let snapshot = Snapshot::parse(&format!(r#"{{"version":1,"servers":[{text}]}}"#)).unwrap();
+            snapshot.servers.into_iter().next().unwrap()
+        };
+        let (plain, newer) = (text(""), text(r#""moods":["calm"],"#));
+        assert_eq!((read(&plain).revision(), read(&newer).revision()), (server.revision(), revision_of(&newer)));
+        assert_eq!((read(&plain), read(&newer)), (server.clone(), server.clone()));
+        assert_ne!(read(&plain), read(&newer));
     }
 
     fn server() -> impl Strategy<Value = Server> {
