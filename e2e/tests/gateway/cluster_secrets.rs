@@ -226,6 +226,11 @@ async fn no_value_is_in_the_log_even_when_everything_is_logged_and_the_api_serve
     stage.put(true, &stage.origin(), "hunter2");
     told("server is ready").await;
     stage.api.garble(r#"{"kind": "SecretList", "items": [{"data": {"token": "hunter2"#);
+    // The second list after it proves that the first was read.
+    let lists =
+        || stage.api.requests().iter().filter(|it| it.contains("/secrets?") && !it.contains("watch=true")).count();
+    let before = lists();
+    wait_for("two lists", LIMIT, async || lists() >= before + 2).await;
     let log = told("credentials cannot be watched").await;
     assert!(log.contains(r#""target":"kube_"#), "the client of the API server does log");
     for value in ["hunter2", "aHVudGVyMg"] {

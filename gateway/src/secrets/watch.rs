@@ -89,6 +89,8 @@ async fn watch<K: Holder>(store: &Store, client: &Client, namespace: Option<&str
                 }
                 take(store, &scope, event, &mut fresh);
             }
+            // The past is forgotten now and then; the list is read anew.
+            Err(watcher::Error::WatchError(status)) if status.code == 410 => {}
             Err(error) => {
                 if !std::mem::replace(&mut troubled, true) {
                     let problem = problem(&error);
