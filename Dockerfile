@@ -1,9 +1,10 @@
-# The image holds one static binary and the certificate authorities: nothing else to update, nothing to run a shell with.
+# The image holds two static binaries, gateway and operator, and the certificate authorities: nothing else to update,
+# nothing to run a shell with.
 #
 #   docker build -t portcullis .
 #
-# With a static binary that is there already, no base image is pulled (DIR holds portcullis-gateway and
-# ca-certificates.crt); e2e/image-check does so:
+# With static binaries that are there already, no base image is pulled (DIR holds portcullis-gateway,
+# portcullis-operator and ca-certificates.crt); e2e/image-build does so:
 #
 #   docker build -t portcullis --build-context binaries=DIR .
 
@@ -15,8 +16,8 @@ COPY . .
 RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/src/target \
     target="$(rustc -vV | sed -n 's/^host: //p')" \
     && RUSTFLAGS="-C target-feature=+crt-static" \
-       cargo build --locked --release --package portcullis-gateway --target "$target" \
-    && install -D --target-directory=/out "target/$target/release/portcullis-gateway" \
+       cargo build --locked --release --package portcullis-gateway --package portcullis-operator --target "$target" \
+    && install -D --target-directory=/out "target/$target/release/portcullis-gateway" "target/$target/release/portcullis-operator" \
     && install -m 644 /etc/ssl/certs/ca-certificates.crt /out/
 
 FROM scratch AS binaries
@@ -24,7 +25,7 @@ COPY --from=build /out/ /
 
 FROM scratch
 COPY --from=binaries /ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
-COPY --from=binaries /portcullis-gateway /portcullis-gateway
+COPY --from=binaries /portcullis-gateway /portcullis-operator /
 # Numeric, so that Kubernetes can see that it is not root.
 USER 65532:65532
 EXPOSE 5000

@@ -1,4 +1,4 @@
-"""A small MCP server on FastMCP: python_fastmcp.py sse|http PORT"""
+"""A small MCP server on FastMCP: python_fastmcp.py sse|http PORT [HOST]"""
 
 import asyncio
 import sys
@@ -47,4 +47,5 @@ def counter() -> str:
 
 
 if __name__ == "__main__":
-    server.run(transport=sys.argv[1], host="127.0.0.1", port=int(sys.argv[2]), log_level="warning", show_banner=False)
+    host = (sys.argv + ["127.0.0.1"])[3]
+    server.run(transport=sys.argv[1], host=host, port=int(sys.argv[2]), log_level="warning", show_banner=False)

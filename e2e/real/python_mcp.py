@@ -1,4 +1,4 @@
-"""A small MCP server on the official Python SDK: python_mcp.py sse|streamable PORT"""
+"""A small MCP server on the official Python SDK: python_mcp.py sse|streamable PORT [HOST]"""
 
 import asyncio
 import sys
@@ -48,4 +48,4 @@ def counter() -> str:
 
 if __name__ == "__main__":
     transport = {"sse": "sse", "streamable": "streamable-http"}[sys.argv[1]]
-    server.run(transport=transport, port=int(sys.argv[2]))
+    server.run(transport=transport, host=(sys.argv + ["127.0.0.1"])[3], port=int(sys.argv[2]))

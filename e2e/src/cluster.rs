@@ -16,8 +16,8 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 pub use node::{inside, node};
 use rustix::process::{Pid, Signal, kill_process};
-pub use script::Said;
 use script::Script;
+pub use script::{Said, run};
 pub use space::{LIMIT, Space};
 pub use xtask::cluster::Tier;
 
@@ -42,6 +42,12 @@ pub struct Cluster {
 /// Whether a cluster of this kind can be started on this machine; the error says why not. For
 /// [`require!`](crate::require).
 pub fn available(tier: Tier) -> Result<(), String> {
+    let given = tier == Tier::ControlPlane && std::env::var_os(KUBECONFIG).is_some();
+    if given { Ok(()) } else { startable(tier) }
+}
+
+/// The same for a test that starts a control plane for itself, whatever cluster is given.
+pub fn startable(tier: Tier) -> Result<(), String> {
     match skip::reason(tier.name()) {
         Some(reason) => Err(reason),
         None => tier.ready(),
@@ -93,12 +99,15 @@ impl Cluster {
         script::run(self.program("helm").args(arguments), COMMAND_LIMIT)
     }
 
-    /// A command of one of the kit's programs, such as `kubectl`, with an administrator's rights.
+    /// A command of one of the kit's programs, such as `kubectl`, or of the PATH, with an administrator's rights.
     pub fn program(&self, name: &str) -> Command {
         // Without programs of the kit, those of the PATH.
         let own = self.programs.join(name);
         let mut command = Command::new(if own.exists() { own.as_path() } else { Path::new(name) });
-        command.env("KUBECONFIG", &self.kubeconfig);
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let all = std::env::split_paths(&path);
+        let all = std::env::join_paths(std::iter::once(self.programs.clone()).chain(all)).expect("no colon in it");
+        command.env("KUBECONFIG", &self.kubeconfig).env("PATH", all);
         if let Some(home) = self.kubeconfig.parent() {
             command.env("KUBECACHEDIR", home.join("cache")).env("HELM_CACHE_HOME", home.join("helm"));
             command.env("HELM_CONFIG_HOME", home.join("helm")).env("HELM_DATA_HOME", home.join("helm"));

@@ -3,9 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 
-use crate::real_servers::Skip;
+use crate::real_servers::{self, Skip, Source};
+
+/// The image that the chart runs unless told otherwise.
+const IMAGE: &str = concat!("ghcr.io/portcullis-dev/portcullis:", env!("CARGO_PKG_VERSION"));
 
 /// How much of a cluster a test needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +39,12 @@ impl Tier {
         if self == Self::Node && !rustix::process::geteuid().is_root() {
             return Err("a full cluster needs root".into());
         }
+        if self == Self::Node {
+            for source in Source::ALL {
+                source.ready().map_err(|error| error.to_string())?;
+            }
+            Command::new("buildah").arg("--version").output().map_err(|_| "buildah is not installed")?;
+        }
         let parts = match self {
             Self::ControlPlane => "control-plane",
             Self::Node => "all",
@@ -65,6 +74,28 @@ pub fn script() -> PathBuf {
 pub fn build() -> anyhow::Result<ExitCode> {
     let built = Command::new(script()).arg("build").status().context("starting e2e/cluster/cluster")?;
     Ok(if built.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// `cargo xtask images`: makes what a full cluster runs, and gives the archives: the project's image under the name that
+/// the chart uses, and the real servers. What is up to date is not made anew.
+pub fn images() -> anyhow::Result<[PathBuf; 2]> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
+    let project = root.join(target).join("portcullis.tar");
+    run(Command::new(root.join("e2e/image-build")).arg(&project).arg(IMAGE))?;
+    let servers = real_servers::image();
+    if !servers.exists() {
+        let fresh = servers.with_extension("new");
+        run(Command::new(root.join("e2e/real/pack")).arg(real_servers::folder()).arg(&fresh))?;
+        std::fs::rename(&fresh, &servers).context("keeping the archive")?;
+    }
+    Ok([project, servers])
+}
+
+fn run(command: &mut Command) -> anyhow::Result<()> {
+    let status = command.status().with_context(|| format!("starting {}", command.get_program().display()))?;
+    ensure!(status.success(), "{} failed", command.get_program().display());
+    Ok(())
 }
 
 /// The tiers that this machine cannot test as it is.

@@ -8,7 +8,8 @@ const USAGE: &str = "\
 usage: cargo xtask test [--no-skips] [ARGUMENTS OF cargo test...]
        cargo xtask generate [--check]
        cargo xtask real-servers
-       cargo xtask cluster";
+       cargo xtask cluster
+       cargo xtask images";
 
 fn main() -> anyhow::Result<ExitCode> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -18,6 +19,12 @@ fn main() -> anyhow::Result<ExitCode> {
         "generate" if rest.is_empty() => generate::run(true),
         "generate" if rest == ["--check"] => generate::run(false),
         "real-servers" if rest.is_empty() => Ok(tests::report(&real_servers::set_up()?, true)),
+        "images" if rest.is_empty() => {
+            for archive in cluster::images()? {
+                println!("{}", archive.display());
+            }
+            Ok(ExitCode::SUCCESS)
+        }
         "cluster" if rest.is_empty() => cluster::build(),
         _ => {
             eprintln!("{USAGE}");

@@ -92,6 +92,12 @@ pub fn folder() -> PathBuf {
     home.join(".cache/portcullis/real-servers").join(hash(&Source::ALL))
 }
 
+/// The archive of their image for clusters, named after everything that goes into it.
+pub fn image() -> PathBuf {
+    let own = ["python_mcp.py", "python_fastmcp.py", "pack", "../cluster/image.py"];
+    folder().join(format!("image-{}.tar", hash_of(own)))
+}
+
 /// The folder of the lock files and of our own small servers, in the repository.
 pub fn sources() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../e2e/real")
@@ -150,8 +156,11 @@ fn run(command: &mut Command) -> Result<()> {
 
 /// FNV-1a over the input files: it only has to tell one set of lock files from another, on any machine and compiler.
 fn hash(from: &[Source]) -> String {
-    let files = from.iter().flat_map(|source| source.inputs());
-    let bytes = files.flat_map(|file| fs::read(sources().join(file)).unwrap_or_default());
+    hash_of(from.iter().flat_map(|source| source.inputs()).copied())
+}
+
+fn hash_of<'a>(files: impl IntoIterator<Item = &'a str>) -> String {
+    let bytes = files.into_iter().flat_map(|file| fs::read(sources().join(file)).unwrap_or_default());
     let hash =
         bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
     format!("{hash:016x}")

@@ -1,4 +1,6 @@
-//! `cargo xtask test`: every Rust test, with the real servers in place (the cluster is used if it is built), and a list of what was skipped.
+//! `cargo xtask test`: every Rust test, with the real servers in place, and a list of what was skipped.
+//!
+//! The cluster is used if it is built; building it takes too long to happen by the way.
 
 use std::process::{Command, ExitCode};
 

@@ -1,4 +1,4 @@
-//! The full node that the tests of a process share, and how a test gets into its network.
+//! The full node that the tests of a process share, what it runs, and how a test gets into its network.
 
 use std::fs::File;
 use std::os::fd::AsFd as _;
@@ -11,11 +11,26 @@ use tokio::runtime::Builder;
 use super::{Cluster, Tier};
 use crate::skip;
 
-/// The node that all tests of this process share. Panics if it cannot be started; ask
-/// [`available`](super::available) before.
+/// Names of the image with a shell and curl: the kit's, and the one that the chart and the documents use.
+const TOOLS: [&str; 2] = ["localhost/tools:1", "docker.io/curlimages/curl:8.17.0"];
+
+/// The node that all tests of this process share, with the project's image, the real servers and tools loaded. Panics if
+/// it cannot be started; ask [`available`](super::available) before.
 pub fn node() -> &'static Cluster {
     static SHARED: OnceLock<Result<Cluster, String>> = OnceLock::new();
-    SHARED.get_or_init(|| Cluster::start(Tier::Node)).as_ref().unwrap_or_else(|why| panic!("{why}"))
+    SHARED.get_or_init(start).as_ref().unwrap_or_else(|why| panic!("{why}"))
+}
+
+fn start() -> Result<Cluster, String> {
+    let archives = xtask::cluster::images().map_err(|error| format!("the images cannot be made: {error:#}"))?;
+    let cluster = Cluster::start(Tier::Node)?;
+    for archive in archives {
+        cluster.script().run(&["load", &archive.display().to_string()]).good();
+    }
+    for name in TOOLS {
+        cluster.script().run(&["tools-image", name]).good();
+    }
+    Ok(cluster)
 }
 
 /// Runs a test inside the node's network: its connections reach pods, Services by address and the API server, and so do
@@ -29,7 +44,8 @@ pub fn inside<T: Send>(test: impl AsyncFnOnce(&'static Cluster) -> T + Send) -> 
         let run = || {
             let kind = Some(LinkNameSpaceType::Network);
             move_into_link_name_space(network.as_fd(), kind).expect("root may enter the network");
-            let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
+            // Its threads are made from this one, so they are in that network as well.
+            let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
             runtime.block_on(test(cluster))
         };
         let thread = thread::Builder::new().name(skip::current_test()).spawn_scoped(scope, run).expect("a thread");

@@ -102,7 +102,7 @@ impl Drop for Script {
 }
 
 /// Runs a command to its end; one that takes longer is killed, and has failed.
-pub(super) fn run(command: &mut Command, limit: Duration) -> Said {
+pub fn run(command: &mut Command, limit: Duration) -> Said {
     let file = || tempfile::tempfile().expect("a file for the output");
     let (stdout, stderr) = (file(), file());
     command.stdin(Stdio::null());

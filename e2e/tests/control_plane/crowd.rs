@@ -85,7 +85,7 @@ async fn writes(operator: &Running) -> (u64, u64) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_servers_end_as_they_should_with_few_writes() {
-    require!(cluster::available(Tier::ControlPlane));
+    require!(cluster::startable(Tier::ControlPlane));
     let cluster = Cluster::own_control_plane();
     let setting = Setting::new(&cluster, 2).await;
     let operator = setting.operator();

@@ -13,7 +13,7 @@ use crate::setting::Setting;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stopped_api_server_is_waited_for() {
-    require!(cluster::available(Tier::ControlPlane));
+    require!(cluster::startable(Tier::ControlPlane));
     let cluster = Cluster::own_control_plane();
     let setting = Setting::new(&cluster, 1).await;
     let operator = setting.operator();
@@ -37,7 +37,7 @@ async fn a_stopped_api_server_is_waited_for() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn changes_that_the_api_server_has_forgotten_are_found_by_listing_anew() {
-    require!(cluster::available(Tier::ControlPlane));
+    require!(cluster::startable(Tier::ControlPlane));
     let cluster = Cluster::own_control_plane();
     let setting = Setting::new(&cluster, 1).await;
     let operator = setting.operator();
@@ -94,7 +94,7 @@ async fn let_anything_in(client: Client) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bad_server_never_hides_the_good_ones() {
-    require!(cluster::available(Tier::ControlPlane));
+    require!(cluster::startable(Tier::ControlPlane));
     let cluster = Cluster::own_control_plane();
     let setting = Setting::new(&cluster, 1).await;
     let_anything_in(setting.space.client.clone()).await;

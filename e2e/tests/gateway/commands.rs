@@ -255,10 +255,16 @@ async fn a_signal_to_stop_lets_running_calls_finish() {
 async fn readiness_fails_while_the_gateway_drains() {
     let environment = [KEY, ("MCP_URL", "http://127.0.0.1:9/mcp"), ("DRAIN_SECONDS", "1")];
     let gateway = Running::start(&[], &environment);
-    assert_eq!(get(&gateway, "/readyz", "none").await.status, 200);
+    let answer = get(&gateway, "/readyz", "none").await;
+    assert_eq!((answer.status, answer.header("connection")), (200, ""));
     gateway.signal(Signal::TERM);
     wait_for("readiness to fail", LIMIT, async || get(&gateway, "/readyz", "none").await.status == 503).await;
-    assert_eq!(get(&gateway, "/livez", "none").await.status, 200, "it still serves");
+    let answer = get(&gateway, "/livez", "none").await;
+    assert_eq!(
+        (answer.status, answer.header("connection")),
+        (200, "close"),
+        "it still serves, and sends clients elsewhere"
+    );
     let ended = tokio::task::spawn_blocking(move || gateway.ended()).await.expect("it ends");
     assert_eq!(ended.code, Some(0));
 }

@@ -1,0 +1,116 @@
+//! Callers that go on and on, and count what fails.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use portcullis_e2e::http::{Connection, Request};
+use portcullis_e2e::wait::wait_for;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+
+/// Between two calls of one caller.
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// For one call.
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// Callers that make the same call: half of them with a connection for each, half over one that is kept.
+pub struct Load {
+    stop: Arc<AtomicBool>,
+    answered: Arc<AtomicU64>,
+    callers: JoinSet<Vec<Failure>>,
+}
+
+/// A call that was not answered with 200.
+#[derive(Debug)]
+pub struct Failure {
+    /// When.
+    pub at: Instant,
+    /// What happened instead.
+    #[expect(dead_code, reason = "for people who read it")]
+    pub what: String,
+}
+
+impl Load {
+    /// Starts four callers of `request`, to the origin of its URL.
+    pub fn of(request: &Request, origin: &str) -> Self {
+        let (stop, answered) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default());
+        let mut callers = JoinSet::new();
+        for index in 0..4 {
+            let origin = (index % 2 == 0).then(|| origin.to_owned());
+            callers.spawn(call_on(request.clone().limit(LIMIT), origin, stop.clone(), answered.clone()));
+        }
+        Self { stop, answered, callers }
+    }
+
+    /// Waits until so many more calls were answered.
+    pub async fn goes_on_for(&self, calls: u64) {
+        let wanted = self.answered.load(Ordering::Relaxed) + calls;
+        wait_for("calls to be answered", Duration::from_secs(60), async || {
+            let answered = self.answered.load(Ordering::Relaxed);
+            if answered >= wanted { Ok(()) } else { Err(answered) }
+        })
+        .await;
+    }
+
+    /// Ends the callers, and gives the number of good calls and all that failed.
+    pub async fn end(mut self) -> (u64, Vec<Failure>) {
+        self.stop.store(true, Ordering::Relaxed);
+        let mut failures = Vec::new();
+        while let Some(caller) = self.callers.join_next().await {
+            failures.extend(caller.expect("no caller panics"));
+        }
+        (self.answered.load(Ordering::Relaxed), failures)
+    }
+
+    /// Ends the callers; panics if a single call failed.
+    pub async fn without_a_failure(self) {
+        let (answered, failures) = self.end().await;
+        assert!(failures.is_empty(), "{} of {} calls failed: {failures:?}", failures.len(), answered);
+        assert!(answered > 0, "nobody called");
+    }
+}
+
+async fn call_on(
+    request: Request,
+    kept: Option<String>,
+    stop: Arc<AtomicBool>,
+    answered: Arc<AtomicU64>,
+) -> Vec<Failure> {
+    let mut failures = Vec::new();
+    let mut connection: Option<Connection> = None;
+    while !stop.load(Ordering::Relaxed) {
+        let outcome = match &kept {
+            Some(origin) => over(&mut connection, origin, request.clone()).await,
+            None => request.clone().send().await,
+        };
+        match outcome {
+            Ok(answer) if answer.status == 200 => drop(answered.fetch_add(1, Ordering::Relaxed)),
+            Ok(answer) => {
+                let what = format!("{}: {}", answer.status, String::from_utf8_lossy(&answer.body));
+                failures.push(Failure { at: Instant::now(), what });
+            }
+            Err(error) => failures.push(Failure { at: Instant::now(), what: format!("{error:#}") }),
+        }
+        sleep(PAUSE).await;
+    }
+    failures
+}
+
+/// Calls over the kept connection, and makes another one when the server has said that it closes this one.
+async fn over(
+    connection: &mut Option<Connection>,
+    origin: &str,
+    request: Request,
+) -> anyhow::Result<portcullis_e2e::http::Answer> {
+    let mut open = match connection.take() {
+        Some(open) => open,
+        None => Connection::to(origin).await?,
+    };
+    let answer = open.send(request).await?;
+    if !answer.header("connection").eq_ignore_ascii_case("close") {
+        *connection = Some(open);
+    }
+    Ok(answer)
+}
