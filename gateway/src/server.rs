@@ -651,7 +651,7 @@ impl Task {
         self.handle.update_status(|status| status.left_out = tools.left_out);
         let tools = Arc::new(tools.tools.into_iter().map(Arc::new).collect());
         let listed = self.handle.spec().state == State::Enabled;
-        if self.handle.set_offer(Offer { tools, listed }) {
+        if self.handle.set_own_offer(Offer { tools, listed }) {
             self.shared.dirty.notify_one();
         }
     }
