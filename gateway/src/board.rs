@@ -75,7 +75,11 @@ impl Board {
 
     /// Another catalog was published.
     pub fn published(&self, difference: &Difference<'_>) {
-        difference.servers.iter().for_each(|server| server.touch());
+        for server in &difference.servers {
+            // A mark of before may have been taken when no catalog had the server yet: it counts for nothing.
+            server.untouch();
+            server.touch();
+        }
         if !difference.gone.is_empty() {
             self.touched.mark(|marks| marks.gone.extend(difference.gone.iter().map(|key| (*key).clone())));
         }

@@ -30,6 +30,8 @@ pub struct Catalog {
 struct Place {
     /// Its tools are listed here.
     listed: bool,
+    /// They are those that it has told itself.
+    own: bool,
     /// So many of them go by `server__tool` because another server has their name.
     renamed: u32,
 }
@@ -75,6 +77,8 @@ impl Catalog {
         let mut places = vec![Place::default(); servers.len()];
         for index in by_age {
             let (server, place) = (&servers[index], &mut places[index]);
+            // Before the offer, which is then no older.
+            place.own = server.has_listed();
             let offer = server.offer();
             place.listed = offer.listed;
             for tool in offer.tools.iter() {
@@ -124,9 +128,10 @@ impl Catalog {
         self.index_of(key).map(|index| &self.servers[index])
     }
 
-    /// Whether the tools of this server are listed here.
+    /// Whether the tools of this server are listed here, as it has told them since it was started last.
     pub fn lists(&self, server: &Handle) -> bool {
-        self.place(server).listed
+        let place = self.place(server);
+        place.listed && place.own
     }
 
     /// How many tools of this server go by `server__tool` because another server has their name.
@@ -303,6 +308,19 @@ mod tests {
         assert_eq!(offered(&catalog), [row("here__t", &["here"])]);
         assert!(catalog.find("only").is_some_and(|entry| !entry.listed));
         assert_eq!(catalog.tool_count(), 1);
+    }
+
+    #[test]
+    fn tools_taken_over_from_before_a_restart_are_shown_but_only_the_servers_own_ones_count() {
+        let a = server("a", 0, &[("t", "x")], true);
+        let taken_over = Catalog::build(vec![a.clone()]);
+        assert_eq!((offered(&taken_over), taken_over.lists(&a)), (vec![row("t", &["a"])], false));
+
+        a.set_own_offer((*a.offer()).clone());
+        assert!(!taken_over.lists(&a), "this view may lack what it has told");
+        let own = Catalog::build(vec![a.clone()]);
+        assert!(own.lists(&a));
+        assert_eq!(own.since(&taken_over).servers.len(), 1, "others are told, though its tools are the same");
     }
 
     #[test]

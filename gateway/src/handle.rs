@@ -44,6 +44,8 @@ pub struct Handle {
     live: ArcSwapOption<Live>,
     opened: watch::Sender<u64>,
     offer: ArcSwap<Offer>,
+    /// The offer is what a session of its own has told, not what was known from before a restart.
+    listed_itself: AtomicBool,
     slots: ArcSwap<Semaphore>,
     waiting: AtomicU32,
     outstanding: AtomicU32,
@@ -167,6 +169,7 @@ impl Handle {
             live: ArcSwapOption::empty(),
             opened: watch::Sender::new(0),
             offer: ArcSwap::default(),
+            listed_itself: AtomicBool::new(false),
             waiting: AtomicU32::new(0),
             outstanding: AtomicU32::new(0),
             idle: Notify::new(),
@@ -267,6 +270,19 @@ impl Handle {
             self.touch();
         }
         changed
+    }
+
+    /// Changes them to what it has told itself; true if that makes a difference.
+    pub fn set_own_offer(&self, offer: Offer) -> bool {
+        let changed = self.set_offer(offer);
+        // After the offer: whoever sees this sees that too.
+        self.listed_itself.store(true, Ordering::Release);
+        changed
+    }
+
+    /// Whether its offer is what it has told itself: what a restart took over may not be what it has now.
+    pub fn has_listed(&self) -> bool {
+        self.listed_itself.load(Ordering::Acquire)
     }
 
     /// Whether it takes new calls.

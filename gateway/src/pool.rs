@@ -275,8 +275,11 @@ impl Pool {
         let Some(key) = self.owners.remove(&id) else { return };
         error!(server = %key, panicked = ended.is_err(), "the task of a server ended unasked; it is started again");
         if let Some(member) = self.members.remove(&key) {
+            // Nobody moves its session any more: calls must not wait there for answers.
+            member.handle.shut();
             let offer = member.handle.offer();
             self.start(member.spec, &offer);
+            self.shared.dirty.notify_one();
         }
     }
 

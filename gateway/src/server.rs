@@ -409,9 +409,26 @@ impl Task {
     /// Opens a session with changed credentials while the old one still serves; if that fails, the old one stays.
     /// Tells whether there is a new one, or how the old one ended.
     async fn replace(&mut self, opened: &mut Opened, retiring: &mut Retiring) -> Result<bool, Over> {
-        let outcome = tokio::select! {
-            end = &mut opened.connected.attend => return Err(Over::Ended(end)),
-            outcome = self.open() => outcome,
+        let (mut orders, mut seen, secrets) = (self.orders.clone(), self.seen, self.shared.secrets.clone());
+        let outcome = {
+            let mut opening = std::pin::pin!(self.open());
+            loop {
+                let order = tokio::select! {
+                    end = &mut opened.connected.attend => return Err(Over::Ended(end)),
+                    outcome = &mut opening => break outcome,
+                    order = orders.wait_for(|order| order.stop || order.changes != seen) => {
+                        order.map_or(Order { stop: true, changes: seen }, |order| *order)
+                    }
+                };
+                if order.stop {
+                    return Err(Over::Stopped);
+                }
+                seen = order.changes;
+                // The old session goes on sending them meanwhile, and the new one may take its time.
+                if let Some(error) = secrets.revoked(&opened.resolved) {
+                    return Err(Over::Revoked(error.into()));
+                }
+            }
         };
         match outcome {
             Ok(new) => {
@@ -651,7 +668,7 @@ impl Task {
         self.handle.update_status(|status| status.left_out = tools.left_out);
         let tools = Arc::new(tools.tools.into_iter().map(Arc::new).collect());
         let listed = self.handle.spec().state == State::Enabled;
-        if self.handle.set_offer(Offer { tools, listed }) {
+        if self.handle.set_own_offer(Offer { tools, listed }) {
             self.shared.dirty.notify_one();
         }
     }

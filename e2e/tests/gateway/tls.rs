@@ -4,10 +4,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use portcullis_e2e::faulty::{Faulty, Mode};
+use portcullis_e2e::fake_secrets::{FakeSecrets, Secret};
+use portcullis_e2e::faulty::{Faulty, Mode, Reply};
 use portcullis_e2e::gateway::{Gateway, LIMIT};
 use portcullis_e2e::manifests::Manifests;
 use portcullis_e2e::wait::wait_for;
+use portcullis_gateway::Options;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -219,4 +221,42 @@ async fn a_new_certificate_in_the_folder_is_used_by_a_new_session() {
     wait_for("a new session", LIMIT, async || server.seen().initializes > before).await;
     gateway.connected(1).await;
     assert_eq!(gateway.call("echo", "{}").await.status, 200);
+}
+
+#[tokio::test]
+async fn what_is_taken_back_ends_the_old_session_while_a_new_one_is_still_being_opened() {
+    let (authority, another) = (Authority::new(), Authority::new());
+    let server = Faulty::start(Mode::Streamable).await;
+    let front = Front::start(server.address(), &authority.pair("127.0.0.1"), None).await;
+    let (manifests, api, url) = (Manifests::new(), FakeSecrets::start().await, front.url("127.0.0.1", "/mcp"));
+    let origin = front.url("127.0.0.1", "");
+    let secret = |name: &str, key: &str, value: &str, labelled: bool| {
+        api.put(&Secret { namespace: "default", name, labelled, origin: &origin, entry: (key, value) });
+    };
+    secret("ca", "ca.crt", &authority.pem(), true);
+    secret("token", "token", "hunter2", true);
+    let more = "tls: {caRef: {kind: Secret, name: ca}}\n\
+                timeouts: {connectSeconds: 60}\n\
+                headers: [{name: Authorization, secretRef: {name: token, key: token}}]";
+    manifests.add("one", &url, more);
+    let options = Options {
+        secrets: None,
+        credential_namespaces: Some("default".into()),
+        kubeconfig: Some(api.kubeconfig()),
+        ..manifests.options()
+    };
+    let gateway = Gateway::start(options).await;
+    gateway.connected(1).await;
+
+    let before = server.seen().initializes;
+    server.behave(|behaviour| behaviour.init = Reply::Never);
+    secret("ca", "ca.crt", &format!("{}{}", authority.pem(), another.pem()), true);
+    wait_for("the attempt of a new session", LIMIT, async || server.seen().initializes > before).await;
+    assert_eq!(gateway.call("echo", "{}").await.status, 200);
+    secret("token", "token", "hunter2", false);
+    wait_for("the end of the old session", LIMIT, async || {
+        let view = gateway.server("one").await;
+        if view["connected"] == false && view["reason"] == "SecretNotLabelled" { Ok(()) } else { Err(view) }
+    })
+    .await;
 }

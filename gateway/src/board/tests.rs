@@ -79,6 +79,24 @@ async fn only_what_has_visibly_changed_is_new() {
 }
 
 #[tokio::test]
+async fn a_server_that_changed_before_it_was_published_is_new_all_the_same() {
+    let kit = Kit::new();
+    let (a, b) = (kit.server("a"), kit.server("b"));
+    fails(&a, "no connection");
+    assert_eq!(kit.after(0).await, row(0, &[], &[]), "it is in no catalog yet");
+    kit.publish(&[&a, &b]);
+    assert_eq!(kit.after(0).await, row(1, &["a", "b"], &[]));
+
+    let restarted = kit.server("a");
+    fails(&restarted, "no connection at the other address");
+    assert_eq!(kit.after(1).await, row(1, &[], &[]), "the catalog has the one of before");
+    kit.publish(&[&restarted, &b]);
+    assert_eq!(kit.after(1).await, row(2, &["a"], &[]));
+    fails(&restarted, "no answer");
+    assert_eq!(kit.after(2).await, row(3, &["a"], &[]));
+}
+
+#[tokio::test]
 async fn a_removed_server_is_gone_until_it_is_back() {
     let kit = Kit::new();
     let (a, b) = (kit.server("a"), kit.server("b"));

@@ -39,12 +39,14 @@ const V4: [(Ipv4Net, Refusal); 16] = [
 ];
 
 /// The narrow ones first.
-const V6: [(Ipv6Net, Refusal); 15] = [
+const V6: [(Ipv6Net, Refusal); 17] = [
     (v6([0; 4], [0, 0, 0, 0], 128), Refusal::Loopback),
     (v6([0; 4], [0, 0, 0, 1], 128), Refusal::Loopback),
-    // AWS, GCP.
+    // AWS, GCP, Oracle, Scaleway.
     (v6([0xfd00, 0xec2, 0, 0], [0; 4], 32), Refusal::Metadata),
     (v6([0xfd20, 0xce, 0, 0], [0, 0, 0, 0x254], 128), Refusal::Metadata),
+    (v6([0xfd00, 0xc1, 0, 0], [0, 0, 0xa9fe, 0xa9fe], 128), Refusal::Metadata),
+    (v6([0xfd00, 0x42, 0, 0], [0, 0, 0, 0x42], 128), Refusal::Metadata),
     (v6([0xfe80, 0, 0, 0], [0; 4], 10), Refusal::LinkLocal),
     (v6([0xfec0, 0, 0, 0], [0; 4], 10), Refusal::LinkLocal),
     (v6([0xff00, 0, 0, 0], [0; 4], 8), Refusal::Multicast),

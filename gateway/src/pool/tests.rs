@@ -96,6 +96,23 @@ async fn an_incomplete_configuration_is_not_applied_and_its_slots_are_told_witho
     assert!(pool.shared.metrics.snapshot_delay.get_sample_sum() < f64::EPSILON, "a clock ahead of ours is no delay");
 }
 
+#[tokio::test]
+async fn a_server_whose_task_broke_off_goes_on_with_a_new_one_that_callers_get() {
+    let mut pool = pool();
+    pool.apply(&[server(1)]);
+    connect(&mut pool);
+    let before = pool.published.load().servers()[0].clone();
+    pool.tasks.abort_all();
+    let ended = pool.tasks.join_next_with_id().await.unwrap();
+    pool.ended(ended);
+    timeout_at(Instant::now() + Duration::from_secs(10), pool.shared.dirty.notified()).await.unwrap();
+    pool.publish();
+    let catalog = pool.published.load_full();
+    let after = &catalog.servers()[0];
+    assert!(Arc::ptr_eq(after, &pool.members.values().next().unwrap().handle) && !Arc::ptr_eq(after, &before));
+    assert_eq!(after.offer(), before.offer(), "its tools stay listed");
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_first_sessions_are_waited_for_but_not_for_ever() {
     let pool = pool();
