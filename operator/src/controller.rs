@@ -229,8 +229,9 @@ impl Controller {
     fn lead(&mut self, leads: bool) {
         self.leads = leads;
         self.metrics.leader.set(i64::from(leads));
-        self.replicas.ask(leads);
-        self.touch_all(Instant::now());
+        let now = Instant::now();
+        self.replicas.ask(leads, now);
+        self.touch_all(now);
     }
 
     fn look_whether_complete(&mut self) {
