@@ -229,8 +229,9 @@ impl Controller {
     fn lead(&mut self, leads: bool) {
         self.leads = leads;
         self.metrics.leader.set(i64::from(leads));
-        self.replicas.ask(leads);
-        self.touch_all(Instant::now());
+        let now = Instant::now();
+        self.replicas.ask(leads, now);
+        self.touch_all(now);
     }
 
     fn look_whether_complete(&mut self) {
@@ -301,19 +302,21 @@ impl Controller {
             self.touch_all(now);
         }
         while let Some(key) = self.statuses.take_due(now) {
-            if let Some((old, new, _)) = self.wanted(&key, now)
-                && status::change(&old, &new) != status::Change::None
-            {
-                self.statuses.write(key, new, now);
+            let Some((old, new, _)) = self.wanted(&key, now) else { continue };
+            if status::change(&old, &new) != status::Change::None {
+                let uid = self.inventory.get(&key).map(|entry| entry.object.uid.clone()).unwrap_or_default();
+                self.statuses.write(key, uid, new, now);
             }
         }
     }
 
     fn wrote(&mut self, wrote: Wrote) {
         let now = Instant::now();
-        let Wrote { key, status, outcome } = wrote;
+        let Wrote { key, uid, status, outcome } = wrote;
         self.statuses.note(&key, outcome, now);
-        if let (Outcome::Done(version), Some(entry)) = (outcome, self.inventory.get_mut(&key)) {
+        // Deleted and made anew meanwhile: what the new one holds, its own news tell.
+        let entry = self.inventory.get_mut(&key).filter(|entry| entry.object.uid == uid);
+        if let (Outcome::Done(version), Some(entry)) = (outcome, entry) {
             let old = std::mem::replace(&mut entry.object.status, status.clone());
             entry.object.version = version.unwrap_or(0).max(entry.object.version);
             self.teller.tell(&key, &entry.object.uid, &old, &status);
@@ -438,5 +441,28 @@ mod tests {
             object.generation == 2 && problem.contains("cannot be read") && !problem.contains("s3cret"),
             "{problem}"
         );
+    }
+    #[tokio::test]
+    async fn a_server_that_was_made_anew_has_not_the_status_of_the_one_before() {
+        let config = kube::Config::new("http://127.0.0.1:9".parse().unwrap());
+        let (client, metrics) = (Client::try_from(config).unwrap(), Metrics::new());
+        let given = |text: &str| Some(text.to_owned());
+        let options = crate::Options { configmaps: given("a"), gateways: given("127.0.0.1:9"), ..Default::default() };
+        let (config, complete) = (options.check("host").unwrap(), portcullis_runtime::Readiness::default().latch("a"));
+        let (teller, _stories) = crate::events::channel(metrics.clone());
+        let mut controller = Controller::new(&client, &config, "n", teller, metrics, complete);
+        let object = serde_json::from_value(json!({
+            "apiVersion": "portcullis.dev/v1alpha1", "kind": "McpServer",
+            "metadata": {"namespace": "n", "name": "a", "uid": "new", "resourceVersion": "9"},
+            "spec": {"url": "http://a/"},
+        }));
+        controller.hear(News::Server(0, Event::Apply(object.unwrap())));
+        let key = ServerKey::new("n", "a");
+        let written = McpServerStatus { observed_generation: Some(1), ..McpServerStatus::default() };
+        for (uid, expected) in [("old", McpServerStatus::default()), ("new", written.clone())] {
+            let (key, status) = (key.clone(), written.clone());
+            controller.wrote(Wrote { key, uid: uid.into(), status, outcome: Outcome::Done(Some(10)) });
+            assert_eq!(controller.inventory.get(&ServerKey::new("n", "a")).unwrap().object.status, expected);
+        }
     }
 }

@@ -55,10 +55,17 @@ impl Fleet {
         for address in addresses {
             self.replicas.entry(*address).or_insert_with(|| {
                 changed = true;
-                Replica { since: now, instance: None, failing_since: None, servers: BTreeMap::new() }
+                Replica::new(now)
             });
         }
         changed
+    }
+
+    /// What was told is forgotten: nobody has asked meanwhile. Each replica has as long as a new one to answer.
+    pub fn forget(&mut self, now: Instant) {
+        for replica in self.replicas.values_mut() {
+            *replica = Replica::new(now);
+        }
     }
 
     /// Every replica.
@@ -134,6 +141,10 @@ impl Fleet {
 }
 
 impl Replica {
+    fn new(now: Instant) -> Self {
+        Self { since: now, instance: None, failing_since: None, servers: BTreeMap::new() }
+    }
+
     fn silent_from(&self) -> Option<Instant> {
         match (&self.instance, self.failing_since) {
             (None, _) => Some(self.since + FIRST_ANSWER),

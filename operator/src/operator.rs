@@ -28,10 +28,18 @@ const GRACE: Duration = Duration::from_secs(15);
 /// For a connection to the API server.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 
+/// Without a byte from the API server; longer than a watch may be quiet, which is ended after a minute.
+const READ_LIMIT: Duration = Duration::from_secs(70);
+
+/// The same for the Lease: a connection that has died in silence must not cost a whole term.
+const LEASE_READ_LIMIT: Duration = Duration::from_secs(5);
+
 /// An operator that listens but does nothing yet.
 pub struct Operator {
     config: Config,
     client: Client,
+    /// For the Lease.
+    elector: Client,
     namespace: String,
     listener: TcpListener,
     readiness: Readiness,
@@ -59,13 +67,19 @@ impl Operator {
     /// See [`StartError`].
     pub async fn bind(config: Config) -> Result<Self, StartError> {
         let mut kube = kube::Config::infer().await.map_err(|error| StartError::Unknown(Box::new(error)))?;
-        kube.connect_timeout = Some(CONNECT_LIMIT);
         let namespace = config.namespace.clone().unwrap_or_else(|| kube.default_namespace.clone());
-        let client = Client::try_from(kube).map_err(|error| StartError::Client(Box::new(error)))?;
+        kube.connect_timeout = Some(CONNECT_LIMIT);
+        kube.reset_reader_on_write = true;
+        let client = |read_limit: Duration| {
+            let mut kube = kube.clone();
+            kube.read_timeout = Some(read_limit);
+            Client::try_from(kube).map_err(|error| StartError::Client(Box::new(error)))
+        };
+        let (client, elector) = (client(READ_LIMIT)?, client(LEASE_READ_LIMIT)?);
         let listener = serve::listen(config.admin).await?;
         let readiness = Readiness::default();
         let complete = readiness.latch("watches");
-        Ok(Self { config, client, namespace, listener, readiness, complete })
+        Ok(Self { config, client, elector, namespace, listener, readiness, complete })
     }
 
     /// The address of metrics and probes.
@@ -79,7 +93,7 @@ impl Operator {
     /// A task ended that should not: the process should exit with a code other than 0.
     pub async fn run(self, signal: impl Future<Output = ()>) -> Result<(), Failure> {
         let address = self.admin_address();
-        let Self { config, client, namespace, listener, readiness, complete } = self;
+        let Self { config, client, elector, namespace, listener, readiness, complete } = self;
         let metrics = Metrics::new();
         // Fails only when registered twice, which would be a bug that the metrics test shows.
         let _ = process::register(&metrics.registry);
@@ -93,7 +107,7 @@ impl Operator {
         let (leads, leading) = watch::channel(false);
         let controller = Controller::new(&client, &config, &namespace, teller, metrics.clone(), complete);
         let (stop, election) = (tasks.shutdown(), config.election.clone());
-        let electing = leader::run(client.clone(), namespace.clone(), election, leads, tasks.shutdown());
+        let electing = leader::run(elector, namespace.clone(), election, leads, tasks.shutdown());
         tasks.spawn("election", ended(electing));
         info!(%address, namespace, version = env!("CARGO_PKG_VERSION"), slots = config.slots.len(), "reconciling");
         let reconciling = async move { controller.run(client, &config, &namespace, leading, stop).await };

@@ -3,6 +3,7 @@
 //! A single change is written at once; many are gathered, so that a flood of changes costs few writes.
 
 use std::collections::BTreeMap;
+use std::panic::resume_unwind;
 use std::time::Duration;
 
 use k8s_openapi::ByteString;
@@ -125,8 +126,9 @@ impl Slots {
     pub fn changed(&mut self, index: usize, now: Instant) {
         let Some(slot) = self.slots.get_mut(index) else { return };
         slot.stale = true;
-        slot.changed_at.get_or_insert(now);
-        slot.not_before = slot.not_before.max(now + GATHER);
+        // From the first of them: changes without end must not put the write off without end.
+        let first = *slot.changed_at.get_or_insert(now);
+        slot.not_before = slot.not_before.max(first + GATHER);
     }
 
     /// A ConfigMap was seen, changed or gone.
@@ -198,8 +200,8 @@ impl Slots {
         loop {
             match self.writes.join_next().await {
                 Some(Ok(written)) => return written,
-                // A panic of the task would be a bug; the slot's next change writes it again.
-                Some(Err(error)) => error!(%error, "writing a ConfigMap panicked"),
+                // The slot would never be written again: the process ends, and begins anew.
+                Some(Err(error)) => resume_unwind(error.into_panic()),
                 None => std::future::pending().await,
             }
         }
@@ -229,7 +231,10 @@ impl Slots {
                     self.metrics.publish.observe((now - changed_at).as_secs_f64());
                 }
                 slot.failures = 0;
-                slot.take(&object);
+                // The answer may come after news of an edit that followed the write.
+                if !is_older(&object.metadata, slot.version) {
+                    slot.take(&object);
+                }
                 slot.not_before = now + SPACING.max(took * SPACING_FACTOR).min(Duration::from_secs(1));
             }
             Err(problem) => {
@@ -373,5 +378,36 @@ mod tests {
                 assert!(!There::of(&edited).is(&wanted.revision), "{edited:?}");
             }
         }
+    }
+    fn slots() -> Slots {
+        let config = kube::Config::new("http://127.0.0.1:9".parse().expect("a URI"));
+        let client = Client::try_from(config).expect("a client");
+        Slots::new(&client, "n", &["a".to_owned()], Metrics::new())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn changes_without_end_do_not_put_off_the_write() {
+        let mut slots = slots();
+        let now = Instant::now();
+        for step in 0..10 {
+            slots.changed(0, now + GATHER / 2 * step);
+        }
+        assert_eq!(slots.next(now), Some(now + GATHER));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_edit_that_was_seen_before_the_answer_to_the_write_is_undone() {
+        let mut slots = slots();
+        let (now, ours) = (Instant::now(), wanted(Packed::Text("{}".into())));
+        let at = |version: &str, mut object: ConfigMap| {
+            object.metadata.resource_version = Some(version.to_owned());
+            object
+        };
+        let written = at("7", ours.object("a"));
+        slots.slots[0].wanted = Some(ours);
+        slots.slots[0].stale = false;
+        slots.seen(0, Event::Apply(at("8", wanted(Packed::Text("edited".into())).object("a"))));
+        slots.note(Written { index: 0, began: now, changed_at: None, outcome: Ok(written) }, now);
+        assert!(slots.slots[0].differs());
     }
 }

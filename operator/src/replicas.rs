@@ -71,17 +71,23 @@ impl Replicas {
         changed
     }
 
-    /// Begins, or ends, to ask them: only who writes needs to know.
-    pub fn ask(&mut self, asking: bool) {
-        self.asking = asking;
+    /// Begins, or ends, to ask them: only who writes needs to know. What was told before is old.
+    pub fn ask(&mut self, asking: bool, now: Instant) {
+        if asking != self.asking {
+            self.asking = asking;
+            self.failing.clear();
+            self.fleet.forget(now);
+        }
         let all: BTreeSet<SocketAddr> = self.fleet.addresses().copied().collect();
         self.sync(&all);
+        self.count(now);
     }
 
-    /// A replica told something, or did not answer. Returns the servers of which something is new.
+    /// A replica told something, or did not answer. Returns the servers of which something is new; whether another
+    /// number of replicas is silent now, [`Replicas::count_silent`] tells.
     pub fn told(&mut self, told: Told, now: Instant) -> BTreeSet<ServerKey> {
         let Told { address, report } = told;
-        let touched = match report {
+        match report {
             Ok(report) => {
                 if self.failing.remove(&address) {
                     info!(%address, "a gateway replica answers again");
@@ -95,9 +101,7 @@ impl Replicas {
                 self.fleet.failed(address, now);
                 BTreeSet::new()
             }
-        };
-        self.count(now);
-        touched
+        }
     }
 
     /// Counts the silent ones anew; true if that changes what is said of all servers.
@@ -109,7 +113,7 @@ impl Replicas {
 
     /// When the next one will count as silent.
     pub fn next_change(&self, now: Instant) -> Option<Instant> {
-        self.fleet.next_change(now)
+        self.fleet.next_change(now).filter(|_| self.asking)
     }
 
     /// What all of them say of one server.
@@ -138,10 +142,59 @@ impl Replicas {
     }
 
     fn count(&mut self, now: Instant) {
-        let (total, silent) = self.fleet.counts(now);
+        // Who is not asked is not silent.
+        let (total, silent) = if self.asking { self.fleet.counts(now) } else { (0, 0) };
         self.silent = silent;
         let as_i64 = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         self.metrics.gateways.with_label_values(&["answering"]).set(as_i64(total - silent));
         self.metrics.gateways.with_label_values(&["silent"]).set(as_i64(silent));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use portcullis_crds::Report;
+
+    use super::*;
+    use crate::fleet::FIRST_ANSWER;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_begins_to_write_waits_for_the_replicas_and_believes_nothing_old() {
+        let metrics = Metrics::new();
+        let mut replicas = Replicas::new(metrics.clone());
+        let gauges = || ["answering", "silent"].map(|state| metrics.gateways.with_label_values(&[state]).get());
+        let (address, key) = (SocketAddr::from(([127, 0, 0, 1], 9)), ServerKey::new("n", "a"));
+        let now = Instant::now();
+        replicas.fixed(vec![address], now);
+        let later = now + Duration::from_secs(3600);
+        assert!(!replicas.count_silent(later));
+        assert_eq!((gauges(), replicas.next_change(now)), ([0, 0], None));
+
+        replicas.ask(true, later);
+        let view = replicas.view(&key, Some("1"), later);
+        assert_eq!((view.silent, view.awaited, gauges()), (0, true, [1, 0]));
+        assert_eq!(replicas.next_change(later), Some(later + FIRST_ANSWER));
+
+        let server = serde_json::json!(
+            {"key": {"namespace": "n", "name": "a"}, "revision": "1", "ready": true, "reason": "Ready"}
+        );
+        let servers = vec![serde_json::from_value(server).unwrap()];
+        let report = Report { instance: "i".into(), complete: true, servers, ..Report::default() };
+        replicas.told(Told { address, report: Ok(report) }, later);
+        assert_eq!(replicas.view(&key, Some("1"), later).ready, 1);
+
+        replicas.told(Told { address, report: Err(crate::poll::PollError::Lost) }, later);
+        let much_later = later + Duration::from_secs(60);
+        assert!(replicas.count_silent(much_later));
+        // It is back, and knows nothing: that is said of every server.
+        replicas.told(Told { address, report: Ok(Report { complete: true, ..Report::default() }) }, much_later);
+        assert!(replicas.count_silent(much_later));
+
+        replicas.ask(false, later);
+        replicas.ask(true, later);
+        let view = replicas.view(&key, Some("1"), later);
+        assert_eq!((view.ready, view.awaited), (0, true));
     }
 }

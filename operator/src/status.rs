@@ -172,6 +172,10 @@ fn programmed(entry: &Entry, view: &View, too_large: bool) -> Verdict {
         return Verdict::new("False", Reason::NotAccepted, "It is not given to the gateway, see the other conditions.");
     }
     let of_all = |verb: &str| format!("{} of {} gateway replicas {verb} this generation", view.applied, view.total);
+    // What was applied before its ConfigMap grew too large stays in use.
+    if view.total > 0 && view.applied == view.total {
+        return Verdict::new("True", Reason::Programmed, of_all("have applied"));
+    }
     if too_large {
         return Verdict::new(
             "False",
@@ -181,9 +185,6 @@ fn programmed(entry: &Entry, view: &View, too_large: bool) -> Verdict {
     }
     if view.total == 0 {
         return Verdict::new("Unknown", Reason::NoGateway, "No gateway replica is ready.");
-    }
-    if view.applied == view.total {
-        return Verdict::new("True", Reason::Programmed, of_all("have applied"));
     }
     if view.applied + view.silent == view.total {
         let message = format!("{}; {} of them cannot be reached", of_all("have applied"), view.silent);
@@ -366,6 +367,13 @@ mod tests {
                 view(1, 0, vec![]),
                 true,
                 "True/Accepted True/ResolvedRefs False/SnapshotTooLarge False/NotProgrammed",
+            ),
+            (
+                "too large since it was applied",
+                plain(),
+                view(1, 0, vec![ready()]),
+                true,
+                "True/Accepted True/ResolvedRefs True/Programmed True/Ready",
             ),
             (
                 "first attempt",

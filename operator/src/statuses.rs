@@ -1,6 +1,7 @@
 //! Writes statuses: only what has changed, at a bounded rate, each server's changes gathered.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::panic::resume_unwind;
 use std::time::Duration;
 
 use kube::api::{Patch, PatchParams};
@@ -10,7 +11,7 @@ use portcullis_crds::mcpserver::McpServerStatus;
 use portcullis_crds::{McpServer, ServerKey};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
-use tracing::{error, warn};
+use tracing::warn;
 
 use crate::bucket::Bucket;
 use crate::metrics::Metrics;
@@ -48,6 +49,8 @@ pub struct Statuses {
 pub struct Wrote {
     /// Whose status.
     pub key: ServerKey,
+    /// `metadata.uid` of the object that it was made for.
+    pub uid: String,
     /// What was written.
     pub status: McpServerStatus,
     /// The `metadata.resourceVersion` it got, or that it failed.
@@ -144,7 +147,7 @@ impl Statuses {
     }
 
     /// Starts to write.
-    pub fn write(&mut self, key: ServerKey, status: McpServerStatus, now: Instant) {
+    pub fn write(&mut self, key: ServerKey, uid: String, status: McpServerStatus, now: Instant) {
         self.busy.insert(key.clone());
         self.written.insert(key.clone(), now);
         // Guarded: an object that cannot be read has a status too, and its content must not come into the log.
@@ -164,7 +167,7 @@ impl Statuses {
                     Outcome::Failed
                 }
             };
-            Wrote { key, status, outcome }
+            Wrote { key, uid, status, outcome }
         });
     }
 
@@ -173,7 +176,8 @@ impl Statuses {
         loop {
             match self.writes.join_next().await {
                 Some(Ok(wrote)) => return wrote,
-                Some(Err(error)) => error!(%error, "writing a status panicked"),
+                // The server would never be looked at again: the process ends, and begins anew.
+                Some(Err(error)) => resume_unwind(error.into_panic()),
                 None => std::future::pending().await,
             }
         }

@@ -8,7 +8,8 @@ const HEAD: &str = "\
 <!-- Written by `cargo xtask generate`: change the code, not this file. -->
 
 `GET /metrics` on the admin port (9090) gives them in the Prometheus text format. Only the replica that holds the Lease
-writes; the others show their own `0`. The metrics of the process (`process_…`) are [those of the gateway](metrics.md).
+writes; the others count McpServers as well, and show `0` for all that they do not do. So take the `max` of a gauge over the
+replicas, not the `sum`. The metrics of the process (`process_…`) are [those of the gateway](metrics.md).
 
 | name | type | labels | meaning |
 |---|---|---|---|

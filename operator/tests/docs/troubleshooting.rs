@@ -27,7 +27,9 @@ const TAIL: &str = "
 
 If an McpServer has no conditions, no operator writes: look at `kubectl get pods -l app.kubernetes.io/component=operator`
 and at the Lease (`kubectl get lease`), whose holder is the replica that writes. The operator's log says what it may not
-read or write.
+read or write. It begins only when it has listed everything: with `watch.namespaces`, one namespace that is gone, or in which
+its Role is missing, keeps a new operator from all others, while the gateways go on with what they have. `/readyz` then
+fails, and the metric `portcullis_operator_watch_errors_total` grows: take the namespace out of the list, or make it again.
 
 ## What the gateway itself says
 
