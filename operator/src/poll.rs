@@ -12,7 +12,7 @@ use portcullis_crds::{Report, report};
 use thiserror::Error;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 /// For a connection inside a cluster.
 const CONNECT_LIMIT: Duration = Duration::from_secs(3);
@@ -60,18 +60,22 @@ pub async fn run(address: SocketAddr, told: mpsc::Sender<Told>) {
     let mut known: Option<(String, u64)> = None;
     let mut connection: Option<Connection> = None;
     loop {
+        let asked = Instant::now();
         let report = ask(address, &mut connection, known.as_ref()).await;
-        let failed = report.is_err();
+        let before = known.take();
         if let Ok(report) = &report {
             known = Some((report.instance.clone(), report.change));
         } else {
             // What was missed meanwhile is told again, whole.
-            (connection, known) = (None, None);
+            connection = None;
         }
+        // A replica that does not wait for news, as while it stops, is not asked without a pause.
+        let hasty = before == known && asked.elapsed() < AGAIN;
+        let failed = report.is_err();
         if told.send(Told { address, report }).await.is_err() {
             return;
         }
-        if failed {
+        if failed || hasty {
             sleep(AGAIN).await;
         }
     }
@@ -126,4 +130,38 @@ async fn exchange(
     }
     let body = Limited::new(answer.into_body(), MAX_BYTES).collect().await.map_err(|_| PollError::Nonsense)?;
     Ok(body.to_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use axum::Router;
+    use portcullis_runtime::serve::{router, serve};
+    use portcullis_runtime::{Limits, Supervisor};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_replica_that_answers_without_news_is_not_asked_without_a_pause() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let body = serde_json::to_string(&Report { instance: "i".into(), ..Report::default() }).expect("JSON");
+        let (tasks, routes) = (Supervisor::new(), Router::new().fallback(async move || body));
+        let serving = serve(listener, router(routes), Limits::default(), Arc::default(), tasks.shutdown());
+        let (sender, mut told) = mpsc::channel::<Told>(64);
+        let listening = async {
+            for _ in 0..2 {
+                let told = timeout(Duration::from_secs(10), told.recv()).await.expect("in time").expect("an answer");
+                assert!(told.report.is_ok());
+            }
+            assert!(timeout(AGAIN / 2, told.recv()).await.is_err(), "asked again at once");
+        };
+        tokio::select! {
+            _ = serving => panic!("the server ended"),
+            () = run(address, sender) => panic!("the asking ended"),
+            () = listening => {}
+        }
+    }
 }

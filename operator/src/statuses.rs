@@ -24,6 +24,12 @@ const AT_ONCE: usize = 16;
 /// What is under way is given so long to end: most servers are ready soon, and then one write tells all.
 const GATHER: Duration = Duration::from_millis(400);
 
+/// For each status that waits already, so much longer: while many servers come at once, each is soon better known.
+const GATHER_EACH: Duration = Duration::from_millis(3);
+
+/// But no longer than this.
+const GATHER_MOST: Duration = Duration::from_secs(10);
+
 /// Counts and messages wait so long for more of them.
 const DETAIL: Duration = Duration::from_secs(10);
 
@@ -89,7 +95,10 @@ impl Statuses {
             Change::None => return self.forget(key),
             Change::Detail => DETAIL,
             Change::Transition if settled => Duration::ZERO,
-            Change::Transition => GATHER,
+            Change::Transition => {
+                let waiting = u32::try_from(self.queue.len()).unwrap_or(u32::MAX);
+                GATHER.max(GATHER_EACH.saturating_mul(waiting).min(GATHER_MOST))
+            }
         };
         let earliest = self.written.get(key).map_or(now, |at| *at + SPACING);
         let at = (now + wait).max(earliest);
@@ -244,6 +253,17 @@ mod tests {
         assert_eq!(statuses.next(now), Some(now + DETAIL));
         statuses.wanted(&key("detail"), Change::None, true, now);
         assert_eq!(statuses.next(now), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_under_way_waits_longer_while_many_wait() {
+        let mut statuses = statuses(100);
+        let now = Instant::now();
+        for n in 0..5000 {
+            statuses.wanted(&key(&n.to_string()), Change::Transition, false, now);
+        }
+        let at = |name: &str| statuses.due[&key(name)] - now;
+        assert_eq!([at("0"), at("100"), at("1000"), at("4999")], [400, 400, 3000, 10_000].map(Duration::from_millis));
     }
 
     #[tokio::test(start_paused = true)]

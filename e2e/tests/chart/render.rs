@@ -125,6 +125,7 @@ fn what_cannot_work_is_refused_with_a_sentence() {
         ("snapshot.slots=0", "at '/snapshot/slots': minimum: got 0, want 1"),
         ("watch.namespaces={Team_A}", "at '/watch/namespaces/0': 'Team_A' does not match pattern"),
         ("auth.issuers[0].issuer=https://a.example", "at '/auth/issuers/0': missing property 'audience'"),
+        ("auth.issuers[0].issuer=build,auth.issuers[0].audience=a", "'build' does not match pattern '^https://'"),
         ("auth.kubernetes.enabled=false", "nobody could call anything: set auth.kubernetes.enabled, auth.issuers"),
         ("auth.sharedSecret.create=true,auth.sharedSecret.existingSecret=x", "exclude each other"),
         ("watch.namespaces={a},watch.namespaceSelector=b", "exclude each other"),
@@ -136,6 +137,9 @@ fn what_cannot_work_is_refused_with_a_sentence() {
         let said = control_plane().helm(&["template", "x", &folder(), "--set", values]).bad();
         assert!(said.contains(wanted), "{values}: {said}");
     }
+    // An issuer whose keys need not be discovered may have any name.
+    let named = "auth.issuers[0].issuer=build,auth.issuers[0].audience=a,auth.issuers[0].jwksFile=/keys.json";
+    control_plane().helm(&["template", "x", &folder(), "--set", named]).good();
 }
 
 #[test]
