@@ -207,10 +207,13 @@ pub(super) fn examine(token: &str, issuers: &[Issuer], now: SystemTime) -> Resul
     // Not trusted yet: it only saves the work of asking issuers who would say no.
     let unverified: Claims = decode(payload)?;
     let iss = unverified.issuer()?;
+    // Who may sign for anybody may not sign for somebody who signs himself.
+    let is_claimed =
+        issuers.iter().any(|issuer| matches!(&issuer.trust.load().name, Name::Is(name) if Some(name.as_str()) == iss));
     let (mut errors, mut named, mut outdated) = (Vec::new(), false, None);
     for (index, issuer) in issuers.iter().enumerate() {
         let trust = issuer.trust.load();
-        if !trust.name.vouches_for(iss) {
+        if !trust.name.vouches_for(iss) || (is_claimed && matches!(trust.name, Name::Any)) {
             continue;
         }
         let error = match issuer.verify(&trust, token, &head, now) {
