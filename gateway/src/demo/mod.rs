@@ -27,6 +27,9 @@ use crate::run_command::{runtime, told};
 use crate::token_command::{self, TokenArgs};
 use crate::upstream::http::{HttpPool, Origin};
 
+/// A gateway with many servers may have all of them here.
+const DEMO_CONNECTIONS: usize = 100_000;
+
 /// Flags of the demo.
 #[derive(Args, Clone, Debug, Default)]
 pub struct DemoArgs {
@@ -97,7 +100,7 @@ async fn start(
 ) -> Result<SocketAddr, ServeError> {
     let listener = serve::listen(at).await?;
     let address = listener.local_addr().unwrap_or(at);
-    let limits = Limits { drain_grace: Duration::from_secs(1), ..Limits::default() };
+    let limits = Limits { connections: DEMO_CONNECTIONS, drain_grace: Duration::from_secs(1), ..Limits::default() };
     tasks.spawn(name, serve::serve(listener, serve::router(router), limits, Arc::default(), tasks.shutdown()));
     Ok(address)
 }
