@@ -1,3 +1,5 @@
+//! What the board tells of changes, and to whom it tells everything.
+
 use std::sync::Arc;
 use std::time::Duration;
 

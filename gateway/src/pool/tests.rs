@@ -1,3 +1,5 @@
+//! The pool with many servers, and after a task of its own broke off.
+
 use std::sync::LazyLock;
 
 use portcullis_crds::mcpserver::ToolRules;
