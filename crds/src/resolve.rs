@@ -89,7 +89,7 @@ fn judge(
     let spec = &same[0].spec;
     let mut problems = Vec::new();
     for (field, name) in [("name", &key.name), ("namespace", &key.namespace)] {
-        if !is_dns_label(name) {
+        if !rules::is_dns_label(name) {
             problems.push(format!(
                 "metadata.{field} {name:?} is no DNS label: use at most 63 of a-z, 0-9 and '-', not '-' at an end"
             ));
@@ -177,11 +177,6 @@ fn server_of(key: &ServerKey, server: &McpServer, home: &str, url: String) -> Se
 
 fn refusal(reason: Reason, message: String) -> Refusal {
     Refusal { reason, message }
-}
-
-fn is_dns_label(name: &str) -> bool {
-    let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-    (1..=63).contains(&name.len()) && name.bytes().all(inner) && !name.starts_with('-') && !name.ends_with('-')
 }
 
 #[cfg(test)]

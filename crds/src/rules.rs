@@ -107,16 +107,12 @@ pub fn problems(spec: &McpServerSpec) -> Vec<String> {
 }
 
 fn service_ref(service: &ServiceRef, found: &mut Vec<String>) {
-    let label = |text: &str, most: usize| {
-        let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-        (1..=most).contains(&text.len()) && text.bytes().all(inner) && !text.starts_with('-') && !text.ends_with('-')
-    };
-    if !label(&service.name, 63) {
+    if !is_dns_label(&service.name) {
         found.push("service.name: use the name of a Service of the same namespace".into());
     }
     let fits = match &service.port {
         ServicePort::Number(number) => *number > 0,
-        ServicePort::Name(name) => label(name, 15),
+        ServicePort::Name(name) => name.len() <= 15 && is_dns_label(name),
     };
     if !fits {
         found.push("service.port must be a number from 1 to 65535 or the name of a port".into());
@@ -128,6 +124,12 @@ fn service_ref(service: &ServiceRef, found: &mut Vec<String>) {
 
 fn is_path(path: &str) -> bool {
     path.starts_with('/') && path.len() <= 1024 && path.bytes().all(|b| b.is_ascii_graphic() && b != b'#')
+}
+
+/// Whether a name is a DNS label: 1 to 63 of `a-z`, `0-9` and `-`, not `-` at an end (RFC 1123).
+pub(crate) fn is_dns_label(name: &str) -> bool {
+    let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    (1..=63).contains(&name.len()) && name.bytes().all(inner) && !name.starts_with('-') && !name.ends_with('-')
 }
 
 fn is_revision(text: &str) -> bool {
