@@ -132,6 +132,15 @@ pub(crate) fn is_dns_label(name: &str) -> bool {
     (1..=63).contains(&name.len()) && name.bytes().all(inner) && !name.starts_with('-') && !name.ends_with('-')
 }
 
+/// The text of an error without what stands in double quotes: that is the value, and it may be a secret.
+pub fn without_values(error: &str) -> String {
+    let parts: Vec<&str> = error.split('"').collect();
+    match parts.as_slice() {
+        [first, .., last] => format!("{first}\"...\"{last}"),
+        _ => error.to_owned(),
+    }
+}
+
 fn is_revision(text: &str) -> bool {
     let bytes = text.as_bytes();
     bytes.len() == 10

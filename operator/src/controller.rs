@@ -14,7 +14,7 @@ use kube::core::DeserializeGuard;
 use kube::runtime::watcher::Event;
 use kube::{Client, ResourceExt as _};
 use portcullis_crds::mcpserver::McpServerStatus;
-use portcullis_crds::{ConditionType, McpServer, ServerKey};
+use portcullis_crds::{ConditionType, McpServer, ServerKey, rules};
 use portcullis_runtime::{Latch, Shutdown};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
@@ -369,18 +369,9 @@ fn object_of(object: DeserializeGuard<McpServer>) -> Object {
                 generation: metadata.generation.unwrap_or(0),
                 version: version(&metadata).unwrap_or(0),
                 status: McpServerStatus::default(),
-                content: Err(format!("the object cannot be read: {}", without_values(&problem.error))),
+                content: Err(format!("the object cannot be read: {}", rules::without_values(&problem.error))),
             }
         }
-    }
-}
-
-/// An error without what stands in double quotes: that is a value, and nobody knows which.
-fn without_values(text: &str) -> String {
-    let parts: Vec<&str> = text.split('"').collect();
-    match parts.as_slice() {
-        [first, .., last] => format!("{first}\"...\"{last}"),
-        _ => text.to_owned(),
     }
 }
 

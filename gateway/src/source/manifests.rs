@@ -4,6 +4,7 @@
 
 use portcullis_crds::McpServer;
 use portcullis_crds::names::GROUP;
+use portcullis_crds::rules::without_values;
 use serde::Deserialize;
 use serde_yaml::Value;
 
@@ -27,7 +28,7 @@ pub fn read(text: &str) -> Result<Option<Vec<McpServer>>, String> {
     let mut documents = 0;
     for (index, document) in serde_yaml::Deserializer::from_str(text).enumerate() {
         let within = |problem: String| if index > 0 { format!("document {}: {problem}", index + 1) } else { problem };
-        let value = Value::deserialize(document).map_err(|error| within(without_values(&error)))?;
+        let value = Value::deserialize(document).map_err(|error| within(without_values(&error.to_string())))?;
         if !value.is_null() {
             documents += 1;
             read_document(value, &mut servers).map_err(within)?;
@@ -61,22 +62,11 @@ fn read_server(value: Value) -> Result<McpServer, String> {
     let mut track = serde_path_to_error::Track::new();
     let tracked = serde_path_to_error::Deserializer::new(value, &mut track);
     let server = serde_ignored::deserialize(tracked, |path| unknown.push(path.to_string()));
-    let server: McpServer =
-        server.map_err(|error| format!("McpServer {name}: {}: {}", track.path(), without_values(&error)))?;
+    let server: McpServer = server
+        .map_err(|error| format!("McpServer {name}: {}: {}", track.path(), without_values(&error.to_string())))?;
     // The head was read before; what the API server and kubectl write into metadata is not ours to judge.
     unknown.retain(|path| path.starts_with("spec") || !known_at_the_top(path));
     if unknown.is_empty() { Ok(server) } else { Err(format!("McpServer {name}: unknown field {}", unknown.join(", "))) }
-}
-
-/// The text of an error without what stands in double quotes: that is the value, and it may be a secret.
-fn without_values(error: &serde_yaml::Error) -> String {
-    let text = error.to_string();
-    let parts: Vec<&str> = text.split('"').collect();
-    match parts.as_slice() {
-        [only] => (*only).to_owned(),
-        [first, .., last] => format!("{first}\"...\"{last}"),
-        [] => String::new(),
-    }
 }
 
 fn known_at_the_top(path: &str) -> bool {
