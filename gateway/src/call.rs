@@ -1,6 +1,6 @@
-//! Carries one tool call out: tries the picked servers in order, within one deadline.
+//! Carries one call out, of a tool or of whatever else servers do: tries the picked servers in order, within one deadline.
 //!
-//! Another server is tried only if the first provably never got the call, or if the tool may be called twice.
+//! Another server is tried only if the first provably never got the call, or if it may be made twice.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,13 +11,13 @@ use memchr::memmem;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
-use crate::catalog::{Candidate, Catalog, Entry};
+use crate::catalog::{Candidate, Entry};
 use crate::handle::{Handle, Live};
 use crate::metrics::{Metrics, Outcome};
 use crate::pick::{self, View};
 use crate::upstream::params::mirror;
 use crate::upstream::timing::Timing;
-use crate::upstream::{Call, CallError, Reply, RpcError};
+use crate::upstream::{Call, CallError, Caller, Mailbox, Reply, RpcError};
 
 /// What callers are told to wait when no server can take their call.
 pub const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -25,16 +25,41 @@ pub const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// Spreads equal candidates; shared by all calls.
 static TURN: AtomicUsize = AtomicUsize::new(0);
 
-/// One tool call.
-pub struct ToolCall<'a> {
-    /// Name as the caller knows it.
+/// `tools/call`.
+pub const CALL_TOOL: &str = "tools/call";
+
+/// What is asked of a server.
+pub struct Request<'a> {
+    /// The method.
+    pub method: &'static str,
+    /// Name of the tool as the caller knows it; of other methods, nothing.
     pub tool: &'a str,
-    /// The arguments, as JSON text that is passed on byte for byte.
+    /// The first member of `params`.
+    pub subject: Subject<'a>,
+    /// The other members of `params` but for `_meta`, as JSON text that is passed on byte for byte, in parts that begin
+    /// with a comma.
+    pub params: &'a [&'a str],
+    /// The arguments among them, where some may travel as headers.
     pub arguments: &'a str,
     /// The server the caller prefers.
     pub preferred: Option<&'a Handle>,
     /// Headers of the caller, of which a server may get some.
     pub headers: &'a HeaderMap,
+    /// What a server is told of the caller.
+    pub caller: Caller<'a>,
+    /// Where what comes before the answer goes, if anybody wants it.
+    pub mailbox: Option<&'a Mailbox>,
+    /// The caller can answer a result that asks for input.
+    pub answers_input: bool,
+}
+
+/// What a call is about.
+#[derive(Clone, Copy)]
+pub enum Subject<'a> {
+    /// `name`: that by which the server knows it.
+    Named,
+    /// As it is: the member as JSON, and the value that goes into a header.
+    Given(&'a str, &'a str),
 }
 
 /// How a call ended.
@@ -52,8 +77,6 @@ pub struct Called {
 /// Why a call has no answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Failure {
-    /// No server offers the tool.
-    UnknownTool,
     /// Servers offer it, but none can be reached.
     Unavailable,
     /// All servers that offer it have as many calls as they may.
@@ -63,18 +86,16 @@ pub enum Failure {
 }
 
 /// Carries a call out. Dropping the future cancels it.
-pub async fn call(catalog: &Catalog, call: &ToolCall<'_>, metrics: &Metrics) -> Called {
-    let Some(entry) = catalog.find(call.tool) else {
-        return called(None, 0, Err(Failure::UnknownTool));
-    };
+pub async fn call(entry: &Entry, call: &Request<'_>, metrics: &Metrics) -> Called {
     let began = Instant::now();
-    let mut guard = Observed { metrics, tool: call.tool, server: None, outcome: Outcome::Cancelled, began };
+    let (method, tool) = (call.method, call.tool);
+    let mut guard = Observed { metrics, method, tool, server: None, outcome: Outcome::Cancelled, began };
     let called = attempt_all(entry, call, &mut guard).await;
     guard.outcome = called.outcome;
     called
 }
 
-async fn attempt_all(entry: &Entry, call: &ToolCall<'_>, guard: &mut Observed<'_>) -> Called {
+async fn attempt_all(entry: &Entry, call: &Request<'_>, guard: &mut Observed<'_>) -> Called {
     let order = order(entry, call.preferred);
     // Only who stands alone is waited for at once; among several, the first busy one gets a second turn.
     let mut turns: SmallVec<[(usize, bool); 4]> = order.iter().map(|index| (*index, order.len() == 1)).collect();
@@ -164,7 +185,7 @@ fn is_same(preferred: Option<&Handle>, server: &Handle) -> bool {
 }
 
 /// One server: takes a slot, sends the call, and once opens the session anew where the server has forgotten it.
-async fn attempt(candidate: &Candidate, call: &ToolCall<'_>, waits: bool, silence: Duration) -> Result<Reply, Failure> {
+async fn attempt(candidate: &Candidate, call: &Request<'_>, waits: bool, silence: Duration) -> Result<Reply, Failure> {
     let server = &candidate.server;
     let spec = server.spec();
     let wait_until = waits.then(|| Instant::now() + silence);
@@ -192,16 +213,22 @@ async fn attempt(candidate: &Candidate, call: &ToolCall<'_>, waits: bool, silenc
 async fn send(
     live: &Live,
     candidate: &Candidate,
-    call: &ToolCall<'_>,
+    call: &Request<'_>,
     headers: &HeaderMap,
     timing: &Arc<Timing>,
 ) -> Result<Reply, CallError> {
     let tool = &candidate.tool;
-    let params = [r#""name":"#, &tool.own_name_json, r#","arguments":"#, call.arguments];
-    let request = Call { method: "tools/call", params: &params, name: Some(&tool.own_name), headers, progress: true };
+    let (first, name): ([&str; 2], &str) = match call.subject {
+        Subject::Named => ([r#""name":"#, &tool.own_name_json], &tool.own_name),
+        Subject::Given(member, value) => ([member, ""], value),
+    };
+    let params: SmallVec<[&str; 8]> = first.into_iter().chain(call.params.iter().copied()).collect();
+    let Request { method, caller, mailbox, .. } = *call;
+    let progress = method == CALL_TOOL || mailbox.is_some();
+    let request = Call { method, params: &params, name: Some(name), headers, progress, caller, mailbox };
     let reply = live.session.call(&request, timing).await?;
     match &reply {
-        Reply::Result(text) if is_input_required(text) => {
+        Reply::Result(text) if !call.answers_input && is_input_required(text) => {
             Err(CallError::Unfit("it asks the caller for input, which this session does not offer"))
         }
         _ => Ok(reply),
@@ -234,7 +261,7 @@ fn verdict(result: &[u8]) -> Verdict<'_> {
 }
 
 /// Most results hold neither word: a search is much cheaper than reading them.
-fn is_input_required(result: &[u8]) -> bool {
+pub fn is_input_required(result: &[u8]) -> bool {
     memmem::find(result, b"input_required").is_some()
         && verdict(result).result_type.as_deref() == Some("input_required")
 }
@@ -250,7 +277,7 @@ fn outcome(answer: &Result<Reply, Failure>) -> Outcome {
         Ok(Reply::Result(text)) if is_tool_error(text) => Outcome::ToolError,
         Ok(Reply::Result(_)) => Outcome::Ok,
         Ok(Reply::Error(RpcError { .. })) => Outcome::RpcError,
-        Err(Failure::UnknownTool | Failure::Unavailable) => Outcome::Unavailable,
+        Err(Failure::Unavailable) => Outcome::Unavailable,
         Err(Failure::Busy) => Outcome::Busy,
         Err(Failure::Server(CallError::Timeout)) => Outcome::Timeout,
         Err(Failure::Server(CallError::NotSent(_) | CallError::Blocked(_) | CallError::SessionExpired)) => {
@@ -263,6 +290,7 @@ fn outcome(answer: &Result<Reply, Failure>) -> Outcome {
 /// Counts a call however it ends, also when its caller goes away.
 struct Observed<'a> {
     metrics: &'a Metrics,
+    method: &'static str,
     tool: &'a str,
     server: Option<Arc<Handle>>,
     outcome: Outcome,
@@ -273,6 +301,11 @@ impl Drop for Observed<'_> {
     fn drop(&mut self) {
         let Some(server) = self.server.as_ref().filter(|server| !server.is_retired()) else { return };
         let seconds = self.began.elapsed().as_secs_f64();
+        if self.method != CALL_TOOL {
+            let labels = [server.name.as_str(), self.method, self.outcome.as_str()];
+            self.metrics.request_duration.with_label_values(&labels).observe(seconds);
+            return;
+        }
         if self.outcome == Outcome::Ok {
             server.series.ok.observe(seconds);
         } else {

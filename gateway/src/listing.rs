@@ -79,7 +79,7 @@ async fn page(session: &Session, cursor: Option<&str>) -> Result<Option<bytes::B
     let params = cursor.map(|cursor| format!(r#""cursor":{}"#, json_string(cursor)));
     let params: Vec<&str> = params.iter().map(String::as_str).collect();
     let none = HeaderMap::new();
-    let call = Call { method: "tools/list", params: &params, name: None, headers: &none, progress: false };
+    let call = Call::of_our_own("tools/list", &params, &none);
     match session.call(&call, &Arc::new(Timing::new(PAGE_LIMIT))).await.map_err(ListError::Call)? {
         Reply::Result(text) => Ok(Some(text)),
         Reply::Error(error) if error.code == METHOD_NOT_FOUND => Ok(None),

@@ -29,6 +29,8 @@ pub struct Metrics {
     pub http_duration: HistogramVec,
     /// `portcullis_tool_call_duration_seconds{server,outcome}`
     pub call_duration: HistogramVec,
+    /// `portcullis_server_request_duration_seconds{server, method, outcome}`: prompts, resources, completion.
+    pub request_duration: HistogramVec,
     /// `portcullis_tool_calls_total{server,tool,outcome}`
     pub calls: IntCounterVec,
     /// `portcullis_failovers_total{server}`: calls that were tried elsewhere after this server failed them.
@@ -157,6 +159,11 @@ impl Metrics {
                 "Time of a tool call, all attempts.",
                 &["server", "outcome"],
             ),
+            request_duration: make.histograms(
+                "server_request_duration_seconds",
+                "Time of what is asked of a server besides tool calls, all attempts.",
+                &["server", "method", "outcome"],
+            ),
             calls: make.counters("tool_calls_total", "Tool calls.", &["server", "tool", "outcome"]),
             failovers: make.counters(
                 "failovers_total",
@@ -261,6 +268,9 @@ impl Metrics {
         }
         // Only these have labels that are not known here. It looks at every series, so it is done once for all.
         if !servers.is_empty() {
+            for labels in labels_of(&self.request_duration, servers) {
+                let _ = self.request_duration.remove(&borrowed(&labels));
+            }
             for labels in labels_of(&self.calls, servers) {
                 let _ = self.calls.remove(&borrowed(&labels));
             }

@@ -619,7 +619,7 @@ impl Task {
     async fn check(&self, session: &Session, mode: HealthMode) -> Health {
         let method = if mode == HealthMode::ListTools { "tools/list" } else { session.ping_method() };
         let none = http::HeaderMap::new();
-        let call = Call { method, params: &[], name: None, headers: &none, progress: false };
+        let call = Call::of_our_own(method, &[], &none);
         match session.call(&call, &Arc::new(Timing::new(CHECK_LIMIT))).await {
             // An error is an answer too: some servers know no ping.
             Ok(Reply::Result(_) | Reply::Error(_)) => {

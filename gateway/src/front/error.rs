@@ -70,7 +70,6 @@ impl ApiError {
     /// What a failed call of `tool` is to its caller.
     pub fn of_call(failure: Failure, tool: &str) -> Self {
         match failure {
-            Failure::UnknownTool => Self::UnknownTool(clip(tool)),
             Failure::Unavailable => Self::Unavailable(clip(tool)),
             Failure::Busy => Self::Busy(clip(tool)),
             Failure::Server(error) => Self::Server(error),

@@ -17,14 +17,16 @@ use http_body::Body as _;
 use super::access_log::{Facts, Line, short};
 use super::app::App;
 use super::body;
-use super::error::ApiError;
+use super::error::{ApiError, clip};
 use super::openapi;
 use super::page;
 use super::view::{Health, Servers};
 use super::wire::{read_call, unwrapped_value};
 use crate::auth::{AuthError, Identity, Look};
-use crate::call::{self, Called, ToolCall};
-use crate::upstream::Reply;
+use crate::call::{self, CALL_TOOL, Called, Subject};
+use crate::catalog::Catalog;
+use crate::metrics::Outcome;
+use crate::upstream::{Caller, Reply};
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const X_SERVER: HeaderName = HeaderName::from_static("x-portcullis-server");
@@ -79,21 +81,23 @@ async fn answer_call(
         None => None,
         Some(name) => Some(catalog.server(name).ok_or_else(|| ApiError::UnknownServer(short(name)))?),
     };
-    let call = ToolCall {
+    let Some(entry) = catalog.find(&wanted.method) else {
+        return Err(unknown_tool(app, &catalog, &wanted.method, recorder));
+    };
+    let call = call::Request {
+        method: CALL_TOOL,
         tool: &wanted.method,
+        subject: Subject::Named,
+        params: &[r#","arguments":"#, wanted.args],
         arguments: wanted.args,
         preferred: preferred.map(|server| &**server),
         headers: &parts.headers,
+        caller: Caller::default(),
+        mailbox: None,
+        answers_input: false,
     };
-    let mut called = call::call(&catalog, &call, &app.metrics).await;
-    if matches!(called.answer, Err(call::Failure::UnknownTool)) && catalog.is_incomplete() {
-        // A server that has just been configured may be the one that offers it.
-        called.answer = Err(call::Failure::Unavailable);
-    }
+    let called = call::call(entry, &call, &app.metrics).await;
     record(recorder, |facts| note_call(facts, &called, app.log.payloads()));
-    if matches!(called.answer, Err(call::Failure::UnknownTool)) {
-        app.metrics.unknown_tools.inc();
-    }
     let mut response = match called.answer {
         Ok(Reply::Result(result)) => json(shape.apply(result)),
         Ok(Reply::Error(error)) => ApiError::Rpc(error).into_response(),
@@ -108,13 +112,22 @@ async fn answer_call(
     Ok(response)
 }
 
+/// Why a tool that nobody offers cannot be called.
+fn unknown_tool(app: &App, catalog: &Catalog, tool: &str, recorder: &Recorder) -> ApiError {
+    // A server that has just been configured may be the one that offers it.
+    if catalog.is_incomplete() {
+        record(recorder, |facts| facts.outcome = Some(Outcome::Unavailable.as_str()));
+        return ApiError::of_call(call::Failure::Unavailable, tool);
+    }
+    record(recorder, |facts| facts.outcome = Some("unknown_tool"));
+    app.metrics.unknown_tools.inc();
+    ApiError::UnknownTool(clip(tool))
+}
+
 fn note_call(facts: &mut Facts, called: &Called, payloads: bool) {
     facts.server = called.server.as_ref().map(|server| server.name.clone());
     facts.attempts = called.attempts;
-    facts.outcome = Some(match &called.answer {
-        Err(call::Failure::UnknownTool) => "unknown_tool",
-        _ => called.outcome.as_str(),
-    });
+    facts.outcome = Some(called.outcome.as_str());
     if let (true, Ok(Reply::Result(result))) = (payloads, &called.answer) {
         facts.result = Some(String::from_utf8_lossy(result).into_owned());
     }

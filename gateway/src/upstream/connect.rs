@@ -38,7 +38,7 @@ const MODERN_ERRORS: [i64; 3] = [-32020, -32021, -32022];
 const MAX_ENDPOINT_BYTES: usize = 2048;
 
 /// How the gateway introduces itself.
-pub(super) const CLIENT_INFO: &str = concat!(r#"{"name":"portcullis","version":""#, env!("CARGO_PKG_VERSION"), r#""}"#);
+const CLIENT_INFO: &str = client_info!();
 
 /// What to connect to.
 pub struct Target {
@@ -233,7 +233,8 @@ async fn open_legacy(target: &Target, notices: &Arc<Notices>) -> Result<Connecte
     let timing = Arc::new(Timing::new(target.step));
     let params = initialize_params(target);
     let none = HeaderMap::new();
-    let call = Call { method: "initialize", params: &[&params], name: None, headers: &none, progress: false };
+    let params = [params.as_str()];
+    let call = Call::of_our_own("initialize", &params, &none);
     let what = "answer to initialize";
     let opened = timing.limit(async {
         let id = session.core.next_id();
@@ -243,7 +244,7 @@ async fn open_legacy(target: &Target, notices: &Arc<Notices>) -> Result<Connecte
         if !exchange.head.status.is_success() {
             return Err(status_problem(status));
         }
-        let reply = session.read_answer(exchange, id, &timing).await.map_err(|error| problem(error, what))?;
+        let reply = session.read_answer(exchange, id, &timing, None).await.map_err(|error| problem(error, what))?;
         Ok((understood(reply)?, session_id))
     });
     let (handshake, session_id) = opened.await.map_err(|_| ConnectError::Silent(what))??;
@@ -348,7 +349,7 @@ async fn ask(
     params: &[&str],
 ) -> Result<Handshake, ConnectError> {
     let none = HeaderMap::new();
-    let call = Call { method, params, name: None, headers: &none, progress: false };
+    let call = Call::of_our_own(method, params, &none);
     let reply = session.ask(&call, &Arc::new(Timing::new(target.step))).await;
     understood(reply.map_err(|error| problem(error, what))?)
 }

@@ -25,6 +25,14 @@ pub struct RpcError {
     /// Its message, as the server wrote it.
     #[serde(default)]
     pub message: String,
+    /// Its data, as JSON.
+    #[serde(default, deserialize_with = "as_written")]
+    pub data: Option<String>,
+}
+
+fn as_written<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    let data = Option::<Box<RawValue>>::deserialize(deserializer)?;
+    Ok(data.map(|data| data.get().to_owned()))
 }
 
 /// One message of a server.
@@ -36,21 +44,42 @@ pub enum Message {
     Complaint(RpcError),
     /// An answer to the request with this id that is none: both or neither of `result` and `error`, or no valid error.
     Unusable(u64),
-    /// The server asks something; the id is as it stands in the text.
-    Request {
-        /// Its id, as JSON.
-        id: String,
-        /// Its method.
-        method: String,
-    },
-    /// The tool works on: the progress token is the id of the request.
-    Progress(u64),
-    /// `notifications/tools/list_changed`.
-    ToolsChanged,
+    /// The server asks something.
+    Request(Question),
+    /// The tool works on: the progress token is the id of the request; and the `params` as they came.
+    Progress(u64, Bytes),
+    /// `notifications/message`: the `params` as they came.
+    Log(Bytes),
+    /// A list has changed.
+    ListChanged(List),
+    /// The resource with this URI has changed.
+    Updated(String),
     /// Any other notification.
     Notification,
     /// No message, or an answer to nothing of ours.
     Nonsense,
+}
+
+/// What a server asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Question {
+    /// Its id, as it stands in the text.
+    pub id: String,
+    /// Its method.
+    pub method: String,
+    /// Its `params` as they came; empty if there are none.
+    pub params: Bytes,
+}
+
+/// A list of a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum List {
+    /// Its tools.
+    Tools,
+    /// Its prompts.
+    Prompts,
+    /// Its resources and their templates.
+    Resources,
 }
 
 #[derive(Deserialize)]
@@ -73,6 +102,11 @@ struct ProgressParams {
     token: u64,
 }
 
+#[derive(Deserialize)]
+struct UpdatedParams {
+    uri: String,
+}
+
 /// Calls `take` with every message in `text`: one, or a batch as revision 2025-03-26 allows.
 pub fn read(text: &Bytes, mut take: impl FnMut(Message)) {
     if text.first() == Some(&b'[') {
@@ -88,20 +122,33 @@ pub fn read(text: &Bytes, mut take: impl FnMut(Message)) {
 fn single(whole: &Bytes, text: &[u8]) -> Message {
     let Ok(envelope) = serde_json::from_slice::<Envelope<'_>>(text) else { return Message::Nonsense };
     match (envelope.method, envelope.id) {
-        (Some(method), Some(id)) => Message::Request { id: id.get().to_owned(), method: method.into_owned() },
-        (Some(method), None) => notification(&method, envelope.params),
+        (Some(method), Some(id)) => {
+            let params = envelope.params.map(|params| whole.slice_ref(params.get().as_bytes())).unwrap_or_default();
+            Message::Request(Question { id: id.get().to_owned(), method: method.into_owned(), params })
+        }
+        (Some(method), None) => notification(whole, &method, envelope.params),
         (None, id) => answer(whole, id, envelope.result, envelope.error),
     }
 }
 
-fn notification(method: &str, params: Option<&RawValue>) -> Message {
-    match method {
-        "notifications/progress" => params
-            .and_then(|params| serde_json::from_str::<ProgressParams>(params.get()).ok())
-            .map_or(Message::Notification, |params| Message::Progress(params.token)),
-        "notifications/tools/list_changed" => Message::ToolsChanged,
-        _ => Message::Notification,
-    }
+fn notification(whole: &Bytes, method: &str, params: Option<&RawValue>) -> Message {
+    let raw = |params: &RawValue| whole.slice_ref(params.get().as_bytes());
+    let found = match method {
+        "notifications/progress" => params.and_then(|params| {
+            let read: ProgressParams = serde_json::from_str(params.get()).ok()?;
+            Some(Message::Progress(read.token, raw(params)))
+        }),
+        "notifications/message" => params.map(|params| Message::Log(raw(params))),
+        "notifications/tools/list_changed" => Some(Message::ListChanged(List::Tools)),
+        "notifications/prompts/list_changed" => Some(Message::ListChanged(List::Prompts)),
+        "notifications/resources/list_changed" => Some(Message::ListChanged(List::Resources)),
+        "notifications/resources/updated" => params.and_then(|params| {
+            let read: UpdatedParams = serde_json::from_str(params.get()).ok()?;
+            Some(Message::Updated(read.uri))
+        }),
+        _ => None,
+    };
+    found.unwrap_or(Message::Notification)
 }
 
 fn answer(whole: &Bytes, id: Option<&RawValue>, result: Option<&RawValue>, error: Option<&RawValue>) -> Message {
@@ -151,16 +198,34 @@ mod tests {
             (r#"{"result": {} ,"id":7,"jsonrpc":"2.0"}"#, vec![result(7, "{}")]),
             (
                 r#"{"id":7,"error":{"code":-32602,"message":"no","data":{}}}"#,
-                vec![Message::Reply(7, Reply::Error(RpcError { code: -32602, message: "no".into() }))],
+                vec![Message::Reply(
+                    7,
+                    Reply::Error(RpcError { code: -32602, message: "no".into(), data: Some("{}".into()) }),
+                )],
             ),
             (
                 r#"{"id":"a","method":"roots/list"}"#,
-                vec![Message::Request { id: "\"a\"".into(), method: "roots/list".into() }],
+                vec![Message::Request(Question {
+                    id: "\"a\"".into(),
+                    method: "roots/list".into(),
+                    params: Bytes::new(),
+                })],
             ),
-            (r#"{"method":"notifications/tools/list_changed"}"#, vec![Message::ToolsChanged]),
+            (r#"{"method":"notifications/tools/list_changed"}"#, vec![Message::ListChanged(List::Tools)]),
+            (r#"{"method":"notifications/prompts/list_changed"}"#, vec![Message::ListChanged(List::Prompts)]),
+            (r#"{"method":"notifications/resources/list_changed"}"#, vec![Message::ListChanged(List::Resources)]),
+            (
+                r#"{"method":"notifications/resources/updated","params":{"uri":"a:b"}}"#,
+                vec![Message::Updated("a:b".into())],
+            ),
+            (r#"{"method":"notifications/resources/updated","params":{}}"#, vec![Message::Notification]),
+            (
+                r#"{"method":"notifications/message","params":{"level":"info","data":1}}"#,
+                vec![Message::Log(Bytes::from_static(br#"{"level":"info","data":1}"#))],
+            ),
             (
                 r#"{"method":"notifications/progress","params":{"progressToken":9,"progress":1}}"#,
-                vec![Message::Progress(9)],
+                vec![Message::Progress(9, Bytes::from_static(br#"{"progressToken":9,"progress":1}"#))],
             ),
             (r#"{"method":"notifications/progress","params":{"progressToken":"x"}}"#, vec![Message::Notification]),
             (r#"{"method":"notifications/message"}"#, vec![Message::Notification]),
@@ -173,7 +238,7 @@ mod tests {
             (r#"{"id":null,"result":{}}"#, vec![Message::Nonsense]),
             (
                 r#"{"id":null,"error":{"code":-32001,"message":"no"}}"#,
-                vec![Message::Complaint(RpcError { code: -32001, message: "no".into() })],
+                vec![Message::Complaint(RpcError { code: -32001, message: "no".into(), data: None })],
             ),
             (r#"{"id":"7","error":{"code":1,"message":""}}"#, vec![Message::Nonsense]),
             ("", vec![Message::Nonsense]),

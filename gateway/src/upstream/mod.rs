@@ -2,6 +2,13 @@
 //!
 //! One session per backend and replica, shared by all callers, with ids of our own and no client capabilities.
 
+/// How the gateway introduces itself to servers, as JSON.
+macro_rules! client_info {
+    () => {
+        concat!(r#"{"name":"portcullis","version":""#, env!("CARGO_PKG_VERSION"), r#""}"#)
+    };
+}
+
 pub mod connect;
 mod dial;
 pub mod event_stream;
@@ -15,5 +22,5 @@ pub mod streamable;
 pub mod timing;
 
 pub use connect::{ConnectError, Connected, Target, connect};
-pub use message::{Reply, RpcError};
-pub use session::{Call, CallError, End, Notices, Session};
+pub use message::{Question, Reply, RpcError};
+pub use session::{Call, CallError, Caller, End, Mailbox, Notices, Session, Told};

@@ -1,7 +1,7 @@
 //! What every upstream session offers, whatever transport it speaks.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use ::http::{HeaderMap, HeaderName, HeaderValue};
 use arc_swap::ArcSwap;
@@ -10,7 +10,7 @@ use thiserror::Error;
 use tokio::sync::{Notify, mpsc};
 
 use super::http::{HttpError, HttpPool};
-use super::message::{Message, Reply, json_string};
+use super::message::{List, Message, Question, Reply, json_string};
 use super::sse::SseSession;
 use super::streamable::StreamableSession;
 use super::timing::{Elapsed, Timing};
@@ -42,7 +42,46 @@ pub struct Call<'a> {
     pub headers: &'a HeaderMap,
     /// Ask the server to tell about progress.
     pub progress: bool,
+    /// What is passed on of its caller.
+    pub caller: Caller<'a>,
+    /// Where what the server tells before its answer goes.
+    pub mailbox: Option<&'a Mailbox>,
 }
+
+/// What a server is told of the caller.
+#[derive(Clone, Copy, Default)]
+pub struct Caller<'a> {
+    /// Members of `_meta` that are passed on, without braces.
+    pub meta: &'a str,
+    /// What the caller can be asked, as a JSON object; empty: nothing. Only since 2026-07-28 requests say so.
+    pub capabilities: &'a str,
+    /// The log level that it wants, as JSON. Only since 2026-07-28 requests say so.
+    pub log_level: Option<&'a str>,
+}
+
+/// What a server tells before its answer, in its order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// The `params` of `notifications/progress`.
+    Progress(Bytes),
+    /// The `params` of `notifications/message`.
+    Log(Bytes),
+    /// It asks the caller something, and waits for [`Session::respond`].
+    Question(Question),
+}
+
+/// Takes what a server tells, as far as there is room: what does not fit is dropped and counted.
+///
+/// All of it is there before the answer.
+#[derive(Clone)]
+pub struct Mailbox {
+    room: mpsc::Sender<Told>,
+    /// Whether the caller can be asked.
+    asks: bool,
+}
+
+/// So many messages may wait for a caller that reads slowly.
+const MAILBOX: usize = 64;
 
 /// Why a call has no answer.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -89,6 +128,14 @@ pub enum End {
 pub struct Notices {
     /// The list of tools has changed.
     pub tools_changed: Notify,
+    /// The list of prompts has changed.
+    pub prompts_changed: Notify,
+    /// The list of resources or that of their templates has changed.
+    pub resources_changed: Notify,
+    /// Takes the URIs of resources that have changed.
+    pub updated: OnceLock<mpsc::Sender<String>>,
+    /// Takes what belongs to no call, where the session is one caller's alone.
+    pub unasked: Option<Mailbox>,
     /// Something went wrong: look whether the server is still there.
     pub suspect: Notify,
     /// Messages that answered nothing of ours, were no JSON-RPC, or did not fit the outbox.
@@ -105,6 +152,28 @@ pub(super) struct Core {
     outbox: mpsc::Sender<Bytes>,
 }
 
+// === impl Call, Mailbox ===
+
+impl<'a> Call<'a> {
+    /// A request of the gateway itself, which has no caller.
+    pub fn of_our_own(method: &'a str, params: &'a [&'a str], headers: &'a HeaderMap) -> Self {
+        Self { method, params, name: None, headers, progress: false, caller: Caller::default(), mailbox: None }
+    }
+}
+
+impl Mailbox {
+    /// A mailbox, and the end where it is emptied. `asks`: questions of the server are wanted too.
+    pub fn new(asks: bool) -> (Self, mpsc::Receiver<Told>) {
+        let (room, told) = mpsc::channel(MAILBOX);
+        (Self { room, asks }, told)
+    }
+
+    /// Whether it was taken.
+    pub(super) fn put(&self, told: Told) -> bool {
+        (self.asks || !matches!(told, Told::Question(_))) && self.room.try_send(told).is_ok()
+    }
+}
+
 // === impl Session ===
 
 impl Session {
@@ -119,20 +188,37 @@ impl Session {
         }
     }
 
+    /// Queues the answer to a question of the server: `outcome` is `"result":…` or `"error":…`.
+    pub fn respond(&self, id: &str, outcome: &str) {
+        self.core().post_later(format!(r#"{{"jsonrpc":"2.0","id":{id},{outcome}}}"#));
+    }
+
+    /// Queues a notification for the server: `params` is a JSON object, or empty.
+    pub fn tell(&self, method: &str, params: &str) {
+        let params = if params.is_empty() { String::new() } else { format!(r#","params":{params}"#) };
+        self.core().post_later(format!(r#"{{"jsonrpc":"2.0","method":"{method}"{params}}}"#));
+    }
+
+    fn core(&self) -> &Core {
+        match self {
+            Self::Sse(session) => &session.core,
+            Self::Streamable(session) => &session.core,
+        }
+    }
+
+    /// Whether it speaks 2026-07-28, where a session keeps no state and requests say everything anew.
+    pub fn is_modern(&self) -> bool {
+        matches!(self, Self::Streamable(session) if session.is_modern())
+    }
+
     /// Replaces the configured headers from the next request on.
     pub fn set_headers(&self, headers: HeaderMap) {
-        match self {
-            Self::Sse(session) => session.core.headers.store(Arc::new(headers)),
-            Self::Streamable(session) => session.core.headers.store(Arc::new(headers)),
-        }
+        self.core().headers.store(Arc::new(headers));
     }
 
     /// The method that asks whether the server lives: 2026-07-28 has no `ping`.
     pub fn ping_method(&self) -> &'static str {
-        match self {
-            Self::Streamable(session) if session.is_modern() => "server/discover",
-            _ => "ping",
-        }
+        if self.is_modern() { "server/discover" } else { "ping" }
     }
 
     /// Whether the server has a way to tell now that its tools have changed.
@@ -175,7 +261,7 @@ impl Core {
     /// Queues a message that nobody waits for; a full queue drops it, counted.
     pub(super) fn post_later(&self, message: String) {
         if self.outbox.try_send(Bytes::from(message)).is_err() {
-            self.notices.dropped.fetch_add(1, Ordering::Relaxed);
+            self.drop_one();
         }
     }
 
@@ -186,22 +272,47 @@ impl Core {
         ));
     }
 
-    /// Does what a message that is no awaited answer asks for.
-    pub(super) fn handle_other(&self, message: Message) {
+    /// Does what a message asks for that is no awaited answer. `of_call`: of the call that it surely belongs to.
+    pub(super) fn handle(&self, message: Message, of_call: Option<&Mailbox>) {
+        let mailbox = of_call.or(self.notices.unasked.as_ref());
         match message {
-            Message::ToolsChanged => self.notices.tools_changed.notify_one(),
-            Message::Request { id, method } if id.len() + method.len() <= MAX_ECHO => {
-                self.post_later(answer_to(&id, &method));
+            Message::ListChanged(List::Tools) => self.notices.tools_changed.notify_one(),
+            Message::ListChanged(List::Prompts) => self.notices.prompts_changed.notify_one(),
+            Message::ListChanged(List::Resources) => self.notices.resources_changed.notify_one(),
+            Message::Updated(uri) => {
+                if self.notices.updated.get().is_some_and(|updated| updated.try_send(uri).is_err()) {
+                    self.drop_one();
+                }
             }
-            Message::Nonsense
-            | Message::Unusable(_)
-            | Message::Reply(..)
-            | Message::Complaint(_)
-            | Message::Request { .. } => {
-                self.notices.dropped.fetch_add(1, Ordering::Relaxed);
-            }
-            Message::Notification | Message::Progress(_) => {}
+            Message::Request(question) => self.ask(question, mailbox),
+            Message::Log(params) => self.put(mailbox, Told::Log(params)),
+            Message::Nonsense | Message::Unusable(_) | Message::Reply(..) | Message::Complaint(_) => self.drop_one(),
+            Message::Notification | Message::Progress(..) => {}
         }
+    }
+
+    /// Puts what came before an answer where it is wanted, if it is.
+    pub(super) fn put(&self, mailbox: Option<&Mailbox>, told: Told) {
+        if mailbox.is_some_and(|mailbox| !mailbox.put(told)) {
+            self.drop_one();
+        }
+    }
+
+    /// Puts a question of the server to the caller, if there is one who can be asked.
+    fn ask(&self, question: Question, mailbox: Option<&Mailbox>) {
+        let askable = question.method != "ping" && mailbox.is_some();
+        if askable && mailbox.is_some_and(|mailbox| mailbox.put(Told::Question(question.clone()))) {
+            return;
+        }
+        if question.id.len() + question.method.len() <= MAX_ECHO {
+            self.post_later(answer_to(&question.id, &question.method));
+        } else {
+            self.drop_one();
+        }
+    }
+
+    fn drop_one(&self) {
+        self.notices.dropped.fetch_add(1, Ordering::Relaxed);
     }
 
     /// The configured headers and those of one call.
@@ -217,21 +328,22 @@ impl Core {
     }
 }
 
-/// The text of a request: parts are spliced, never decoded.
-pub(super) fn request_text(id: u64, call: &Call<'_>, meta: &str) -> Bytes {
+/// The text of a request: parts are spliced, never decoded. `meta` are members of `_meta`, in parts.
+pub(super) fn request_text(id: u64, call: &Call<'_>, meta: &[&str]) -> Bytes {
     let length: usize = call.params.iter().map(|part| part.len()).sum();
-    let mut text = String::with_capacity(length + meta.len() + call.method.len() + 120);
+    let meta_length: usize = meta.iter().map(|part| part.len()).sum();
+    let mut text = String::with_capacity(length + meta_length + call.method.len() + 120);
     text.push_str(r#"{"jsonrpc":"2.0","id":"#);
     push_number(&mut text, id);
     text.push_str(r#","method":""#);
     text.push_str(call.method);
     text.push_str(r#"","params":{"#);
     call.params.iter().for_each(|part| text.push_str(part));
-    if call.progress || !meta.is_empty() {
+    if call.progress || meta_length > 0 {
         text.push_str(if length > 0 { r#","_meta":{"# } else { r#""_meta":{"# });
-        text.push_str(meta);
+        meta.iter().for_each(|part| text.push_str(part));
         if call.progress {
-            text.push_str(if meta.is_empty() { r#""progressToken":"# } else { r#","progressToken":"# });
+            text.push_str(if meta_length == 0 { r#""progressToken":"# } else { r#","progressToken":"# });
             push_number(&mut text, id);
         }
         text.push('}');

@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use super::event_stream::{Event, Parser};
 use super::http::Exchange;
 use super::message::{self, Message, Reply};
-use super::session::{Call, CallError, Core, End, header, refusal, request_text};
+use super::session::{Call, CallError, Core, End, Mailbox, Told, header, refusal, request_text};
 use super::timing::Timing;
 
 /// A POST is only acknowledged, so it must be quick; some servers never answer one with an unknown session.
@@ -44,6 +44,7 @@ struct Waiting {
 struct Waiter {
     answer: oneshot::Sender<Result<Reply, CallError>>,
     timing: Arc<Timing>,
+    mailbox: Option<Mailbox>,
 }
 
 /// Fails the waiting calls however the reading ends: at the end of the stream, or because it is given up.
@@ -91,13 +92,14 @@ impl SseSession {
     pub(super) async fn call(&self, call: &Call<'_>, timing: &Arc<Timing>) -> Result<Reply, CallError> {
         let id = self.core.next_id();
         let (answer, mut answered) = oneshot::channel();
-        self.waiting.lock().insert(id, Waiter { answer, timing: timing.clone() });
+        let waiter = Waiter { answer, timing: timing.clone(), mailbox: call.mailbox.cloned() };
+        self.waiting.lock().insert(id, waiter);
         let mut ticket = Ticket { session: self, id, cancel: true };
         if self.waiting.closed.load(Ordering::Acquire) {
             ticket.cancel = false;
             return Err(CallError::NotSent("its event stream is closed"));
         }
-        let text = request_text(id, call, "");
+        let text = request_text(id, call, &[call.caller.meta]);
         let outcome = timing.limit(async {
             let mut posting = std::pin::pin!(self.post(text, call.headers));
             let answer = tokio::select! {
@@ -172,7 +174,7 @@ impl SseSession {
     fn settle(&self, id: u64, answer: Result<Reply, CallError>) {
         match self.waiting.lock().remove(&id) {
             Some(waiter) => drop(waiter.answer.send(answer)),
-            None => self.core.handle_other(Message::Nonsense),
+            None => self.core.handle(Message::Nonsense, None),
         }
     }
 
@@ -180,12 +182,14 @@ impl SseSession {
         match message {
             Message::Reply(id, reply) => self.settle(id, Ok(reply)),
             Message::Unusable(id) => self.settle(id, Err(CallError::Nonsense("it is no valid JSON-RPC answer"))),
-            Message::Progress(token) => {
+            Message::Progress(token, params) => {
                 if let Some(waiter) = self.waiting.lock().get(&token) {
                     waiter.timing.progressed();
+                    self.core.put(waiter.mailbox.as_ref(), Told::Progress(params));
                 }
             }
-            other => self.core.handle_other(other),
+            // The stream does not say to which call it belongs.
+            other => self.core.handle(other, None),
         }
     }
 }

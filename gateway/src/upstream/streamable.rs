@@ -15,7 +15,7 @@ use super::event_stream::{Event, Parser};
 use super::http::Exchange;
 use super::message::{self, Message, Reply};
 use super::params::encode_value;
-use super::session::{Call, CallError, Core, End, header, refusal, request_text};
+use super::session::{Call, CallError, Core, End, Mailbox, Told, header, refusal, request_text};
 use super::sse::{read_stream, send_all};
 use super::timing::Timing;
 
@@ -47,8 +47,6 @@ pub struct StreamableSession {
     own_headers: HeaderMap,
     has_session: bool,
     modern: bool,
-    /// What `_meta` says in every request.
-    meta: String,
     expired: Notify,
     /// The listening stream is open.
     hears: AtomicBool,
@@ -59,16 +57,11 @@ impl StreamableSession {
         let mut own_headers = HeaderMap::new();
         header(&mut own_headers, "content-type", "application/json");
         header(&mut own_headers, "accept", "application/json, text/event-stream");
-        let mut meta = String::new();
         if modern {
             header(&mut own_headers, "mcp-protocol-version", MODERN);
-            meta = format!(
-                r#""io.modelcontextprotocol/protocolVersion":"{MODERN}","io.modelcontextprotocol/clientCapabilities":{{}},"io.modelcontextprotocol/clientInfo":{}"#,
-                super::connect::CLIENT_INFO
-            );
         }
         let (expired, hears) = (Notify::new(), AtomicBool::new(false));
-        Self { core, endpoint, own_headers, has_session: false, modern, meta, expired, hears }
+        Self { core, endpoint, own_headers, has_session: false, modern, expired, hears }
     }
 
     /// Whether the server has a way to tell now that its tools have changed.
@@ -95,7 +88,7 @@ impl StreamableSession {
         let mut guard = CancelOnDrop { session: self, id, armed: !self.modern };
         let answer = timing.limit(async {
             let exchange = self.post(call, id).await?;
-            self.read_answer(exchange, id, timing).await
+            self.read_answer(exchange, id, timing, call.mailbox).await
         });
         let answer = answer.await?;
         guard.armed = false;
@@ -114,11 +107,17 @@ impl StreamableSession {
                 header(&mut headers, "mcp-name", &encode_value(name));
             }
         }
-        let text = request_text(id, call, &self.meta);
+        let text = if self.modern { modern_text(id, call) } else { request_text(id, call, &[call.caller.meta]) };
         Ok(self.core.pool.send(Method::POST, &self.endpoint, &headers, text).await?)
     }
 
-    pub(super) async fn read_answer(&self, exchange: Exchange, id: u64, timing: &Timing) -> Result<Reply, CallError> {
+    pub(super) async fn read_answer(
+        &self,
+        exchange: Exchange,
+        id: u64,
+        timing: &Timing,
+        mailbox: Option<&Mailbox>,
+    ) -> Result<Reply, CallError> {
         if !exchange.head.status.is_success() {
             return self.read_refusal(exchange).await;
         }
@@ -130,16 +129,22 @@ impl StreamableSession {
                     Message::Reply(of, reply) if of == id => found = Some(reply),
                     // The body belongs to one request, so there is no doubt whose error it is.
                     Message::Complaint(error) if found.is_none() => found = Some(Reply::Error(error)),
-                    other => self.core.handle_other(other),
+                    other => self.core.handle(other, mailbox),
                 });
                 self.judge(found.ok_or(CallError::Nonsense("it is no answer to the request"))?)
             }
-            "text/event-stream" => self.read_events(exchange, id, timing).await,
+            "text/event-stream" => self.read_events(exchange, id, timing, mailbox).await,
             _ => Err(CallError::Nonsense("it is neither JSON nor an event stream")),
         }
     }
 
-    async fn read_events(&self, mut exchange: Exchange, id: u64, timing: &Timing) -> Result<Reply, CallError> {
+    async fn read_events(
+        &self,
+        mut exchange: Exchange,
+        id: u64,
+        timing: &Timing,
+        mailbox: Option<&Mailbox>,
+    ) -> Result<Reply, CallError> {
         let mut parser = Parser::new(self.core.max_message);
         let mut found = None;
         loop {
@@ -151,8 +156,11 @@ impl StreamableSession {
                 message::read(&data, |message| match message {
                     Message::Reply(of, reply) if of == id => found = Some(reply),
                     Message::Complaint(error) if found.is_none() => found = Some(Reply::Error(error)),
-                    Message::Progress(of) if of == id => timing.progressed(),
-                    other => self.core.handle_other(other),
+                    Message::Progress(of, params) if of == id => {
+                        timing.progressed();
+                        self.core.put(mailbox, Told::Progress(params));
+                    }
+                    other => self.core.handle(other, mailbox),
                 });
                 if let Some(reply) = found {
                     exchange.linger();
@@ -236,7 +244,7 @@ impl StreamableSession {
                     }
                     let _hearing = Hearing::begin(&self.hears);
                     let mut parser = Parser::new(self.core.max_message);
-                    let end = read_stream(&mut stream, &mut parser, |message| self.core.handle_other(message)).await;
+                    let end = read_stream(&mut stream, &mut parser, |message| self.core.handle(message, None)).await;
                     if let End::Broken(_) = end {
                         return end;
                     }
@@ -258,9 +266,7 @@ impl StreamableSession {
         let exchange = if self.modern {
             let params = [r#""notifications":{"toolsListChanged":true}"#];
             let none = HeaderMap::new();
-            let call =
-                Call { method: "subscriptions/listen", params: &params, name: None, headers: &none, progress: false };
-            self.post(&call, self.core.next_id()).await?
+            self.post(&Call::of_our_own("subscriptions/listen", &params, &none), self.core.next_id()).await?
         } else {
             let mut headers = self.core.headers_for(&self.own_headers, &HeaderMap::new());
             header(&mut headers, "accept", "text/event-stream");
@@ -284,6 +290,23 @@ impl StreamableSession {
             let _ = self.core.pool.send(Method::DELETE, &self.endpoint, &headers, Bytes::new()).await;
         }
     }
+}
+
+/// The text of a request of 2026-07-28: `_meta` says everything that a session said before.
+fn modern_text(id: u64, call: &Call<'_>) -> Bytes {
+    const VERSION: &str = concat!(
+        r#""io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientInfo":"#,
+        client_info!(),
+        r#","io.modelcontextprotocol/clientCapabilities":"#
+    );
+    let caller = &call.caller;
+    let capabilities = if caller.capabilities.is_empty() { "{}" } else { caller.capabilities };
+    let (level_name, level) = match caller.log_level {
+        Some(level) => (r#","io.modelcontextprotocol/logLevel":"#, level),
+        None => ("", ""),
+    };
+    let comma = if caller.meta.is_empty() { "" } else { "," };
+    request_text(id, call, &[VERSION, capabilities, level_name, level, comma, caller.meta])
 }
 
 /// What servers write with HTTP 400 when they do not know the session, where the specification wants 404.
