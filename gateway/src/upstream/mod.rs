@@ -13,6 +13,7 @@ pub mod connect;
 mod dial;
 pub mod event_stream;
 pub mod http;
+mod mailbox;
 pub mod message;
 pub mod params;
 pub mod session;
@@ -22,5 +23,6 @@ pub mod streamable;
 pub mod timing;
 
 pub use connect::{ConnectError, Connected, Target, connect};
+pub use mailbox::{Mailbox, Told};
 pub use message::{Question, Reply, RpcError};
-pub use session::{Call, CallError, Caller, End, Mailbox, Notices, Session, Told};
+pub use session::{Call, CallError, Caller, End, Notices, Session};

@@ -10,6 +10,7 @@ use thiserror::Error;
 use tokio::sync::{Notify, mpsc};
 
 use super::http::{HttpError, HttpPool};
+use super::mailbox::{Mailbox, Told};
 use super::message::{List, Message, Question, Reply, json_string};
 use super::sse::SseSession;
 use super::streamable::StreamableSession;
@@ -58,30 +59,6 @@ pub struct Caller<'a> {
     /// The log level that it wants, as JSON. Only since 2026-07-28 requests say so.
     pub log_level: Option<&'a str>,
 }
-
-/// What a server tells before its answer, in its order.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Told {
-    /// The `params` of `notifications/progress`.
-    Progress(Bytes),
-    /// The `params` of `notifications/message`.
-    Log(Bytes),
-    /// It asks the caller something, and waits for [`Session::respond`].
-    Question(Question),
-}
-
-/// Takes what a server tells, as far as there is room: what does not fit is dropped and counted.
-///
-/// All of it is there before the answer.
-#[derive(Clone)]
-pub struct Mailbox {
-    room: mpsc::Sender<Told>,
-    /// Whether the caller can be asked.
-    asks: bool,
-}
-
-/// So many messages may wait for a caller that reads slowly.
-const MAILBOX: usize = 64;
 
 /// Why a call has no answer.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -152,25 +129,12 @@ pub(super) struct Core {
     outbox: mpsc::Sender<Bytes>,
 }
 
-// === impl Call, Mailbox ===
+// === impl Call ===
 
 impl<'a> Call<'a> {
     /// A request of the gateway itself, which has no caller.
     pub fn of_our_own(method: &'a str, params: &'a [&'a str], headers: &'a HeaderMap) -> Self {
         Self { method, params, name: None, headers, progress: false, caller: Caller::default(), mailbox: None }
-    }
-}
-
-impl Mailbox {
-    /// A mailbox, and the end where it is emptied. `asks`: questions of the server are wanted too.
-    pub fn new(asks: bool) -> (Self, mpsc::Receiver<Told>) {
-        let (room, told) = mpsc::channel(MAILBOX);
-        (Self { room, asks }, told)
-    }
-
-    /// Whether it was taken.
-    pub(super) fn put(&self, told: Told) -> bool {
-        (self.asks || !matches!(told, Told::Question(_))) && self.room.try_send(told).is_ok()
     }
 }
 

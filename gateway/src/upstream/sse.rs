@@ -14,8 +14,9 @@ use tokio::time::timeout;
 
 use super::event_stream::{Event, Parser};
 use super::http::Exchange;
+use super::mailbox::{Mailbox, Told};
 use super::message::{self, Message, Reply};
-use super::session::{Call, CallError, Core, End, Mailbox, Told, header, refusal, request_text};
+use super::session::{Call, CallError, Core, End, header, refusal, request_text};
 use super::timing::Timing;
 
 /// A POST is only acknowledged, so it must be quick; some servers never answer one with an unknown session.

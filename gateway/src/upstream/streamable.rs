@@ -13,9 +13,10 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::event_stream::{Event, Parser};
 use super::http::Exchange;
+use super::mailbox::{Mailbox, Told};
 use super::message::{self, Message, Reply};
 use super::params::encode_value;
-use super::session::{Call, CallError, Core, End, Mailbox, Told, header, refusal, request_text};
+use super::session::{Call, CallError, Core, End, header, refusal, request_text};
 use super::sse::{read_stream, send_all};
 use super::timing::Timing;
 
