@@ -460,7 +460,7 @@ impl Task {
         let session = connected.session.clone();
         let mut orders = self.orders.clone();
         // One future for all changes: none of them may make it forget what it was about to do.
-        let mut watching = std::pin::pin!(self.watch(&session, connected.announces_tools));
+        let mut watching = std::pin::pin!(self.watch(&session, connected.capabilities.announces_tools));
         loop {
             let order = tokio::select! {
                 biased;

@@ -14,6 +14,6 @@ pub mod stream;
 pub mod streamable;
 pub mod timing;
 
-pub use connect::{ConnectError, Connected, Target, connect};
+pub use connect::{ConnectError, Connected, ServerCapabilities, Target, connect};
 pub use message::{Reply, RpcError};
 pub use session::{Call, CallError, End, Notices, Session};
