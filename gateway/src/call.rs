@@ -11,7 +11,7 @@ use memchr::memmem;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
-use crate::catalog::{Candidate, Catalog, Entry};
+use crate::catalog::{Candidate, Catalog, Entry, Kind};
 use crate::handle::{Handle, Live};
 use crate::metrics::{Metrics, Outcome};
 use crate::pick::{self, View};
@@ -64,12 +64,12 @@ pub enum Failure {
 
 /// Carries a call out. Dropping the future cancels it.
 pub async fn call(catalog: &Catalog, call: &ToolCall<'_>, metrics: &Metrics) -> Called {
-    let Some(entry) = catalog.find(call.tool) else {
+    let Some(entry) = catalog.find(Kind::Tools, None, call.tool) else {
         return called(None, 0, Err(Failure::UnknownTool));
     };
     let began = Instant::now();
-    let mut guard = Observed { metrics, tool: call.tool, server: None, outcome: Outcome::Cancelled, began };
-    let called = attempt_all(entry, call, &mut guard).await;
+    let mut guard = Observed { metrics, tool: &entry.name, server: None, outcome: Outcome::Cancelled, began };
+    let called = attempt_all(&entry, call, &mut guard).await;
     guard.outcome = called.outcome;
     called
 }
@@ -103,7 +103,7 @@ async fn attempt_all(entry: &Entry, call: &ToolCall<'_>, guard: &mut Observed<'_
                 if error.lies_with_the_server() {
                     candidate.server.failed();
                 }
-                let again = error.is_harmless() || (candidate.tool.repeatable && error != CallError::Timeout);
+                let again = error.is_harmless() || (candidate.item.repeatable && error != CallError::Timeout);
                 failure = Failure::Server(error);
                 if !again {
                     break;
@@ -171,8 +171,8 @@ async fn attempt(candidate: &Candidate, call: &ToolCall<'_>, waits: bool, silenc
     let Some(_slot) = server.slot(wait_until).await else { return Err(Failure::Busy) };
     let Some(live) = server.live() else { return Err(Failure::Server(CallError::NotSent("it has no session"))) };
     let mut headers = forwarded(&spec.forward_headers, call.headers);
-    if !candidate.tool.params.is_empty() {
-        mirror(&candidate.tool.params, call.arguments, &mut headers);
+    if !candidate.item.params.is_empty() {
+        mirror(&candidate.item.params, call.arguments, &mut headers);
     }
     let timing = Arc::new(Timing::new(silence));
     match send(&live, candidate, call, &headers, &timing).await {
@@ -196,7 +196,7 @@ async fn send(
     headers: &HeaderMap,
     timing: &Arc<Timing>,
 ) -> Result<Reply, CallError> {
-    let tool = &candidate.tool;
+    let tool = &candidate.item;
     let params = [r#""name":"#, &tool.own_name_json, r#","arguments":"#, call.arguments];
     let request = Call { method: "tools/call", params: &params, name: Some(&tool.own_name), headers, progress: true };
     let reply = live.session.call(&request, timing).await?;
