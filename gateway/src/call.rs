@@ -32,8 +32,6 @@ pub const CALL_TOOL: &str = "tools/call";
 pub struct Request<'a> {
     /// The method.
     pub method: &'static str,
-    /// Name of the tool as the caller knows it; of other methods, nothing.
-    pub tool: &'a str,
     /// The first member of `params`.
     pub subject: Subject<'a>,
     /// The other members of `params` but for `_meta`, as JSON text that is passed on byte for byte, in parts that begin
@@ -88,7 +86,7 @@ pub enum Failure {
 /// Carries a call out. Dropping the future cancels it.
 pub async fn call(entry: &Entry, call: &Request<'_>, metrics: &Metrics) -> Called {
     let began = Instant::now();
-    let (method, tool) = (call.method, call.tool);
+    let (method, tool) = (call.method, &entry.name);
     let mut guard = Observed { metrics, method, tool, server: None, outcome: Outcome::Cancelled, began };
     let called = attempt_all(entry, call, &mut guard).await;
     guard.outcome = called.outcome;
@@ -124,7 +122,7 @@ async fn attempt_all(entry: &Entry, call: &Request<'_>, guard: &mut Observed<'_>
                 if error.lies_with_the_server() {
                     candidate.server.failed();
                 }
-                let again = error.is_harmless() || (candidate.tool.repeatable && error != CallError::Timeout);
+                let again = error.is_harmless() || (candidate.item.repeatable && error != CallError::Timeout);
                 failure = Failure::Server(error);
                 if !again {
                     break;
@@ -192,8 +190,8 @@ async fn attempt(candidate: &Candidate, call: &Request<'_>, waits: bool, silence
     let Some(_slot) = server.slot(wait_until).await else { return Err(Failure::Busy) };
     let Some(live) = server.live() else { return Err(Failure::Server(CallError::NotSent("it has no session"))) };
     let mut headers = forwarded(&spec.forward_headers, call.headers);
-    if !candidate.tool.params.is_empty() {
-        mirror(&candidate.tool.params, call.arguments, &mut headers);
+    if !candidate.item.params.is_empty() {
+        mirror(&candidate.item.params, call.arguments, &mut headers);
     }
     let timing = Arc::new(Timing::new(silence));
     match send(&live, candidate, call, &headers, &timing).await {
@@ -217,7 +215,7 @@ async fn send(
     headers: &HeaderMap,
     timing: &Arc<Timing>,
 ) -> Result<Reply, CallError> {
-    let tool = &candidate.tool;
+    let tool = &candidate.item;
     let (first, name): ([&str; 2], &str) = match call.subject {
         Subject::Named => ([r#""name":"#, &tool.own_name_json], &tool.own_name),
         Subject::Given(member, value) => ([member, ""], value),

@@ -1,39 +1,58 @@
-//! Every tool under the name callers use, with the servers that offer it.
+//! Everything that servers offer under the names callers use, with the servers that offer it.
 //!
 //! An immutable view: built anew when something changed and swapped in whole, so that a call never sees half a change.
 
-use std::collections::HashMap;
+mod pages;
+mod rest;
+mod table;
+
+use std::borrow::Cow;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use portcullis_crds::ServerKey;
-use portcullis_crds::names::TOOL_NAME_JOINER;
-use portcullis_crds::rules::is_tool_name;
-use smallvec::SmallVec;
+use smallvec::smallvec;
 
-use crate::handle::{Handle, Phase};
-use crate::tool::Tool;
-use crate::upstream::message::json_string;
+use self::pages::{Pages, number_of_row};
+use self::table::{Named, Table};
+use crate::handle::{Handle, Offer, Phase};
+use crate::item::Item;
 
-/// All tools of all servers.
+pub use self::pages::{BadCursor, PAGE};
+pub use self::table::{Candidate, Entry};
+pub use crate::item::Kind;
+
+/// What a caller looks at: everything, or one server alone with the names that it offers.
+pub type Scope<'a> = Option<&'a Arc<Handle>>;
+
+/// Everything of all servers.
 #[derive(Default)]
 pub struct Catalog {
-    tools: HashMap<Arc<str>, Entry>,
+    tables: [Table; Kind::ALL.len()],
     servers: Vec<Arc<Handle>>,
     /// For each of the servers, in the same order.
     places: Vec<Place>,
+    /// For each of the servers, in the same order.
+    alone: Vec<Alone>,
     listing: OnceLock<Bytes>,
 }
 
 /// A server's place in the view.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Place {
-    /// Its tools are listed here.
-    listed: bool,
-    /// They are those that it has told itself.
-    own: bool,
-    /// So many of them go by `server__tool` because another server has their name.
-    renamed: u32,
+pub struct Place {
+    /// What it offers is listed here.
+    pub listed: bool,
+    /// It is what it has told itself.
+    pub own: bool,
+    /// So many of its tools go by `server__tool` because another server has their name.
+    pub renamed: u32,
+}
+
+/// One server's offer as it was when the view was built, and what is shown of it alone.
+struct Alone {
+    offer: Arc<Offer>,
+    /// Few servers are looked at alone.
+    pages: OnceLock<Box<[OnceLock<Pages>; Kind::ALL.len()]>>,
 }
 
 /// What differs between two views.
@@ -45,58 +64,103 @@ pub struct Difference<'a> {
     pub gone: Vec<&'a ServerKey>,
 }
 
-/// A tool and who offers it, in the order of precedence.
-pub struct Entry {
-    /// The servers that offer it.
-    pub candidates: SmallVec<[Candidate; 1]>,
-    /// At least one of them is listed now.
-    pub listed: bool,
-}
-
-/// A server that offers a tool.
-pub struct Candidate {
-    /// The server.
-    pub server: Arc<Handle>,
-    /// The tool as this server knows it.
-    pub tool: Arc<Tool>,
-    /// Its tools are listed now.
-    pub listed: bool,
-}
-
 impl Catalog {
     /// Builds the view. Servers come in any order.
     ///
     /// A server that is older keeps a contested name, so that adding one never renames what exists.
     pub fn build(mut servers: Vec<Arc<Handle>>) -> Self {
         servers.sort_by(|a, b| a.key.cmp(&b.key));
+        let mut places = Vec::with_capacity(servers.len());
+        let mut alone = Vec::with_capacity(servers.len());
+        for server in &servers {
+            // Before the offer, which is then no older.
+            let own = server.has_listed();
+            let offer = server.offer();
+            places.push(Place { listed: offer.listed, own, ..Place::default() });
+            alone.push(Alone { offer, pages: OnceLock::new() });
+        }
         let mut by_age: Vec<usize> = (0..servers.len()).collect();
         // Stable: of two of one age the first by key comes first.
         by_age.sort_by_cached_key(|index| servers[*index].spec().created);
-        let count = servers.iter().map(|server| server.offer().tools.len()).sum();
-        let mut tools: HashMap<Arc<str>, Entry> = HashMap::with_capacity(count);
-        let mut places = vec![Place::default(); servers.len()];
-        for index in by_age {
-            let (server, place) = (&servers[index], &mut places[index]);
-            // Before the offer, which is then no older.
-            place.own = server.has_listed();
-            let offer = server.offer();
-            place.listed = offer.listed;
-            for tool in offer.tools.iter() {
-                let name = free_name(&tools, server, tool);
-                let Some(name) = name else { continue };
-                place.renamed += u32::from(name != tool.name);
-                let entry = tools.entry(name).or_insert_with(|| Entry { candidates: SmallVec::new(), listed: false });
-                entry.listed |= offer.listed;
-                entry.candidates.push(Candidate { server: server.clone(), tool: tool.clone(), listed: offer.listed });
+        let tables = Kind::ALL.map(|kind| {
+            let count = alone.iter().map(|alone| alone.offer.of(kind).len()).sum();
+            let mut table = Table::with_capacity(count);
+            for index in &by_age {
+                let (server, offer) = (&servers[*index], &alone[*index].offer);
+                for item in offer.of(kind).iter() {
+                    places[*index].note(kind, table.add(kind, server, item, offer.listed));
+                }
             }
-        }
-        Self { tools, servers, places, listing: OnceLock::new() }
+            table
+        });
+        Self { tables, servers, places, alone, listing: OnceLock::new() }
     }
 
-    /// The tool of this name.
-    pub fn find(&self, name: &str) -> Option<&Entry> {
-        self.tools.get(name)
+    // --- what is offered ---
+
+    /// The item of this name, if anybody has it. A tool is found by its full name too where that is shortened.
+    pub fn find(&self, kind: Kind, scope: Scope<'_>, name: &str) -> Option<Cow<'_, Entry>> {
+        match scope {
+            None => self.table(kind).get(name).map(Cow::Borrowed),
+            Some(server) => self.find_alone(kind, server, name).map(Cow::Owned),
+        }
     }
+
+    fn find_alone(&self, kind: Kind, server: &Arc<Handle>, name: &str) -> Option<Entry> {
+        let offer = &self.alone(server)?.offer;
+        let items = offer.of(kind);
+        let item = &items[items.binary_search_by(|item| (*item.name).cmp(name)).ok()?];
+        let candidate = Candidate { server: server.clone(), item: item.clone(), listed: offer.listed };
+        Some(Entry { name: item.name.clone(), candidates: smallvec![candidate], listed: offer.listed })
+    }
+
+    /// A page of a list as MCP has it: `"tools":[...]`, then `,"nextCursor":"..."` if more follow; no braces.
+    ///
+    /// Sorted by name, [`PAGE`] items a page; the same bytes as long as nothing changes.
+    ///
+    /// # Errors
+    /// The cursor was never given out.
+    pub fn page(&self, kind: Kind, scope: Scope<'_>, cursor: Option<&str>) -> Result<Bytes, BadCursor> {
+        let Some(server) = scope else { return self.table(kind).pages(kind).page(cursor) };
+        match self.alone(server) {
+            Some(alone) => alone.pages(kind).page(cursor),
+            None => Pages::new(kind, Vec::new()).page(cursor),
+        }
+    }
+
+    /// A number that changes when the pages of a kind do; that of resources also when those of templates do.
+    pub fn fingerprint(&self, kind: Kind, scope: Scope<'_>) -> u64 {
+        let of = |kind| match scope {
+            None => self.table(kind).fingerprint(),
+            Some(server) => self.alone(server).map_or(0, |alone| alone.fingerprint(kind)),
+        };
+        match kind {
+            Kind::Resources => of(Kind::Resources).wrapping_add(of(Kind::Templates).rotate_left(1)),
+            kind => of(kind),
+        }
+    }
+
+    /// The listed items of a kind, sorted by name.
+    pub fn listed(&self, kind: Kind) -> Vec<&Entry> {
+        let mut all: Vec<_> = self.table(kind).listed().collect();
+        all.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        all
+    }
+
+    /// How many items of a kind are listed.
+    pub fn count(&self, kind: Kind) -> usize {
+        self.table(kind).listed().count()
+    }
+
+    fn table(&self, kind: Kind) -> &Table {
+        &self.tables[kind as usize]
+    }
+
+    fn alone(&self, server: &Handle) -> Option<&Alone> {
+        self.index_of(&server.key).map(|index| &self.alone[index])
+    }
+
+    // --- servers ---
 
     /// Every server, sorted by key.
     pub fn servers(&self) -> &[Arc<Handle>] {
@@ -134,12 +198,8 @@ impl Catalog {
         place.listed && place.own
     }
 
-    /// How many tools of this server go by `server__tool` because another server has their name.
-    pub fn renamed(&self, server: &Handle) -> u32 {
-        self.place(server).renamed
-    }
-
-    fn place(&self, server: &Handle) -> Place {
+    /// A server's place; that of one that is not here is empty.
+    pub fn place(&self, server: &Handle) -> Place {
         self.index_of(&server.key).map(|index| self.places[index]).unwrap_or_default()
     }
 
@@ -170,200 +230,34 @@ impl Catalog {
         difference.gone.extend(before.map(|(gone, _)| &gone.key));
         difference
     }
+}
 
-    /// Names of the listed tools, sorted, with their entries.
-    pub fn listed(&self) -> Vec<(&Arc<str>, &Entry)> {
-        let mut all: Vec<_> = self.tools.iter().filter(|(_, entry)| entry.listed).collect();
-        all.sort_by(|a, b| a.0.cmp(b.0));
-        all
-    }
-
-    /// How many tools are listed.
-    pub fn tool_count(&self) -> usize {
-        self.tools.values().filter(|entry| entry.listed).count()
-    }
-
-    /// Names under which a server's tools are listed, sorted.
-    pub fn names_of(&self, server: &Handle) -> Vec<&str> {
-        let mut names: Vec<&str> = self
-            .tools
-            .iter()
-            .filter(|(_, entry)| entry.candidates.iter().any(|c| c.listed && c.server.key == server.key))
-            .map(|(name, _)| &**name)
-            .collect();
-        names.sort_unstable();
-        names
-    }
-
-    /// The body of `GET /tools/list`; the same bytes as long as nothing changes.
-    pub fn listing(&self) -> Bytes {
-        self.listing.get_or_init(|| self.write_listing(None)).clone()
-    }
-
-    /// The body of `GET /tools/list?server=...`.
-    pub fn listing_of(&self, server: &Handle) -> Bytes {
-        self.write_listing(Some(server))
-    }
-
-    fn write_listing(&self, only: Option<&Handle>) -> Bytes {
-        let mut text = String::from(r#"{"tools":["#);
-        let mut first = true;
-        for (name, entry) in self.listed() {
-            let wanted = |c: &&Candidate| c.listed && only.is_none_or(|server| server.key == c.server.key);
-            let Some(shown) = entry.candidates.iter().find(wanted) else { continue };
-            if !std::mem::take(&mut first) {
-                text.push(',');
-            }
-            text.push_str(r#"{"name":"#);
-            text.push_str(&json_string(name));
-            text.push_str(&shown.tool.members);
-            if only.is_none() {
-                let servers: Vec<String> = entry
-                    .candidates
-                    .iter()
-                    .filter(|c| c.listed)
-                    .map(|c| json_string(c.server.spec().label()))
-                    .collect();
-                text.push_str(&format!(
-                    r#","available_servers":[{}],"server_count":{}"#,
-                    servers.join(","),
-                    servers.len()
-                ));
-            }
-            text.push('}');
+impl Place {
+    fn note(&mut self, kind: Kind, named: Named) {
+        match (kind, named) {
+            (Kind::Tools, Named::Renamed) => self.renamed += 1,
+            _ => {}
         }
-        text.push_str("]}");
-        text.into()
     }
 }
 
-/// The name under which a tool is offered: its own, unless an older server has it with another schema.
-fn free_name(tools: &HashMap<Arc<str>, Entry>, server: &Handle, tool: &Tool) -> Option<Arc<str>> {
-    let fits = |name: &str| tools.get(name).is_none_or(|entry| entry.candidates[0].tool.schema == tool.schema);
-    if fits(&tool.name) {
-        return Some(tool.name.clone());
+impl Alone {
+    fn pages(&self, kind: Kind) -> &Pages {
+        let all = self.pages.get_or_init(Box::default);
+        all[kind as usize].get_or_init(|| {
+            let shown = self.shown(kind);
+            Pages::new(kind, shown.iter().map(|item| (item.name.clone(), item.clone())).collect())
+        })
     }
-    let key = &server.key;
-    let prefixes = [key.name.clone(), format!("{}.{}", key.namespace, key.name)];
-    let names = prefixes.into_iter().map(|prefix| format!("{prefix}{TOOL_NAME_JOINER}{}", tool.name));
-    names.into_iter().find(|name| is_tool_name(name) && fits(name)).map(Into::into)
+
+    fn fingerprint(&self, kind: Kind) -> u64 {
+        self.shown(kind).iter().map(|item| number_of_row(&item.name, item)).fold(0, u64::wrapping_add)
+    }
+
+    fn shown(&self, kind: Kind) -> &[Arc<Item>] {
+        if self.offer.listed { self.offer.of(kind) } else { &[] }
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::handle::Offer;
-    use crate::metrics::Metrics;
-    use crate::tool::read_tools;
-    use portcullis_crds::mcpserver::ToolRules;
-    use portcullis_crds::{Server, ServerKey};
-
-    fn server(name: &str, created: i64, tools: &[(&str, &str)], listed: bool) -> Arc<Handle> {
-        let spec = Server { created, ..Server::from_url(name, &format!("http://{name}/")) };
-        let handle = Handle::new(spec, &Metrics::new());
-        let texts: Vec<String> = tools
-            .iter()
-            .map(|(tool, kind)| format!(r#"{{"name":"{tool}","inputSchema":{{"type":"object","title":"{kind}"}}}}"#))
-            .collect();
-        let tools = read_tools(texts.iter().map(String::as_str), &ToolRules::default()).tools;
-        handle.set_offer(Offer { tools: Arc::new(tools.into_iter().map(Arc::new).collect()), listed });
-        Arc::new(handle)
-    }
-
-    fn offered(catalog: &Catalog) -> Vec<(String, Vec<String>)> {
-        let names = |entry: &Entry| entry.candidates.iter().map(|c| c.server.name.clone()).collect();
-        catalog.listed().into_iter().map(|(name, entry)| (name.to_string(), names(entry))).collect()
-    }
-
-    fn row(name: &str, servers: &[&str]) -> (String, Vec<String>) {
-        (name.to_owned(), servers.iter().map(|s| (*s).to_owned()).collect())
-    }
-
-    #[test]
-    fn a_tool_of_one_name_and_schema_is_one_tool_and_the_older_server_keeps_a_contested_name() {
-        let a = server("a", 2, &[("t", "x"), ("own", "x")], true);
-        let b = server("b", 1, &[("t", "x")], true);
-        let c = server("c", 3, &[("t", "y")], true);
-        let catalog = Catalog::build(vec![c, a, b]);
-        assert_eq!(offered(&catalog), [row("c__t", &["c"]), row("own", &["a"]), row("t", &["b", "a"])]);
-        let renamed: Vec<_> =
-            catalog.servers().iter().map(|server| (server.name.as_str(), catalog.renamed(server))).collect();
-        assert_eq!(renamed, [("a", 0), ("b", 0), ("c", 1)]);
-    }
-
-    #[test]
-    fn adding_a_server_never_renames_what_exists() {
-        let old = server("old", 1, &[("t", "x"), ("u", "x")], true);
-        let new = server("new", 2, &[("t", "y"), ("old__t", "y"), ("v", "y")], true);
-        let before = offered(&Catalog::build(vec![old.clone()]));
-        let after = offered(&Catalog::build(vec![new, old]));
-        assert!(before.iter().all(|row| after.contains(row)), "{before:?} {after:?}");
-    }
-
-    #[test]
-    fn a_server_that_is_away_keeps_its_names_without_being_listed() {
-        let away = server("away", 1, &[("t", "x"), ("only", "x")], false);
-        let here = server("here", 2, &[("t", "y")], true);
-        let catalog = Catalog::build(vec![away, here]);
-        assert_eq!(offered(&catalog), [row("here__t", &["here"])]);
-        assert!(catalog.find("only").is_some_and(|entry| !entry.listed));
-        assert_eq!(catalog.tool_count(), 1);
-    }
-
-    #[test]
-    fn tools_taken_over_from_before_a_restart_are_shown_but_only_the_servers_own_ones_count() {
-        let a = server("a", 0, &[("t", "x")], true);
-        let taken_over = Catalog::build(vec![a.clone()]);
-        assert_eq!((offered(&taken_over), taken_over.lists(&a)), (vec![row("t", &["a"])], false));
-
-        a.set_own_offer((*a.offer()).clone());
-        assert!(!taken_over.lists(&a), "this view may lack what it has told");
-        let own = Catalog::build(vec![a.clone()]);
-        assert!(own.lists(&a));
-        assert_eq!(own.since(&taken_over).servers.len(), 1, "others are told, though its tools are the same");
-    }
-
-    #[test]
-    fn the_listing_is_the_same_bytes_whatever_the_order_of_the_servers() {
-        let a = server("a", 0, &[("t", "x")], true);
-        let b = server("b", 0, &[("t", "x")], true);
-        let expected = r#"{"tools":[{"name":"t","inputSchema":{"type":"object","title":"x"},"available_servers":["a","b"],"server_count":2}]}"#;
-        assert_eq!(Catalog::build(vec![a.clone(), b.clone()]).listing(), expected);
-        let catalog = Catalog::build(vec![b, a.clone()]);
-        assert_eq!(catalog.listing(), expected);
-        assert_eq!(catalog.listing_of(&a), r#"{"tools":[{"name":"t","inputSchema":{"type":"object","title":"x"}}]}"#);
-        assert_eq!(Catalog::default().listing(), r#"{"tools":[]}"#);
-    }
-
-    #[test]
-    fn servers_are_found_by_name_by_url_and_by_bare_name_where_it_is_clear() {
-        let named = |namespace: &str, name: &str| {
-            let key = ServerKey::new(namespace, name);
-            let spec = Server {
-                name: key.public_name("default"),
-                key,
-                ..Server::from_url(name, &format!("http://{namespace}/"))
-            };
-            Arc::new(Handle::new(spec, &Metrics::new()))
-        };
-        let catalog = Catalog::build(vec![
-            named("default", "a"),
-            named("x", "a"),
-            named("x", "b"),
-            named("x", "c"),
-            named("y", "c"),
-        ]);
-        let found = |wanted: &str| catalog.server(wanted).map(|server| server.name.clone());
-        let cases = [
-            ("a", Some("a")),
-            ("x/a", Some("x/a")),
-            ("b", Some("x/b")),
-            ("c", None),
-            ("http://y/", Some("y/c")),
-            ("", None),
-        ];
-        for (wanted, expected) in cases {
-            assert_eq!(found(wanted).as_deref(), expected, "{wanted}");
-        }
-    }
-}
+mod tests;

@@ -11,11 +11,11 @@ use prometheus::{Histogram, IntCounter, IntGauge};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, timeout_at};
 
+use crate::item::{Items, Kind};
 use crate::metrics::{Metrics, Outcome};
-use crate::tool::Tool;
 use crate::touched::Touched;
 use crate::trouble::Trouble;
-use crate::upstream::{Notices, Session};
+use crate::upstream::{Notices, ServerCapabilities, Session};
 
 /// Failures in a row after which a server is put last.
 const EJECT_AFTER: u32 = 3;
@@ -83,13 +83,33 @@ pub struct Live {
     pub number: u64,
 }
 
-/// The tools that a server brings into the catalog.
+/// What a server brings into the catalog; it keeps its names while the server is away.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Offer {
-    /// Its tools; they keep their names while it is away.
-    pub tools: Arc<Vec<Arc<Tool>>>,
-    /// Whether they are listed now.
+    /// Its tools.
+    pub tools: Items,
+    /// Its prompts.
+    pub prompts: Items,
+    /// Its resources.
+    pub resources: Items,
+    /// Its resource templates.
+    pub templates: Items,
+    /// What it says that it can do.
+    pub capabilities: ServerCapabilities,
+    /// Whether all this is listed now.
     pub listed: bool,
+}
+
+impl Offer {
+    /// Its items of one kind.
+    pub fn of(&self, kind: Kind) -> &Items {
+        match kind {
+            Kind::Tools => &self.tools,
+            Kind::Prompts => &self.prompts,
+            Kind::Resources => &self.resources,
+            Kind::Templates => &self.templates,
+        }
+    }
 }
 
 /// What people are shown of a server.
@@ -257,12 +277,12 @@ impl Handle {
         self.retired.load(Ordering::Relaxed)
     }
 
-    /// The tools it brings into the catalog.
+    /// What it brings into the catalog.
     pub fn offer(&self) -> Arc<Offer> {
         self.offer.load_full()
     }
 
-    /// Changes the tools it brings into the catalog; true if that makes a difference.
+    /// Changes what it brings into the catalog; true if that makes a difference.
     pub fn set_offer(&self, offer: Offer) -> bool {
         let changed = **self.offer.load() != offer;
         if changed {
@@ -272,7 +292,7 @@ impl Handle {
         changed
     }
 
-    /// Changes them to what it has told itself; true if that makes a difference.
+    /// Changes it to what it has told itself; true if that makes a difference.
     pub fn set_own_offer(&self, offer: Offer) -> bool {
         let changed = self.set_offer(offer);
         // After the offer: whoever sees this sees that too.

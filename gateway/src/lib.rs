@@ -17,6 +17,7 @@ pub mod front;
 pub mod gateway;
 pub mod guard;
 pub mod handle;
+pub mod item;
 pub mod listing;
 pub mod metrics;
 pub mod pick;

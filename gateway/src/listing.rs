@@ -9,7 +9,8 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use thiserror::Error;
 
-use crate::tool::{MAX_LIST_BYTES, MAX_TOOLS, Tools, read_tools};
+use crate::item::{Found, MAX_ITEMS, MAX_LIST_BYTES};
+use crate::tool::read_tools;
 use crate::upstream::message::json_string;
 use crate::upstream::timing::Timing;
 use crate::upstream::{Call, CallError, Reply, Session};
@@ -49,7 +50,7 @@ struct Page<'a> {
 ///
 /// # Errors
 /// See [`ListError`]; a server without `tools/list` has no tools, which is no error.
-pub async fn list(session: &Session, rules: &ToolRules) -> Result<Tools, ListError> {
+pub async fn list(session: &Session, rules: &ToolRules) -> Result<Found, ListError> {
     let mut definitions: Vec<String> = Vec::new();
     let mut cursor: Option<String> = None;
     let (mut bytes, mut beyond) = (0, 0);
@@ -59,7 +60,7 @@ pub async fn list(session: &Session, rules: &ToolRules) -> Result<Tools, ListErr
         for definition in page.tools {
             bytes += definition.get().len();
             // A few more than are kept, so that invalid ones do not count against the valid.
-            if bytes > MAX_LIST_BYTES || definitions.len() >= MAX_TOOLS * 2 {
+            if bytes > MAX_LIST_BYTES || definitions.len() >= MAX_ITEMS * 2 {
                 beyond += 1;
             } else {
                 definitions.push(definition.get().to_owned());

@@ -232,7 +232,7 @@ impl Pool {
         let handle = Handle::new(spec.clone(), &self.shared.metrics).telling(self.shared.touched.clone());
         let handle = Arc::new(handle);
         let listed = before.listed && spec.state == State::Enabled;
-        handle.set_offer(Offer { tools: before.tools.clone(), listed });
+        handle.set_offer(Offer { listed, ..before.clone() });
         self.shared.metrics.server_up.with_label_values(&[&handle.name]).set(0);
         let orders = watch::Sender::new(Order::default());
         let running = server::run(handle.clone(), self.shared.clone(), orders.subscribe(), self.trying.clone());
@@ -258,7 +258,7 @@ impl Pool {
         member.handle.set_spec(spec.clone());
         let offer = member.handle.offer();
         if offer.listed && !enabled {
-            member.handle.set_offer(Offer { tools: offer.tools.clone(), listed: false });
+            member.handle.set_offer(Offer { listed: false, ..(*offer).clone() });
         }
         member.orders.send_modify(|order| order.changes += 1);
         (before.created, before.state, &before.label) != (spec.created, spec.state, &spec.label)
@@ -293,7 +293,7 @@ impl Pool {
         let before = self.published.swap(catalog.clone());
         let difference = catalog.since(&before);
         for server in &difference.servers {
-            let renamed = i64::from(catalog.renamed(server));
+            let renamed = i64::from(catalog.place(server).renamed);
             self.shared.metrics.tools_renamed.with_label_values(&[&server.name]).set(renamed);
         }
         self.board.published(&difference);

@@ -28,7 +28,7 @@ pub fn report(catalog: &Catalog, handle: &Handle) -> ServerReport {
         server_name,
         server_version,
         tools: if offer.listed { u32::try_from(offer.tools.len()).unwrap_or(u32::MAX) } else { 0 },
-        renamed: catalog.renamed(handle),
+        renamed: catalog.place(handle).renamed,
         left_out: u32::try_from(status.left_out).unwrap_or(u32::MAX),
     }
 }

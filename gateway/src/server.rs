@@ -22,6 +22,7 @@ use url::Url;
 use crate::backoff::{self, HEALTHY_AFTER};
 use crate::guard::Guard;
 use crate::handle::{Handle, Offer, Phase};
+use crate::item::Found;
 use crate::listing;
 use crate::metrics::Metrics;
 use crate::secrets::{Resolved, SecretError, Secrets};
@@ -31,7 +32,9 @@ use crate::upstream::connect::Spoken;
 use crate::upstream::http::{HttpPool, Origin};
 use crate::upstream::stream::TlsTarget;
 use crate::upstream::timing::Timing;
-use crate::upstream::{Call, CallError, ConnectError, Connected, End, Reply, Session, Target, connect};
+use crate::upstream::{
+    Call, CallError, ConnectError, Connected, End, Reply, ServerCapabilities, Session, Target, connect,
+};
 
 /// Tools of a server that is away stay listed so long, so that lists do not flap.
 pub const LIST_GRACE: Duration = Duration::from_secs(30);
@@ -304,7 +307,7 @@ impl Task {
         match listed {
             Ok(tools) => {
                 self.spoken = Some(connected.spoken);
-                self.publish(tools);
+                self.publish(tools, connected.capabilities);
                 Ok(Opened { connected, resolved, spec })
             }
             Err(problem) => {
@@ -460,7 +463,7 @@ impl Task {
         let session = connected.session.clone();
         let mut orders = self.orders.clone();
         // One future for all changes: none of them may make it forget what it was about to do.
-        let mut watching = std::pin::pin!(self.watch(&session, connected.announces_tools));
+        let mut watching = std::pin::pin!(self.watch(&session, connected.capabilities));
         loop {
             let order = tokio::select! {
                 biased;
@@ -551,16 +554,16 @@ impl Task {
     }
 
     /// Reads the tools when they change and checks the health, until the health is lost.
-    async fn watch(&self, session: &Session, announces_tools: bool) -> Over {
+    async fn watch(&self, session: &Session, capabilities: ServerCapabilities) -> Over {
         tokio::select! {
-            over = self.keep_tools(session, announces_tools) => match over {},
+            over = self.keep_tools(session, capabilities) => match over {},
             over = self.keep_healthy(session) => over,
         }
     }
 
-    async fn keep_tools(&self, session: &Session, announces_tools: bool) -> Infallible {
+    async fn keep_tools(&self, session: &Session, capabilities: ServerCapabilities) -> Infallible {
         loop {
-            let poll = if announces_tools && session.hears() { LIST_POLL_ANNOUNCED } else { LIST_POLL };
+            let poll = if capabilities.announces_tools && session.hears() { LIST_POLL_ANNOUNCED } else { LIST_POLL };
             tokio::select! {
                 () = self.handle.notices.tools_changed.notified() => sleep(LIST_DEBOUNCE).await,
                 () = sleep(backoff::jittered(poll)) => {}
@@ -569,7 +572,7 @@ impl Task {
                 Ok(tools) => {
                     self.handle.alive();
                     self.handle.update_status(|status| status.clear(|reason| reason == Reason::ListFailed));
-                    self.publish(tools);
+                    self.publish(tools, capabilities);
                 }
                 Err(error) => {
                     self.handle.update_status(|status| status.note(&error.into()));
@@ -661,14 +664,13 @@ impl Task {
 
     // --- small parts ---
 
-    fn publish(&self, tools: crate::tool::Tools) {
+    fn publish(&self, tools: Found, capabilities: ServerCapabilities) {
         let metrics = &self.shared.metrics;
-        metrics.catalog_tools.with_label_values(&[&self.handle.name]).set(as_i64(tools.tools.len()));
+        metrics.catalog_tools.with_label_values(&[&self.handle.name]).set(as_i64(tools.items.len()));
         metrics.tools_left_out.with_label_values(&[&self.handle.name]).set(as_i64(tools.left_out));
         self.handle.update_status(|status| status.left_out = tools.left_out);
-        let tools = Arc::new(tools.tools.into_iter().map(Arc::new).collect());
         let listed = self.handle.spec().state == State::Enabled;
-        if self.handle.set_own_offer(Offer { tools, listed }) {
+        if self.handle.set_own_offer(Offer { tools: tools.shared(), capabilities, listed, ..Offer::default() }) {
             self.shared.dirty.notify_one();
         }
     }
@@ -678,8 +680,8 @@ impl Task {
     }
 
     fn unlist(&self) {
-        let tools = self.handle.offer().tools.clone();
-        self.handle.set_offer(Offer { tools, listed: false });
+        let offer = self.handle.offer();
+        self.handle.set_offer(Offer { listed: false, ..(*offer).clone() });
         self.shared.metrics.catalog_tools.with_label_values(&[&self.handle.name]).set(0);
         warn!(server = %self.handle.name, "server was away too long, its tools are no longer listed");
         self.shared.dirty.notify_one();

@@ -6,51 +6,16 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use aws_lc_rs::digest;
 use portcullis_crds::mcpserver::{ToolHints, ToolOverride, ToolRules};
 use portcullis_crds::names::TOOL_NAME_JOINER;
 use portcullis_crds::rules::is_tool_name;
 use serde::Deserialize;
-use serde::de::{MapAccess, Visitor};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use crate::item::{Found, Item, MAX_ITEMS, Members, add_member, digest_of, number_of};
 use crate::upstream::message::json_string;
-use crate::upstream::params::{ParamHeader, param_headers};
-
-/// Tools taken from one server; what comes after is left out.
-pub const MAX_TOOLS: usize = 1_000;
-
-/// Bytes of tool definitions taken from one server.
-pub const MAX_LIST_BYTES: usize = 8 * 1024 * 1024;
-
-/// One tool of one server, ready to be offered.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Tool {
-    /// The name the server knows it by, as a JSON string.
-    pub own_name_json: String,
-    /// The name the server knows it by.
-    pub own_name: String,
-    /// The name it is offered under, unless another server has that name. Shared by every catalog that shows it.
-    pub name: Arc<str>,
-    /// The members of its definition besides `name`, as JSON without braces; may be empty.
-    pub members: String,
-    /// SHA-256 of its input schema, whatever the order of members: tools of one name and schema are one tool.
-    pub schema: [u8; 32],
-    /// It may be called again when an answer was lost: it is said to be read-only or idempotent.
-    pub repeatable: bool,
-    /// Arguments that travel as headers too.
-    pub params: Vec<ParamHeader>,
-}
-
-/// What a list of definitions came to.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Tools {
-    /// The tools that can be offered, sorted by name.
-    pub tools: Vec<Tool>,
-    /// How many were left out because they are invalid, twice there, or too many.
-    pub left_out: usize,
-}
+use crate::upstream::params::param_headers;
 
 /// The members of a definition that matter here; everything else is only carried.
 struct Definition<'a> {
@@ -71,9 +36,9 @@ struct Hints {
 }
 
 /// Reads definitions as they came and applies the rules.
-pub fn read_tools<'a>(definitions: impl IntoIterator<Item = &'a str>, rules: &ToolRules) -> Tools {
+pub fn read_tools<'a>(definitions: impl IntoIterator<Item = &'a str>, rules: &ToolRules) -> Found {
     let mut seen = HashSet::new();
-    let mut found = Tools::default();
+    let mut found = Found::default();
     for text in definitions {
         let Some(definition) = Definition::read(text) else {
             found.left_out += 1;
@@ -83,11 +48,11 @@ pub fn read_tools<'a>(definitions: impl IntoIterator<Item = &'a str>, rules: &To
             continue;
         }
         match definition.into_tool(rules) {
-            Some(tool) if found.tools.len() < MAX_TOOLS && seen.insert(tool.name.clone()) => found.tools.push(tool),
+            Some(tool) if found.items.len() < MAX_ITEMS && seen.insert(tool.name.clone()) => found.items.push(tool),
             _ => found.left_out += 1,
         }
     }
-    found.tools.sort_by(|a, b| a.name.cmp(&b.name));
+    found.items.sort_by(|a, b| a.name.cmp(&b.name));
     found
 }
 
@@ -138,7 +103,7 @@ impl<'a> Definition<'a> {
         Some(Self { name, description, input_schema: input_schema?, annotations, others })
     }
 
-    fn into_tool(self, rules: &ToolRules) -> Option<Tool> {
+    fn into_tool(self, rules: &ToolRules) -> Option<Item> {
         let change = rules.overrides.iter().find(|change| change.name == self.name);
         let base = change.and_then(|change| change.rename.as_deref()).unwrap_or(&self.name);
         let name = match rules.prefix.as_deref() {
@@ -153,12 +118,16 @@ impl<'a> Definition<'a> {
         let annotations = self.annotations(change)?;
         let hints: Hints =
             annotations.as_deref().map_or(Some(Hints::default()), |text| serde_json::from_str(text).ok())?;
-        Some(Tool {
-            own_name_json: json_string(&self.name),
-            members: self.members(change, annotations.as_deref()),
-            own_name: self.name,
-            name: name.into(),
-            schema: schema_digest(&schema),
+        let members = self.members(change, annotations.as_deref());
+        let own_name: Arc<str> = self.name.into();
+        Some(Item {
+            own_name_json: json_string(&own_name).into(),
+            shown: number_of(&members),
+            members: members.into(),
+            name: if *own_name == *name { own_name.clone() } else { name.into() },
+            own_name,
+            full: None,
+            digest: digest_of(&schema),
             repeatable: hints.read_only_hint == Some(true) || hints.idempotent_hint == Some(true),
             params,
         })
@@ -189,12 +158,7 @@ impl<'a> Definition<'a> {
 
     fn members(&self, change: Option<&ToolOverride>, annotations: Option<&str>) -> String {
         let mut text = String::new();
-        let mut add = |key: &str, value: &str| {
-            text.push(',');
-            text.push_str(&json_string(key));
-            text.push(':');
-            text.push_str(value);
-        };
+        let mut add = |key: &str, value: &str| add_member(&mut text, key, value);
         match change.and_then(|change| change.description.as_deref()) {
             Some(description) => add("description", &json_string(description)),
             None => {
@@ -214,76 +178,13 @@ impl<'a> Definition<'a> {
     }
 }
 
-/// The members of an object in their order; a key that is there twice makes it invalid.
-struct Members<'a>(Vec<(String, &'a RawValue)>);
-
-impl<'de> Deserialize<'de> for Members<'de> {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Collect;
-        impl<'de> Visitor<'de> for Collect {
-            type Value = Members<'de>;
-
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut all: Vec<(String, &'de RawValue)> = Vec::new();
-                while let Some((key, value)) = map.next_entry::<String, &'de RawValue>()? {
-                    if all.iter().any(|(other, _)| *other == key) {
-                        return Err(serde::de::Error::custom("a member is there twice"));
-                    }
-                    all.push((key, value));
-                }
-                Ok(Members(all))
-            }
-        }
-        deserializer.deserialize_map(Collect)
-    }
-}
-
-/// SHA-256 of a schema with its members sorted, so that their order does not matter.
-fn schema_digest(schema: &Value) -> [u8; 32] {
-    let mut text = String::new();
-    write_sorted(schema, &mut text);
-    let mut out = [0; 32];
-    out.copy_from_slice(digest::digest(&digest::SHA256, text.as_bytes()).as_ref());
-    out
-}
-
-fn write_sorted(value: &Value, text: &mut String) {
-    match value {
-        Value::Object(members) => {
-            let mut keys: Vec<_> = members.keys().collect();
-            keys.sort();
-            text.push('{');
-            for key in keys {
-                text.push_str(&json_string(key));
-                text.push(':');
-                write_sorted(&members[key], text);
-                text.push(',');
-            }
-            text.push('}');
-        }
-        Value::Array(items) => {
-            text.push('[');
-            for item in items {
-                write_sorted(item, text);
-                text.push(',');
-            }
-            text.push(']');
-        }
-        other => text.push_str(&other.to_string()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn names(definitions: &[&str], rules: &ToolRules) -> (Vec<String>, usize) {
         let found = read_tools(definitions.iter().copied(), rules);
-        (found.tools.into_iter().map(|tool| tool.name.to_string()).collect(), found.left_out)
+        (found.items.into_iter().map(|tool| tool.name.to_string()).collect(), found.left_out)
     }
 
     fn tool(name: &str) -> String {
@@ -296,9 +197,9 @@ mod tests {
             "description":"d\u00e9","annotations":{"readOnlyHint":true},"execution":{"taskSupport":"optional"}}"#;
         let found = read_tools([text], &ToolRules::default());
         assert_eq!(found.left_out, 0);
-        let tool = &found.tools[0];
+        let tool = &found.items[0];
         assert_eq!(
-            tool.members,
+            &*tool.members,
             r#","description":"d\u00e9","inputSchema":{"type":"object","x":12345678901234567890123},"annotations":{"readOnlyHint":true},"zzz":{"b":1,"a":1.10},"execution":{"taskSupport":"optional"}"#
         );
         assert!(tool.repeatable);
@@ -338,19 +239,12 @@ mod tests {
         let all = [tool("issues_list"), tool("issues_delete"), tool("search"), tool("other")];
         let all: Vec<&str> = all.iter().map(String::as_str).collect();
         let found = read_tools(all, &rules);
-        let summary: Vec<_> = found.tools.iter().map(|t| (&*t.name, t.own_name.as_str(), t.repeatable)).collect();
+        let summary: Vec<_> = found.items.iter().map(|t| (&*t.name, &*t.own_name, t.repeatable)).collect();
         assert_eq!(summary, [("gh__find", "search", true), ("gh__issues_list", "issues_list", false)]);
         assert_eq!(
-            found.tools[0].members,
+            &*found.items[0].members,
             r#","description":"D","inputSchema":{"type":"object"},"annotations":{"readOnlyHint":true}"#
         );
-    }
-
-    #[test]
-    fn schemas_are_one_whatever_the_order_of_their_members() {
-        let digest = |text: &str| schema_digest(&serde_json::from_str(text).unwrap());
-        assert_eq!(digest(r#"{"a":1,"b":{"c":[1],"d":2}}"#), digest(r#"{ "b":{"d":2,"c":[1]},"a":1}"#));
-        assert_ne!(digest(r#"{"a":[1,2]}"#), digest(r#"{"a":[2,1]}"#));
     }
 
     #[test]

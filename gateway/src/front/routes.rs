@@ -24,7 +24,7 @@ use super::view::{Health, Servers};
 use super::wire::{read_call, unwrapped_value};
 use crate::auth::{AuthError, Identity, Look};
 use crate::call::{self, CALL_TOOL, Called, Subject};
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, Kind};
 use crate::metrics::Outcome;
 use crate::upstream::{Caller, Reply};
 
@@ -81,12 +81,11 @@ async fn answer_call(
         None => None,
         Some(name) => Some(catalog.server(name).ok_or_else(|| ApiError::UnknownServer(short(name)))?),
     };
-    let Some(entry) = catalog.find(&wanted.method) else {
+    let Some(entry) = catalog.find(Kind::Tools, None, &wanted.method) else {
         return Err(unknown_tool(app, &catalog, &wanted.method, recorder));
     };
     let call = call::Request {
         method: CALL_TOOL,
-        tool: &wanted.method,
         subject: Subject::Named,
         params: &[r#","arguments":"#, wanted.args],
         arguments: wanted.args,
@@ -96,7 +95,7 @@ async fn answer_call(
         mailbox: None,
         answers_input: false,
     };
-    let called = call::call(entry, &call, &app.metrics).await;
+    let called = call::call(&entry, &call, &app.metrics).await;
     record(recorder, |facts| note_call(facts, &called, app.log.payloads()));
     let mut response = match called.answer {
         Ok(Reply::Result(result)) => json(shape.apply(result)),

@@ -9,7 +9,7 @@ use portcullis_runtime::log::timestamp;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, Kind};
 use crate::handle::Handle;
 use crate::source::Soundness;
 
@@ -155,7 +155,7 @@ impl<'a> Servers<'a> {
         let summary = Summary {
             total_servers: servers.len(),
             connected_servers: servers.values().filter(|server| server.connected).count(),
-            total_tools: catalog.tool_count(),
+            total_tools: catalog.count(Kind::Tools),
         };
         Self { servers, summary }
     }
@@ -206,7 +206,7 @@ impl Health {
         Self {
             status: "healthy",
             servers: HealthServers { total: status.len(), connected, status },
-            tools: Total { total: catalog.tool_count() },
+            tools: Total { total: catalog.count(Kind::Tools) },
             configuration: Configuration {
                 ok: soundness.problems.is_empty(),
                 problems: if known { soundness.problems.clone() } else { Vec::new() },
@@ -217,9 +217,9 @@ impl Health {
 
 fn names_by_server(catalog: &Catalog) -> std::collections::HashMap<*const Handle, Vec<&str>> {
     let mut names: std::collections::HashMap<*const Handle, Vec<&str>> = std::collections::HashMap::new();
-    for (name, entry) in catalog.listed() {
+    for entry in catalog.listed(Kind::Tools) {
         for candidate in entry.candidates.iter().filter(|candidate| candidate.listed) {
-            names.entry(Arc::as_ptr(&candidate.server)).or_default().push(name);
+            names.entry(Arc::as_ptr(&candidate.server)).or_default().push(&*entry.name);
         }
     }
     names

@@ -37,8 +37,8 @@ fn connect(pool: &mut Pool) {
     for (n, member) in pool.members.values().enumerate() {
         let texts: Vec<String> =
             (0..5).map(|tool| format!(r#"{{"name":"tool-{n}-{tool}","inputSchema":{{"type":"object"}}}}"#)).collect();
-        let tools = read_tools(texts.iter().map(String::as_str), &ToolRules::default()).tools;
-        member.handle.set_offer(Offer { tools: Arc::new(tools.into_iter().map(Arc::new).collect()), listed: true });
+        let tools = read_tools(texts.iter().map(String::as_str), &ToolRules::default()).shared();
+        member.handle.set_offer(Offer { tools, listed: true, ..Offer::default() });
     }
     pool.publish();
 }

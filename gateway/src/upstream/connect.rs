@@ -12,6 +12,7 @@ use ::http::{HeaderMap, Method, Uri, header};
 use bytes::Bytes;
 use portcullis_crds::mcpserver::Transport;
 use serde::Deserialize;
+use serde_json::Value;
 use thiserror::Error;
 use tokio::time::timeout;
 use url::Url;
@@ -81,8 +82,31 @@ pub struct Connected {
     pub version: String,
     /// `serverInfo.name` and `.version`, for people.
     pub server_info: Option<(String, String)>,
-    /// The server says when its tools change.
+    /// What the server says that it can do.
+    pub capabilities: ServerCapabilities,
+}
+
+/// What a server says in the handshake that it can do. Whatever is not said is `false`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ServerCapabilities {
+    /// It has tools.
+    pub tools: bool,
+    /// It has prompts.
+    pub prompts: bool,
+    /// It has resources or resource templates.
+    pub resources: bool,
+    /// It tells when a single resource changes, if asked to.
+    pub resources_subscribe: bool,
+    /// It completes arguments.
+    pub completions: bool,
+    /// It writes log messages for callers.
+    pub logging: bool,
+    /// It says when its tools change.
     pub announces_tools: bool,
+    /// It says when its prompts change.
+    pub announces_prompts: bool,
+    /// It says when its resources or resource templates change.
+    pub announces_resources: bool,
 }
 
 /// Why no session could be opened. The texts are safe to show: they hold nothing that the server sent.
@@ -134,16 +158,14 @@ struct Handshake {
     meta: Option<Meta>,
 }
 
+/// The members are read leniently: one that has another form than ours must not cost the others.
 #[derive(Default, Deserialize)]
 struct Capabilities {
-    tools: Option<ToolsCapability>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct ToolsCapability {
-    #[serde(default)]
-    list_changed: bool,
+    tools: Option<Value>,
+    prompts: Option<Value>,
+    resources: Option<Value>,
+    completions: Option<Value>,
+    logging: Option<Value>,
 }
 
 #[derive(Deserialize)]
@@ -286,10 +308,10 @@ async fn open_sse(target: &Target, notices: &Arc<Notices>) -> Result<Connected, 
         end = &mut attend => return Err(ended(&end)),
         outcome = shake_hands(target, &session) => outcome?,
     };
-    let announces_tools = announces_tools(&handshake);
+    let capabilities = handshake.capabilities.read();
     let server_info = server_info(handshake);
     let session = Arc::new(Session::Sse(session));
-    Ok(Connected { session, attend, spoken: Spoken::Sse, version, server_info, announces_tools })
+    Ok(Connected { session, attend, spoken: Spoken::Sse, version, server_info, capabilities })
 }
 
 async fn shake_hands(target: &Target, session: &SseSession) -> Result<(Handshake, String), ConnectError> {
@@ -316,12 +338,12 @@ fn streamable(
     spoken: Spoken,
     version: String,
 ) -> Connected {
-    let announces_tools = announces_tools(&handshake);
+    let capabilities = handshake.capabilities.read();
     let session = Arc::new(session);
     let attending = session.clone();
-    let attend = Box::pin(async move { attending.attend(outbox, announces_tools).await });
+    let attend = Box::pin(async move { attending.attend(outbox, capabilities.announces_tools).await });
     let session = Arc::new(Session::Streamable(session));
-    Connected { session, attend, spoken, version, server_info: server_info(handshake), announces_tools }
+    Connected { session, attend, spoken, version, server_info: server_info(handshake), capabilities }
 }
 
 /// Something that can ask: both transports, before they are a [`Session`].
@@ -376,8 +398,23 @@ fn agreed(target: &Target, handshake: &Handshake) -> Result<String, ConnectError
     if allowed { Ok(version.to_owned()) } else { Err(ConnectError::Version) }
 }
 
-fn announces_tools(handshake: &Handshake) -> bool {
-    handshake.capabilities.tools.as_ref().is_some_and(|tools| tools.list_changed)
+impl Capabilities {
+    fn read(&self) -> ServerCapabilities {
+        let says = |capability: &Option<Value>, what: &str| {
+            capability.as_ref().is_some_and(|capability| capability.get(what) == Some(&Value::Bool(true)))
+        };
+        ServerCapabilities {
+            tools: self.tools.is_some(),
+            prompts: self.prompts.is_some(),
+            resources: self.resources.is_some(),
+            resources_subscribe: says(&self.resources, "subscribe"),
+            completions: self.completions.is_some(),
+            logging: self.logging.is_some(),
+            announces_tools: says(&self.tools, "listChanged"),
+            announces_prompts: says(&self.prompts, "listChanged"),
+            announces_resources: says(&self.resources, "listChanged"),
+        }
+    }
 }
 
 fn server_info(handshake: Handshake) -> Option<(String, String)> {
@@ -488,5 +525,28 @@ mod tests {
         }
         assert!(endpoint_in(&stream, &[b'a'; 3000]).is_err());
         assert!(endpoint_in(&stream, b"/\xff").is_err());
+    }
+
+    #[test]
+    fn capabilities_are_what_the_handshake_says_whatever_else_it_holds() {
+        let read = |text: &str| serde_json::from_str::<Handshake>(text).unwrap().capabilities.read();
+        let all = r#"{"capabilities":{"tools":{"listChanged":true},"prompts":{"listChanged":true},"logging":{},
+            "resources":{"listChanged":true,"subscribe":true},"completions":{},"experimental":{"x":{}}}}"#;
+        let expected = ServerCapabilities {
+            tools: true,
+            prompts: true,
+            resources: true,
+            resources_subscribe: true,
+            completions: true,
+            logging: true,
+            announces_tools: true,
+            announces_prompts: true,
+            announces_resources: true,
+        };
+        assert_eq!(read(all), expected);
+        let odd = r#"{"capabilities":{"tools":{"listChanged":"yes"},"prompts":null,"resources":7,"logging":{}}}"#;
+        let expected = ServerCapabilities { tools: true, resources: true, logging: true, ..Default::default() };
+        assert_eq!(read(odd), expected);
+        assert_eq!(read("{}"), ServerCapabilities::default());
     }
 }

@@ -22,7 +22,7 @@ pub mod stream;
 pub mod streamable;
 pub mod timing;
 
-pub use connect::{ConnectError, Connected, Target, connect};
+pub use connect::{ConnectError, Connected, ServerCapabilities, Target, connect};
 pub use mailbox::{Mailbox, Told};
 pub use message::{Question, Reply, RpcError};
 pub use session::{Call, CallError, Caller, End, Notices, Session};

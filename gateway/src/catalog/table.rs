@@ -1,0 +1,119 @@
+//! One kind of what servers offer: who has which name.
+//!
+//! A name belongs to the server that comes first; what another has under it is the same thing, or goes by another name.
+
+use std::collections::HashMap;
+use std::sync::{Arc, OnceLock};
+
+use portcullis_crds::names::TOOL_NAME_JOINER;
+use smallvec::SmallVec;
+
+use super::pages::{Pages, Row, number_of_row};
+use crate::handle::Handle;
+use crate::item::{Item, Kind};
+
+/// An item and who offers it, in the order of precedence.
+#[derive(Clone)]
+pub struct Entry {
+    /// The name it is offered under.
+    pub name: Arc<str>,
+    /// The servers that offer it.
+    pub candidates: SmallVec<[Candidate; 1]>,
+    /// At least one of them is listed now.
+    pub listed: bool,
+}
+
+/// A server that offers an item.
+#[derive(Clone)]
+pub struct Candidate {
+    /// The server.
+    pub server: Arc<Handle>,
+    /// The item as this server knows it.
+    pub item: Arc<Item>,
+    /// What it offers is listed now.
+    pub listed: bool,
+}
+
+/// What became of an item's name.
+pub(super) enum Named {
+    /// It is the item's own.
+    Kept,
+    /// Another server has that name, so it goes by `server__name`.
+    Renamed,
+    /// Another server has that name, and there is no other for it.
+    Hidden,
+}
+
+/// All items of one kind under the names callers use.
+#[derive(Default)]
+pub(super) struct Table {
+    entries: HashMap<Arc<str>, Entry>,
+    pages: OnceLock<Pages>,
+    fingerprint: OnceLock<u64>,
+}
+
+impl Table {
+    pub(super) fn with_capacity(count: usize) -> Self {
+        Self { entries: HashMap::with_capacity(count), ..Self::default() }
+    }
+
+    /// Adds an item of a server that comes after all those whose items are there.
+    pub(super) fn add(&mut self, kind: Kind, server: &Arc<Handle>, item: &Arc<Item>, listed: bool) -> Named {
+        let Some((name, named)) = self.free_name(kind, server, item) else { return Named::Hidden };
+        let entry = self.entries.entry(name.clone());
+        let entry = entry.or_insert_with(|| Entry { name, candidates: SmallVec::new(), listed: false });
+        entry.listed |= listed;
+        entry.candidates.push(Candidate { server: server.clone(), item: item.clone(), listed });
+        named
+    }
+
+    /// The name under which an item is offered: its own, unless somebody before has it for another thing.
+    fn free_name(&self, kind: Kind, server: &Handle, item: &Item) -> Option<(Arc<str>, Named)> {
+        let fits = |name: &str| self.get(name).is_none_or(|entry| entry.candidates[0].item.digest == item.digest);
+        if fits(&item.name) {
+            return Some((item.name.clone(), Named::Kept));
+        }
+        if !matches!(kind, Kind::Tools | Kind::Prompts) {
+            return None;
+        }
+        let key = &server.key;
+        let prefixes = [key.name.clone(), format!("{}.{}", key.namespace, key.name)];
+        let mut names = prefixes.into_iter().map(|prefix| format!("{prefix}{TOOL_NAME_JOINER}{}", item.full_name()));
+        names.find(|name| fits(name)).map(|name| (name.into(), Named::Renamed))
+    }
+
+    pub(super) fn get(&self, name: &str) -> Option<&Entry> {
+        self.entries.get(name)
+    }
+
+    /// The listed ones, in no order.
+    pub(super) fn listed(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.values().filter(|entry| entry.listed)
+    }
+
+    pub(super) fn pages(&self, kind: Kind) -> &Pages {
+        self.pages.get_or_init(|| {
+            let mut rows: Vec<Row> = self.listed().filter_map(Entry::row).collect();
+            rows.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+            Pages::new(kind, rows)
+        })
+    }
+
+    /// A number that changes when the pages do.
+    pub(super) fn fingerprint(&self) -> u64 {
+        let numbers = || self.listed().filter_map(Entry::shown).map(|(name, item)| number_of_row(name, item));
+        *self.fingerprint.get_or_init(|| numbers().fold(0, u64::wrapping_add))
+    }
+}
+
+impl Entry {
+    /// The name and the definition that are shown of it.
+    fn shown(&self) -> Option<(&Arc<str>, &Arc<Item>)> {
+        let shown = self.candidates.iter().find(|candidate| candidate.listed)?;
+        Some((&self.name, &shown.item))
+    }
+
+    fn row(&self) -> Option<Row> {
+        self.shown().map(|(name, item)| (name.clone(), item.clone()))
+    }
+}

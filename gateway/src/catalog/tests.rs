@@ -1,0 +1,195 @@
+//! Who has which name, and what lists show.
+
+use super::*;
+use crate::handle::Offer;
+use crate::metrics::Metrics;
+use crate::tool::read_tools;
+use portcullis_crds::mcpserver::ToolRules;
+use portcullis_crds::{Server, ServerKey};
+
+fn server(name: &str, created: i64, tools: &[(&str, &str)], listed: bool) -> Arc<Handle> {
+    let spec = Server { created, ..Server::from_url(name, &format!("http://{name}/")) };
+    let handle = Handle::new(spec, &Metrics::new());
+    let texts: Vec<String> = tools
+        .iter()
+        .map(|(tool, kind)| format!(r#"{{"name":"{tool}","inputSchema":{{"type":"object","title":"{kind}"}}}}"#))
+        .collect();
+    let tools = read_tools(texts.iter().map(String::as_str), &ToolRules::default()).shared();
+    handle.set_offer(Offer { tools, listed, ..Offer::default() });
+    Arc::new(handle)
+}
+
+fn offered(catalog: &Catalog) -> Vec<(String, Vec<String>)> {
+    let names = |entry: &Entry| entry.candidates.iter().map(|c| c.server.name.clone()).collect();
+    catalog.listed(Kind::Tools).into_iter().map(|entry| (entry.name.to_string(), names(entry))).collect()
+}
+
+fn row(name: &str, servers: &[&str]) -> (String, Vec<String>) {
+    (name.to_owned(), servers.iter().map(|s| (*s).to_owned()).collect())
+}
+
+#[test]
+fn a_tool_of_one_name_and_schema_is_one_tool_and_the_older_server_keeps_a_contested_name() {
+    let a = server("a", 2, &[("t", "x"), ("own", "x")], true);
+    let b = server("b", 1, &[("t", "x")], true);
+    let c = server("c", 3, &[("t", "y")], true);
+    let catalog = Catalog::build(vec![c, a, b]);
+    assert_eq!(offered(&catalog), [row("c__t", &["c"]), row("own", &["a"]), row("t", &["b", "a"])]);
+    let renamed: Vec<_> =
+        catalog.servers().iter().map(|server| (server.name.as_str(), catalog.place(server).renamed)).collect();
+    assert_eq!(renamed, [("a", 0), ("b", 0), ("c", 1)]);
+}
+
+#[test]
+fn adding_a_server_never_renames_what_exists() {
+    let old = server("old", 1, &[("t", "x"), ("u", "x")], true);
+    let new = server("new", 2, &[("t", "y"), ("old__t", "y"), ("v", "y")], true);
+    let before = offered(&Catalog::build(vec![old.clone()]));
+    let after = offered(&Catalog::build(vec![new, old]));
+    assert!(before.iter().all(|row| after.contains(row)), "{before:?} {after:?}");
+}
+
+#[test]
+fn a_server_that_is_away_keeps_its_names_without_being_listed() {
+    let away = server("away", 1, &[("t", "x"), ("only", "x")], false);
+    let here = server("here", 2, &[("t", "y")], true);
+    let catalog = Catalog::build(vec![away, here]);
+    assert_eq!(offered(&catalog), [row("here__t", &["here"])]);
+    assert!(catalog.find(Kind::Tools, None, "only").is_some_and(|entry| !entry.listed));
+    assert_eq!(catalog.count(Kind::Tools), 1);
+}
+
+#[test]
+fn tools_taken_over_from_before_a_restart_are_shown_but_only_the_servers_own_ones_count() {
+    let a = server("a", 0, &[("t", "x")], true);
+    let taken_over = Catalog::build(vec![a.clone()]);
+    assert_eq!((offered(&taken_over), taken_over.lists(&a)), (vec![row("t", &["a"])], false));
+
+    a.set_own_offer((*a.offer()).clone());
+    assert!(!taken_over.lists(&a), "this view may lack what it has told");
+    let own = Catalog::build(vec![a.clone()]);
+    assert!(own.lists(&a));
+    assert_eq!(own.since(&taken_over).servers.len(), 1, "others are told, though its tools are the same");
+}
+
+#[test]
+fn the_listing_is_the_same_bytes_whatever_the_order_of_the_servers() {
+    let a = server("a", 0, &[("t", "x")], true);
+    let b = server("b", 0, &[("t", "x")], true);
+    let expected = r#"{"tools":[{"name":"t","inputSchema":{"type":"object","title":"x"},"available_servers":["a","b"],"server_count":2}]}"#;
+    assert_eq!(Catalog::build(vec![a.clone(), b.clone()]).listing(), expected);
+    let catalog = Catalog::build(vec![b, a.clone()]);
+    assert_eq!(catalog.listing(), expected);
+    assert_eq!(catalog.listing_of(&a), r#"{"tools":[{"name":"t","inputSchema":{"type":"object","title":"x"}}]}"#);
+    assert_eq!(Catalog::default().listing(), r#"{"tools":[]}"#);
+}
+
+#[test]
+fn servers_are_found_by_name_by_url_and_by_bare_name_where_it_is_clear() {
+    let named = |namespace: &str, name: &str| {
+        let key = ServerKey::new(namespace, name);
+        let spec =
+            Server { name: key.public_name("default"), key, ..Server::from_url(name, &format!("http://{namespace}/")) };
+        Arc::new(Handle::new(spec, &Metrics::new()))
+    };
+    let catalog =
+        Catalog::build(vec![named("default", "a"), named("x", "a"), named("x", "b"), named("x", "c"), named("y", "c")]);
+    let found = |wanted: &str| catalog.server(wanted).map(|server| server.name.clone());
+    let cases = [
+        ("a", Some("a")),
+        ("x/a", Some("x/a")),
+        ("b", Some("x/b")),
+        ("c", None),
+        ("http://y/", Some("y/c")),
+        ("", None),
+    ];
+    for (wanted, expected) in cases {
+        assert_eq!(found(wanted).as_deref(), expected, "{wanted}");
+    }
+}
+
+#[test]
+fn a_server_alone_is_seen_with_the_names_that_it_offers() {
+    let old = server("old", 1, &[("t", "x"), ("u", "x")], true);
+    let new = server("new", 2, &[("t", "y"), ("v", "y")], true);
+    let gone = server("gone", 3, &[("t", "y")], true);
+    let away = server("away", 4, &[("w", "y")], false);
+    let catalog = Catalog::build(vec![old.clone(), new.clone(), away.clone()]);
+    let who = |scope, name| {
+        let entry = catalog.find(Kind::Tools, scope, name)?;
+        let servers: Vec<_> = entry.candidates.iter().map(|c| c.server.name.clone()).collect();
+        Some((entry.name.to_string(), servers.join(","), entry.listed))
+    };
+    let found = |name: &str, server: &str, listed| Some((name.to_owned(), server.to_owned(), listed));
+    assert_eq!(who(None, "t"), found("t", "old", true));
+    assert_eq!(who(Some(&new), "t"), found("t", "new", true));
+    assert_eq!((who(Some(&new), "new__t"), who(None, "new__t")), (None, found("new__t", "new", true)));
+    assert_eq!((who(Some(&new), "u"), who(Some(&gone), "t")), (None, None));
+    assert_eq!(who(Some(&away), "w"), found("w", "away", false));
+
+    let page = |scope| catalog.page(Kind::Tools, scope, None).unwrap();
+    let of = |name: &str| format!(r#"{{"name":"{name}","inputSchema":{{"type":"object","title":"y"}}}}"#);
+    assert_eq!(page(Some(&new)), format!(r#""tools":[{},{}]"#, of("t"), of("v")));
+    assert_eq!((page(Some(&away)), page(Some(&gone))), (r#""tools":[]"#.into(), r#""tools":[]"#.into()));
+}
+
+#[test]
+fn pages_follow_each_other_over_changes_and_replicas() {
+    let names: Vec<String> = (0..2_500).map(|i| format!("t{i:04}")).collect();
+    let some = |range: std::ops::Range<usize>| {
+        let tools: Vec<(&str, &str)> = names[range].iter().map(|name| (name.as_str(), "x")).collect();
+        tools
+    };
+    let (a, b, c) = (
+        server("a", 1, &some(0..1_000), true),
+        server("b", 2, &some(1_000..2_000), true),
+        server("c", 3, &some(2_000..2_500), true),
+    );
+    let all = Catalog::build(vec![a.clone(), b.clone(), c.clone()]);
+    let read = |page: &Bytes| -> (Vec<String>, Option<String>) {
+        let page: serde_json::Value = serde_json::from_slice(&[b"{", &page[..], b"}"].concat()).unwrap();
+        let name = |tool: &serde_json::Value| tool["name"].as_str().unwrap().to_owned();
+        (page["tools"].as_array().unwrap().iter().map(name).collect(), page["nextCursor"].as_str().map(str::to_owned))
+    };
+    let page = |catalog: &Catalog, cursor: Option<&str>| read(&catalog.page(Kind::Tools, None, cursor).unwrap());
+    let (first, next) = page(&all, None);
+    let (second, after) = page(&all, next.as_deref());
+    let (third, end) = page(&all, after.as_deref());
+    assert_eq!(([first, second, third].concat(), end), (names.clone(), None));
+    assert_eq!(
+        all.page(Kind::Tools, None, None).unwrap().as_ptr(),
+        all.page(Kind::Tools, None, None).unwrap().as_ptr()
+    );
+
+    let fewer = Catalog::build(vec![b, c]);
+    assert_eq!(page(&fewer, next.as_deref()).0, names[1_000..2_000], "nothing twice and nothing missed");
+    let none = Catalog::build(vec![a]);
+    assert_eq!(page(&none, next.as_deref()), (vec![], None));
+    for cursor in ["", "%", "dDA5OTk=", "_w"] {
+        let page = all.page(Kind::Tools, None, Some(cursor));
+        assert_eq!(page.is_err(), !cursor.is_empty(), "{cursor}");
+    }
+}
+
+#[test]
+fn fingerprints_differ_when_and_only_when_the_lists_do() {
+    let a = server("a", 1, &[("t", "x"), ("u", "x")], true);
+    let b = server("b", 2, &[("t", "x")], true);
+    let other = server("b", 2, &[("t", "z")], true);
+    let of = |servers: &[&Arc<Handle>]| {
+        let catalog = Catalog::build(servers.iter().map(|server| Arc::clone(server)).collect());
+        catalog.fingerprint(Kind::Tools, None)
+    };
+    assert_eq!(of(&[&a]), of(&[&a, &b]), "another server with the same tool shows nothing new");
+    assert_eq!(of(&[&b, &a]), of(&[&a, &b]));
+    assert_ne!(of(&[&a, &other]), of(&[&a, &b]));
+    assert_ne!(of(&[&a]), of(&[&b]));
+    let catalog = Catalog::build(vec![a.clone(), other.clone()]);
+    let alone = |server| catalog.fingerprint(Kind::Tools, Some(server));
+    assert_ne!(alone(&a), alone(&other));
+    assert_eq!(alone(&b), alone(&other), "a server is looked at by its key");
+    let before = alone(&a);
+    a.set_offer(Offer { listed: false, ..(*a.offer()).clone() });
+    assert_eq!(alone(&a), before, "this view is as it was");
+    assert_eq!(Catalog::build(vec![a.clone()]).fingerprint(Kind::Tools, Some(&a)), 0);
+}
