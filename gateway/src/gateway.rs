@@ -13,7 +13,7 @@ use portcullis_runtime::serve::{self, ServeError};
 use portcullis_runtime::{Connections, Drain, Failure, Latch, Limits, LogSink, Readiness, Supervisor, process, signal};
 use thiserror::Error;
 use tokio::net::TcpListener;
-use tokio::sync::{Notify, Semaphore, oneshot, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
 use tracing::{error, info, warn};
 
 use crate::auth::Authenticator;
@@ -21,11 +21,16 @@ use crate::board::Board;
 use crate::cluster;
 use crate::config::{Config, Problem, SecretsConfig, SourceConfig};
 use crate::front::access_log::AccessLog;
+use crate::front::mcp::changes::{self, Changes, Update};
+use crate::front::mcp::live::Live;
+use crate::front::mcp::streams::{StreamLimits, Streams};
+use crate::front::mcp::{Mcp, McpOptions};
 use crate::front::{self, App, FrontOptions, status};
 use crate::guard::Guard;
 use crate::guard::learn::{self, API_HOST};
 use crate::metrics::Metrics;
 use crate::pool::{Latches, Pool, Published};
+use crate::seal::Sealer;
 use crate::secrets::cluster::Store;
 use crate::secrets::{self, Secrets};
 use crate::server::{HANDSHAKES, Shared};
@@ -44,6 +49,8 @@ pub struct Gateway {
     secrets: Secrets,
     guard: Arc<Guard>,
     client: Option<Client>,
+    shared: Arc<Shared>,
+    updated: mpsc::Receiver<Update>,
     pool: Pool,
     board: Arc<Board>,
     app: Arc<App>,
@@ -88,6 +95,7 @@ impl Gateway {
             SecretsConfig::Cluster(namespaces) => Secrets::Cluster(Arc::new(Store::new(namespaces.clone()))),
         };
         let guard = Arc::new(Guard::new(config.guard.clone()));
+        let (updates, updated) = mpsc::channel(changes::UPDATES);
         let shared = Arc::new(Shared {
             roots: LazyLock::new(system_roots),
             secrets: secrets.clone(),
@@ -95,6 +103,8 @@ impl Gateway {
             max_message: config.max_message,
             metrics: metrics.clone(),
             dirty: Notify::new(),
+            published: Notify::new(),
+            updates,
             handshakes: Semaphore::new(HANDSHAKES),
             touched: Arc::default(),
         });
@@ -104,9 +114,20 @@ impl Gateway {
         let latches =
             Latches { configuration: readiness.latch("configuration"), sessions: readiness.latch("first sessions") };
         let keys = readiness.latch("keys");
+        let mcp = Mcp {
+            sealer: Arc::new(Sealer::random()),
+            streams: Arc::new(Streams::new(
+                StreamLimits { all: 20_000, of_subject: 2_000 },
+                metrics.client_streams.clone(),
+            )),
+            changes: Changes::default(),
+            live: Live::default(),
+            options: McpOptions { session_life: Duration::from_secs(604_800), allow_query_token: false, address: None },
+        };
         let app = Arc::new(App {
             auth,
             published: published.clone(),
+            mcp,
             metrics,
             soundness: source.feed().soundness,
             log: AccessLog::new(log.clone(), config.log.payloads),
@@ -118,8 +139,24 @@ impl Gateway {
             Some(address) => Some(serve::listen(address).await?),
             None => None,
         };
-        let pool = Pool::new(shared, published, board.clone());
-        Ok(Self { config, listener, admin, source, secrets, guard, client, pool, board, app, latches, keys, log })
+        let pool = Pool::new(shared.clone(), published, board.clone());
+        Ok(Self {
+            config,
+            listener,
+            admin,
+            source,
+            secrets,
+            guard,
+            client,
+            shared,
+            updated,
+            pool,
+            board,
+            app,
+            latches,
+            keys,
+            log,
+        })
     }
 
     /// The address callers come to.
@@ -141,8 +178,8 @@ impl Gateway {
     /// A task ended that should not: the process should exit with a code other than 0.
     pub async fn run(self, signal: impl Future<Output = ()>) -> Result<(), Failure> {
         let (address, admin_address) = (self.address(), self.admin_address());
-        let Self { config, listener, admin, source, secrets, guard, client, pool, board, app, latches, keys, log } =
-            self;
+        let Self { config, listener, admin, source, secrets, guard, client, shared, updated, .. } = self;
+        let Self { pool, board, app, latches, keys, log, .. } = self;
         let mut tasks = Supervisor::new();
         let connections = Arc::new(Connections::default());
         export(&app.metrics, &connections, log);
@@ -171,6 +208,11 @@ impl Gateway {
                     () = stop.requested() => {}
                 }
             }),
+        );
+        let (telling, stop) = (app.clone(), tasks.shutdown());
+        tasks.spawn(
+            "changes",
+            ended(async move { changes::keep(telling, &shared.published, updated, stop_of(stop)).await }),
         );
         let (metrics, stop) = (app.metrics.clone(), tasks.shutdown());
         tasks.spawn("soundness", ended(tell_soundness(soundness, metrics, stop_of(stop))));

@@ -18,6 +18,7 @@ pub mod gateway;
 pub mod guard;
 pub mod handle;
 pub mod item;
+pub mod json;
 pub mod listing;
 pub mod metrics;
 pub mod pick;

@@ -29,6 +29,8 @@ pub struct Metrics {
     pub http_duration: HistogramVec,
     /// `portcullis_tool_call_duration_seconds{server,outcome}`
     pub call_duration: HistogramVec,
+    /// `portcullis_client_streams_open`.
+    pub client_streams: IntGauge,
     /// `portcullis_server_request_duration_seconds{server, method, outcome}`: prompts, resources, completion.
     pub request_duration: HistogramVec,
     /// `portcullis_tool_calls_total{server,tool,outcome}`
@@ -164,6 +166,7 @@ impl Metrics {
                 "Time of what is asked of a server besides tool calls, all attempts.",
                 &["server", "method", "outcome"],
             ),
+            client_streams: make.gauge("client_streams_open", "Streams on which callers listen for changes."),
             calls: make.counters("tool_calls_total", "Tool calls.", &["server", "tool", "outcome"]),
             failovers: make.counters(
                 "failovers_total",

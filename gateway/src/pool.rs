@@ -291,6 +291,7 @@ impl Pool {
         let began = Instant::now();
         let catalog = Arc::new(Catalog::build(self.members.values().map(|member| member.handle.clone()).collect()));
         let before = self.published.swap(catalog.clone());
+        self.shared.published.notify_one();
         let difference = catalog.since(&before);
         for server in &difference.servers {
             let renamed = i64::from(catalog.place(server).renamed);

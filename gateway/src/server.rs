@@ -20,6 +20,7 @@ use tracing::{info, warn};
 use url::Url;
 
 use crate::backoff::{self, HEALTHY_AFTER};
+use crate::front::mcp::changes::Update;
 use crate::guard::Guard;
 use crate::handle::{Handle, Offer, Phase};
 use crate::item::Found;
@@ -90,6 +91,10 @@ pub struct Shared {
     pub metrics: Metrics,
     /// Somebody's tools have changed: the catalog is to be built anew.
     pub dirty: Notify,
+    /// A new catalog was published.
+    pub published: Notify,
+    /// Takes changes of resources.
+    pub updates: mpsc::Sender<Update>,
     /// Turns of those who want to open a session: ten thousand must not do it in the same instant.
     pub handshakes: Semaphore,
     /// Servers that may look different.

@@ -31,6 +31,8 @@ pub struct AccessLog {
 pub struct Facts {
     /// Bytes of its body.
     pub bytes: usize,
+    /// The method of the message, at `/mcp`.
+    pub rpc_method: Option<String>,
     /// The tool that was called.
     pub tool: Option<String>,
     /// The server that answered, or was tried last.
@@ -83,6 +85,9 @@ impl AccessLog {
         out.extend_from_slice(br#"","level":"INFO","message":"request","request":{"method":"#);
         string(&mut out, line.method.as_str());
         member(&mut out, "path", Some(&line.path));
+        if let Some(method) = &facts.rpc_method {
+            member(&mut out, "rpc_method", Some(method));
+        }
         member(&mut out, "tool", facts.tool.as_deref());
         member(&mut out, "server", facts.server.as_deref());
         let _ = write!(out, r#","bytes":{}"#, facts.bytes);

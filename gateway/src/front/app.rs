@@ -6,6 +6,7 @@ use portcullis_runtime::Readiness;
 use tokio::sync::watch;
 
 use super::access_log::AccessLog;
+use super::mcp::Mcp;
 use crate::auth::Authenticator;
 use crate::metrics::Metrics;
 use crate::pool::Published;
@@ -20,6 +21,8 @@ pub struct App {
     pub auth: Authenticator,
     /// The newest catalog.
     pub published: Published,
+    /// What the routes of `/mcp` share.
+    pub mcp: Mcp,
     /// All metrics.
     pub metrics: Metrics,
     /// Whether the configuration is sound.

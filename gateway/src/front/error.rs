@@ -28,6 +28,9 @@ pub enum ApiError {
     /// The body is declared as something else than JSON.
     #[error("the body must be JSON: send Content-Type: application/json, or leave it out")]
     MediaType,
+    /// Neither of the kinds of answers there are is taken.
+    #[error("the Accept header must have application/json, text/event-stream, or both")]
+    Accept,
     /// The body is too long.
     #[error("the body is longer than {0} bytes")]
     BodyTooLarge(usize),
@@ -82,6 +85,7 @@ impl ApiError {
             Self::Auth(error) => error.status(),
             Self::Call(_) | Self::Query(_) => StatusCode::BAD_REQUEST,
             Self::MediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::Accept => StatusCode::NOT_ACCEPTABLE,
             Self::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyIncomplete => StatusCode::REQUEST_TIMEOUT,
             Self::UnknownServer(_) | Self::UnknownTool(_) | Self::NoRoute => StatusCode::NOT_FOUND,

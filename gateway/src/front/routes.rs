@@ -18,6 +18,7 @@ use super::access_log::{Facts, Line, short};
 use super::app::App;
 use super::body;
 use super::error::{ApiError, clip};
+use super::mcp;
 use super::openapi;
 use super::page;
 use super::view::{Health, Servers};
@@ -33,7 +34,7 @@ const X_SERVER: HeaderName = HeaderName::from_static("x-portcullis-server");
 const X_ATTEMPTS: HeaderName = HeaderName::from_static("x-portcullis-attempts");
 
 /// What a handler tells about the request for its log line.
-type Recorder = Arc<Mutex<Facts>>;
+pub type Recorder = Arc<Mutex<Facts>>;
 
 /// All REST routes, and those of `more`: they get request ids, log lines and measures too.
 pub fn router(app: Arc<App>, more: Router) -> Router {
@@ -44,6 +45,7 @@ pub fn router(app: Arc<App>, more: Router) -> Router {
         .route("/health", get(health))
         .route("/openapi.json", get(openapi_json))
         .route("/docs", get(page::answer))
+        .merge(mcp::routes())
         .merge(more.with_state(()))
         .fallback(no_route)
         .method_not_allowed_fallback(method)
@@ -190,7 +192,7 @@ async fn servers(State(app): State<Arc<App>>, request: Request) -> Response {
 
 async fn health(State(app): State<Arc<App>>, request: Request) -> Response {
     let (parts, _) = request.into_parts();
-    let known = caller(&app, &parts.headers, parts.uri.query()).await.is_ok();
+    let known = caller(&app, &parts.headers, parts.uri.query(), app.options.allow_query_token).await.is_ok();
     let soundness = app.soundness.borrow().clone();
     json_of(&Health::of(&app.published.load(), &soundness, known))
 }
@@ -215,7 +217,21 @@ async fn identify(
     query: Option<&str>,
     recorder: &Recorder,
 ) -> Result<Arc<Identity>, ApiError> {
-    match caller(app, headers, query).await {
+    identify_with(app, headers, query, app.options.allow_query_token, recorder).await
+}
+
+/// Who asks. `allow_query_token`: `?token=` counts.
+///
+/// # Errors
+/// [`ApiError::Auth`].
+pub async fn identify_with(
+    app: &App,
+    headers: &HeaderMap,
+    query: Option<&str>,
+    allow_query_token: bool,
+    recorder: &Recorder,
+) -> Result<Arc<Identity>, ApiError> {
+    match caller(app, headers, query, allow_query_token).await {
         Ok(identity) => {
             record(recorder, |facts| facts.identity = Some(identity.clone()));
             Ok(identity)
@@ -228,8 +244,13 @@ async fn identify(
 }
 
 /// Whose the request is. Waits only for a token that somebody has to be asked about.
-async fn caller(app: &App, headers: &HeaderMap, query: Option<&str>) -> Result<Arc<Identity>, AuthError> {
-    match app.auth.look(headers, query, app.options.allow_query_token) {
+async fn caller(
+    app: &App,
+    headers: &HeaderMap,
+    query: Option<&str>,
+    allow_query_token: bool,
+) -> Result<Arc<Identity>, AuthError> {
+    match app.auth.look(headers, query, allow_query_token) {
         Look::Known(identity) => Ok(identity),
         Look::Refused(error) => Err(error),
         // In a box, so that the usual request does not carry the room for it.
@@ -255,7 +276,8 @@ fn json_of(value: &impl serde::Serialize) -> Response {
     }
 }
 
-fn recorder(request: &Request) -> Recorder {
+/// Where the log line of a request is gathered.
+pub fn recorder(request: &Request) -> Recorder {
     request.extensions().get::<Recorder>().cloned().unwrap_or_default()
 }
 

@@ -11,6 +11,8 @@ use serde_json::value::RawValue;
 use smallvec::SmallVec;
 use thiserror::Error;
 
+use crate::json::{Text, text};
+
 /// The body of `POST /tools`.
 #[derive(Debug, PartialEq, Eq)]
 pub struct CallBody<'a> {
@@ -92,35 +94,6 @@ pub fn read_call(body: &[u8]) -> Result<CallBody<'_>, BadCall> {
 
 fn syntax(error: &serde_json::Error) -> BadCall {
     BadCall::Syntax { line: error.line(), column: error.column() }
-}
-
-fn text(raw: &RawValue) -> Option<Cow<'_, str>> {
-    serde_json::from_str::<Text<'_>>(raw.get()).ok().map(|text| text.0)
-}
-
-/// A string, borrowed where it has no escapes.
-struct Text<'a>(Cow<'a, str>);
-
-impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Take;
-        impl<'de> Visitor<'de> for Take {
-            type Value = Text<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a text")
-            }
-
-            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
-                Ok(Text(Cow::Borrowed(text)))
-            }
-
-            fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
-                Ok(Text(Cow::Owned(text.to_owned())))
-            }
-        }
-        deserializer.deserialize_str(Take)
-    }
 }
 
 #[derive(Default)]

@@ -20,6 +20,8 @@ fn pool() -> Pool {
         max_message: 1024,
         metrics: Metrics::new(),
         dirty: Notify::new(),
+        published: Notify::new(),
+        updates: tokio::sync::mpsc::channel(1).0,
         handshakes: Semaphore::new(HANDSHAKES),
         touched: Arc::default(),
     });

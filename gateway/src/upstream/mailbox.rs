@@ -47,7 +47,7 @@ impl Mailbox {
     }
 
     /// Whether it was taken.
-    pub(super) fn put(&self, told: Told) -> bool {
+    pub fn put(&self, told: Told) -> bool {
         if !self.asks && matches!(told, Told::Question(_)) {
             return false;
         }

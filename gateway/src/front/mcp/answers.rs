@@ -1,0 +1,117 @@
+//! Requests that are answered from memory: who the gateway is, what it serves, and the lists.
+
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+
+use super::message::Request;
+use super::problem::RpcProblem;
+use super::reply::{Reply, SERVER_INFO};
+use super::request::{self, Params};
+use super::state::Caller;
+use crate::capabilities::ClientCapabilities;
+use crate::catalog::Kind;
+use crate::revision::Revision;
+use crate::seal::Session;
+
+/// What is served, as JSON: for all servers alike, whatever they have at the moment, so that a session need not end
+/// when one comes that has more.
+const CAPABILITIES: &str = r#"{"tools":{"listChanged":true},"prompts":{"listChanged":true},"resources":{"subscribe":true,"listChanged":true},"completions":{},"logging":{}}"#;
+
+/// How long a list may be kept by a client of 2026-07-28: who wants to know sooner listens.
+const LIST_LIFE: Duration = Duration::from_secs(30);
+
+/// The same for what the gateway says of itself.
+const DISCOVERY_LIFE: Duration = Duration::from_secs(3600);
+
+/// The answer to `initialize`, and the session that begins with it.
+///
+/// # Errors
+/// The params are not of their form.
+pub fn initialize(caller: &Caller, request: &Request<'_>) -> Result<(Reply, Session), RpcProblem> {
+    const FORM: RpcProblem = RpcProblem::Params("initialize needs \"protocolVersion\", as a text");
+    let params = Params::read(request.params)?;
+    let requested = params.members.text("protocolVersion").ok_or(FORM)?;
+    let revision = Revision::negotiated(&requested);
+    let capabilities = match params.members.get("capabilities") {
+        Some(raw) => {
+            ClientCapabilities::from_json(raw.get()).ok_or(RpcProblem::Params("\"capabilities\" must be an object"))?
+        }
+        None => ClientCapabilities::NONE,
+    };
+    let mcp = &caller.app.mcp;
+    let expires = SystemTime::now() + mcp.options.session_life;
+    let session = Session::new(caller.subject, revision, capabilities, expires, mcp.options.address.clone());
+    let result =
+        format!(r#"{{"protocolVersion":"{revision}","capabilities":{CAPABILITIES},"serverInfo":{SERVER_INFO}}}"#);
+    Ok((Reply::result(request.id, [Bytes::from(result)]), session))
+}
+
+/// The answer to `server/discover`.
+pub fn discover(request: &Request<'_>) -> Reply {
+    let result = format!(
+        r#"{{"resultType":"complete","supportedVersions":["{}"],"capabilities":{CAPABILITIES},"ttlMs":{},"cacheScope":"public","_meta":{{"io.modelcontextprotocol/serverInfo":{SERVER_INFO}}}}}"#,
+        Revision::V2026_07_28,
+        DISCOVERY_LIFE.as_millis()
+    );
+    Reply::result(request.id, [Bytes::from(result)])
+}
+
+/// An empty answer.
+pub fn nothing(request: &Request<'_>, revision: Revision) -> Reply {
+    let result: &'static str = if revision.is_modern() { r#"{"resultType":"complete"}"# } else { "{}" };
+    Reply::result(request.id, [Bytes::from_static(result.as_bytes())])
+}
+
+/// The kind that a method lists.
+pub fn listed_by(method: &str) -> Option<Kind> {
+    Some(match method {
+        "tools/list" => Kind::Tools,
+        "prompts/list" => Kind::Prompts,
+        "resources/list" => Kind::Resources,
+        "resources/templates/list" => Kind::Templates,
+        _ => return None,
+    })
+}
+
+/// A page of a list: the bytes that the catalog keeps, with what the revision wants around them.
+///
+/// # Errors
+/// The cursor was never given out.
+pub fn list(
+    caller: &Caller,
+    request: &Request<'_>,
+    params: &Params<'_>,
+    kind: Kind,
+    revision: Revision,
+) -> Result<Reply, RpcProblem> {
+    const CURSOR: RpcProblem = RpcProblem::Params("the cursor was not given out here: list again without one");
+    let cursor = match params.members.get("cursor") {
+        Some(raw) => Some(crate::json::text(raw).ok_or(CURSOR)?),
+        None => None,
+    };
+    let page = caller.catalog().page(kind, caller.scope(), cursor.as_deref()).map_err(|_| CURSOR)?;
+    let (begin, end): (Bytes, &'static str) = if revision.is_modern() {
+        let hints = format!(
+            r#"{{"resultType":"complete","ttlMs":{},"cacheScope":"private","_meta":{{"io.modelcontextprotocol/serverInfo":{SERVER_INFO}}},"#,
+            LIST_LIFE.as_millis()
+        );
+        (hints.into(), "}")
+    } else {
+        (Bytes::from_static(b"{"), "}")
+    };
+    Ok(Reply::result(request.id, [begin, page, Bytes::from_static(end.as_bytes())]))
+}
+
+/// The answer to `logging/setLevel`.
+///
+/// # Errors
+/// There is no such level.
+pub fn set_level(caller: &Caller, request: &Request<'_>, params: &Params<'_>) -> Result<Reply, RpcProblem> {
+    let level = params.members.get("level").ok_or(RpcProblem::Params("\"level\" is missing"))?;
+    let level = request::level(level)?;
+    if let Some(session) = &caller.session {
+        caller.app.mcp.live.set_level(session.id, level);
+    }
+    Ok(nothing(request, Revision::LATEST_WITH_INITIALIZE))
+}

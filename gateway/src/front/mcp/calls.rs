@@ -1,0 +1,401 @@
+//! Requests that a server answers: `tools/call`, `prompts/get`, `resources/read`, `completion/complete`.
+//!
+//! Arguments and results pass as they are. Only names, ids, progress tokens and `_meta` differ on the two sides.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use serde_json::Value;
+use serde_json::value::RawValue;
+use smallvec::SmallVec;
+
+use super::live::CannotRun;
+use super::message::Request;
+use super::problem::RpcProblem;
+use super::reply::Reply;
+use super::request::{LEVELS, Params, decoded};
+use super::state::Caller;
+use super::stream::Shape;
+use crate::call::{self, Called, Failure, Subject};
+use crate::capabilities::ClientCapabilities;
+use crate::catalog::{Catalog, Entry, Kind};
+use crate::front::access_log::short;
+use crate::front::error::clip;
+use crate::json::{Members, text};
+use crate::metrics::Outcome;
+use crate::revision::Revision;
+use crate::seal::{self, Inner, RequestState};
+use crate::upstream::message::json_string;
+use crate::upstream::params::mirror;
+use crate::upstream::{self, Caller as Told, Mailbox};
+
+/// How long a client may take to bring the answers to what a server asks.
+const INPUT_LIFE: Duration = Duration::from_secs(3600);
+
+/// The log level of a session that has not said which it wants.
+const DEFAULT_LEVEL: usize = 1;
+
+/// A request on its way to a server.
+pub type Work = Pin<Box<dyn Future<Output = Reply> + Send>>;
+
+/// A request that a server answers, ready to be sent.
+pub struct Planned {
+    caller: Arc<Caller>,
+    entry: Entry,
+    method: &'static str,
+    id: String,
+    revision: Revision,
+    /// The first member of `params` where it is not a name that differs between servers, and its value.
+    given: Option<(String, String)>,
+    /// What it is about: part of what a `requestState` is bound to.
+    about: String,
+    arguments: Option<Bytes>,
+    /// The other members of `params`, each after a comma.
+    others: String,
+    meta: String,
+    capabilities: ClientCapabilities,
+    log_level: Option<usize>,
+    progress_token: Option<String>,
+}
+
+/// The methods that servers answer.
+pub fn method_of(method: &str) -> Option<&'static str> {
+    ["tools/call", "prompts/get", "resources/read", "completion/complete"].into_iter().find(|known| *known == method)
+}
+
+/// Finds who answers, and takes over what is passed on.
+///
+/// # Errors
+/// The request is wrong, or nobody answers it.
+pub fn plan(
+    caller: &Arc<Caller>,
+    body: &Bytes,
+    request: &Request<'_>,
+    params: &Params<'_>,
+    (revision, capabilities): (Revision, ClientCapabilities),
+) -> Result<Planned, RpcProblem> {
+    let method = method_of(&request.method).ok_or_else(|| RpcProblem::method(&request.method))?;
+    let catalog = caller.catalog();
+    let (entry, about, given) = match method {
+        "tools/call" | "prompts/get" => named(caller, &catalog, method, params)?,
+        "resources/read" => read(caller, &catalog, params)?,
+        _ => completed(caller, &catalog, params)?,
+    };
+    let mut planned = Planned {
+        caller: caller.clone(),
+        entry,
+        method,
+        id: request.id.to_owned(),
+        revision,
+        given,
+        about,
+        arguments: None,
+        others: String::new(),
+        meta: params.meta.passed_on.clone(),
+        capabilities,
+        log_level: log_level(caller, params, revision),
+        progress_token: params.meta.progress_token.map(str::to_owned),
+    };
+    planned.take(body, &params.members)?;
+    if revision.is_modern() && method == "tools/call" {
+        planned.check_mirrored()?;
+    }
+    Ok(planned)
+}
+
+type Found = (Entry, String, Option<(String, String)>);
+
+fn named(caller: &Caller, catalog: &Catalog, method: &str, params: &Params<'_>) -> Result<Found, RpcProblem> {
+    let name = params.members.text("name").filter(|name| !name.is_empty());
+    let name = name.ok_or(RpcProblem::Params("\"name\" is missing, or no text"))?;
+    note(caller, |facts| facts.tool = Some(short(&name)));
+    let kind = if method == "tools/call" { Kind::Tools } else { Kind::Prompts };
+    match catalog.find(kind, caller.scope(), &name) {
+        Some(entry) => Ok((entry.into_owned(), name.into_owned(), None)),
+        // A server that has just been configured may be the one that offers it.
+        None if catalog.is_incomplete() => Err(RpcProblem::Unavailable),
+        None if kind == Kind::Tools => {
+            caller.app.metrics.unknown_tools.inc();
+            Err(RpcProblem::UnknownTool(clip(&name)))
+        }
+        None => Err(RpcProblem::UnknownPrompt(clip(&name))),
+    }
+}
+
+fn read(caller: &Caller, catalog: &Catalog, params: &Params<'_>) -> Result<Found, RpcProblem> {
+    let uri = params.members.text("uri").filter(|uri| !uri.is_empty());
+    let uri = uri.ok_or(RpcProblem::Params("\"uri\" is missing, or no text"))?;
+    let entry = reader(caller, catalog, &uri)?;
+    let member = format!(r#""uri":{}"#, json_string(&uri));
+    Ok((entry, uri.clone().into_owned(), Some((member, uri.into_owned()))))
+}
+
+/// Who reads a resource.
+///
+/// # Errors
+/// Nobody.
+pub fn reader(caller: &Caller, catalog: &Catalog, uri: &str) -> Result<Entry, RpcProblem> {
+    match catalog.find(Kind::Resources, caller.scope(), uri) {
+        Some(entry) => Ok(entry.into_owned()),
+        None if catalog.is_incomplete() => Err(RpcProblem::Unavailable),
+        None => Err(RpcProblem::UnknownResource(uri.chars().take(1024).collect())),
+    }
+}
+
+/// `completion/complete`: its `ref` names a prompt, or the template of resources.
+fn completed(caller: &Caller, catalog: &Catalog, params: &Params<'_>) -> Result<Found, RpcProblem> {
+    const FORM: RpcProblem = RpcProblem::Params("\"ref\" must name a prompt, or the uri of a resource template");
+    let reference = params.members.get("ref").ok_or(FORM)?;
+    let mut members = Members::read(reference.get()).map_err(|_| FORM)?;
+    let kind = members.text("type").ok_or(FORM)?;
+    match &*kind {
+        "ref/prompt" => {
+            let name = members.text("name").ok_or(FORM)?;
+            let entry = catalog.find(Kind::Prompts, caller.scope(), &name);
+            let entry = entry.ok_or_else(|| RpcProblem::UnknownPrompt(clip(&name)))?.into_owned();
+            // All who offer it know it by the same name, or it would not be one prompt.
+            let own = entry.candidates.first().map(|one| one.item.own_name_json.to_string()).unwrap_or_default();
+            members.0.retain(|(key, _)| key != "name");
+            let others = joined(&members.0);
+            Ok((entry, name.into_owned(), Some((format!(r#""ref":{{"name":{own}{others}}}"#), String::new()))))
+        }
+        "ref/resource" => {
+            let uri = members.text("uri").ok_or(FORM)?;
+            let entry = match catalog.find(Kind::Templates, caller.scope(), &uri) {
+                Some(entry) => entry.into_owned(),
+                None => reader(caller, catalog, &uri)?,
+            };
+            Ok((entry, uri.into_owned(), Some((format!(r#""ref":{}"#, reference.get()), String::new()))))
+        }
+        _ => Err(FORM),
+    }
+}
+
+fn joined(members: &[(std::borrow::Cow<'_, str>, &RawValue)]) -> String {
+    members.iter().map(|(key, value)| format!(",{}:{}", json_string(key), value.get())).collect()
+}
+
+/// The least urgent level that the caller wants to hear of; none: it wants to hear nothing.
+fn log_level(caller: &Caller, params: &Params<'_>, revision: Revision) -> Option<usize> {
+    if revision.is_modern() {
+        return params.meta.log_level;
+    }
+    let session = caller.session.as_ref();
+    let wanted = session.and_then(|session| caller.app.mcp.live.level(&session.id));
+    Some(wanted.unwrap_or(DEFAULT_LEVEL))
+}
+
+fn note(caller: &Caller, change: impl FnOnce(&mut crate::front::access_log::Facts)) {
+    change(&mut caller.recorder.lock().unwrap_or_else(PoisonError::into_inner));
+}
+
+impl Planned {
+    /// Takes over the members of `params` that a server gets as they are.
+    fn take(&mut self, body: &Bytes, members: &Members<'_>) -> Result<(), RpcProblem> {
+        for (key, value) in &members.0 {
+            match &**key {
+                "name" | "uri" | "ref" if key == self.first_member() => {}
+                "arguments" => self.arguments = Some(body.slice_ref(value.get().as_bytes())),
+                "requestState" => {
+                    let inner = self.opened_state(value)?;
+                    self.others.push_str(&inner);
+                }
+                _ => self.others.push_str(&joined(&[(key.clone(), value)])),
+            }
+        }
+        let payloads = self.caller.app.log.payloads();
+        note(&self.caller, |facts| {
+            facts.arguments = self.arguments.as_ref().filter(|_| payloads).map(|a| String::from_utf8_lossy(a).into());
+        });
+        Ok(())
+    }
+
+    fn first_member(&self) -> &'static str {
+        match self.method {
+            "resources/read" => "uri",
+            "completion/complete" => "ref",
+            _ => "name",
+        }
+    }
+
+    /// What a `requestState` is to the server that it came from, which alone may go on.
+    fn opened_state(&mut self, value: &RawValue) -> Result<String, RpcProblem> {
+        const FORM: RpcProblem = RpcProblem::Params(
+            "\"requestState\" was not given out here, or is over: send the request again without it",
+        );
+        let sealed = text(value).ok_or(FORM)?;
+        let (mcp, digest) = (&self.caller.app.mcp, seal::digest(self.method, &self.about));
+        let state = RequestState::open(&mcp.sealer, &sealed, &self.caller.subject, &digest, SystemTime::now());
+        let state = state.map_err(|_| FORM)?;
+        self.entry.candidates.retain(|candidate| candidate.server.key.to_string() == state.server);
+        match state.inner {
+            Inner::Nothing => Ok(String::new()),
+            Inner::Server(inner) => {
+                let inner = String::from_utf8(inner).map_err(|_| FORM)?;
+                Ok(format!(r#","requestState":{}"#, json_string(&inner)))
+            }
+            Inner::Parked(_) => Err(FORM),
+        }
+    }
+
+    /// Arguments that travel as headers too must be the same in both.
+    fn check_mirrored(&self) -> Result<(), RpcProblem> {
+        let Some(candidate) = self.entry.candidates.first().filter(|one| !one.item.params.is_empty()) else {
+            return Ok(());
+        };
+        let arguments = self.arguments.as_ref().and_then(|text| std::str::from_utf8(text).ok()).unwrap_or("{}");
+        let mut expected = HeaderMap::new();
+        mirror(&candidate.item.params, arguments, &mut expected);
+        for param in &candidate.item.params {
+            let sent = self.caller.headers.get(&param.name);
+            let (sent, expected) = (sent.map(|value| decoded(value.as_bytes())), expected.get(&param.name));
+            let same = match (&sent, expected) {
+                (None, None) => true,
+                (Some(Some(sent)), Some(expected)) => {
+                    decoded(expected.as_bytes()).is_some_and(|expected| is_same_value(sent, &expected))
+                }
+                _ => false,
+            };
+            if !same {
+                return Err(RpcProblem::Header(param.name.to_string()));
+            }
+        }
+        Ok(())
+    }
+
+    /// How what comes before the answer is shown to the caller.
+    pub fn shape(&self) -> Shape {
+        Shape { progress_token: self.progress_token.clone(), log_level: self.log_level }
+    }
+
+    /// Whether anything that comes before the answer is wanted.
+    pub fn wants_more(&self) -> bool {
+        self.caller.takes_streams && (self.progress_token.is_some() || self.log_level.is_some())
+    }
+
+    /// Sends it. Dropping the future cancels it at the server.
+    pub async fn send(self, mailbox: Option<Mailbox>) -> Reply {
+        let caller = self.caller.clone();
+        let session = caller.session.as_ref().filter(|_| !self.revision.is_modern());
+        let Some(session) = session else { return self.sent(mailbox).await };
+        let running = match caller.app.mcp.live.run(session.id, &self.id) {
+            Ok(running) => running,
+            Err(CannotRun::SameId) => return self.failed(&RpcProblem::Request("a request with this id runs already")),
+            Err(CannotRun::TooMany) => {
+                return self.failed(&RpcProblem::TooMany("the session has as many requests as it may: wait for some"));
+            }
+        };
+        let (id, revision) = (self.id.clone(), self.revision);
+        tokio::select! {
+            reply = self.sent(mailbox) => reply,
+            () = running.cancelled() => Reply::error(Some(&id), &RpcProblem::Cancelled, revision),
+        }
+    }
+
+    fn failed(&self, problem: &RpcProblem) -> Reply {
+        note(&self.caller, |facts| facts.outcome = Some(problem.outcome()));
+        Reply::error(Some(&self.id), problem, self.revision)
+    }
+
+    async fn sent(&self, mailbox: Option<Mailbox>) -> Reply {
+        let capabilities = self.capabilities.to_json();
+        let level = self.log_level.map(|level| format!("\"{}\"", LEVELS[level]));
+        let arguments = self.arguments.as_ref().and_then(|text| std::str::from_utf8(text).ok());
+        let mut params: SmallVec<[&str; 3]> = SmallVec::new();
+        if let Some(arguments) = arguments {
+            params.extend([r#","arguments":"#, arguments]);
+        }
+        params.push(&self.others);
+        let request = call::Request {
+            method: self.method,
+            subject: self.given.as_ref().map_or(Subject::Named, |(member, value)| Subject::Given(member, value)),
+            params: &params,
+            arguments: arguments.unwrap_or("{}"),
+            preferred: None,
+            headers: &self.caller.headers,
+            caller: Told { meta: &self.meta, capabilities: &capabilities, log_level: level.as_deref() },
+            mailbox: mailbox.as_ref(),
+            answers_input: self.revision.is_modern() && self.method != "completion/complete",
+        };
+        let called = call::call(&self.entry, &request, &self.caller.app.metrics).await;
+        self.note(&called);
+        self.reply(called)
+    }
+
+    fn note(&self, called: &Called) {
+        let payloads = self.caller.app.log.payloads();
+        note(&self.caller, |facts| {
+            facts.server = called.server.as_ref().map(|server| server.name.clone());
+            facts.attempts = called.attempts;
+            facts.outcome = Some(called.outcome.as_str());
+            if let (true, Ok(upstream::Reply::Result(result))) = (payloads, &called.answer) {
+                facts.result = Some(String::from_utf8_lossy(result).into_owned());
+            }
+        });
+    }
+
+    fn reply(&self, called: Called) -> Reply {
+        let problem = match called.answer {
+            Ok(upstream::Reply::Result(result)) => match self.input_sealed(&result, called.server.as_deref()) {
+                Ok(sealed) => {
+                    let result = sealed.as_ref().unwrap_or(&result);
+                    return Reply::passed_on(&self.id, result, self.method, self.revision);
+                }
+                Err(problem) => problem,
+            },
+            Ok(upstream::Reply::Error(error)) => RpcProblem::Rpc(error),
+            Err(Failure::Server(error)) => RpcProblem::Server(error),
+            Err(failure) => RpcProblem::of_call(failure),
+        };
+        Reply::error(Some(&self.id), &problem, self.revision)
+    }
+
+    /// A result that asks for input, with the server's own state sealed; none if it asks for nothing.
+    fn input_sealed(
+        &self,
+        result: &Bytes,
+        server: Option<&crate::handle::Handle>,
+    ) -> Result<Option<Bytes>, RpcProblem> {
+        const UNFIT: RpcProblem =
+            RpcProblem::Server(upstream::CallError::Unfit("it asks for input in a form that is not understood"));
+        let Some(server) = server.filter(|_| self.revision.is_modern() && call::is_input_required(result)) else {
+            return Ok(None);
+        };
+        let whole = std::str::from_utf8(result).map_err(|_| UNFIT)?;
+        let mut members = Members::read(whole).map_err(|_| UNFIT)?;
+        let inner = match members.text("requestState") {
+            Some(state) => Inner::Server(state.into_owned().into_bytes()),
+            None => Inner::Nothing,
+        };
+        let state = RequestState {
+            server: server.key.to_string(),
+            subject: self.caller.subject,
+            digest: seal::digest(self.method, &self.about),
+            expires: SystemTime::now() + INPUT_LIFE,
+            inner,
+            owner: None,
+        };
+        let sealed = state.seal(&self.caller.app.mcp.sealer).map_err(|_| UNFIT)?;
+        members.0.retain(|(key, _)| key != "requestState");
+        Ok(Some(format!(r#"{{"requestState":"{sealed}"{}}}"#, joined(&members.0)).into()))
+    }
+}
+
+/// Numbers are compared as numbers, all else as text.
+fn is_same_value(sent: &str, expected: &str) -> bool {
+    let number = |text: &str| serde_json::from_str::<Value>(text).ok().and_then(|value| value.as_f64());
+    sent == expected || number(sent).zip(number(expected)).is_some_and(|(a, b)| a == b)
+}
+
+/// What became of a request that never got to a server.
+pub fn note_refusal(caller: &Caller, problem: &RpcProblem) {
+    let outcome = match problem {
+        RpcProblem::Unavailable => Outcome::Unavailable.as_str(),
+        other => other.outcome(),
+    };
+    note(caller, |facts| facts.outcome = Some(outcome));
+}

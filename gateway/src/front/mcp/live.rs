@@ -1,0 +1,202 @@
+//! What this replica remembers of sessions while they need it: running requests, log levels, subscriptions.
+//!
+//! A session that needs none of these is not here at all: its id says everything.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+
+/// Sessions with a log level or subscriptions of their own; of more, the one that was quiet longest is forgotten.
+const MOST_KEPT: usize = 20_000;
+
+/// Resources that one session may subscribe to.
+pub const MOST_SUBSCRIPTIONS: usize = 1_000;
+
+/// Requests of one session that may run at the same time.
+const MOST_RUNNING: usize = 1_000;
+
+/// A session that was quiet so long is forgotten.
+const QUIET: Duration = Duration::from_secs(24 * 3600);
+
+/// The id of a session.
+pub type SessionKey = [u8; 12];
+
+/// What is remembered of all sessions.
+#[derive(Default)]
+pub struct Live(Mutex<HashMap<SessionKey, Remembered>>);
+
+#[derive(Default)]
+struct Remembered {
+    running: HashMap<Arc<str>, Arc<Notify>>,
+    level: Option<usize>,
+    subscriptions: HashSet<String>,
+    used: Option<Instant>,
+}
+
+impl Remembered {
+    fn is_empty(&self) -> bool {
+        self.running.is_empty() && self.level.is_none() && self.subscriptions.is_empty()
+    }
+}
+
+/// A request that runs; it can be cancelled until this is dropped.
+pub struct Running<'a> {
+    live: &'a Live,
+    session: SessionKey,
+    id: Arc<str>,
+    cancelled: Arc<Notify>,
+}
+
+/// Why a request cannot run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CannotRun {
+    /// One with this id runs already.
+    SameId,
+    /// There are as many as there may be.
+    TooMany,
+}
+
+impl Live {
+    /// Notes that a request runs.
+    ///
+    /// # Errors
+    /// [`CannotRun`].
+    pub fn run(&self, session: SessionKey, id: &str) -> Result<Running<'_>, CannotRun> {
+        let mut all = self.lock();
+        let running = &mut all.entry(session).or_default().running;
+        if running.contains_key(id) {
+            return Err(CannotRun::SameId);
+        }
+        if running.len() >= MOST_RUNNING {
+            return Err(CannotRun::TooMany);
+        }
+        let (id, cancelled): (Arc<str>, Arc<Notify>) = (id.into(), Arc::default());
+        running.insert(id.clone(), cancelled.clone());
+        drop(all);
+        Ok(Running { live: self, session, id, cancelled })
+    }
+
+    /// Cancels the request of this id, if it runs here.
+    pub fn cancel(&self, session: SessionKey, id: &str) {
+        if let Some(cancelled) = self.lock().get(&session).and_then(|known| known.running.get(id)) {
+            cancelled.notify_one();
+        }
+    }
+
+    /// Remembers the log level that a session wants.
+    pub fn set_level(&self, session: SessionKey, level: usize) {
+        self.keep(session, |known| known.level = Some(level));
+    }
+
+    /// The log level that a session wants, if it has said so here.
+    pub fn level(&self, session: &SessionKey) -> Option<usize> {
+        self.lock().get(session)?.level
+    }
+
+    /// Remembers a subscription; false if there are as many as there may be.
+    pub fn subscribe(&self, session: SessionKey, uri: &str) -> bool {
+        self.keep(session, |known| {
+            let room = known.subscriptions.len() < MOST_SUBSCRIPTIONS || known.subscriptions.contains(uri);
+            if room {
+                known.subscriptions.insert(uri.to_owned());
+            }
+            room
+        })
+    }
+
+    /// Forgets a subscription; false if there is none.
+    pub fn unsubscribe(&self, session: SessionKey, uri: &str) -> bool {
+        self.keep(session, |known| known.subscriptions.remove(uri))
+    }
+
+    /// The sessions that are subscribed to a resource.
+    pub fn subscribers(&self, uri: &str) -> Vec<SessionKey> {
+        let all = self.lock();
+        all.iter().filter(|(_, known)| known.subscriptions.contains(uri)).map(|(session, _)| *session).collect()
+    }
+
+    /// Forgets a session, and tells what it was subscribed to.
+    pub fn forget(&self, session: &SessionKey) -> Vec<String> {
+        let known = self.lock().remove(session);
+        known.map(|known| known.subscriptions.into_iter().collect()).unwrap_or_default()
+    }
+
+    fn keep<T>(&self, session: SessionKey, change: impl FnOnce(&mut Remembered) -> T) -> T {
+        let mut all = self.lock();
+        if all.len() >= MOST_KEPT && !all.contains_key(&session) {
+            let now = Instant::now();
+            all.retain(|_, known| known.used.is_none_or(|used| now.duration_since(used) < QUIET));
+            let quietest = all.iter().filter(|(_, known)| known.running.is_empty()).min_by_key(|(_, known)| known.used);
+            if let Some(quietest) = quietest.map(|(session, _)| *session).filter(|_| all.len() >= MOST_KEPT) {
+                all.remove(&quietest);
+            }
+        }
+        let known = all.entry(session).or_default();
+        known.used = Some(Instant::now());
+        let outcome = change(known);
+        if known.is_empty() {
+            all.remove(&session);
+        }
+        outcome
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<SessionKey, Remembered>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Running<'_> {
+    /// Waits until the client takes the request back.
+    pub async fn cancelled(&self) {
+        self.cancelled.notified().await;
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        let mut all = self.live.lock();
+        if let Some(known) = all.get_mut(&self.session) {
+            known.running.remove(&self.id);
+            if known.is_empty() {
+                all.remove(&self.session);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_running_request_can_be_cancelled_by_its_own_session_alone_and_leaves_nothing_behind() {
+        let live = Live::default();
+        let running = live.run([1; 12], "7").unwrap();
+        assert_eq!(live.run([1; 12], "7").err(), Some(CannotRun::SameId));
+        let other = live.run([2; 12], "7").unwrap();
+        live.cancel([1; 12], "7");
+        live.cancel([3; 12], "7");
+        running.cancelled().await;
+        let untouched = tokio::time::timeout(Duration::from_millis(20), other.cancelled()).await;
+        assert!(untouched.is_err());
+        drop((running, other));
+        assert!(live.lock().is_empty());
+    }
+
+    #[test]
+    fn levels_and_subscriptions_last_until_they_are_taken_back() {
+        let live = Live::default();
+        live.set_level([1; 12], 4);
+        assert!(live.subscribe([1; 12], "a:b") && live.subscribe([2; 12], "a:b"));
+        drop(live.run([1; 12], "1"));
+        assert_eq!((live.level(&[1; 12]), live.level(&[2; 12])), (Some(4), None));
+        assert_eq!(live.subscribers("a:b").len(), 2);
+        assert!(live.unsubscribe([2; 12], "a:b") && !live.unsubscribe([2; 12], "a:b"));
+        assert_eq!(live.subscribers("a:b"), [[1; 12]]);
+        assert_eq!(live.forget(&[1; 12]), ["a:b"]);
+        assert!(live.lock().is_empty());
+        assert_eq!((0..2_000).filter(|n| live.subscribe([3; 12], &n.to_string())).count(), MOST_SUBSCRIPTIONS);
+    }
+}

@@ -1,0 +1,223 @@
+//! What clients send: JSON-RPC messages, scanned once; params stay the bytes that they are.
+//!
+//! Pure.
+
+use std::borrow::Cow;
+
+use serde_json::value::RawValue;
+use thiserror::Error;
+
+use crate::json::{Members, text};
+
+/// Messages in one batch.
+const MAX_BATCH: usize = 100;
+
+/// An id is no longer, as JSON.
+const MAX_ID: usize = 256;
+
+/// One message of a client.
+#[derive(Debug)]
+pub enum Incoming<'a> {
+    /// Wants an answer.
+    Request(Request<'a>),
+    /// Wants none.
+    Notification(Cow<'a, str>, Option<&'a RawValue>),
+    /// The answer to a question: its id as JSON, and `"result":…` or `"error":…`.
+    Response(&'a str, Answer<'a>),
+}
+
+/// A request as it came.
+#[derive(Debug)]
+pub struct Request<'a> {
+    /// Its id, as JSON.
+    pub id: &'a str,
+    /// Its method.
+    pub method: Cow<'a, str>,
+    /// Its params.
+    pub params: Option<&'a RawValue>,
+}
+
+/// What a client answers to a question.
+#[derive(Clone, Copy, Debug)]
+pub enum Answer<'a> {
+    /// The `result`.
+    Result(&'a RawValue),
+    /// The `error`.
+    Error(&'a RawValue),
+}
+
+/// A body that is no message, and the id it has all the same.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[error("{why}")]
+pub struct BadMessage {
+    /// Whether it is no JSON at all.
+    pub syntax: bool,
+    /// What to do about it.
+    pub why: &'static str,
+    /// Its id as JSON, where it has a valid one.
+    pub id: Option<String>,
+}
+
+/// A body: one message, or several.
+#[derive(Debug)]
+pub enum Body<'a> {
+    /// As every revision has it.
+    One(Result<Incoming<'a>, BadMessage>),
+    /// As 2025-03-26 has it.
+    Batch(Vec<Result<Incoming<'a>, BadMessage>>),
+}
+
+/// Reads a body.
+///
+/// # Errors
+/// It is neither a message nor a batch of them.
+pub fn read(body: &[u8]) -> Result<Body<'_>, BadMessage> {
+    let body = body.trim_ascii();
+    if body.first() != Some(&b'[') {
+        return Ok(Body::One(single(body)));
+    }
+    let batch: Vec<&RawValue> = serde_json::from_slice(body).map_err(|_| syntax())?;
+    match batch.len() {
+        0 => Err(bad("the batch is empty: send at least one message", None)),
+        1..=MAX_BATCH => Ok(Body::Batch(batch.into_iter().map(|one| single(one.get().as_bytes())).collect())),
+        _ => Err(bad("the batch has more than 100 messages: send several", None)),
+    }
+}
+
+fn single(body: &[u8]) -> Result<Incoming<'_>, BadMessage> {
+    let whole = std::str::from_utf8(body).map_err(|_| syntax())?;
+    let members = match Members::read(whole) {
+        Ok(members) => members,
+        Err(error) if error.is_data() => return Err(bad("the body must be one JSON-RPC message: an object", None)),
+        Err(_) => return Err(syntax()),
+    };
+    let raw_id = members.get("id").map(RawValue::get);
+    let id = raw_id.filter(|id| is_id(id));
+    if members.text("jsonrpc").as_deref() != Some("2.0") {
+        return Err(bad(r#"the message must have "jsonrpc":"2.0""#, id));
+    }
+    let params = members.get("params");
+    if params.is_some_and(|params| !params.get().starts_with('{')) {
+        return Err(bad("\"params\" must be an object", id));
+    }
+    match (members.get("method"), raw_id, id) {
+        (Some(method), _, _) if text(method).is_none() => Err(bad("\"method\" must be a text", id)),
+        (Some(method), Some(_), Some(id)) => {
+            Ok(Incoming::Request(Request { id, method: text(method).unwrap_or_default(), params }))
+        }
+        (_, Some(_), None) => Err(bad("\"id\" must be a text or a number", None)),
+        (Some(method), None, _) => Ok(Incoming::Notification(text(method).unwrap_or_default(), params)),
+        (None, Some(_), Some(id)) => match (members.get("result"), members.get("error")) {
+            (Some(result), None) => Ok(Incoming::Response(id, Answer::Result(result))),
+            (None, Some(error)) => Ok(Incoming::Response(id, Answer::Error(error))),
+            _ => Err(bad("\"method\" is missing", Some(id))),
+        },
+        (None, None, _) => Err(bad("\"method\" is missing", None)),
+    }
+}
+
+fn is_id(text: &str) -> bool {
+    text.len() <= MAX_ID && (text.starts_with('"') || text.starts_with(|c: char| c == '-' || c.is_ascii_digit()))
+}
+
+fn syntax() -> BadMessage {
+    BadMessage { syntax: true, why: "the body is not valid JSON", id: None }
+}
+
+fn bad(why: &'static str, id: Option<&str>) -> BadMessage {
+    BadMessage { syntax: false, why, id: id.map(str::to_owned) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn shown(body: &str) -> Result<String, BadMessage> {
+        let show = |message: Result<Incoming<'_>, BadMessage>| {
+            message.map(|message| match message {
+                Incoming::Request(Request { id, method, params }) => {
+                    format!("request {id} {method} {}", params.map_or("-", RawValue::get))
+                }
+                Incoming::Notification(method, params) => {
+                    format!("notification {method} {}", params.map_or("-", RawValue::get))
+                }
+                Incoming::Response(id, Answer::Result(raw)) => format!("result {id} {raw}"),
+                Incoming::Response(id, Answer::Error(raw)) => format!("error {id} {raw}"),
+            })
+        };
+        match read(body.as_bytes())? {
+            Body::One(one) => show(one),
+            Body::Batch(all) => Ok(all
+                .into_iter()
+                .map(|one| show(one).unwrap_or_else(|e| e.why.to_owned()))
+                .collect::<Vec<_>>()
+                .join(" | ")),
+        }
+    }
+
+    #[test]
+    fn every_kind_of_message_is_told_apart_and_ids_stay_as_they_are() {
+        for (body, expected) in [
+            (r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#, "request 1 ping -"),
+            (
+                r#" {"params":{"a": [1]},"method":"m\u0031","id":"\u0061","jsonrpc":"2.0","x":1}"#,
+                r#"request "\u0061" m1 {"a": [1]}"#,
+            ),
+            (
+                r#"{"jsonrpc":"2.0","id":123456789012345678901234567890,"method":"m"}"#,
+                "request 123456789012345678901234567890 m -",
+            ),
+            (r#"{"jsonrpc":"2.0","method":"n","params":{}}"#, "notification n {}"),
+            (r#"{"jsonrpc":"2.0","id":"a","result":{"x":1}}"#, r#"result "a" {"x":1}"#),
+            (r#"{"jsonrpc":"2.0","id":-7,"error":{"code":1}}"#, r#"error -7 {"code":1}"#),
+            (
+                r#"[{"jsonrpc":"2.0","id":1,"method":"a"},{"jsonrpc":"2.0","method":"b"},7]"#,
+                "request 1 a - | notification b - | the body must be one JSON-RPC message: an object",
+            ),
+        ] {
+            assert_eq!(shown(body).as_deref(), Ok(expected), "{body}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_message_is_refused_with_its_id_where_it_has_one() {
+        for (body, syntax, id) in [
+            ("", true, None),
+            ("{", true, None),
+            ("<html>", true, None),
+            ("7", false, None),
+            ("[]", false, None),
+            (r#"{"id":1,"method":"m"}"#, false, Some("1")),
+            (r#"{"jsonrpc":"1.0","id":1,"method":"m"}"#, false, Some("1")),
+            (r#"{"jsonrpc":"2.0","id":null,"method":"m"}"#, false, None),
+            (r#"{"jsonrpc":"2.0","id":{},"method":"m"}"#, false, None),
+            (r#"{"jsonrpc":"2.0","id":true,"method":"m"}"#, false, None),
+            (r#"{"jsonrpc":"2.0","id":"a","method":7}"#, false, Some("\"a\"")),
+            (r#"{"jsonrpc":"2.0","id":"a","method":"m","params":[]}"#, false, Some("\"a\"")),
+            (r#"{"jsonrpc":"2.0","id":"a"}"#, false, Some("\"a\"")),
+            (r#"{"jsonrpc":"2.0","id":1,"id":2,"method":"m"}"#, false, None),
+            (r#"{"jsonrpc":"2.0","id":1,"result":{},"error":{}}"#, false, Some("1")),
+        ] {
+            let refused = shown(body).unwrap_err();
+            assert_eq!((refused.syntax, refused.id.as_deref()), (syntax, id), "{body}: {refused}");
+        }
+        let many = vec![r#"{"jsonrpc":"2.0","method":"n"}"#; 101].join(",");
+        assert!(read(format!("[{many}]").as_bytes()).is_err());
+        assert!(shown(&format!(r#"{{"jsonrpc":"2.0","id":"{}","method":"m"}}"#, "x".repeat(300))).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_never_panic(body in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = read(&body);
+        }
+
+        #[test]
+        fn any_id_comes_back_as_it_came(id in "(-?[1-9][0-9]{0,40}|\"[a-z \\\\u00e9]{0,20}\")") {
+            prop_assume!(serde_json::from_str::<&RawValue>(&id).is_ok());
+            let body = format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"m"}}"#);
+            prop_assert_eq!(shown(&body), Ok(format!("request {id} m -")));
+        }
+    }
+}

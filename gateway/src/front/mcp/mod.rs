@@ -1,0 +1,20 @@
+//! One MCP server for every client: revisions 2024-11-05 to 2026-07-28, of all servers at `/mcp`, of one at `/mcp/NAME`.
+//!
+//! What the gateway knows it answers itself; the rest goes to a server through the same call path as REST.
+
+pub mod answers;
+pub mod calls;
+pub mod changes;
+pub mod listen;
+pub mod live;
+pub mod message;
+pub mod problem;
+pub mod reply;
+pub mod request;
+pub mod routes;
+pub mod state;
+pub mod stream;
+pub mod streams;
+
+pub use routes::routes;
+pub use state::{Mcp, McpOptions};

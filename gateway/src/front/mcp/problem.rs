@@ -1,0 +1,178 @@
+//! Every JSON-RPC error that callers of `/mcp` can get: its code, its HTTP status, and a sentence that says what to do.
+//!
+//! Source of the codes: JSON-RPC 2.0, and MCP 2026-07-28, basic, "Error Codes".
+
+use http::StatusCode;
+use thiserror::Error;
+
+use super::message::BadMessage;
+use crate::call::{Failure, RETRY_AFTER};
+use crate::capabilities::ClientCapabilities;
+use crate::front::error::clip;
+use crate::revision::Revision;
+use crate::upstream::message::json_string;
+use crate::upstream::{CallError, RpcError};
+
+const PARSE_ERROR: i64 = -32700;
+const INVALID_REQUEST: i64 = -32600;
+const METHOD_NOT_FOUND: i64 = -32601;
+const INVALID_PARAMS: i64 = -32602;
+const INTERNAL_ERROR: i64 = -32603;
+/// Until 2025-11-25; since then it is a case of invalid params.
+const RESOURCE_NOT_FOUND: i64 = -32002;
+/// What clients understand as the end of their session, together with HTTP status 404.
+const SESSION_NOT_FOUND: i64 = -32001;
+const HEADER_MISMATCH: i64 = -32020;
+const MISSING_CAPABILITY: i64 = -32021;
+const UNSUPPORTED_VERSION: i64 = -32022;
+
+/// Why a message is answered with an error.
+#[derive(Clone, Debug, Error)]
+pub enum RpcProblem {
+    /// The body is no message.
+    #[error("{0}")]
+    Message(BadMessage),
+    /// A message that is not fit for its place.
+    #[error("{0}")]
+    Request(&'static str),
+    /// Nobody knows the method.
+    #[error("the method {0:?} is not offered here")]
+    Method(String),
+    /// The params are wrong.
+    #[error("{0}")]
+    Params(&'static str),
+    /// `_meta` lacks what every request must say since 2026-07-28.
+    #[error("params._meta lacks {0:?}, or it is not of its form: every request must say it")]
+    Meta(&'static str),
+    /// A header does not say what the body says.
+    #[error("the header {0} is missing, or does not say what the body says: send the same in both")]
+    Header(String),
+    /// The revision is not served.
+    #[error("the protocol version {0:?} is not served here: use one of data.supported")]
+    Version(String),
+    /// The session id is not known, or not the caller's.
+    #[error("the session is not known here, or over: send initialize again")]
+    Session,
+    /// No server offers the tool.
+    #[error("no server offers the tool {0:?}: tools/list lists all")]
+    UnknownTool(String),
+    /// No server offers the prompt.
+    #[error("no server offers the prompt {0:?}: prompts/list lists all")]
+    UnknownPrompt(String),
+    /// No server offers the resource.
+    #[error("no server offers this resource: resources/list and resources/templates/list list all")]
+    UnknownResource(String),
+    /// The servers that offer it cannot be reached.
+    #[error("no server that offers this can be reached: try again")]
+    Unavailable,
+    /// They have as many calls as they may.
+    #[error("every server that offers this has as many calls as it may: try again")]
+    Busy,
+    /// The server gave no usable answer.
+    #[error("{0}")]
+    Server(CallError),
+    /// The server answered with an error.
+    #[error("{}", .0.message)]
+    Rpc(RpcError),
+    /// The caller has too much open.
+    #[error("{0}")]
+    TooMany(&'static str),
+    /// A server needs what the caller has not declared.
+    #[error("the server needs a capability that the client has not declared")]
+    Capability(ClientCapabilities),
+    /// The caller has taken the request back.
+    #[error("the request was cancelled")]
+    Cancelled,
+}
+
+impl RpcProblem {
+    /// What a failed call is to its caller.
+    pub fn of_call(failure: Failure) -> Self {
+        match failure {
+            Failure::Unavailable => Self::Unavailable,
+            Failure::Busy => Self::Busy,
+            Failure::Server(error) => Self::Server(error),
+        }
+    }
+
+    /// A method that is not offered.
+    pub fn method(name: &str) -> Self {
+        Self::Method(clip(name))
+    }
+
+    /// The JSON-RPC code for a caller of this revision.
+    pub fn code(&self, revision: Revision) -> i64 {
+        match self {
+            Self::Message(BadMessage { syntax: true, .. }) => PARSE_ERROR,
+            Self::Message(_) | Self::Request(_) | Self::Cancelled => INVALID_REQUEST,
+            Self::Method(_) => METHOD_NOT_FOUND,
+            Self::UnknownResource(_) if !revision.is_modern() => RESOURCE_NOT_FOUND,
+            Self::Params(_)
+            | Self::Meta(_)
+            | Self::UnknownTool(_)
+            | Self::UnknownPrompt(_)
+            | Self::UnknownResource(_) => INVALID_PARAMS,
+            Self::Header(_) => HEADER_MISMATCH,
+            Self::Version(_) if revision.is_modern() => UNSUPPORTED_VERSION,
+            Self::Version(_) => INVALID_REQUEST,
+            Self::Session => SESSION_NOT_FOUND,
+            Self::Rpc(error) if error.code == RESOURCE_NOT_FOUND && revision.is_modern() => INVALID_PARAMS,
+            Self::Rpc(error) => error.code,
+            Self::Capability(_) if revision.is_modern() => MISSING_CAPABILITY,
+            Self::Unavailable | Self::Busy | Self::Server(_) | Self::TooMany(_) | Self::Capability(_) => INTERNAL_ERROR,
+        }
+    }
+
+    /// The HTTP status for a caller of this revision: until 2025-11-25, an error in answer to a request is a success.
+    pub fn status(&self, revision: Revision) -> StatusCode {
+        match (self, self.code(revision)) {
+            (Self::Session, _) => StatusCode::NOT_FOUND,
+            (Self::Message(_) | Self::Request(_) | Self::Meta(_) | Self::Version(_), _) => StatusCode::BAD_REQUEST,
+            (Self::TooMany(_), _) => StatusCode::TOO_MANY_REQUESTS,
+            (_, METHOD_NOT_FOUND) if revision.is_modern() => StatusCode::NOT_FOUND,
+            (_, HEADER_MISMATCH | MISSING_CAPABILITY | UNSUPPORTED_VERSION) if revision.is_modern() => {
+                StatusCode::BAD_REQUEST
+            }
+            _ => StatusCode::OK,
+        }
+    }
+
+    /// A word for the log: what became of the request.
+    pub fn outcome(&self) -> &'static str {
+        match self {
+            Self::UnknownTool(_) => "unknown_tool",
+            Self::Unavailable => "unavailable",
+            Self::Busy | Self::TooMany(_) => "busy",
+            Self::Server(CallError::Timeout) => "timeout",
+            Self::Server(_) => "bad_answer",
+            Self::Rpc(_) => "rpc_error",
+            Self::Cancelled => "cancelled",
+            _ => "refused",
+        }
+    }
+
+    /// The error object.
+    pub fn object(&self, revision: Revision) -> String {
+        let (code, message) = (self.code(revision), json_string(&self.to_string()));
+        match self.data() {
+            Some(data) => format!(r#"{{"code":{code},"message":{message},"data":{data}}}"#),
+            None => format!(r#"{{"code":{code},"message":{message}}}"#),
+        }
+    }
+
+    fn data(&self) -> Option<String> {
+        match self {
+            Self::Version(requested) => {
+                let requested = json_string(requested);
+                Some(format!(r#"{{"supported":["{}"],"requested":{requested}}}"#, Revision::V2026_07_28))
+            }
+            Self::UnknownResource(uri) => Some(format!(r#"{{"uri":{}}}"#, json_string(uri))),
+            Self::Unavailable | Self::Busy => {
+                Some(format!(r#"{{"reason":"{}","retryAfterMs":{}}}"#, self.outcome(), RETRY_AFTER.as_millis()))
+            }
+            Self::Capability(needed) => Some(format!(r#"{{"requiredCapabilities":{}}}"#, needed.to_json())),
+            Self::Rpc(error) => error.data.clone(),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,264 @@
+//! What revision a request speaks, and what it says of its caller.
+//!
+//! Source of the rules: MCP 2026-07-28, versioning and streamable HTTP, "Request Metadata" and "Server Validation".
+
+use std::borrow::Cow;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use http::HeaderMap;
+use serde_json::value::RawValue;
+
+use super::message::Request;
+use super::problem::RpcProblem;
+use crate::capabilities::ClientCapabilities;
+use crate::front::error::clip;
+use crate::json::{Members, text};
+use crate::revision::Revision;
+use crate::upstream::message::json_string;
+
+/// The header that says the revision.
+pub const VERSION_HEADER: &str = "mcp-protocol-version";
+
+const VERSION: &str = "io.modelcontextprotocol/protocolVersion";
+const CAPABILITIES: &str = "io.modelcontextprotocol/clientCapabilities";
+const LOG_LEVEL: &str = "io.modelcontextprotocol/logLevel";
+/// What the specification keeps for itself is said anew by the gateway.
+const RESERVED: &str = "io.modelcontextprotocol/";
+
+/// Log levels, the least urgent first (RFC 5424).
+pub const LEVELS: [&str; 8] = ["debug", "info", "notice", "warning", "error", "critical", "alert", "emergency"];
+
+/// The params of a request, one level deep, without `_meta`.
+#[derive(Debug, Default)]
+pub struct Params<'a> {
+    /// All members but `_meta`.
+    pub members: Members<'a>,
+    /// What `_meta` says.
+    pub meta: Meta<'a>,
+}
+
+/// What `_meta` says.
+#[derive(Debug, Default)]
+pub struct Meta<'a> {
+    /// As JSON: a text or a number.
+    pub progress_token: Option<&'a str>,
+    /// The revision.
+    pub version: Option<Cow<'a, str>>,
+    /// The client's capabilities, as JSON.
+    pub capabilities: Option<&'a str>,
+    /// The index of the wanted level in [`LEVELS`].
+    pub log_level: Option<usize>,
+    /// Everything else that is passed on, as members without braces.
+    pub passed_on: String,
+}
+
+impl<'a> Params<'a> {
+    /// Reads the params of a request.
+    ///
+    /// # Errors
+    /// They are not of their form.
+    pub fn read(raw: Option<&'a RawValue>) -> Result<Self, RpcProblem> {
+        let Some(raw) = raw else { return Ok(Self::default()) };
+        let mut members = Members::read(raw.get()).map_err(|_| {
+            RpcProblem::Params("\"params\" must be an object that has each member once, and 64 at most")
+        })?;
+        let meta = match members.0.iter().position(|(key, _)| key == "_meta") {
+            Some(at) => Meta::read(members.0.remove(at).1)?,
+            None => Meta::default(),
+        };
+        Ok(Self { members, meta })
+    }
+}
+
+impl<'a> Meta<'a> {
+    fn read(raw: &'a RawValue) -> Result<Self, RpcProblem> {
+        const FORM: RpcProblem =
+            RpcProblem::Params("\"_meta\" must be an object that has each member once, and 64 at most");
+        let mut meta = Self::default();
+        for (key, value) in Members::read(raw.get()).map_err(|_| FORM)?.0 {
+            match &*key {
+                "progressToken" => meta.progress_token = Some(progress_token(value)?),
+                VERSION => meta.version = Some(text(value).ok_or(RpcProblem::Meta(VERSION))?),
+                CAPABILITIES => meta.capabilities = Some(value.get()),
+                LOG_LEVEL => meta.log_level = Some(level(value)?),
+                key if key.starts_with(RESERVED) => {}
+                key => {
+                    let comma = if meta.passed_on.is_empty() { "" } else { "," };
+                    meta.passed_on.push_str(comma);
+                    meta.passed_on.push_str(&json_string(key));
+                    meta.passed_on.push(':');
+                    meta.passed_on.push_str(value.get());
+                }
+            }
+        }
+        Ok(meta)
+    }
+}
+
+fn progress_token(value: &RawValue) -> Result<&str, RpcProblem> {
+    let token = value.get();
+    let fits = token.len() <= 256 && token.starts_with(|c: char| c == '"' || c == '-' || c.is_ascii_digit());
+    fits.then_some(token).ok_or(RpcProblem::Params("\"progressToken\" must be a text or a number"))
+}
+
+/// The index in [`LEVELS`].
+pub fn level(value: &RawValue) -> Result<usize, RpcProblem> {
+    let name = text(value);
+    let found = name.and_then(|name| LEVELS.iter().position(|level| *level == name));
+    found.ok_or(RpcProblem::Params(
+        "the log level must be debug, info, notice, warning, error, critical, alert or emergency",
+    ))
+}
+
+/// Whether a request is one of 2026-07-28 or later: by its body, or by its header.
+pub fn is_modern(method: &str, meta: &Meta<'_>, headers: &HeaderMap) -> bool {
+    if method == "initialize" {
+        return false;
+    }
+    let header = headers.get(VERSION_HEADER).map(http::HeaderValue::as_bytes);
+    // Revisions are dates, so that the later one is the greater text.
+    meta.version.is_some() || header.is_some_and(|version| version >= Revision::V2026_07_28.as_str().as_bytes())
+}
+
+/// Checks what every request of 2026-07-28 must say, and says the same in headers and body.
+///
+/// # Errors
+/// What is missing or differs.
+pub fn check_modern(
+    request: &Request<'_>,
+    params: &Params<'_>,
+    headers: &HeaderMap,
+) -> Result<ClientCapabilities, RpcProblem> {
+    let header = headers.get(VERSION_HEADER).and_then(|value| value.to_str().ok());
+    let Some(version) = params.meta.version.as_deref() else { return Err(RpcProblem::Meta(VERSION)) };
+    if header != Some(version) {
+        return Err(RpcProblem::Header("MCP-Protocol-Version".into()));
+    }
+    if Revision::parse(version).is_none_or(|revision| !revision.is_modern()) {
+        return Err(RpcProblem::Version(clip(version)));
+    }
+    let capabilities = params.meta.capabilities.and_then(ClientCapabilities::from_json);
+    let capabilities = capabilities.ok_or(RpcProblem::Meta(CAPABILITIES))?;
+    if headers.get("mcp-method").map(http::HeaderValue::as_bytes) != Some(request.method.as_bytes()) {
+        return Err(RpcProblem::Header("Mcp-Method".into()));
+    }
+    if let Some(member) = named_by(&request.method) {
+        let named = params.members.text(member);
+        let header = headers.get("mcp-name").and_then(|value| decoded(value.as_bytes()));
+        if named.is_some() && header.as_deref() != named.as_deref() {
+            return Err(RpcProblem::Header("Mcp-Name".into()));
+        }
+    }
+    Ok(capabilities)
+}
+
+/// The member of `params` that `Mcp-Name` repeats.
+fn named_by(method: &str) -> Option<&'static str> {
+    match method {
+        "tools/call" | "prompts/get" => Some("name"),
+        "resources/read" => Some("uri"),
+        _ => None,
+    }
+}
+
+/// The value of a header that may be in Base64 between `=?base64?` and `?=`; `None` if it holds what none may.
+pub fn decoded(value: &[u8]) -> Option<Cow<'_, str>> {
+    let value = std::str::from_utf8(value).ok()?;
+    if !value.bytes().all(|byte| byte == b'\t' || (0x20..0x7f).contains(&byte)) {
+        return None;
+    }
+    match value.strip_prefix("=?base64?").and_then(|rest| rest.strip_suffix("?=")) {
+        Some(encoded) => Some(Cow::Owned(String::from_utf8(STANDARD.decode(encoded).ok()?).ok()?)),
+        None => Some(Cow::Borrowed(value)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn raw(text: &str) -> &RawValue {
+        serde_json::from_str(text).unwrap()
+    }
+
+    const META: &str =
+        r#""io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{}"#;
+
+    fn checked(method: &str, params: &str, headers: &[(&'static str, &str)]) -> Result<ClientCapabilities, i64> {
+        let request = Request { id: "1", method: method.into(), params: Some(raw(params)) };
+        let map = headers.iter().map(|(name, value)| (http::HeaderName::from_static(name), value.parse().unwrap()));
+        Params::read(request.params)
+            .and_then(|params| check_modern(&request, &params, &map.collect()))
+            .map_err(|problem| problem.code(Revision::V2026_07_28))
+    }
+
+    #[test]
+    fn meta_is_read_and_what_is_not_ours_is_passed_on() {
+        let text = r#"{"name":"t","_meta":{"progressToken":"p","traceparent":"00-1","io.modelcontextprotocol/logLevel":"error","io.modelcontextprotocol/x":1,"a/b":{"c":1.10}},"arguments":{}}"#;
+        let params = Params::read(Some(raw(text))).unwrap();
+        let keys: Vec<_> = params.members.0.iter().map(|(key, _)| &**key).collect();
+        assert_eq!(keys, ["name", "arguments"]);
+        assert_eq!((params.meta.progress_token, params.meta.log_level), (Some("\"p\""), Some(4)));
+        assert_eq!(params.meta.passed_on, r#""traceparent":"00-1","a/b":{"c":1.10}"#);
+    }
+
+    #[test]
+    fn params_of_a_wrong_form_are_refused() {
+        for text in [
+            r#"{"_meta":[]}"#,
+            r#"{"_meta":{"progressToken":{}}}"#,
+            r#"{"_meta":{"progressToken":null}}"#,
+            r#"{"_meta":{"io.modelcontextprotocol/logLevel":"loud"}}"#,
+            r#"{"_meta":{"io.modelcontextprotocol/protocolVersion":7}}"#,
+            r#"{"a":1,"a":2}"#,
+        ] {
+            assert!(Params::read(Some(raw(text))).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_modern_request_says_everything_and_the_same_in_headers_and_body() {
+        let version = (VERSION_HEADER, "2026-07-28");
+        let call = format!(r#"{{"name":"é","_meta":{{{META}}}}}"#);
+        let read = format!(r#"{{"uri":"a:b","_meta":{{{META}}}}}"#);
+        let (method, name) = (("mcp-method", "tools/call"), ("mcp-name", "=?base64?w6k=?="));
+        assert_eq!(checked("tools/call", &call, &[version, method, name]), Ok(ClientCapabilities::NONE));
+        let reading = ("mcp-method", "resources/read");
+        assert!(checked("resources/read", &read, &[version, reading, ("mcp-name", "a:b")]).is_ok());
+        for (params, headers, code) in [
+            (call.as_str(), vec![version, name], -32020),
+            (&call, vec![version, method], -32020),
+            (&call, vec![version, ("mcp-method", "Tools/Call"), name], -32020),
+            (&call, vec![version, method, ("mcp-name", "other")], -32020),
+            (&call, vec![method, name], -32020),
+            (&call, vec![(VERSION_HEADER, "2025-11-25"), method, name], -32020),
+            (r#"{"name":"é"}"#, vec![version, method, name], -32602),
+            (
+                r#"{"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28"}}"#,
+                vec![version, method, name],
+                -32602,
+            ),
+            (
+                r#"{"_meta":{"io.modelcontextprotocol/protocolVersion":"2099-01-01"}}"#,
+                vec![(VERSION_HEADER, "2099-01-01"), method, name],
+                -32022,
+            ),
+        ] {
+            assert_eq!(checked("tools/call", params, &headers), Err(code), "{params} {headers:?}");
+        }
+    }
+
+    #[test]
+    fn header_values_are_decoded() {
+        for (value, expected) in [
+            ("us-west1", Some("us-west1")),
+            ("=?base64?SGVsbG8sIOS4lueVjA==?=", Some("Hello, 世界")),
+            ("=?base64?!?=", None),
+            ("=?BASE64?YQ==?=", Some("=?BASE64?YQ==?=")),
+            ("é", None),
+        ] {
+            assert_eq!(decoded(value.as_bytes()).as_deref(), expected, "{value}");
+        }
+    }
+}

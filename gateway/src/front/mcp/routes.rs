@@ -1,0 +1,433 @@
+//! The routes of `/mcp`: one message, or several, and what they are answered with.
+
+use std::sync::{Arc, PoisonError};
+use std::time::SystemTime;
+
+use axum::Router;
+use axum::body::Body as HttpBody;
+use axum::extract::{Path, Request, State};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::post;
+use bytes::Bytes;
+use futures_util::future::join_all;
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+
+use super::answers;
+use super::calls;
+use super::listen;
+use super::message::{self, Body, Incoming};
+use super::problem::RpcProblem;
+use super::reply::Reply;
+use super::request::{Params, VERSION_HEADER, check_modern, is_modern};
+use super::state::Caller;
+use super::stream;
+use crate::capabilities::ClientCapabilities;
+use crate::front::access_log::short;
+use crate::front::app::App;
+use crate::front::body;
+use crate::front::error::ApiError;
+use crate::front::routes::{identify_with, recorder};
+use crate::revision::Revision;
+use crate::seal::{Session, SubjectId};
+use crate::upstream::Mailbox;
+
+/// The header of a session's id.
+const SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
+
+/// The routes.
+pub fn routes() -> Router<Arc<App>> {
+    let all = || post(answer_all).get(listen_all).delete(end_all);
+    let one = || post(answer_one).get(listen_one).delete(end_one);
+    Router::new().route("/mcp", all()).route("/mcp/{server}", one()).route("/mcp/{namespace}/{server}", one())
+}
+
+/// The path of one server: its name, after its namespace where it has one.
+type ServerPath = Path<Vec<(String, String)>>;
+
+fn name_of(path: &ServerPath) -> String {
+    path.0.iter().map(|(_, part)| part.as_str()).collect::<Vec<_>>().join("/")
+}
+
+async fn answer_all(State(app): State<Arc<App>>, request: Request) -> Response {
+    post_to(app, None, request).await
+}
+
+async fn answer_one(State(app): State<Arc<App>>, path: ServerPath, request: Request) -> Response {
+    post_to(app, Some(name_of(&path)), request).await
+}
+
+async fn listen_all(State(app): State<Arc<App>>, request: Request) -> Response {
+    get_from(app, None, request).await
+}
+
+async fn listen_one(State(app): State<Arc<App>>, path: ServerPath, request: Request) -> Response {
+    get_from(app, Some(name_of(&path)), request).await
+}
+
+async fn end_all(State(app): State<Arc<App>>, request: Request) -> Response {
+    delete(app, None, request).await
+}
+
+async fn end_one(State(app): State<Arc<App>>, path: ServerPath, request: Request) -> Response {
+    delete(app, Some(name_of(&path)), request).await
+}
+
+/// A request that cannot be answered as it is.
+enum Refused {
+    /// Before its message was looked at.
+    Http(ApiError),
+    /// Because of its message.
+    Rpc(Reply),
+}
+
+impl From<ApiError> for Refused {
+    fn from(error: ApiError) -> Self {
+        Self::Http(error)
+    }
+}
+
+fn finish(outcome: Result<Response, Refused>) -> Response {
+    match outcome {
+        Ok(response) => response,
+        Err(Refused::Http(error)) => error.into_response(),
+        Err(Refused::Rpc(reply)) => reply.into_response(),
+    }
+}
+
+fn refused(id: Option<&str>, problem: &RpcProblem, revision: Revision) -> Refused {
+    Refused::Rpc(Reply::error(id, problem, revision))
+}
+
+// === POST ===
+
+async fn post_to(app: Arc<App>, server: Option<String>, request: Request) -> Response {
+    let (parts, body) = with_recorder(request);
+    finish(answer(app, server, parts, body).await)
+}
+
+async fn answer(app: Arc<App>, server: Option<String>, parts: McpParts, body: HttpBody) -> Result<Response, Refused> {
+    let mut caller = caller(app, server, &parts).await?;
+    body::check_media_type(&parts.head.headers)?;
+    let accepts = Accepts::of(&parts.head.headers);
+    if !accepts.json && !accepts.streams {
+        return Err(ApiError::Accept.into());
+    }
+    caller.takes_streams = accepts.streams;
+    let body = body::read(&parts.head.headers, body, caller.app.options.max_body).await?;
+    caller.recorder.lock().unwrap_or_else(PoisonError::into_inner).bytes = body.len();
+    caller.headers = parts.head.headers;
+    match message::read(&body).map_err(|bad| refused(None, &RpcProblem::Message(bad), LEGACY))? {
+        Body::One(one) => answer_single(caller, one, &body).await,
+        Body::Batch(all) => answer_batch(caller, all, &body).await,
+    }
+}
+
+/// What is spoken where nothing says otherwise.
+const LEGACY: Revision = Revision::V2025_03_26;
+
+async fn answer_single(
+    mut caller: Caller,
+    one: Result<Incoming<'_>, message::BadMessage>,
+    body: &Bytes,
+) -> Result<Response, Refused> {
+    let one = one.map_err(|bad| {
+        let id = bad.id.clone();
+        refused(id.as_deref(), &RpcProblem::Message(bad), LEGACY)
+    })?;
+    let request = match one {
+        Incoming::Request(request) => request,
+        Incoming::Notification(method, params) => {
+            let meta = Params::read(params).map(|params| params.meta).unwrap_or_default();
+            if !is_modern(&method, &meta, &caller.headers) {
+                legacy(&mut caller, None)?;
+                notified(&caller, &method, params);
+            }
+            return Ok(accepted());
+        }
+        Incoming::Response(..) => {
+            legacy(&mut caller, None)?;
+            return Ok(accepted());
+        }
+    };
+    note_method(&caller, &request.method);
+    let params = Params::read(request.params).map_err(|problem| refused(Some(request.id), &problem, LEGACY))?;
+    if is_modern(&request.method, &params.meta, &caller.headers) {
+        return answer_modern(caller, &request, &params, body).await;
+    }
+    if request.method == "initialize" {
+        let begun = answers::initialize(&caller, &request);
+        let (reply, session) = begun.map_err(|problem| refused(Some(request.id), &problem, LEGACY))?;
+        let mut response = reply.into_response();
+        if let Ok(id) = HeaderValue::from_str(&session.seal(&caller.app.mcp.sealer)) {
+            response.headers_mut().insert(SESSION, id);
+        }
+        return Ok(response);
+    }
+    let revision = legacy(&mut caller, Some(request.id))?;
+    answer_legacy(Arc::new(caller), &request, &params, body, revision).await
+}
+
+async fn answer_modern(
+    caller: Caller,
+    request: &message::Request<'_>,
+    params: &Params<'_>,
+    body: &Bytes,
+) -> Result<Response, Refused> {
+    let revision = Revision::V2026_07_28;
+    let fail = |problem: RpcProblem| {
+        calls::note_refusal(&caller, &problem);
+        refused(Some(request.id), &problem, revision)
+    };
+    let capabilities = check_modern(request, params, &caller.headers).map_err(fail)?;
+    let reply = match &*request.method {
+        "server/discover" => Ok(answers::discover(request)),
+        "subscriptions/listen" => return listen::subscribed(&caller, request, params).map_err(fail),
+        method if let Some(kind) = answers::listed_by(method) => {
+            answers::list(&caller, request, params, kind, revision)
+        }
+        method if calls::method_of(method).is_some() => {
+            return call(Arc::new(caller), request, params, body, (revision, capabilities)).await;
+        }
+        method => Err(RpcProblem::method(method)),
+    };
+    reply.map(Reply::into_response).map_err(fail)
+}
+
+async fn answer_legacy(
+    caller: Arc<Caller>,
+    request: &message::Request<'_>,
+    params: &Params<'_>,
+    body: &Bytes,
+    revision: Revision,
+) -> Result<Response, Refused> {
+    if calls::method_of(&request.method).is_some() {
+        return call(caller, request, params, body, (revision, ClientCapabilities::NONE)).await;
+    }
+    Ok(from_memory(&caller, request, params, revision).into_response())
+}
+
+fn from_memory(caller: &Caller, request: &message::Request<'_>, params: &Params<'_>, revision: Revision) -> Reply {
+    let reply = match &*request.method {
+        "ping" => Ok(answers::nothing(request, revision)),
+        "logging/setLevel" => answers::set_level(caller, request, params),
+        method if let Some(kind) = answers::listed_by(method) => answers::list(caller, request, params, kind, revision),
+        method => Err(RpcProblem::method(method)),
+    };
+    reply.unwrap_or_else(|problem| {
+        calls::note_refusal(caller, &problem);
+        Reply::error(Some(request.id), &problem, revision)
+    })
+}
+
+async fn call(
+    caller: Arc<Caller>,
+    request: &message::Request<'_>,
+    params: &Params<'_>,
+    body: &Bytes,
+    speaks: (Revision, ClientCapabilities),
+) -> Result<Response, Refused> {
+    let planned = calls::plan(&caller, body, request, params, speaks).map_err(|problem| {
+        calls::note_refusal(&caller, &problem);
+        refused(Some(request.id), &problem, speaks.0)
+    })?;
+    if !planned.wants_more() {
+        return Ok(planned.send(None).await.into_response());
+    }
+    let (mailbox, shape) = (Mailbox::new(false), planned.shape());
+    let work = Box::pin(planned.send(Some(mailbox.clone())));
+    Ok(stream::answer(work, Some(mailbox), shape).await)
+}
+
+/// Several messages, as 2025-03-26 alone has them: the answers come together.
+async fn answer_batch(
+    mut caller: Caller,
+    all: Vec<Result<Incoming<'_>, message::BadMessage>>,
+    body: &Bytes,
+) -> Result<Response, Refused> {
+    const OTHER: RpcProblem =
+        RpcProblem::Request("only protocol version 2025-03-26 has batches: send one message at a time");
+    let revision = legacy(&mut caller, None)?;
+    if revision != LEGACY {
+        return Err(refused(None, &OTHER, revision));
+    }
+    let caller = Arc::new(caller);
+    let replies = join_all(all.into_iter().map(|one| answer_in_batch(&caller, one, body, revision))).await;
+    let replies: Vec<Bytes> = replies.into_iter().flatten().map(Reply::into_bytes).collect();
+    if replies.is_empty() {
+        return Ok(accepted());
+    }
+    let mut text = Vec::with_capacity(replies.iter().map(|reply| reply.len() + 1).sum::<usize>() + 1);
+    for reply in replies {
+        text.push(if text.is_empty() { b'[' } else { b',' });
+        text.extend_from_slice(&reply);
+    }
+    text.push(b']');
+    Ok(Reply { parts: smallvec::smallvec![text.into()], status: StatusCode::OK }.into_response())
+}
+
+async fn answer_in_batch(
+    caller: &Arc<Caller>,
+    one: Result<Incoming<'_>, message::BadMessage>,
+    body: &Bytes,
+    revision: Revision,
+) -> Option<Reply> {
+    let request = match one {
+        Ok(Incoming::Request(request)) => request,
+        Ok(Incoming::Notification(method, params)) => {
+            notified(caller, &method, params);
+            return None;
+        }
+        Ok(Incoming::Response(..)) => return None,
+        Err(bad) => {
+            let id = bad.id.clone();
+            return Some(Reply::error(id.as_deref(), &RpcProblem::Message(bad), revision));
+        }
+    };
+    let fail = |problem: &RpcProblem| Some(Reply::error(Some(request.id), problem, revision));
+    let params = match Params::read(request.params) {
+        Ok(params) => params,
+        Err(problem) => return fail(&problem),
+    };
+    if request.method == "initialize" {
+        return fail(&RpcProblem::Request("initialize must not be part of a batch"));
+    }
+    if calls::method_of(&request.method).is_none() {
+        return Some(from_memory(caller, &request, &params, revision));
+    }
+    match calls::plan(caller, body, &request, &params, (revision, ClientCapabilities::NONE)) {
+        Ok(planned) => Some(planned.send(None).await),
+        Err(problem) => fail(&problem),
+    }
+}
+
+/// Does what a notification of a client says.
+fn notified(caller: &Caller, method: &str, params: Option<&serde_json::value::RawValue>) {
+    let (Some(session), Some(params)) = (&caller.session, params) else { return };
+    if method == "notifications/cancelled"
+        && let Ok(params) = Params::read(Some(params))
+        && let Some(id) = params.members.get("requestId")
+    {
+        caller.app.mcp.live.cancel(session.id, id.get());
+    }
+}
+
+// === GET, DELETE ===
+
+async fn get_from(app: Arc<App>, server: Option<String>, request: Request) -> Response {
+    let (parts, _) = with_recorder(request);
+    let listening = async {
+        let mut caller = caller(app, server, &parts).await?;
+        if !Accepts::of(&parts.head.headers).streams {
+            return Err(ApiError::Accept.into());
+        }
+        caller.headers = parts.head.headers;
+        let revision = legacy(&mut caller, None)?;
+        listen::of_session(&caller).map_err(|problem| refused(None, &problem, revision))
+    };
+    finish(listening.await)
+}
+
+async fn delete(app: Arc<App>, server: Option<String>, request: Request) -> Response {
+    let (parts, _) = with_recorder(request);
+    let ending = async {
+        let mut caller = caller(app, server, &parts).await?;
+        caller.headers = parts.head.headers;
+        legacy(&mut caller, None)?;
+        if let Some(session) = &caller.session {
+            caller.app.mcp.live.forget(&session.id);
+        }
+        Ok(StatusCode::NO_CONTENT.into_response())
+    };
+    finish(ending.await)
+}
+
+// === shared ===
+
+/// The head of a request, and where its log line is gathered.
+struct McpParts {
+    head: Parts,
+    recorder: crate::front::routes::Recorder,
+}
+
+fn with_recorder(request: Request) -> (McpParts, HttpBody) {
+    let recorder = recorder(&request);
+    let (head, body) = request.into_parts();
+    (McpParts { head, recorder }, body)
+}
+
+async fn caller(app: Arc<App>, server: Option<String>, parts: &McpParts) -> Result<Caller, Refused> {
+    let (headers, query) = (&parts.head.headers, parts.head.uri.query());
+    let identity = identify_with(&app, headers, query, app.mcp.options.allow_query_token, &parts.recorder).await?;
+    let server = match server {
+        None => None,
+        Some(name) => {
+            let catalog = app.published.load();
+            Some(catalog.server(&name).cloned().ok_or_else(|| ApiError::UnknownServer(short(&name)))?)
+        }
+    };
+    Ok(Caller {
+        app,
+        server,
+        subject: SubjectId::of(&identity),
+        headers: HeaderMap::new(),
+        session: None,
+        takes_streams: false,
+        recorder: parts.recorder.clone(),
+    })
+}
+
+/// The revision of a request before 2026-07-28, and its session if it has one.
+fn legacy(caller: &mut Caller, id: Option<&str>) -> Result<Revision, Refused> {
+    let mcp = &caller.app.mcp;
+    if let Some(sealed) = caller.headers.get(&SESSION) {
+        let sealed = sealed.to_str().unwrap_or_default();
+        let session = Session::open(&mcp.sealer, sealed, &caller.subject, SystemTime::now());
+        caller.session = Some(session.map_err(|_| refused(id, &RpcProblem::Session, LEGACY))?);
+    }
+    let agreed = caller.session.as_ref().map(|session| session.revision);
+    match caller.headers.get(VERSION_HEADER) {
+        None => Ok(agreed.unwrap_or(LEGACY)),
+        Some(version) => {
+            let version = version.to_str().unwrap_or_default();
+            let known = Revision::parse(version).filter(|revision| !revision.is_modern());
+            let known = known.ok_or_else(|| refused(id, &RpcProblem::Version(short(version)), LEGACY))?;
+            Ok(agreed.unwrap_or(known))
+        }
+    }
+}
+
+/// What kinds of answers a caller takes.
+struct Accepts {
+    json: bool,
+    streams: bool,
+}
+
+impl Accepts {
+    /// Who says nothing takes JSON: curl cannot do much with a stream.
+    fn of(headers: &HeaderMap) -> Self {
+        let mut accepts = Self { json: true, streams: false };
+        let mut values = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok()).peekable();
+        if values.peek().is_none() {
+            return accepts;
+        }
+        accepts.json = false;
+        for range in values.flat_map(|value| value.split(',')) {
+            match range.split(';').next().unwrap_or_default().trim().to_ascii_lowercase().as_str() {
+                "*/*" | "application/*" | "application/json" => accepts.json = true,
+                "text/*" | "text/event-stream" => accepts.streams = true,
+                _ => {}
+            }
+        }
+        accepts
+    }
+}
+
+fn note_method(caller: &Caller, method: &str) {
+    let mut facts = caller.recorder.lock().unwrap_or_else(PoisonError::into_inner);
+    facts.rpc_method = Some(short(method));
+}
+
+fn accepted() -> Response {
+    StatusCode::ACCEPTED.into_response()
+}

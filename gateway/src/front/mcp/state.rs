@@ -1,0 +1,70 @@
+//! What the routes of `/mcp` share, and who asks in one request.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::HeaderMap;
+
+use super::changes::Changes;
+use super::live::Live;
+use super::streams::Streams;
+use crate::catalog::{Catalog, Scope};
+use crate::front::app::App;
+use crate::front::routes::Recorder;
+use crate::handle::Handle;
+use crate::seal::{Sealer, Session, SubjectId};
+
+/// What the routes of `/mcp` share.
+pub struct Mcp {
+    /// Seals and opens what clients keep for it.
+    pub sealer: Arc<Sealer>,
+    /// Every open stream.
+    pub streams: Arc<Streams>,
+    /// The catalog that streams tell of.
+    pub changes: Changes,
+    /// What is remembered of sessions while they need it.
+    pub live: Live,
+    /// Settings.
+    pub options: McpOptions,
+}
+
+/// Settings of `/mcp`.
+#[derive(Clone, Debug)]
+pub struct McpOptions {
+    /// How long a session id holds.
+    pub session_life: Duration,
+    /// Whether `?token=` counts here too.
+    pub allow_query_token: bool,
+    /// The http address of this replica, for the others.
+    pub address: Option<String>,
+}
+
+/// Who asks, and how.
+pub struct Caller {
+    /// What the routes share.
+    pub app: Arc<App>,
+    /// The one server that is asked, if it is not all of them.
+    pub server: Option<Arc<Handle>>,
+    /// Who.
+    pub subject: SubjectId,
+    /// With which headers.
+    pub headers: HeaderMap,
+    /// In which session.
+    pub session: Option<Session>,
+    /// Whether a stream of events may be the answer.
+    pub takes_streams: bool,
+    /// Takes what the log line is to say.
+    pub recorder: Recorder,
+}
+
+impl Caller {
+    /// The newest catalog.
+    pub fn catalog(&self) -> Arc<Catalog> {
+        self.app.published.load_full()
+    }
+
+    /// What of it is asked.
+    pub fn scope(&self) -> Scope<'_> {
+        self.server.as_ref()
+    }
+}

@@ -1,0 +1,247 @@
+//! The answer to one request: JSON if nothing comes before it, a stream of events from the first that does.
+
+use std::convert::Infallible;
+use std::future::{Future as _, poll_fn};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::response::Response;
+use bytes::Bytes;
+use http_body::Frame;
+use serde_json::value::RawValue;
+use tokio::time::{Sleep, sleep};
+
+use super::calls::Work;
+use super::reply::{event, event_stream, notification};
+use super::request::level;
+use crate::json::Members;
+use crate::upstream::message::json_string;
+use crate::upstream::{Mailbox, Told};
+
+/// Between comments that keep a quiet stream from being cut by proxies; many cut at 30 or 60 s.
+pub const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// A comment: it tells only that the stream lives.
+pub const COMMENT: &[u8] = b": \n\n";
+
+/// How what a server tells before its answer is shown to the caller.
+pub struct Shape {
+    /// The caller's own progress token, as JSON; none: it wants to hear of no progress.
+    pub progress_token: Option<String>,
+    /// The least urgent log level that it wants; none: no messages.
+    pub log_level: Option<usize>,
+}
+
+impl Shape {
+    /// The event for it, if the caller wants it.
+    fn show(&self, told: &Told) -> Option<Bytes> {
+        let message = match told {
+            Told::Progress(params) => {
+                notification("notifications/progress", &with_token(params, self.progress_token.as_deref()?)?)
+            }
+            Told::Log(params) => {
+                let text = std::str::from_utf8(params).ok()?;
+                let of = Members::read(text).ok().and_then(|members| level(members.get("level")?).ok());
+                if of? < self.log_level? {
+                    return None;
+                }
+                notification("notifications/message", text)
+            }
+            Told::Question(_) => return None,
+        };
+        Some(event(message.as_bytes()))
+    }
+}
+
+/// The params of `notifications/progress` with another token.
+fn with_token(params: &Bytes, token: &str) -> Option<String> {
+    let members = Members::read(std::str::from_utf8(params).ok()?).ok()?;
+    let others: String = members
+        .0
+        .iter()
+        .filter(|(key, _)| key != "progressToken")
+        .map(|(key, value): &(_, &RawValue)| format!(",{}:{}", json_string(key), value.get()))
+        .collect();
+    Some(format!(r#"{{"progressToken":{token}{others}}}"#))
+}
+
+/// Waits for the answer, or for the first thing that comes before it.
+pub async fn answer(mut work: Work, mailbox: Option<Mailbox>, shape: Shape) -> Response {
+    let Some(mailbox) = mailbox else { return work.await.into_response() };
+    let first = poll_fn(|cx| {
+        if let Poll::Ready(first) = next_shown(&mailbox, &shape, cx) {
+            return Poll::Ready(Err(first));
+        }
+        let Poll::Ready(reply) = work.as_mut().poll(cx) else { return Poll::Pending };
+        // All that came before the answer is there now.
+        match next_shown(&mailbox, &shape, cx) {
+            Poll::Ready(first) => Poll::Ready(Ok((reply, Some(first)))),
+            Poll::Pending => Poll::Ready(Ok((reply, None))),
+        }
+    });
+    match first.await {
+        Ok((reply, None)) => reply.into_response(),
+        Ok((reply, Some(first))) => {
+            let end = event(&reply.into_bytes());
+            stream(Answering { work: None, mailbox, shape, waiting: Some(first), end: Some(end), alive: keep_alive() })
+        }
+        Err(first) => {
+            stream(Answering { work: Some(work), mailbox, shape, waiting: Some(first), end: None, alive: keep_alive() })
+        }
+    }
+}
+
+fn stream(answering: Answering) -> Response {
+    event_stream(Body::new(answering))
+}
+
+fn next_shown(mailbox: &Mailbox, shape: &Shape, cx: &mut Context<'_>) -> Poll<Bytes> {
+    loop {
+        match mailbox.poll_take(cx) {
+            Poll::Ready(told) => {
+                if let Some(event) = shape.show(&told) {
+                    return Poll::Ready(event);
+                }
+            }
+            Poll::Pending => return Poll::Pending,
+        }
+    }
+}
+
+/// The timer of a stream's comments.
+pub fn keep_alive() -> Pin<Box<Sleep>> {
+    Box::pin(sleep(KEEP_ALIVE))
+}
+
+/// A stream that ends with the answer.
+struct Answering {
+    work: Option<Work>,
+    mailbox: Mailbox,
+    shape: Shape,
+    waiting: Option<Bytes>,
+    end: Option<Bytes>,
+    alive: Pin<Box<Sleep>>,
+}
+
+impl Answering {
+    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        if let Some(event) = self.waiting.take() {
+            return Poll::Ready(Some(event));
+        }
+        if let Poll::Ready(event) = next_shown(&self.mailbox, &self.shape, cx) {
+            return Poll::Ready(Some(event));
+        }
+        if let Some(work) = &mut self.work
+            && let Poll::Ready(reply) = work.as_mut().poll(cx)
+        {
+            self.work = None;
+            self.end = Some(event(&reply.into_bytes()));
+            if let Poll::Ready(event) = next_shown(&self.mailbox, &self.shape, cx) {
+                return Poll::Ready(Some(event));
+            }
+        }
+        if self.work.is_none() {
+            return Poll::Ready(self.end.take());
+        }
+        match self.alive.as_mut().poll(cx) {
+            Poll::Ready(()) => {
+                self.alive = keep_alive();
+                Poll::Ready(Some(Bytes::from_static(COMMENT)))
+            }
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+impl http_body::Body for Answering {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.poll_event(cx).map(|event| event.map(|event| Ok(Frame::data(event))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::front::mcp::reply::Reply;
+    use http_body_util::BodyExt as _;
+
+    fn shape() -> Shape {
+        Shape { progress_token: Some("\"p\"".into()), log_level: Some(4) }
+    }
+
+    fn progress(n: u32) -> Told {
+        Told::Progress(format!(r#"{{"progress":{n},"progressToken":7,"message":"m"}}"#).into())
+    }
+
+    fn done() -> Reply {
+        Reply::result("1", [Bytes::from_static(b"{}")])
+    }
+
+    async fn text(response: Response) -> (String, String) {
+        let kind = response.headers()[http::header::CONTENT_TYPE].to_str().unwrap().to_owned();
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        (kind, String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    fn event_of(n: u32) -> String {
+        format!(
+            "event: message\ndata: {{\"jsonrpc\":\"2.0\",\"method\":\"notifications/progress\",\"params\":{{\"progressToken\":\"p\",\"progress\":{n},\"message\":\"m\"}}}}\n\n"
+        )
+    }
+
+    const END: &str = "event: message\ndata: {\"jsonrpc\":\"2.0\",\"id\":1,\"result\":{}}\n\n";
+
+    #[tokio::test]
+    async fn an_answer_alone_is_json() {
+        let response = answer(Box::pin(async { done() }), Some(Mailbox::new(false)), shape()).await;
+        assert_eq!(text(response).await, ("application/json".into(), r#"{"jsonrpc":"2.0","id":1,"result":{}}"#.into()));
+    }
+
+    #[tokio::test]
+    async fn what_comes_before_the_answer_makes_it_a_stream_in_order_and_the_answer_is_last() {
+        for late in [false, true] {
+            let mailbox = Mailbox::new(false);
+            let server = mailbox.clone();
+            let work: Work = Box::pin(async move {
+                assert!(server.put(progress(1)));
+                if late {
+                    tokio::task::yield_now().await;
+                }
+                assert!(server.put(progress(2)) && server.put(progress(3)));
+                done()
+            });
+            let response = answer(work, Some(mailbox), shape()).await;
+            let expected = format!("{}{}{}{END}", event_of(1), event_of(2), event_of(3));
+            assert_eq!(text(response).await, ("text/event-stream".into(), expected), "{late}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_the_caller_does_not_want_is_not_shown() {
+        let mailbox = Mailbox::new(false);
+        let log = |level: &str| Told::Log(format!(r#"{{"level":"{level}","data":1}}"#).into());
+        let all = [log("info"), log("error"), Told::Log(Bytes::from_static(b"{}")), progress(1)];
+        assert!(all.into_iter().all(|told| mailbox.put(told)));
+        let shape = Shape { progress_token: None, log_level: Some(4) };
+        let response = answer(Box::pin(async { done() }), Some(mailbox), shape).await;
+        let expected = "event: message\ndata: {\"jsonrpc\":\"2.0\",\"method\":\"notifications/message\",\"params\":{\"level\":\"error\",\"data\":1}}\n\n";
+        assert_eq!(text(response).await.1, format!("{expected}{END}"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_quiet_stream_is_kept_alive_by_comments() {
+        let mailbox = Mailbox::new(false);
+        assert!(mailbox.put(progress(1)));
+        let work: Work = Box::pin(async {
+            sleep(Duration::from_secs(40)).await;
+            done()
+        });
+        let response = answer(work, Some(mailbox), shape()).await;
+        assert_eq!(text(response).await.1, format!("{}: \n\n: \n\n{END}", event_of(1)));
+    }
+}

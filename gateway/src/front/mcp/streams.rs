@@ -1,0 +1,254 @@
+//! The open streams of all callers: counted, bounded, and woken when there is something to tell.
+//!
+//! A stream keeps nothing of the catalog but fingerprints of what its client was shown last.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use prometheus::IntGauge;
+
+use crate::seal::SubjectId;
+
+/// Messages that may wait for one stream: who does not read them loses the newest.
+const WAITING: usize = 256;
+
+/// How many streams may be open.
+#[derive(Clone, Copy, Debug)]
+pub struct StreamLimits {
+    /// In all.
+    pub all: usize,
+    /// Of one subject.
+    pub of_subject: usize,
+}
+
+/// All open streams.
+pub struct Streams {
+    limits: StreamLimits,
+    open: Mutex<Open>,
+    ended: AtomicBool,
+    next: AtomicU64,
+    gauge: IntGauge,
+}
+
+#[derive(Default)]
+struct Open {
+    streams: HashMap<u64, Arc<Line>>,
+    by_subject: HashMap<SubjectId, usize>,
+}
+
+/// What is to be sent on one stream.
+struct Line {
+    session: Option<[u8; 12]>,
+    /// Resources that it is told about.
+    uris: Vec<String>,
+    queue: Mutex<Queue>,
+}
+
+/// Something to tell on a stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Telling {
+    /// This event, as it is.
+    Event(Bytes),
+    /// The resource with this URI has changed.
+    Updated(Arc<str>),
+}
+
+#[derive(Default)]
+struct Queue {
+    waiting: VecDeque<Telling>,
+    reader: Option<Waker>,
+}
+
+/// One open stream; closes it when dropped.
+pub struct Stream {
+    streams: Arc<Streams>,
+    line: Arc<Line>,
+    number: u64,
+    subject: SubjectId,
+}
+
+/// There are as many streams as there may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TooMany;
+
+impl Streams {
+    /// None yet.
+    pub fn new(limits: StreamLimits, gauge: IntGauge) -> Self {
+        Self { limits, open: Mutex::default(), ended: AtomicBool::new(false), next: AtomicU64::new(0), gauge }
+    }
+
+    /// Opens one.
+    ///
+    /// # Errors
+    /// [`TooMany`].
+    pub fn open(
+        self: &Arc<Self>,
+        subject: SubjectId,
+        session: Option<[u8; 12]>,
+        uris: Vec<String>,
+    ) -> Result<Stream, TooMany> {
+        let line = Arc::new(Line { session, uris, queue: Mutex::default() });
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let mut open = self.lock();
+        let of_subject = open.by_subject.get(&subject).copied().unwrap_or_default();
+        if open.streams.len() >= self.limits.all || of_subject >= self.limits.of_subject {
+            return Err(TooMany);
+        }
+        open.by_subject.insert(subject, of_subject + 1);
+        open.streams.insert(number, line.clone());
+        self.gauge.inc();
+        Ok(Stream { streams: self.clone(), line, number, subject })
+    }
+
+    /// Wakes every stream: there may be something new to tell.
+    pub fn wake_all(&self) {
+        let lines: Vec<Arc<Line>> = self.lock().streams.values().cloned().collect();
+        lines.iter().for_each(|line| line.wake());
+    }
+
+    /// Sends an event on one stream of this session; false if it has none, or it is full.
+    pub fn send(&self, session: &[u8; 12], event: Bytes) -> bool {
+        let line = self.lock().streams.values().find(|line| line.session.as_ref() == Some(session)).cloned();
+        line.is_some_and(|line| line.push(Telling::Event(event)))
+    }
+
+    /// Tells the streams of these sessions, and those that listen to it, that a resource has changed.
+    pub fn tell_updated(&self, uri: &str, sessions: &[[u8; 12]]) {
+        let wants = |line: &&Arc<Line>| {
+            line.uris.iter().any(|own| own == uri) || line.session.is_some_and(|own| sessions.contains(&own))
+        };
+        let lines: Vec<Arc<Line>> = self.lock().streams.values().filter(wants).cloned().collect();
+        let uri: Arc<str> = uri.into();
+        lines.iter().for_each(|line| {
+            line.push(Telling::Updated(uri.clone()));
+        });
+    }
+
+    /// Ends every stream, now and in future.
+    pub fn end_all(&self) {
+        self.ended.store(true, Ordering::Release);
+        self.wake_all();
+    }
+
+    /// How many are open.
+    pub fn count(&self) -> usize {
+        self.lock().streams.len()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Line {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wake(&self) {
+        let reader = self.lock().reader.take();
+        reader.into_iter().for_each(Waker::wake);
+    }
+
+    fn push(&self, telling: Telling) -> bool {
+        let mut queue = self.lock();
+        if queue.waiting.len() >= WAITING {
+            return false;
+        }
+        queue.waiting.push_back(telling);
+        drop(queue);
+        self.wake();
+        true
+    }
+}
+
+impl Stream {
+    /// The next event that waits. Whoever gets `Pending` is also woken when the catalog changes or all is to end.
+    pub fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Telling> {
+        let mut queue = self.line.lock();
+        if let Some(telling) = queue.waiting.pop_front() {
+            return Poll::Ready(telling);
+        }
+        if !queue.reader.as_ref().is_some_and(|reader| reader.will_wake(cx.waker())) {
+            queue.reader = Some(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    /// Whether it is to end.
+    pub fn is_over(&self) -> bool {
+        self.streams.ended.load(Ordering::Acquire)
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        let mut open = self.streams.lock();
+        open.streams.remove(&self.number);
+        if let Some(count) = open.by_subject.get_mut(&self.subject) {
+            *count -= 1;
+            if *count == 0 {
+                open.by_subject.remove(&self.subject);
+            }
+        }
+        drop(open);
+        self.streams.gauge.dec();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn streams(all: usize, of_subject: usize) -> Arc<Streams> {
+        let gauge = IntGauge::new("streams", "streams").unwrap();
+        Arc::new(Streams::new(StreamLimits { all, of_subject }, gauge))
+    }
+
+    #[test]
+    fn streams_are_bounded_in_all_and_by_subject_and_make_room_when_they_close() {
+        let streams = streams(3, 2);
+        let (a, b) = (SubjectId([1; 16]), SubjectId([2; 16]));
+        let first = streams.open(a, None, vec![]).unwrap();
+        let second = streams.open(a, None, vec![]).unwrap();
+        assert_eq!(streams.open(a, None, vec![]).err(), Some(TooMany));
+        let third = streams.open(b, None, vec![]).unwrap();
+        assert_eq!(streams.open(b, None, vec![]).err(), Some(TooMany));
+        drop(first);
+        assert!(streams.open(a, None, vec![]).is_ok());
+        drop((second, third));
+        assert_eq!((streams.count(), streams.gauge.get()), (0, 0));
+        assert!(streams.lock().by_subject.is_empty());
+    }
+
+    #[test]
+    fn events_reach_the_streams_that_they_are_for_up_to_a_bound() {
+        let streams = streams(10, 10);
+        let subject = SubjectId([0; 16]);
+        let of_session = streams.open(subject, Some([7; 12]), vec![]).unwrap();
+        let listening = streams.open(subject, None, vec!["a:b".into()]).unwrap();
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(streams.send(&[7; 12], Bytes::from_static(b"1")));
+        assert!(!streams.send(&[8; 12], Bytes::from_static(b"2")));
+        streams.tell_updated("a:b", &[]);
+        streams.tell_updated("other", &[[7; 12]]);
+        let mut all = |stream: &Stream| {
+            let mut texts = Vec::new();
+            while let Poll::Ready(telling) = stream.poll_next(&mut cx) {
+                texts.push(telling);
+            }
+            texts
+        };
+        let event = Telling::Event(Bytes::from_static(b"1"));
+        assert_eq!(all(&of_session), [event, Telling::Updated("other".into())]);
+        assert_eq!(all(&listening), [Telling::Updated("a:b".into())]);
+        let taken = (0..1000).filter(|_| streams.send(&[7; 12], Bytes::new())).count();
+        assert_eq!(taken, WAITING);
+        assert!(!of_session.is_over());
+        streams.end_all();
+        assert!(of_session.is_over());
+    }
+}
