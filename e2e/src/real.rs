@@ -3,10 +3,12 @@
 mod kind;
 mod process;
 
+use std::process::Command;
 use std::time::Duration;
 
-pub use kind::{Kind, Transport, available};
+pub use kind::{Kind, Transport, available, installed};
 use process::Process;
+pub use xtask::real_servers::Source;
 
 use crate::port::{self, Held};
 use crate::wait::wait_for;
@@ -24,6 +26,23 @@ pub struct RealServer {
     kind: Kind,
     port: Held,
     process: Option<Process>,
+}
+
+/// A program of others that ran to its end.
+#[derive(Debug)]
+pub struct Finished {
+    /// Whether its exit code is 0.
+    pub good: bool,
+    /// The last 8 KiB of what it wrote to stdout and stderr.
+    pub output: String,
+}
+
+/// Runs a program to its end; panics with its output when it takes longer than `limit`. It cannot outlive us.
+pub async fn finish(command: Command, limit: Duration) -> Finished {
+    let what = format!("{command:?} to end");
+    let process = Process::start(command);
+    let status = wait_for(&what, limit, async || process.status().ok_or_else(|| process.output())).await;
+    Finished { good: status.success(), output: process.output() }
 }
 
 impl RealServer {

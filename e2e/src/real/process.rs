@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Mutex;
 
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -40,7 +40,12 @@ impl Process {
 
     /// Whether it has ended by itself.
     pub(super) fn ended(&self) -> bool {
-        !matches!(self.child.lock().expect("no holder panics").try_wait(), Ok(None))
+        self.status().is_some()
+    }
+
+    /// How it has ended by itself.
+    pub(super) fn status(&self) -> Option<ExitStatus> {
+        self.child.lock().expect("no holder panics").try_wait().expect("it is ours")
     }
 
     /// The last 8 KiB of stdout and stderr together.
