@@ -54,6 +54,16 @@ impl Conforming {
     }
 }
 
+/// The definitions of the tools that are there at first.
+pub fn tools() -> Vec<Value> {
+    tools::all(false)
+}
+
+/// The definitions of the prompts that are there at first.
+pub fn prompts() -> Vec<Value> {
+    prompts::all(false)
+}
+
 fn router(shared: &Arc<Shared>) -> Router {
     let fresh = {
         let shared = Arc::clone(shared);

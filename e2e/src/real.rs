@@ -3,11 +3,10 @@
 mod kind;
 mod process;
 
-use std::process::Command;
 use std::time::Duration;
 
 pub use kind::{Kind, Transport, available, installed};
-use process::Process;
+pub use process::Process;
 pub use xtask::real_servers::Source;
 
 use crate::port::{self, Held};
@@ -26,23 +25,6 @@ pub struct RealServer {
     kind: Kind,
     port: Held,
     process: Option<Process>,
-}
-
-/// A program of others that ran to its end.
-#[derive(Debug)]
-pub struct Finished {
-    /// Whether its exit code is 0.
-    pub good: bool,
-    /// The last 8 KiB of what it wrote to stdout and stderr.
-    pub output: String,
-}
-
-/// Runs a program to its end; panics with its output when it takes longer than `limit`. It cannot outlive us.
-pub async fn finish(command: Command, limit: Duration) -> Finished {
-    let what = format!("{command:?} to end");
-    let process = Process::start(command);
-    let status = wait_for(&what, limit, async || process.status().ok_or_else(|| process.output())).await;
-    Finished { good: status.success(), output: process.output() }
 }
 
 impl RealServer {
@@ -68,7 +50,7 @@ impl RealServer {
         wait_for(&format!("{:?} to answer", self.kind), START_LIMIT, async || self.look().await).await;
     }
 
-    /// The last 8 KiB of what it wrote to stdout and stderr since its last start.
+    /// The last 64 KiB of what it wrote to stdout and stderr since its last start.
     pub fn output(&self) -> String {
         self.process.as_ref().map(Process::output).unwrap_or_default()
     }

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use portcullis_e2e::real;
+use portcullis_e2e::real::Process;
+use portcullis_e2e::wait::wait_for;
 use serde::Deserialize;
 use xtask::real_servers;
 
@@ -40,11 +41,12 @@ struct Check {
 /// no successes.
 pub(crate) async fn passes(url: &str, required: Required, excused: &Excused) {
     let folder = tempfile::tempdir().expect("a folder");
-    let finished = real::finish(command(url, required, folder.path()), LIMIT).await;
+    let suite = Process::start(command(url, required, folder.path()));
+    wait_for("the suite to end", LIMIT, async || if suite.ended() { Ok(()) } else { Err(suite.output()) }).await;
     let names = required.scenarios();
     // The suite runs others too, which it does not require.
     let run: BTreeMap<_, _> = scenarios(folder.path()).into_iter().filter(|(name, _)| names.contains(name)).collect();
-    assert!(run.keys().eq(&names), "of {names:?}, it ran {:?}: {}", run.keys(), finished.output);
+    assert!(run.keys().eq(&names), "of {names:?}, it ran {:?}: {}", run.keys(), suite.output());
 
     let short: Vec<(&str, &Check)> = run
         .iter()
