@@ -2,6 +2,7 @@
 
 pub mod binary;
 pub mod cluster;
+pub mod conformance;
 pub mod fake_api;
 pub mod fake_gateway;
 pub mod fake_secrets;

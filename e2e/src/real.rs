@@ -5,8 +5,9 @@ mod process;
 
 use std::time::Duration;
 
-pub use kind::{Kind, Transport, available};
-use process::Process;
+pub use kind::{Kind, Transport, available, installed};
+pub use process::Process;
+pub use xtask::real_servers::Source;
 
 use crate::port::{self, Held};
 use crate::wait::wait_for;
@@ -49,7 +50,7 @@ impl RealServer {
         wait_for(&format!("{:?} to answer", self.kind), START_LIMIT, async || self.look().await).await;
     }
 
-    /// The last 8 KiB of what it wrote to stdout and stderr since its last start.
+    /// The last 64 KiB of what it wrote to stdout and stderr since its last start.
     pub fn output(&self) -> String {
         self.process.as_ref().map(Process::output).unwrap_or_default()
     }

@@ -1,4 +1,4 @@
-//! The folder of real MCP servers: where it is, whether it is complete, and how it is filled.
+//! The folder of real MCP servers and clients: where it is, whether it is complete, and how it is filled.
 
 use std::fmt;
 use std::fs::{self, File};
@@ -10,13 +10,15 @@ use anyhow::{Context, Result, bail, ensure};
 /// Names another folder than the default one.
 const FOLDER: &str = "PORTCULLIS_REAL_SERVERS";
 
-/// One ecosystem that real servers come from.
+/// One part of the folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// npm packages, in `node_modules`.
+    /// Servers from npm, in `node_modules`.
     Node,
-    /// PyPI packages, in `venv`.
+    /// Servers from PyPI, and the clients that come with them, in `venv`.
     Python,
+    /// Clients and the conformance suite, with the node that they need, in `clients`.
+    Clients,
 }
 
 /// Something this machine cannot test; displays as `<what>: <reason>`.
@@ -27,14 +29,15 @@ pub struct Skip {
 }
 
 impl Source {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::Node, Self::Python];
+    /// Every one.
+    pub const ALL: [Self; 3] = [Self::Node, Self::Python, Self::Clients];
 
     /// The name in skip lists.
     pub fn name(self) -> &'static str {
         match self {
             Self::Node => "node",
             Self::Python => "python",
+            Self::Clients => "clients",
         }
     }
 
@@ -43,14 +46,18 @@ impl Source {
         match self {
             Self::Node => &["package.json", "package-lock.json", ".npmrc"],
             Self::Python => &["requirements.txt"],
+            Self::Clients => {
+                &["clients/package.json", "clients/package-lock.json", "clients/.npmrc", "clients/requirements.txt"]
+            }
         }
     }
 
-    /// A file that is there only when the installation works.
-    fn witness(self) -> &'static str {
+    /// Files that are there only when the installation works.
+    fn witnesses(self) -> &'static [&'static str] {
         match self {
-            Self::Node => "node_modules/supergateway/package.json",
-            Self::Python => "venv/bin/python",
+            Self::Node => &["node_modules/supergateway/package.json"],
+            Self::Python => &["venv/bin/python"],
+            Self::Clients => &["clients/node_modules/.bin/node", "clients/venv/bin/python"],
         }
     }
 
@@ -61,7 +68,8 @@ impl Source {
     /// Whether what is installed is what the lock files say; if not, the error says what to do.
     pub fn ready(self) -> Result<()> {
         let stamp = fs::read_to_string(self.stamp()).unwrap_or_default();
-        let installed = stamp == hash(&[self]) && folder().join(self.witness()).exists();
+        let there = self.witnesses().iter().all(|file| folder().join(file).exists());
+        let installed = stamp == hash(&[self]) && there;
         ensure!(installed, "{} is not up to date: run `cargo xtask real-servers`", folder().display());
         Ok(())
     }
@@ -69,8 +77,12 @@ impl Source {
     fn install(self) -> Result<()> {
         drop(fs::remove_file(self.stamp()));
         match self {
-            Self::Node => install_node()?,
-            Self::Python => install_python()?,
+            Self::Node => install_node(self)?,
+            Self::Python => install_python("")?,
+            Self::Clients => {
+                install_node(self)?;
+                install_python("clients")?;
+            }
         }
         fs::write(self.stamp(), hash(&[self])).context("writing the stamp")
     }
@@ -82,7 +94,7 @@ impl fmt::Display for Skip {
     }
 }
 
-/// The folder that holds `node_modules` and `venv`: `PORTCULLIS_REAL_SERVERS`, or else one in `~/.cache` that is named
+/// The folder that holds `node_modules`, `venv` and `clients`: `PORTCULLIS_REAL_SERVERS`, or else one in `~/.cache` that is named
 /// after the contents of the lock files.
 pub fn folder() -> PathBuf {
     if let Some(folder) = std::env::var_os(FOLDER) {
@@ -116,23 +128,28 @@ pub fn set_up() -> Result<Vec<Skip>> {
     Ok(Source::ALL.into_iter().filter_map(skip).collect())
 }
 
-fn install_node() -> Result<()> {
+/// Installs the npm packages of a source, beside the first of its files.
+fn install_node(source: Source) -> Result<()> {
     present("node", "Node.js 20 or later")?;
     present("npm", "npm")?;
-    for file in Source::Node.inputs() {
+    let place = folder().join(source.inputs()[0]);
+    let place = place.parent().context("a file is in a folder")?;
+    fs::create_dir_all(place).with_context(|| format!("making {}", place.display()))?;
+    for file in source.inputs() {
         fs::copy(sources().join(file), folder().join(file)).with_context(|| format!("copying {file}"))?;
     }
-    // No package in the lock file needs its install script, so none is run.
-    run(Command::new("npm").args(["ci", "--ignore-scripts", "--no-audit", "--no-fund"]).current_dir(folder()))
+    // No package in the lock files needs its install script, so none is run.
+    run(Command::new("npm").args(["ci", "--ignore-scripts", "--no-audit", "--no-fund"]).current_dir(place))
 }
 
-fn install_python() -> Result<()> {
+/// Installs the `requirements.txt` of this part of the sources into a `venv` in the same part of the folder.
+fn install_python(part: &str) -> Result<()> {
     present("python3", "Python 3.11 or later")?;
-    let venv = folder().join("venv");
+    let venv = folder().join(part).join("venv");
     run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv)).context("python3 has no working venv")?;
     let mut pip = Command::new(venv.join("bin/python"));
     pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--require-hashes", "-r"]);
-    run(pip.arg(sources().join("requirements.txt")))
+    run(pip.arg(sources().join(part).join("requirements.txt")))
 }
 
 fn present(program: &str, what: &str) -> Result<()> {

@@ -45,7 +45,11 @@ pub enum Kind {
 
 /// Whether a kind can be started on this machine; the error says why not. For [`require!`](crate::require).
 pub fn available(kind: Kind) -> Result<(), String> {
-    let source = kind.source();
+    installed(kind.source())
+}
+
+/// The same for a part of what is installed.
+pub fn installed(source: Source) -> Result<(), String> {
     match skip::reason(source.name()) {
         Some(reason) => Err(reason),
         None => source.ready().map_err(|error| error.to_string()),

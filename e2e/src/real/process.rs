@@ -3,13 +3,13 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Mutex;
 
 use rustix::process::{Pid, Signal, kill_process_group};
 
-/// How much of the output is shown.
-const TAIL: u64 = 8 * 1024;
+/// How much of the output is kept in view.
+const TAIL: u64 = 64 * 1024;
 
 /// Runs "$@" beside a watchman that reads our end of a pipe: when we are gone, however we went, the pipe ends and the
 /// watchman kills the group. (A parent-death signal would follow the thread that forked, and tests end their threads.)
@@ -17,7 +17,7 @@ const WATCHED: &str = r#"exec 3<&0; (read -r _ <&3; kill -KILL 0) & exec 3<&-; e
 
 /// A running process group. Dropping it kills the group and waits for its leader.
 #[derive(Debug)]
-pub(super) struct Process {
+pub struct Process {
     child: Mutex<Child>,
     group: Pid,
     output: File,
@@ -25,7 +25,7 @@ pub(super) struct Process {
 
 impl Process {
     /// Starts a command; panics if it cannot be started.
-    pub(super) fn start(command: Command) -> Self {
+    pub fn start(command: Command) -> Self {
         let output = tempfile::tempfile().expect("a file for the output");
         let child = watched(&command)
             .stdin(Stdio::piped())
@@ -39,15 +39,20 @@ impl Process {
     }
 
     /// Whether it has ended by itself.
-    pub(super) fn ended(&self) -> bool {
-        !matches!(self.child.lock().expect("no holder panics").try_wait(), Ok(None))
+    pub fn ended(&self) -> bool {
+        self.status().is_some()
     }
 
-    /// The last 8 KiB of stdout and stderr together.
-    pub(super) fn output(&self) -> String {
+    /// How it has ended by itself.
+    pub fn status(&self) -> Option<ExitStatus> {
+        self.child.lock().expect("no holder panics").try_wait().expect("it is ours")
+    }
+
+    /// The last 64 KiB of stdout and stderr together.
+    pub fn output(&self) -> String {
         let length = self.output.metadata().map_or(0, |it| it.len());
         let start = length.saturating_sub(TAIL);
-        let mut tail = vec![0; usize::try_from(length - start).expect("at most 8 KiB")];
+        let mut tail = vec![0; usize::try_from(length - start).expect("at most 64 KiB")];
         // Positioned reads: the child writes at the offset that the handles share.
         let read = self.output.read_at(&mut tail, start).unwrap_or(0);
         String::from_utf8_lossy(&tail[..read]).into_owned()
@@ -67,5 +72,8 @@ fn watched(command: &Command) -> Command {
     let mut watched = Command::new("sh");
     watched.args(["-c", WATCHED, "sh"]).arg(command.get_program()).args(command.get_args());
     watched.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    if let Some(folder) = command.get_current_dir() {
+        watched.current_dir(folder);
+    }
     watched
 }

@@ -1,0 +1,86 @@
+//! An honest MCP server on the official Rust SDK that shows everything the conformance suite looks for, whatever way and
+//! revision it is asked in.
+
+mod ask;
+mod handler;
+mod legacy;
+mod plan;
+mod prompts;
+mod resources;
+mod tools;
+mod watchers;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::serve::ListenerExt as _;
+use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
+use rmcp::transport::{StreamableHttpServerConfig, StreamableHttpService};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use tokio::task::JoinSet;
+
+use crate::port::{self, Held};
+use crate::real::Transport;
+use handler::{Handler, Shared};
+use legacy::Legacy;
+
+/// A running server; both transports at once. It lives on the runtime of the test and ends with this value.
+#[derive(Debug)]
+pub struct Conforming {
+    port: Held,
+    _listener: JoinSet<()>,
+}
+
+impl Conforming {
+    /// Starts it on a free port. Streamable HTTP answers in the caller's revision: with sessions up to 2025-11-25,
+    /// without from 2026-07-28 on.
+    pub async fn start() -> Self {
+        let port = port::hold();
+        let listener = port.listen().await.tap_io(|stream| drop(stream.set_nodelay(true)));
+        let router = router(&Arc::default());
+        let mut server = JoinSet::new();
+        server.spawn(async move { drop(axum::serve(listener, router).await) });
+        Self { port, _listener: server }
+    }
+
+    /// Where it serves.
+    pub fn url(&self, transport: Transport) -> String {
+        let path = match transport {
+            Transport::Sse => "/sse",
+            Transport::StreamableHttp => "/mcp",
+        };
+        format!("{}{path}", self.port.origin())
+    }
+}
+
+/// The definitions of the tools that are there at first.
+pub fn tools() -> Vec<Value> {
+    tools::all(false)
+}
+
+/// The definitions of the prompts that are there at first.
+pub fn prompts() -> Vec<Value> {
+    prompts::all(false)
+}
+
+fn router(shared: &Arc<Shared>) -> Router {
+    let fresh = {
+        let shared = Arc::clone(shared);
+        move || Ok(Handler::new(&shared))
+    };
+    let config = StreamableHttpServerConfig::default();
+    let streamable = StreamableHttpService::new(fresh, Arc::new(LocalSessionManager::default()), config);
+    Legacy::new(shared).router().nest_service("/mcp", streamable)
+}
+
+/// A value of the SDK's from JSON of ours.
+fn typed<T: DeserializeOwned>(json: Value) -> T {
+    serde_json::from_value(json).expect("our own JSON is what the type wants")
+}
+
+/// A result of the SDK's, which takes `resultType` away again for clients that do not know it.
+fn result<T: DeserializeOwned>(mut json: Value) -> T {
+    json["resultType"] = "complete".into();
+    typed(json)
+}

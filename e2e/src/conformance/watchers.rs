@@ -1,0 +1,81 @@
+//! Who hears of changes: sessions of before 2026-07-28, and streams of `subscriptions/listen`.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use rmcp::model::ResourceUpdatedNotificationParam;
+use rmcp::service::{SubscriptionSendError, SubscriptionSink};
+
+use super::handler::Session;
+
+/// A change.
+#[derive(Debug)]
+pub(super) enum News {
+    /// Of the list of tools.
+    Tools,
+    /// Of the list of prompts.
+    Prompts,
+    /// Of the resource with this URI.
+    Resource(&'static str),
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Watchers {
+    sessions: Mutex<Vec<Weak<Session>>>,
+    listeners: Mutex<Vec<SubscriptionSink>>,
+}
+
+impl Watchers {
+    /// Adds a session; it leaves by being dropped.
+    pub(super) fn add_session(&self, session: &Arc<Session>) {
+        let mut sessions = lock(&self.sessions);
+        sessions.retain(|session| session.strong_count() > 0);
+        sessions.push(Arc::downgrade(session));
+    }
+
+    /// Adds a stream; it leaves when something cannot be sent any more.
+    pub(super) fn add_listener(&self, sink: &SubscriptionSink) {
+        lock(&self.listeners).push(sink.clone());
+    }
+
+    /// Tells everybody who wants to hear it.
+    pub(super) async fn tell(&self, news: &News) {
+        let sessions: Vec<_> = lock(&self.sessions).iter().filter_map(Weak::upgrade).collect();
+        for session in sessions {
+            tell_session(&session, news).await;
+        }
+        // Whoever comes meanwhile hears of the next change.
+        let listeners = std::mem::take(&mut *lock(&self.listeners));
+        for sink in listeners {
+            if tell_listener(&sink, news).await {
+                lock(&self.listeners).push(sink);
+            }
+        }
+    }
+}
+
+/// A session that is gone hears nothing, and need not.
+async fn tell_session(session: &Session, news: &News) {
+    let Some(peer) = session.peer.get() else { return };
+    drop(match news {
+        News::Tools => peer.notify_tool_list_changed().await,
+        News::Prompts => peer.notify_prompt_list_changed().await,
+        News::Resource(uri) if session.watches(uri) => {
+            peer.notify_resource_updated(ResourceUpdatedNotificationParam::new(*uri)).await
+        }
+        News::Resource(_) => Ok(()),
+    });
+}
+
+/// Whether the stream is still there.
+async fn tell_listener(sink: &SubscriptionSink, news: &News) -> bool {
+    let sent = match news {
+        News::Tools => sink.notify_tool_list_changed().await,
+        News::Prompts => sink.notify_prompt_list_changed().await,
+        News::Resource(uri) => sink.notify_resource_updated(*uri).await,
+    };
+    matches!(sent, Ok(()) | Err(SubscriptionSendError::NotificationNotAccepted(_)))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,7 @@
+//! MCP clients of others: each connects, lists, calls, sees progress and hears of a change.
+
+mod direct;
+mod inspector;
+mod program;
+mod rust;
+mod story;

@@ -1,0 +1,44 @@
+//! The server that stands behind the gateway in the other tests conforms by itself: what they find is the gateway's.
+
+use portcullis_e2e::conformance::Conforming;
+use portcullis_e2e::gateway::Gateway;
+use portcullis_e2e::manifests::Manifests;
+use portcullis_e2e::real::{self, Source, Transport};
+use portcullis_e2e::require;
+
+use crate::suite::{LEGACY, MODERN, passes};
+
+#[tokio::test]
+async fn the_server_behind_conforms_to_2025_11_25() {
+    require!(real::installed(Source::Clients));
+    let server = Conforming::start().await;
+    passes(&server.url(Transport::StreamableHttp), LEGACY, &[]).await;
+}
+
+#[tokio::test]
+async fn the_server_behind_conforms_to_2026_07_28() {
+    require!(real::installed(Source::Clients));
+    let server = Conforming::start().await;
+    passes(&server.url(Transport::StreamableHttp), MODERN, &[]).await;
+}
+
+#[tokio::test]
+async fn the_server_behind_says_the_same_over_both_transports() {
+    let server = Conforming::start().await;
+    let manifests = Manifests::new();
+    manifests.add("sse", &server.url(Transport::Sse), "transport: sse");
+    manifests.add("streamable", &server.url(Transport::StreamableHttp), "transport: streamable-http");
+    let gateway = Gateway::start(manifests.options()).await;
+    gateway.connected(2).await;
+    let listed = async |name: &str| {
+        let list = gateway.get(&format!("/tools/list?server={name}")).send().await.expect("a list").json();
+        let tools = list["tools"].as_array().expect("tools").clone();
+        tools.into_iter().map(|tool| tool["inputSchema"].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(listed("sse").await.len(), 27);
+    assert_eq!(listed("sse").await, listed("streamable").await);
+    for tool in ["test_multiple_content_types", "test_error_handling", "test_tool_with_progress"] {
+        let [one, other] = ["sse", "streamable"].map(|name| gateway.call_at(name, tool, "{}"));
+        assert_eq!(one.await.json()["content"], other.await.json()["content"], "{tool}");
+    }
+}

@@ -1,0 +1,4 @@
+//! The conformance suite of the MCP project: what it requires of servers, of 2025-11-25 and of 2026-07-28.
+
+mod direct;
+mod suite;
