@@ -18,6 +18,7 @@ use super::access_log::{Facts, Line, short};
 use super::app::App;
 use super::body;
 use super::error::{ApiError, clip};
+use super::mcp::metadata;
 use super::openapi;
 use super::page;
 use super::view::{Health, Servers};
@@ -44,6 +45,7 @@ pub fn router(app: Arc<App>, more: Router) -> Router {
         .route("/health", get(health))
         .route("/openapi.json", get(openapi_json))
         .route("/docs", get(page::answer))
+        .merge(metadata::routes(&app))
         .merge(more.with_state(()))
         .fallback(no_route)
         .method_not_allowed_fallback(method)
@@ -222,7 +224,7 @@ async fn identify(
         }
         Err(error) => {
             app.metrics.auth_rejections.with_label_values(&[error.kind()]).inc();
-            Err(ApiError::Auth(error))
+            Err(ApiError::Auth(error, app.auth.challenge(error, None)))
         }
     }
 }
