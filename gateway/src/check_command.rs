@@ -1,7 +1,7 @@
 //! `portcullis-gateway check`: everything that is wrong, without starting anything.
 
 use crate::config::{Options, SourceConfig};
-use crate::run_command::{key_problems, told};
+use crate::run_command::{key_problems, session_key_problem, told};
 use crate::secrets::Secrets;
 use crate::server::host_of;
 use crate::source::folder::Folder;
@@ -16,6 +16,7 @@ use url::Url;
 pub fn run(options: &Options) -> anyhow::Result<()> {
     let mut problems = options.check().err().unwrap_or_default();
     problems.extend(key_problems(options));
+    problems.extend(options.session_keys.as_deref().and_then(session_key_problem));
     let snapshot = servers(options, &mut problems);
     let secrets = Secrets::Folder(options.secrets.clone());
     let in_cluster = options.credential_namespaces.as_deref().is_some_and(|text| !text.trim().is_empty());

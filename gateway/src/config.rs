@@ -2,6 +2,8 @@
 //!
 //! Pure. Each setting is one flag and one variable of the same meaning; an empty variable counts as absent.
 
+mod mcp;
+
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -11,6 +13,8 @@ use std::time::Duration;
 use clap::Args;
 use portcullis_crds::{Server, rules};
 use url::Url;
+
+pub use mcp::{McpConfig, ReplicaAddress};
 
 use crate::auth::{self, Secret, parse_algorithm};
 use crate::guard;
@@ -112,6 +116,39 @@ pub struct Options {
     /// Accept ?token= on the REST routes: true or false
     #[arg(long, global = true, env = "ALLOW_QUERY_TOKEN", value_name = "BOOL", default_value = "true")]
     pub allow_query_token: Option<String>,
+    /// Scopes that every token must have, but for those of service accounts, separated by commas or spaces
+    #[arg(long, global = true, env = "REQUIRED_SCOPES", value_name = "SCOPES")]
+    pub required_scopes: Option<String>,
+    /// Accept ?token= on /mcp and /sse too, for clients that cannot send headers: true or false
+    #[arg(long, global = true, env = "ALLOW_QUERY_TOKEN_MCP", value_name = "BOOL", default_value = "false")]
+    pub allow_query_token_mcp: Option<String>,
+    /// Origins of web pages that may use /mcp, separated by commas; * for all
+    #[arg(long, global = true, env = "ALLOWED_ORIGINS", value_name = "ORIGINS")]
+    pub allowed_origins: Option<String>,
+    /// Host names by which /mcp may be asked, separated by commas; without them, any
+    #[arg(long, global = true, env = "ALLOWED_HOSTS", value_name = "HOSTS")]
+    pub allowed_hosts: Option<String>,
+    /// URL by which callers find the gateway; without it, as each request found it
+    #[arg(long, global = true, env = "PUBLIC_URL", value_name = "URL")]
+    pub public_url: Option<String>,
+    /// URLs of the servers that give tokens, separated by commas; without them, the configured issuers
+    #[arg(long, global = true, env = "AUTHORIZATION_SERVERS", value_name = "URLS")]
+    pub authorization_servers: Option<String>,
+    /// File with the keys that seal sessions of /mcp, the same for all replicas; without it, a random key
+    #[arg(long, global = true, env = "SESSION_KEYS_FILE", value_name = "FILE")]
+    pub session_keys: Option<PathBuf>,
+    /// How long a session of /mcp lasts, in seconds, 60 to 31536000
+    #[arg(long, global = true, env = "SESSION_SECONDS", value_name = "SECONDS", default_value = "604800")]
+    pub session_seconds: Option<String>,
+    /// Streams of clients of /mcp that may be open at the same time
+    #[arg(long, global = true, env = "MAX_SESSIONS", value_name = "COUNT", default_value = "20000")]
+    pub max_sessions: Option<String>,
+    /// Of these, streams of one caller
+    #[arg(long, global = true, env = "MAX_SESSIONS_PER_SUBJECT", value_name = "COUNT", default_value = "2000")]
+    pub max_sessions_per_subject: Option<String>,
+    /// Address of this replica for the others: an IP address, or http://HOST:PORT
+    #[arg(long, global = true, env = "REPLICA_ADDRESS", value_name = "ADDRESS")]
+    pub replica_address: Option<String>,
     /// Log more: true is the same as LOG_LEVEL=DEBUG
     #[arg(long, global = true, env = "DEBUG", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     pub debug: Option<String>,
@@ -160,6 +197,8 @@ pub struct Config {
     pub auth: auth::Settings,
     /// Whether `?token=` counts on the REST routes.
     pub allow_query_token: bool,
+    /// How `/mcp` is served.
+    pub mcp: McpConfig,
     /// What is logged.
     pub log: LogConfig,
     /// Bytes of a request body.
@@ -245,6 +284,7 @@ impl Options {
             guard: self.guard(&mut problems),
             auth: self.auth(&mut problems),
             allow_query_token: boolean(&mut problems, "ALLOW_QUERY_TOKEN", &self.allow_query_token, true),
+            mcp: self.mcp(&mut problems),
             log: self.log(&mut problems),
             max_body: size(&mut problems, "MAX_BODY_BYTES", &self.max_body_bytes, 1024 * 1024),
             max_message: size(&mut problems, "MAX_RESULT_BYTES", &self.max_result_bytes, 8 * 1024 * 1024),
@@ -285,6 +325,7 @@ impl Options {
             leeway: Duration::from_secs(number(problems, "JWT_LEEWAY", &self.jwt_leeway, 10, 0..=60)),
             max_lifetime: lifetime.map(Duration::from_secs),
             issuers_file: path(&self.issuers),
+            required_scopes: self.required_scopes(problems),
             kubernetes: self.kubernetes(problems),
         }
     }

@@ -21,16 +21,19 @@ use crate::board::Board;
 use crate::cluster;
 use crate::config::{Config, Problem, SecretsConfig, SourceConfig};
 use crate::front::access_log::AccessLog;
+use crate::front::mcp::Mcp;
 use crate::front::mcp::changes::{self, Changes, Update};
+use crate::front::mcp::gate::Gate;
 use crate::front::mcp::live::Live;
+use crate::front::mcp::metadata::Metadata;
 use crate::front::mcp::streams::{StreamLimits, Streams};
-use crate::front::mcp::{Mcp, McpOptions};
 use crate::front::{self, App, FrontOptions, status};
 use crate::guard::Guard;
 use crate::guard::learn::{self, API_HOST};
 use crate::metrics::Metrics;
 use crate::pool::{Latches, Pool, Published};
 use crate::seal::Sealer;
+use crate::seal::file::KeyFile;
 use crate::secrets::cluster::Store;
 use crate::secrets::{self, Secrets};
 use crate::server::{HANDSHAKES, Shared};
@@ -55,7 +58,8 @@ pub struct Gateway {
     board: Arc<Board>,
     app: Arc<App>,
     latches: Latches,
-    keys: Latch,
+    /// Of tokens and of sessions.
+    keys: (Latch, Option<KeyFile>),
     log: Option<LogSink>,
 }
 
@@ -80,12 +84,14 @@ impl Gateway {
         let client = client(&config).await.map_err(|problem| StartError::Settings(vec![problem]))?;
         let auth = Authenticator::with_cluster(&config.auth, client.as_ref(), metrics.clone());
         let source = Source::open(&config.source, client.as_ref(), metrics.clone());
-        let (auth, source) = match (auth, source) {
-            (Ok(auth), Ok(source)) => (auth, source),
-            (auth, source) => {
+        let keys = config.mcp.session_keys.as_deref().map(KeyFile::open).transpose();
+        let (auth, source, keys) = match (auth, source, keys) {
+            (Ok(auth), Ok(source), Ok(keys)) => (auth, source, keys),
+            (auth, source, keys) => {
                 let mut problems: Vec<Problem> =
                     auth.err().into_iter().flatten().map(|problem| problem.to_string()).collect();
                 problems.extend(source.err());
+                problems.extend(keys.err());
                 return Err(StartError::Settings(problems));
             }
         };
@@ -113,16 +119,23 @@ impl Gateway {
         let readiness = Readiness::default();
         let latches =
             Latches { configuration: readiness.latch("configuration"), sessions: readiness.latch("first sessions") };
-        let keys = readiness.latch("keys");
+        let latch = readiness.latch("keys");
+        let (key_file, sealer) = match keys {
+            Some((file, keys)) => (Some(file), Sealer::new(keys)),
+            None => (None, Sealer::random()),
+        };
+        let listener = serve::listen(config.listen).await?;
+        let admin = match config.admin {
+            Some(address) => Some(serve::listen(address).await?),
+            None => None,
+        };
+        let port = local(&listener, config.listen).port();
+        let metadata = Metadata::new(config.mcp.public_url.clone(), config.mcp.authorization_servers.clone(), &auth);
+        let limits = StreamLimits { all: config.mcp.max_sessions, of_subject: config.mcp.max_sessions_per_subject };
         let mcp = Mcp {
-            sealer: Arc::new(Sealer::random()),
-            streams: Arc::new(Streams::new(
-                StreamLimits { all: 20_000, of_subject: 2_000 },
-                metrics.client_streams.clone(),
-            )),
+            streams: Arc::new(Streams::new(limits, metrics.client_streams.clone())),
             changes: Changes::default(),
             live: Live::default(),
-            options: McpOptions { session_life: Duration::from_secs(604_800), allow_query_token: false, address: None },
         };
         let app = Arc::new(App {
             auth,
@@ -132,14 +145,14 @@ impl Gateway {
             soundness: source.feed().soundness,
             log: AccessLog::new(log.clone(), config.log.payloads),
             readiness,
-            options: FrontOptions { allow_query_token: config.allow_query_token, max_body: config.max_body },
+            sealer,
+            gate: Gate::new(config.mcp.gate.clone()),
+            metadata,
+            replica: config.mcp.replica.as_ref().map(|replica| replica.url(port)),
+            options: options(&config),
         });
-        let listener = serve::listen(config.listen).await?;
-        let admin = match config.admin {
-            Some(address) => Some(serve::listen(address).await?),
-            None => None,
-        };
         let pool = Pool::new(shared.clone(), published, board.clone());
+        let keys = (latch, key_file);
         Ok(Self {
             config,
             listener,
@@ -219,8 +232,13 @@ impl Gateway {
         let stop = tasks.shutdown();
         tasks.spawn("source", ended(follow(source, folder, stop_of(stop))));
 
+        let (latch, key_file) = keys;
         let (checks, stop) = (app.clone(), tasks.shutdown());
-        tasks.spawn("keys", ended(async move { until(stop, checks.auth.keep_keys(keys)).await }));
+        tasks.spawn("keys", ended(async move { until(stop, checks.auth.keep_keys(latch)).await }));
+        if let Some(file) = key_file {
+            let (sealer, metrics, stop) = (app.sealer.clone(), app.metrics.clone(), tasks.shutdown());
+            tasks.spawn("session keys", ended(async move { until(stop, file.follow(sealer, metrics)).await }));
+        }
 
         let probes = AdminState { readiness: app.readiness.clone(), registry: app.metrics.registry.clone() };
         let routes = match admin {
@@ -245,6 +263,17 @@ impl Gateway {
         // A little over the listener's own grace, so that its end is orderly.
         let grace = config.grace + Duration::from_secs(4);
         tasks.run(signal, Drain { readiness, delay: config.drain, grace }).await
+    }
+}
+
+fn options(config: &Config) -> FrontOptions {
+    FrontOptions {
+        allow_query_token: config.allow_query_token,
+        allow_query_token_mcp: config.mcp.allow_query_token,
+        max_body: config.max_body,
+        session_life: config.mcp.session_life,
+        max_sessions: config.mcp.max_sessions,
+        max_sessions_per_subject: config.mcp.max_sessions_per_subject,
     }
 }
 

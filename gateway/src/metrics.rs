@@ -41,6 +41,10 @@ pub struct Metrics {
     pub unknown_tools: IntCounter,
     /// `portcullis_auth_rejections_total{reason}`
     pub auth_rejections: IntCounterVec,
+    /// `portcullis_gate_refusals_total{reason}`
+    pub gate_refusals: IntCounterVec,
+    /// `portcullis_session_keys_ok`: 0 while the file of session keys is refused.
+    pub session_keys_ok: IntGauge,
     /// `portcullis_keys_refreshes_total{issuer,outcome}`
     pub keys_refreshes: IntCounterVec,
     /// `portcullis_keys_fetched_timestamp_seconds{issuer}`: the last time that the issuer answered with keys.
@@ -150,6 +154,9 @@ impl Metrics {
         let config_source_up =
             make.gauge("config_source_up", "0 while the API server cannot be asked for the configuration.");
         config_source_up.set(1);
+        let session_keys_ok =
+            make.gauge("session_keys_ok", "0 while the file of session keys is refused; the last good keys stay.");
+        session_keys_ok.set(1);
         let metrics = Self {
             http_duration: make.histograms(
                 "http_request_duration_seconds",
@@ -175,6 +182,12 @@ impl Metrics {
             ),
             unknown_tools: make.counter("unknown_tool_calls_total", "Calls of tools that no server offers."),
             auth_rejections: make.counters("auth_rejections_total", "Requests refused for their token.", &["reason"]),
+            gate_refusals: make.counters(
+                "gate_refusals_total",
+                "Requests to /mcp refused for their Origin or Host.",
+                &["reason"],
+            ),
+            session_keys_ok,
             keys_refreshes: make.counters(
                 "keys_refreshes_total",
                 "Times the keys of an issuer were fetched.",

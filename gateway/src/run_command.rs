@@ -1,5 +1,6 @@
 //! `portcullis-gateway run`: the gateway until a signal to stop.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::anyhow;
@@ -10,6 +11,7 @@ use crate::auth::Authenticator;
 use crate::cluster;
 use crate::config::{Config, Options, Problem, SourceConfig};
 use crate::gateway::{Gateway, StartError};
+use crate::seal::file::KeyFile;
 use crate::source::folder::Folder;
 
 /// For the last log lines to be written.
@@ -41,6 +43,7 @@ async fn serve(config: Config, sink: LogSink) -> anyhow::Result<()> {
 /// Adds what is wrong with keys and paths, so that all is told at once also when plain values are wrong.
 fn with_files(options: &Options, mut problems: Vec<Problem>) -> Vec<Problem> {
     problems.extend(key_problems(options));
+    problems.extend(options.session_keys.as_deref().and_then(session_key_problem));
     if let SourceConfig::Path(path) = options.source(&mut Vec::new()) {
         problems.extend(Folder::open(&path).err());
     }
@@ -59,6 +62,11 @@ pub(crate) fn key_problems(options: &Options) -> Vec<Problem> {
         problems.extend(client.err().map(|problem| format!("KUBERNETES_TOKENS: {problem}")));
     }
     problems
+}
+
+/// What is wrong with the file of session keys. An empty path is none.
+pub(crate) fn session_key_problem(path: &Path) -> Option<Problem> {
+    if path.as_os_str().is_empty() { None } else { KeyFile::open(path).err() }
 }
 
 /// One thread where there is one processor: it is faster there, and its slowest answers are much faster.

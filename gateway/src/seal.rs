@@ -4,6 +4,7 @@
 //! nonce (12), then the content under AES-256-GCM with its tag (16). What comes before the nonce, and the purpose, are
 //! authenticated too. Nonces are random: a key is good for 2^32 texts (NIST SP 800-38D, section 8.3).
 
+pub mod file;
 mod keys;
 mod layout;
 mod request_state;

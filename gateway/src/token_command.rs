@@ -159,6 +159,9 @@ fn claims(args: &TokenArgs, settings: &Settings, now: SystemTime) -> Result<Map<
             return Err(TokenError::DoubledClaim(name.clone()));
         }
     }
+    if !settings.required_scopes.is_empty() && !claims.contains_key("scope") && !claims.contains_key("scp") {
+        claims.insert("scope".into(), settings.required_scopes.join(" ").into());
+    }
     Ok(claims)
 }
 

@@ -6,6 +6,7 @@ mod cluster_secrets;
 mod commands;
 mod configmaps;
 mod direct;
+mod entrance;
 mod files;
 mod fleet;
 mod guard;

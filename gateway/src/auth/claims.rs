@@ -45,7 +45,7 @@ impl<'de> Deserialize<'de> for Claims {
 }
 
 impl Claims {
-    /// Checks times, issuer and audience, and returns the time of expiry.
+    /// Checks times, issuer, audience and scopes, and returns the time of expiry.
     pub(super) fn check(&self, issuer: &Issuer, name: &Name, now: SystemTime) -> Result<SystemTime, AuthError> {
         let expiry = self.check_times(issuer, now)?;
         if !name.vouches_for(self.issuer()?) {
@@ -53,6 +53,9 @@ impl Claims {
         }
         if !issuer.audiences.is_empty() && !self.is_meant_for(&issuer.audiences) {
             return Err(AuthError::Audience);
+        }
+        if !issuer.scopes.iter().all(|scope| self.grants(scope)) {
+            return Err(AuthError::Scope);
         }
         Ok(expiry)
     }
@@ -102,6 +105,16 @@ impl Claims {
             Some(Value::Array(many)) => many.iter().all(Value::is_string) && many.iter().any(ours),
             _ => false,
         }
+    }
+
+    /// Whether a scope is in `scope` (RFC 9068) or in `scp` (as some issuers call it): a text of words, or a list.
+    fn grants(&self, scope: &str) -> bool {
+        let words = |text: &str| text.split(' ').any(|word| word == scope);
+        ["scope", "scp"].iter().any(|name| match self.0.get(*name) {
+            Some(Value::String(text)) => words(text),
+            Some(Value::Array(many)) => many.iter().filter_map(Value::as_str).any(|one| one == scope),
+            _ => false,
+        })
     }
 
     fn text(&self, name: &str) -> Result<Option<&str>, AuthError> {

@@ -54,6 +54,9 @@ pub enum AuthError {
     /// The `aud` claim is absent, or names other services only.
     #[error("the token is not meant for this service (aud)")]
     Audience,
+    /// The `scope` and `scp` claims lack a scope that is required.
+    #[error("the token lacks a scope that is required here: get one with all of them")]
+    Scope,
     /// The `exp` claim is absent, or is no time before the year 10000 in seconds since 1970.
     #[error("the token has no valid expiry time (exp, in seconds since 1970)")]
     NoExp,
@@ -72,7 +75,7 @@ impl AuthError {
     /// Every reason, in the order in which a token is looked at.
     ///
     /// Of several issuers' reasons the last in this order is told: it came closest to a good token.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::Missing,
         Self::Scheme,
         Self::BothPlaces,
@@ -91,6 +94,7 @@ impl AuthError {
         Self::NotYetValid,
         Self::Lifetime,
         Self::Audience,
+        Self::Scope,
         Self::Revoked,
         Self::NoReview,
     ];
@@ -114,6 +118,7 @@ impl AuthError {
             Self::NoReview => "no_review",
             Self::Issuer => "issuer",
             Self::Audience => "audience",
+            Self::Scope => "scope",
             Self::NoExp => "no_exp",
             Self::Expired => "expired",
             Self::NotYetValid => "not_yet_valid",
@@ -121,25 +126,33 @@ impl AuthError {
         }
     }
 
-    /// 400 where the request contradicts itself, 503 where the token may be good, 401 for everything else.
+    /// 400 where the request contradicts itself, 403 where a token of the same caller could do more, 503 where the token may be good, 401 for everything else.
     pub const fn status(self) -> StatusCode {
         match self {
             Self::BothPlaces | Self::Several => StatusCode::BAD_REQUEST,
             Self::NoKeys | Self::NoReview => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Scope => StatusCode::FORBIDDEN,
             _ => StatusCode::UNAUTHORIZED,
         }
     }
 
-    /// The `WWW-Authenticate` header that goes with the refusal (RFC 6750, section 3).
-    pub fn www_authenticate(&self) -> HeaderValue {
+    /// The `WWW-Authenticate` header that goes with the refusal (RFC 6750, section 3): it names all `scopes` that are
+    /// required and where to learn who gives tokens (RFC 9728, section 5.1). `None` if another token changes nothing.
+    pub(super) fn challenge(self, scopes: &[String], resource_metadata: Option<&str>) -> Option<HeaderValue> {
         let code = match self {
-            // A caller who has shown no token is told the scheme only.
-            Self::Missing | Self::Scheme => return HeaderValue::from_static("Bearer"),
-            Self::BothPlaces | Self::Several => "invalid_request",
-            _ => "invalid_token",
+            // A caller who has shown no token is told no error.
+            Self::Missing | Self::Scheme => None,
+            Self::Scope => Some("insufficient_scope"),
+            _ if self.status() == StatusCode::UNAUTHORIZED => Some("invalid_token"),
+            _ => return None,
         };
-        HeaderValue::try_from(format!("Bearer error=\"{code}\", error_description=\"{self}\""))
-            .expect("the fixed texts are printable ASCII without quotes")
+        let mut parts = Vec::new();
+        parts.extend(resource_metadata.map(|address| format!("resource_metadata=\"{address}\"")));
+        if !scopes.is_empty() {
+            parts.push(format!("scope=\"{}\"", scopes.join(" ")));
+        }
+        parts.extend(code.map(|code| format!("error=\"{code}\", error_description=\"{self}\"")));
+        HeaderValue::try_from(format!("Bearer {}", parts.join(", ")).trim_end()).ok()
     }
 
     /// Where in [`AuthError::ALL`] this reason stands.

@@ -129,6 +129,8 @@ fn of_cluster(settings: &Settings, kubernetes: &Kubernetes, client: Option<&kube
         label: "cluster".into(),
         audiences: vec![kubernetes.audience.clone()],
         algorithms: CLUSTER_ALGORITHMS.to_vec(),
+        // Kubernetes puts no scopes into tokens: what a service account may do is not for its token to say.
+        scopes: Vec::new(),
         ..Issuer::bare(settings, Trust { name: Name::Unknown, keys: KeySet::default() })
     };
     let source = client.cloned().map(KeySource::Cluster);

@@ -24,7 +24,7 @@ mod tests;
 use std::{fmt, sync::Arc, time::SystemTime};
 
 pub use error::AuthError;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 pub use issuers::IssuerFault;
 pub use jsonwebtoken::Algorithm;
 pub use jwks::{JwksError, Skipped};
@@ -53,6 +53,8 @@ pub struct Authenticator {
     reviewer: Option<(usize, Reviewer)>,
     cache: TokenCache,
     metrics: Metrics,
+    /// All that tokens must have, but for those of the cluster.
+    scopes: Vec<String>,
 }
 
 /// What can be said about a request's token at once.
@@ -91,7 +93,8 @@ impl Authenticator {
         client: Option<&kube::Client>,
         metrics: Metrics,
     ) -> Result<Self, Vec<Problem>> {
-        Self::of(load::issuers(settings, client)?, client, metrics)
+        let scopes = settings.required_scopes.clone();
+        Ok(Self { scopes, ..Self::of(load::issuers(settings, client)?, client, metrics)? })
     }
 
     /// Accepts tokens of any of these issuers. Keys of one issuer never vouch for another.
@@ -112,7 +115,7 @@ impl Authenticator {
                 reviewer = Some((index, Reviewer::new(client.clone(), review.audience, metrics.clone())));
             }
         }
-        Ok(Self { issuers, remotes, reviewer, cache: TokenCache::default(), metrics })
+        Ok(Self { issuers, remotes, reviewer, cache: TokenCache::default(), metrics, scopes: Vec::new() })
     }
 
     /// Names the caller, as far as that needs nobody's answer. It never waits.
@@ -170,6 +173,31 @@ impl Authenticator {
         }
         self.cache.insert(&ticket, &identity, now, max_age);
         Ok(identity)
+    }
+
+    /// The scopes that a token must have, unless it is one of the cluster.
+    pub fn required_scopes(&self) -> &[String] {
+        &self.scopes
+    }
+
+    /// The `WWW-Authenticate` header of a refusal; `None` if another token would change nothing.
+    ///
+    /// `resource_metadata` is where the caller learns who gives tokens.
+    pub fn challenge(&self, error: AuthError, resource_metadata: Option<&str>) -> Option<HeaderValue> {
+        error.challenge(&self.scopes, resource_metadata)
+    }
+
+    /// The names of issuers that are https addresses: there clients may find out how to get a token.
+    ///
+    /// The cluster is none of them: nobody can sign in there.
+    pub fn https_issuers(&self) -> Vec<String> {
+        let cluster = |index: usize| self.remotes.iter().any(|remote| remote.issuer == index && remote.is_cluster());
+        let named = self.issuers.iter().enumerate().filter(|(index, _)| !cluster(*index));
+        let names = named.filter_map(|(_, issuer)| match &issuer.trust().name {
+            verify::Name::Is(name) if name.starts_with("https://") => Some(name.clone()),
+            _ => None,
+        });
+        names.collect()
     }
 
     /// What can be said at once, where a token without an answer counts as refused.

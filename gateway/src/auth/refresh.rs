@@ -64,6 +64,11 @@ impl Remote {
         Self { issuer, source, gate: Mutex::default(), wanted: Notify::new(), finished, seen: Mutex::default() }
     }
 
+    /// Whether its keys are the cluster's.
+    pub(super) fn is_cluster(&self) -> bool {
+        matches!(self.source, KeySource::Cluster(_))
+    }
+
     /// Asks for newer keys and waits until they are there. False: not now, or not soon enough.
     pub(super) async fn renewed(&self) -> bool {
         match self.ask() {

@@ -59,6 +59,8 @@ pub struct Settings {
     pub issuers_file: Option<PathBuf>,
     /// `KUBERNETES_TOKENS`: accept service-account tokens of this cluster.
     pub kubernetes: Option<Kubernetes>,
+    /// `REQUIRED_SCOPES`: what every token must have in `scope` or `scp`, but for those of the cluster.
+    pub required_scopes: Vec<String>,
 }
 
 /// How service-account tokens of this cluster are checked.
@@ -84,6 +86,7 @@ impl Default for Settings {
             max_lifetime: None,
             issuers_file: None,
             kubernetes: None,
+            required_scopes: Vec::new(),
         }
     }
 }

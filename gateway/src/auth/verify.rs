@@ -32,6 +32,8 @@ pub struct Issuer {
     pub leeway: Duration,
     /// The longest time from issue to expiry.
     pub max_lifetime: Option<Duration>,
+    /// All of these must be in `scope` or `scp`.
+    pub scopes: Vec<String>,
     pub(super) trust: ArcSwap<Trust>,
 }
 
@@ -83,6 +85,7 @@ impl Issuer {
             algorithms: Vec::new(),
             leeway: settings.leeway,
             max_lifetime: settings.max_lifetime,
+            scopes: settings.required_scopes.clone(),
             trust: ArcSwap::from_pointee(trust),
         }
     }

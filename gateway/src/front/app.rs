@@ -7,9 +7,12 @@ use tokio::sync::watch;
 
 use super::access_log::AccessLog;
 use super::mcp::Mcp;
+use super::mcp::gate::Gate;
+use super::mcp::metadata::Metadata;
 use crate::auth::Authenticator;
 use crate::metrics::Metrics;
 use crate::pool::Published;
+use crate::seal::Sealer;
 use crate::source::Soundness;
 
 /// For a request's body to arrive.
@@ -31,6 +34,14 @@ pub struct App {
     pub log: AccessLog,
     /// Whether the process may get traffic.
     pub readiness: Readiness,
+    /// Seals and opens sessions.
+    pub sealer: Sealer,
+    /// Who may come in from where.
+    pub gate: Gate,
+    /// Where tokens come from.
+    pub metadata: Metadata,
+    /// Where other replicas find this one, as `http://HOST:PORT`.
+    pub replica: Option<String>,
     /// Settings.
     pub options: FrontOptions,
 }
@@ -40,6 +51,14 @@ pub struct App {
 pub struct FrontOptions {
     /// Whether `?token=` counts.
     pub allow_query_token: bool,
+    /// Whether it counts on `/mcp` and `/sse` too.
+    pub allow_query_token_mcp: bool,
     /// Bytes of a request's body.
     pub max_body: usize,
+    /// How long a session lasts.
+    pub session_life: Duration,
+    /// Open streams of clients in all.
+    pub max_sessions: usize,
+    /// Open streams of one caller.
+    pub max_sessions_per_subject: usize,
 }

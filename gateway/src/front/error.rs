@@ -8,6 +8,7 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use thiserror::Error;
 
+use super::mcp::gate::Refused;
 use super::wire::BadCall;
 use crate::auth::AuthError;
 use crate::call::{Failure, RETRY_AFTER};
@@ -19,9 +20,15 @@ const INVALID_PARAMS: i64 = -32602;
 /// An answer that is not a success.
 #[derive(Clone, Debug, Error)]
 pub enum ApiError {
-    /// The token is missing or refused.
+    /// The token is missing or refused; with what the caller is told to do about it.
     #[error("{0}")]
-    Auth(AuthError),
+    Auth(AuthError, Option<HeaderValue>),
+    /// The request comes from a page, or for a name, that is not admitted.
+    #[error("{0}")]
+    Gate(Refused),
+    /// The request does not say for which host it is.
+    #[error("the request must name one host: send one Host header")]
+    NoHost,
     /// The body is no call.
     #[error("{0}")]
     Call(BadCall),
@@ -82,8 +89,9 @@ impl ApiError {
     /// The HTTP status.
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::Auth(error) => error.status(),
-            Self::Call(_) | Self::Query(_) => StatusCode::BAD_REQUEST,
+            Self::Auth(error, _) => error.status(),
+            Self::Gate(_) => StatusCode::FORBIDDEN,
+            Self::Call(_) | Self::Query(_) | Self::NoHost => StatusCode::BAD_REQUEST,
             Self::MediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Accept => StatusCode::NOT_ACCEPTABLE,
             Self::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
@@ -125,10 +133,8 @@ impl IntoResponse for ApiError {
         *response.status_mut() = self.status();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        if let Self::Auth(error) = &self
-            && self.status() == StatusCode::UNAUTHORIZED
-        {
-            headers.insert(header::WWW_AUTHENTICATE, error.www_authenticate());
+        if let Self::Auth(_, Some(challenge)) = &self {
+            headers.insert(header::WWW_AUTHENTICATE, challenge.clone());
         }
         if let Some(pause) = self.retry_after() {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(pause.as_secs().max(1)));

@@ -19,6 +19,7 @@ use super::app::App;
 use super::body;
 use super::error::{ApiError, clip};
 use super::mcp;
+use super::mcp::metadata::{self, Resource};
 use super::openapi;
 use super::page;
 use super::view::{Health, Servers};
@@ -45,7 +46,8 @@ pub fn router(app: Arc<App>, more: Router) -> Router {
         .route("/health", get(health))
         .route("/openapi.json", get(openapi_json))
         .route("/docs", get(page::answer))
-        .merge(mcp::routes())
+        .merge(mcp::routes(&app))
+        .merge(metadata::routes(&app))
         .merge(more.with_state(()))
         .fallback(no_route)
         .method_not_allowed_fallback(method)
@@ -217,10 +219,10 @@ async fn identify(
     query: Option<&str>,
     recorder: &Recorder,
 ) -> Result<Arc<Identity>, ApiError> {
-    identify_with(app, headers, query, app.options.allow_query_token, recorder).await
+    identify_with(app, headers, query, (app.options.allow_query_token, None), recorder).await
 }
 
-/// Who asks. `allow_query_token`: `?token=` counts.
+/// Who asks. Of `place`: whether `?token=` counts there, and what of `/mcp` it is.
 ///
 /// # Errors
 /// [`ApiError::Auth`].
@@ -228,7 +230,7 @@ pub async fn identify_with(
     app: &App,
     headers: &HeaderMap,
     query: Option<&str>,
-    allow_query_token: bool,
+    (allow_query_token, resource): (bool, Option<Resource<'_>>),
     recorder: &Recorder,
 ) -> Result<Arc<Identity>, ApiError> {
     match caller(app, headers, query, allow_query_token).await {
@@ -238,7 +240,11 @@ pub async fn identify_with(
         }
         Err(error) => {
             app.metrics.auth_rejections.with_label_values(&[error.kind()]).inc();
-            Err(ApiError::Auth(error))
+            let challenge = match resource {
+                None => app.auth.challenge(error, None),
+                Some(resource) => metadata::challenge(app, headers, resource, error),
+            };
+            Err(ApiError::Auth(error, challenge))
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use portcullis_gateway::auth::AuthError;
+use portcullis_gateway::front::mcp::gate::Refused;
 use portcullis_gateway::metrics::{Definition, KEYS_OUTCOMES, Kept, Metrics, OUTCOMES, REVIEW_OUTCOMES};
 use portcullis_gateway::server::RECONNECT_REASONS;
 use portcullis_gateway::source::REFUSALS;
@@ -90,7 +91,7 @@ fn kept_by_others() -> Vec<Definition> {
     registry.gather().into_iter().map(definition).collect()
 }
 
-fn labels() -> [(&'static str, String); 12] {
+fn labels() -> [(&'static str, String); 13] {
     let list = |values: Vec<&str>| values.iter().map(|value| format!("`{value}`")).collect::<Vec<_>>().join(", ");
     [
         ("`route`", "the path of the route, or `other`".into()),
@@ -105,6 +106,10 @@ fn labels() -> [(&'static str, String); 12] {
         (
             "`reason` of `portcullis_auth_rejections_total`",
             list(AuthError::ALL.iter().map(|error| error.kind()).collect()),
+        ),
+        (
+            "`reason` of `portcullis_gate_refusals_total`",
+            list(Refused::ALL.iter().map(|refused| refused.kind()).collect()),
         ),
         ("`reason` of `portcullis_server_reconnects_total`", list(RECONNECT_REASONS.to_vec())),
         ("`reason` of `portcullis_snapshot_rejected_total`", list(REFUSALS.to_vec())),

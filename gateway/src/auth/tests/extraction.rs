@@ -111,26 +111,40 @@ fn the_size_is_checked_before_anything_else_of_the_token() {
 fn refusals_have_a_status_a_challenge_and_a_label_of_their_own() {
     let mut labels = Vec::new();
     for refusal in AuthError::ALL {
-        let challenge = refusal.www_authenticate();
+        let challenge = refusal.challenge(&[], None);
         let text = refusal.to_string();
         let (status, expected) = match refusal {
-            AuthError::Missing | AuthError::Scheme => (StatusCode::UNAUTHORIZED, "Bearer".to_owned()),
-            AuthError::BothPlaces | AuthError::Several => {
-                (StatusCode::BAD_REQUEST, format!("Bearer error=\"invalid_request\", error_description=\"{text}\""))
+            AuthError::Missing | AuthError::Scheme => (StatusCode::UNAUTHORIZED, Some("Bearer".to_owned())),
+            AuthError::BothPlaces | AuthError::Several => (StatusCode::BAD_REQUEST, None),
+            AuthError::NoKeys | AuthError::NoReview => (StatusCode::SERVICE_UNAVAILABLE, None),
+            AuthError::Scope => {
+                let challenge = format!("Bearer error=\"insufficient_scope\", error_description=\"{text}\"");
+                (StatusCode::FORBIDDEN, Some(challenge))
             }
-            AuthError::NoKeys | AuthError::NoReview => {
+            _ => {
                 let challenge = format!("Bearer error=\"invalid_token\", error_description=\"{text}\"");
-                (StatusCode::SERVICE_UNAVAILABLE, challenge)
+                (StatusCode::UNAUTHORIZED, Some(challenge))
             }
-            _ => (StatusCode::UNAUTHORIZED, format!("Bearer error=\"invalid_token\", error_description=\"{text}\"")),
         };
-        assert_eq!((refusal.status(), challenge.to_str().unwrap()), (status, expected.as_str()));
+        let challenge = challenge.map(|value| value.to_str().unwrap().to_owned());
+        assert_eq!((refusal.status(), challenge), (status, expected));
         assert!(!text.contains(['"', '\\']), "{text}");
         labels.push(refusal.kind());
     }
     labels.sort_unstable();
     labels.dedup();
     assert_eq!(labels.len(), AuthError::ALL.len());
+}
+
+#[test]
+fn a_challenge_names_all_scopes_and_where_to_learn_more_also_without_a_token() {
+    let scopes = ["tools".to_owned(), "prompts".to_owned()];
+    let challenge = |refusal: AuthError| refusal.challenge(&scopes, Some("https://gateway/x")).unwrap();
+    let parameters = "resource_metadata=\"https://gateway/x\", scope=\"tools prompts\"";
+    assert_eq!(challenge(AuthError::Missing), format!("Bearer {parameters}"));
+    let refused =
+        format!("Bearer {parameters}, error=\"insufficient_scope\", error_description=\"{}\"", AuthError::Scope);
+    assert_eq!(challenge(AuthError::Scope), refused);
 }
 
 #[test]

@@ -193,7 +193,7 @@ fn the_matrix_has_no_name_twice_and_meets_every_refusal_of_a_token() {
     assert!(rows.len() >= 60, "{}", rows.len());
     let met: Vec<AuthError> = rows.iter().filter_map(|row| row.3.err()).collect();
     use AuthError::*;
-    let elsewhere = [Missing, Scheme, BothPlaces, Several, UnknownKey, NoKeys, Revoked, NoReview];
+    let elsewhere = [Missing, Scheme, BothPlaces, Several, UnknownKey, NoKeys, Scope, Revoked, NoReview];
     for refusal in AuthError::ALL {
         assert_eq!(met.contains(&refusal), !elsewhere.contains(&refusal), "{refusal:?}");
     }

@@ -10,6 +10,7 @@ mod issuers_file;
 mod key_sets;
 mod matrix;
 mod reviewing;
+mod scopes;
 mod several;
 mod start;
 

@@ -39,9 +39,9 @@ pub fn initialize(caller: &Caller, request: &Request<'_>) -> Result<(Reply, Sess
         }
         None => ClientCapabilities::NONE,
     };
-    let mcp = &caller.app.mcp;
-    let expires = SystemTime::now() + mcp.options.session_life;
-    let session = Session::new(caller.subject, revision, capabilities, expires, mcp.options.address.clone());
+    let app = &caller.app;
+    let expires = SystemTime::now() + app.options.session_life;
+    let session = Session::new(caller.subject, revision, capabilities, expires, app.replica.clone());
     let result =
         format!(r#"{{"protocolVersion":"{revision}","capabilities":{CAPABILITIES},"serverInfo":{SERVER_INFO}}}"#);
     Ok((Reply::result(request.id, [Bytes::from(result)]), session))

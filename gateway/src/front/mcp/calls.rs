@@ -228,8 +228,8 @@ impl Planned {
             "\"requestState\" was not given out here, or is over: send the request again without it",
         );
         let sealed = text(value).ok_or(FORM)?;
-        let (mcp, digest) = (&self.caller.app.mcp, seal::digest(self.method, &self.about));
-        let state = RequestState::open(&mcp.sealer, &sealed, &self.caller.subject, &digest, SystemTime::now());
+        let (app, digest) = (&self.caller.app, seal::digest(self.method, &self.about));
+        let state = RequestState::open(&app.sealer, &sealed, &self.caller.subject, &digest, SystemTime::now());
         let state = state.map_err(|_| FORM)?;
         self.entry.candidates.retain(|candidate| candidate.server.key.to_string() == state.server);
         match state.inner {
@@ -379,7 +379,7 @@ impl Planned {
             inner,
             owner: None,
         };
-        let sealed = state.seal(&self.caller.app.mcp.sealer).map_err(|_| UNFIT)?;
+        let sealed = state.seal(&self.caller.app.sealer).map_err(|_| UNFIT)?;
         members.0.retain(|(key, _)| key != "requestState");
         Ok(Some(format!(r#"{{"requestState":"{sealed}"{}}}"#, joined(&members.0)).into()))
     }

@@ -5,9 +5,11 @@
 pub mod answers;
 pub mod calls;
 pub mod changes;
+pub mod gate;
 pub mod listen;
 pub mod live;
 pub mod message;
+pub mod metadata;
 pub mod problem;
 pub mod reply;
 pub mod request;
@@ -17,4 +19,4 @@ pub mod stream;
 pub mod streams;
 
 pub use routes::routes;
-pub use state::{Mcp, McpOptions};
+pub use state::Mcp;

@@ -6,6 +6,7 @@ use std::time::SystemTime;
 use axum::Router;
 use axum::body::Body as HttpBody;
 use axum::extract::{Path, Request, State};
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::post;
 use bytes::Bytes;
@@ -15,8 +16,10 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
 use super::answers;
 use super::calls;
+use super::gate;
 use super::listen;
 use super::message::{self, Body, Incoming};
+use super::metadata::Resource;
 use super::problem::RpcProblem;
 use super::reply::Reply;
 use super::request::{Params, VERSION_HEADER, check_modern, is_modern};
@@ -36,10 +39,14 @@ use crate::upstream::Mailbox;
 const SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
 
 /// The routes.
-pub fn routes() -> Router<Arc<App>> {
-    let all = || post(answer_all).get(listen_all).delete(end_all);
-    let one = || post(answer_one).get(listen_one).delete(end_one);
-    Router::new().route("/mcp", all()).route("/mcp/{server}", one()).route("/mcp/{namespace}/{server}", one())
+pub fn routes(app: &Arc<App>) -> Router<Arc<App>> {
+    let all = || post(answer_all).get(listen_all).delete(end_all).options(gate::preflight);
+    let one = || post(answer_one).get(listen_one).delete(end_one).options(gate::preflight);
+    Router::new()
+        .route("/mcp", all())
+        .route("/mcp/{server}", one())
+        .route("/mcp/{namespace}/{server}", one())
+        .layer(from_fn_with_state(app.clone(), gate::keep))
 }
 
 /// The path of one server: its name, after its namespace where it has one.
@@ -159,7 +166,7 @@ async fn answer_single(
         let begun = answers::initialize(&caller, &request);
         let (reply, session) = begun.map_err(|problem| refused(Some(request.id), &problem, LEGACY))?;
         let mut response = reply.into_response();
-        if let Ok(id) = HeaderValue::from_str(&session.seal(&caller.app.mcp.sealer)) {
+        if let Ok(id) = HeaderValue::from_str(&session.seal(&caller.app.sealer)) {
             response.headers_mut().insert(SESSION, id);
         }
         return Ok(response);
@@ -358,7 +365,9 @@ fn with_recorder(request: Request) -> (McpParts, HttpBody) {
 
 async fn caller(app: Arc<App>, server: Option<String>, parts: &McpParts) -> Result<Caller, Refused> {
     let (headers, query) = (&parts.head.headers, parts.head.uri.query());
-    let identity = identify_with(&app, headers, query, app.mcp.options.allow_query_token, &parts.recorder).await?;
+    let resource = server.as_deref().map_or(Resource::Mcp, Resource::Server);
+    let place = (app.options.allow_query_token_mcp, Some(resource));
+    let identity = identify_with(&app, headers, query, place, &parts.recorder).await?;
     let server = match server {
         None => None,
         Some(name) => {
@@ -379,10 +388,10 @@ async fn caller(app: Arc<App>, server: Option<String>, parts: &McpParts) -> Resu
 
 /// The revision of a request before 2026-07-28, and its session if it has one.
 fn legacy(caller: &mut Caller, id: Option<&str>) -> Result<Revision, Refused> {
-    let mcp = &caller.app.mcp;
+    let app = &caller.app;
     if let Some(sealed) = caller.headers.get(&SESSION) {
         let sealed = sealed.to_str().unwrap_or_default();
-        let session = Session::open(&mcp.sealer, sealed, &caller.subject, SystemTime::now());
+        let session = Session::open(&app.sealer, sealed, &caller.subject, SystemTime::now());
         caller.session = Some(session.map_err(|_| refused(id, &RpcProblem::Session, LEGACY))?);
     }
     let agreed = caller.session.as_ref().map(|session| session.revision);

@@ -1,7 +1,6 @@
 //! What the routes of `/mcp` share, and who asks in one request.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use http::HeaderMap;
 
@@ -12,31 +11,16 @@ use crate::catalog::{Catalog, Scope};
 use crate::front::app::App;
 use crate::front::routes::Recorder;
 use crate::handle::Handle;
-use crate::seal::{Sealer, Session, SubjectId};
+use crate::seal::{Session, SubjectId};
 
 /// What the routes of `/mcp` share.
 pub struct Mcp {
-    /// Seals and opens what clients keep for it.
-    pub sealer: Arc<Sealer>,
     /// Every open stream.
     pub streams: Arc<Streams>,
     /// The catalog that streams tell of.
     pub changes: Changes,
     /// What is remembered of sessions while they need it.
     pub live: Live,
-    /// Settings.
-    pub options: McpOptions,
-}
-
-/// Settings of `/mcp`.
-#[derive(Clone, Debug)]
-pub struct McpOptions {
-    /// How long a session id holds.
-    pub session_life: Duration,
-    /// Whether `?token=` counts here too.
-    pub allow_query_token: bool,
-    /// The http address of this replica, for the others.
-    pub address: Option<String>,
 }
 
 /// Who asks, and how.

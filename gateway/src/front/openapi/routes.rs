@@ -33,6 +33,7 @@ pub(super) fn tools() -> PathItem {
         .response("200", called())
         .response("400", call_refusal("The body, the query or the arguments are wrong, or there are several tokens."))
         .response("401", unauthorized())
+        .response("403", forbidden())
         .response("404", call_refusal("No server offers the tool, or there is no server of that name."))
         .response("408", refusal("The body did not arrive completely within 30 seconds."))
         .response("413", refusal("The body is longer than `MAX_BODY_BYTES`."))
@@ -59,6 +60,7 @@ pub(super) fn tools_list() -> PathItem {
         .response("200", success("The tools.", "ToolList", &tool_list()))
         .response("400", refusal("There are several tokens."))
         .response("401", unauthorized())
+        .response("403", forbidden())
         .response("404", refusal("There is no server of that name."))
         .response("503", undecided());
     PathItem::new(HttpMethod::Get, operation)
@@ -72,6 +74,7 @@ pub(super) fn servers() -> PathItem {
         .response("200", success("The servers.", "Servers", &Value::Null))
         .response("400", refusal("There are several tokens."))
         .response("401", unauthorized())
+        .response("403", forbidden())
         .response("503", undecided());
     PathItem::new(HttpMethod::Get, operation)
 }
@@ -169,6 +172,11 @@ fn call_refusal(description: &str) -> Response {
 fn unauthorized() -> Response {
     let scheme = header("How to authenticate (RFC 6750).", Type::String);
     refused("The token is missing, invalid or expired.").header("WWW-Authenticate", scheme).build()
+}
+
+fn forbidden() -> Response {
+    let scopes = header("The scopes that a token must have (RFC 6750).", Type::String);
+    refused("The token lacks a scope of `REQUIRED_SCOPES`.").header("WWW-Authenticate", scopes).build()
 }
 
 fn undecided() -> Response {
