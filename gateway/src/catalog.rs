@@ -167,12 +167,14 @@ impl Catalog {
         &self.servers
     }
 
-    /// The server that a caller means: by name, by the URL as configured, or by its bare name where only one has it.
+    /// The server that a caller means: by name, by the URL as configured, with its namespace, or by its bare name where
+    /// only one has it.
     pub fn server(&self, wanted: &str) -> Option<&Arc<Handle>> {
         let exact = self.servers.iter().find(|server| server.name == wanted || server.spec().label() == wanted);
         exact.or_else(|| self.servers.iter().find(|server| server.spec().url == wanted)).or_else(|| {
             let mut bare = self.servers.iter().filter(|server| server.key.name == wanted);
-            bare.next().filter(|_| bare.next().is_none())
+            let bare = bare.next().filter(|_| bare.next().is_none());
+            bare.or_else(|| self.server_of(&wanted.split_once('/').map(|(space, name)| ServerKey::new(space, name))?))
         })
     }
 

@@ -98,6 +98,7 @@ fn servers_are_found_by_name_by_url_and_by_bare_name_where_it_is_clear() {
     let cases = [
         ("a", Some("a")),
         ("x/a", Some("x/a")),
+        ("default/a", Some("a")),
         ("b", Some("x/b")),
         ("c", None),
         ("http://y/", Some("y/c")),

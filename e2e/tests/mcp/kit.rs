@@ -1,0 +1,84 @@
+//! A client of `/mcp` that shows raw messages.
+
+use std::time::Duration;
+
+use http::Method;
+use portcullis_e2e::gateway::{Gateway, LIMIT};
+use portcullis_e2e::http::{self as client, Answer, Request};
+use portcullis_e2e::sse;
+use serde_json::{Value, json};
+
+pub(crate) const MODERN: &str = "2026-07-28";
+
+/// A POST of this message.
+pub(crate) fn message(gateway: &Gateway, text: impl Into<bytes::Bytes>) -> Request {
+    client::post(&gateway.url("/mcp"), text).bearer(&gateway.token).limit(LIMIT)
+}
+
+/// Sends this message.
+pub(crate) async fn send(gateway: &Gateway, text: impl Into<bytes::Bytes>) -> Answer {
+    message(gateway, text).send().await.expect("an answer")
+}
+
+/// A request of 2026-07-28 with all it must say; `params` are members without braces.
+pub(crate) fn modern(gateway: &Gateway, path: &str, method: &str, name: Option<&str>, params: &str) -> Request {
+    let comma = if params.is_empty() { "" } else { "," };
+    let text = format!(
+        r#"{{"jsonrpc":"2.0","id":1,"method":"{method}","params":{{{params}{comma}"_meta":{{"io.modelcontextprotocol/protocolVersion":"{MODERN}","io.modelcontextprotocol/clientCapabilities":{{}}}}}}}}"#
+    );
+    let request = client::post(&gateway.url(path), text).bearer(&gateway.token).limit(LIMIT);
+    let request = request.header("mcp-protocol-version", MODERN).header("mcp-method", method);
+    name.into_iter().fold(request, |request, name| request.header("mcp-name", name))
+}
+
+/// A session of this revision: its id.
+pub(crate) async fn initialize(gateway: &Gateway, version: &str) -> String {
+    let answer = send(gateway, initialize_text(version)).await;
+    assert_eq!(answer.json()["result"]["protocolVersion"], version, "{}", answer.text());
+    answer.header("mcp-session-id").to_owned()
+}
+
+pub(crate) fn initialize_text(version: &str) -> String {
+    json!({"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": {
+        "protocolVersion": version, "capabilities": {}, "clientInfo": {"name": "test", "version": "1"},
+    }})
+    .to_string()
+}
+
+/// The error of an answer: HTTP status, code, id.
+pub(crate) fn error_of(answer: &Answer) -> (u16, i64, Value) {
+    let body = answer.json();
+    assert!(body["error"]["message"].as_str().is_some_and(|message| !message.is_empty()), "{body}");
+    (answer.status, body["error"]["code"].as_i64().expect("a code"), body["id"].clone())
+}
+
+/// An open stream of messages.
+pub(crate) struct Events(sse::Events);
+
+impl Events {
+    /// Opens the stream of a session.
+    pub(crate) async fn of_session(gateway: &Gateway, path: &str, session: Option<&str>) -> Self {
+        let request = client::request(Method::GET, &gateway.url(path)).bearer(&gateway.token);
+        let request = request.header("accept", "text/event-stream").limit(LIMIT);
+        Self::of(session.into_iter().fold(request, |request, id| request.header("mcp-session-id", id))).await
+    }
+
+    /// Sends a request that is answered with a stream.
+    pub(crate) async fn of(request: Request) -> Self {
+        let stream = request.open().await.expect("an answer");
+        let (kind, buffering) = (stream.header("content-type"), stream.header("x-accel-buffering"));
+        assert_eq!((stream.status, kind, buffering), (200, "text/event-stream", "no"));
+        Self(stream.into())
+    }
+
+    /// The next message; none at the end of the stream.
+    pub(crate) async fn next(&mut self) -> Option<Value> {
+        let event = self.0.next(LIMIT).await.expect("a message in time")?;
+        Some(serde_json::from_str(&event.data).expect("an event is JSON"))
+    }
+
+    /// Whether nothing comes for so long.
+    pub(crate) async fn is_quiet(&mut self, time: Duration) -> bool {
+        self.0.next(time).await.is_err()
+    }
+}

@@ -1,0 +1,7 @@
+//! `/mcp` as clients of every revision see it, in front of honest and faulty servers.
+
+mod calls;
+mod changes;
+mod eras;
+mod kit;
+mod messages;
