@@ -4,4 +4,5 @@ mod direct;
 mod inspector;
 mod program;
 mod rust;
+mod snippets;
 mod story;
