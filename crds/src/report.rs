@@ -86,7 +86,22 @@ pub struct ServerReport {
     /// Of these, offered as `SERVER__TOOL` because an older server has the name.
     #[serde(default)]
     pub renamed: u32,
+    /// Of these, offered under a short form of their name because some clients would refuse it.
+    #[serde(default)]
+    pub shortened: u32,
     /// Tools left out because they are invalid, double or too many.
     #[serde(default)]
     pub left_out: u32,
+    /// Prompts offered.
+    #[serde(default)]
+    pub prompts: u32,
+    /// Resources offered.
+    #[serde(default)]
+    pub resources: u32,
+    /// Resource templates offered.
+    #[serde(default)]
+    pub templates: u32,
+    /// Resources and templates that are not listed because an older server has the URI.
+    #[serde(default)]
+    pub hidden: u32,
 }

@@ -154,7 +154,12 @@ impl Known {
             server_version: Some("1".into()),
             tools: 2,
             renamed: 0,
+            shortened: 0,
             left_out: 0,
+            prompts: 0,
+            resources: 0,
+            templates: 0,
+            hidden: 0,
         }
     }
 }

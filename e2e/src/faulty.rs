@@ -124,7 +124,12 @@ impl Faulty {
 
     /// Sends `notifications/tools/list_changed` on every open stream.
     pub async fn announce(&self) {
-        announce(&self.state).await;
+        announce(&self.state, "tools").await;
+    }
+
+    /// Sends `notifications/WHAT/list_changed` on every open stream: of `tools`, `prompts` or `resources`.
+    pub async fn announce_list(&self, what: &str) {
+        announce(&self.state, what).await;
     }
 
     /// Adds and removes a tool, `churn`, this often, saying so each time; until the server is killed.
@@ -134,7 +139,7 @@ impl Faulty {
             loop {
                 sleep(every).await;
                 toggle(&state);
-                announce(&state).await;
+                announce(&state, "tools").await;
             }
         });
     }
@@ -210,14 +215,14 @@ async fn push(state: &Arc<State>, message: &str) {
     }
 }
 
-async fn announce(state: &Arc<State>) {
-    const CHANGED: &str = "notifications/tools/list_changed";
+async fn announce(state: &Arc<State>, what: &str) {
+    let changed = format!("notifications/{what}/list_changed");
     for pipe in state.pipes() {
-        let note = format!(r#"{{"jsonrpc":"2.0","method":"{CHANGED}"}}"#);
+        let note = format!(r#"{{"jsonrpc":"2.0","method":"{changed}"}}"#);
         call::Out { pipe, events: true }.message(state, &note).await;
     }
     for (id, pipe) in state.listens() {
-        call::Out { pipe, events: true }.message(state, &modern::note(CHANGED, &id, "")).await;
+        call::Out { pipe, events: true }.message(state, &modern::note(&changed, &id, "")).await;
     }
 }
 

@@ -3,6 +3,7 @@
 //! An immutable view: built anew when something changed and swapped in whole, so that a call never sees half a change.
 
 mod pages;
+mod reader;
 mod rest;
 mod table;
 
@@ -14,9 +15,12 @@ use portcullis_crds::ServerKey;
 use smallvec::smallvec;
 
 use self::pages::{Pages, number_of_row};
+use self::reader::Places;
 use self::table::{Named, Table};
 use crate::handle::{Handle, Offer, Phase};
-use crate::item::Item;
+use crate::item::{Item, Items};
+use crate::short::{is_short, short_form};
+use crate::uri_template::UriTemplate;
 
 pub use self::pages::{BadCursor, PAGE};
 pub use self::table::{Candidate, Entry};
@@ -35,6 +39,7 @@ pub struct Catalog {
     /// For each of the servers, in the same order.
     alone: Vec<Alone>,
     listing: OnceLock<Bytes>,
+    resource_places: OnceLock<Places>,
 }
 
 /// A server's place in the view.
@@ -46,6 +51,10 @@ pub struct Place {
     pub own: bool,
     /// So many of its tools go by `server__tool` because another server has their name.
     pub renamed: u32,
+    /// So many of its tools go by a short form of their name.
+    pub shortened: u32,
+    /// So many of its resources and templates are not shown because another server has their URI.
+    pub hidden: u32,
 }
 
 /// One server's offer as it was when the view was built, and what is shown of it alone.
@@ -87,23 +96,26 @@ impl Catalog {
             let mut table = Table::with_capacity(count);
             for index in &by_age {
                 let (server, offer) = (&servers[*index], &alone[*index].offer);
-                for item in offer.of(kind).iter() {
-                    places[*index].note(kind, table.add(kind, server, item, offer.listed));
+                let place = &mut places[*index];
+                for item in in_precedence(kind, offer.of(kind)) {
+                    place.note(kind, item, &table.add(kind, server, item, offer.listed));
                 }
             }
             table
         });
-        Self { tables, servers, places, alone, listing: OnceLock::new() }
+        Self { tables, servers, places, alone, listing: OnceLock::new(), resource_places: OnceLock::new() }
     }
 
     // --- what is offered ---
 
     /// The item of this name, if anybody has it. A tool is found by its full name too where that is shortened.
     pub fn find(&self, kind: Kind, scope: Scope<'_>, name: &str) -> Option<Cow<'_, Entry>> {
-        match scope {
+        let found = |name: &str| match scope {
             None => self.table(kind).get(name).map(Cow::Borrowed),
             Some(server) => self.find_alone(kind, server, name).map(Cow::Owned),
-        }
+        };
+        let is_full = || kind == Kind::Tools && !is_short(name);
+        found(name).or_else(|| is_full().then(|| found(&short_form(name))).flatten())
     }
 
     fn find_alone(&self, kind: Kind, server: &Arc<Handle>, name: &str) -> Option<Entry> {
@@ -150,6 +162,11 @@ impl Catalog {
     /// How many items of a kind are listed.
     pub fn count(&self, kind: Kind) -> usize {
         self.table(kind).listed().count()
+    }
+
+    /// How many items of a kind a server lists here.
+    pub fn offered_by(&self, server: &Handle, kind: Kind) -> usize {
+        self.alone(server).map_or(0, |alone| alone.shown(kind).len())
     }
 
     fn table(&self, kind: Kind) -> &Table {
@@ -235,12 +252,29 @@ impl Catalog {
 }
 
 impl Place {
-    fn note(&mut self, kind: Kind, named: Named) {
-        match (kind, named) {
-            (Kind::Tools, Named::Renamed) => self.renamed += 1,
-            _ => {}
+    fn note(&mut self, kind: Kind, item: &Item, named: &Named) {
+        if kind == Kind::Tools {
+            let short = match named {
+                Named::Kept => item.full.is_some(),
+                Named::RenamedShort => true,
+                Named::Renamed | Named::Hidden => false,
+            };
+            self.shortened += u32::from(short);
+            self.renamed += u32::from(matches!(named, Named::Renamed | Named::RenamedShort));
+        }
+        if matches!(kind, Kind::Resources | Kind::Templates) {
+            self.hidden += u32::from(matches!(named, Named::Hidden));
         }
     }
+}
+
+/// A server's items in the order of their names; its templates with those first that say more of a URI.
+fn in_precedence(kind: Kind, items: &Items) -> impl Iterator<Item = &Arc<Item>> {
+    let literals = |item: &Arc<Item>| UriTemplate::parse(&item.name).map_or(0, |template| template.literals());
+    let mut templates: Vec<_> = if kind == Kind::Templates { items.iter().collect() } else { Vec::new() };
+    templates.sort_by_cached_key(|item| std::cmp::Reverse(literals(item)));
+    let others = if kind == Kind::Templates { &[] } else { items.as_slice() };
+    templates.into_iter().chain(others)
 }
 
 impl Alone {

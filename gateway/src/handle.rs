@@ -110,6 +110,16 @@ impl Offer {
             Kind::Templates => &self.templates,
         }
     }
+
+    /// The same, to be replaced.
+    pub fn of_mut(&mut self, kind: Kind) -> &mut Items {
+        match kind {
+            Kind::Tools => &mut self.tools,
+            Kind::Prompts => &mut self.prompts,
+            Kind::Resources => &mut self.resources,
+            Kind::Templates => &mut self.templates,
+        }
+    }
 }
 
 /// What people are shown of a server.
@@ -130,6 +140,8 @@ pub struct Status {
     /// The same, as the status of an McpServer says it; none while nothing is wrong. A server that is ready can have
     /// one too: of its credentials, while the last good ones stay in use, or of its list of tools.
     pub reason: Option<Reason>,
+    /// The list that cannot be read, where that is the last failure.
+    pub unread: Option<Kind>,
     /// Tools left out because they are invalid, double or too many.
     pub left_out: usize,
 }
@@ -464,12 +476,19 @@ impl Status {
     pub fn note(&mut self, trouble: &Trouble) {
         self.last_error = Some(trouble.to_string());
         self.reason = Some(trouble.reason());
+        self.unread = if let Trouble::List(error) = trouble { Some(error.kind) } else { None };
+    }
+
+    /// These lists can be read.
+    pub fn clear_lists(&mut self, kinds: &[Kind]) {
+        let about_these = self.unread.is_none_or(|unread| kinds.contains(&unread));
+        self.clear(|reason| reason == Reason::ListFailed && about_these);
     }
 
     /// What is wrong no longer is, if this holds for its reason.
     pub fn clear(&mut self, solved: impl FnOnce(Reason) -> bool) {
         if self.reason.is_some_and(solved) {
-            (self.last_error, self.reason) = (None, None);
+            (self.last_error, self.reason, self.unread) = (None, None, None);
         }
     }
 
@@ -482,6 +501,7 @@ impl Status {
             server_info: None,
             last_error: None,
             reason: None,
+            unread: None,
             left_out: 0,
         }
     }

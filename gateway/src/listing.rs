@@ -1,4 +1,4 @@
-//! Reads a server's `tools/list`: page by page, within bounds.
+//! Reads a server's lists, of tools and of all else: page by page, within bounds.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,8 +8,10 @@ use portcullis_crds::mcpserver::ToolRules;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use thiserror::Error;
+use tokio::time::timeout;
 
-use crate::item::{Found, MAX_ITEMS, MAX_LIST_BYTES};
+use crate::item::{Found, Kind, MAX_ITEMS, MAX_LIST_BYTES};
+use crate::plain;
 use crate::tool::read_tools;
 use crate::upstream::message::json_string;
 use crate::upstream::timing::Timing;
@@ -21,43 +23,69 @@ const MAX_PAGES: usize = 50;
 /// Limit for one page.
 const PAGE_LIMIT: Duration = Duration::from_secs(10);
 
-/// JSON-RPC: the server has no such method, and so no tools.
+/// For all pages of a list.
+const LIST_LIMIT: Duration = Duration::from_secs(60);
+
+/// JSON-RPC: the server has no such method, and so nothing of the kind.
 const METHOD_NOT_FOUND: i64 = -32601;
 
 /// Why there is no list.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
-pub enum ListError {
-    /// The call failed.
-    #[error("cannot list its tools: {0}")]
-    Call(CallError),
-    /// The server answered with a JSON-RPC error.
-    #[error("cannot list its tools: it answers with JSON-RPC error {0}")]
-    Rpc(i64),
-    /// The answer is not of its form.
-    #[error("cannot list its tools: the answer is no list of tools")]
-    Form,
+#[error("cannot list its {}: {why}", words(*.kind))]
+pub struct ListError {
+    /// Of what.
+    pub kind: Kind,
+    /// Why.
+    pub why: Why,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
+/// Why a list could not be read.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum Why {
+    /// The call failed.
+    #[error("{0}")]
+    Call(CallError),
+    /// The server answered with a JSON-RPC error.
+    #[error("it answers with JSON-RPC error {0}")]
+    Rpc(i64),
+    /// The answer is not of its form.
+    #[error("the answer is no list of {}", words(*.0))]
+    Form(Kind),
+    /// All pages together take too long.
+    #[error("it takes too long")]
+    Slow,
+}
+
+/// One page, whatever its kind.
 struct Page<'a> {
-    #[serde(borrow)]
-    tools: Vec<&'a RawValue>,
+    definitions: Vec<&'a RawValue>,
     next_cursor: Option<String>,
 }
 
-/// Reads all tools of a server and applies its rules. What exceeds the bounds is left out and counted.
+/// Reads everything of one kind that a server has and applies its rules. What exceeds the bounds is left out and
+/// counted.
 ///
 /// # Errors
-/// See [`ListError`]; a server without `tools/list` has no tools, which is no error.
-pub async fn list(session: &Session, rules: &ToolRules) -> Result<Found, ListError> {
+/// See [`ListError`]; a server without the method has nothing of the kind, which is no error.
+pub async fn list(session: &Session, kind: Kind, rules: &ToolRules) -> Result<Found, ListError> {
+    let failed = |why| ListError { kind, why };
+    let (definitions, beyond) =
+        timeout(LIST_LIMIT, pages(session, kind)).await.map_err(|_| failed(Why::Slow))?.map_err(failed)?;
+    let texts = definitions.iter().map(String::as_str);
+    let mut found = if kind == Kind::Tools { read_tools(texts, rules) } else { plain::read(kind, texts) };
+    found.left_out += beyond;
+    Ok(found)
+}
+
+/// All pages, and how many definitions were too many.
+async fn pages(session: &Session, kind: Kind) -> Result<(Vec<String>, usize), Why> {
     let mut definitions: Vec<String> = Vec::new();
     let mut cursor: Option<String> = None;
     let (mut bytes, mut beyond) = (0, 0);
     for _ in 0..MAX_PAGES {
-        let Some(text) = page(session, cursor.as_deref()).await? else { break };
-        let page: Page<'_> = serde_json::from_slice(&text).map_err(|_| ListError::Form)?;
-        for definition in page.tools {
+        let Some(text) = page(session, kind, cursor.as_deref()).await? else { break };
+        let page = Page::read(kind, &text).ok_or(Why::Form(kind))?;
+        for definition in page.definitions {
             bytes += definition.get().len();
             // A few more than are kept, so that invalid ones do not count against the valid.
             if bytes > MAX_LIST_BYTES || definitions.len() >= MAX_ITEMS * 2 {
@@ -71,19 +99,62 @@ pub async fn list(session: &Session, rules: &ToolRules) -> Result<Found, ListErr
             _ => break,
         }
     }
-    let mut tools = read_tools(definitions.iter().map(String::as_str), rules);
-    tools.left_out += beyond;
-    Ok(tools)
+    Ok((definitions, beyond))
 }
 
-async fn page(session: &Session, cursor: Option<&str>) -> Result<Option<bytes::Bytes>, ListError> {
+async fn page(session: &Session, kind: Kind, cursor: Option<&str>) -> Result<Option<bytes::Bytes>, Why> {
     let params = cursor.map(|cursor| format!(r#""cursor":{}"#, json_string(cursor)));
     let params: Vec<&str> = params.iter().map(String::as_str).collect();
     let none = HeaderMap::new();
-    let call = Call::of_our_own("tools/list", &params, &none);
-    match session.call(&call, &Arc::new(Timing::new(PAGE_LIMIT))).await.map_err(ListError::Call)? {
+    let call = Call::of_our_own(method(kind), &params, &none);
+    match session.call(&call, &Arc::new(Timing::new(PAGE_LIMIT))).await.map_err(Why::Call)? {
         Reply::Result(text) => Ok(Some(text)),
         Reply::Error(error) if error.code == METHOD_NOT_FOUND => Ok(None),
-        Reply::Error(error) => Err(ListError::Rpc(error.code)),
+        Reply::Error(error) => Err(Why::Rpc(error.code)),
+    }
+}
+
+fn method(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Tools => "tools/list",
+        Kind::Prompts => "prompts/list",
+        Kind::Resources => "resources/list",
+        Kind::Templates => "resources/templates/list",
+    }
+}
+
+fn words(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Tools => "tools",
+        Kind::Prompts => "prompts",
+        Kind::Resources => "resources",
+        Kind::Templates => "resource templates",
+    }
+}
+
+impl<'a> Page<'a> {
+    fn read(kind: Kind, text: &'a [u8]) -> Option<Self> {
+        /// The members of every list: only the one of the kind that was asked for is looked at.
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Lists<'a> {
+            #[serde(borrow)]
+            tools: Option<&'a RawValue>,
+            #[serde(borrow)]
+            prompts: Option<&'a RawValue>,
+            #[serde(borrow)]
+            resources: Option<&'a RawValue>,
+            #[serde(borrow)]
+            resource_templates: Option<&'a RawValue>,
+            next_cursor: Option<String>,
+        }
+        let lists: Lists<'a> = serde_json::from_slice(text).ok()?;
+        let list = match kind {
+            Kind::Tools => lists.tools,
+            Kind::Prompts => lists.prompts,
+            Kind::Resources => lists.resources,
+            Kind::Templates => lists.resource_templates,
+        };
+        Some(Self { definitions: serde_json::from_str(list?.get()).ok()?, next_cursor: lists.next_cursor })
     }
 }

@@ -15,6 +15,7 @@ use prometheus::{
     Registry,
 };
 
+use crate::catalog::{Kind, Place};
 use crate::server::RECONNECT_REASONS;
 
 /// Seconds; the first ones are the gateway's own work, the last ones slow tools.
@@ -67,6 +68,22 @@ pub struct Metrics {
     pub tools_left_out: IntGaugeVec,
     /// `portcullis_tools_renamed{server}`: offered as `server__tool` because another server has the name.
     pub tools_renamed: IntGaugeVec,
+    /// `portcullis_tools_shortened{server}`: offered under a short form of their name.
+    pub tools_shortened: IntGaugeVec,
+    /// `portcullis_catalog_prompts{server}`
+    pub catalog_prompts: IntGaugeVec,
+    /// `portcullis_prompts_left_out{server}`
+    pub prompts_left_out: IntGaugeVec,
+    /// `portcullis_catalog_resources{server}`
+    pub catalog_resources: IntGaugeVec,
+    /// `portcullis_resources_left_out{server}`
+    pub resources_left_out: IntGaugeVec,
+    /// `portcullis_catalog_resource_templates{server}`
+    pub catalog_templates: IntGaugeVec,
+    /// `portcullis_resource_templates_left_out{server}`
+    pub templates_left_out: IntGaugeVec,
+    /// `portcullis_resources_hidden{server}`: resources and templates not shown because another server has the URI.
+    pub resources_hidden: IntGaugeVec,
     /// `portcullis_snapshot_applied_timestamp_seconds`
     pub snapshot_applied: Gauge,
     /// `portcullis_snapshot_apply_duration_seconds`: from the change to the catalog without the removed servers.
@@ -231,6 +248,46 @@ impl Metrics {
                 "Tools of the server whose name another server has.",
                 &["server"],
             ),
+            tools_shortened: make.gauges(
+                "tools_shortened",
+                "Tools of the server under a short form of their name, where there are any.",
+                &["server"],
+            ),
+            catalog_prompts: make.gauges(
+                "catalog_prompts",
+                "Prompts the server offers, where there are any.",
+                &["server"],
+            ),
+            prompts_left_out: make.gauges(
+                "prompts_left_out",
+                "Prompts of the server that are invalid, double or too many, where there are any.",
+                &["server"],
+            ),
+            catalog_resources: make.gauges(
+                "catalog_resources",
+                "Resources the server offers, where there are any.",
+                &["server"],
+            ),
+            resources_left_out: make.gauges(
+                "resources_left_out",
+                "Resources of the server that are invalid, double or too many, where there are any.",
+                &["server"],
+            ),
+            catalog_templates: make.gauges(
+                "catalog_resource_templates",
+                "Resource templates the server offers, where there are any.",
+                &["server"],
+            ),
+            templates_left_out: make.gauges(
+                "resource_templates_left_out",
+                "Resource templates of the server that are invalid, double or too many, where there are any.",
+                &["server"],
+            ),
+            resources_hidden: make.gauges(
+                "resources_hidden",
+                "Resources and templates of the server whose URI another server has, where there are any.",
+                &["server"],
+            ),
             snapshot_applied: make
                 .float_gauge("snapshot_applied_timestamp_seconds", "When the configuration was applied last."),
             snapshot_apply: make
@@ -264,11 +321,54 @@ impl Metrics {
         self.keys_fetched.with_label_values(&[issuer]).set(now.as_secs_f64());
     }
 
+    /// Notes how many items of a kind a server offers.
+    pub fn offers(&self, kind: Kind, server: &str, count: i64) {
+        match kind {
+            Kind::Tools => self.catalog_tools.with_label_values(&[server]).set(count),
+            Kind::Prompts => set_sparse(&self.catalog_prompts, server, count),
+            Kind::Resources => set_sparse(&self.catalog_resources, server, count),
+            Kind::Templates => set_sparse(&self.catalog_templates, server, count),
+        }
+    }
+
+    /// Notes how many items of a kind were left out.
+    pub fn leaves_out(&self, kind: Kind, server: &str, count: i64) {
+        match kind {
+            Kind::Tools => self.tools_left_out.with_label_values(&[server]).set(count),
+            Kind::Prompts => set_sparse(&self.prompts_left_out, server, count),
+            Kind::Resources => set_sparse(&self.resources_left_out, server, count),
+            Kind::Templates => set_sparse(&self.templates_left_out, server, count),
+        }
+    }
+
+    /// Notes what became of a server's names in the catalog.
+    pub fn placed(&self, server: &str, place: &Place) {
+        self.tools_renamed.with_label_values(&[server]).set(place.renamed.into());
+        set_sparse(&self.tools_shortened, server, place.shortened.into());
+        set_sparse(&self.resources_hidden, server, place.hidden.into());
+    }
+
+    /// Those that have a series only where there is something to count.
+    fn sparse(&self) -> [&IntGaugeVec; 8] {
+        [
+            &self.tools_shortened,
+            &self.catalog_prompts,
+            &self.prompts_left_out,
+            &self.catalog_resources,
+            &self.resources_left_out,
+            &self.catalog_templates,
+            &self.templates_left_out,
+            &self.resources_hidden,
+        ]
+    }
+
     /// Forgets servers that are gone, so that their series end.
     pub fn forget(&self, servers: &HashSet<&str>) {
         for server in servers {
             for gauges in
                 [&self.server_up, &self.in_flight, &self.catalog_tools, &self.tools_left_out, &self.tools_renamed]
+                    .into_iter()
+                    .chain(self.sparse())
             {
                 let _ = gauges.remove_label_values(&[server]);
             }
@@ -291,6 +391,15 @@ impl Metrics {
                 let _ = self.calls.remove(&borrowed(&labels));
             }
         }
+    }
+}
+
+/// Of ten thousand servers few have anything to count here, and each series takes its room.
+fn set_sparse(gauges: &IntGaugeVec, server: &str, count: i64) {
+    if count == 0 {
+        let _ = gauges.remove_label_values(&[server]);
+    } else {
+        gauges.with_label_values(&[server]).set(count);
     }
 }
 

@@ -294,8 +294,7 @@ impl Pool {
         self.shared.published.notify_one();
         let difference = catalog.since(&before);
         for server in &difference.servers {
-            let renamed = i64::from(catalog.place(server).renamed);
-            self.shared.metrics.tools_renamed.with_label_values(&[&server.name]).set(renamed);
+            self.shared.metrics.placed(&server.name, &catalog.place(server));
         }
         self.board.published(&difference);
         self.build_took = began.elapsed();

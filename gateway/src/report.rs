@@ -7,7 +7,7 @@ use portcullis_crds::mcpserver::State;
 use portcullis_crds::report::ServerReport;
 use portcullis_crds::{Reason, Server};
 
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, Kind};
 use crate::handle::{Handle, Phase, Status};
 
 /// What this replica tells of a server.
@@ -15,7 +15,8 @@ pub fn report(catalog: &Catalog, handle: &Handle) -> ServerReport {
     let (spec, status) = (handle.spec(), handle.status());
     let ready = is_ready(catalog, handle, &spec, &status);
     let reason = reason(&spec, &status, ready);
-    let offer = handle.offer();
+    let (offer, place) = (handle.offer(), catalog.place(handle));
+    let listed = |kind| if offer.listed { u32::try_from(offer.of(kind).len()).unwrap_or(u32::MAX) } else { 0 };
     let (server_name, server_version) = status.server_info.unzip();
     ServerReport {
         key: handle.key.clone(),
@@ -27,9 +28,14 @@ pub fn report(catalog: &Catalog, handle: &Handle) -> ServerReport {
         protocol_version: status.protocol_version,
         server_name,
         server_version,
-        tools: if offer.listed { u32::try_from(offer.tools.len()).unwrap_or(u32::MAX) } else { 0 },
-        renamed: catalog.place(handle).renamed,
+        tools: listed(Kind::Tools),
+        renamed: place.renamed,
+        shortened: place.shortened,
         left_out: u32::try_from(status.left_out).unwrap_or(u32::MAX),
+        prompts: listed(Kind::Prompts),
+        resources: listed(Kind::Resources),
+        templates: listed(Kind::Templates),
+        hidden: place.hidden,
     }
 }
 

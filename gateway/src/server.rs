@@ -2,6 +2,8 @@
 //!
 //! The task ends only when it is told to; whatever the server does is an event, never an error of ours.
 
+mod lists;
+
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::atomic::Ordering;
@@ -22,9 +24,7 @@ use url::Url;
 use crate::backoff::{self, HEALTHY_AFTER};
 use crate::front::mcp::changes::Update;
 use crate::guard::Guard;
-use crate::handle::{Handle, Offer, Phase};
-use crate::item::Found;
-use crate::listing;
+use crate::handle::{Handle, Phase};
 use crate::metrics::Metrics;
 use crate::secrets::{Resolved, SecretError, Secrets};
 use crate::touched::Touched;
@@ -37,23 +37,8 @@ use crate::upstream::{
     Call, CallError, ConnectError, Connected, End, Reply, ServerCapabilities, Session, Target, connect,
 };
 
-/// Tools of a server that is away stay listed so long, so that lists do not flap.
+/// What a server offers that is away stays listed so long, so that lists do not flap.
 pub const LIST_GRACE: Duration = Duration::from_secs(30);
-
-/// Changes of tools that come in bursts are read once.
-const LIST_DEBOUNCE: Duration = Duration::from_millis(250);
-
-/// How often the tools of a server are read that does not say when they change.
-const LIST_POLL: Duration = Duration::from_secs(60);
-
-/// The same for one that does: a forgotten announcement is made good.
-const LIST_POLL_ANNOUNCED: Duration = Duration::from_secs(600);
-
-/// Before a list that could not be read is read again.
-const LIST_AGAIN: Duration = Duration::from_secs(10);
-
-/// For all pages of a list.
-const LIST_LIMIT: Duration = Duration::from_secs(60);
 
 /// Between checks of a server that failed the last one, or whose calls fail.
 const RECHECK: Duration = Duration::from_millis(500);
@@ -301,24 +286,22 @@ impl Task {
             Trouble::Connect(error)
         })?;
         let listed = tokio::select! {
-            listed = timeout(LIST_LIMIT, listing::list(&connected.session, &spec.tools)) => listed
-                .map_err(|_| Trouble::ListSlow)
-                .and_then(|listed| listed.map_err(Trouble::List)),
+            listed = self.first_lists(&connected.session, connected.capabilities, &spec.tools) => listed,
             end = &mut connected.attend => return Err(match end {
                 End::Broken(why) => Trouble::ListBroken(why),
                 End::Closed | End::Expired => Trouble::ListEnded,
             }),
         };
         match listed {
-            Ok(tools) => {
+            Ok(lists) => {
                 self.spoken = Some(connected.spoken);
-                self.publish(tools, connected.capabilities);
+                self.publish(lists, connected.capabilities);
                 Ok(Opened { connected, resolved, spec })
             }
             Err(problem) => {
                 // Each attempt opens a session; none may be left behind.
                 let _ = timeout(CLOSE_LIMIT, connected.session.close()).await;
-                Err(problem)
+                Err(Trouble::List(problem))
             }
         }
     }
@@ -498,7 +481,7 @@ impl Task {
     /// Wakes whoever would go on for long with what has changed.
     fn hurry(&self, before: &Server, now: &Server) {
         if (&before.tools, before.state) != (&now.tools, now.state) {
-            self.handle.notices.tools_changed.notify_one();
+            self.tools_changed();
         }
         if before.health_check != now.health_check {
             self.handle.notices.suspect.notify_one();
@@ -520,8 +503,9 @@ impl Task {
             status.clear(|_| true);
         });
         self.shared.metrics.server_up.with_label_values(&[&self.handle.name]).set(1);
-        let tools = self.handle.offer().tools.len();
-        info!(server = %self.handle.name, transport, version = %connected.version, tools, session = number, "server is ready");
+        let offer = self.handle.offer();
+        let (tools, prompts, resources) = (offer.tools.len(), offer.prompts.len(), offer.resources.len());
+        info!(server = %self.handle.name, transport, version = %connected.version, tools, prompts, resources, session = number, "server is ready");
         self.shared.dirty.notify_one();
     }
 
@@ -558,33 +542,11 @@ impl Task {
         Adapted::Troubled
     }
 
-    /// Reads the tools when they change and checks the health, until the health is lost.
+    /// Reads the lists when they change and checks the health, until the health is lost.
     async fn watch(&self, session: &Session, capabilities: ServerCapabilities) -> Over {
         tokio::select! {
-            over = self.keep_tools(session, capabilities) => match over {},
+            over = self.keep_lists(session, capabilities) => match over {},
             over = self.keep_healthy(session) => over,
-        }
-    }
-
-    async fn keep_tools(&self, session: &Session, capabilities: ServerCapabilities) -> Infallible {
-        loop {
-            let poll = if capabilities.announces_tools && session.hears() { LIST_POLL_ANNOUNCED } else { LIST_POLL };
-            tokio::select! {
-                () = self.handle.notices.tools_changed.notified() => sleep(LIST_DEBOUNCE).await,
-                () = sleep(backoff::jittered(poll)) => {}
-            }
-            match listing::list(session, &self.handle.spec().tools).await {
-                Ok(tools) => {
-                    self.handle.alive();
-                    self.handle.update_status(|status| status.clear(|reason| reason == Reason::ListFailed));
-                    self.publish(tools, capabilities);
-                }
-                Err(error) => {
-                    self.handle.update_status(|status| status.note(&error.into()));
-                    sleep(backoff::jittered(LIST_AGAIN)).await;
-                    self.handle.notices.tools_changed.notify_one();
-                }
-            }
         }
     }
 
@@ -669,27 +631,8 @@ impl Task {
 
     // --- small parts ---
 
-    fn publish(&self, tools: Found, capabilities: ServerCapabilities) {
-        let metrics = &self.shared.metrics;
-        metrics.catalog_tools.with_label_values(&[&self.handle.name]).set(as_i64(tools.items.len()));
-        metrics.tools_left_out.with_label_values(&[&self.handle.name]).set(as_i64(tools.left_out));
-        self.handle.update_status(|status| status.left_out = tools.left_out);
-        let listed = self.handle.spec().state == State::Enabled;
-        if self.handle.set_own_offer(Offer { tools: tools.shared(), capabilities, listed, ..Offer::default() }) {
-            self.shared.dirty.notify_one();
-        }
-    }
-
     fn is_listed(&self) -> bool {
         self.handle.offer().listed
-    }
-
-    fn unlist(&self) {
-        let offer = self.handle.offer();
-        self.handle.set_offer(Offer { listed: false, ..(*offer).clone() });
-        self.shared.metrics.catalog_tools.with_label_values(&[&self.handle.name]).set(0);
-        warn!(server = %self.handle.name, "server was away too long, its tools are no longer listed");
-        self.shared.dirty.notify_one();
     }
 
     fn set_phase(&self, phase: Phase) {

@@ -8,12 +8,12 @@ use std::sync::Arc;
 
 use portcullis_crds::mcpserver::{ToolHints, ToolOverride, ToolRules};
 use portcullis_crds::names::TOOL_NAME_JOINER;
-use portcullis_crds::rules::is_tool_name;
 use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::item::{Found, Item, MAX_ITEMS, Members, add_member, digest_of, number_of};
+use crate::short::{MAX_NAME_BYTES, is_short, short_form};
 use crate::upstream::message::json_string;
 use crate::upstream::params::param_headers;
 
@@ -99,7 +99,7 @@ impl<'a> Definition<'a> {
                 _ => others.push((key, value)),
             }
         }
-        let name = name.filter(|name| is_tool_name(name))?;
+        let name = name.filter(|name| (1..=MAX_NAME_BYTES).contains(&name.len()))?;
         Some(Self { name, description, input_schema: input_schema?, annotations, others })
     }
 
@@ -111,7 +111,7 @@ impl<'a> Definition<'a> {
             Some(prefix) => format!("{prefix}{TOOL_NAME_JOINER}{base}"),
         };
         let schema: Value = serde_json::from_str(self.input_schema.get()).ok()?;
-        if !schema.is_object() || !is_tool_name(&name) {
+        if !schema.is_object() {
             return None;
         }
         let params = param_headers(&schema).ok()?;
@@ -120,13 +120,14 @@ impl<'a> Definition<'a> {
             annotations.as_deref().map_or(Some(Hints::default()), |text| serde_json::from_str(text).ok())?;
         let members = self.members(change, annotations.as_deref());
         let own_name: Arc<str> = self.name.into();
+        let full: Arc<str> = if *own_name == *name { own_name.clone() } else { name.into() };
         Some(Item {
             own_name_json: json_string(&own_name).into(),
             shown: number_of(&members),
             members: members.into(),
-            name: if *own_name == *name { own_name.clone() } else { name.into() },
+            name: if is_short(&full) { full.clone() } else { short_form(&full).into() },
+            full: (!is_short(&full)).then_some(full),
             own_name,
-            full: None,
             digest: digest_of(&schema),
             repeatable: hints.read_only_hint == Some(true) || hints.idempotent_hint == Some(true),
             params,
@@ -209,7 +210,6 @@ mod tests {
     fn bad_tools_are_left_out_and_counted() {
         let bad = [
             r#"{"name":"","inputSchema":{}}"#,
-            r#"{"name":"a b","inputSchema":{}}"#,
             r#"{"name":"a"}"#,
             r#"{"name":"a","inputSchema":[]}"#,
             r#"{"name":"a","inputSchema":true}"#,
@@ -222,12 +222,39 @@ mod tests {
         ];
         assert_eq!(names(&bad, &ToolRules::default()), (vec![], bad.len()));
         assert_eq!(names(&[&tool("a"), &tool("a")], &ToolRules::default()), (vec!["a".to_owned()], 1));
-        let long = tool(&"a".repeat(129));
+        let long = tool(&"a".repeat(MAX_NAME_BYTES + 1));
         assert_eq!(names(&[&long], &ToolRules::default()), (vec![], 1));
         let many: Vec<String> = (0..1_200).map(|i| tool(&format!("t{i:04}"))).collect();
         let many: Vec<&str> = many.iter().map(String::as_str).collect();
         let (kept, left_out) = names(&many, &ToolRules::default());
         assert_eq!((kept.len(), left_out, kept.last().map(String::as_str)), (1_000, 200, Some("t0999")));
+    }
+
+    #[test]
+    fn names_that_not_every_client_takes_are_offered_in_a_short_form() {
+        let (long, prefixed) = ("n".repeat(65), "n".repeat(61));
+        let all = [tool("has space"), tool(&long), tool("plain"), tool(&prefixed)];
+        let rules = ToolRules { prefix: Some("gh".into()), ..ToolRules::default() };
+        let found = |rules: &ToolRules| -> Vec<(String, Option<String>, String)> {
+            let found = read_tools(all.iter().map(String::as_str), rules);
+            assert_eq!(found.left_out, 0);
+            let facts = |t: &Item| (t.name.to_string(), t.full.as_deref().map(str::to_owned), t.own_name.to_string());
+            found.items.iter().map(facts).collect()
+        };
+        let row = |offered: &str, own: &str| {
+            let short = (!is_short(offered)).then(|| short_form(offered));
+            let full = short.as_ref().map(|_| offered.to_owned());
+            (short.unwrap_or_else(|| offered.to_owned()), full, own.to_owned())
+        };
+        let expected = |prefix: &str| {
+            let of = |own: &str| row(&format!("{prefix}{own}"), own);
+            let mut rows = [of("has space"), of(&long), of("plain"), of(&prefixed)].to_vec();
+            rows.sort();
+            rows
+        };
+        assert_eq!(found(&ToolRules::default()), expected(""));
+        assert_eq!(found(&rules), expected("gh__"));
+        assert_eq!(expected("gh__").iter().filter(|(_, full, _)| full.is_some()).count(), 3);
     }
 
     #[test]

@@ -23,12 +23,9 @@ pub enum Trouble {
     /// No session can be opened.
     #[error(transparent)]
     Connect(#[from] ConnectError),
-    /// Its tools cannot be read.
+    /// One of its lists cannot be read.
     #[error(transparent)]
     List(#[from] ListError),
-    /// All of its tools together take too long.
-    #[error("its tools could not be listed in time")]
-    ListSlow,
     /// Its stream broke meanwhile.
     #[error("cannot list its tools: {0}")]
     ListBroken(&'static str),
@@ -60,7 +57,7 @@ impl Trouble {
             Self::Tls(TlsError::Ca(_)) => Reason::CaInvalid,
             Self::Tls(TlsError::Client(_)) => Reason::SecretInvalid,
             Self::Connect(error) => of_connection(error),
-            Self::List(_) | Self::ListSlow | Self::ListBroken(_) | Self::ListEnded => Reason::ListFailed,
+            Self::List(_) | Self::ListBroken(_) | Self::ListEnded => Reason::ListFailed,
             Self::Check(CallError::Blocked(_)) => Reason::BlockedAddress,
             Self::Check(CallError::Refused(401 | 403)) => Reason::Unauthorized,
             Self::Check(_) | Self::Unhealthy => Reason::Unhealthy,

@@ -183,7 +183,12 @@ mod tests {
             server_version: None,
             tools: 1,
             renamed: 0,
+            shortened: 0,
             left_out: 0,
+            prompts: 0,
+            resources: 0,
+            templates: 0,
+            hidden: 0,
         }
     }
 

@@ -208,7 +208,7 @@ fn ready(entry: &Entry, view: &View, refs: &Verdict, programmed: &Verdict) -> Ve
         return Verdict::new(status, Reason::NotProgrammed, &programmed.message);
     }
     match view.reports.iter().find(|report| !report.ready) {
-        None => Verdict::new("True", Reason::Ready, tools_in_words(view)),
+        None => Verdict::new("True", Reason::Ready, offer_in_words(view)),
         Some(report) => {
             let reason =
                 if report.reason.condition() == ConditionType::Ready { report.reason } else { Reason::RefsNotResolved };
@@ -223,16 +223,26 @@ fn ready(entry: &Entry, view: &View, refs: &Verdict, programmed: &Verdict) -> Ve
     }
 }
 
-fn tools_in_words(view: &View) -> String {
+/// What the replicas offer of it, and what became of its names.
+fn offer_in_words(view: &View) -> String {
     let most = |count: fn(&ServerReport) -> u32| view.reports.iter().map(count).max().unwrap_or(0);
-    let (tools, renamed, left_out) = (most(|r| r.tools), most(|r| r.renamed), most(|r| r.left_out));
-    let mut text = format!("{tools} tools");
-    if renamed > 0 {
-        text.push_str(&format!(", {renamed} of them as SERVER__TOOL because an older server has the name"));
-    }
-    if left_out > 0 {
-        text.push_str(&format!("; {left_out} more are invalid, double or too many"));
-    }
+    let mut text = format!("{} tools", most(|r| r.tools));
+    let mut add = |count: u32, words: &dyn Fn(u32) -> String| {
+        if count > 0 {
+            text.push_str(&words(count));
+        }
+    };
+    add(most(|r| r.renamed), &|n| format!(", {n} of them as SERVER__TOOL because an older server has the name"));
+    add(most(|r| r.shortened), &|n| {
+        format!(", {n} of them under a short form because not every client takes the name")
+    });
+    add(most(|r| r.left_out), &|n| format!("; {n} more are invalid, double or too many"));
+    add(most(|r| r.prompts), &|n| format!("; {n} prompts"));
+    add(most(|r| r.resources), &|n| format!("; {n} resources"));
+    add(most(|r| r.templates), &|n| format!("; {n} resource templates"));
+    add(most(|r| r.hidden), &|n| {
+        format!("; {n} of these are read at this server alone because an older one has the URI")
+    });
     text
 }
 
@@ -305,7 +315,12 @@ mod tests {
             server_version: Some("1".into()),
             tools: 2,
             renamed: 0,
+            shortened: 0,
             left_out: 0,
+            prompts: 0,
+            resources: 0,
+            templates: 0,
+            hidden: 0,
         }
     }
 
@@ -482,6 +497,18 @@ mod tests {
         assert_eq!(after.last_error.as_deref(), Some("cannot be reached"));
         let times: Vec<i64> = after.conditions.iter().map(|c| c.last_transition_time.0.as_second()).collect();
         assert_eq!(times, [1, 1, 1, 9]);
+    }
+
+    #[test]
+    fn a_ready_server_says_what_it_offers_and_what_became_of_its_names() {
+        let one = ServerReport { renamed: 1, prompts: 3, ..report(Reason::Ready, "") };
+        let other = ServerReport { shortened: 2, left_out: 4, resources: 5, templates: 6, hidden: 7, ..one.clone() };
+        let status = desired(&plain(), &view(2, 0, vec![one, other]), false, &at(1));
+        let expected = "2 tools, 1 of them as SERVER__TOOL because an older server has the name, 2 of them under a short \
+                        form because not every client takes the name; 4 more are invalid, double or too many; 3 prompts; \
+                        5 resources; 6 resource templates; 7 of these are read at this server alone because an older one \
+                        has the URI";
+        assert_eq!(find(&status, ConditionType::Ready).unwrap().message, expected);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use super::Mode;
 use super::rpc::{self, Message, Params};
 use super::state::State;
 use super::tool::Tool;
-use super::vice::{List, Reply};
+use super::vice::{Behaviour, List, Reply};
 
 /// The newest version with sessions.
 const LEGACY: &str = "2025-11-25";
@@ -12,8 +12,7 @@ const LEGACY: &str = "2025-11-25";
 pub(super) const MODERN: &str = "2026-07-28";
 const KNOWN: [&str; 4] = ["2024-11-05", "2025-03-26", "2025-06-18", LEGACY];
 
-const IDENTITY: &str =
-    r#""capabilities":{"tools":{"listChanged":true}},"serverInfo":{"name":"faulty","version":"1.0.0"}"#;
+const INFO: &str = r#""serverInfo":{"name":"faulty","version":"1.0.0"}"#;
 /// What modern results must hold beside their content.
 const MODERN_EXTRAS: &str = r#","resultType":"complete","ttlMs":0,"cacheScope":"public""#;
 
@@ -22,17 +21,39 @@ pub(super) fn answer(state: &State, message: &Message) -> Option<String> {
     let (id, params, behaviour) = (message.id()?, message.params(), state.behaviour());
     let modern = state.mode == Mode::Modern;
     match message.method() {
-        "initialize" if !modern => reply(id, behaviour.init, initialize(&params)),
-        "server/discover" if modern => reply(id, behaviour.init, discover()),
+        "initialize" if !modern => reply(id, behaviour.init.clone(), initialize(&params, &behaviour)),
+        "server/discover" if modern => reply(id, behaviour.init.clone(), discover(&behaviour)),
         "ping" if !modern => reply(id, behaviour.ping, "{}".into()),
         "tools/list" => list(state, id, &params, behaviour.list),
-        _ => Some(rpc::error_of(id, -32601, "Method not found")),
+        method => match other_list(&behaviour, method) {
+            Some(list) => reply(id, list, String::new()),
+            None => Some(rpc::error_of(id, -32601, "Method not found")),
+        },
     }
+}
+
+/// How a list of something else than tools is answered, if it has any.
+fn other_list(behaviour: &Behaviour, method: &str) -> Option<Reply> {
+    match method {
+        "prompts/list" => behaviour.prompts.clone(),
+        "resources/list" => behaviour.resources.clone(),
+        "resources/templates/list" => behaviour.templates.clone(),
+        _ => None,
+    }
+}
+
+fn capabilities(behaviour: &Behaviour) -> String {
+    let announced =
+        |there: bool, name: &str| if there { format!(r#","{name}":{{"listChanged":true}}"#) } else { String::new() };
+    let prompts = announced(behaviour.prompts.is_some(), "prompts");
+    let resources = announced(behaviour.resources.is_some(), "resources");
+    format!(r#""capabilities":{{"tools":{{"listChanged":true}}{prompts}{resources}}}"#)
 }
 
 /// Whether a method is one that a modern server knows.
 pub(super) fn modern_knows(method: &str) -> bool {
     matches!(method, "server/discover" | "tools/list" | "tools/call" | "subscriptions/listen")
+        || method.ends_with("/list")
 }
 
 fn reply(id: &str, reply: Reply, honest: String) -> Option<String> {
@@ -44,13 +65,13 @@ fn reply(id: &str, reply: Reply, honest: String) -> Option<String> {
     }
 }
 
-fn initialize(params: &Params) -> String {
+fn initialize(params: &Params, behaviour: &Behaviour) -> String {
     let asked = params.version.as_deref().filter(|version| KNOWN.contains(version));
-    format!(r#"{{"protocolVersion":"{}",{IDENTITY}}}"#, asked.unwrap_or(LEGACY))
+    format!(r#"{{"protocolVersion":"{}",{},{INFO}}}"#, asked.unwrap_or(LEGACY), capabilities(behaviour))
 }
 
-fn discover() -> String {
-    format!(r#"{{"supportedVersions":["{MODERN}"],{IDENTITY}{MODERN_EXTRAS}}}"#)
+fn discover(behaviour: &Behaviour) -> String {
+    format!(r#"{{"supportedVersions":["{MODERN}"],{},{INFO}{MODERN_EXTRAS}}}"#, capabilities(behaviour))
 }
 
 fn list(state: &State, id: &str, params: &Params, list: List) -> Option<String> {

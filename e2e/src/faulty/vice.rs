@@ -26,6 +26,12 @@ pub struct Behaviour {
     pub ping: Reply,
     /// How `tools/list` is answered.
     pub list: List,
+    /// How `prompts/list` is answered; absent: it says that it has none, and knows no such method.
+    pub prompts: Option<Reply>,
+    /// How `resources/list` is answered, likewise.
+    pub resources: Option<Reply>,
+    /// How `resources/templates/list` is answered, where it has resources; absent: it knows no such method.
+    pub templates: Option<Reply>,
     /// How tool calls are answered, unless the tool has its own way.
     pub answer: Answer,
     /// What callers with an unknown or forgotten session are told.

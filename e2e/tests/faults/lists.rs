@@ -59,8 +59,17 @@ async fn bad_tools_are_left_out_and_the_good_ones_stay() {
     );
     let faulty = Faulty::with_tools(Mode::Streamable, tools).await;
     let stack = Stack::ready([server("a", &faulty)]).await;
-    assert_eq!(stack.tools().await, ["double", "fine"]);
-    assert_eq!(stack.server("a").await["tools_left_out"], bad + 2);
+    // Those with names that not every client takes go by short forms.
+    let short = ["_oce_", "has_space_", "line_break_", "nnnnnnnn"];
+    let tools = stack.tools().await;
+    let (named, shortened): (Vec<&String>, Vec<&String>) =
+        tools.iter().partition(|tool| ["double", "fine"].contains(&tool.as_str()));
+    assert_eq!(named, ["double", "fine"]);
+    assert!(
+        shortened.iter().zip(short).all(|(tool, begins)| tool.starts_with(begins) && tool.len() <= 64),
+        "{tools:?}"
+    );
+    assert_eq!((shortened.len(), &stack.server("a").await["tools_left_out"]), (4, &json!(bad + 2 - 4)));
     assert_eq!(stack.call("fine").await.status, 200);
 }
 
@@ -153,4 +162,76 @@ async fn a_server_without_a_listening_stream_is_used_and_not_asked_again_and_aga
         assert!(seen.lists <= 3, "{listen:?}: {} lists", seen.lists);
     };
     tokio::join!(one(Listen::NotAllowed, 1), one(Listen::Closes, 2));
+}
+
+/// How many prompts, resources and templates it is said to offer.
+async fn others(stack: &Stack, server: &str) -> [u64; 3] {
+    let view = stack.server(server).await;
+    ["prompts_count", "resources_count", "resource_templates_count"].map(|count| view[count].as_u64().expect("a count"))
+}
+
+async fn come_to_be(stack: &Stack, server: &str, wanted: [u64; 3]) {
+    wait_for(&format!("{wanted:?} prompts, resources and templates"), SOON, || async {
+        let found = others(stack, server).await;
+        if found == wanted { Ok(()) } else { Err(found) }
+    })
+    .await;
+}
+
+const PROMPTS: &str = r#"{"prompts":[{"name":"p"},{"name":"q"},{"name":7}]}"#;
+const ONE_PROMPT: &str = r#"{"prompts":[{"name":"p"}]}"#;
+const RESOURCES: &str = r#"{"resources":[{"uri":"f://x","name":"x"}]}"#;
+const NO_RESOURCES: &str = r#"{"resources":[]}"#;
+const TEMPLATES: &str =
+    r#"{"resourceTemplates":[{"uriTemplate":"f://{x}","name":"x"},{"uriTemplate":"g://{x}","name":"x"}]}"#;
+
+#[tokio::test]
+async fn prompts_and_resources_are_read_where_a_server_says_that_it_has_them_and_again_when_they_change() {
+    let one = async |mode| {
+        let (faulty, without) = (Faulty::start(mode).await, Faulty::start(mode).await);
+        faulty.behave(|it| {
+            it.prompts = Some(Reply::Result(PROMPTS.into()));
+            it.resources = Some(Reply::Result(RESOURCES.into()));
+            it.templates = Some(Reply::Result(TEMPLATES.into()));
+        });
+        let stack = Stack::ready([server("a", &faulty), server("b", &without)]).await;
+        assert_eq!((others(&stack, "a").await, others(&stack, "b").await), ([2, 1, 2], [0, 0, 0]), "{mode:?}");
+        let asked = |faulty: &Faulty, method| faulty.seen().of(method).len();
+        assert_eq!((asked(&without, "prompts/list"), asked(&without, "resources/list")), (0, 0), "{mode:?}");
+
+        wait_for("the stream of announcements", SOON, || async { faulty.open_streams() > 0 }).await;
+        faulty.behave(|it| {
+            it.prompts = Some(Reply::Result(ONE_PROMPT.into()));
+            it.resources = Some(Reply::Result(NO_RESOURCES.into()));
+        });
+        faulty.announce_list("prompts").await;
+        come_to_be(&stack, "a", [1, 1, 2]).await;
+        faulty.announce_list("resources").await;
+        come_to_be(&stack, "a", [1, 0, 2]).await;
+        assert_eq!(asked(&faulty, "prompts/list"), 2, "{mode:?}: only what has changed is read again");
+    };
+    join_all([Mode::Sse, Mode::Streamable, Mode::Modern].map(one)).await;
+}
+
+#[tokio::test]
+async fn prompts_that_cannot_be_listed_cost_nothing_but_themselves() {
+    let one = async |mode| {
+        let faulty = Faulty::start(mode).await;
+        faulty.behave(|it| {
+            it.prompts = Some(Reply::Error(r#"{"code":-32603,"message":"hunter2"}"#.into()));
+            it.resources = Some(Reply::Never);
+        });
+        let stack = Stack::ready([server("a", &faulty)]).await;
+        assert_eq!(stack.call("echo").await.status, 200, "{mode:?}");
+        wait_for("what is wrong", SOON, || async {
+            let view = stack.server("a").await;
+            let wanted = json!("cannot list its prompts: it answers with JSON-RPC error -32603");
+            if (&view["last_error"], &view["reason"]) == (&wanted, &json!("ListFailed")) { Ok(()) } else { Err(view) }
+        })
+        .await;
+        assert_eq!((&stack.server("a").await["state"], others(&stack, "a").await), (&json!("ready"), [0, 0, 0]));
+        faulty.behave(|it| it.prompts = Some(Reply::Result(ONE_PROMPT.into())));
+        come_to_be(&stack, "a", [1, 0, 0]).await;
+    };
+    join_all([Mode::Sse, Mode::Streamable, Mode::Modern].map(one)).await;
 }

@@ -8,6 +8,7 @@ use portcullis_e2e::http::{self, Request};
 use portcullis_e2e::real::{RealServer, Transport};
 use portcullis_e2e::sse::{self, Events};
 use serde::Deserialize;
+use serde_json::Value;
 use serde_json::value::RawValue;
 
 const MODERN: &str = "2026-07-28";
@@ -69,6 +70,22 @@ impl Direct {
     /// The tools by name.
     pub(crate) async fn tools(&mut self) -> BTreeMap<String, Definition> {
         definitions(&self.ask("tools/list", "", "").await)
+    }
+
+    /// How many prompts, resources and resource templates there are.
+    pub(crate) async fn others(&mut self) -> [usize; 3] {
+        let lists = [
+            ("prompts/list", "prompts"),
+            ("resources/list", "resources"),
+            ("resources/templates/list", "resourceTemplates"),
+        ];
+        let mut counts = [0; 3];
+        for (count, (method, member)) in counts.iter_mut().zip(lists) {
+            let list: Value = serde_json::from_str(&self.ask(method, "", "").await).expect("a list");
+            assert_eq!(list["nextCursor"], Value::Null, "one page");
+            *count = list[member].as_array().expect("a list").len();
+        }
+        counts
     }
 
     /// Sends a request and gives back the raw result; panics if there is none.

@@ -49,12 +49,15 @@ async fn is_served_as_it_is(kind: Kind, version: &str, info: &str) {
 
     let mut direct = Direct::open(server, version).await;
     let tools = direct.tools().await;
+    let others = direct.others().await;
+    assert_eq!(others.iter().all(|count| *count > 0), !kind.has_our_tools(), "server-everything has all of them");
     for name in ["found-out", "told"] {
         let mut view = gateway.server(name).await;
         assert!(view.as_object_mut().expect("a server").remove("since").is_some());
         assert!(view["server_info"]["version"].take().is_string());
         let expected = json!({
             "connected": true, "tools_count": tools.len(), "available_tools": tools.keys().collect::<Vec<_>>(),
+            "prompts_count": others[0], "resources_count": others[1], "resource_templates_count": others[2],
             "transport": transport, "protocol_version": version, "last_error": null, "reason": null,
             "name": name, "state": "ready", "url": server.url, "display_name": null, "description": null,
             "server_info": {"name": info, "version": null}, "tools_left_out": 0, "calls_in_flight": 0, "ejected": false,

@@ -56,7 +56,8 @@ async fn servers_tells_everything_about_every_server() {
         assert!(since.as_str().is_some_and(|time| time.len() == 24 && time.ends_with('Z')), "{since}");
     }
     let nothing = json!({
-        "connected": false, "tools_count": 0, "available_tools": [], "transport": null, "protocol_version": null,
+        "connected": false, "tools_count": 0, "available_tools": [], "prompts_count": 0, "resources_count": 0,
+        "resource_templates_count": 0, "transport": null, "protocol_version": null,
         "last_error": null, "reason": null, "name": "off", "state": "disabled", "url": other.url(), "display_name": null,
         "description": null, "server_info": null, "tools_left_out": 0, "calls_in_flight": 0, "ejected": false,
     });
@@ -66,7 +67,8 @@ async fn servers_tells_everything_about_every_server() {
     bad["last_error"] = "refuses the handshake (JSON-RPC error -32603)".into();
     bad["reason"] = "HandshakeFailed".into();
     let good = json!({
-        "connected": true, "tools_count": 2, "available_tools": ["a", "b"], "transport": "streamable-http",
+        "connected": true, "tools_count": 2, "available_tools": ["a", "b"], "prompts_count": 0, "resources_count": 0,
+        "resource_templates_count": 0, "transport": "streamable-http",
         "protocol_version": "2026-07-28", "last_error": null, "reason": null, "name": "good", "state": "ready", "url": server.url(),
         "display_name": "Good one", "description": "It works.", "server_info": {"name": "faulty", "version": "1.0.0"},
         "tools_left_out": 0, "calls_in_flight": 0, "ejected": false,

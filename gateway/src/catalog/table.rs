@@ -11,6 +11,7 @@ use smallvec::SmallVec;
 use super::pages::{Pages, Row, number_of_row};
 use crate::handle::Handle;
 use crate::item::{Item, Kind};
+use crate::short::{is_short, short_form};
 
 /// An item and who offers it, in the order of precedence.
 #[derive(Clone)]
@@ -40,6 +41,8 @@ pub(super) enum Named {
     Kept,
     /// Another server has that name, so it goes by `server__name`.
     Renamed,
+    /// So it does, but by the short form of that.
+    RenamedShort,
     /// Another server has that name, and there is no other for it.
     Hidden,
 }
@@ -48,6 +51,8 @@ pub(super) enum Named {
 #[derive(Default)]
 pub(super) struct Table {
     entries: HashMap<Arc<str>, Entry>,
+    /// Of templates alone, whose order matters: names in the order of precedence.
+    order: Vec<Arc<str>>,
     pages: OnceLock<Pages>,
     fingerprint: OnceLock<u64>,
 }
@@ -60,8 +65,11 @@ impl Table {
     /// Adds an item of a server that comes after all those whose items are there.
     pub(super) fn add(&mut self, kind: Kind, server: &Arc<Handle>, item: &Arc<Item>, listed: bool) -> Named {
         let Some((name, named)) = self.free_name(kind, server, item) else { return Named::Hidden };
-        let entry = self.entries.entry(name.clone());
-        let entry = entry.or_insert_with(|| Entry { name, candidates: SmallVec::new(), listed: false });
+        let order = (kind == Kind::Templates).then_some(&mut self.order);
+        let entry = self.entries.entry(name.clone()).or_insert_with(|| {
+            order.into_iter().for_each(|order| order.push(name.clone()));
+            Entry { name, candidates: SmallVec::new(), listed: false }
+        });
         entry.listed |= listed;
         entry.candidates.push(Candidate { server: server.clone(), item: item.clone(), listed });
         named
@@ -78,12 +86,21 @@ impl Table {
         }
         let key = &server.key;
         let prefixes = [key.name.clone(), format!("{}.{}", key.namespace, key.name)];
-        let mut names = prefixes.into_iter().map(|prefix| format!("{prefix}{TOOL_NAME_JOINER}{}", item.full_name()));
-        names.find(|name| fits(name)).map(|name| (name.into(), Named::Renamed))
+        let full = prefixes.into_iter().map(|prefix| format!("{prefix}{TOOL_NAME_JOINER}{}", item.full_name()));
+        let mut names = full.map(|full| match kind {
+            Kind::Tools if !is_short(&full) => (short_form(&full), Named::RenamedShort),
+            _ => (full, Named::Renamed),
+        });
+        names.find(|(name, _)| fits(name)).map(|(name, named)| (name.into(), named))
     }
 
     pub(super) fn get(&self, name: &str) -> Option<&Entry> {
         self.entries.get(name)
+    }
+
+    /// Names of templates in the order of precedence.
+    pub(super) fn in_order(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.order.iter()
     }
 
     /// The listed ones, in no order.

@@ -3,6 +3,7 @@
 use super::*;
 use crate::handle::Offer;
 use crate::metrics::Metrics;
+use crate::plain;
 use crate::tool::read_tools;
 use portcullis_crds::mcpserver::ToolRules;
 use portcullis_crds::{Server, ServerKey};
@@ -193,4 +194,134 @@ fn fingerprints_differ_when_and_only_when_the_lists_do() {
     a.set_offer(Offer { listed: false, ..(*a.offer()).clone() });
     assert_eq!(alone(&a), before, "this view is as it was");
     assert_eq!(Catalog::build(vec![a.clone()]).fingerprint(Kind::Tools, Some(&a)), 0);
+}
+
+/// Offers a server's lists as their texts say: of prompts, resources and templates.
+fn offers(server: &Arc<Handle>, prompts: &[&str], resources: &[&str], templates: &[&str]) {
+    let read = |kind, texts: &[&str]| plain::read(kind, texts.iter().copied()).shared();
+    let (prompts, resources) = (read(Kind::Prompts, prompts), read(Kind::Resources, resources));
+    let templates = read(Kind::Templates, templates);
+    server.set_offer(Offer { prompts, resources, templates, listed: true, ..Offer::default() });
+}
+
+fn offered_of(catalog: &Catalog, kind: Kind) -> Vec<(String, Vec<String>)> {
+    let names = |entry: &Entry| entry.candidates.iter().map(|c| c.server.name.clone()).collect();
+    catalog.listed(kind).into_iter().map(|entry| (entry.name.to_string(), names(entry))).collect()
+}
+
+#[test]
+fn prompts_are_renamed_as_tools_are_and_resources_of_one_uri_are_hidden_but_never_renamed() {
+    let (a, b, c) = (server("a", 1, &[], true), server("b", 2, &[], true), server("c", 3, &[], true));
+    let (plain, other) = (r#"{"name":"Ask it"}"#, r#"{"name":"Ask it","description":"another"}"#);
+    let (file, odd) = (r#"{"uri":"f://x","name":"x"}"#, r#"{"uri":"f://x","name":"odd"}"#);
+    let (pattern, strange) = (r#"{"uriTemplate":"f://{x}","name":"x"}"#, r#"{"uriTemplate":"f://{x}","name":"odd"}"#);
+    offers(&a, &[plain], &[file], &[pattern]);
+    offers(&b, &[plain], &[file], &[pattern]);
+    offers(&c, &[other], &[odd, r#"{"uri":"f://own","name":"own"}"#], &[strange]);
+    let catalog = Catalog::build(vec![c.clone(), b, a.clone()]);
+    assert_eq!(offered_of(&catalog, Kind::Prompts), [row("Ask it", &["a", "b"]), row("c__Ask it", &["c"])]);
+    assert_eq!(offered_of(&catalog, Kind::Resources), [row("f://own", &["c"]), row("f://x", &["a", "b"])]);
+    assert_eq!(offered_of(&catalog, Kind::Templates), [row("f://{x}", &["a", "b"])]);
+    let place = Place { listed: true, own: false, renamed: 0, shortened: 0, hidden: 2 };
+    assert_eq!((catalog.place(&c), catalog.place(&a)), (place, Place { hidden: 0, ..place }));
+
+    let page = |kind, scope| String::from_utf8(catalog.page(kind, scope, None).unwrap().to_vec()).unwrap();
+    assert_eq!(page(Kind::Prompts, Some(&a)), r#""prompts":[{"name":"Ask it"}]"#);
+    let own = r#"{"uri":"f://own","name":"own"}"#;
+    assert_eq!(page(Kind::Resources, None), format!(r#""resources":[{own},{file}]"#));
+    assert_eq!(page(Kind::Resources, Some(&c)), format!(r#""resources":[{own},{odd}]"#));
+    assert_eq!(page(Kind::Templates, None), format!(r#""resourceTemplates":[{pattern}]"#));
+    assert_eq!(page(Kind::Templates, Some(&c)), format!(r#""resourceTemplates":[{strange}]"#));
+}
+
+#[test]
+fn the_fingerprint_of_resources_covers_their_templates() {
+    let a = server("a", 1, &[], true);
+    let of = |templates: &[&str], kind| {
+        offers(&a, &[], &[r#"{"uri":"f://x","name":"x"}"#], templates);
+        let catalog = Catalog::build(vec![a.clone()]);
+        (catalog.fingerprint(kind, None), catalog.fingerprint(kind, Some(&a)))
+    };
+    let template = [r#"{"uriTemplate":"f://{x}","name":"x"}"#];
+    assert_eq!(of(&[], Kind::Resources).0, of(&[], Kind::Resources).1);
+    assert_ne!(of(&[], Kind::Resources), of(&template, Kind::Resources));
+    assert_eq!(of(&[], Kind::Prompts), of(&template, Kind::Prompts));
+}
+
+#[test]
+fn a_uri_is_read_by_whoever_lists_it_or_has_a_template_for_it_or_is_of_its_place() {
+    let (a, b, c) = (server("a", 1, &[], true), server("b", 2, &[], true), server("c", 3, &[], true));
+    let none = server("none", 0, &[("t", "x")], true);
+    let uri = |uri: &str| format!(r#"{{"uri":"{uri}","name":"n"}}"#);
+    let template = |uri: &str, name: &str| format!(r#"{{"uriTemplate":"{uri}","name":"{name}"}}"#);
+    offers(&a, &[], &[&uri("db://one/x"), &uri("shared://x/a")], &[&template("db://{any}/rows/{id}", "a")]);
+    offers(
+        &b,
+        &[],
+        &[&uri("db://two/x"), &uri("shared://x/b")],
+        &[&template("db://{any}/rows/{id}", "b"), &template("db://two/{+rest}", "b")],
+    );
+    offers(&c, &[], &[], &[&template("db://{+everything}", "c"), &template("mem:{key}", "c")]);
+    let catalog = Catalog::build(vec![none.clone(), c.clone(), b.clone(), a.clone()]);
+    let who = |scope, uri: &str| {
+        let entry = catalog.reader(scope, uri)?;
+        assert!(entry.candidates.iter().all(|c| &*c.item.own_name == uri && c.item.repeatable), "{uri}");
+        let names: Vec<_> = entry.candidates.iter().map(|c| c.server.name.as_str()).collect();
+        Some(names.join(","))
+    };
+    let cases = [
+        ("db://one/x", Some("a"), "it lists it"),
+        ("db://two/rows/7", Some("a"), "its template comes first"),
+        ("db://two/other/7", Some("b"), "its template is the next"),
+        ("db://three/other", Some("c"), "only its template stands for it"),
+        ("mem:7", Some("c"), "a template without an authority"),
+        ("shared://x/c", None, "two have this place and none has a template"),
+        ("unknown://x", None, "several have resources"),
+    ];
+    for (uri, expected, why) in cases {
+        assert_eq!(who(None, uri).as_deref(), expected, "{uri}: {why}");
+    }
+    assert_eq!(who(Some(&b), "db://two/rows/7").as_deref(), Some("b"));
+    assert_eq!(who(Some(&b), "unknown://x").as_deref(), Some("b"), "the server itself knows");
+    assert_eq!(who(Some(&none), "db://one/x"), None);
+
+    offers(&c, &[], &[&uri("own://x/a")], &[]);
+    let catalog = Catalog::build(vec![none.clone(), c.clone(), b]);
+    let who = |uri: &str| catalog.reader(None, uri).map(|entry| entry.candidates[0].server.name.clone());
+    assert_eq!(who("own://x/unlisted").as_deref(), Some("c"), "its other resources are of the same place");
+    assert_eq!(who("unknown://x"), None);
+    let catalog = Catalog::build(vec![none, c]);
+    let only = catalog.reader(None, "unknown://x").map(|entry| entry.candidates[0].server.name.clone());
+    assert_eq!(only.as_deref(), Some("c"), "nobody else has resources");
+}
+
+#[test]
+fn a_more_literal_template_of_a_server_comes_first() {
+    let a = server("a", 1, &[], true);
+    let template = |uri: &str| format!(r#"{{"uriTemplate":"{uri}","name":"n"}}"#);
+    offers(&a, &[], &[], &[&template("f://{+a}"), &template("f://files/{+a}"), &template("f://{a}/{b}")]);
+    let catalog = Catalog::build(vec![a]);
+    let order: Vec<_> = catalog.table(Kind::Templates).in_order().map(|name| &**name).collect();
+    assert_eq!(order, ["f://files/{+a}", "f://{a}/{b}", "f://{+a}"]);
+}
+
+#[test]
+fn tools_are_found_by_their_full_names_too_where_they_are_shortened() {
+    let long = "n".repeat(70);
+    let old = server("old", 1, &[(&long, "x"), ("has space", "x")], true);
+    let new = server("new", 2, &[(&long, "y")], true);
+    let catalog = Catalog::build(vec![old.clone(), new.clone()]);
+    let second = format!("new__{long}");
+    let (short, third) = (short_form(&long), short_form(&second));
+    let mut expected = [row(&short, &["old"]), row(&short_form("has space"), &["old"]), row(&third, &["new"])];
+    expected.sort();
+    assert_eq!(offered(&catalog), expected);
+    let found = |scope, name: &str| catalog.find(Kind::Tools, scope, name).map(|entry| entry.name.to_string());
+    for (name, wanted) in [(&long, &short), (&short, &short), (&second, &third), (&third, &third)] {
+        assert_eq!(found(None, name).as_ref(), Some(wanted), "{name}");
+    }
+    assert_eq!((found(Some(&new), &long), found(Some(&new), &short)), (Some(short.clone()), Some(short)));
+    assert_eq!(found(None, &"m".repeat(70)), None);
+    let places = [&old, &new].map(|server| (catalog.place(server).shortened, catalog.place(server).renamed));
+    assert_eq!(places, [(2, 0), (1, 1)]);
 }

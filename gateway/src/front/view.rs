@@ -32,6 +32,12 @@ struct ServerView<'a> {
     tools_count: usize,
     /// Their names, sorted.
     available_tools: Vec<&'a str>,
+    /// How many prompts it offers.
+    prompts_count: usize,
+    /// How many resources it offers.
+    resources_count: usize,
+    /// How many resource templates it offers.
+    resource_templates_count: usize,
     /// `sse` or `streamable-http`, once that is known.
     #[schema(required = true)]
     transport: Option<&'static str>,
@@ -164,10 +170,14 @@ impl<'a> Servers<'a> {
 impl<'a> ServerView<'a> {
     fn of(catalog: &Catalog, server: &Handle, available_tools: Vec<&'a str>) -> Self {
         let (status, spec) = (server.status(), server.spec());
+        let listed = |kind| catalog.offered_by(server, kind);
         Self {
             connected: catalog.is_connected(server),
             tools_count: available_tools.len(),
             available_tools,
+            prompts_count: listed(Kind::Prompts),
+            resources_count: listed(Kind::Resources),
+            resource_templates_count: listed(Kind::Templates),
             transport: status.transport,
             protocol_version: status.protocol_version,
             last_error: status.last_error,

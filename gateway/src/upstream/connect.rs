@@ -341,7 +341,7 @@ fn streamable(
     let capabilities = handshake.capabilities.read();
     let session = Arc::new(session);
     let attending = session.clone();
-    let attend = Box::pin(async move { attending.attend(outbox, capabilities.announces_tools).await });
+    let attend = Box::pin(async move { attending.attend(outbox, capabilities).await });
     let session = Arc::new(Session::Streamable(session));
     Connected { session, attend, spoken, version, server_info: server_info(handshake), capabilities }
 }
@@ -396,6 +396,23 @@ fn agreed(target: &Target, handshake: &Handshake) -> Result<String, ConnectError
         None => KNOWN.contains(&version),
     };
     if allowed { Ok(version.to_owned()) } else { Err(ConnectError::Version) }
+}
+
+impl ServerCapabilities {
+    /// Whether it says when any of its lists changes.
+    pub fn announces_any(self) -> bool {
+        self.announces_tools || self.announces_prompts || self.announces_resources
+    }
+
+    /// What to ask for in `subscriptions/listen`, as JSON without braces.
+    pub fn announced_lists(self) -> String {
+        let lists = [
+            (self.announces_tools, r#""toolsListChanged":true"#),
+            (self.announces_prompts, r#""promptsListChanged":true"#),
+            (self.announces_resources, r#""resourcesListChanged":true"#),
+        ];
+        lists.into_iter().filter_map(|(announced, list)| announced.then_some(list)).collect::<Vec<_>>().join(",")
+    }
 }
 
 impl Capabilities {

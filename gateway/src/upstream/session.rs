@@ -129,6 +129,17 @@ pub(super) struct Core {
     outbox: mpsc::Sender<Bytes>,
 }
 
+// === impl Notices ===
+
+impl Notices {
+    /// Announcements may have been missed.
+    pub(super) fn lists_may_have_changed(&self) {
+        for changed in [&self.tools_changed, &self.prompts_changed, &self.resources_changed] {
+            changed.notify_one();
+        }
+    }
+}
+
 // === impl Call ===
 
 impl<'a> Call<'a> {

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep, timeout};
 
+use super::connect::ServerCapabilities;
 use super::event_stream::{Event, Parser};
 use super::http::Exchange;
 use super::mailbox::{Mailbox, Told};
@@ -221,8 +222,10 @@ impl StreamableSession {
     }
 
     /// Listens for what the server says unasked, and sends what is in the outbox, until the session ends.
-    pub(super) async fn attend(&self, mut outbox: mpsc::Receiver<Bytes>, listens: bool) -> End {
-        let listening = async { if listens { self.listen().await } else { std::future::pending().await } };
+    pub(super) async fn attend(&self, mut outbox: mpsc::Receiver<Bytes>, capabilities: ServerCapabilities) -> End {
+        let listening = async {
+            if capabilities.announces_any() { self.listen(capabilities).await } else { std::future::pending().await }
+        };
         tokio::select! {
             end = listening => end,
             () = self.expired.notified() => End::Expired,
@@ -233,15 +236,15 @@ impl StreamableSession {
     /// Keeps a listening stream open: GET, or `subscriptions/listen` since 2026-07-28.
     ///
     /// It is a convenience: a server without one is polled instead. Only a forgotten session ends it.
-    async fn listen(&self) -> End {
+    async fn listen(&self, capabilities: ServerCapabilities) -> End {
         let (mut pause, mut again) = (LISTEN_AGAIN, false);
         loop {
             let began = Instant::now();
-            match timeout(POST_LIMIT, self.open_listening()).await {
+            match timeout(POST_LIMIT, self.open_listening(capabilities)).await {
                 Ok(Ok(Some(mut stream))) => {
                     if std::mem::replace(&mut again, true) {
                         // Nobody listened for a while.
-                        self.core.notices.tools_changed.notify_one();
+                        self.core.notices.lists_may_have_changed();
                     }
                     let _hearing = Hearing::begin(&self.hears);
                     let mut parser = Parser::new(self.core.max_message);
@@ -263,9 +266,10 @@ impl StreamableSession {
     }
 
     /// The listening stream; `None` if the server has none.
-    async fn open_listening(&self) -> Result<Option<Exchange>, CallError> {
+    async fn open_listening(&self, capabilities: ServerCapabilities) -> Result<Option<Exchange>, CallError> {
         let exchange = if self.modern {
-            let params = [r#""notifications":{"toolsListChanged":true}"#];
+            let wanted = capabilities.announced_lists();
+            let params = [r#""notifications":{"#, &wanted, "}"];
             let none = HeaderMap::new();
             self.post(&Call::of_our_own("subscriptions/listen", &params, &none), self.core.next_id()).await?
         } else {

@@ -139,8 +139,8 @@ fn read(caller: &Caller, catalog: &Catalog, params: &Params<'_>) -> Result<Found
 /// # Errors
 /// Nobody.
 pub fn reader(caller: &Caller, catalog: &Catalog, uri: &str) -> Result<Entry, RpcProblem> {
-    match catalog.find(Kind::Resources, caller.scope(), uri) {
-        Some(entry) => Ok(entry.into_owned()),
+    match catalog.reader(caller.scope(), uri) {
+        Some(entry) => Ok(entry),
         None if catalog.is_incomplete() => Err(RpcProblem::Unavailable),
         None => Err(RpcProblem::UnknownResource(uri.chars().take(1024).collect())),
     }

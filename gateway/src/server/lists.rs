@@ -1,0 +1,191 @@
+//! What a server's task does about lists: reads them when a session opens and when they change, and publishes them.
+//!
+//! Tools decide whether a server can be used. A list of anything else that cannot be read costs nothing but itself.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::time::Duration;
+
+use futures_util::future::{join3, pending};
+use portcullis_crds::mcpserver::{State, ToolRules};
+use tokio::sync::Notify;
+use tokio::time::{sleep, timeout};
+use tracing::warn;
+
+use super::{Task, as_i64};
+use crate::backoff;
+use crate::handle::Offer;
+use crate::item::{Found, Kind};
+use crate::listing::{self, ListError};
+use crate::upstream::{Notices, ServerCapabilities, Session};
+
+/// Changes that come in bursts are read once.
+const LIST_DEBOUNCE: Duration = Duration::from_millis(250);
+
+/// How often a list is read of a server that does not say when it changes.
+const LIST_POLL: Duration = Duration::from_secs(60);
+
+/// The same for one that does: a forgotten announcement is made good.
+const LIST_POLL_ANNOUNCED: Duration = Duration::from_secs(600);
+
+/// Before a list that could not be read is read again.
+const LIST_AGAIN: Duration = Duration::from_secs(10);
+
+/// What is not read by then when a session opens is read while its tools are already served.
+const OTHERS_LIMIT: Duration = Duration::from_secs(2);
+
+/// Lists that change together.
+#[derive(Clone, Copy)]
+enum Group {
+    Tools,
+    Prompts,
+    Resources,
+}
+
+/// Lists as they were read.
+pub(super) type Lists = Vec<(Kind, Found)>;
+
+impl Group {
+    fn kinds(self) -> &'static [Kind] {
+        match self {
+            Self::Tools => &[Kind::Tools],
+            Self::Prompts => &[Kind::Prompts],
+            Self::Resources => &[Kind::Resources, Kind::Templates],
+        }
+    }
+
+    /// Whether a server is asked for it: some have tools without saying so.
+    fn is_there(self, capabilities: ServerCapabilities) -> bool {
+        match self {
+            Self::Tools => true,
+            Self::Prompts => capabilities.prompts,
+            Self::Resources => capabilities.resources,
+        }
+    }
+
+    fn is_announced(self, capabilities: ServerCapabilities) -> bool {
+        match self {
+            Self::Tools => capabilities.announces_tools,
+            Self::Prompts => capabilities.announces_prompts,
+            Self::Resources => capabilities.announces_resources,
+        }
+    }
+
+    fn changed(self, notices: &Notices) -> &Notify {
+        match self {
+            Self::Tools => &notices.tools_changed,
+            Self::Prompts => &notices.prompts_changed,
+            Self::Resources => &notices.resources_changed,
+        }
+    }
+
+    async fn read(self, session: &Session, rules: &ToolRules) -> Result<Lists, ListError> {
+        let mut lists = Lists::new();
+        for kind in self.kinds() {
+            lists.push((*kind, listing::list(session, *kind, rules).await?));
+        }
+        Ok(lists)
+    }
+
+    fn nothing(self) -> Lists {
+        self.kinds().iter().map(|kind| (*kind, Found::default())).collect()
+    }
+}
+
+impl Task {
+    /// Reads the lists of a session that was just opened. Those besides the tools that fail are read again soon.
+    pub(super) async fn first_lists(
+        &self,
+        session: &Session,
+        capabilities: ServerCapabilities,
+        rules: &ToolRules,
+    ) -> Result<Lists, ListError> {
+        let other = |group: Group| async move {
+            if !group.is_there(capabilities) {
+                return group.nothing();
+            }
+            let read = timeout(OTHERS_LIMIT, Box::pin(group.read(session, rules))).await;
+            read.ok().and_then(Result::ok).unwrap_or_else(|| {
+                group.changed(&self.handle.notices).notify_one();
+                Lists::new()
+            })
+        };
+        let tools = Box::pin(Group::Tools.read(session, rules));
+        let (tools, prompts, resources) = join3(tools, other(Group::Prompts), other(Group::Resources)).await;
+        Ok([tools?, prompts, resources].into_iter().flatten().collect())
+    }
+
+    /// Reads each list when it changes.
+    pub(super) async fn keep_lists(&self, session: &Session, capabilities: ServerCapabilities) -> Infallible {
+        let keep = |group: Group| -> Pin<Box<dyn Future<Output = Infallible> + Send + '_>> {
+            match group.is_there(capabilities) {
+                true => Box::pin(self.keep(group, session, capabilities)),
+                false => Box::pin(pending()),
+            }
+        };
+        let (tools, prompts, resources) = (keep(Group::Tools), keep(Group::Prompts), keep(Group::Resources));
+        match join3(tools, prompts, resources).await.0 {}
+    }
+
+    async fn keep(&self, group: Group, session: &Session, capabilities: ServerCapabilities) -> Infallible {
+        let changed = group.changed(&self.handle.notices);
+        let announced = group.is_announced(capabilities);
+        loop {
+            let poll = if announced && session.hears() { LIST_POLL_ANNOUNCED } else { LIST_POLL };
+            tokio::select! {
+                () = changed.notified() => sleep(LIST_DEBOUNCE).await,
+                () = sleep(backoff::jittered(poll)) => {}
+            }
+            let spec = self.handle.spec();
+            // In a box: it is seldom there, and each of thousands of servers has room for what it may become.
+            match Box::pin(group.read(session, &spec.tools)).await {
+                Ok(lists) => {
+                    self.handle.alive();
+                    self.handle.update_status(|status| status.clear_lists(group.kinds()));
+                    self.publish(lists, capabilities);
+                }
+                Err(error) => {
+                    self.handle.update_status(|status| status.note(&error.into()));
+                    sleep(backoff::jittered(LIST_AGAIN)).await;
+                    changed.notify_one();
+                }
+            }
+        }
+    }
+
+    /// Takes lists over into what is offered; the others stay.
+    pub(super) fn publish(&self, lists: Lists, capabilities: ServerCapabilities) {
+        let listed = self.handle.spec().state == State::Enabled;
+        let mut offer = Offer { capabilities, listed, ..(*self.handle.offer()).clone() };
+        for (kind, found) in lists {
+            self.measure(kind, found.items.len(), found.left_out);
+            if kind == Kind::Tools {
+                self.handle.update_status(|status| status.left_out = found.left_out);
+            }
+            *offer.of_mut(kind) = found.shared();
+        }
+        if self.handle.set_own_offer(offer) {
+            self.shared.dirty.notify_one();
+        }
+    }
+
+    pub(super) fn unlist(&self) {
+        let offer = self.handle.offer();
+        self.handle.set_offer(Offer { listed: false, ..(*offer).clone() });
+        for kind in Kind::ALL {
+            self.shared.metrics.offers(kind, &self.handle.name, 0);
+        }
+        warn!(server = %self.handle.name, "server was away too long, what it offers is no longer listed");
+        self.shared.dirty.notify_one();
+    }
+
+    fn measure(&self, kind: Kind, offered: usize, left_out: usize) {
+        self.shared.metrics.offers(kind, &self.handle.name, as_i64(offered));
+        self.shared.metrics.leaves_out(kind, &self.handle.name, as_i64(left_out));
+    }
+
+    /// The lists are to be read anew: what is made of them has changed.
+    pub(super) fn tools_changed(&self) {
+        Group::Tools.changed(&self.handle.notices).notify_one();
+    }
+}

@@ -1,0 +1,56 @@
+//! Names that every client takes, made of names that some refuse.
+//!
+//! Pure, and the same everywhere: the same name has the same short form in every replica and at every time.
+
+use aws_lc_rs::digest;
+use portcullis_crds::rules::is_tool_name;
+
+/// The longest name that clients of all kinds take, in characters: the interfaces of language models allow no more.
+pub const MAX_SHORT: usize = 64;
+
+/// The longest name taken from a server, in bytes.
+pub const MAX_NAME_BYTES: usize = 1_024;
+
+/// Characters kept of a name; the rest of the short form is `_` and the digest.
+const KEPT: usize = 55;
+
+/// Whether a name can be offered as it is: at most 64 characters, all of `A-Za-z0-9_.-`.
+pub fn is_short(name: &str) -> bool {
+    name.len() <= MAX_SHORT && is_tool_name(name)
+}
+
+/// The short form of a name: its first 55 characters with `_` for each that clients refuse, `_`, and 8 hexadecimal
+/// digits of the SHA-256 of the whole name.
+pub fn short_form(name: &str) -> String {
+    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
+    let mut short: String = name.chars().take(KEPT).map(|c| if fits(c) { c } else { '_' }).collect();
+    short.push('_');
+    let digest = digest::digest(&digest::SHA256, name.as_bytes());
+    short.extend(digest.as_ref()[..4].iter().map(|byte| format!("{byte:02x}")));
+    short
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_short_form_keeps_the_beginning_and_tells_names_apart() {
+        let cases = [("has space", "has_space_47b5c36f"), ("Größe/Δ", "Gr__e___dea71bbd"), ("", "_e3b0c442")];
+        for (name, begins) in cases {
+            assert!(!is_short(name) && short_form(name).starts_with(begins), "{name}: {}", short_form(name));
+        }
+        let (a, b) = (format!("{}a", "n".repeat(64)), format!("{}b", "n".repeat(64)));
+        assert_eq!(short_form(&a)[..56], format!("{}_", "n".repeat(55)));
+        assert_eq!((short_form(&a).len(), is_short(&"n".repeat(64)), is_short(&a)), (64, true, false));
+        assert_ne!(short_form(&a), short_form(&b));
+    }
+
+    proptest! {
+        #[test]
+        fn every_short_form_can_be_offered(name in ".{0,200}") {
+            prop_assert!(is_short(&short_form(&name)));
+        }
+    }
+}
