@@ -6,6 +6,7 @@ use std::process::Stdio;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use portcullis_e2e::cluster::{Said, Space, Tier, available, control_plane};
 use portcullis_e2e::require;
+use portcullis_gateway::seal::Keys;
 use serde_json::{Value, json};
 
 use crate::chart::{combinations, folder, objects, repository};
@@ -222,6 +223,25 @@ async fn a_random_secret_is_made_once() {
     assert_eq!(first.len(), 64);
     release.upgrade(&create);
     assert_eq!(secret().await, first);
+}
+
+#[tokio::test]
+async fn session_keys_are_made_once_and_rotated_ones_stay() {
+    require!(available(Tier::ControlPlane));
+    let space = Space::new(control_plane()).await;
+    let release = Release::install(&space, &[]);
+    let keys = async || {
+        let secret: Secret = space.api().get("portcullis-sessions").await.expect("it is there");
+        String::from_utf8(secret.data.expect("data")["keys"].0.clone()).expect("text")
+    };
+    let first = keys().await;
+    assert_eq!(Keys::parse(&first).expect("keys").ids().collect::<Vec<_>>(), ["k1"]);
+    let rotated = format!("k2 pX6n0d4hG2vJ8c1sT5yR9wQ3eU7iO0aL6kF4zB2mN8E=\n{first}");
+    let patch = json!({"stringData": {"keys": rotated}}).to_string();
+    space.kubectl(&["patch", "secret", "portcullis-sessions", "--patch", &patch]).good();
+    release.upgrade(&["--set", "gateway.replicaCount=3"]);
+    assert_eq!(keys().await, rotated);
+    assert_eq!(Keys::parse(&rotated).expect("keys").ids().collect::<Vec<_>>(), ["k2", "k1"]);
 }
 
 /// The pod of `helm test`, as far as that goes without a node: its script is a good one for a plain shell.

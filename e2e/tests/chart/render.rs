@@ -2,8 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use clap::builder::Resettable;
+use clap::{CommandFactory as _, FromArgMatches as _};
 use portcullis_e2e::cluster::{Tier, available, control_plane};
 use portcullis_e2e::require;
+use portcullis_gateway::command::Cli;
 use serde_json::{Value, json};
 
 use crate::chart::{combinations, folder, objects, repository, template};
@@ -131,6 +134,10 @@ fn what_cannot_work_is_refused_with_a_sentence() {
         ("watch.namespaces={a},watch.namespaceSelector=b", "exclude each other"),
         ("credentials.namespaces={*,a}", "[\"*\"] or a list of names, not both"),
         ("monitoring.podMonitor.enabled=true,monitoring.serviceMonitor.enabled=true", "enable one"),
+        ("auth.requiredScopes={a b}", "at '/auth/requiredScopes/0': 'a b' does not match pattern"),
+        ("allowedOrigins={app.example.com}", "at '/allowedOrigins/0': 'app.example.com' does not match pattern"),
+        ("allowedHosts={https://a}", "at '/allowedHosts/0': 'https://a' does not match pattern"),
+        ("sessions.seconds=5", "at '/sessions/seconds': minimum: got 5, want 60"),
         ("httpRoute.enabled=true", "httpRoute.parentRefs must name a Gateway"),
     ];
     for (values, wanted) in cases {
@@ -140,6 +147,32 @@ fn what_cannot_work_is_refused_with_a_sentence() {
     // An issuer whose keys need not be discovered may have any name.
     let named = "auth.issuers[0].issuer=build,auth.issuers[0].audience=a,auth.issuers[0].jwksFile=/keys.json";
     control_plane().helm(&["template", "x", &folder(), "--set", named]).good();
+}
+
+#[test]
+fn the_gateway_takes_the_settings_of_every_combination() {
+    require!(available(Tier::ControlPlane));
+    for (name, file) in combinations() {
+        let rendered = objects(&template(control_plane(), &["--values", &file]));
+        let container = &rendered["Deployment /portcullis-gateway"]["spec"]["template"]["spec"]["containers"][0];
+        let command = Cli::command().mut_args(|argument| argument.env(Resettable::Reset));
+        let mut flags = vec!["portcullis-gateway".to_owned()];
+        for variable in container["env"].as_array().expect("variables") {
+            let text = |member: &str| variable[member].as_str().unwrap_or("10.0.0.1");
+            flags.extend(flag_of(text("name")).map(|flag| format!("--{flag}={}", text("value"))));
+        }
+        let matches = command.try_get_matches_from(flags).expect("flags");
+        let options = Cli::from_arg_matches(&matches).expect("options").options;
+        let config = options.check().unwrap_or_else(|problems| panic!("{name}: {problems:?}"));
+        assert!(config.mcp.session_keys.is_some() && config.mcp.replica.is_some(), "{name}");
+    }
+}
+
+/// The flag that means the same as a variable of the gateway.
+fn flag_of(variable: &str) -> Option<String> {
+    let command = Cli::command();
+    let argument = command.get_arguments().find(|argument| argument.get_env().is_some_and(|name| name == variable))?;
+    argument.get_long().map(str::to_owned)
 }
 
 #[test]

@@ -52,6 +52,19 @@ app.kubernetes.io/part-of: portcullis
 {{- end -}}
 {{- end -}}
 
+{{- define "portcullis.sessionsSecret" -}}
+{{ default (printf "%s-sessions" (include "portcullis.fullname" .)) .Values.sessions.existingSecret }}
+{{- end -}}
+
+{{/* Names by which /mcp may be asked: with the given ones, those that the chart itself makes. */}}
+{{- define "portcullis.allowedHosts" -}}
+{{- $full := include "portcullis.fullname" . -}}
+{{- $hosts := concat .Values.allowedHosts (list $full (printf "%s.%s" $full .Release.Namespace)) -}}
+{{- if .Values.ingress.enabled }}{{ $hosts = concat $hosts .Values.ingress.hosts }}{{ end -}}
+{{- if .Values.httpRoute.enabled }}{{ $hosts = concat $hosts .Values.httpRoute.hostnames }}{{ end -}}
+{{ join "," (uniq $hosts) }}
+{{- end -}}
+
 {{/* Labels of a pod: (list . "gateway" .Values.gateway). No versions, so that only a change of the pod replaces it. */}}
 {{- define "portcullis.podLabels" -}}
 {{ include "portcullis.selector" (list (index . 0) (index . 1)) }}

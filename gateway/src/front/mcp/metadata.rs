@@ -21,7 +21,7 @@ const WELL_KNOWN: &str = "/.well-known/oauth-protected-resource";
 /// Set by the proxy that ends TLS.
 const X_FORWARDED_PROTO: &str = "x-forwarded-proto";
 
-/// A name of a server is no longer, as that of a Kubernetes object.
+/// A name of a server or a namespace is no longer, as that of a Kubernetes object.
 const MAX_NAME: usize = 253;
 
 /// What a token is asked for.
@@ -31,7 +31,7 @@ pub enum Resource<'a> {
     Gateway,
     /// `/mcp`.
     Mcp,
-    /// `/mcp/{server}`.
+    /// `/mcp/{server}`, where the name may be `namespace/name`.
     Server(&'a str),
 }
 
@@ -62,8 +62,9 @@ impl<'a> Resource<'a> {
             "mcp" => Some(Self::Mcp),
             path => {
                 let name = path.strip_prefix("mcp/")?;
-                let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
-                (name.len() <= MAX_NAME && name.bytes().all(plain)).then_some(Self::Server(name))
+                let parts = name.split('/');
+                let valid = |part: &str| (1..=MAX_NAME).contains(&part.len()) && part.bytes().all(is_plain);
+                (parts.clone().count() <= 2 && parts.clone().all(valid)).then_some(Self::Server(name))
             }
         }
     }
@@ -73,10 +74,20 @@ impl<'a> Resource<'a> {
             Self::Gateway => String::new(),
             Self::Mcp => "/mcp".to_owned(),
             Self::Server(name) => {
-                format!("/mcp/{}", url::form_urlencoded::byte_serialize(name.as_bytes()).collect::<String>())
+                let escaped = |byte: u8| match byte {
+                    b'/' => "/".to_owned(),
+                    plain if is_plain(plain) => char::from(plain).to_string(),
+                    other => format!("%{other:02X}"),
+                };
+                format!("/mcp/{}", name.bytes().map(escaped).collect::<String>())
             }
         }
     }
+}
+
+/// What needs no escape in a path (RFC 3986, section 2.3).
+fn is_plain(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._~".contains(&byte)
 }
 
 impl Metadata {
@@ -222,7 +233,9 @@ mod tests {
             ("/mcp/", Some(Resource::Mcp)),
             ("mcp/search", Some(Resource::Server("search"))),
             ("mcp/default.search-2", Some(Resource::Server("default.search-2"))),
-            ("mcp/a/b", None),
+            ("mcp/team-a/search", Some(Resource::Server("team-a/search"))),
+            ("mcp/a/b/c", None),
+            ("mcp/a//b", None),
             ("tools", None),
             ("mcpx", None),
             ("mcp/a\"b", None),
@@ -230,6 +243,8 @@ mod tests {
             assert_eq!(Resource::parse(path), expected, "{path}");
         }
         assert_eq!(Resource::parse(&format!("mcp/{}", "a".repeat(254))), None);
+        let paths = ["team-a/search", "a\"b c"].map(|name| Resource::Server(name).path());
+        assert_eq!(paths, ["/mcp/team-a/search", "/mcp/a%22b%20c"]);
     }
 
     #[test]
