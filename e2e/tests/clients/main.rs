@@ -6,3 +6,4 @@ mod program;
 mod rust;
 mod snippets;
 mod story;
+mod through;
