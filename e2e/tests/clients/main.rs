@@ -3,6 +3,7 @@
 mod direct;
 mod inspector;
 mod program;
+mod replicas;
 mod rust;
 mod snippets;
 mod story;
