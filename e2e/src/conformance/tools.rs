@@ -60,6 +60,7 @@ pub(super) fn all(more: bool) -> Vec<Value> {
     tools.push(tool("test_sampling", "Asks the model", &one_text("prompt", "The prompt to send")));
     tools.push(tool("test_elicitation", "Asks the user", &one_text("message", "The message to show")));
     tools.push(tool("json_schema_2020_12_tool", "Has a schema with everything in it", &schema_2020_12()));
+    tools.push(tool("test_custom_header", "Answers what a header says too", &mirrored()));
     if more {
         tools.push(tool("test_coming_and_going", "Is here for a while", &plain));
     }
@@ -69,6 +70,12 @@ pub(super) fn all(more: bool) -> Vec<Value> {
 fn one_text(name: &str, what: &str) -> Value {
     let properties = json!({name: {"type": "string", "description": what}});
     json!({"type": "object", "properties": properties, "required": [name]})
+}
+
+/// An argument that clients of 2026-07-28 repeat in a header.
+fn mirrored() -> Value {
+    let properties = json!({"value": {"type": "string", "x-mcp-header": "Value"}});
+    json!({"type": "object", "properties": properties, "required": ["value"]})
 }
 
 fn schema_2020_12() -> Value {
@@ -116,6 +123,11 @@ pub(super) async fn call(
         "test_trigger_prompt_change" => handler.shared.change_prompts().await,
         "test_trigger_resource_change" => handler.shared.change_watched_resource().await,
         "test_missing_capability" => needs_sampling(context)?,
+        // The SDK has compared it with the header.
+        "test_custom_header" => {
+            let value = call.arguments.as_ref().and_then(|arguments| arguments["value"].as_str()).unwrap_or("nothing");
+            return Ok(CallToolResult::success(vec![ContentBlock::text(value)]).into());
+        }
         _ => return plan::call(handler, &call, context).await,
     }
     Ok(CallToolResult::success(vec![ContentBlock::text(format!("{} is done", call.name))]).into())

@@ -3,6 +3,8 @@
 mod direct;
 mod inspector;
 mod program;
+mod replicas;
 mod rust;
 mod snippets;
 mod story;
+mod through;

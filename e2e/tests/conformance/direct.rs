@@ -35,7 +35,7 @@ async fn the_server_behind_says_the_same_over_both_transports() {
         let tools = list["tools"].as_array().expect("tools").clone();
         tools.into_iter().map(|tool| tool["inputSchema"].clone()).collect::<Vec<_>>()
     };
-    assert_eq!(listed("sse").await.len(), 27);
+    assert_eq!(listed("sse").await.len(), 28);
     assert_eq!(listed("sse").await, listed("streamable").await);
     for tool in ["test_multiple_content_types", "test_error_handling", "test_tool_with_progress"] {
         let [one, other] = ["sse", "streamable"].map(|name| gateway.call_at(name, tool, "{}"));

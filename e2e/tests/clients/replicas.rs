@@ -1,0 +1,223 @@
+//! Three replicas of the gateway without any memory of each other: sessions are at home at each of them.
+
+use std::net::SocketAddr;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use ::http::Method;
+use futures_util::StreamExt as _;
+use futures_util::future::join_all;
+use futures_util::stream;
+use portcullis_e2e::binary::Running;
+use portcullis_e2e::faulty::{Faulty, Mode, Tool};
+use portcullis_e2e::gateway::LIMIT;
+use portcullis_e2e::http::{self, Answer, Request};
+use portcullis_e2e::manifests::Manifests;
+use portcullis_e2e::sse::{self, Events};
+use portcullis_e2e::token::{SECRET, mint};
+use portcullis_e2e::wait::wait_for;
+use serde_json::{Value, json};
+use tokio::time::sleep;
+
+const SESSIONS: usize = 1000;
+/// Sessions under way at the same time.
+const AT_ONCE: usize = 50;
+const ROUNDS: usize = 3;
+const LISTENERS: usize = 60;
+/// The one that is killed, once half of the sessions have ended.
+const VICTIM: usize = 2;
+/// How long the visiting server is there, and away.
+const VISIT: Duration = Duration::from_millis(400);
+const KEYS: &str = "first AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\n";
+
+/// The replicas, and what stands before them: each request goes to the next one, and on to another if one refuses.
+struct Replicas {
+    addresses: Vec<SocketAddr>,
+    processes: Mutex<Vec<Option<Running>>>,
+    next: AtomicUsize,
+    token: String,
+}
+
+impl Replicas {
+    fn start(manifests: &Manifests) -> Self {
+        let keys = manifests.servers().join("../session-keys");
+        std::fs::write(&keys, KEYS).expect("a file");
+        let servers = manifests.servers();
+        let environment = [
+            ("JWT_SECRET", SECRET),
+            ("SERVERS", servers.to_str().expect("a path")),
+            ("SESSION_KEYS_FILE", keys.to_str().expect("a path")),
+        ];
+        let processes: Vec<_> = (0..3).map(|_| Running::start(&[], &environment)).collect();
+        let addresses = processes.iter().map(|process| process.address).collect();
+        let processes = Mutex::new(processes.into_iter().map(Some).collect());
+        Self { addresses, processes, next: AtomicUsize::new(0), token: mint("tester") }
+    }
+
+    /// The replica whose turn it is, and then the others.
+    fn turns(&self) -> impl Iterator<Item = String> {
+        let turn = self.next.fetch_add(1, Ordering::Relaxed);
+        let count = self.addresses.len();
+        (turn..turn + count).map(move |turn| format!("http://{}/mcp", self.addresses[turn % count]))
+    }
+
+    fn kill(&self, index: usize) {
+        let process = self.processes.lock().expect("nobody panics with it").get_mut(index).and_then(Option::take);
+        drop(process.expect("it runs"));
+    }
+
+    /// Sends a request that may be repeated: who has no answer because a replica died asks the next one.
+    async fn send(&self, request: impl Fn(&str) -> Request) -> Answer {
+        for url in self.turns() {
+            if let Ok(answer) = request(&url).bearer(&self.token).limit(LIMIT).send().await {
+                return answer;
+            }
+        }
+        panic!("no replica answers");
+    }
+}
+
+/// One session of a client.
+struct Session<'a> {
+    replicas: &'a Replicas,
+    id: String,
+}
+
+impl<'a> Session<'a> {
+    async fn open(replicas: &'a Replicas) -> Self {
+        let client = json!({"name": "many", "version": "1"});
+        let params = json!({"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": client});
+        let body = json!({"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": params}).to_string();
+        let answer = replicas.send(|url| http::post(url, body.clone())).await;
+        assert_eq!((answer.status, &answer.json()["id"]), (200, &json!(0)), "{}", answer.text());
+        let session = Self { replicas, id: answer.header("mcp-session-id").to_owned() };
+        assert!(!session.id.is_empty(), "it has a session");
+        let note = json!({"jsonrpc": "2.0", "method": "notifications/initialized"});
+        assert_eq!(session.post(&note).await.status, 202);
+        session
+    }
+
+    fn with_session(&self, request: Request) -> Request {
+        request.header("mcp-session-id", &self.id).header("mcp-protocol-version", "2025-11-25")
+    }
+
+    async fn post(&self, message: &Value) -> Answer {
+        let body = message.to_string();
+        self.replicas.send(|url| self.with_session(http::post(url, body.clone()))).await
+    }
+
+    /// The result of a request. All sessions use the same ids.
+    async fn ask(&self, id: Value, method: &str, params: Value) -> Value {
+        let answer = self.post(&json!({"jsonrpc": "2.0", "id": id, "method": method, "params": params})).await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        let mut answer = answer.json();
+        assert_eq!(answer["id"], id);
+        assert!(answer["result"].is_object(), "{answer}");
+        answer["result"].take()
+    }
+
+    async fn tools(&self) -> Vec<String> {
+        let list = self.ask(json!("list"), "tools/list", json!({})).await;
+        let tools = list["tools"].as_array().expect("tools");
+        tools.iter().map(|tool| tool["name"].as_str().expect("a name").to_owned()).collect()
+    }
+
+    /// The stream of a session, at the next replica that is there.
+    async fn listen(&self) -> Events {
+        for url in self.replicas.turns() {
+            let request = self.with_session(http::get(&url)).bearer(&self.replicas.token);
+            if let Ok(events) = sse::open(request).await {
+                return events;
+            }
+        }
+        panic!("no replica lets it listen");
+    }
+
+    async fn close(self) {
+        let request = |url: &str| self.with_session(http::request(Method::DELETE, url));
+        assert_eq!(self.replicas.send(request).await.status, 204);
+    }
+}
+
+/// The whole life of a session, each request at another replica.
+async fn live(replicas: &Replicas, number: usize) {
+    let session = Session::open(replicas).await;
+    for round in 0..ROUNDS {
+        let arguments = json!({"session": number, "round": round});
+        let call = json!({"name": "stay", "arguments": arguments});
+        let result = session.ask(json!(round), "tools/call", call).await;
+        assert_eq!(result["content"][0]["text"], arguments.to_string());
+        let tools = session.tools().await;
+        assert!(tools == ["stay"] || tools == ["stay", "visit"], "{tools:?}");
+    }
+    session.close().await;
+}
+
+/// Applies a server and takes it away again, without end.
+async fn come_and_go(manifests: &Manifests, visitor: &Faulty) {
+    loop {
+        manifests.add("visitor", &visitor.url(), "");
+        sleep(VISIT).await;
+        manifests.remove("visitor");
+        sleep(VISIT).await;
+    }
+}
+
+#[tokio::test]
+async fn a_thousand_sessions_are_at_home_at_every_replica() {
+    let resident = Faulty::with_tools(Mode::Streamable, vec![Tool::echo("stay")]).await;
+    let visitor = Faulty::with_tools(Mode::Sse, vec![Tool::echo("visit")]).await;
+    let manifests = Manifests::new();
+    manifests.add("resident", &resident.url(), "");
+    let replicas = Replicas::start(&manifests);
+    let settled = Session::open(&replicas).await;
+    for _ in 0..3 {
+        wait_for("the tool at every replica", LIMIT, async || settled.tools().await == ["stay"]).await;
+    }
+
+    let ended = AtomicUsize::new(0);
+    let sessions = stream::iter(0..SESSIONS).map(|number| {
+        let (replicas, ended) = (&replicas, &ended);
+        async move {
+            live(replicas, number).await;
+            if ended.fetch_add(1, Ordering::Relaxed) == SESSIONS / 2 {
+                replicas.kill(VICTIM);
+            }
+        }
+    });
+    tokio::select! {
+        () = sessions.buffer_unordered(AT_ONCE).collect() => {}
+        () = come_and_go(&manifests, &visitor) => unreachable!("it never ends"),
+    }
+    assert_eq!(ended.load(Ordering::Relaxed), SESSIONS);
+
+    // A session that has outlived all that hears of the next change, wherever it listens.
+    let manifest = manifests.servers().join("visitor.yaml");
+    if manifest.exists() {
+        manifests.remove("visitor");
+    }
+    for _ in 0..4 {
+        wait_for("the visitor to be gone", LIMIT, async || settled.tools().await == ["stay"]).await;
+    }
+    let mut streams = join_all((0..LISTENERS).map(|_| settled.listen())).await;
+    manifests.add("visitor", &visitor.url(), "");
+    for events in &mut streams {
+        let event = events.next(LIMIT).await.expect("news").expect("not the end");
+        let wanted = json!({"jsonrpc": "2.0", "method": "notifications/tools/list_changed"});
+        assert_eq!(serde_json::from_str::<Value>(&event.data).ok(), Some(wanted));
+        assert_eq!(settled.tools().await, ["stay", "visit"]);
+    }
+    belongs_to_its_subject(&settled).await;
+    settled.close().await;
+}
+
+/// Nobody else can use a session, at any replica.
+async fn belongs_to_its_subject(session: &Session<'_>) {
+    let body = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/list"}).to_string();
+    for address in &session.replicas.addresses[..VICTIM] {
+        let request = session.with_session(http::post(&format!("http://{address}/mcp"), body.clone()));
+        let answer = request.bearer(&mint("somebody else")).send().await.expect("an answer");
+        assert_eq!(answer.status, 404, "{}", answer.text());
+    }
+}
