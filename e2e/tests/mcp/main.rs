@@ -2,6 +2,7 @@
 
 mod calls;
 mod changes;
+mod entrance;
 mod eras;
 mod kit;
 mod messages;
