@@ -1,8 +1,9 @@
 //! A server's tools: read from `tools/list`, judged, filtered and renamed by the McpServer's rules.
 //!
 //! Pure. A bad tool is left out and counted, never the whole server. Definitions stay as the server wrote them,
-//! but for the members that the rules change.
+//! but for the members that the rules change, and for those that strict clients would refuse the whole list for.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -91,6 +92,9 @@ impl<'a> Definition<'a> {
         let mut others = Vec::new();
         for (key, value) in members.0 {
             match key.as_str() {
+                // Strict clients would refuse the whole list for one of these.
+                _ if value.get() == "null" => {}
+                "outputSchema" if !is_of_objects(value) => {}
                 "name" => name = serde_json::from_str::<String>(value.get()).ok(),
                 "description" => description = Some(value),
                 "inputSchema" => input_schema = Some(value),
@@ -110,8 +114,9 @@ impl<'a> Definition<'a> {
             None | Some("") => base.to_owned(),
             Some(prefix) => format!("{prefix}{TOOL_NAME_JOINER}{base}"),
         };
-        let schema: Value = serde_json::from_str(self.input_schema.get()).ok()?;
-        if !schema.is_object() {
+        let mut schema: Value = serde_json::from_str(self.input_schema.get()).ok()?;
+        let kind = schema.as_object_mut()?.entry("type").or_insert_with(|| "object".into());
+        if kind != "object" {
             return None;
         }
         let params = param_headers(&schema).ok()?;
@@ -168,7 +173,7 @@ impl<'a> Definition<'a> {
                 }
             }
         }
-        add("inputSchema", self.input_schema.get());
+        add("inputSchema", &with_type(self.input_schema.get()));
         if let Some(annotations) = annotations {
             add("annotations", annotations);
         }
@@ -176,6 +181,23 @@ impl<'a> Definition<'a> {
             add(key, value.get());
         }
         text
+    }
+}
+
+/// Whether a schema says that it is one of objects.
+fn is_of_objects(schema: &RawValue) -> bool {
+    serde_json::from_str::<Value>(schema.get()).is_ok_and(|schema| schema["type"] == "object")
+}
+
+/// A schema of arguments with its `type`, which some servers leave out though it must be there.
+fn with_type(schema: &str) -> Cow<'_, str> {
+    let has_type = serde_json::from_str::<Value>(schema).is_ok_and(|schema| !schema["type"].is_null());
+    match schema.strip_prefix('{') {
+        Some(rest) if !has_type => {
+            let comma = if rest.trim_start().starts_with('}') { "" } else { "," };
+            Cow::Owned(format!(r#"{{"type":"object"{comma}{rest}"#))
+        }
+        _ => Cow::Borrowed(schema),
     }
 }
 
@@ -207,11 +229,40 @@ mod tests {
     }
 
     #[test]
+    fn what_strict_clients_refuse_a_whole_list_for_is_mended_or_left_out() {
+        for (definition, members) in [
+            (r#""inputSchema":{}"#, r#","inputSchema":{"type":"object"}"#),
+            (
+                r#""inputSchema":{ "properties":{}},"title":null,"description":null,"annotations":null,"_meta":null"#,
+                r#","inputSchema":{"type":"object", "properties":{}}"#,
+            ),
+            (
+                r#""inputSchema":{"type":"object"},"outputSchema":{"type":"array"},"x":1"#,
+                r#","inputSchema":{"type":"object"},"x":1"#,
+            ),
+            (
+                r#""inputSchema":{"type":"object"},"outputSchema":{"type":"object"}"#,
+                r#","inputSchema":{"type":"object"},"outputSchema":{"type":"object"}"#,
+            ),
+        ] {
+            let text = format!(r#"{{"name":"t",{definition}}}"#);
+            let found = read_tools([text.as_str()], &ToolRules::default());
+            assert_eq!(&*found.items[0].members, members, "{text}");
+        }
+        let same = [r#"{"name":"a","inputSchema":{}}"#, r#"{"name":"b","inputSchema":{"type":"object"}}"#];
+        let same = read_tools(same, &ToolRules::default()).items;
+        assert_eq!(same[0].digest, same[1].digest, "they are one tool");
+    }
+
+    #[test]
     fn bad_tools_are_left_out_and_counted() {
         let bad = [
             r#"{"name":"","inputSchema":{}}"#,
             r#"{"name":"a"}"#,
             r#"{"name":"a","inputSchema":[]}"#,
+            r#"{"name":"a","inputSchema":null}"#,
+            r#"{"name":"a","inputSchema":{"type":"array"}}"#,
+            r#"{"name":"a","inputSchema":{"type":["object","null"]}}"#,
             r#"{"name":"a","inputSchema":true}"#,
             r#"{"name":7,"inputSchema":{}}"#,
             r#"{"name":"a","name":"b","inputSchema":{}}"#,

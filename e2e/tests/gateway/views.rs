@@ -123,10 +123,11 @@ async fn the_names_and_labels_of_the_metrics_are_stable() {
 }
 
 /// Names and kinds of the metrics that are there after a good call, a refused one and one of an unknown tool.
-const METRICS: [&str; 22] = [
+const METRICS: [&str; 24] = [
     "auth_rejections_total counter",
     "build_info gauge",
     "catalog_tools gauge",
+    "client_streams_open gauge",
     "config_source_up gauge",
     "configuration_ok gauge",
     "connections_accepted_total counter",
@@ -138,6 +139,7 @@ const METRICS: [&str; 22] = [
     "server_calls_in_flight gauge",
     "server_ejections_total counter",
     "server_up gauge",
+    "session_keys_ok gauge",
     "snapshot_applied_timestamp_seconds gauge",
     "snapshot_apply_duration_seconds histogram",
     "snapshot_delay_seconds histogram",

@@ -170,6 +170,7 @@ async fn a_session_is_its_owners_alone_and_only_as_it_was_given_out() {
     assert_eq!(error_of(&other), (404, -32001, json!(1)));
     let delete = client::request(Method::DELETE, &gateway.url("/mcp")).bearer(&gateway.token);
     assert_eq!(delete.header("mcp-session-id", &session).send().await.unwrap().status, 204);
+    assert_eq!(error_of(&with(&session).send().await.unwrap()), (404, -32001, json!(1)), "it has ended");
 }
 
 #[tokio::test]

@@ -86,7 +86,9 @@ async fn answer_call(
         Some(name) => Some(catalog.server(name).ok_or_else(|| ApiError::UnknownServer(short(name)))?),
     };
     let Some(entry) = catalog.find(Kind::Tools, None, &wanted.method) else {
-        return Err(unknown_tool(app, &catalog, &wanted.method, recorder));
+        let mut response = unknown_tool(app, &catalog, &wanted.method, recorder).into_response();
+        response.headers_mut().insert(X_ATTEMPTS, HeaderValue::from(0));
+        return Ok(response);
     };
     let call = call::Request {
         method: CALL_TOOL,

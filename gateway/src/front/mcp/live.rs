@@ -2,7 +2,8 @@
 //!
 //! A session that needs none of these is not here at all: its id says everything.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -23,9 +24,23 @@ const QUIET: Duration = Duration::from_secs(24 * 3600);
 /// The id of a session.
 pub type SessionKey = [u8; 12];
 
+/// Sessions that were ended by their clients; of more, the one that was ended first is forgotten.
+const MOST_ENDED: usize = 20_000;
+
 /// What is remembered of all sessions.
 #[derive(Default)]
-pub struct Live(Mutex<HashMap<SessionKey, Remembered>>);
+pub struct Live {
+    sessions: Mutex<HashMap<SessionKey, Remembered>>,
+    ended: Mutex<Ended>,
+    /// How many have ended, so that most requests need not look.
+    ends: AtomicUsize,
+}
+
+#[derive(Default)]
+struct Ended {
+    all: HashSet<SessionKey>,
+    order: VecDeque<SessionKey>,
+}
 
 #[derive(Default)]
 struct Remembered {
@@ -117,10 +132,27 @@ impl Live {
         all.iter().filter(|(_, known)| known.subscriptions.contains(uri)).map(|(session, _)| *session).collect()
     }
 
-    /// Forgets a session, and tells what it was subscribed to.
-    pub fn forget(&self, session: &SessionKey) -> Vec<String> {
-        let known = self.lock().remove(session);
+    /// Ends a session, and tells what it was subscribed to.
+    pub fn end(&self, session: SessionKey) -> Vec<String> {
+        let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        if ended.all.insert(session) {
+            ended.order.push_back(session);
+        }
+        if ended.order.len() > MOST_ENDED
+            && let Some(first) = ended.order.pop_front()
+        {
+            ended.all.remove(&first);
+        }
+        self.ends.store(ended.all.len(), Ordering::Release);
+        drop(ended);
+        let known = self.lock().remove(&session);
         known.map(|known| known.subscriptions.into_iter().collect()).unwrap_or_default()
+    }
+
+    /// Whether its client has ended it here.
+    pub fn has_ended(&self, session: &SessionKey) -> bool {
+        self.ends.load(Ordering::Acquire) > 0
+            && self.ended.lock().unwrap_or_else(PoisonError::into_inner).all.contains(session)
     }
 
     fn keep<T>(&self, session: SessionKey, change: impl FnOnce(&mut Remembered) -> T) -> T {
@@ -143,7 +175,7 @@ impl Live {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<SessionKey, Remembered>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -195,7 +227,9 @@ mod tests {
         assert_eq!(live.subscribers("a:b").len(), 2);
         assert!(live.unsubscribe([2; 12], "a:b") && !live.unsubscribe([2; 12], "a:b"));
         assert_eq!(live.subscribers("a:b"), [[1; 12]]);
-        assert_eq!(live.forget(&[1; 12]), ["a:b"]);
+        assert!(!live.has_ended(&[1; 12]));
+        assert_eq!(live.end([1; 12]), ["a:b"]);
+        assert!(live.has_ended(&[1; 12]) && !live.has_ended(&[2; 12]));
         assert!(live.lock().is_empty());
         assert_eq!((0..2_000).filter(|n| live.subscribe([3; 12], &n.to_string())).count(), MOST_SUBSCRIPTIONS);
     }

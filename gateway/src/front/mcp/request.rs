@@ -113,7 +113,7 @@ pub fn level(value: &RawValue) -> Result<usize, RpcProblem> {
 
 /// Whether a request is one of 2026-07-28 or later: by its body, or by its header.
 pub fn is_modern(method: &str, meta: &Meta<'_>, headers: &HeaderMap) -> bool {
-    if method == "initialize" {
+    if method == "initialize" && meta.version.is_none() {
         return false;
     }
     let header = headers.get(VERSION_HEADER).map(http::HeaderValue::as_bytes);

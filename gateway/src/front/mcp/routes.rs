@@ -342,7 +342,7 @@ async fn delete(app: Arc<App>, server: Option<String>, request: Request) -> Resp
         caller.headers = parts.head.headers;
         legacy(&mut caller, None)?;
         if let Some(session) = &caller.session {
-            caller.app.mcp.live.forget(&session.id);
+            caller.app.mcp.live.end(session.id);
         }
         Ok(StatusCode::NO_CONTENT.into_response())
     };
@@ -391,8 +391,9 @@ fn legacy(caller: &mut Caller, id: Option<&str>) -> Result<Revision, Refused> {
     let app = &caller.app;
     if let Some(sealed) = caller.headers.get(&SESSION) {
         let sealed = sealed.to_str().unwrap_or_default();
-        let session = Session::open(&app.sealer, sealed, &caller.subject, SystemTime::now());
-        caller.session = Some(session.map_err(|_| refused(id, &RpcProblem::Session, LEGACY))?);
+        let session = Session::open(&app.sealer, sealed, &caller.subject, SystemTime::now()).ok();
+        let session = session.filter(|session| !app.mcp.live.has_ended(&session.id));
+        caller.session = Some(session.ok_or_else(|| refused(id, &RpcProblem::Session, LEGACY))?);
     }
     let agreed = caller.session.as_ref().map(|session| session.revision);
     match caller.headers.get(VERSION_HEADER) {
