@@ -135,6 +135,7 @@ impl Gateway {
         let mcp = Mcp {
             streams: Arc::new(Streams::new(limits, metrics.client_streams.clone())),
             changes: Changes::default(),
+            channels: Arc::default(),
             live: Live::default(),
         };
         let app = Arc::new(App {

@@ -39,6 +39,15 @@ pub struct Filter {
 }
 
 impl Filter {
+    fn all_lists() -> Self {
+        Self {
+            tools_list_changed: true,
+            prompts_list_changed: true,
+            resources_list_changed: true,
+            resource_subscriptions: Vec::new(),
+        }
+    }
+
     fn wants(&self, kind: Kind) -> bool {
         match kind {
             Kind::Tools => self.tools_list_changed,
@@ -71,17 +80,24 @@ impl Filter {
 /// # Errors
 /// There are too many.
 pub fn of_session(caller: &Caller) -> Result<Response, RpcProblem> {
+    // A first comment, so that proxies pass the head on at once.
+    let listening = of_session_with(caller, Filter::all_lists(), Bytes::from_static(COMMENT))?;
+    Ok(event_stream(Body::new(listening)))
+}
+
+/// The stream of a session that has not been agreed upon: of lists nothing is told before [`Listening::begin`].
+///
+/// # Errors
+/// There are too many.
+pub fn before_agreement(caller: &Caller, first: Bytes) -> Result<Listening, RpcProblem> {
+    of_session_with(caller, Filter::default(), first)
+}
+
+fn of_session_with(caller: &Caller, filter: Filter, first: Bytes) -> Result<Listening, RpcProblem> {
     let session = caller.session.as_ref().map(|session| session.id);
-    let filter = Filter {
-        tools_list_changed: true,
-        prompts_list_changed: true,
-        resources_list_changed: true,
-        resource_subscriptions: Vec::new(),
-    };
     let stream = caller.app.mcp.streams.open(caller.subject, session, Vec::new());
     let stream = stream.map_err(|TooMany| TOO_MANY)?;
-    // A first comment, so that proxies pass the head on at once.
-    Ok(event_stream(Body::new(Listening::new(caller, stream, filter, None, Bytes::from_static(COMMENT)))))
+    Ok(Listening::new(caller, stream, filter, None, first))
 }
 
 /// The answer to `subscriptions/listen`.
@@ -116,7 +132,7 @@ struct Tag {
 }
 
 /// The body of a stream on which things are told.
-struct Listening {
+pub struct Listening {
     app: Arc<App>,
     server: Option<Arc<Handle>>,
     stream: Stream,
@@ -153,7 +169,13 @@ impl Listening {
         }
     }
 
-    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+    /// From now on everything is told.
+    pub fn begin(&mut self) {
+        self.filter = Filter::all_lists();
+    }
+
+    /// The next event; none at the end.
+    pub fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
         if let Some(first) = self.first.take() {
             return Poll::Ready(Some(first));
         }

@@ -5,7 +5,9 @@
 pub mod answers;
 pub mod calls;
 pub mod changes;
+pub mod channel;
 pub mod gate;
+pub mod legacy_sse;
 pub mod listen;
 pub mod live;
 pub mod message;

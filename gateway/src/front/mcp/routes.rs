@@ -17,6 +17,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use super::answers;
 use super::calls;
 use super::gate;
+use super::legacy_sse;
 use super::listen;
 use super::message::{self, Body, Incoming};
 use super::metadata::Resource;
@@ -46,6 +47,7 @@ pub fn routes(app: &Arc<App>) -> Router<Arc<App>> {
         .route("/mcp", all())
         .route("/mcp/{server}", one())
         .route("/mcp/{namespace}/{server}", one())
+        .merge(legacy_sse::routes())
         .layer(from_fn_with_state(app.clone(), gate::keep))
 }
 
@@ -81,7 +83,7 @@ async fn end_one(State(app): State<Arc<App>>, path: ServerPath, request: Request
 }
 
 /// A request that cannot be answered as it is.
-enum Refused {
+pub(super) enum Refused {
     /// Before its message was looked at.
     Http(ApiError),
     /// Because of its message.
@@ -94,7 +96,7 @@ impl From<ApiError> for Refused {
     }
 }
 
-fn finish(outcome: Result<Response, Refused>) -> Response {
+pub(super) fn finish(outcome: Result<Response, Refused>) -> Response {
     match outcome {
         Ok(response) => response,
         Err(Refused::Http(error)) => error.into_response(),
@@ -102,7 +104,7 @@ fn finish(outcome: Result<Response, Refused>) -> Response {
     }
 }
 
-fn refused(id: Option<&str>, problem: &RpcProblem, revision: Revision) -> Refused {
+pub(super) fn refused(id: Option<&str>, problem: &RpcProblem, revision: Revision) -> Refused {
     Refused::Rpc(Reply::error(id, problem, revision))
 }
 
@@ -214,7 +216,13 @@ async fn answer_legacy(
     Ok(from_memory(&caller, request, params, revision).into_response())
 }
 
-fn from_memory(caller: &Caller, request: &message::Request<'_>, params: &Params<'_>, revision: Revision) -> Reply {
+/// The answer to a request that no server is asked for.
+pub(super) fn from_memory(
+    caller: &Caller,
+    request: &message::Request<'_>,
+    params: &Params<'_>,
+    revision: Revision,
+) -> Reply {
     let reply = match &*request.method {
         "ping" => Ok(answers::nothing(request, revision)),
         "logging/setLevel" => answers::set_level(caller, request, params),
@@ -309,7 +317,7 @@ async fn answer_in_batch(
 }
 
 /// Does what a notification of a client says.
-fn notified(caller: &Caller, method: &str, params: Option<&serde_json::value::RawValue>) {
+pub(super) fn notified(caller: &Caller, method: &str, params: Option<&serde_json::value::RawValue>) {
     let (Some(session), Some(params)) = (&caller.session, params) else { return };
     if method == "notifications/cancelled"
         && let Ok(params) = Params::read(Some(params))
@@ -352,18 +360,19 @@ async fn delete(app: Arc<App>, server: Option<String>, request: Request) -> Resp
 // === shared ===
 
 /// The head of a request, and where its log line is gathered.
-struct McpParts {
-    head: Parts,
-    recorder: crate::front::routes::Recorder,
+pub(super) struct McpParts {
+    pub(super) head: Parts,
+    pub(super) recorder: crate::front::routes::Recorder,
 }
 
-fn with_recorder(request: Request) -> (McpParts, HttpBody) {
+pub(super) fn with_recorder(request: Request) -> (McpParts, HttpBody) {
     let recorder = recorder(&request);
     let (head, body) = request.into_parts();
     (McpParts { head, recorder }, body)
 }
 
-async fn caller(app: Arc<App>, server: Option<String>, parts: &McpParts) -> Result<Caller, Refused> {
+/// Who asks.
+pub(super) async fn caller(app: Arc<App>, server: Option<String>, parts: &McpParts) -> Result<Caller, Refused> {
     let (headers, query) = (&parts.head.headers, parts.head.uri.query());
     let resource = server.as_deref().map_or(Resource::Mcp, Resource::Server);
     let place = (app.options.allow_query_token_mcp, Some(resource));
@@ -432,7 +441,7 @@ impl Accepts {
     }
 }
 
-fn note_method(caller: &Caller, method: &str) {
+pub(super) fn note_method(caller: &Caller, method: &str) {
     let mut facts = caller.recorder.lock().unwrap_or_else(PoisonError::into_inner);
     facts.rpc_method = Some(short(method));
 }

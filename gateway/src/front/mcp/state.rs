@@ -5,6 +5,7 @@ use std::sync::Arc;
 use http::HeaderMap;
 
 use super::changes::Changes;
+use super::channel::Channels;
 use super::live::Live;
 use super::streams::Streams;
 use crate::catalog::{Catalog, Scope};
@@ -19,6 +20,8 @@ pub struct Mcp {
     pub streams: Arc<Streams>,
     /// The catalog that streams tell of.
     pub changes: Changes,
+    /// Streams of clients of 2024-11-05.
+    pub channels: Arc<Channels>,
     /// What is remembered of sessions while they need it.
     pub live: Live,
 }
