@@ -183,6 +183,6 @@ impl http_body::Body for Conversation {
 impl Drop for Open {
     fn drop(&mut self) {
         self.app.mcp.channels.lock().remove(&self.session);
-        self.app.mcp.live.forget(&self.session);
+        self.app.mcp.forget(&self.session);
     }
 }

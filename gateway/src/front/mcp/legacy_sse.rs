@@ -11,10 +11,11 @@ use axum::extract::{Request, State};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use bytes::Bytes;
-use http::{StatusCode, header};
+use http::{Method, StatusCode, header};
 use url::form_urlencoded::byte_serialize;
 
 use super::channel::{Agreed, CannotTake, Channel, Channels, Job};
+use super::owner::{self, Handed};
 use super::message::{self, Body, Incoming};
 use super::problem::RpcProblem;
 use super::reply::{Reply, event, event_stream};
@@ -98,11 +99,17 @@ async fn taken(app: Arc<App>, parts: McpParts, body: HttpBody) -> Result<Respons
     body::check_media_type(&parts.head.headers)?;
     let body = body::read(&parts.head.headers, body, caller.app.options.max_body).await?;
     caller.recorder.lock().unwrap_or_else(PoisonError::into_inner).bytes = body.len();
+    caller.headers = parts.head.headers;
+    caller.session = Some(session.clone());
+    match owner::hand_on(&caller, Method::POST, body.clone(), owner::SOON).await {
+        Handed::Answered(response) => return Ok(*response),
+        Handed::Unreachable => return Err(over()),
+        Handed::Here => {}
+    }
     let channel = caller.app.mcp.channels.of(&session.id).ok_or_else(over)?;
     let agreed = channel.agreed();
     (session.revision, session.capabilities) = (agreed.revision, agreed.capabilities);
     caller.session = Some(session);
-    caller.headers = parts.head.headers;
     caller.takes_streams = true;
     match read(&body).map_err(|(id, problem)| refused(id.as_deref(), &problem, agreed.revision))? {
         Incoming::Request(request) => {
@@ -113,7 +120,9 @@ async fn taken(app: Arc<App>, parts: McpParts, body: HttpBody) -> Result<Respons
                 CannotTake::Over => over(),
             })?;
         }
-        Incoming::Notification(method, params) => notified(&caller, &method, params),
+        Incoming::Notification(method, params) => {
+            let _ = notified(&caller, &method, params);
+        }
         Incoming::Response(..) => {}
     }
     Ok((StatusCode::ACCEPTED, "Accepted").into_response())

@@ -1,18 +1,15 @@
-//! What this replica remembers of sessions while they need it: running requests, log levels, subscriptions.
+//! What this replica remembers of sessions while they need it: running requests, log levels.
 //!
 //! A session that needs none of these is not here at all: its id says everything.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
-/// Sessions with a log level or subscriptions of their own; of more, the one that was quiet longest is forgotten.
+/// Sessions with a log level of their own; of more, the one that was quiet longest is forgotten.
 const MOST_KEPT: usize = 20_000;
-
-/// Resources that one session may subscribe to.
-pub const MOST_SUBSCRIPTIONS: usize = 1_000;
 
 /// Requests of one session that may run at the same time.
 const MOST_RUNNING: usize = 1_000;
@@ -31,13 +28,12 @@ pub struct Live(Mutex<HashMap<SessionKey, Remembered>>);
 struct Remembered {
     running: HashMap<Arc<str>, Arc<Notify>>,
     level: Option<usize>,
-    subscriptions: HashSet<String>,
     used: Option<Instant>,
 }
 
 impl Remembered {
     fn is_empty(&self) -> bool {
-        self.running.is_empty() && self.level.is_none() && self.subscriptions.is_empty()
+        self.running.is_empty() && self.level.is_none()
     }
 }
 
@@ -78,11 +74,11 @@ impl Live {
         Ok(Running { live: self, session, id, cancelled })
     }
 
-    /// Cancels the request of this id, if it runs here.
-    pub fn cancel(&self, session: SessionKey, id: &str) {
-        if let Some(cancelled) = self.lock().get(&session).and_then(|known| known.running.get(id)) {
-            cancelled.notify_one();
-        }
+    /// Cancels the request of this id; false if it does not run here.
+    pub fn cancel(&self, session: SessionKey, id: &str) -> bool {
+        let all = self.lock();
+        let running = all.get(&session).and_then(|known| known.running.get(id));
+        running.inspect(|cancelled| cancelled.notify_one()).is_some()
     }
 
     /// Remembers the log level that a session wants.
@@ -95,32 +91,9 @@ impl Live {
         self.lock().get(session)?.level
     }
 
-    /// Remembers a subscription; false if there are as many as there may be.
-    pub fn subscribe(&self, session: SessionKey, uri: &str) -> bool {
-        self.keep(session, |known| {
-            let room = known.subscriptions.len() < MOST_SUBSCRIPTIONS || known.subscriptions.contains(uri);
-            if room {
-                known.subscriptions.insert(uri.to_owned());
-            }
-            room
-        })
-    }
-
-    /// Forgets a subscription; false if there is none.
-    pub fn unsubscribe(&self, session: SessionKey, uri: &str) -> bool {
-        self.keep(session, |known| known.subscriptions.remove(uri))
-    }
-
-    /// The sessions that are subscribed to a resource.
-    pub fn subscribers(&self, uri: &str) -> Vec<SessionKey> {
-        let all = self.lock();
-        all.iter().filter(|(_, known)| known.subscriptions.contains(uri)).map(|(session, _)| *session).collect()
-    }
-
-    /// Forgets a session, and tells what it was subscribed to.
-    pub fn forget(&self, session: &SessionKey) -> Vec<String> {
-        let known = self.lock().remove(session);
-        known.map(|known| known.subscriptions.into_iter().collect()).unwrap_or_default()
+    /// Forgets a session.
+    pub fn forget(&self, session: &SessionKey) {
+        self.lock().remove(session);
     }
 
     fn keep<T>(&self, session: SessionKey, change: impl FnOnce(&mut Remembered) -> T) -> T {
@@ -176,8 +149,7 @@ mod tests {
         let running = live.run([1; 12], "7").unwrap();
         assert_eq!(live.run([1; 12], "7").err(), Some(CannotRun::SameId));
         let other = live.run([2; 12], "7").unwrap();
-        live.cancel([1; 12], "7");
-        live.cancel([3; 12], "7");
+        assert!(live.cancel([1; 12], "7") && !live.cancel([3; 12], "7"));
         running.cancelled().await;
         let untouched = tokio::time::timeout(Duration::from_millis(20), other.cancelled()).await;
         assert!(untouched.is_err());
@@ -186,17 +158,12 @@ mod tests {
     }
 
     #[test]
-    fn levels_and_subscriptions_last_until_they_are_taken_back() {
+    fn a_level_lasts_until_its_session_is_over() {
         let live = Live::default();
         live.set_level([1; 12], 4);
-        assert!(live.subscribe([1; 12], "a:b") && live.subscribe([2; 12], "a:b"));
         drop(live.run([1; 12], "1"));
         assert_eq!((live.level(&[1; 12]), live.level(&[2; 12])), (Some(4), None));
-        assert_eq!(live.subscribers("a:b").len(), 2);
-        assert!(live.unsubscribe([2; 12], "a:b") && !live.unsubscribe([2; 12], "a:b"));
-        assert_eq!(live.subscribers("a:b"), [[1; 12]]);
-        assert_eq!(live.forget(&[1; 12]), ["a:b"]);
+        live.forget(&[1; 12]);
         assert!(live.lock().is_empty());
-        assert_eq!((0..2_000).filter(|n| live.subscribe([3; 12], &n.to_string())).count(), MOST_SUBSCRIPTIONS);
     }
 }

@@ -12,7 +12,7 @@ use axum::routing::post;
 use bytes::Bytes;
 use futures_util::future::join_all;
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
 use super::answers;
 use super::calls;
@@ -21,6 +21,7 @@ use super::legacy_sse;
 use super::listen;
 use super::message::{self, Body, Incoming};
 use super::metadata::Resource;
+use super::owner::{self, Handed};
 use super::problem::RpcProblem;
 use super::reply::Reply;
 use super::request::{Params, VERSION_HEADER, check_modern, is_modern};
@@ -49,6 +50,7 @@ pub fn routes(app: &Arc<App>) -> Router<Arc<App>> {
         .route("/mcp/{namespace}/{server}", one())
         .merge(legacy_sse::routes())
         .layer(from_fn_with_state(app.clone(), gate::keep))
+        .merge(owner::routes())
 }
 
 /// The path of one server: its name, after its namespace where it has one.
@@ -150,13 +152,17 @@ async fn answer_single(
             let meta = Params::read(params).map(|params| params.meta).unwrap_or_default();
             if !is_modern(&method, &meta, &caller.headers) {
                 legacy(&mut caller, None)?;
-                notified(&caller, &method, params);
+                if !notified(&caller, &method, params)
+                    && let Some(response) = of_owner(&caller, Method::POST, body).await
+                {
+                    return Ok(response);
+                }
             }
             return Ok(accepted());
         }
         Incoming::Response(..) => {
             legacy(&mut caller, None)?;
-            return Ok(accepted());
+            return Ok(of_owner(&caller, Method::POST, body).await.unwrap_or_else(accepted));
         }
     };
     note_method(&caller, &request.method);
@@ -213,7 +219,24 @@ async fn answer_legacy(
     if calls::method_of(&request.method).is_some() {
         return call(caller, request, params, body, (revision, ClientCapabilities::NONE)).await;
     }
+    if OF_OWNER.contains(&&*request.method)
+        && let Some(response) = of_owner(&caller, Method::POST, body).await
+    {
+        return Ok(response);
+    }
     Ok(from_memory(&caller, request, params, revision).into_response())
+}
+
+/// Methods whose effect the owner of the session has to remember.
+const OF_OWNER: [&str; 3] = ["logging/setLevel", "resources/subscribe", "resources/unsubscribe"];
+
+/// What the owner of the session answers, if that is another replica and can be reached. Who only needs what all
+/// replicas have is served without it.
+async fn of_owner(caller: &Caller, method: Method, body: &Bytes) -> Option<Response> {
+    match owner::hand_on(caller, method, body.clone(), owner::SOON).await {
+        Handed::Answered(response) => Some(*response),
+        Handed::Here | Handed::Unreachable => None,
+    }
 }
 
 /// The answer to a request that no server is asked for.
@@ -226,6 +249,8 @@ pub(super) fn from_memory(
     let reply = match &*request.method {
         "ping" => Ok(answers::nothing(request, revision)),
         "logging/setLevel" => answers::set_level(caller, request, params),
+        "resources/subscribe" => answers::follow(caller, request, params),
+        "resources/unsubscribe" => answers::unfollow(caller, request, params),
         method if let Some(kind) = answers::listed_by(method) => answers::list(caller, request, params, kind, revision),
         method => Err(RpcProblem::method(method)),
     };
@@ -290,7 +315,7 @@ async fn answer_in_batch(
     let request = match one {
         Ok(Incoming::Request(request)) => request,
         Ok(Incoming::Notification(method, params)) => {
-            notified(caller, &method, params);
+            let _ = notified(caller, &method, params);
             return None;
         }
         Ok(Incoming::Response(..)) => return None,
@@ -316,15 +341,16 @@ async fn answer_in_batch(
     }
 }
 
-/// Does what a notification of a client says.
-pub(super) fn notified(caller: &Caller, method: &str, params: Option<&serde_json::value::RawValue>) {
-    let (Some(session), Some(params)) = (&caller.session, params) else { return };
+/// Does what a notification of a client says; false if it says nothing to this replica.
+pub(super) fn notified(caller: &Caller, method: &str, params: Option<&serde_json::value::RawValue>) -> bool {
+    let (Some(session), Some(params)) = (&caller.session, params) else { return false };
     if method == "notifications/cancelled"
         && let Ok(params) = Params::read(Some(params))
         && let Some(id) = params.members.get("requestId")
     {
-        caller.app.mcp.live.cancel(session.id, id.get());
+        return caller.app.mcp.live.cancel(session.id, id.get());
     }
+    false
 }
 
 // === GET, DELETE ===
@@ -338,6 +364,9 @@ async fn get_from(app: Arc<App>, server: Option<String>, request: Request) -> Re
         }
         caller.headers = parts.head.headers;
         let revision = legacy(&mut caller, None)?;
+        if let Some(response) = of_owner(&caller, Method::GET, &Bytes::new()).await {
+            return Ok(response);
+        }
         listen::of_session(&caller).map_err(|problem| refused(None, &problem, revision))
     };
     finish(listening.await)
@@ -349,8 +378,11 @@ async fn delete(app: Arc<App>, server: Option<String>, request: Request) -> Resp
         let mut caller = caller(app, server, &parts).await?;
         caller.headers = parts.head.headers;
         legacy(&mut caller, None)?;
+        if let Some(response) = of_owner(&caller, Method::DELETE, &Bytes::new()).await {
+            return Ok(response);
+        }
         if let Some(session) = &caller.session {
-            caller.app.mcp.live.forget(&session.id);
+            caller.app.mcp.forget(&session.id);
         }
         Ok(StatusCode::NO_CONTENT.into_response())
     };
@@ -388,6 +420,7 @@ pub(super) async fn caller(app: Arc<App>, server: Option<String>, parts: &McpPar
         app,
         server,
         subject: SubjectId::of(&identity),
+        uri: parts.head.uri.clone(),
         headers: HeaderMap::new(),
         session: None,
         takes_streams: false,
