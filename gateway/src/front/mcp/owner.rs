@@ -39,14 +39,17 @@ const PROOF_PATH: &str = "/.well-known/portcullis-replica";
 /// Other replicas are near, or not there.
 const CONNECT: Duration = Duration::from_secs(1);
 
-/// For the proof, and for whatever is answered from memory.
+/// For the proof.
+const PROOF: Duration = Duration::from_secs(2);
+
+/// For whatever is answered from memory.
 pub const SOON: Duration = Duration::from_secs(10);
 
 /// For an answer that a server gives: `requestSeconds` is at most an hour.
 pub const LONG: Duration = Duration::from_secs(3660);
 
-/// A proof holds so long; then the address may be another's.
-const PROOF_LIFE: Duration = Duration::from_secs(5);
+/// A proof holds so long; then the address may be another's. No cluster gives one away again sooner.
+const PROOF_LIFE: Duration = Duration::from_secs(2);
 
 /// A replica that could not be reached is not tried again so long.
 const AWAY: Duration = Duration::from_secs(5);
@@ -57,7 +60,7 @@ const QUIET: Duration = Duration::from_secs(50);
 /// Addresses that are remembered; of more, the one that was used last is forgotten.
 const MOST: usize = 256;
 
-/// What a request can be handed on with: neither what belongs to one connection nor what is told anew.
+/// What is not passed on: what belongs to one connection, or was for this replica to look at.
 const OF_ONE_HOP: [HeaderName; 13] = [
     header::CONNECTION,
     header::CONTENT_LENGTH,
@@ -129,7 +132,7 @@ async fn ask(caller: &Caller, owner: &str, method: Method, body: Bytes, limit: D
     let owners = &caller.app.mcp.owners;
     let (pool, is_proven) = owners.pool(owner).ok_or(())?;
     if !is_proven {
-        let proof = timeout(SOON, ask_for_proof(&pool, &caller.app.sealer, owner)).await;
+        let proof = timeout(PROOF, ask_for_proof(&pool, &caller.app.sealer, owner)).await;
         owners.note(owner, matches!(proof, Ok(Ok(()))));
         proof.map_err(|_| ())??;
     }
