@@ -29,6 +29,7 @@ use legacy::Legacy;
 #[derive(Debug)]
 pub struct Conforming {
     port: Held,
+    shared: Arc<Shared>,
     _listener: JoinSet<()>,
 }
 
@@ -38,10 +39,16 @@ impl Conforming {
     pub async fn start() -> Self {
         let port = port::hold();
         let listener = port.listen().await.tap_io(|stream| drop(stream.set_nodelay(true)));
-        let router = router(&Arc::default());
+        let shared = Arc::default();
+        let router = router(&shared);
         let mut server = JoinSet::new();
         server.spawn(async move { drop(axum::serve(listener, router).await) });
-        Self { port, _listener: server }
+        Self { port, shared, _listener: server }
+    }
+
+    /// How many sessions of before 2026-07-28 are subscribed to `test://watched-resource`.
+    pub fn watching(&self) -> usize {
+        self.shared.watchers.watching(resources::WATCHED)
     }
 
     /// Where it serves.

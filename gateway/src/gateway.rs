@@ -26,7 +26,9 @@ use crate::front::mcp::changes::{self, Changes, Update};
 use crate::front::mcp::gate::Gate;
 use crate::front::mcp::live::Live;
 use crate::front::mcp::metadata::Metadata;
+use crate::front::mcp::owner::Owners;
 use crate::front::mcp::streams::{StreamLimits, Streams};
+use crate::front::mcp::topics::Topics;
 use crate::front::{self, App, FrontOptions, status};
 use crate::guard::Guard;
 use crate::guard::learn::{self, API_HOST};
@@ -135,6 +137,9 @@ impl Gateway {
         let mcp = Mcp {
             streams: Arc::new(Streams::new(limits, metrics.client_streams.clone())),
             changes: Changes::default(),
+            channels: Arc::default(),
+            topics: Topics::default(),
+            owners: Owners::default(),
             live: Live::default(),
         };
         let app = Arc::new(App {

@@ -13,6 +13,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::item::{Items, Kind};
 use crate::metrics::{Metrics, Outcome};
+use crate::subscriptions::Subscriptions;
 use crate::touched::Touched;
 use crate::trouble::Trouble;
 use crate::upstream::{Notices, ServerCapabilities, Session};
@@ -40,6 +41,8 @@ pub struct Handle {
     pub name: String,
     /// What it tells and is told.
     pub notices: Arc<Notices>,
+    /// Resources of it that callers want to hear of.
+    pub subscriptions: Subscriptions,
     spec: ArcSwap<Server>,
     live: ArcSwapOption<Live>,
     opened: watch::Sender<u64>,
@@ -196,6 +199,7 @@ impl Handle {
             key: spec.key.clone(),
             name,
             notices: Arc::default(),
+            subscriptions: Subscriptions::default(),
             slots: ArcSwap::from_pointee(Semaphore::new(spec.limits.max_concurrent_requests as usize)),
             spec: ArcSwap::new(spec),
             live: ArcSwapOption::empty(),

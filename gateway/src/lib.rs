@@ -33,6 +33,7 @@ pub mod secrets;
 pub mod server;
 pub mod short;
 pub mod source;
+pub mod subscriptions;
 pub mod token_command;
 pub mod tool;
 pub mod touched;

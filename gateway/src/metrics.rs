@@ -44,6 +44,8 @@ pub struct Metrics {
     pub auth_rejections: IntCounterVec,
     /// `portcullis_gate_refusals_total{reason}`
     pub gate_refusals: IntCounterVec,
+    /// `portcullis_requests_handed_on_total{outcome}`
+    pub handed_on: IntCounterVec,
     /// `portcullis_session_keys_ok`: 0 while the file of session keys is refused.
     pub session_keys_ok: IntGauge,
     /// `portcullis_keys_refreshes_total{issuer,outcome}`
@@ -203,6 +205,11 @@ impl Metrics {
                 "gate_refusals_total",
                 "Requests to /mcp refused for their Origin or Host.",
                 &["reason"],
+            ),
+            handed_on: make.counters(
+                "requests_handed_on_total",
+                "Requests of sessions that another replica keeps something for.",
+                &["outcome"],
             ),
             session_keys_ok,
             keys_refreshes: make.counters(

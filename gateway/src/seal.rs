@@ -43,6 +43,8 @@ pub enum Purpose {
     Session,
     /// The `requestState` of an `input_required` result.
     RequestState,
+    /// What one replica asks another for its proof.
+    Replica,
 }
 
 impl Purpose {
@@ -51,6 +53,7 @@ impl Purpose {
         match self {
             Self::Session => b"portcullis session",
             Self::RequestState => b"portcullis request state",
+            Self::Replica => b"portcullis replica",
         }
     }
 
@@ -59,7 +62,7 @@ impl Purpose {
     /// Ids of sessions are headers; states hold what a server wrote.
     pub const fn max_text(self) -> usize {
         match self {
-            Self::Session => 1024,
+            Self::Session | Self::Replica => 1024,
             Self::RequestState => 1024 * 1024,
         }
     }

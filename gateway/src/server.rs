@@ -3,6 +3,7 @@
 //! The task ends only when it is told to; whatever the server does is an event, never an error of ours.
 
 mod lists;
+mod subscribe;
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -187,6 +188,7 @@ impl Task {
             let _ = self.orders.wait_for(|order| order.stop).await;
             return;
         }
+        self.hear_updates();
         // Tools taken over from before a restart are listed for the grace alone.
         let mut away_since = self.is_listed().then(Instant::now);
         while !self.orders.borrow().stop {
@@ -222,6 +224,13 @@ impl Task {
                 return;
             }
         }
+    }
+
+    /// Passes on what its sessions tell of single resources.
+    fn hear_updates(&self) {
+        let (key, updates) = (self.handle.key.clone(), self.shared.updates.clone());
+        let pass_on = move |uri| updates.try_send((key.clone(), uri)).is_ok();
+        let _ = self.handle.notices.updated.set(Box::new(pass_on));
     }
 
     /// Waits before the next attempt; true if the task is told to stop meanwhile.
@@ -542,10 +551,11 @@ impl Task {
         Adapted::Troubled
     }
 
-    /// Reads the lists when they change and checks the health, until the health is lost.
+    /// Reads the lists when they change, keeps it subscribed, and checks the health, until the health is lost.
     async fn watch(&self, session: &Session, capabilities: ServerCapabilities) -> Over {
         tokio::select! {
             over = self.keep_lists(session, capabilities) => match over {},
+            over = self.keep_subscribed(session, capabilities) => match over {},
             over = self.keep_healthy(session) => over,
         }
     }

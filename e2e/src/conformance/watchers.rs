@@ -37,6 +37,11 @@ impl Watchers {
         lock(&self.listeners).push(sink.clone());
     }
 
+    /// How many sessions have subscribed to a resource.
+    pub(super) fn watching(&self, uri: &str) -> usize {
+        lock(&self.sessions).iter().filter_map(Weak::upgrade).filter(|session| session.watches(uri)).count()
+    }
+
     /// Tells everybody who wants to hear it.
     pub(super) async fn tell(&self, news: &News) {
         let sessions: Vec<_> = lock(&self.sessions).iter().filter_map(Weak::upgrade).collect();

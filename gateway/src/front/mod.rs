@@ -5,6 +5,7 @@ pub mod app;
 pub mod body;
 pub mod error;
 pub mod mcp;
+pub mod observe;
 pub mod openapi;
 pub mod page;
 pub mod routes;

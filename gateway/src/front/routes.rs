@@ -1,25 +1,24 @@
 //! The REST routes.
 
-use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::sync::{Arc, PoisonError};
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{ConnectInfo, MatchedPath, Request, State};
-use axum::middleware::{Next, from_fn_with_state};
+use axum::extract::{Request, State};
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
-use http_body::Body as _;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 
-use super::access_log::{Facts, Line, short};
+use super::access_log::{Facts, short};
 use super::app::App;
 use super::body;
 use super::error::{ApiError, clip};
 use super::mcp;
 use super::mcp::metadata::{self, Resource};
+use super::observe::observe;
+pub use super::observe::{Recorder, recorder};
 use super::openapi;
 use super::page;
 use super::view::{Health, Servers};
@@ -30,12 +29,8 @@ use crate::catalog::{Catalog, Kind};
 use crate::metrics::Outcome;
 use crate::upstream::{Caller, Reply};
 
-const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const X_SERVER: HeaderName = HeaderName::from_static("x-portcullis-server");
 const X_ATTEMPTS: HeaderName = HeaderName::from_static("x-portcullis-attempts");
-
-/// What a handler tells about the request for its log line.
-pub type Recorder = Arc<Mutex<Facts>>;
 
 /// All REST routes, and those of `more`: they get request ids, log lines and measures too.
 pub fn router(app: Arc<App>, more: Router) -> Router {
@@ -266,7 +261,8 @@ async fn caller(
     }
 }
 
-fn parameter(query: Option<&str>, name: &str) -> Option<String> {
+/// A parameter of the query, decoded.
+pub fn parameter(query: Option<&str>, name: &str) -> Option<String> {
     let query = query?;
     url::form_urlencoded::parse(query.as_bytes()).find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
 }
@@ -284,104 +280,6 @@ fn json_of(value: &impl serde::Serialize) -> Response {
     }
 }
 
-/// Where the log line of a request is gathered.
-pub fn recorder(request: &Request) -> Recorder {
-    request.extensions().get::<Recorder>().cloned().unwrap_or_default()
-}
-
 fn record(recorder: &Recorder, change: impl FnOnce(&mut Facts)) {
     change(&mut recorder.lock().unwrap_or_else(PoisonError::into_inner));
-}
-
-// === around every request ===
-
-/// Gives every request an id, measures it, and writes its log line, also when its caller goes away.
-async fn observe(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
-    let request_id = request_id(request.headers());
-    let recorder = Recorder::default();
-    let mut watch = Watch {
-        line: Line {
-            method: request.method().clone(),
-            path: short(request.uri().path()),
-            user_agent: text(request.headers(), &header::USER_AGENT),
-            peer: request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0),
-            request_id: request_id.clone(),
-            began: Instant::now(),
-        },
-        route: request.extensions().get::<MatchedPath>().cloned(),
-        recorder: recorder.clone(),
-        app,
-        status: 499,
-        bytes: None,
-    };
-    request.extensions_mut().insert(recorder);
-    let mut response = next.run(request).await;
-    watch.status = response.status().as_u16();
-    watch.bytes = response.body().size_hint().exact();
-    let headers = response.headers_mut();
-    if let Ok(value) = HeaderValue::from_str(&request_id) {
-        headers.insert(X_REQUEST_ID, value);
-    }
-    // Addresses of requests may hold tokens, and answers are for their callers alone.
-    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
-    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    // A client that keeps connections leaves by itself then, rather than meet one that is closed under its next request.
-    if watch.app.readiness.is_draining() {
-        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
-    }
-    response
-}
-
-/// Writes the line when it is dropped: at the end of the request, or when its caller goes away.
-struct Watch {
-    line: Line,
-    route: Option<MatchedPath>,
-    recorder: Recorder,
-    app: Arc<App>,
-    status: u16,
-    bytes: Option<u64>,
-}
-
-impl Drop for Watch {
-    fn drop(&mut self) {
-        let route = self.route.as_ref().map_or("other", MatchedPath::as_str);
-        let method = known_method(&self.line.method);
-        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let labels = [route, method, status.as_str()];
-        self.app.metrics.http_duration.with_label_values(&labels).observe(self.line.began.elapsed().as_secs_f64());
-        let facts = self.recorder.lock().unwrap_or_else(PoisonError::into_inner);
-        self.app.log.write(&self.line, &facts, self.status, self.bytes);
-    }
-}
-
-/// Callers can invent methods; a metric must not grow with them.
-fn known_method(method: &Method) -> &'static str {
-    match *method {
-        Method::GET => "GET",
-        Method::POST => "POST",
-        Method::HEAD => "HEAD",
-        Method::PUT => "PUT",
-        Method::DELETE => "DELETE",
-        Method::OPTIONS => "OPTIONS",
-        Method::PATCH => "PATCH",
-        _ => "other",
-    }
-}
-
-/// The caller's id if it is harmless, else a new one: 16 hexadecimal digits.
-fn request_id(headers: &HeaderMap) -> String {
-    let given = headers.get(&X_REQUEST_ID).and_then(|value| value.to_str().ok());
-    match given.filter(|id| (1..=128).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_graphic())) {
-        Some(id) => id.to_owned(),
-        None => {
-            let mut bytes = [0; 8];
-            let _ = aws_lc_rs::rand::fill(&mut bytes);
-            format!("{:016x}", u64::from_be_bytes(bytes))
-        }
-    }
-}
-
-fn text(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
-    headers.get(name).and_then(|value| value.to_str().ok()).map(|text| text.chars().take(256).collect())
 }

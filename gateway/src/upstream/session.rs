@@ -1,5 +1,6 @@
 //! What every upstream session offers, whatever transport it speaks.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -109,8 +110,8 @@ pub struct Notices {
     pub prompts_changed: Notify,
     /// The list of resources or that of their templates has changed.
     pub resources_changed: Notify,
-    /// Takes the URIs of resources that have changed.
-    pub updated: OnceLock<mpsc::Sender<String>>,
+    /// Takes the URIs of resources that have changed; false if it cannot.
+    pub updated: OnceLock<Box<dyn Fn(String) -> bool + Send + Sync>>,
     /// Takes what belongs to no call, where the session is one caller's alone.
     pub unasked: Option<Mailbox>,
     /// Something went wrong: look whether the server is still there.
@@ -196,6 +197,18 @@ impl Session {
         if self.is_modern() { "server/discover" } else { "ping" }
     }
 
+    /// Tells the server which single resources it is to tell of, where that is said with the listening stream: since
+    /// 2026-07-28. False: it has to be asked for each.
+    pub fn hear_of(&self, uris: BTreeSet<Arc<str>>) -> bool {
+        match self {
+            Self::Streamable(session) if session.is_modern() => {
+                session.hear_of(uris);
+                true
+            }
+            Self::Sse(_) | Self::Streamable(_) => false,
+        }
+    }
+
     /// Whether the server has a way to tell now that its tools have changed.
     pub fn hears(&self) -> bool {
         match self {
@@ -255,7 +268,7 @@ impl Core {
             Message::ListChanged(List::Prompts) => self.notices.prompts_changed.notify_one(),
             Message::ListChanged(List::Resources) => self.notices.resources_changed.notify_one(),
             Message::Updated(uri) => {
-                if self.notices.updated.get().is_some_and(|updated| updated.try_send(uri).is_err()) {
+                if self.notices.updated.get().is_some_and(|updated| !updated(uri)) {
                     self.drop_one();
                 }
             }

@@ -2,13 +2,14 @@
 //!
 //! Revisions 2025-03-26 to 2025-11-25 keep a session by header; 2026-07-28 keeps none and says everything anew.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ::http::{HeaderMap, Method, Uri};
 use bytes::Bytes;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::connect::ServerCapabilities;
@@ -52,6 +53,8 @@ pub struct StreamableSession {
     expired: Notify,
     /// The listening stream is open.
     hears: AtomicBool,
+    /// Single resources that the listening stream is to tell of, since 2026-07-28.
+    resources: watch::Sender<BTreeSet<Arc<str>>>,
 }
 
 impl StreamableSession {
@@ -62,8 +65,8 @@ impl StreamableSession {
         if modern {
             header(&mut own_headers, "mcp-protocol-version", MODERN);
         }
-        let (expired, hears) = (Notify::new(), AtomicBool::new(false));
-        Self { core, endpoint, own_headers, has_session: false, modern, expired, hears }
+        let (expired, hears, resources) = (Notify::new(), AtomicBool::new(false), watch::Sender::default());
+        Self { core, endpoint, own_headers, has_session: false, modern, expired, hears, resources }
     }
 
     /// Whether the server has a way to tell now that its tools have changed.
@@ -74,6 +77,15 @@ impl StreamableSession {
     /// Whether it speaks 2026-07-28.
     pub fn is_modern(&self) -> bool {
         self.modern
+    }
+
+    /// The listening stream is to tell of these resources; it is opened anew for it.
+    pub(super) fn hear_of(&self, uris: BTreeSet<Arc<str>>) {
+        self.resources.send_if_modified(|known| {
+            let differs = *known != uris;
+            *known = uris;
+            differs
+        });
     }
 
     /// Asks for this version, in this session if there is one, from now on.
@@ -224,7 +236,11 @@ impl StreamableSession {
     /// Listens for what the server says unasked, and sends what is in the outbox, until the session ends.
     pub(super) async fn attend(&self, mut outbox: mpsc::Receiver<Bytes>, capabilities: ServerCapabilities) -> End {
         let listening = async {
-            if capabilities.announces_any() { self.listen(capabilities).await } else { std::future::pending().await }
+            if capabilities.announces_any() || capabilities.resources_subscribe {
+                self.listen(capabilities).await
+            } else {
+                std::future::pending().await
+            }
         };
         tokio::select! {
             end = listening => end,
@@ -238,8 +254,14 @@ impl StreamableSession {
     /// It is a convenience: a server without one is polled instead. Only a forgotten session ends it.
     async fn listen(&self, capabilities: ServerCapabilities) -> End {
         let (mut pause, mut again) = (LISTEN_AGAIN, false);
+        let mut resources = self.resources.subscribe();
         loop {
+            if self.modern && !capabilities.announces_any() {
+                // Until something is wanted there is nothing to hear.
+                let _ = resources.wait_for(|uris| !uris.is_empty()).await;
+            }
             let began = Instant::now();
+            resources.mark_unchanged();
             match timeout(POST_LIMIT, self.open_listening(capabilities)).await {
                 Ok(Ok(Some(mut stream))) => {
                     if std::mem::replace(&mut again, true) {
@@ -247,10 +269,10 @@ impl StreamableSession {
                         self.core.notices.lists_may_have_changed();
                     }
                     let _hearing = Hearing::begin(&self.hears);
-                    let mut parser = Parser::new(self.core.max_message);
-                    let end = read_stream(&mut stream, &mut parser, |message| self.core.handle(message, None)).await;
-                    if let End::Broken(_) = end {
-                        return end;
+                    match self.read_listening(&mut stream, &mut resources, capabilities).await {
+                        Some(end @ End::Broken(_)) => return end,
+                        Some(_) => {}
+                        None => continue,
                     }
                 }
                 Ok(Ok(None)) => return std::future::pending().await,
@@ -265,10 +287,29 @@ impl StreamableSession {
         }
     }
 
+    /// Reads the listening stream to its end. When other resources are wanted, another stream takes its place before it
+    /// is given up, so that nothing is missed; `None` if there is none to be had.
+    async fn read_listening(
+        &self,
+        stream: &mut Exchange,
+        resources: &mut watch::Receiver<BTreeSet<Arc<str>>>,
+        capabilities: ServerCapabilities,
+    ) -> Option<End> {
+        loop {
+            let mut parser = Parser::new(self.core.max_message);
+            tokio::select! {
+                end = read_stream(stream, &mut parser, |message| self.core.handle(message, None)) => return Some(end),
+                _ = resources.changed() => {}
+            }
+            *stream = timeout(POST_LIMIT, self.open_listening(capabilities)).await.ok()?.ok()??;
+        }
+    }
+
     /// The listening stream; `None` if the server has none.
     async fn open_listening(&self, capabilities: ServerCapabilities) -> Result<Option<Exchange>, CallError> {
         let exchange = if self.modern {
-            let wanted = capabilities.announced_lists();
+            let mut wanted = capabilities.announced_lists();
+            wanted.push_str(&self.wanted_resources(!wanted.is_empty()));
             let params = [r#""notifications":{"#, &wanted, "}"];
             let none = HeaderMap::new();
             self.post(&Call::of_our_own("subscriptions/listen", &params, &none), self.core.next_id()).await?
@@ -286,6 +327,16 @@ impl StreamableSession {
             refusal => return Err(refusal),
         }
         Ok(Some(exchange).filter(|exchange| exchange.media_type() == "text/event-stream"))
+    }
+
+    /// The resources to be told of, as a member of what is asked for, after others or not.
+    fn wanted_resources(&self, after_others: bool) -> String {
+        let uris: Vec<String> = self.resources.borrow().iter().map(|uri| message::json_string(uri)).collect();
+        if uris.is_empty() {
+            return String::new();
+        }
+        let comma = if after_others { "," } else { "" };
+        format!(r#"{comma}"resourceSubscriptions":[{}]"#, uris.join(","))
     }
 
     /// Tells the server that the session is over.

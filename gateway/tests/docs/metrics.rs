@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use portcullis_gateway::auth::AuthError;
 use portcullis_gateway::front::mcp::gate::Refused;
+use portcullis_gateway::front::mcp::owner::HANDED_ON;
 use portcullis_gateway::metrics::{Definition, KEYS_OUTCOMES, Kept, Metrics, OUTCOMES, REVIEW_OUTCOMES};
 use portcullis_gateway::server::RECONNECT_REASONS;
 use portcullis_gateway::source::REFUSALS;
@@ -91,7 +92,7 @@ fn kept_by_others() -> Vec<Definition> {
     registry.gather().into_iter().map(definition).collect()
 }
 
-fn labels() -> [(&'static str, String); 13] {
+fn labels() -> [(&'static str, String); 14] {
     let list = |values: Vec<&str>| values.iter().map(|value| format!("`{value}`")).collect::<Vec<_>>().join(", ");
     [
         ("`route`", "the path of the route, or `other`".into()),
@@ -111,6 +112,7 @@ fn labels() -> [(&'static str, String); 13] {
             "`reason` of `portcullis_gate_refusals_total`",
             list(Refused::ALL.iter().map(|refused| refused.kind()).collect()),
         ),
+        ("`outcome` of `portcullis_requests_handed_on_total`", list(HANDED_ON.to_vec())),
         ("`reason` of `portcullis_server_reconnects_total`", list(RECONNECT_REASONS.to_vec())),
         ("`reason` of `portcullis_snapshot_rejected_total`", list(REFUSALS.to_vec())),
     ]

@@ -4,11 +4,13 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 
+use super::calls;
 use super::message::Request;
 use super::problem::RpcProblem;
 use super::reply::{Reply, SERVER_INFO};
 use super::request::{self, Params};
 use super::state::Caller;
+use super::topics::{Follower, TooMany};
 use crate::capabilities::ClientCapabilities;
 use crate::catalog::Kind;
 use crate::revision::Revision;
@@ -114,4 +116,41 @@ pub fn set_level(caller: &Caller, request: &Request<'_>, params: &Params<'_>) ->
         caller.app.mcp.live.set_level(session.id, level);
     }
     Ok(nothing(request, Revision::LATEST_WITH_INITIALIZE))
+}
+
+/// The answer to `resources/subscribe`.
+///
+/// # Errors
+/// Nobody has the resource, or its server does not tell of changes; or there is no session that could be told.
+pub fn follow(caller: &Caller, request: &Request<'_>, params: &Params<'_>) -> Result<Reply, RpcProblem> {
+    const TOO_MANY: RpcProblem =
+        RpcProblem::TooMany("as many resources are subscribed to as may be: unsubscribe from some");
+    let (follower, uri) = followed(caller, params)?;
+    let catalog = caller.catalog();
+    let entry = calls::reader(caller, &catalog, &uri)?;
+    if !entry.candidates.first().is_some_and(|first| first.server.offer().capabilities.resources_subscribe) {
+        return Err(RpcProblem::Params("the server of this resource does not tell of changes: read it now and then"));
+    }
+    let followed = caller.app.mcp.topics.follow(&catalog, caller.scope(), follower, &uri);
+    followed.map_err(|TooMany| TOO_MANY)?;
+    Ok(nothing(request, Revision::LATEST_WITH_INITIALIZE))
+}
+
+/// The answer to `resources/unsubscribe`; who was not subscribed is so no less.
+///
+/// # Errors
+/// The params are not of their form, or there is no session.
+pub fn unfollow(caller: &Caller, request: &Request<'_>, params: &Params<'_>) -> Result<Reply, RpcProblem> {
+    let (follower, uri) = followed(caller, params)?;
+    let _ = caller.app.mcp.topics.unfollow(caller.scope(), follower, &uri);
+    Ok(nothing(request, Revision::LATEST_WITH_INITIALIZE))
+}
+
+fn followed(caller: &Caller, params: &Params<'_>) -> Result<(Follower, String), RpcProblem> {
+    const SESSION: RpcProblem =
+        RpcProblem::Request("only a session can be told of changes: send the Mcp-Session-Id that initialize gave");
+    let session = caller.session.as_ref().ok_or(SESSION)?;
+    let uri = params.members.text("uri").filter(|uri| !uri.is_empty());
+    let uri = uri.ok_or(RpcProblem::Params("\"uri\" is missing, or no text"))?;
+    Ok((Follower::Session(session.id), uri.into_owned()))
 }

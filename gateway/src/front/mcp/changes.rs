@@ -18,6 +18,9 @@ pub const PAUSE: Duration = Duration::from_millis(250);
 /// Changes of resources that may wait to be told; more are dropped.
 pub const UPDATES: usize = 4_096;
 
+/// How often it is looked for sessions that nobody listens to any more.
+const TIDY: Duration = Duration::from_secs(60);
+
 /// A resource of a server has changed.
 pub type Update = (ServerKey, String);
 
@@ -54,6 +57,7 @@ pub async fn keep(
 ) {
     let mut stop = std::pin::pin!(stop);
     let mcp = &app.mcp;
+    let mut tidy = tokio::time::interval(TIDY);
     let mut due: Option<Instant> = None;
     let mut last = Instant::now().checked_sub(PAUSE).unwrap_or_else(Instant::now);
     loop {
@@ -63,9 +67,13 @@ pub async fn keep(
             () = sleep_until(due.unwrap_or(last)), if due.is_some() => {
                 (due, last) = (None, Instant::now());
                 mcp.changes.take(app.published.load_full());
+                mcp.topics.resolve(&mcp.changes.catalog());
                 mcp.streams.wake_all();
             }
-            Some((_, uri)) = updates.recv() => mcp.streams.tell_updated(&uri, &mcp.live.subscribers(&uri)),
+            Some((server, uri)) = updates.recv() => {
+                mcp.streams.tell_updated(&uri, mcp.topics.followers(&server, &uri));
+            }
+            _ = tidy.tick() => mcp.topics.tidy(|session| mcp.streams.is_open(session)),
         }
     }
     mcp.streams.end_all();

@@ -13,7 +13,6 @@ use http_body::Frame;
 use serde::Deserialize;
 use tokio::time::Sleep;
 
-use super::live::MOST_SUBSCRIPTIONS;
 use super::message::Request;
 use super::problem::RpcProblem;
 use super::reply::{Reply, event, event_stream};
@@ -21,6 +20,7 @@ use super::request::Params;
 use super::state::Caller;
 use super::stream::{COMMENT, keep_alive};
 use super::streams::{Stream, Telling, TooMany};
+use super::topics::{Follower, MOST_SUBSCRIPTIONS};
 use crate::catalog::Kind;
 use crate::front::app::App;
 use crate::handle::Handle;
@@ -39,6 +39,15 @@ pub struct Filter {
 }
 
 impl Filter {
+    fn all_lists() -> Self {
+        Self {
+            tools_list_changed: true,
+            prompts_list_changed: true,
+            resources_list_changed: true,
+            resource_subscriptions: Vec::new(),
+        }
+    }
+
     fn wants(&self, kind: Kind) -> bool {
         match kind {
             Kind::Tools => self.tools_list_changed,
@@ -71,17 +80,24 @@ impl Filter {
 /// # Errors
 /// There are too many.
 pub fn of_session(caller: &Caller) -> Result<Response, RpcProblem> {
-    let session = caller.session.as_ref().map(|session| session.id);
-    let filter = Filter {
-        tools_list_changed: true,
-        prompts_list_changed: true,
-        resources_list_changed: true,
-        resource_subscriptions: Vec::new(),
-    };
-    let stream = caller.app.mcp.streams.open(caller.subject, session, Vec::new());
-    let stream = stream.map_err(|TooMany| TOO_MANY)?;
     // A first comment, so that proxies pass the head on at once.
-    Ok(event_stream(Body::new(Listening::new(caller, stream, filter, None, Bytes::from_static(COMMENT)))))
+    let listening = of_session_with(caller, Filter::all_lists(), Bytes::from_static(COMMENT))?;
+    Ok(event_stream(Body::new(listening)))
+}
+
+/// The stream of a session that has not been agreed upon: of lists nothing is told before [`Listening::begin`].
+///
+/// # Errors
+/// There are too many.
+pub fn before_agreement(caller: &Caller, first: Bytes) -> Result<Listening, RpcProblem> {
+    of_session_with(caller, Filter::default(), first)
+}
+
+fn of_session_with(caller: &Caller, filter: Filter, first: Bytes) -> Result<Listening, RpcProblem> {
+    let session = caller.session.as_ref().map(|session| session.id);
+    let stream = caller.app.mcp.streams.open(caller.subject, session);
+    let stream = stream.map_err(|TooMany| TOO_MANY)?;
+    Ok(Listening::new(caller, stream, filter, None, first))
 }
 
 /// The answer to `subscriptions/listen`.
@@ -92,19 +108,20 @@ pub fn subscribed(caller: &Caller, request: &Request<'_>, params: &Params<'_>) -
     const FORM: RpcProblem =
         RpcProblem::Params("\"notifications\" must say what is wanted: see subscriptions/listen in the specification");
     let filter = params.members.get("notifications").ok_or(FORM)?;
-    let filter: Filter = serde_json::from_str(filter.get()).map_err(|_| FORM)?;
+    let mut filter: Filter = serde_json::from_str(filter.get()).map_err(|_| FORM)?;
     if filter.resource_subscriptions.len() > MOST_SUBSCRIPTIONS {
         return Err(RpcProblem::Params("more than 1000 resources are subscribed to at once"));
     }
-    let stream = caller.app.mcp.streams.open(caller.subject, None, filter.resource_subscriptions.clone());
-    let stream = stream.map_err(|TooMany| TOO_MANY)?;
+    let stream = caller.app.mcp.streams.open(caller.subject, None).map_err(|TooMany| TOO_MANY)?;
+    let following = Following { app: caller.app.clone(), follower: Follower::Stream(stream.number()) };
+    filter.resource_subscriptions.retain(|uri| following.begin(caller, uri));
     let meta = format!(r#""_meta":{{"io.modelcontextprotocol/subscriptionId":{}}}"#, request.id);
     let acknowledged = format!(
         r#"{{"jsonrpc":"2.0","method":"notifications/subscriptions/acknowledged","params":{{{meta},"notifications":{}}}}}"#,
         filter.to_json()
     );
     let end = Reply::result(request.id, [format!(r#"{{"resultType":"complete",{meta}}}"#).into()]);
-    let tag = Tag { meta, end: event(&end.into_bytes()) };
+    let tag = Tag { meta, _following: following, end: event(&end.into_bytes()) };
     let first = event(acknowledged.as_bytes());
     Ok(event_stream(Body::new(Listening::new(caller, stream, filter, Some(tag), first))))
 }
@@ -113,10 +130,34 @@ pub fn subscribed(caller: &Caller, request: &Request<'_>, params: &Params<'_>) -
 struct Tag {
     meta: String,
     end: Bytes,
+    _following: Following,
+}
+
+/// Ends what a stream follows when it closes.
+struct Following {
+    app: Arc<App>,
+    follower: Follower,
+}
+
+impl Following {
+    /// Follows a resource; false if nobody would tell of its changes.
+    fn begin(&self, caller: &Caller, uri: &str) -> bool {
+        let catalog = caller.catalog();
+        let told = catalog.reader(caller.scope(), uri).is_some_and(|entry| {
+            entry.candidates.first().is_some_and(|first| first.server.offer().capabilities.resources_subscribe)
+        });
+        told && self.app.mcp.topics.follow(&catalog, caller.scope(), self.follower, uri).is_ok()
+    }
+}
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        self.app.mcp.topics.forget(self.follower);
+    }
 }
 
 /// The body of a stream on which things are told.
-struct Listening {
+pub struct Listening {
     app: Arc<App>,
     server: Option<Arc<Handle>>,
     stream: Stream,
@@ -153,7 +194,13 @@ impl Listening {
         }
     }
 
-    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+    /// From now on everything is told.
+    pub fn begin(&mut self) {
+        self.filter = Filter::all_lists();
+    }
+
+    /// The next event; none at the end.
+    pub fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
         if let Some(first) = self.first.take() {
             return Poll::Ready(Some(first));
         }
@@ -164,7 +211,7 @@ impl Listening {
         let told = self.stream.poll_next(cx);
         if self.stream.is_over() {
             self.over = true;
-            return Poll::Ready(self.tag.take().map(|tag| tag.end));
+            return Poll::Ready(self.tag.take().map(|tag| tag.end.clone()));
         }
         if let Poll::Ready(telling) = told {
             return Poll::Ready(Some(self.show(telling)));

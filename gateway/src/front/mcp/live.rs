@@ -1,4 +1,4 @@
-//! What this replica remembers of sessions while they need it: running requests, log levels, subscriptions.
+//! What this replica remembers of sessions while they need it: running requests, log levels.
 //!
 //! A session that needs none of these is not here at all: its id says everything.
 
@@ -9,11 +9,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
-/// Sessions with a log level or subscriptions of their own; of more, the one that was quiet longest is forgotten.
+/// Sessions with a log level of their own; of more, the one that was quiet longest is forgotten.
 const MOST_KEPT: usize = 20_000;
-
-/// Resources that one session may subscribe to.
-pub const MOST_SUBSCRIPTIONS: usize = 1_000;
 
 /// Requests of one session that may run at the same time.
 const MOST_RUNNING: usize = 1_000;
@@ -46,13 +43,12 @@ struct Ended {
 struct Remembered {
     running: HashMap<Arc<str>, Arc<Notify>>,
     level: Option<usize>,
-    subscriptions: HashSet<String>,
     used: Option<Instant>,
 }
 
 impl Remembered {
     fn is_empty(&self) -> bool {
-        self.running.is_empty() && self.level.is_none() && self.subscriptions.is_empty()
+        self.running.is_empty() && self.level.is_none()
     }
 }
 
@@ -93,11 +89,11 @@ impl Live {
         Ok(Running { live: self, session, id, cancelled })
     }
 
-    /// Cancels the request of this id, if it runs here.
-    pub fn cancel(&self, session: SessionKey, id: &str) {
-        if let Some(cancelled) = self.lock().get(&session).and_then(|known| known.running.get(id)) {
-            cancelled.notify_one();
-        }
+    /// Cancels the request of this id; false if it does not run here.
+    pub fn cancel(&self, session: SessionKey, id: &str) -> bool {
+        let all = self.lock();
+        let running = all.get(&session).and_then(|known| known.running.get(id));
+        running.inspect(|cancelled| cancelled.notify_one()).is_some()
     }
 
     /// Remembers the log level that a session wants.
@@ -110,30 +106,8 @@ impl Live {
         self.lock().get(session)?.level
     }
 
-    /// Remembers a subscription; false if there are as many as there may be.
-    pub fn subscribe(&self, session: SessionKey, uri: &str) -> bool {
-        self.keep(session, |known| {
-            let room = known.subscriptions.len() < MOST_SUBSCRIPTIONS || known.subscriptions.contains(uri);
-            if room {
-                known.subscriptions.insert(uri.to_owned());
-            }
-            room
-        })
-    }
-
-    /// Forgets a subscription; false if there is none.
-    pub fn unsubscribe(&self, session: SessionKey, uri: &str) -> bool {
-        self.keep(session, |known| known.subscriptions.remove(uri))
-    }
-
-    /// The sessions that are subscribed to a resource.
-    pub fn subscribers(&self, uri: &str) -> Vec<SessionKey> {
-        let all = self.lock();
-        all.iter().filter(|(_, known)| known.subscriptions.contains(uri)).map(|(session, _)| *session).collect()
-    }
-
-    /// Ends a session, and tells what it was subscribed to.
-    pub fn end(&self, session: SessionKey) -> Vec<String> {
+    /// Ends a session for good.
+    pub fn end(&self, session: SessionKey) {
         let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
         if ended.all.insert(session) {
             ended.order.push_back(session);
@@ -145,8 +119,7 @@ impl Live {
         }
         self.ends.store(ended.all.len(), Ordering::Release);
         drop(ended);
-        let known = self.lock().remove(&session);
-        known.map(|known| known.subscriptions.into_iter().collect()).unwrap_or_default()
+        self.lock().remove(&session);
     }
 
     /// Whether its client has ended it here.
@@ -208,8 +181,7 @@ mod tests {
         let running = live.run([1; 12], "7").unwrap();
         assert_eq!(live.run([1; 12], "7").err(), Some(CannotRun::SameId));
         let other = live.run([2; 12], "7").unwrap();
-        live.cancel([1; 12], "7");
-        live.cancel([3; 12], "7");
+        assert!(live.cancel([1; 12], "7") && !live.cancel([3; 12], "7"));
         running.cancelled().await;
         let untouched = tokio::time::timeout(Duration::from_millis(20), other.cancelled()).await;
         assert!(untouched.is_err());
@@ -218,19 +190,14 @@ mod tests {
     }
 
     #[test]
-    fn levels_and_subscriptions_last_until_they_are_taken_back() {
+    fn a_level_lasts_until_its_session_is_over() {
         let live = Live::default();
         live.set_level([1; 12], 4);
-        assert!(live.subscribe([1; 12], "a:b") && live.subscribe([2; 12], "a:b"));
         drop(live.run([1; 12], "1"));
         assert_eq!((live.level(&[1; 12]), live.level(&[2; 12])), (Some(4), None));
-        assert_eq!(live.subscribers("a:b").len(), 2);
-        assert!(live.unsubscribe([2; 12], "a:b") && !live.unsubscribe([2; 12], "a:b"));
-        assert_eq!(live.subscribers("a:b"), [[1; 12]]);
         assert!(!live.has_ended(&[1; 12]));
-        assert_eq!(live.end([1; 12]), ["a:b"]);
+        live.end([1; 12]);
         assert!(live.has_ended(&[1; 12]) && !live.has_ended(&[2; 12]));
         assert!(live.lock().is_empty());
-        assert_eq!((0..2_000).filter(|n| live.subscribe([3; 12], &n.to_string())).count(), MOST_SUBSCRIPTIONS);
     }
 }

@@ -101,6 +101,11 @@ impl Metadata {
         }
     }
 
+    /// What the public address has before the paths of the gateway, without a slash at the end.
+    pub fn base_path(&self) -> &str {
+        self.public_url.as_ref().map_or("", |url| url.path().trim_end_matches('/'))
+    }
+
     /// Where callers find the gateway, without a slash at the end: as configured, or as this request found it.
     fn base(&self, headers: &HeaderMap) -> Option<String> {
         if let Some(url) = &self.public_url {

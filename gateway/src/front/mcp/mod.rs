@@ -5,11 +5,14 @@
 pub mod answers;
 pub mod calls;
 pub mod changes;
+pub mod channel;
 pub mod gate;
+pub mod legacy_sse;
 pub mod listen;
 pub mod live;
 pub mod message;
 pub mod metadata;
+pub mod owner;
 pub mod problem;
 pub mod reply;
 pub mod request;
@@ -17,6 +20,7 @@ pub mod routes;
 pub mod state;
 pub mod stream;
 pub mod streams;
+pub mod topics;
 
 pub use routes::routes;
 pub use state::Mcp;

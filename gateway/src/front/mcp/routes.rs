@@ -12,14 +12,16 @@ use axum::routing::post;
 use bytes::Bytes;
 use futures_util::future::join_all;
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
 use super::answers;
 use super::calls;
 use super::gate;
+use super::legacy_sse;
 use super::listen;
 use super::message::{self, Body, Incoming};
 use super::metadata::Resource;
+use super::owner::{self, Handed};
 use super::problem::RpcProblem;
 use super::reply::Reply;
 use super::request::{Params, VERSION_HEADER, check_modern, is_modern};
@@ -46,7 +48,9 @@ pub fn routes(app: &Arc<App>) -> Router<Arc<App>> {
         .route("/mcp", all())
         .route("/mcp/{server}", one())
         .route("/mcp/{namespace}/{server}", one())
+        .merge(legacy_sse::routes())
         .layer(from_fn_with_state(app.clone(), gate::keep))
+        .merge(owner::routes())
 }
 
 /// The path of one server: its name, after its namespace where it has one.
@@ -81,7 +85,7 @@ async fn end_one(State(app): State<Arc<App>>, path: ServerPath, request: Request
 }
 
 /// A request that cannot be answered as it is.
-enum Refused {
+pub(super) enum Refused {
     /// Before its message was looked at.
     Http(ApiError),
     /// Because of its message.
@@ -94,7 +98,7 @@ impl From<ApiError> for Refused {
     }
 }
 
-fn finish(outcome: Result<Response, Refused>) -> Response {
+pub(super) fn finish(outcome: Result<Response, Refused>) -> Response {
     match outcome {
         Ok(response) => response,
         Err(Refused::Http(error)) => error.into_response(),
@@ -102,7 +106,7 @@ fn finish(outcome: Result<Response, Refused>) -> Response {
     }
 }
 
-fn refused(id: Option<&str>, problem: &RpcProblem, revision: Revision) -> Refused {
+pub(super) fn refused(id: Option<&str>, problem: &RpcProblem, revision: Revision) -> Refused {
     Refused::Rpc(Reply::error(id, problem, revision))
 }
 
@@ -148,13 +152,17 @@ async fn answer_single(
             let meta = Params::read(params).map(|params| params.meta).unwrap_or_default();
             if !is_modern(&method, &meta, &caller.headers) {
                 legacy(&mut caller, None)?;
-                notified(&caller, &method, params);
+                if !notified(&caller, &method, params)
+                    && let Some(response) = of_owner(&caller, Method::POST, body).await
+                {
+                    return Ok(response);
+                }
             }
             return Ok(accepted());
         }
         Incoming::Response(..) => {
             legacy(&mut caller, None)?;
-            return Ok(accepted());
+            return Ok(of_owner(&caller, Method::POST, body).await.unwrap_or_else(accepted));
         }
     };
     note_method(&caller, &request.method);
@@ -211,13 +219,38 @@ async fn answer_legacy(
     if calls::method_of(&request.method).is_some() {
         return call(caller, request, params, body, (revision, ClientCapabilities::NONE)).await;
     }
+    if OF_OWNER.contains(&&*request.method)
+        && let Some(response) = of_owner(&caller, Method::POST, body).await
+    {
+        return Ok(response);
+    }
     Ok(from_memory(&caller, request, params, revision).into_response())
 }
 
-fn from_memory(caller: &Caller, request: &message::Request<'_>, params: &Params<'_>, revision: Revision) -> Reply {
+/// Methods whose effect the owner of the session has to remember.
+const OF_OWNER: [&str; 3] = ["logging/setLevel", "resources/subscribe", "resources/unsubscribe"];
+
+/// What the owner of the session answers, if that is another replica and can be reached. Who only needs what all
+/// replicas have is served without it.
+async fn of_owner(caller: &Caller, method: Method, body: &Bytes) -> Option<Response> {
+    match owner::hand_on(caller, method, body.clone(), owner::SOON).await {
+        Handed::Answered(response) => Some(*response),
+        Handed::Here | Handed::Unreachable => None,
+    }
+}
+
+/// The answer to a request that no server is asked for.
+pub(super) fn from_memory(
+    caller: &Caller,
+    request: &message::Request<'_>,
+    params: &Params<'_>,
+    revision: Revision,
+) -> Reply {
     let reply = match &*request.method {
         "ping" => Ok(answers::nothing(request, revision)),
         "logging/setLevel" => answers::set_level(caller, request, params),
+        "resources/subscribe" => answers::follow(caller, request, params),
+        "resources/unsubscribe" => answers::unfollow(caller, request, params),
         method if let Some(kind) = answers::listed_by(method) => answers::list(caller, request, params, kind, revision),
         method => Err(RpcProblem::method(method)),
     };
@@ -282,7 +315,7 @@ async fn answer_in_batch(
     let request = match one {
         Ok(Incoming::Request(request)) => request,
         Ok(Incoming::Notification(method, params)) => {
-            notified(caller, &method, params);
+            let _ = notified(caller, &method, params);
             return None;
         }
         Ok(Incoming::Response(..)) => return None,
@@ -308,15 +341,16 @@ async fn answer_in_batch(
     }
 }
 
-/// Does what a notification of a client says.
-fn notified(caller: &Caller, method: &str, params: Option<&serde_json::value::RawValue>) {
-    let (Some(session), Some(params)) = (&caller.session, params) else { return };
+/// Does what a notification of a client says; false if it says nothing to this replica.
+pub(super) fn notified(caller: &Caller, method: &str, params: Option<&serde_json::value::RawValue>) -> bool {
+    let (Some(session), Some(params)) = (&caller.session, params) else { return false };
     if method == "notifications/cancelled"
         && let Ok(params) = Params::read(Some(params))
         && let Some(id) = params.members.get("requestId")
     {
-        caller.app.mcp.live.cancel(session.id, id.get());
+        return caller.app.mcp.live.cancel(session.id, id.get());
     }
+    false
 }
 
 // === GET, DELETE ===
@@ -330,6 +364,9 @@ async fn get_from(app: Arc<App>, server: Option<String>, request: Request) -> Re
         }
         caller.headers = parts.head.headers;
         let revision = legacy(&mut caller, None)?;
+        if let Some(response) = of_owner(&caller, Method::GET, &Bytes::new()).await {
+            return Ok(response);
+        }
         listen::of_session(&caller).map_err(|problem| refused(None, &problem, revision))
     };
     finish(listening.await)
@@ -341,8 +378,11 @@ async fn delete(app: Arc<App>, server: Option<String>, request: Request) -> Resp
         let mut caller = caller(app, server, &parts).await?;
         caller.headers = parts.head.headers;
         legacy(&mut caller, None)?;
+        if let Some(response) = of_owner(&caller, Method::DELETE, &Bytes::new()).await {
+            return Ok(response);
+        }
         if let Some(session) = &caller.session {
-            caller.app.mcp.live.end(session.id);
+            caller.app.mcp.end(session.id);
         }
         Ok(StatusCode::NO_CONTENT.into_response())
     };
@@ -352,18 +392,19 @@ async fn delete(app: Arc<App>, server: Option<String>, request: Request) -> Resp
 // === shared ===
 
 /// The head of a request, and where its log line is gathered.
-struct McpParts {
-    head: Parts,
-    recorder: crate::front::routes::Recorder,
+pub(super) struct McpParts {
+    pub(super) head: Parts,
+    pub(super) recorder: crate::front::routes::Recorder,
 }
 
-fn with_recorder(request: Request) -> (McpParts, HttpBody) {
+pub(super) fn with_recorder(request: Request) -> (McpParts, HttpBody) {
     let recorder = recorder(&request);
     let (head, body) = request.into_parts();
     (McpParts { head, recorder }, body)
 }
 
-async fn caller(app: Arc<App>, server: Option<String>, parts: &McpParts) -> Result<Caller, Refused> {
+/// Who asks.
+pub(super) async fn caller(app: Arc<App>, server: Option<String>, parts: &McpParts) -> Result<Caller, Refused> {
     let (headers, query) = (&parts.head.headers, parts.head.uri.query());
     let resource = server.as_deref().map_or(Resource::Mcp, Resource::Server);
     let place = (app.options.allow_query_token_mcp, Some(resource));
@@ -379,6 +420,7 @@ async fn caller(app: Arc<App>, server: Option<String>, parts: &McpParts) -> Resu
         app,
         server,
         subject: SubjectId::of(&identity),
+        uri: parts.head.uri.clone(),
         headers: HeaderMap::new(),
         session: None,
         takes_streams: false,
@@ -433,7 +475,7 @@ impl Accepts {
     }
 }
 
-fn note_method(caller: &Caller, method: &str) {
+pub(super) fn note_method(caller: &Caller, method: &str) {
     let mut facts = caller.recorder.lock().unwrap_or_else(PoisonError::into_inner);
     facts.rpc_method = Some(short(method));
 }

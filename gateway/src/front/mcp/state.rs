@@ -2,11 +2,14 @@
 
 use std::sync::Arc;
 
-use http::HeaderMap;
+use http::{HeaderMap, Uri};
 
 use super::changes::Changes;
-use super::live::Live;
+use super::channel::Channels;
+use super::live::{Live, SessionKey};
+use super::owner::Owners;
 use super::streams::Streams;
+use super::topics::{Follower, Topics};
 use crate::catalog::{Catalog, Scope};
 use crate::front::app::App;
 use crate::front::routes::Recorder;
@@ -19,8 +22,22 @@ pub struct Mcp {
     pub streams: Arc<Streams>,
     /// The catalog that streams tell of.
     pub changes: Changes,
+    /// Streams of clients of 2024-11-05.
+    pub channels: Arc<Channels>,
+    /// Who wants to hear of which resources.
+    pub topics: Topics,
+    /// What is known of other replicas.
+    pub owners: Owners,
     /// What is remembered of sessions while they need it.
     pub live: Live,
+}
+
+impl Mcp {
+    /// Ends a session for good.
+    pub fn end(&self, session: SessionKey) {
+        self.live.end(session);
+        self.topics.forget(Follower::Session(session));
+    }
 }
 
 /// Who asks, and how.
@@ -31,6 +48,8 @@ pub struct Caller {
     pub server: Option<Arc<Handle>>,
     /// Who.
     pub subject: SubjectId,
+    /// Where to, as the request says it.
+    pub uri: Uri,
     /// With which headers.
     pub headers: HeaderMap,
     /// In which session.

@@ -85,10 +85,12 @@ pub async fn answer(mut work: Work, mailbox: Option<Mailbox>, shape: Shape) -> R
         Ok((reply, None)) => reply.into_response(),
         Ok((reply, Some(first))) => {
             let end = event(&reply.into_bytes());
-            stream(Answering { work: None, mailbox, shape, waiting: Some(first), end: Some(end), alive: keep_alive() })
+            let alive = Some(keep_alive());
+            stream(Answering { work: None, mailbox, shape, waiting: Some(first), end: Some(end), alive })
         }
         Err(first) => {
-            stream(Answering { work: Some(work), mailbox, shape, waiting: Some(first), end: None, alive: keep_alive() })
+            let alive = Some(keep_alive());
+            stream(Answering { work: Some(work), mailbox, shape, waiting: Some(first), end: None, alive })
         }
     }
 }
@@ -115,17 +117,24 @@ pub fn keep_alive() -> Pin<Box<Sleep>> {
     Box::pin(sleep(KEEP_ALIVE))
 }
 
-/// A stream that ends with the answer.
-struct Answering {
+/// The events of one request; the last is the answer.
+pub struct Answering {
     work: Option<Work>,
     mailbox: Mailbox,
     shape: Shape,
     waiting: Option<Bytes>,
     end: Option<Bytes>,
-    alive: Pin<Box<Sleep>>,
+    /// None where somebody else keeps the stream alive.
+    alive: Option<Pin<Box<Sleep>>>,
 }
 
 impl Answering {
+    /// On a stream with others.
+    pub fn among_others(work: Work, mailbox: Option<Mailbox>, shape: Shape) -> Self {
+        let mailbox = mailbox.unwrap_or_else(|| Mailbox::new(false));
+        Self { work: Some(work), mailbox, shape, waiting: None, end: None, alive: None }
+    }
+
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
         if let Some(event) = self.waiting.take() {
             return Poll::Ready(Some(event));
@@ -145,13 +154,21 @@ impl Answering {
         if self.work.is_none() {
             return Poll::Ready(self.end.take());
         }
-        match self.alive.as_mut().poll(cx) {
-            Poll::Ready(()) => {
-                self.alive = keep_alive();
+        match self.alive.as_mut().map(|alive| alive.as_mut().poll(cx)) {
+            Some(Poll::Ready(())) => {
+                self.alive = Some(keep_alive());
                 Poll::Ready(Some(Bytes::from_static(COMMENT)))
             }
-            Poll::Pending => Poll::Pending,
+            Some(Poll::Pending) | None => Poll::Pending,
         }
+    }
+}
+
+impl futures_util::Stream for Answering {
+    type Item = Bytes;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        self.poll_event(cx)
     }
 }
 

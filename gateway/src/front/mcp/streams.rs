@@ -9,7 +9,10 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use prometheus::IntGauge;
+use smallvec::SmallVec;
 
+use super::live::SessionKey;
+use super::topics::Follower;
 use crate::seal::SubjectId;
 
 /// Messages that may wait for one stream: who does not read them loses the newest.
@@ -36,14 +39,13 @@ pub struct Streams {
 #[derive(Default)]
 struct Open {
     streams: HashMap<u64, Arc<Line>>,
+    by_session: HashMap<SessionKey, SmallVec<[u64; 1]>>,
     by_subject: HashMap<SubjectId, usize>,
 }
 
 /// What is to be sent on one stream.
 struct Line {
-    session: Option<[u8; 12]>,
-    /// Resources that it is told about.
-    uris: Vec<String>,
+    session: Option<SessionKey>,
     queue: Mutex<Queue>,
 }
 
@@ -84,13 +86,8 @@ impl Streams {
     ///
     /// # Errors
     /// [`TooMany`].
-    pub fn open(
-        self: &Arc<Self>,
-        subject: SubjectId,
-        session: Option<[u8; 12]>,
-        uris: Vec<String>,
-    ) -> Result<Stream, TooMany> {
-        let line = Arc::new(Line { session, uris, queue: Mutex::default() });
+    pub fn open(self: &Arc<Self>, subject: SubjectId, session: Option<SessionKey>) -> Result<Stream, TooMany> {
+        let line = Arc::new(Line { session, queue: Mutex::default() });
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let mut open = self.lock();
         let of_subject = open.by_subject.get(&subject).copied().unwrap_or_default();
@@ -99,6 +96,9 @@ impl Streams {
         }
         open.by_subject.insert(subject, of_subject + 1);
         open.streams.insert(number, line.clone());
+        if let Some(session) = session {
+            open.by_session.entry(session).or_default().push(number);
+        }
         self.gauge.inc();
         Ok(Stream { streams: self.clone(), line, number, subject })
     }
@@ -110,21 +110,30 @@ impl Streams {
     }
 
     /// Sends an event on one stream of this session; false if it has none, or it is full.
-    pub fn send(&self, session: &[u8; 12], event: Bytes) -> bool {
-        let line = self.lock().streams.values().find(|line| line.session.as_ref() == Some(session)).cloned();
-        line.is_some_and(|line| line.push(Telling::Event(event)))
+    pub fn send(&self, session: &SessionKey, event: Bytes) -> bool {
+        self.line(Follower::Session(*session)).is_some_and(|line| line.push(Telling::Event(event)))
     }
 
-    /// Tells the streams of these sessions, and those that listen to it, that a resource has changed.
-    pub fn tell_updated(&self, uri: &str, sessions: &[[u8; 12]]) {
-        let wants = |line: &&Arc<Line>| {
-            line.uris.iter().any(|own| own == uri) || line.session.is_some_and(|own| sessions.contains(&own))
-        };
-        let lines: Vec<Arc<Line>> = self.lock().streams.values().filter(wants).cloned().collect();
+    /// Tells these that a resource has changed; of a session with several streams, one of them.
+    pub fn tell_updated(&self, uri: &str, followers: impl IntoIterator<Item = Follower>) {
         let uri: Arc<str> = uri.into();
-        lines.iter().for_each(|line| {
+        for line in followers.into_iter().filter_map(|follower| self.line(follower)) {
             line.push(Telling::Updated(uri.clone()));
-        });
+        }
+    }
+
+    /// Whether a session has an open stream.
+    pub fn is_open(&self, session: &SessionKey) -> bool {
+        self.lock().by_session.contains_key(session)
+    }
+
+    fn line(&self, follower: Follower) -> Option<Arc<Line>> {
+        let open = self.lock();
+        let number = match follower {
+            Follower::Session(session) => *open.by_session.get(&session)?.first()?,
+            Follower::Stream(number) => number,
+        };
+        open.streams.get(&number).cloned()
     }
 
     /// Ends every stream, now and in future.
@@ -166,6 +175,11 @@ impl Line {
 }
 
 impl Stream {
+    /// Tells it from all others.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
     /// The next event that waits. Whoever gets `Pending` is also woken when the catalog changes or all is to end.
     pub fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Telling> {
         let mut queue = self.line.lock();
@@ -188,6 +202,14 @@ impl Drop for Stream {
     fn drop(&mut self) {
         let mut open = self.streams.lock();
         open.streams.remove(&self.number);
+        if let Some(session) = self.line.session
+            && let Some(numbers) = open.by_session.get_mut(&session)
+        {
+            numbers.retain(|number| *number != self.number);
+            if numbers.is_empty() {
+                open.by_session.remove(&session);
+            }
+        }
         if let Some(count) = open.by_subject.get_mut(&self.subject) {
             *count -= 1;
             if *count == 0 {
@@ -212,13 +234,13 @@ mod tests {
     fn streams_are_bounded_in_all_and_by_subject_and_make_room_when_they_close() {
         let streams = streams(3, 2);
         let (a, b) = (SubjectId([1; 16]), SubjectId([2; 16]));
-        let first = streams.open(a, None, vec![]).unwrap();
-        let second = streams.open(a, None, vec![]).unwrap();
-        assert_eq!(streams.open(a, None, vec![]).err(), Some(TooMany));
-        let third = streams.open(b, None, vec![]).unwrap();
-        assert_eq!(streams.open(b, None, vec![]).err(), Some(TooMany));
+        let first = streams.open(a, None).unwrap();
+        let second = streams.open(a, None).unwrap();
+        assert_eq!(streams.open(a, None).err(), Some(TooMany));
+        let third = streams.open(b, None).unwrap();
+        assert_eq!(streams.open(b, None).err(), Some(TooMany));
         drop(first);
-        assert!(streams.open(a, None, vec![]).is_ok());
+        assert!(streams.open(a, None).is_ok());
         drop((second, third));
         assert_eq!((streams.count(), streams.gauge.get()), (0, 0));
         assert!(streams.lock().by_subject.is_empty());
@@ -228,13 +250,13 @@ mod tests {
     fn events_reach_the_streams_that_they_are_for_up_to_a_bound() {
         let streams = streams(10, 10);
         let subject = SubjectId([0; 16]);
-        let of_session = streams.open(subject, Some([7; 12]), vec![]).unwrap();
-        let listening = streams.open(subject, None, vec!["a:b".into()]).unwrap();
+        let of_session = streams.open(subject, Some([7; 12])).unwrap();
+        let listening = streams.open(subject, None).unwrap();
         let mut cx = Context::from_waker(Waker::noop());
         assert!(streams.send(&[7; 12], Bytes::from_static(b"1")));
         assert!(!streams.send(&[8; 12], Bytes::from_static(b"2")));
-        streams.tell_updated("a:b", &[]);
-        streams.tell_updated("other", &[[7; 12]]);
+        streams.tell_updated("a:b", [Follower::Stream(listening.number()), Follower::Session([8; 12])]);
+        streams.tell_updated("other", [Follower::Session([7; 12])]);
         let mut all = |stream: &Stream| {
             let mut texts = Vec::new();
             while let Poll::Ready(telling) = stream.poll_next(&mut cx) {
@@ -250,5 +272,8 @@ mod tests {
         assert!(!of_session.is_over());
         streams.end_all();
         assert!(of_session.is_over());
+        assert!(streams.is_open(&[7; 12]));
+        drop(of_session);
+        assert!(!streams.is_open(&[7; 12]) && streams.lock().by_session.is_empty());
     }
 }

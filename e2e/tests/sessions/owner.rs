@@ -1,0 +1,159 @@
+//! Several replicas: what belongs to a session's owner is handed on to it, whichever replica is asked.
+
+use std::time::{Duration, Instant};
+
+use http::Method;
+use portcullis_e2e::conformance::Conforming;
+use portcullis_e2e::gateway::{Gateway, LIMIT};
+use portcullis_e2e::http as client;
+use portcullis_e2e::manifests::Manifests;
+use portcullis_e2e::port::{self, Held};
+use portcullis_e2e::real::Transport;
+use portcullis_e2e::sse;
+use portcullis_e2e::wait::wait_for;
+use portcullis_gateway::Options;
+use serde_json::json;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use crate::kit::{Session, done, is_quiet, next};
+
+const KEYS: &str = "k AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\n";
+
+/// Two replicas that know of each other only by sealed sessions. The port of the first stays ours when it is gone.
+struct Pair {
+    server: Conforming,
+    manifests: Manifests,
+    port: Held,
+    owner: Gateway,
+    other: Gateway,
+}
+
+async fn start() -> Pair {
+    let (server, manifests, port) = (Conforming::start().await, Manifests::new(), port::hold());
+    manifests.add("fixture", &server.url(Transport::StreamableHttp), "protocolVersion: \"2025-11-25\"");
+    std::fs::write(manifests.secrets().join("../keys"), KEYS).expect("a file");
+    let owner = Gateway::start(replica(&manifests, port.port())).await;
+    let other = Gateway::start(replica(&manifests, 0)).await;
+    owner.connected(1).await;
+    other.connected(1).await;
+    Pair { server, manifests, port, owner, other }
+}
+
+fn replica(manifests: &Manifests, port: u16) -> Options {
+    Options {
+        port: Some(port.to_string()),
+        session_keys: Some(manifests.secrets().join("../keys")),
+        replica_address: Some("127.0.0.1".into()),
+        ..manifests.options()
+    }
+}
+
+const OK: &str = r#"portcullis_requests_handed_on_total{outcome="ok"}"#;
+const UNREACHABLE: &str = r#"portcullis_requests_handed_on_total{outcome="unreachable"}"#;
+
+#[tokio::test]
+async fn streams_levels_subscriptions_and_ends_are_the_owners() {
+    let pair = start().await;
+    let session = Session::begin(&pair.owner, "/mcp").await;
+    let initialized = json!({"jsonrpc": "2.0", "method": "notifications/initialized"});
+    assert_eq!(session.send(&pair.other, &initialized).await.status, 202);
+    let mut stream = session.listen(&pair.other).await;
+    let watched = json!({"uri": "test://watched-resource"});
+    assert_eq!(session.ask(&pair.other, "resources/subscribe", watched.clone()).await, done());
+    assert_eq!(session.ask(&pair.other, "logging/setLevel", json!({"level": "error"})).await, done());
+    pair.other.counts(OK, 4.0).await;
+    for replica in [&pair.owner, &pair.other] {
+        replica.counts("portcullis_client_streams_open", 1.0).await;
+    }
+    wait_for("a subscription at the server", LIMIT, async || pair.server.watching() == 1).await;
+    assert_eq!(pair.other.call("test_trigger_resource_change", "{}").await.status, 200);
+    assert_eq!(next(&mut stream).await["params"], watched);
+    pair.manifests.add("more", &pair.server.url(Transport::Sse), "tools:\n  prefix: more");
+    let heard = next(&mut stream).await;
+    assert!(heard["method"].as_str().is_some_and(|method| method.ends_with("list_changed")), "{heard}");
+    session.end(&pair.other).await;
+    wait_for("the subscription to end", LIMIT, async || pair.server.watching() == 0).await;
+    drop(stream);
+    for replica in [&pair.owner, &pair.other] {
+        replica.counts("portcullis_client_streams_open", 0.0).await;
+    }
+}
+
+#[tokio::test]
+async fn what_all_replicas_have_is_answered_by_the_one_that_is_asked() {
+    let pair = start().await;
+    let session = Session::begin(&pair.owner, "/mcp").await;
+    let listed = session.ask(&pair.other, "tools/list", json!({})).await;
+    assert!(listed["result"]["tools"].as_array().is_some_and(|tools| !tools.is_empty()), "{listed}");
+    let called = session.ask(&pair.other, "tools/call", json!({"name": "test_simple_text", "arguments": {}})).await;
+    assert_eq!(called["result"]["content"][0]["text"], "This is a simple text response for testing.");
+    let marked = session.request(&pair.other, Method::GET, "").header("x-portcullis-handed-on", "1");
+    let stream = sse::open(marked).await.expect("a stream");
+    assert_eq!(pair.other.metric(OK).await, None);
+    drop(stream);
+}
+
+#[tokio::test]
+async fn a_message_of_http_sse_reaches_its_stream_through_any_replica() {
+    let pair = start().await;
+    let mut stream = sse::open(client::get(&pair.owner.url("/sse")).bearer(&pair.owner.token)).await.expect("a stream");
+    let endpoint = stream.next(LIMIT).await.expect("in time").expect("not the end").data;
+    for id in 0..3 {
+        let ping = json!({"jsonrpc": "2.0", "id": id, "method": "ping"}).to_string();
+        let answer = client::post(&pair.other.url(&endpoint), ping).bearer(&pair.other.token).send().await;
+        assert_eq!(answer.expect("an answer").status, 202);
+        assert_eq!(next(&mut stream).await, json!({"jsonrpc": "2.0", "id": id, "result": {}}));
+    }
+    let without = client::post(&pair.other.url(&endpoint), "{}").send().await.expect("an answer");
+    assert_eq!(without.status, 401);
+}
+
+#[tokio::test]
+async fn without_its_owner_a_session_has_what_all_replicas_have() {
+    let pair = start().await;
+    let session = Session::begin(&pair.owner, "/mcp").await;
+    let mut stream = sse::open(client::get(&pair.owner.url("/sse")).bearer(&pair.owner.token)).await.expect("a stream");
+    let endpoint = stream.next(LIMIT).await.expect("in time").expect("not the end").data;
+    drop(stream);
+    let Pair { server, manifests, owner, other, port } = pair;
+    owner.stop().await.expect("a good end");
+    let began = Instant::now();
+    let mut listening = session.listen(&other).await;
+    for _ in 0..20 {
+        assert_eq!(session.ask(&other, "resources/subscribe", json!({"uri": "test://watched-resource"})).await, done());
+    }
+    assert!(began.elapsed() < Duration::from_secs(5), "a dead owner is remembered: {:?}", began.elapsed());
+    other.counts(UNREACHABLE, 21.0).await;
+    wait_for("a subscription at the server", LIMIT, async || server.watching() == 1).await;
+    assert_eq!(other.call("test_trigger_resource_change", "{}").await.status, 200);
+    assert_eq!(next(&mut listening).await["params"]["uri"], "test://watched-resource");
+    assert!(is_quiet(&mut listening).await);
+    let ping = json!({"jsonrpc": "2.0", "id": 1, "method": "ping"}).to_string();
+    let gone = client::post(&other.url(&endpoint), ping).bearer(&other.token).send().await.expect("an answer");
+    assert_eq!((gone.status, gone.json()["error"]["code"].clone()), (404, json!(-32001)));
+    drop((manifests, port));
+}
+
+#[tokio::test]
+async fn a_stranger_at_the_address_of_the_owner_never_sees_a_token() {
+    let pair = start().await;
+    let session = Session::begin(&pair.owner, "/mcp").await;
+    let Pair { owner, other, port, .. } = pair;
+    owner.stop().await.expect("a good end");
+    let stranger = port.listen().await;
+    let listening = async {
+        let (mut stream, _) = stranger.accept().await.expect("a connection");
+        let mut buffer = [0; 4096];
+        let length = stream.read(&mut buffer).await.expect("a request");
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.expect("it listens");
+        // Whatever else it would be told.
+        let rest = tokio::time::timeout(Duration::from_millis(300), stream.read(&mut buffer[length..])).await;
+        let length = length + rest.map_or(0, |read| read.expect("its end"));
+        String::from_utf8_lossy(&buffer[..length]).into_owned()
+    };
+    let asking = session.listen(&other);
+    let (seen, _stream) =
+        tokio::time::timeout(LIMIT, async { tokio::join!(listening, asking) }).await.expect("in time");
+    assert!(seen.starts_with("GET /.well-known/portcullis-replica?"), "{seen}");
+    assert!(!seen.to_lowercase().contains("authorization") && !seen.contains(&other.token), "{seen}");
+}

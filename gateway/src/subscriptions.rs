@@ -1,0 +1,73 @@
+//! The resources of one server that somebody wants to hear of: each is subscribed to once at the server, however many
+//! callers want it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+/// What is wanted of one server, with how many want it.
+#[derive(Debug, Default)]
+pub struct Subscriptions {
+    wanted: Mutex<BTreeMap<Arc<str>, usize>>,
+    changed: Notify,
+}
+
+impl Subscriptions {
+    /// One more wants it.
+    pub fn add(&self, uri: &Arc<str>) {
+        let mut wanted = self.lock();
+        let count = wanted.entry(uri.clone()).or_default();
+        *count += 1;
+        if *count == 1 {
+            self.changed.notify_one();
+        }
+    }
+
+    /// One less wants it.
+    pub fn remove(&self, uri: &str) {
+        let mut wanted = self.lock();
+        let Some(count) = wanted.get_mut(uri) else { return };
+        *count -= 1;
+        if *count == 0 {
+            wanted.remove(uri);
+            self.changed.notify_one();
+        }
+    }
+
+    /// Everything that is wanted.
+    pub fn all(&self) -> BTreeSet<Arc<str>> {
+        self.lock().keys().cloned().collect()
+    }
+
+    /// Waits until that may be something else.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, usize>> {
+        self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::FutureExt as _;
+
+    #[test]
+    fn only_the_first_and_the_last_of_many_change_what_is_wanted() {
+        let (subscriptions, uri) = (Subscriptions::default(), Arc::from("a:b"));
+        let changed = || subscriptions.changed().now_or_never().is_some();
+        subscriptions.add(&uri);
+        assert!(changed());
+        subscriptions.add(&uri);
+        subscriptions.remove("a:b");
+        subscriptions.remove("other");
+        assert!(!changed());
+        assert_eq!(subscriptions.all(), BTreeSet::from([uri]));
+        subscriptions.remove("a:b");
+        assert!(changed());
+        assert!(subscriptions.all().is_empty());
+    }
+}
