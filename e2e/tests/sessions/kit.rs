@@ -16,7 +16,8 @@ pub(crate) struct Session {
 
 impl Session {
     pub(crate) async fn begin(gateway: &Gateway, path: &str) -> Self {
-        let params = json!({"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}});
+        let params =
+            json!({"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}});
         let message = json!({"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": params});
         let request = client::post(&gateway.url(path), message.to_string()).bearer(&gateway.token);
         let answer = request.send().await.expect("an answer");

@@ -64,7 +64,8 @@ async fn send(request: Request) -> Answer {
 }
 
 fn initialize(revision: &str) -> Value {
-    let params = json!({"protocolVersion": revision, "capabilities": {}, "clientInfo": {"name": "old", "version": "1"}});
+    let params =
+        json!({"protocolVersion": revision, "capabilities": {}, "clientInfo": {"name": "old", "version": "1"}});
     json!({"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": params})
 }
 
@@ -202,7 +203,12 @@ async fn the_log_line_of_a_call_says_what_became_of_it() {
     assert_eq!(client.next().await, echoed(1, "one"));
     let line = gateway.line("of-the-call").await;
     assert_eq!(
-        (&line["request"]["path"], &line["request"]["rpc_method"], &line["request"]["tool"], &line["response"]["outcome"]),
+        (
+            &line["request"]["path"],
+            &line["request"]["rpc_method"],
+            &line["request"]["tool"],
+            &line["response"]["outcome"]
+        ),
         (&json!("/message"), &json!("tools/call"), &json!("slow"), &json!("ok")),
     );
     assert!(line["execution_time_ms"].as_f64().expect("a number") >= SLOW.as_secs_f64() * 1e3, "{line}");

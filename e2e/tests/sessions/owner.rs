@@ -152,7 +152,8 @@ async fn a_stranger_at_the_address_of_the_owner_never_sees_a_token() {
         String::from_utf8_lossy(&buffer[..length]).into_owned()
     };
     let asking = session.listen(&other);
-    let (seen, _stream) = tokio::time::timeout(LIMIT, async { tokio::join!(listening, asking) }).await.expect("in time");
+    let (seen, _stream) =
+        tokio::time::timeout(LIMIT, async { tokio::join!(listening, asking) }).await.expect("in time");
     assert!(seen.starts_with("GET /.well-known/portcullis-replica?"), "{seen}");
     assert!(!seen.to_lowercase().contains("authorization") && !seen.contains(&other.token), "{seen}");
 }

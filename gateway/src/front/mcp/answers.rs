@@ -4,10 +4,10 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 
+use super::calls;
 use super::message::Request;
 use super::problem::RpcProblem;
 use super::reply::{Reply, SERVER_INFO};
-use super::calls;
 use super::request::{self, Params};
 use super::state::Caller;
 use super::topics::{Follower, TooMany};

@@ -15,14 +15,12 @@ use http::{Method, StatusCode, header};
 use url::form_urlencoded::byte_serialize;
 
 use super::channel::{Agreed, CannotTake, Channel, Channels, Job};
-use super::owner::{self, Handed};
 use super::message::{self, Body, Incoming};
+use super::owner::{self, Handed};
 use super::problem::RpcProblem;
 use super::reply::{Reply, event, event_stream};
 use super::request::Params;
-use super::routes::{
-    McpParts, Refused, caller, finish, from_memory, note_method, notified, refused, with_recorder,
-};
+use super::routes::{McpParts, Refused, caller, finish, from_memory, note_method, notified, refused, with_recorder};
 use super::state::Caller;
 use super::stream::Answering;
 use super::{answers, calls, gate, listen};

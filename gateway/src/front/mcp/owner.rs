@@ -221,7 +221,9 @@ async fn prove(State(app): State<Arc<App>>, RawQuery(query): RawQuery) -> Respon
     let solved = query.and_then(|riddle| app.sealer.open(Purpose::Replica, &riddle).ok());
     let solved = solved.as_deref().and_then(<[u8]>::split_first_chunk::<16>);
     match solved {
-        Some((secret, owner)) if app.replica.as_deref().map(str::as_bytes) == Some(owner) => hex(secret).into_response(),
+        Some((secret, owner)) if app.replica.as_deref().map(str::as_bytes) == Some(owner) => {
+            hex(secret).into_response()
+        }
         _ => StatusCode::NOT_FOUND.into_response(),
     }
 }

@@ -86,11 +86,7 @@ impl Streams {
     ///
     /// # Errors
     /// [`TooMany`].
-    pub fn open(
-        self: &Arc<Self>,
-        subject: SubjectId,
-        session: Option<SessionKey>,
-    ) -> Result<Stream, TooMany> {
+    pub fn open(self: &Arc<Self>, subject: SubjectId, session: Option<SessionKey>) -> Result<Stream, TooMany> {
         let line = Arc::new(Line { session, queue: Mutex::default() });
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let mut open = self.lock();
