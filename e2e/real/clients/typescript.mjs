@@ -1,5 +1,5 @@
 // The clients of the TypeScript SDK: `typescript.mjs 1|2 TASK`. 2.x speaks as one of before 2026-07-28 unless
-// TASK.mode says otherwise. Run it in the folder that holds node_modules.
+// TASK.mode says otherwise; 1.x over HTTP+SSE if the URL ends in /sse. Run it in the folder that holds node_modules.
 
 import { createRequire } from "node:module";
 
@@ -7,10 +7,11 @@ const [, , major, argument] = process.argv;
 const task = JSON.parse(argument);
 const require = createRequire(`${process.cwd()}/`);
 
-const { Client, StreamableHTTPClientTransport } =
+const { Client, SSEClientTransport, StreamableHTTPClientTransport } =
   major === "1"
     ? {
         ...require("@modelcontextprotocol/sdk/client/index.js"),
+        ...require("@modelcontextprotocol/sdk/client/sse.js"),
         ...require("@modelcontextprotocol/sdk/client/streamableHttp.js"),
       }
     : require("@modelcontextprotocol/client");
@@ -29,7 +30,8 @@ const client = new Client(
   },
 );
 const headers = { Authorization: `Bearer ${task.token}` };
-const transport = new StreamableHTTPClientTransport(new URL(task.url), { requestInit: { headers } });
+const Transport = task.url.endsWith("/sse") ? SSEClientTransport : StreamableHTTPClientTransport;
+const transport = new Transport(new URL(task.url), { requestInit: { headers } });
 await client.connect(transport);
 
 const tools = names((await client.listTools()).tools);
@@ -50,7 +52,7 @@ while (!after.includes(task.fresh)) {
 }
 console.log(
   JSON.stringify({
-    revision: transport.protocolVersion ?? client.getNegotiatedProtocolVersion?.(),
+    revision: transport.protocolVersion ?? transport._protocolVersion ?? client.getNegotiatedProtocolVersion?.(),
     tools,
     prompts,
     resources,

@@ -59,6 +59,14 @@ async fn program_works(program: Program, legacy: bool) {
     assert_eq!(seen, expected(legacy));
 }
 
+async fn over_sse(program: Program) {
+    require!(Program::available());
+    let server = Conforming::start().await;
+    let task = Task { url: server.url(Transport::Sse), ..task(&server, true) };
+    let seen = program.run(&task, async || bring_the_fresh_tool(&server).await).await;
+    assert_eq!(seen, expected(true));
+}
+
 async fn rmcp_works(legacy: bool) {
     let server = Conforming::start().await;
     let seen = rust::run(&task(&server, legacy), PROGRESS.len(), async || bring_the_fresh_tool(&server).await).await;
@@ -79,11 +87,17 @@ async fn the_python_sdk_1_sees_a_server() {
 
 #[tokio::test]
 async fn the_python_sdk_1_sees_a_server_over_sse() {
-    require!(Program::available());
-    let server = Conforming::start().await;
-    let task = Task { url: server.url(Transport::Sse), ..task(&server, true) };
-    let seen = Program::Mcp1.run(&task, async || bring_the_fresh_tool(&server).await).await;
-    assert_eq!(seen, expected(true));
+    over_sse(Program::Mcp1).await;
+}
+
+#[tokio::test]
+async fn fastmcp_sees_a_server_over_sse() {
+    over_sse(Program::Fastmcp).await;
+}
+
+#[tokio::test]
+async fn the_typescript_sdk_1_sees_a_server_over_sse() {
+    over_sse(Program::Typescript1).await;
 }
 
 #[tokio::test]

@@ -187,3 +187,54 @@ impl Followed {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn count(topics: &Topics) -> (usize, usize) {
+        let all = topics.lock();
+        (all.topics.len(), all.followers.len())
+    }
+
+    #[test]
+    fn what_nobody_follows_is_forgotten() {
+        let (topics, catalog) = (Topics::default(), Catalog::default());
+        let (session, stream) = (Follower::Session([1; 12]), Follower::Stream(7));
+        for (follower, uri) in [(session, "a:1"), (session, "a:2"), (session, "a:2"), (stream, "a:2")] {
+            assert_eq!(topics.follow(&catalog, None, follower, uri), Ok(()));
+        }
+        assert_eq!(count(&topics), (2, 2));
+        assert!(topics.unfollow(None, session, "a:1") && !topics.unfollow(None, session, "a:1"));
+        assert_eq!(count(&topics), (1, 2));
+        topics.forget(session);
+        assert_eq!(count(&topics), (1, 1));
+        topics.forget(stream);
+        assert_eq!(count(&topics), (0, 0));
+    }
+
+    #[test]
+    fn one_follower_follows_no_more_than_it_may() {
+        let (topics, catalog) = (Topics::default(), Catalog::default());
+        let follow = |uri: &str| topics.follow(&catalog, None, Follower::Stream(1), uri);
+        assert!((0..MOST_SUBSCRIPTIONS).all(|n| follow(&format!("a:{n}")).is_ok()));
+        assert_eq!((follow("a:more"), follow("a:0")), (Err(TooMany), Ok(())));
+        assert_eq!(count(&topics), (MOST_SUBSCRIPTIONS, 1));
+    }
+
+    #[test]
+    fn a_session_that_nobody_listens_to_is_forgotten_after_a_while() {
+        let (topics, catalog) = (Topics::default(), Catalog::default());
+        for session in [[1; 12], [2; 12], [3; 12]] {
+            assert!(topics.follow(&catalog, None, Follower::Session(session), "a:b").is_ok());
+        }
+        assert!(topics.follow(&catalog, None, Follower::Stream(1), "a:b").is_ok());
+        let before = Instant::now().checked_sub(QUIET).unwrap();
+        for (follower, following) in &mut topics.lock().followers {
+            following.heard = if *follower == Follower::Session([3; 12]) { following.heard } else { before };
+        }
+        topics.tidy(|session| *session == [1; 12]);
+        let left: HashSet<_> = topics.lock().followers.keys().copied().collect();
+        assert_eq!(left, HashSet::from([Follower::Session([1; 12]), Follower::Session([3; 12]), Follower::Stream(1)]));
+    }
+}
