@@ -36,7 +36,6 @@ pub(crate) const SHARED_SSE_BEHIND: Behind =
 
 const NOT_ASKED: &str = "the gateway asks clients of before 2026-07-28 for nothing yet";
 const SHARED: &str = "whom a session that all share would ask is not known, so it may not ask";
-const NO_WATCHING: &str = "resources cannot be watched yet";
 
 /// 2025-11-25 before a server of 2026-07-28.
 const LEGACY_BEFORE_MODERN: &Excused = &[
@@ -44,8 +43,6 @@ const LEGACY_BEFORE_MODERN: &Excused = &[
     ("elicitation-sep1330-enums", "elicitation-sep1330-general", NOT_ASKED),
     ("tools-call-elicitation", "tools-call-elicitation", NOT_ASKED),
     ("tools-call-sampling", "tools-call-sampling", NOT_ASKED),
-    ("resources-subscribe", "resources-subscribe", NO_WATCHING),
-    ("resources-unsubscribe", "resources-unsubscribe", NO_WATCHING),
 ];
 
 /// 2025-11-25 before a session that all share.
@@ -59,8 +56,6 @@ const LEGACY_BEFORE_SHARED: &Excused = &[
         "tools-call-with-logging",
         "whose call a log message of a shared session is about is not known",
     ),
-    ("resources-subscribe", "resources-subscribe", NO_WATCHING),
-    ("resources-unsubscribe", "resources-unsubscribe", NO_WATCHING),
 ];
 
 /// 2026-07-28 before a session that all share.
