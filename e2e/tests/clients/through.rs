@@ -114,6 +114,15 @@ async fn the_python_sdk_1_works_with_five_servers() {
 }
 
 #[tokio::test]
+async fn the_python_sdk_1_works_with_five_servers_over_sse() {
+    require!(available());
+    let scene = Scene::set().await;
+    let task = Task { url: scene.gateway.url("/sse"), ..scene.task(true) };
+    let seen = Program::Mcp1.run(&task, async || scene.apply().await).await;
+    assert_eq!(seen, scene.expected(true).await);
+}
+
+#[tokio::test]
 async fn the_python_sdk_2_works_with_five_servers() {
     program_works(Program::Mcp2, false).await;
 }
