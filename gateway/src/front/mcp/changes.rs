@@ -69,4 +69,5 @@ pub async fn keep(
         }
     }
     mcp.streams.end_all();
+    mcp.parking.end_all();
 }

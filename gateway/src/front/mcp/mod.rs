@@ -3,6 +3,7 @@
 //! What the gateway knows it answers itself; the rest goes to a server through the same call path as REST.
 
 pub mod answers;
+pub mod asking;
 pub mod calls;
 pub mod changes;
 pub mod gate;
@@ -10,13 +11,16 @@ pub mod listen;
 pub mod live;
 pub mod message;
 pub mod metadata;
+pub mod parking;
 pub mod problem;
 pub mod reply;
 pub mod request;
+pub mod rounds;
 pub mod routes;
 pub mod state;
 pub mod stream;
 pub mod streams;
+pub mod told;
 
 pub use routes::routes;
 pub use state::Mcp;

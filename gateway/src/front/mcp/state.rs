@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use http::HeaderMap;
 
+use super::asking::Asking;
 use super::changes::Changes;
 use super::live::Live;
+use super::parking::Parking;
 use super::streams::Streams;
 use crate::catalog::{Catalog, Scope};
 use crate::front::app::App;
@@ -20,7 +22,11 @@ pub struct Mcp {
     /// The catalog that streams tell of.
     pub changes: Changes,
     /// What is remembered of sessions while they need it.
-    pub live: Live,
+    pub live: Arc<Live>,
+    /// What clients are asked.
+    pub asking: Arc<Asking>,
+    /// Calls that wait for their clients.
+    pub parking: Parking,
 }
 
 /// Who asks, and how.
