@@ -112,6 +112,13 @@ pub struct McpServerSpec {
     /// How much the server is given at once.
     #[serde(default)]
     pub limits: Limits,
+    /// Whether clients share one session with the server. `PerClient`: each has its own; for servers that keep state per
+    /// session, or ask the client (elicitation, sampling, roots).
+    #[serde(default)]
+    pub session: SessionMode,
+    /// Bounds for the sessions of `PerClient`.
+    #[serde(default)]
+    pub client_sessions: ClientSessions,
     /// Which tools are offered, and under which names.
     #[serde(default)]
     pub tools: ToolRules,
@@ -340,6 +347,48 @@ pub struct Limits {
     pub max_concurrent_requests: u32,
 }
 
+/// Whether clients share one session with a server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum SessionMode {
+    /// All share one.
+    #[default]
+    Shared,
+    /// Each client has its own.
+    PerClient,
+}
+
+impl SessionMode {
+    /// Whether all share one.
+    pub fn is_shared(&self) -> bool {
+        *self == Self::Shared
+    }
+}
+
+/// Bounds for sessions that clients have for themselves, in each gateway replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ClientSessions {
+    /// A session without calls is closed after so many seconds. 10 to 86400.
+    #[serde(default = "default_client_idle_seconds")]
+    #[schemars(range(min = 10, max = 86400))]
+    pub idle_seconds: u32,
+    /// So many at most; over it, calls that need another one get 429. 1 to 100000.
+    #[serde(default = "default_max_client_sessions")]
+    #[schemars(range(min = 1, max = 100_000))]
+    pub max: u32,
+    /// So many at most of one caller (the subject of its token). 1 to 100000.
+    #[serde(default = "default_max_per_caller")]
+    #[schemars(range(min = 1, max = 100_000))]
+    pub max_per_caller: u32,
+}
+
+impl ClientSessions {
+    /// Whether nothing was said about them.
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// Which tools are offered, and under which names.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 pub struct ToolRules {
@@ -485,6 +534,15 @@ fn default_healthy_threshold() -> u8 {
 fn default_max_concurrent_requests() -> u32 {
     64
 }
+fn default_client_idle_seconds() -> u32 {
+    600
+}
+fn default_max_client_sessions() -> u32 {
+    1000
+}
+fn default_max_per_caller() -> u32 {
+    100
+}
 
 impl Default for Timeouts {
     fn default() -> Self {
@@ -510,5 +568,15 @@ impl Default for HealthCheck {
 impl Default for Limits {
     fn default() -> Self {
         Self { max_concurrent_requests: default_max_concurrent_requests() }
+    }
+}
+
+impl Default for ClientSessions {
+    fn default() -> Self {
+        Self {
+            idle_seconds: default_client_idle_seconds(),
+            max: default_max_client_sessions(),
+            max_per_caller: default_max_per_caller(),
+        }
     }
 }

@@ -170,6 +170,8 @@ fn server_of(key: &ServerKey, server: &McpServer, home: &str, url: String) -> Se
         timeouts: spec.timeouts,
         health_check: spec.health_check,
         limits: spec.limits,
+        session: spec.session,
+        client_sessions: spec.client_sessions,
         tools: spec.tools.clone(),
         read_from: crate::snapshot::ReadFrom::default(),
     }

@@ -99,6 +99,10 @@ pub fn problems(spec: &McpServerSpec) -> Vec<String> {
         (1..=10000).contains(&spec.limits.max_concurrent_requests),
         "limits.maxConcurrentRequests is outside 1 to 10000",
     );
+    let own = &spec.client_sessions;
+    check((10..=86400).contains(&own.idle_seconds), "clientSessions.idleSeconds is outside 10 to 86400");
+    check((1..=100_000).contains(&own.max), "clientSessions.max is outside 1 to 100000");
+    check((1..=100_000).contains(&own.max_per_caller), "clientSessions.maxPerCaller is outside 1 to 100000");
     headers(&spec.headers, &mut found);
     forwarded(&spec.forward_headers, &mut found);
     tls(spec.tls.as_ref(), https, &mut found);

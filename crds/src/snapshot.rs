@@ -5,7 +5,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use thiserror::Error;
 
-use crate::mcpserver::{Header, HealthCheck, Limits, State, Timeouts, Tls, ToolRules, Transport};
+use crate::mcpserver::{
+    ClientSessions, Header, HealthCheck, Limits, SessionMode, State, Timeouts, Tls, ToolRules, Transport,
+};
 use crate::names::ServerKey;
 
 /// The version of the text form that this build writes and reads.
@@ -77,6 +79,12 @@ pub struct Server {
     /// How much it is given at once.
     #[serde(default)]
     pub limits: Limits,
+    /// Whether clients share one session with it.
+    #[serde(default, skip_serializing_if = "SessionMode::is_shared")]
+    pub session: SessionMode,
+    /// Bounds for the sessions that clients have for themselves.
+    #[serde(default, skip_serializing_if = "ClientSessions::is_default")]
+    pub client_sessions: ClientSessions,
     /// Which tools are offered.
     #[serde(default)]
     pub tools: ToolRules,
@@ -199,6 +207,8 @@ impl Server {
             timeouts: Timeouts::default(),
             health_check: HealthCheck::default(),
             limits: Limits::default(),
+            session: SessionMode::default(),
+            client_sessions: ClientSessions::default(),
             tools: ToolRules::default(),
             read_from: ReadFrom::default(),
         }

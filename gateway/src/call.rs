@@ -12,12 +12,13 @@ use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use crate::catalog::{Candidate, Entry};
-use crate::handle::{Handle, Live};
+use crate::clients::{self, Client};
+use crate::handle::Handle;
 use crate::metrics::{Metrics, Outcome};
 use crate::pick::{self, View};
 use crate::upstream::params::mirror;
 use crate::upstream::timing::Timing;
-use crate::upstream::{Call, CallError, Caller, Mailbox, Reply, RpcError};
+use crate::upstream::{Call, CallError, Caller, Mailbox, Reply, RpcError, Session};
 
 /// What callers are told to wait when no server can take their call.
 pub const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -43,6 +44,8 @@ pub struct Request<'a> {
     pub preferred: Option<&'a Handle>,
     /// Headers of the caller, of which a server may get some.
     pub headers: &'a HeaderMap,
+    /// Who it is, where servers have a session for each.
+    pub client: Client<'a>,
     /// What a server is told of the caller.
     pub caller: Caller<'a>,
     /// Where what comes before the answer goes, if anybody wants it.
@@ -79,6 +82,10 @@ pub enum Failure {
     Unavailable,
     /// All servers that offer it have as many calls as they may.
     Busy,
+    /// What the server kept for the client's session is gone.
+    SessionLost,
+    /// There are as many sessions of clients with the server as there may be.
+    TooManySessions,
     /// The server that got it gave no usable answer.
     Server(CallError),
 }
@@ -94,7 +101,7 @@ pub async fn call(entry: &Entry, call: &Request<'_>, metrics: &Metrics) -> Calle
 }
 
 async fn attempt_all(entry: &Entry, call: &Request<'_>, guard: &mut Observed<'_>) -> Called {
-    let order = order(entry, call.preferred);
+    let order = order(entry, call);
     // Only who stands alone is waited for at once; among several, the first busy one gets a second turn.
     let mut turns: SmallVec<[(usize, bool); 4]> = order.iter().map(|index| (*index, order.len() == 1)).collect();
     let (mut attempts, mut busy) = (0, false);
@@ -128,7 +135,11 @@ async fn attempt_all(entry: &Entry, call: &Request<'_>, guard: &mut Observed<'_>
                     break;
                 }
             }
-            Err(_) => {
+            Err(refused @ (Failure::SessionLost | Failure::TooManySessions)) => {
+                failure = refused;
+                break;
+            }
+            Err(Failure::Busy | Failure::Unavailable) => {
                 if !busy && !waits {
                     turns.push((index, true));
                 }
@@ -156,10 +167,17 @@ fn called(last: Option<&Candidate>, attempts: usize, answer: Result<Reply, Failu
     Called { server: last.map(|candidate| candidate.server.clone()), attempts, outcome, answer }
 }
 
-fn order(entry: &Entry, preferred: Option<&Handle>) -> SmallVec<[usize; 4]> {
+fn order(entry: &Entry, call: &Request<'_>) -> SmallVec<[usize; 4]> {
+    let preferred = call.preferred;
     if let [only] = entry.candidates.as_slice() {
         let chosen = only.server.is_usable() && (only.server.spec().weight > 0 || is_same(preferred, &only.server));
         return if chosen { smallvec::smallvec![0] } else { SmallVec::new() };
+    }
+    // Where a client has a session of its own lies what it keeps there.
+    let own = |candidate: &Candidate| candidate.server.clients().is_some_and(|clients| clients.has(&call.client.key()));
+    if let Some(index) = entry.candidates.iter().position(own) {
+        let usable = entry.candidates[index].server.is_usable();
+        return if usable { smallvec::smallvec![index] } else { SmallVec::new() };
     }
     let views: SmallVec<[View; 8]> = entry.candidates.iter().map(|candidate| view(candidate, preferred)).collect();
     pick::order(&views, TURN.fetch_add(1, Ordering::Relaxed))
@@ -194,12 +212,18 @@ async fn attempt(candidate: &Candidate, call: &Request<'_>, waits: bool, silence
         mirror(&candidate.item.params, call.arguments, &mut headers);
     }
     let timing = Arc::new(Timing::new(silence));
-    match send(&live, candidate, call, &headers, &timing).await {
+    if let Some(clients) = server.clients()
+        && !live.session.is_modern()
+    {
+        // In a box, so that the usual call does not carry the room for it.
+        return Box::pin(clients::attempt(clients, candidate, call, &headers, &timing)).await;
+    }
+    match send(&live.session, candidate, call, &headers, &timing).await {
         Err(CallError::SessionExpired) => {
             let heal_by =
                 timing.deadline().min(Instant::now() + 2 * Duration::from_secs(spec.timeouts.connect_seconds.into()));
             match server.newer_than(live.number, heal_by).await {
-                Some(live) => send(&live, candidate, call, &headers, &timing).await,
+                Some(live) => send(&live.session, candidate, call, &headers, &timing).await,
                 None => Err(CallError::SessionExpired),
             }
         }
@@ -208,8 +232,12 @@ async fn attempt(candidate: &Candidate, call: &Request<'_>, waits: bool, silence
     .map_err(Failure::Server)
 }
 
-async fn send(
-    live: &Live,
+/// Sends it in one session.
+///
+/// # Errors
+/// Why there is no answer that can be passed on.
+pub(crate) async fn send(
+    session: &Session,
     candidate: &Candidate,
     call: &Request<'_>,
     headers: &HeaderMap,
@@ -224,7 +252,7 @@ async fn send(
     let Request { method, caller, mailbox, .. } = *call;
     let progress = method == CALL_TOOL || mailbox.is_some();
     let request = Call { method, params: &params, name: Some(name), headers, progress, caller, mailbox };
-    let reply = live.session.call(&request, timing).await?;
+    let reply = session.call(&request, timing).await?;
     match &reply {
         Reply::Result(text) if !call.answers_input && is_input_required(text) => {
             Err(CallError::Unfit("it asks the caller for input, which this session does not offer"))
@@ -275,8 +303,8 @@ fn outcome(answer: &Result<Reply, Failure>) -> Outcome {
         Ok(Reply::Result(text)) if is_tool_error(text) => Outcome::ToolError,
         Ok(Reply::Result(_)) => Outcome::Ok,
         Ok(Reply::Error(RpcError { .. })) => Outcome::RpcError,
-        Err(Failure::Unavailable) => Outcome::Unavailable,
-        Err(Failure::Busy) => Outcome::Busy,
+        Err(Failure::Unavailable | Failure::SessionLost) => Outcome::Unavailable,
+        Err(Failure::Busy | Failure::TooManySessions) => Outcome::Busy,
         Err(Failure::Server(CallError::Timeout)) => Outcome::Timeout,
         Err(Failure::Server(CallError::NotSent(_) | CallError::Blocked(_) | CallError::SessionExpired)) => {
             Outcome::Unavailable

@@ -32,6 +32,8 @@ impl ClientCapabilities {
     pub const SAMPLING_CONTEXT: Self = Self(1 << 4);
     /// Asks its user to fill in a form.
     pub const ELICITATION_FORM: Self = Self(1 << 5);
+    /// All that servers can ask for.
+    pub const EVERYTHING: Self = Self(Self::ALL);
     /// Asks its user to open an address.
     pub const ELICITATION_URL: Self = Self(1 << 6);
 
@@ -96,6 +98,11 @@ impl ClientCapabilities {
         Value::Object(all).to_string()
     }
 
+    /// Whether a server may ask this of the client: each question needs a capability; there are no others.
+    pub fn allow(self, method: &str, params: &[u8]) -> bool {
+        needed_for(method, params).is_some_and(|needed| self.contains(needed))
+    }
+
     /// This and that.
     #[must_use]
     pub const fn with(self, other: Self) -> Self {
@@ -126,6 +133,28 @@ impl ClientCapabilities {
     /// From [`ClientCapabilities::bits`]; `None` if a bit says nothing that is known here.
     pub const fn from_bits(bits: u16) -> Option<Self> {
         if bits & !Self::ALL == 0 { Some(Self(bits)) } else { None }
+    }
+}
+
+/// What a client must have declared to be asked this; `None` for what no client can be asked.
+fn needed_for(method: &str, params: &[u8]) -> Option<ClientCapabilities> {
+    #[derive(Deserialize)]
+    struct Params<'a> {
+        #[serde(borrow)]
+        mode: Option<std::borrow::Cow<'a, str>>,
+    }
+    match method {
+        "roots/list" => Some(ClientCapabilities::ROOTS),
+        "sampling/createMessage" => Some(ClientCapabilities::SAMPLING),
+        "elicitation/create" => {
+            let mode = serde_json::from_slice::<Params<'_>>(params).ok().and_then(|params| params.mode);
+            match mode.as_deref() {
+                None | Some("form") => Some(ClientCapabilities::ELICITATION_FORM),
+                Some("url") => Some(ClientCapabilities::ELICITATION_URL),
+                Some(_) => None,
+            }
+        }
+        _ => None,
     }
 }
 
@@ -187,6 +216,24 @@ mod tests {
         assert_eq!(have.missing(C::SAMPLING.with(C::SAMPLING_TOOLS)), C::SAMPLING_TOOLS);
         assert!(have.contains(C::SAMPLING) && !have.contains(C::ELICITATION_FORM));
         assert_eq!(C::from_bits(1 << 7), None);
+    }
+
+    #[test]
+    fn a_question_needs_its_capability() {
+        let form = C::ELICITATION_FORM;
+        for (able, method, params, expected) in [
+            (C::ROOTS, "roots/list", "", true),
+            (C::SAMPLING, "roots/list", "{}", false),
+            (C::SAMPLING, "sampling/createMessage", "{}", true),
+            (form, "elicitation/create", r#"{"message":"m"}"#, true),
+            (form, "elicitation/create", r#"{"mode":"form"}"#, true),
+            (form, "elicitation/create", r#"{"mode":"url"}"#, false),
+            (C::ELICITATION_URL, "elicitation/create", r#"{"mode":"url"}"#, true),
+            (form, "elicitation/create", r#"{"mode":"other"}"#, false),
+            (form.with(C::ROOTS).with(C::SAMPLING), "tools/list", "{}", false),
+        ] {
+            assert_eq!(able.allow(method, params.as_bytes()), expected, "{method} {params}");
+        }
     }
 
     proptest! {

@@ -22,11 +22,13 @@ use crate::cluster;
 use crate::config::{Config, Problem, SecretsConfig, SourceConfig};
 use crate::front::access_log::AccessLog;
 use crate::front::mcp::Mcp;
+use crate::front::mcp::asking::Asking;
 use crate::front::mcp::changes::{self, Changes, Update};
 use crate::front::mcp::gate::Gate;
 use crate::front::mcp::live::Live;
 use crate::front::mcp::metadata::Metadata;
 use crate::front::mcp::owner::Owners;
+use crate::front::mcp::parking::Parking;
 use crate::front::mcp::streams::{StreamLimits, Streams};
 use crate::front::mcp::topics::Topics;
 use crate::front::{self, App, FrontOptions, status};
@@ -104,6 +106,9 @@ impl Gateway {
         };
         let guard = Arc::new(Guard::new(config.guard.clone()));
         let (updates, updated) = mpsc::channel(changes::UPDATES);
+        let limits = StreamLimits { all: config.mcp.max_sessions, of_subject: config.mcp.max_sessions_per_subject };
+        let (streams, live) = (Arc::new(Streams::new(limits, metrics.client_streams.clone())), Arc::<Live>::default());
+        let asking = Arc::new(Asking::new(streams.clone(), live.clone()));
         let shared = Arc::new(Shared {
             roots: LazyLock::new(system_roots),
             secrets: secrets.clone(),
@@ -115,6 +120,7 @@ impl Gateway {
             updates,
             handshakes: Semaphore::new(HANDSHAKES),
             touched: Arc::default(),
+            asking: asking.clone(),
         });
         let published = Published::default();
         let board = Arc::new(Board::new(published.clone(), shared.touched.clone()));
@@ -133,14 +139,15 @@ impl Gateway {
         };
         let port = local(&listener, config.listen).port();
         let metadata = Metadata::new(config.mcp.public_url.clone(), config.mcp.authorization_servers.clone(), &auth);
-        let limits = StreamLimits { all: config.mcp.max_sessions, of_subject: config.mcp.max_sessions_per_subject };
         let mcp = Mcp {
-            streams: Arc::new(Streams::new(limits, metrics.client_streams.clone())),
+            streams,
             changes: Changes::default(),
             channels: Arc::default(),
             topics: Topics::default(),
             owners: Owners::default(),
-            live: Live::default(),
+            live,
+            asking,
+            parking: Parking::default(),
         };
         let app = Arc::new(App {
             auth,

@@ -11,6 +11,7 @@ use prometheus::{Histogram, IntCounter, IntGauge};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, timeout_at};
 
+use crate::clients::Clients;
 use crate::item::{Items, Kind};
 use crate::metrics::{Metrics, Outcome};
 use crate::subscriptions::Subscriptions;
@@ -64,6 +65,8 @@ pub struct Handle {
     status: Mutex<Status>,
     revision: Mutex<Option<(Arc<Server>, String)>>,
     told: Told,
+    /// Sessions that clients have for themselves, if it is configured so.
+    clients: Option<Arc<Clients>>,
     /// Handles of its own series, so that a call looks none up.
     pub series: Series,
 }
@@ -219,6 +222,7 @@ impl Handle {
             status: Mutex::new(Status::new(phase)),
             revision: Mutex::default(),
             told: Told::default(),
+            clients: None,
             series,
         }
     }
@@ -227,6 +231,17 @@ impl Handle {
     #[must_use]
     pub fn telling(self, whom: Arc<Touched>) -> Self {
         Self { told: Told { whom, ..Told::default() }, ..self }
+    }
+
+    /// The same, with a session for each client.
+    #[must_use]
+    pub fn with_clients(self, clients: Arc<Clients>) -> Self {
+        Self { clients: Some(clients), ..self }
+    }
+
+    /// Sessions that clients have for themselves, if it is configured so.
+    pub fn clients(&self) -> Option<&Arc<Clients>> {
+        self.clients.as_ref()
     }
 
     /// What is configured now.

@@ -9,6 +9,7 @@ pub mod call;
 pub mod capabilities;
 pub mod catalog;
 pub mod check_command;
+pub mod clients;
 pub mod cluster;
 pub mod command;
 pub mod config;

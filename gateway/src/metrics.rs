@@ -58,6 +58,8 @@ pub struct Metrics {
     pub server_up: IntGaugeVec,
     /// `portcullis_server_calls_in_flight{server}`
     pub in_flight: IntGaugeVec,
+    /// `portcullis_client_upstream_sessions{server}`: of servers with a session for each client.
+    pub client_sessions: IntGaugeVec,
     /// `portcullis_server_reconnects_total{server,reason}`
     pub reconnects: IntCounterVec,
     /// `portcullis_server_ejections_total{server}`
@@ -229,6 +231,11 @@ impl Metrics {
             ),
             server_up: make.gauges("server_up", "1 with an open session to the server.", &["server"]),
             in_flight: make.gauges("server_calls_in_flight", "Calls the server has now.", &["server"]),
+            client_sessions: make.gauges(
+                "client_upstream_sessions",
+                "Sessions with the server that clients have for themselves.",
+                &["server"],
+            ),
             reconnects: make.counters(
                 "server_reconnects_total",
                 "Sessions that ended or could not be opened.",
@@ -372,10 +379,16 @@ impl Metrics {
     /// Forgets servers that are gone, so that their series end.
     pub fn forget(&self, servers: &HashSet<&str>) {
         for server in servers {
-            for gauges in
-                [&self.server_up, &self.in_flight, &self.catalog_tools, &self.tools_left_out, &self.tools_renamed]
-                    .into_iter()
-                    .chain(self.sparse())
+            for gauges in [
+                &self.server_up,
+                &self.in_flight,
+                &self.client_sessions,
+                &self.catalog_tools,
+                &self.tools_left_out,
+                &self.tools_renamed,
+            ]
+            .into_iter()
+            .chain(self.sparse())
             {
                 let _ = gauges.remove_label_values(&[server]);
             }

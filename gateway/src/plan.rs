@@ -46,7 +46,8 @@ pub fn plan<'a>(running: impl Iterator<Item = &'a Arc<Server>>, wanted: &[Arc<Se
 /// Where a session goes and how it is secured cannot change under it; everything else can.
 fn needs_new_session(old: &Server, new: &Server) -> bool {
     let connection = |server: &Server| {
-        (server.url.clone(), server.transport, server.protocol_version.clone(), server.tls.clone(), server.name.clone())
+        let Server { url, transport, protocol_version, tls, name, session, .. } = server.clone();
+        (url, transport, protocol_version, tls, name, session)
     };
     connection(old) != connection(new) || (old.state == State::Disabled) != (new.state == State::Disabled)
 }

@@ -20,6 +20,7 @@ use tracing::{error, info};
 
 use crate::board::Board;
 use crate::catalog::Catalog;
+use crate::clients::Clients;
 use crate::handle::{Handle, Offer};
 use crate::plan::{Plan, plan};
 use crate::server::{self, Order, Shared, Trying};
@@ -208,10 +209,10 @@ impl Pool {
         let names: HashSet<&str> = stopped.iter().chain(&restarted).map(|handle| handle.name.as_str()).collect();
         self.shared.metrics.forget(&names);
         for spec in start {
-            self.start(spec, &Offer::default());
+            self.start(spec, None);
         }
         for (spec, before) in restart.into_iter().zip(&restarted) {
-            self.start(spec, &before.offer());
+            self.start(spec, Some(before));
         }
         let changed = update.iter().filter(|spec| self.update(spec)).count();
         if starts + stops + restarts + changed > 0 {
@@ -228,17 +229,28 @@ impl Pool {
         );
     }
 
-    fn start(&mut self, spec: Arc<Server>, before: &Offer) {
+    /// Starts a server, which takes the place of `before`.
+    fn start(&mut self, spec: Arc<Server>, before: Option<&Arc<Handle>>) {
         let handle = Handle::new(spec.clone(), &self.shared.metrics).telling(self.shared.touched.clone());
-        let handle = Arc::new(handle);
-        let listed = before.listed && spec.state == State::Enabled;
-        handle.set_offer(Offer { listed, ..before.clone() });
+        let clients = (!spec.session.is_shared()).then(|| Arc::new(self.clients(&spec.name)));
+        if let (Some(clients), Some(old)) = (&clients, before.and_then(|before| before.clients())) {
+            clients.succeed(old);
+        }
+        let handle = Arc::new(clients.into_iter().fold(handle, Handle::with_clients));
+        let offer = before.map(|before| before.offer()).unwrap_or_default();
+        let listed = offer.listed && spec.state == State::Enabled;
+        handle.set_offer(Offer { listed, ..(*offer).clone() });
         self.shared.metrics.server_up.with_label_values(&[&handle.name]).set(0);
         let orders = watch::Sender::new(Order::default());
         let running = server::run(handle.clone(), self.shared.clone(), orders.subscribe(), self.trying.clone());
         let task = self.tasks.spawn(running).id();
         self.owners.insert(task, spec.key.clone());
         self.members.insert(spec.key.clone(), Member { spec, handle, orders, task });
+    }
+
+    fn clients(&self, server: &str) -> Clients {
+        let gauge = self.shared.metrics.client_sessions.with_label_values(&[server]);
+        Clients::new(self.shared.asking.clone(), gauge)
     }
 
     /// Tells a server to finish its calls and end. Its series are for the caller to forget.
@@ -277,8 +289,7 @@ impl Pool {
         if let Some(member) = self.members.remove(&key) {
             // Nobody moves its session any more: calls must not wait there for answers.
             member.handle.shut();
-            let offer = member.handle.offer();
-            self.start(member.spec, &offer);
+            self.start(member.spec, Some(&member.handle));
             self.shared.dirty.notify_one();
         }
     }

@@ -23,6 +23,9 @@ use tracing::{info, warn};
 use url::Url;
 
 use crate::backoff::{self, HEALTHY_AFTER};
+use crate::capabilities::ClientCapabilities;
+use crate::clients::keep::keep;
+use crate::front::mcp::asking::Asking;
 use crate::front::mcp::changes::Update;
 use crate::guard::Guard;
 use crate::handle::{Handle, Phase};
@@ -51,7 +54,7 @@ const CHECK_LIMIT: Duration = Duration::from_secs(5);
 const CREDENTIALS_AGAIN: Duration = Duration::from_secs(10);
 
 /// For the goodbye of a session.
-const CLOSE_LIMIT: Duration = Duration::from_secs(2);
+pub(crate) const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 
 /// Servers that are tried at the same time.
 pub const HANDSHAKES: usize = 256;
@@ -85,6 +88,8 @@ pub struct Shared {
     pub handshakes: Semaphore,
     /// Servers that may look different.
     pub touched: Arc<Touched>,
+    /// Asks clients for servers.
+    pub asking: Arc<Asking>,
 }
 
 /// What a server's task is told.
@@ -178,7 +183,14 @@ pub type Trying = mpsc::Sender<Infallible>;
 /// Runs one server until it is told to stop, then until its calls have finished or their time is over. `first` is
 /// dropped after the first attempt to open a session.
 pub async fn run(handle: Arc<Handle>, shared: Arc<Shared>, orders: watch::Receiver<Order>, first: Option<Trying>) {
-    Task { handle, shared, orders, seen: 0, spoken: None, attempts: 0, first, tried: None }.run().await;
+    let clients = handle.clients().cloned();
+    let clients = clients.map(|clients| keep(handle.clone(), clients, shared.clone(), orders.clone()));
+    let running = Task { handle, shared, orders, seen: 0, spoken: None, attempts: 0, first, tried: None }.run();
+    match clients {
+        None => running.await,
+        // In a box, so that servers without do not carry the room for it.
+        Some(clients) => drop(Box::pin(async { tokio::join!(running, clients) }).await),
+    }
 }
 
 impl Task {
@@ -285,7 +297,10 @@ impl Task {
         let resolved = self.shared.secrets.resolve(&spec);
         self.tried = Some((spec.clone(), resolved.clone()));
         let resolved = resolved?;
-        let target = self.target(&spec, &resolved)?;
+        // Some tools are there only for clients that can be asked.
+        let capabilities =
+            if spec.session.is_shared() { ClientCapabilities::NONE } else { ClientCapabilities::EVERYTHING };
+        let target = target_of(&self.shared, &spec, &resolved, capabilities)?;
         let outcome = connect(&target, self.spoken, &self.handle.notices).await;
         let mut connected = outcome.map_err(|error| {
             // The next attempt finds out anew how the server speaks, unless it was merely away.
@@ -304,6 +319,9 @@ impl Task {
         match listed {
             Ok(lists) => {
                 self.spoken = Some(connected.spoken);
+                if let Some(clients) = self.handle.clients() {
+                    clients.note_spoken(self.spoken);
+                }
                 self.publish(lists, connected.capabilities);
                 Ok(Opened { connected, resolved, spec })
             }
@@ -313,43 +331,6 @@ impl Task {
                 Err(Trouble::List(problem))
             }
         }
-    }
-
-    fn target(&self, spec: &Server, resolved: &Resolved) -> Result<Target, Trouble> {
-        let url = url_of(spec)?;
-        let host = host_of(&url);
-        let tls = self.tls(&url, resolved)?;
-        let authority = match url.port() {
-            Some(port) => format!("{}:{port}", url.host_str().unwrap_or_default()),
-            None => url.host_str().unwrap_or_default().to_owned(),
-        };
-        let step = Duration::from_secs(spec.timeouts.connect_seconds.into());
-        let pool = HttpPool::new(Origin {
-            port: url.port_or_known_default().unwrap_or(80),
-            authority: authority.parse().map_err(|_| Trouble::Url)?,
-            host,
-            guard: self.shared.guard.clone(),
-            tls,
-            connect_timeout: step,
-            idle_timeout: Duration::from_secs(spec.timeouts.idle_seconds.into()),
-        });
-        Ok(Target {
-            url,
-            transport: spec.transport,
-            pinned: spec.protocol_version.clone(),
-            headers: resolved.headers.clone(),
-            pool,
-            step,
-            max_message: self.shared.max_message,
-        })
-    }
-
-    /// How to speak TLS with these settings; none for plain http.
-    fn tls(&self, url: &Url, resolved: &Resolved) -> Result<Option<TlsTarget>, Trouble> {
-        if url.scheme() != "https" {
-            return Ok(None);
-        }
-        Ok(Some(TlsTarget::new(&host_of(url), &resolved.tls, &self.shared.roots)?))
     }
 
     fn note_failure(&self, trouble: &Trouble) {
@@ -527,7 +508,7 @@ impl Task {
                 self.handle.update_status(|status| status.clear(is_about_credentials));
                 Adapted::Kept
             }
-            Ok(new) => match url_of(&self.handle.spec()).and_then(|url| self.tls(&url, &new)) {
+            Ok(new) => match url_of(&self.handle.spec()).and_then(|url| tls(&self.shared, &url, &new)) {
                 Ok(_) => Adapted::Outdated,
                 Err(trouble) => self.keep_the_last_good(resolved, trouble),
             },
@@ -664,6 +645,50 @@ impl Task {
             self.shared.metrics.messages_dropped.with_label_values(&[&self.handle.name]).inc_by(dropped);
         }
     }
+}
+
+/// What to connect to, with these credentials, by which clients.
+pub(crate) fn target_of(
+    shared: &Shared,
+    spec: &Server,
+    resolved: &Resolved,
+    capabilities: ClientCapabilities,
+) -> Result<Target, Trouble> {
+    let url = url_of(spec)?;
+    let host = host_of(&url);
+    let tls = tls(shared, &url, resolved)?;
+    let authority = match url.port() {
+        Some(port) => format!("{}:{port}", url.host_str().unwrap_or_default()),
+        None => url.host_str().unwrap_or_default().to_owned(),
+    };
+    let step = Duration::from_secs(spec.timeouts.connect_seconds.into());
+    let pool = HttpPool::new(Origin {
+        port: url.port_or_known_default().unwrap_or(80),
+        authority: authority.parse().map_err(|_| Trouble::Url)?,
+        host,
+        guard: shared.guard.clone(),
+        tls,
+        connect_timeout: step,
+        idle_timeout: Duration::from_secs(spec.timeouts.idle_seconds.into()),
+    });
+    Ok(Target {
+        url,
+        transport: spec.transport,
+        pinned: spec.protocol_version.clone(),
+        headers: resolved.headers.clone(),
+        pool,
+        step,
+        max_message: shared.max_message,
+        capabilities,
+    })
+}
+
+/// How to speak TLS with these settings; none for plain http.
+fn tls(shared: &Shared, url: &Url, resolved: &Resolved) -> Result<Option<TlsTarget>, Trouble> {
+    if url.scheme() != "https" {
+        return Ok(None);
+    }
+    Ok(Some(TlsTarget::new(&host_of(url), &resolved.tls, &shared.roots)?))
 }
 
 fn url_of(spec: &Server) -> Result<Url, Trouble> {

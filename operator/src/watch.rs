@@ -20,6 +20,7 @@ use crate::config::{Config, Gateways, Scope};
 const WATCH_SECONDS: u32 = 60;
 
 /// One piece of news.
+#[expect(clippy::large_enum_variant, reason = "most are of servers, and each is soon taken apart")]
 pub enum News {
     /// Of McpServers, from the watch of this number.
     Server(usize, Event<DeserializeGuard<McpServer>>),

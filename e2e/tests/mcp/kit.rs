@@ -22,9 +22,20 @@ pub(crate) async fn send(gateway: &Gateway, text: impl Into<bytes::Bytes>) -> An
 
 /// A request of 2026-07-28 with all it must say; `params` are members without braces.
 pub(crate) fn modern(gateway: &Gateway, path: &str, method: &str, name: Option<&str>, params: &str) -> Request {
+    modern_as(gateway, path, (method, name), params, (1, "{}"))
+}
+
+/// The same, of a client with these capabilities, under this id.
+pub(crate) fn modern_as(
+    gateway: &Gateway,
+    path: &str,
+    (method, name): (&str, Option<&str>),
+    params: &str,
+    (id, capabilities): (u32, &str),
+) -> Request {
     let comma = if params.is_empty() { "" } else { "," };
     let text = format!(
-        r#"{{"jsonrpc":"2.0","id":1,"method":"{method}","params":{{{params}{comma}"_meta":{{"io.modelcontextprotocol/protocolVersion":"{MODERN}","io.modelcontextprotocol/clientCapabilities":{{}}}}}}}}"#
+        r#"{{"jsonrpc":"2.0","id":{id},"method":"{method}","params":{{{params}{comma}"_meta":{{"io.modelcontextprotocol/protocolVersion":"{MODERN}","io.modelcontextprotocol/clientCapabilities":{capabilities}}}}}}}"#
     );
     let request = client::post(&gateway.url(path), text).bearer(&gateway.token).limit(LIMIT);
     let request = request.header("mcp-protocol-version", MODERN).header("mcp-method", method);
@@ -33,7 +44,13 @@ pub(crate) fn modern(gateway: &Gateway, path: &str, method: &str, name: Option<&
 
 /// A session of this revision: its id.
 pub(crate) async fn initialize(gateway: &Gateway, version: &str) -> String {
-    let answer = send(gateway, initialize_text(version)).await;
+    initialize_as(gateway, version, "{}").await
+}
+
+/// The same, of a client with these capabilities.
+pub(crate) async fn initialize_as(gateway: &Gateway, version: &str, capabilities: &str) -> String {
+    let text = initialize_text(version).replace(r#""capabilities":{}"#, &format!(r#""capabilities":{capabilities}"#));
+    let answer = send(gateway, text).await;
     assert_eq!(answer.json()["result"]["protocolVersion"], version, "{}", answer.text());
     answer.header("mcp-session-id").to_owned()
 }

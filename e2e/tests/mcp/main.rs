@@ -1,8 +1,10 @@
 //! `/mcp` as clients of every revision see it, in front of honest and faulty servers.
 
+mod asks;
 mod calls;
 mod changes;
 mod entrance;
 mod eras;
 mod kit;
 mod messages;
+mod parked;

@@ -80,8 +80,8 @@ impl ApiError {
     /// What a failed call of `tool` is to its caller.
     pub fn of_call(failure: Failure, tool: &str) -> Self {
         match failure {
-            Failure::Unavailable => Self::Unavailable(clip(tool)),
-            Failure::Busy => Self::Busy(clip(tool)),
+            Failure::Unavailable | Failure::SessionLost => Self::Unavailable(clip(tool)),
+            Failure::Busy | Failure::TooManySessions => Self::Busy(clip(tool)),
             Failure::Server(error) => Self::Server(error),
         }
     }

@@ -26,6 +26,7 @@ use super::wire::{read_call, unwrapped_value};
 use crate::auth::{AuthError, Identity, Look};
 use crate::call::{self, CALL_TOOL, Called, Subject};
 use crate::catalog::{Catalog, Kind};
+use crate::clients::Client;
 use crate::metrics::Outcome;
 use crate::upstream::{Caller, Reply};
 
@@ -65,7 +66,7 @@ async fn answer_call(
     recorder: &Recorder,
 ) -> Result<Response, ApiError> {
     let query = parts.uri.query();
-    identify(app, &parts.headers, query, recorder).await?;
+    let identity = identify(app, &parts.headers, query, recorder).await?;
     body::check_media_type(&parts.headers)?;
     let shape = Shape::of(query)?;
     let body = body::read(&parts.headers, body, app.options.max_body).await?;
@@ -92,6 +93,7 @@ async fn answer_call(
         arguments: wanted.args,
         preferred: preferred.map(|server| &**server),
         headers: &parts.headers,
+        client: Client::Identity(&identity),
         caller: Caller::default(),
         mailbox: None,
         answers_input: false,

@@ -7,12 +7,15 @@ use portcullis_runtime::Readiness;
 use tokio::sync::{Notify, Semaphore};
 
 use super::*;
+use crate::front::mcp::asking::Asking;
+use crate::front::mcp::streams::{StreamLimits, Streams};
 use crate::metrics::Metrics;
 use crate::secrets::Secrets;
 use crate::server::HANDSHAKES;
 use crate::tool::read_tools;
 
 fn pool() -> Pool {
+    let streams = Streams::new(StreamLimits { all: 1, of_subject: 1 }, Metrics::new().client_streams);
     let shared = Arc::new(Shared {
         roots: LazyLock::new(|| unreachable!("no https server")),
         secrets: Secrets::Folder(None),
@@ -24,6 +27,7 @@ fn pool() -> Pool {
         updates: tokio::sync::mpsc::channel(1).0,
         handshakes: Semaphore::new(HANDSHAKES),
         touched: Arc::default(),
+        asking: Arc::new(Asking::new(Arc::new(streams), Arc::default())),
     });
     let published = Published::default();
     let board = Arc::new(Board::new(published.clone(), shared.touched.clone()));

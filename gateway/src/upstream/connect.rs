@@ -24,6 +24,7 @@ use super::session::{Call, CallError, Core, End, Notices, Session};
 use super::sse::SseSession;
 use super::streamable::{MODERN, StreamableSession};
 use super::timing::Timing;
+use crate::capabilities::ClientCapabilities;
 use crate::guard::Refusal;
 
 /// The newest revision with a handshake: what is asked for in `initialize`.
@@ -42,6 +43,7 @@ const MAX_ENDPOINT_BYTES: usize = 2048;
 const CLIENT_INFO: &str = client_info!();
 
 /// What to connect to.
+#[derive(Clone)]
 pub struct Target {
     /// URL of the MCP endpoint.
     pub url: Url,
@@ -57,6 +59,8 @@ pub struct Target {
     pub step: Duration,
     /// Messages above this many bytes are refused.
     pub max_message: usize,
+    /// What the server is told in the handshake that it may ask.
+    pub capabilities: ClientCapabilities,
 }
 
 /// How a server turned out to speak; tried first the next time.
@@ -386,7 +390,8 @@ fn understood(reply: Reply) -> Result<Handshake, ConnectError> {
 
 fn initialize_params(target: &Target) -> String {
     let version = target.pinned.as_deref().unwrap_or(LATEST_WITH_INITIALIZE);
-    format!(r#""protocolVersion":{},"capabilities":{{}},"clientInfo":{CLIENT_INFO}"#, message::json_string(version))
+    let (version, capabilities) = (message::json_string(version), target.capabilities.to_json());
+    format!(r#""protocolVersion":{version},"capabilities":{capabilities},"clientInfo":{CLIENT_INFO}"#)
 }
 
 fn agreed(target: &Target, handshake: &Handshake) -> Result<String, ConnectError> {

@@ -8,20 +8,22 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 
-use super::message::Question;
+use super::asked::Asked;
+use super::timing::Timing;
+use crate::capabilities::ClientCapabilities;
 
 /// So many messages may wait for a caller that reads slowly.
 const ROOM: usize = 64;
 
 /// What a server tells before its answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Told {
     /// The `params` of `notifications/progress`.
     Progress(Bytes),
     /// The `params` of `notifications/message`.
     Log(Bytes),
-    /// It asks the caller something, and waits for [`Session::respond`](super::Session::respond).
-    Question(Question),
+    /// It asks the caller something, and waits for the answer.
+    Question(Asked),
 }
 
 /// Takes what a server tells, as far as there is room: what does not fit is dropped and counted.
@@ -30,36 +32,57 @@ pub enum Told {
 #[derive(Clone)]
 pub struct Mailbox {
     shared: Arc<Mutex<Letters>>,
-    /// Whether the caller can be asked.
-    asks: bool,
+    /// What the caller can be asked.
+    askable: ClientCapabilities,
 }
 
 #[derive(Default)]
 struct Letters {
     waiting: VecDeque<Told>,
     reader: Option<Waker>,
+    timing: Option<Arc<Timing>>,
 }
 
 impl Mailbox {
-    /// An empty one. `asks`: questions of the server are wanted too.
-    pub fn new(asks: bool) -> Self {
-        Self { shared: Arc::default(), asks }
+    /// An empty one, of a caller that can be asked so much.
+    pub fn new(askable: ClientCapabilities) -> Self {
+        Self { shared: Arc::default(), askable }
     }
 
-    /// Whether it was taken.
-    pub fn put(&self, told: Told) -> bool {
-        if !self.asks && matches!(told, Told::Question(_)) {
-            return false;
+    /// Whether its caller can be asked anything.
+    pub fn asks(&self) -> bool {
+        self.askable != ClientCapabilities::NONE
+    }
+
+    /// The time of the call that it belongs to: it stands still while a question is open.
+    pub fn times(&self, timing: &Arc<Timing>) {
+        self.lock().timing = Some(timing.clone());
+    }
+
+    /// Puts something in.
+    ///
+    /// # Errors
+    /// There is no room, or it is a question that the caller cannot be asked: gives it back.
+    pub fn put(&self, mut told: Told) -> Result<(), Told> {
+        if let Told::Question(asked) = &told
+            && !self.askable.allow(&asked.question().method, &asked.question().params)
+        {
+            return Err(told);
         }
+        // What is only told must not keep out what somebody waits for.
+        let room = if matches!(told, Told::Question(_)) { 2 * ROOM } else { ROOM };
         let mut letters = self.lock();
-        if letters.waiting.len() >= ROOM {
-            return false;
+        if letters.waiting.len() >= room {
+            return Err(told);
+        }
+        if let (Told::Question(asked), Some(timing)) = (&mut told, &letters.timing) {
+            asked.hold(timing);
         }
         letters.waiting.push_back(told);
         let reader = letters.reader.take();
         drop(letters);
         reader.into_iter().for_each(Waker::wake);
-        true
+        Ok(())
     }
 
     /// The next one. There is one reader at a time.
@@ -92,24 +115,29 @@ mod tests {
         Told::Progress(Bytes::from_static(text.as_bytes()))
     }
 
+    fn text(told: Option<Told>) -> Option<String> {
+        let Told::Progress(params) = told? else { return None };
+        String::from_utf8(params.to_vec()).ok()
+    }
+
     #[tokio::test]
     async fn what_is_told_comes_out_in_its_order_and_wakes_who_waits() {
-        let mailbox = Mailbox::new(false);
+        let mailbox = Mailbox::new(ClientCapabilities::NONE);
         let taken = std::future::poll_fn(|cx| mailbox.poll_take(cx));
         let (first, ()) = tokio::join!(taken, async {
             tokio::task::yield_now().await;
-            assert!(mailbox.put(progress("1")) && mailbox.put(progress("2")));
+            assert!(mailbox.put(progress("1")).is_ok() && mailbox.put(progress("2")).is_ok());
         });
-        assert_eq!((first, mailbox.take(), mailbox.take()), (progress("1"), Some(progress("2")), None));
+        assert_eq!(text(Some(first)).as_deref(), Some("1"));
+        assert_eq!((text(mailbox.take()).as_deref(), text(mailbox.take())), (Some("2"), None));
     }
 
     #[test]
-    fn it_takes_no_more_than_it_has_room_for_and_no_questions_unless_asked_for() {
-        let mailbox = Mailbox::new(false);
-        assert_eq!((0..100).filter(|_| mailbox.put(progress("x"))).count(), ROOM);
-        let question =
-            || Told::Question(Question { id: "1".into(), method: "roots/list".into(), params: Bytes::new() });
-        assert!(!Mailbox::new(false).put(question()));
-        assert!(Mailbox::new(true).put(question()));
+    fn it_takes_no_more_than_it_has_room_for_and_no_questions_that_its_caller_cannot_be_asked() {
+        let mailbox = Mailbox::new(ClientCapabilities::NONE);
+        assert_eq!((0..100).filter(|_| mailbox.put(progress("x")).is_ok()).count(), ROOM);
+        let question = || Told::Question(Asked::by_us("roots/list", Bytes::new()).0);
+        assert!(Mailbox::new(ClientCapabilities::SAMPLING).put(question()).is_err());
+        assert!(Mailbox::new(ClientCapabilities::ROOTS).put(question()).is_ok());
     }
 }

@@ -1,6 +1,6 @@
 //! Upstream sessions: how the gateway speaks MCP to one backend.
 //!
-//! One session per backend and replica, shared by all callers, with ids of our own and no client capabilities.
+//! One session per backend and replica, shared by all callers, with ids of our own; or one for each client.
 
 /// How the gateway introduces itself to servers, as JSON.
 macro_rules! client_info {
@@ -9,6 +9,7 @@ macro_rules! client_info {
     };
 }
 
+mod asked;
 pub mod connect;
 mod dial;
 pub mod event_stream;
@@ -22,7 +23,8 @@ pub mod stream;
 pub mod streamable;
 pub mod timing;
 
+pub use asked::{Answer, Asked};
 pub use connect::{ConnectError, Connected, ServerCapabilities, Target, connect};
 pub use mailbox::{Mailbox, Told};
 pub use message::{Question, Reply, RpcError};
-pub use session::{Call, CallError, Caller, End, Notices, Session};
+pub use session::{Call, CallError, Caller, End, Notices, Session, Unasked};

@@ -10,9 +10,10 @@ use bytes::Bytes;
 use thiserror::Error;
 use tokio::sync::{Notify, mpsc};
 
+use super::asked::Asked;
 use super::http::{HttpError, HttpPool};
 use super::mailbox::{Mailbox, Told};
-use super::message::{List, Message, Question, Reply, json_string};
+use super::message::{List, Message, Question, Reply};
 use super::sse::SseSession;
 use super::streamable::StreamableSession;
 use super::timing::{Elapsed, Timing};
@@ -101,6 +102,15 @@ pub enum End {
     Broken(&'static str),
 }
 
+/// Takes what a server tells or asks outside the answer to a call.
+pub trait Unasked: Send + Sync {
+    /// Takes it.
+    ///
+    /// # Errors
+    /// There is nobody for it: gives it back.
+    fn take(&self, told: Told) -> Result<(), Told>;
+}
+
 /// What a session tells its owner meanwhile.
 #[derive(Default)]
 pub struct Notices {
@@ -112,8 +122,8 @@ pub struct Notices {
     pub resources_changed: Notify,
     /// Takes the URIs of resources that have changed; false if it cannot.
     pub updated: OnceLock<Box<dyn Fn(String) -> bool + Send + Sync>>,
-    /// Takes what belongs to no call, where the session is one caller's alone.
-    pub unasked: Option<Mailbox>,
+    /// Takes what belongs to no call, where the session is one client's alone. Without it, nobody can be asked.
+    pub unasked: Option<Box<dyn Unasked>>,
     /// Something went wrong: look whether the server is still there.
     pub suspect: Notify,
     /// Messages that answered nothing of ours, were no JSON-RPC, or did not fit the outbox.
@@ -162,11 +172,6 @@ impl Session {
             Self::Sse(session) => session.call(call, timing).await,
             Self::Streamable(session) => session.call(call, timing).await,
         }
-    }
-
-    /// Queues the answer to a question of the server: `outcome` is `"result":…` or `"error":…`.
-    pub fn respond(&self, id: &str, outcome: &str) {
-        self.core().post_later(format!(r#"{{"jsonrpc":"2.0","id":{id},{outcome}}}"#));
     }
 
     /// Queues a notification for the server: `params` is a JSON object, or empty.
@@ -262,7 +267,6 @@ impl Core {
 
     /// Does what a message asks for that is no awaited answer. `of_call`: of the call that it surely belongs to.
     pub(super) fn handle(&self, message: Message, of_call: Option<&Mailbox>) {
-        let mailbox = of_call.or(self.notices.unasked.as_ref());
         match message {
             Message::ListChanged(List::Tools) => self.notices.tools_changed.notify_one(),
             Message::ListChanged(List::Prompts) => self.notices.prompts_changed.notify_one(),
@@ -272,8 +276,11 @@ impl Core {
                     self.drop_one();
                 }
             }
-            Message::Request(question) => self.ask(question, mailbox),
-            Message::Log(params) => self.put(mailbox, Told::Log(params)),
+            Message::Request(question) => self.ask(question, of_call),
+            Message::Log(params) => match (of_call, &self.notices.unasked) {
+                (None, Some(unasked)) => drop(unasked.take(Told::Log(params))),
+                _ => self.put(of_call, Told::Log(params)),
+            },
             Message::Nonsense | Message::Unusable(_) | Message::Reply(..) | Message::Complaint(_) => self.drop_one(),
             Message::Notification | Message::Progress(..) => {}
         }
@@ -281,21 +288,27 @@ impl Core {
 
     /// Puts what came before an answer where it is wanted, if it is.
     pub(super) fn put(&self, mailbox: Option<&Mailbox>, told: Told) {
-        if mailbox.is_some_and(|mailbox| !mailbox.put(told)) {
+        if mailbox.is_some_and(|mailbox| mailbox.put(told).is_err()) {
             self.drop_one();
         }
     }
 
-    /// Puts a question of the server to the caller, if there is one who can be asked.
-    fn ask(&self, question: Question, mailbox: Option<&Mailbox>) {
-        let askable = question.method != "ping" && mailbox.is_some();
-        if askable && mailbox.is_some_and(|mailbox| mailbox.put(Told::Question(question.clone()))) {
-            return;
+    /// Puts a question of the server to the client, if there is one that can be asked.
+    fn ask(&self, question: Question, of_call: Option<&Mailbox>) {
+        if question.id.len() + question.method.len() > MAX_ECHO {
+            return self.drop_one();
         }
-        if question.id.len() + question.method.len() <= MAX_ECHO {
-            self.post_later(answer_to(&question.id, &question.method));
-        } else {
-            self.drop_one();
+        if question.method == "ping" {
+            return self.post_later(format!(r#"{{"jsonrpc":"2.0","id":{},"result":{{}}}}"#, question.id));
+        }
+        let told = Told::Question(Asked::by_server(question, self.outbox.clone()));
+        let Some(unasked) = &self.notices.unasked else { return refuse(told) };
+        let left = match of_call {
+            Some(mailbox) => mailbox.put(told),
+            None => Err(told),
+        };
+        if let Err(told) = left.or_else(|told| unasked.take(told)) {
+            refuse(told);
         }
     }
 
@@ -345,13 +358,11 @@ fn push_number(text: &mut String, number: u64) {
     let _ = write!(text, "{number}");
 }
 
-/// Servers may ping; for all else we declared no capability, so it does not exist here.
-fn answer_to(id: &str, method: &str) -> String {
-    if method == "ping" {
-        return format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{{}}}}"#);
+/// Nobody has declared that it can be asked this, so the method does not exist here.
+fn refuse(told: Told) {
+    if let Told::Question(asked) = told {
+        asked.refuse();
     }
-    let message = json_string(&format!("this client does not offer {method}"));
-    format!(r#"{{"jsonrpc":"2.0","id":{id},"error":{{"code":-32601,"message":{message}}}}}"#)
 }
 
 pub(super) fn header(map: &mut HeaderMap, name: &'static str, value: &str) {

@@ -235,13 +235,10 @@ impl StreamableSession {
 
     /// Listens for what the server says unasked, and sends what is in the outbox, until the session ends.
     pub(super) async fn attend(&self, mut outbox: mpsc::Receiver<Bytes>, capabilities: ServerCapabilities) -> End {
-        let listening = async {
-            if capabilities.announces_any() || capabilities.resources_subscribe {
-                self.listen(capabilities).await
-            } else {
-                std::future::pending().await
-            }
-        };
+        // Where a client can be asked, the server may want to when no call runs.
+        let listens =
+            capabilities.announces_any() || capabilities.resources_subscribe || self.core.notices.unasked.is_some();
+        let listening = async { if listens { self.listen(capabilities).await } else { std::future::pending().await } };
         tokio::select! {
             end = listening => end,
             () = self.expired.notified() => End::Expired,

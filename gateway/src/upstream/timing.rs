@@ -2,7 +2,8 @@
 
 use std::future::Future;
 use std::pin::pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use thiserror::Error;
@@ -23,12 +24,18 @@ pub struct Timing {
     silence: Duration,
     /// Milliseconds from `began` to the last progress.
     progress: AtomicU64,
+    /// So many reasons not to count the time now.
+    held: AtomicU32,
 }
+
+/// As long as it lives, the call counts as making progress.
+#[derive(Debug)]
+pub struct Held(Arc<Timing>);
 
 impl Timing {
     /// A call that begins now and may be silent for `silence`.
     pub fn new(silence: Duration) -> Self {
-        Self { began: Instant::now(), silence, progress: AtomicU64::new(0) }
+        Self { began: Instant::now(), silence, progress: AtomicU64::new(0), held: AtomicU32::new(0) }
     }
 
     /// The tool said that it works on.
@@ -37,8 +44,17 @@ impl Timing {
         self.progress.store(u64::try_from(elapsed).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
+    /// The call waits for somebody else than the tool.
+    pub fn hold(self: &Arc<Self>) -> Held {
+        self.held.fetch_add(1, Ordering::Relaxed);
+        Held(self.clone())
+    }
+
     /// When the call ends unless there is more progress.
     pub fn deadline(&self) -> Instant {
+        if self.held.load(Ordering::Relaxed) > 0 {
+            self.progressed();
+        }
         let last = Duration::from_millis(self.progress.load(Ordering::Relaxed));
         self.began + (last + self.silence).min(self.silence * PROGRESS_CAP)
     }
@@ -57,6 +73,13 @@ impl Timing {
                 Err(_) => return Err(Elapsed),
             }
         }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.progressed();
+        self.0.held.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -79,6 +102,21 @@ mod tests {
         };
         assert_eq!(timing.limit(async { tokio::join!(busy, std::future::pending::<()>()) }).await.err(), Some(Elapsed));
         assert_eq!(timing.began.elapsed(), Duration::from_secs(10));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_time_does_not_count_while_it_is_held_up_to_the_cap() {
+        for (held_seconds, expected) in [(3, 4), (60, 10)] {
+            let timing = Arc::new(Timing::new(Duration::from_secs(1)));
+            let held = timing.hold();
+            let waiting = async {
+                tokio::time::sleep(Duration::from_secs(held_seconds)).await;
+                drop(held);
+                std::future::pending::<()>().await;
+            };
+            assert_eq!(timing.limit(waiting).await, Err(Elapsed));
+            assert_eq!(timing.began.elapsed(), Duration::from_secs(expected), "{held_seconds}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

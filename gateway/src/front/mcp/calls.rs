@@ -13,16 +13,20 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use smallvec::SmallVec;
 
+use super::asking::Asker;
 use super::live::CannotRun;
 use super::message::Request;
+use super::parking::Parker;
 use super::problem::RpcProblem;
 use super::reply::Reply;
 use super::request::{LEVELS, Params, decoded};
+use super::rounds;
 use super::state::Caller;
-use super::stream::Shape;
+use super::stream::{DEFAULT_LEVEL, Ears, Shape};
 use crate::call::{self, Called, Failure, Subject};
 use crate::capabilities::ClientCapabilities;
-use crate::catalog::{Catalog, Entry, Kind};
+use crate::catalog::{Candidate, Catalog, Entry, Kind};
+use crate::clients::{Client, ClientKey};
 use crate::front::access_log::short;
 use crate::front::error::clip;
 use crate::json::{Members, text};
@@ -31,13 +35,11 @@ use crate::revision::Revision;
 use crate::seal::{self, Inner, RequestState};
 use crate::upstream::message::json_string;
 use crate::upstream::params::mirror;
+use crate::upstream::timing::PROGRESS_CAP;
 use crate::upstream::{self, Caller as Told, Mailbox};
 
 /// How long a client may take to bring the answers to what a server asks.
-const INPUT_LIFE: Duration = Duration::from_secs(3600);
-
-/// The log level of a session that has not said which it wants.
-const DEFAULT_LEVEL: usize = 1;
+pub const INPUT_LIFE: Duration = Duration::from_secs(3600);
 
 /// A request on its way to a server.
 pub type Work = Pin<Box<dyn Future<Output = Reply> + Send>>;
@@ -105,6 +107,16 @@ pub fn plan(
         planned.check_mirrored()?;
     }
     Ok(planned)
+}
+
+/// Of a request that may bring a `requestState`: what it is bound to, and how its answer is shown.
+pub fn returning(caller: &Caller, request: &Request<'_>, params: &Params<'_>) -> Option<([u8; 16], Shape)> {
+    params.members.get("requestState")?;
+    let method = method_of(&request.method)?;
+    let about = params.members.text(if method == "resources/read" { "uri" } else { "name" })?;
+    let log_level = log_level(caller, params, Revision::V2026_07_28);
+    let progress_token = params.meta.progress_token.map(str::to_owned);
+    Some((seal::digest(method, &about), Shape { progress_token, log_level, ears: Ears::None }))
 }
 
 type Found = (Entry, String, Option<(String, String)>);
@@ -269,12 +281,56 @@ impl Planned {
 
     /// How what comes before the answer is shown to the caller.
     pub fn shape(&self) -> Shape {
-        Shape { progress_token: self.progress_token.clone(), log_level: self.log_level }
+        let caller = &self.caller;
+        let ears = match &caller.session {
+            Some(session) if !self.revision.is_modern() && self.can_be_asked() => {
+                Ears::Asks(Asker::new(caller.app.mcp.asking.clone(), session.id))
+            }
+            _ if self.may_park() => Ears::Parks(Box::new(self.parker())),
+            _ => Ears::None,
+        };
+        Shape { progress_token: self.progress_token.clone(), log_level: self.log_level, ears }
+    }
+
+    /// Whether a server may ask within the call, while its caller is asked by the answer.
+    pub fn may_park(&self) -> bool {
+        let asks = |candidate: &Candidate| candidate.server.clients().is_some();
+        self.revision.is_modern()
+            && self.can_be_asked()
+            && self.method != "completion/complete"
+            && self.entry.candidates.iter().any(asks)
+    }
+
+    fn parker(&self) -> Parker {
+        let server = self.entry.candidates.first().map(|candidate| candidate.server.key.to_string());
+        Parker::new(&self.caller, &self.id, server.unwrap_or_default(), seal::digest(self.method, &self.about))
+    }
+
+    /// The id of the request, as JSON.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Takes what comes before the answer.
+    pub fn mailbox(&self) -> Mailbox {
+        Mailbox::new(self.capabilities)
+    }
+
+    fn can_be_asked(&self) -> bool {
+        self.capabilities != ClientCapabilities::NONE
+    }
+
+    fn client(&self) -> ClientKey {
+        match &self.caller.session {
+            Some(session) if !self.revision.is_modern() => ClientKey::of_session(session),
+            _ => ClientKey { session: None, subject: self.caller.subject, capabilities: self.capabilities },
+        }
     }
 
     /// Whether anything that comes before the answer is wanted.
     pub fn wants_more(&self) -> bool {
-        self.caller.takes_streams && (self.progress_token.is_some() || self.log_level.is_some())
+        let wants = self.progress_token.is_some() || self.log_level.is_some() || self.can_be_asked();
+        self.caller.takes_streams && wants
     }
 
     /// Sends it. Dropping the future cancels it at the server.
@@ -310,6 +366,8 @@ impl Planned {
             params.extend([r#","arguments":"#, arguments]);
         }
         params.push(&self.others);
+        let may_ask = self.method != "completion/complete";
+        let rounds = mailbox.as_ref().filter(|_| !self.revision.is_modern() && may_ask && self.can_be_asked());
         let request = call::Request {
             method: self.method,
             subject: self.given.as_ref().map_or(Subject::Named, |(member, value)| Subject::Given(member, value)),
@@ -317,13 +375,45 @@ impl Planned {
             arguments: arguments.unwrap_or("{}"),
             preferred: None,
             headers: &self.caller.headers,
+            client: Client::Key(self.client()),
             caller: Told { meta: &self.meta, capabilities: &capabilities, log_level: level.as_deref() },
             mailbox: mailbox.as_ref(),
-            answers_input: self.revision.is_modern() && self.method != "completion/complete",
+            answers_input: may_ask && (self.revision.is_modern() || rounds.is_some()),
         };
         let called = call::call(&self.entry, &request, &self.caller.app.metrics).await;
         self.note(&called);
-        self.reply(called)
+        let Some(mailbox) = rounds.filter(|_| asks_for_input(&called)) else { return self.reply(called) };
+        // In a box, so that the usual call does not carry the room for it.
+        match Box::pin(self.go_on(called, request, mailbox)).await {
+            Ok(called) => self.reply(called),
+            Err(problem) => self.failed(&problem),
+        }
+    }
+
+    /// Asks the caller what a server wants to know, and sends the request again with the answers, round by round.
+    async fn go_on(
+        &self,
+        mut called: Called,
+        request: call::Request<'_>,
+        mailbox: &Mailbox,
+    ) -> Result<Called, RpcProblem> {
+        const ENDLESS: RpcProblem = RpcProblem::Server(upstream::CallError::Unfit("it asks for input again and again"));
+        let mut entry = self.entry.clone();
+        for _ in 0..rounds::MOST_ROUNDS {
+            let (Ok(upstream::Reply::Result(result)), Some(server)) = (&called.answer, &called.server) else { break };
+            if !call::is_input_required(result) {
+                break;
+            }
+            let limit = Duration::from_secs(server.spec().timeouts.request_seconds.into()) * PROGRESS_CAP;
+            let more = rounds::ask(result, mailbox, limit).await?;
+            // Nobody else can go on.
+            entry.candidates.retain(|candidate| candidate.server.key == server.key);
+            let params: SmallVec<[&str; 4]> = request.params.iter().copied().chain([more.as_str()]).collect();
+            let again = call::Request { params: &params, ..request };
+            called = call::call(&entry, &again, &self.caller.app.metrics).await;
+            self.note(&called);
+        }
+        if asks_for_input(&called) { Err(ENDLESS) } else { Ok(called) }
     }
 
     fn note(&self, called: &Called) {
@@ -383,6 +473,10 @@ impl Planned {
         members.0.retain(|(key, _)| key != "requestState");
         Ok(Some(format!(r#"{{"requestState":"{sealed}"{}}}"#, joined(&members.0)).into()))
     }
+}
+
+fn asks_for_input(called: &Called) -> bool {
+    matches!(&called.answer, Ok(upstream::Reply::Result(result)) if call::is_input_required(result))
 }
 
 /// Numbers are compared as numbers, all else as text.

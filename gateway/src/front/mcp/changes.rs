@@ -77,4 +77,5 @@ pub async fn keep(
         }
     }
     mcp.streams.end_all();
+    mcp.parking.end_all();
 }

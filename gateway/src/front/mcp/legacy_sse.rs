@@ -20,7 +20,9 @@ use super::owner::{self, Handed};
 use super::problem::RpcProblem;
 use super::reply::{Reply, event, event_stream};
 use super::request::Params;
-use super::routes::{McpParts, Refused, caller, finish, from_memory, note_method, notified, refused, with_recorder};
+use super::routes::{
+    McpParts, Refused, answered, caller, finish, from_memory, note_method, notified, refused, with_recorder,
+};
 use super::state::Caller;
 use super::stream::Answering;
 use super::{answers, calls, gate, listen};
@@ -30,7 +32,6 @@ use crate::front::body;
 use crate::front::routes::parameter;
 use crate::revision::Revision;
 use crate::seal::Session;
-use crate::upstream::Mailbox;
 
 /// The parameter that names a session.
 const SESSION: &str = "sessionId";
@@ -121,7 +122,7 @@ async fn taken(app: Arc<App>, parts: McpParts, body: HttpBody) -> Result<Respons
         Incoming::Notification(method, params) => {
             let _ = notified(&caller, &method, params);
         }
-        Incoming::Response(..) => {}
+        Incoming::Response(id, answer) => answered(&caller, id, answer),
     }
     Ok((StatusCode::ACCEPTED, "Accepted").into_response())
 }
@@ -136,7 +137,7 @@ fn read(body: &Bytes) -> Result<Incoming<'_>, (Option<String>, RpcProblem)> {
 }
 
 /// What a request puts onto the stream.
-fn job(caller: Caller, channel: &Channel, request: &message::Request<'_>, body: &Bytes, agreed: Agreed) -> Job {
+fn job(mut caller: Caller, channel: &Channel, request: &message::Request<'_>, body: &Bytes, agreed: Agreed) -> Job {
     let revision = agreed.revision;
     let fail = |caller: &Caller, problem: &RpcProblem| {
         calls::note_refusal(caller, problem);
@@ -158,10 +159,14 @@ fn job(caller: Caller, channel: &Channel, request: &message::Request<'_>, body: 
     if calls::method_of(&request.method).is_none() {
         return Job::Event(event(&from_memory(&caller, request, &params, revision).into_bytes()));
     }
+    // The id of the session was sealed before anything was agreed on.
+    if let Some(session) = &mut caller.session {
+        (session.revision, session.capabilities) = (revision, agreed.capabilities);
+    }
     let caller = Arc::new(caller);
-    match calls::plan(&caller, body, request, &params, (revision, ClientCapabilities::NONE)) {
+    match calls::plan(&caller, body, request, &params, (revision, agreed.capabilities)) {
         Ok(planned) => {
-            let (mailbox, shape) = (planned.wants_more().then(|| Mailbox::new(false)), planned.shape());
+            let (mailbox, shape) = (planned.wants_more().then(|| planned.mailbox()), planned.shape());
             Job::Answering(Answering::among_others(Box::pin(planned.send(mailbox.clone())), mailbox, shape))
         }
         Err(problem) => fail(&caller, &problem),

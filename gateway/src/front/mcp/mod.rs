@@ -3,6 +3,7 @@
 //! What the gateway knows it answers itself; the rest goes to a server through the same call path as REST.
 
 pub mod answers;
+pub mod asking;
 pub mod calls;
 pub mod changes;
 pub mod channel;
@@ -13,13 +14,16 @@ pub mod live;
 pub mod message;
 pub mod metadata;
 pub mod owner;
+pub mod parking;
 pub mod problem;
 pub mod reply;
 pub mod request;
+pub mod rounds;
 pub mod routes;
 pub mod state;
 pub mod stream;
 pub mod streams;
+pub mod told;
 pub mod topics;
 
 pub use routes::routes;

@@ -53,6 +53,9 @@ pub enum RpcProblem {
     /// The session id is not known, or not the caller's.
     #[error("the session is not known here, or over: send initialize again")]
     Session,
+    /// What a server kept for the session is gone.
+    #[error("the server has lost what it kept for this session: send initialize again")]
+    StateLost,
     /// No server offers the tool.
     #[error("no server offers the tool {0:?}: tools/list lists all")]
     UnknownTool(String),
@@ -91,6 +94,10 @@ impl RpcProblem {
         match failure {
             Failure::Unavailable => Self::Unavailable,
             Failure::Busy => Self::Busy,
+            Failure::SessionLost => Self::StateLost,
+            Failure::TooManySessions => {
+                Self::TooMany("the server has as many sessions of clients as it may: end some, or try again later")
+            }
             Failure::Server(error) => Self::Server(error),
         }
     }
@@ -115,7 +122,7 @@ impl RpcProblem {
             Self::Header(_) => HEADER_MISMATCH,
             Self::Version(_) if revision.is_modern() => UNSUPPORTED_VERSION,
             Self::Version(_) => INVALID_REQUEST,
-            Self::Session => SESSION_NOT_FOUND,
+            Self::Session | Self::StateLost => SESSION_NOT_FOUND,
             Self::Rpc(error) if error.code == RESOURCE_NOT_FOUND && revision.is_modern() => INVALID_PARAMS,
             Self::Rpc(error) => error.code,
             Self::Capability(_) if revision.is_modern() => MISSING_CAPABILITY,
@@ -126,7 +133,7 @@ impl RpcProblem {
     /// The HTTP status for a caller of this revision: until 2025-11-25, an error in answer to a request is a success.
     pub fn status(&self, revision: Revision) -> StatusCode {
         match (self, self.code(revision)) {
-            (Self::Session, _) => StatusCode::NOT_FOUND,
+            (Self::Session | Self::StateLost, _) => StatusCode::NOT_FOUND,
             (Self::Message(_) | Self::Request(_) | Self::Meta(_) | Self::Version(_), _) => StatusCode::BAD_REQUEST,
             (Self::TooMany(_), _) => StatusCode::TOO_MANY_REQUESTS,
             (_, METHOD_NOT_FOUND) if revision.is_modern() => StatusCode::NOT_FOUND,
@@ -141,7 +148,7 @@ impl RpcProblem {
     pub fn outcome(&self) -> &'static str {
         match self {
             Self::UnknownTool(_) => "unknown_tool",
-            Self::Unavailable => "unavailable",
+            Self::Unavailable | Self::StateLost => "unavailable",
             Self::Busy | Self::TooMany(_) => "busy",
             Self::Server(CallError::Timeout) => "timeout",
             Self::Server(_) => "bad_answer",

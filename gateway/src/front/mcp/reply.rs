@@ -61,6 +61,17 @@ impl Reply {
         Self { parts: SmallVec::from_iter([text.into()]), status: StatusCode::OK }
     }
 
+    /// The same answer to a request with another id.
+    #[must_use]
+    pub fn readdressed(self, before: &str, now: &str) -> Self {
+        let begin = format!(r#"{{"jsonrpc":"2.0","id":{before}"#);
+        let status = self.status;
+        let text = self.into_bytes();
+        let rest = if text.starts_with(begin.as_bytes()) { text.slice(begin.len()..) } else { text };
+        let begin = Bytes::from(format!(r#"{{"jsonrpc":"2.0","id":{now}"#));
+        Self { parts: SmallVec::from_iter([begin, rest]), status }
+    }
+
     /// As one piece.
     pub fn into_bytes(self) -> Bytes {
         let mut parts = self.parts;

@@ -22,11 +22,13 @@ use super::listen;
 use super::message::{self, Body, Incoming};
 use super::metadata::Resource;
 use super::owner::{self, Handed};
+use super::parking;
 use super::problem::RpcProblem;
 use super::reply::Reply;
 use super::request::{Params, VERSION_HEADER, check_modern, is_modern};
 use super::state::Caller;
 use super::stream;
+use super::told;
 use crate::capabilities::ClientCapabilities;
 use crate::front::access_log::short;
 use crate::front::app::App;
@@ -35,7 +37,6 @@ use crate::front::error::ApiError;
 use crate::front::routes::{identify_with, recorder};
 use crate::revision::Revision;
 use crate::seal::{Session, SubjectId};
-use crate::upstream::Mailbox;
 
 /// The header of a session's id.
 const SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
@@ -160,9 +161,13 @@ async fn answer_single(
             }
             return Ok(accepted());
         }
-        Incoming::Response(..) => {
+        Incoming::Response(id, answer) => {
             legacy(&mut caller, None)?;
-            return Ok(of_owner(&caller, Method::POST, body).await.unwrap_or_else(accepted));
+            if let Some(response) = of_owner(&caller, Method::POST, body).await {
+                return Ok(response);
+            }
+            answered(&caller, id, answer);
+            return Ok(accepted());
         }
     };
     note_method(&caller, &request.method);
@@ -202,6 +207,11 @@ async fn answer_modern(
             answers::list(&caller, request, params, kind, revision)
         }
         method if calls::method_of(method).is_some() => {
+            if let Some((digest, shape)) = calls::returning(&caller, request, params)
+                && let Some(state) = parking::state_of(&caller, params, &digest)
+            {
+                return parking::resume(&caller, request.id, params, shape, state).await.map_err(fail);
+            }
             return call(Arc::new(caller), request, params, body, (revision, capabilities)).await;
         }
         method => Err(RpcProblem::method(method)),
@@ -217,14 +227,19 @@ async fn answer_legacy(
     revision: Revision,
 ) -> Result<Response, Refused> {
     if calls::method_of(&request.method).is_some() {
-        return call(caller, request, params, body, (revision, ClientCapabilities::NONE)).await;
+        let able = caller.session.as_ref().filter(|_| caller.takes_streams).map(|session| session.capabilities);
+        return call(caller, request, params, body, (revision, able.unwrap_or_default())).await;
     }
     if OF_OWNER.contains(&&*request.method)
         && let Some(response) = of_owner(&caller, Method::POST, body).await
     {
         return Ok(response);
     }
-    Ok(from_memory(&caller, request, params, revision).into_response())
+    let reply = from_memory(&caller, request, params, revision);
+    if request.method == "logging/setLevel" {
+        told::level(&caller).await;
+    }
+    Ok(reply.into_response())
 }
 
 /// Methods whose effect the owner of the session has to remember.
@@ -274,8 +289,12 @@ async fn call(
     if !planned.wants_more() {
         return Ok(planned.send(None).await.into_response());
     }
-    let (mailbox, shape) = (Mailbox::new(false), planned.shape());
-    let work = Box::pin(planned.send(Some(mailbox.clone())));
+    let (mailbox, shape) = (planned.mailbox(), planned.shape());
+    let parks = planned.may_park().then(|| (caller.clone(), planned.id().to_owned()));
+    let mut work: calls::Work = Box::pin(planned.send(Some(mailbox.clone())));
+    if let Some((caller, id)) = parks {
+        work = caller.app.mcp.parking.run(work, id);
+    }
     Ok(stream::answer(work, Some(mailbox), shape).await)
 }
 
@@ -318,7 +337,10 @@ async fn answer_in_batch(
             let _ = notified(caller, &method, params);
             return None;
         }
-        Ok(Incoming::Response(..)) => return None,
+        Ok(Incoming::Response(id, answer)) => {
+            answered(caller, id, answer);
+            return None;
+        }
         Err(bad) => {
             let id = bad.id.clone();
             return Some(Reply::error(id.as_deref(), &RpcProblem::Message(bad), revision));
@@ -343,6 +365,9 @@ async fn answer_in_batch(
 
 /// Does what a notification of a client says; false if it says nothing to this replica.
 pub(super) fn notified(caller: &Caller, method: &str, params: Option<&serde_json::value::RawValue>) -> bool {
+    if method == "notifications/roots/list_changed" {
+        told::roots_changed(caller);
+    }
     let (Some(session), Some(params)) = (&caller.session, params) else { return false };
     if method == "notifications/cancelled"
         && let Ok(params) = Params::read(Some(params))
@@ -351,6 +376,16 @@ pub(super) fn notified(caller: &Caller, method: &str, params: Option<&serde_json
         return caller.app.mcp.live.cancel(session.id, id.get());
     }
     false
+}
+
+/// Passes on what a client answers to a question of a server. An answer to nothing that is open is no matter.
+pub(super) fn answered(caller: &Caller, id: &str, answer: message::Answer<'_>) {
+    let Some(session) = &caller.session else { return };
+    let answer = match answer {
+        message::Answer::Result(result) => Ok(result.get()),
+        message::Answer::Error(error) => Err(error.get()),
+    };
+    caller.app.mcp.asking.answer(&session.id, id, answer);
 }
 
 // === GET, DELETE ===
@@ -383,6 +418,7 @@ async fn delete(app: Arc<App>, server: Option<String>, request: Request) -> Resp
         }
         if let Some(session) = &caller.session {
             caller.app.mcp.end(session.id);
+            told::over(&caller, session);
         }
         Ok(StatusCode::NO_CONTENT.into_response())
     };

@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use http::{HeaderMap, Uri};
 
+use super::asking::Asking;
 use super::changes::Changes;
 use super::channel::Channels;
 use super::live::{Live, SessionKey};
 use super::owner::Owners;
+use super::parking::Parking;
 use super::streams::Streams;
 use super::topics::{Follower, Topics};
 use crate::catalog::{Catalog, Scope};
@@ -29,7 +31,11 @@ pub struct Mcp {
     /// What is known of other replicas.
     pub owners: Owners,
     /// What is remembered of sessions while they need it.
-    pub live: Live,
+    pub live: Arc<Live>,
+    /// What clients are asked.
+    pub asking: Arc<Asking>,
+    /// Calls that wait for their clients.
+    pub parking: Parking,
 }
 
 impl Mcp {

@@ -13,12 +13,15 @@ use http_body::Frame;
 use serde_json::value::RawValue;
 use tokio::time::{Sleep, sleep};
 
+use super::asking::Asker;
 use super::calls::Work;
-use super::reply::{event, event_stream, notification};
+use super::parking::Parker;
+use super::reply::{Reply, event, event_stream, notification};
 use super::request::level;
+use crate::capabilities::ClientCapabilities;
 use crate::json::Members;
 use crate::upstream::message::json_string;
-use crate::upstream::{Mailbox, Told};
+use crate::upstream::{Asked, Mailbox, Told};
 
 /// Between comments that keep a quiet stream from being cut by proxies; many cut at 30 or 60 s.
 pub const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -26,33 +29,69 @@ pub const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// A comment: it tells only that the stream lives.
 pub const COMMENT: &[u8] = b": \n\n";
 
+/// The log level of a session that has not said which it wants.
+pub const DEFAULT_LEVEL: usize = 1;
+
 /// How what a server tells before its answer is shown to the caller.
 pub struct Shape {
     /// The caller's own progress token, as JSON; none: it wants to hear of no progress.
     pub progress_token: Option<String>,
     /// The least urgent log level that it wants; none: no messages.
     pub log_level: Option<usize>,
+    /// How it is asked.
+    pub ears: Ears,
+}
+
+/// How a caller is asked what a server wants to know.
+pub enum Ears {
+    /// Not at all.
+    None,
+    /// By a request within the answer.
+    Asks(Asker),
+    /// By an answer that says what is missing; the call waits.
+    Parks(Box<Parker>),
+}
+
+/// What becomes of something told.
+enum Shown {
+    /// It is an event of the answer.
+    Event(Bytes),
+    /// It ends the answer: the caller has to come back.
+    Question(Asked),
 }
 
 impl Shape {
-    /// The event for it, if the caller wants it.
-    fn show(&self, told: &Told) -> Option<Bytes> {
-        let message = match told {
+    /// What the caller gets to see of it, if it wants it.
+    fn show(&mut self, told: Told) -> Option<Shown> {
+        let event = match told {
             Told::Progress(params) => {
-                notification("notifications/progress", &with_token(params, self.progress_token.as_deref()?)?)
+                let params = with_token(&params, self.progress_token.as_deref()?)?;
+                event(notification("notifications/progress", &params).as_bytes())
             }
-            Told::Log(params) => {
-                let text = std::str::from_utf8(params).ok()?;
-                let of = Members::read(text).ok().and_then(|members| level(members.get("level")?).ok());
-                if of? < self.log_level? {
-                    return None;
-                }
-                notification("notifications/message", text)
-            }
-            Told::Question(_) => return None,
+            Told::Log(params) => log_event(&params, self.log_level?)?,
+            Told::Question(asked) => match &mut self.ears {
+                Ears::None => return None,
+                Ears::Asks(asker) => asker.ask(asked)?,
+                Ears::Parks(_) => return Some(Shown::Question(asked)),
+            },
         };
-        Some(event(message.as_bytes()))
+        Some(Shown::Event(event))
     }
+
+    /// Ends the answer with a question. The call goes on.
+    fn park(&mut self, work: Work, mailbox: Mailbox, asked: Asked) -> Option<Reply> {
+        match std::mem::replace(&mut self.ears, Ears::None) {
+            Ears::Parks(parker) => Some(parker.park(work, mailbox, asked)),
+            Ears::None | Ears::Asks(_) => None,
+        }
+    }
+}
+
+/// The event of a log message, if it is at least so urgent.
+pub fn log_event(params: &Bytes, least: usize) -> Option<Bytes> {
+    let text = std::str::from_utf8(params).ok()?;
+    let of = Members::read(text).ok().and_then(|members| level(members.get("level")?).ok());
+    (of? >= least).then(|| event(notification("notifications/message", text).as_bytes()))
 }
 
 /// The params of `notifications/progress` with another token.
@@ -68,43 +107,38 @@ fn with_token(params: &Bytes, token: &str) -> Option<String> {
 }
 
 /// Waits for the answer, or for the first thing that comes before it.
-pub async fn answer(mut work: Work, mailbox: Option<Mailbox>, shape: Shape) -> Response {
+pub async fn answer(mut work: Work, mailbox: Option<Mailbox>, mut shape: Shape) -> Response {
     let Some(mailbox) = mailbox else { return work.await.into_response() };
     let first = poll_fn(|cx| {
-        if let Poll::Ready(first) = next_shown(&mailbox, &shape, cx) {
+        if let Poll::Ready(first) = next_shown(&mailbox, &mut shape, cx) {
             return Poll::Ready(Err(first));
         }
         let Poll::Ready(reply) = work.as_mut().poll(cx) else { return Poll::Pending };
         // All that came before the answer is there now.
-        match next_shown(&mailbox, &shape, cx) {
+        match next_shown(&mailbox, &mut shape, cx) {
             Poll::Ready(first) => Poll::Ready(Ok((reply, Some(first)))),
             Poll::Pending => Poll::Ready(Ok((reply, None))),
         }
     });
-    match first.await {
-        Ok((reply, None)) => reply.into_response(),
-        Ok((reply, Some(first))) => {
-            let end = event(&reply.into_bytes());
-            let alive = Some(keep_alive());
-            stream(Answering { work: None, mailbox, shape, waiting: Some(first), end: Some(end), alive })
-        }
-        Err(first) => {
-            let alive = Some(keep_alive());
-            stream(Answering { work: Some(work), mailbox, shape, waiting: Some(first), end: None, alive })
-        }
-    }
+    let (work, waiting, end) = match first.await {
+        Ok((reply, None | Some(Shown::Question(_)))) => return reply.into_response(),
+        Ok((reply, Some(Shown::Event(first)))) => (None, first, Some(event(&reply.into_bytes()))),
+        Err(Shown::Event(first)) => (Some(work), first, None),
+        Err(Shown::Question(asked)) => match shape.park(work, mailbox, asked) {
+            Some(reply) => return reply.into_response(),
+            None => unreachable!("only who parks ends an answer with a question"),
+        },
+    };
+    let alive = Some(keep_alive());
+    event_stream(Body::new(Answering { work, mailbox, shape, waiting: Some(waiting), end, alive }))
 }
 
-fn stream(answering: Answering) -> Response {
-    event_stream(Body::new(answering))
-}
-
-fn next_shown(mailbox: &Mailbox, shape: &Shape, cx: &mut Context<'_>) -> Poll<Bytes> {
+fn next_shown(mailbox: &Mailbox, shape: &mut Shape, cx: &mut Context<'_>) -> Poll<Shown> {
     loop {
         match mailbox.poll_take(cx) {
             Poll::Ready(told) => {
-                if let Some(event) = shape.show(&told) {
-                    return Poll::Ready(event);
+                if let Some(shown) = shape.show(told) {
+                    return Poll::Ready(shown);
                 }
             }
             Poll::Pending => return Poll::Pending,
@@ -131,7 +165,7 @@ pub struct Answering {
 impl Answering {
     /// On a stream with others.
     pub fn among_others(work: Work, mailbox: Option<Mailbox>, shape: Shape) -> Self {
-        let mailbox = mailbox.unwrap_or_else(|| Mailbox::new(false));
+        let mailbox = mailbox.unwrap_or_else(|| Mailbox::new(ClientCapabilities::NONE));
         Self { work: Some(work), mailbox, shape, waiting: None, end: None, alive: None }
     }
 
@@ -139,17 +173,28 @@ impl Answering {
         if let Some(event) = self.waiting.take() {
             return Poll::Ready(Some(event));
         }
-        if let Poll::Ready(event) = next_shown(&self.mailbox, &self.shape, cx) {
-            return Poll::Ready(Some(event));
+        while let Poll::Ready(shown) = next_shown(&self.mailbox, &mut self.shape, cx) {
+            match (shown, self.work.take()) {
+                (Shown::Event(event), work) => {
+                    self.work = work;
+                    return Poll::Ready(Some(event));
+                }
+                (Shown::Question(asked), Some(work)) => {
+                    // What comes from now on is for the request that goes on with it.
+                    let mailbox = std::mem::replace(&mut self.mailbox, Mailbox::new(ClientCapabilities::NONE));
+                    let reply = self.shape.park(work, mailbox, asked);
+                    return Poll::Ready(reply.map(|reply| event(&reply.into_bytes())));
+                }
+                // The call is over, whoever answers.
+                (Shown::Question(_), None) => {}
+            }
         }
         if let Some(work) = &mut self.work
             && let Poll::Ready(reply) = work.as_mut().poll(cx)
         {
             self.work = None;
             self.end = Some(event(&reply.into_bytes()));
-            if let Poll::Ready(event) = next_shown(&self.mailbox, &self.shape, cx) {
-                return Poll::Ready(Some(event));
-            }
+            return self.poll_event(cx);
         }
         if self.work.is_none() {
             return Poll::Ready(self.end.take());
@@ -188,7 +233,7 @@ mod tests {
     use http_body_util::BodyExt as _;
 
     fn shape() -> Shape {
-        Shape { progress_token: Some("\"p\"".into()), log_level: Some(4) }
+        Shape { progress_token: Some("\"p\"".into()), log_level: Some(4), ears: Ears::None }
     }
 
     fn progress(n: u32) -> Told {
@@ -215,21 +260,21 @@ mod tests {
 
     #[tokio::test]
     async fn an_answer_alone_is_json() {
-        let response = answer(Box::pin(async { done() }), Some(Mailbox::new(false)), shape()).await;
+        let response = answer(Box::pin(async { done() }), Some(Mailbox::new(ClientCapabilities::NONE)), shape()).await;
         assert_eq!(text(response).await, ("application/json".into(), r#"{"jsonrpc":"2.0","id":1,"result":{}}"#.into()));
     }
 
     #[tokio::test]
     async fn what_comes_before_the_answer_makes_it_a_stream_in_order_and_the_answer_is_last() {
         for late in [false, true] {
-            let mailbox = Mailbox::new(false);
+            let mailbox = Mailbox::new(ClientCapabilities::NONE);
             let server = mailbox.clone();
             let work: Work = Box::pin(async move {
-                assert!(server.put(progress(1)));
+                assert!(server.put(progress(1)).is_ok());
                 if late {
                     tokio::task::yield_now().await;
                 }
-                assert!(server.put(progress(2)) && server.put(progress(3)));
+                assert!(server.put(progress(2)).is_ok() && server.put(progress(3)).is_ok());
                 done()
             });
             let response = answer(work, Some(mailbox), shape()).await;
@@ -240,11 +285,11 @@ mod tests {
 
     #[tokio::test]
     async fn what_the_caller_does_not_want_is_not_shown() {
-        let mailbox = Mailbox::new(false);
+        let mailbox = Mailbox::new(ClientCapabilities::NONE);
         let log = |level: &str| Told::Log(format!(r#"{{"level":"{level}","data":1}}"#).into());
         let all = [log("info"), log("error"), Told::Log(Bytes::from_static(b"{}")), progress(1)];
-        assert!(all.into_iter().all(|told| mailbox.put(told)));
-        let shape = Shape { progress_token: None, log_level: Some(4) };
+        assert!(all.into_iter().all(|told| mailbox.put(told).is_ok()));
+        let shape = Shape { progress_token: None, log_level: Some(4), ears: Ears::None };
         let response = answer(Box::pin(async { done() }), Some(mailbox), shape).await;
         let expected = "event: message\ndata: {\"jsonrpc\":\"2.0\",\"method\":\"notifications/message\",\"params\":{\"level\":\"error\",\"data\":1}}\n\n";
         assert_eq!(text(response).await.1, format!("{expected}{END}"));
@@ -252,8 +297,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_quiet_stream_is_kept_alive_by_comments() {
-        let mailbox = Mailbox::new(false);
-        assert!(mailbox.put(progress(1)));
+        let mailbox = Mailbox::new(ClientCapabilities::NONE);
+        assert!(mailbox.put(progress(1)).is_ok());
         let work: Work = Box::pin(async {
             sleep(Duration::from_secs(40)).await;
             done()

@@ -1,0 +1,88 @@
+use super::*;
+use crate::front::mcp::streams::{StreamLimits, Streams};
+use tokio::time::{Instant, sleep};
+
+const LIMITS: ClientSessions = ClientSessions { idle_seconds: 60, max: 3, max_per_caller: 2 };
+
+fn clients() -> Arc<Clients> {
+    let streams = Streams::new(StreamLimits { all: 1, of_subject: 1 }, IntGauge::new("a", "b").unwrap());
+    let asking = Asking::new(Arc::new(streams), Arc::default());
+    Arc::new(Clients::new(Arc::new(asking), IntGauge::new("c", "d").unwrap()))
+}
+
+fn key(session: u8, subject: u8) -> ClientKey {
+    let session = (session > 0).then_some([session; 12]);
+    ClientKey { session, subject: SubjectId([subject; 16]), capabilities: ClientCapabilities::NONE }
+}
+
+fn lease(clients: &Arc<Clients>, key: ClientKey) -> Result<Lease, Refused> {
+    clients.lease(&key, LIMITS)
+}
+
+#[test]
+fn a_client_gets_its_own_session_again_within_the_bounds_and_no_other_clients() {
+    let clients = clients();
+    let (first, again) = (lease(&clients, key(1, 1)).unwrap(), lease(&clients, key(1, 1)).unwrap());
+    assert!(Arc::ptr_eq(&first.line, &again.line));
+    let other = lease(&clients, key(2, 1)).unwrap();
+    assert!(!Arc::ptr_eq(&first.line, &other.line));
+    assert_eq!(lease(&clients, key(3, 1)).err(), Some(Refused::Full), "of one caller");
+    let _third = lease(&clients, key(0, 2)).unwrap();
+    assert_eq!(lease(&clients, key(0, 3)).err(), Some(Refused::Full), "in all");
+    assert_eq!(clients.gauge.get(), 3);
+    clients.end(&key(2, 1));
+    assert_eq!(clients.gauge.get(), 2);
+    assert!(lease(&clients, key(3, 1)).is_ok());
+    clients.shut();
+    assert_eq!(lease(&clients, key(1, 1)).err(), Some(Refused::Shut));
+}
+
+#[test]
+fn a_client_that_may_keep_something_is_told_once_that_it_is_lost() {
+    let clients = clients();
+    // Nothing was done in it, so nothing is lost.
+    let line = lease(&clients, key(1, 1)).unwrap().line.clone();
+    clients.remove(&line, true);
+    let line = lease(&clients, key(1, 1)).unwrap().line.clone();
+    line.answered();
+    clients.remove(&line, true);
+    assert!(clients.has(&key(1, 1)));
+    assert_eq!(lease(&clients, key(1, 1)).err(), Some(Refused::Lost));
+    assert!(lease(&clients, key(1, 1)).is_ok());
+    // Who has no session of its own is bound to nothing.
+    let line = lease(&clients, key(0, 1)).unwrap().line.clone();
+    line.answered();
+    clients.remove(&line, true);
+    assert!(lease(&clients, key(0, 1)).is_ok());
+    // Whose session is over will not ask again.
+    let line = lease(&clients, key(1, 1)).unwrap().line.clone();
+    line.answered();
+    clients.end(&key(1, 1));
+    assert!(!clients.has(&key(1, 1)));
+}
+
+#[test]
+fn a_server_that_is_configured_anew_knows_who_has_lost_something() {
+    let (before, after) = (clients(), clients());
+    lease(&before, key(1, 1)).unwrap().line.answered();
+    lease(&before, key(2, 1)).unwrap();
+    after.succeed(&before);
+    assert_eq!((after.has(&key(1, 1)), after.has(&key(2, 1))), (true, false));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_is_idle_only_while_no_call_uses_it() {
+    let clients = clients();
+    let (hour, minute) = (std::time::Duration::from_secs(3600), std::time::Duration::from_secs(60));
+    let lease = lease(&clients, key(1, 1)).unwrap();
+    let line = lease.line.clone();
+    sleep(hour).await;
+    assert!(!clients.remove_idle(&line, minute));
+    drop(lease);
+    assert_eq!(line.idle_at(minute), Instant::now() + minute);
+    sleep(minute / 2).await;
+    assert!(!clients.remove_idle(&line, minute));
+    sleep(minute / 2).await;
+    assert!(clients.remove_idle(&line, minute));
+    assert_eq!((clients.gauge.get(), clients.has(&key(1, 1))), (0, false));
+}

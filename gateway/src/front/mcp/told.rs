@@ -1,0 +1,40 @@
+//! What a client tells that servers with a session of its own are to hear.
+
+use std::sync::Arc;
+
+use futures_util::future::join_all;
+
+use super::request::LEVELS;
+use super::state::Caller;
+use crate::clients::{ClientKey, Line};
+use crate::seal::Session;
+
+/// The sessions with servers that a client has for itself.
+fn lines(caller: &Caller, session: &Session) -> Vec<Arc<Line>> {
+    let key = ClientKey::of_session(session);
+    let catalog = caller.catalog();
+    catalog.servers().iter().filter_map(|server| server.clients()?.get(&key)).collect()
+}
+
+/// The roots of the client have changed.
+pub fn roots_changed(caller: &Caller) {
+    let Some(session) = &caller.session else { return };
+    for upstream in lines(caller, session).iter().filter_map(|line| line.session()) {
+        upstream.tell("notifications/roots/list_changed", "");
+    }
+}
+
+/// The client wants another log level; servers have heard of it when this returns.
+pub async fn level(caller: &Caller) {
+    let Some(session) = &caller.session else { return };
+    let Some(level) = caller.app.mcp.live.level(&session.id) else { return };
+    let level = format!("\"{}\"", LEVELS[level]);
+    join_all(lines(caller, session).iter().map(|line| line.tell_level(&level))).await;
+}
+
+/// The client's session is over: what belongs to it ends.
+pub fn over(caller: &Caller, session: &Session) {
+    caller.app.mcp.asking.forget(&session.id);
+    let key = ClientKey::of_session(session);
+    caller.catalog().servers().iter().filter_map(|server| server.clients()).for_each(|clients| clients.end(&key));
+}
