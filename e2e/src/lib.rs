@@ -12,6 +12,7 @@ pub mod http;
 pub mod manifests;
 pub mod port;
 pub mod real;
+pub mod round_robin;
 pub mod skip;
 pub mod sse;
 pub mod token;

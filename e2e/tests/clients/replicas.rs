@@ -1,8 +1,7 @@
-//! Three replicas of the gateway without any memory of each other: sessions are at home at each of them.
+//! Three replicas of the gateway behind one address: sessions are at home at each of them.
 
-use std::net::SocketAddr;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use ::http::Method;
@@ -14,6 +13,7 @@ use portcullis_e2e::faulty::{Faulty, Mode, Tool};
 use portcullis_e2e::gateway::LIMIT;
 use portcullis_e2e::http::{self, Answer, Request};
 use portcullis_e2e::manifests::Manifests;
+use portcullis_e2e::round_robin::RoundRobin;
 use portcullis_e2e::sse::{self, Events};
 use portcullis_e2e::token::{SECRET, mint};
 use portcullis_e2e::wait::wait_for;
@@ -29,18 +29,20 @@ const LISTENERS: usize = 60;
 const VICTIM: usize = 2;
 /// How long the visiting server is there, and away.
 const VISIT: Duration = Duration::from_millis(400);
+/// A request that a dying replica does not answer is sent again.
+const TRIES: usize = 5;
+const HANDED_ON: &str = r#"portcullis_requests_handed_on_total{outcome="ok"} "#;
 const KEYS: &str = "first AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\n";
 
-/// The replicas, and what stands before them: each request goes to the next one, and on to another if one refuses.
+/// The replicas, and what stands before them: each request goes to the next one.
 struct Replicas {
-    addresses: Vec<SocketAddr>,
+    proxy: RoundRobin,
     processes: Mutex<Vec<Option<Running>>>,
-    next: AtomicUsize,
     token: String,
 }
 
 impl Replicas {
-    fn start(manifests: &Manifests) -> Self {
+    async fn start(manifests: &Manifests) -> Self {
         let keys = manifests.servers().join("../session-keys");
         std::fs::write(&keys, KEYS).expect("a file");
         let servers = manifests.servers();
@@ -48,18 +50,30 @@ impl Replicas {
             ("JWT_SECRET", SECRET),
             ("SERVERS", servers.to_str().expect("a path")),
             ("SESSION_KEYS_FILE", keys.to_str().expect("a path")),
+            ("REPLICA_ADDRESS", "127.0.0.1"),
         ];
         let processes: Vec<_> = (0..3).map(|_| Running::start(&[], &environment)).collect();
-        let addresses = processes.iter().map(|process| process.address).collect();
+        let proxy = RoundRobin::before(processes.iter().map(|process| process.address).collect()).await;
         let processes = Mutex::new(processes.into_iter().map(Some).collect());
-        Self { addresses, processes, next: AtomicUsize::new(0), token: mint("tester") }
+        Self { proxy, processes, token: mint("tester") }
     }
 
-    /// The replica whose turn it is, and then the others.
-    fn turns(&self) -> impl Iterator<Item = String> {
-        let turn = self.next.fetch_add(1, Ordering::Relaxed);
-        let count = self.addresses.len();
-        (turn..turn + count).map(move |turn| format!("http://{}/mcp", self.addresses[turn % count]))
+    fn url(&self) -> String {
+        format!("{}/mcp", self.proxy.origin())
+    }
+
+    /// How many requests the replicas that still run have handed on.
+    async fn handed_on(&self) -> f64 {
+        let running = self.processes.lock().expect("nobody panics with it");
+        let addresses: Vec<_> = running.iter().flatten().map(|process| process.address).collect();
+        drop(running);
+        let mut count = 0.0;
+        for address in addresses {
+            let metrics = http::get(&format!("http://{address}/metrics")).send().await.expect("an answer");
+            let line = metrics.text().lines().find_map(|line| line.strip_prefix(HANDED_ON).map(str::to_owned));
+            count += line.map_or(0.0, |value| value.parse().expect("a number"));
+        }
+        count
     }
 
     fn kill(&self, index: usize) {
@@ -69,8 +83,8 @@ impl Replicas {
 
     /// Sends a request that may be repeated: who has no answer because a replica died asks the next one.
     async fn send(&self, request: impl Fn(&str) -> Request) -> Answer {
-        for url in self.turns() {
-            if let Ok(answer) = request(&url).bearer(&self.token).limit(LIMIT).send().await {
+        for _ in 0..TRIES {
+            if let Ok(answer) = request(&self.url()).bearer(&self.token).limit(LIMIT).send().await {
                 return answer;
             }
         }
@@ -125,8 +139,8 @@ impl<'a> Session<'a> {
 
     /// The stream of a session, at the next replica that is there.
     async fn listen(&self) -> Events {
-        for url in self.replicas.turns() {
-            let request = self.with_session(http::get(&url)).bearer(&self.replicas.token);
+        for _ in 0..TRIES {
+            let request = self.with_session(http::get(&self.replicas.url())).bearer(&self.replicas.token);
             if let Ok(events) = sse::open(request).await {
                 return events;
             }
@@ -154,6 +168,28 @@ async fn live(replicas: &Replicas, number: usize) {
     session.close().await;
 }
 
+/// Listens until all is over, at another replica when one dies; gives how often it heard of a change.
+async fn hear(replicas: &Replicas, over: &AtomicBool) -> usize {
+    let session = Session::open(replicas).await;
+    let mut heard = 0;
+    while !over.load(Ordering::Relaxed) {
+        let mut events = session.listen().await;
+        while let Ok(Some(event)) = events.next(VISIT * 4).await {
+            assert_eq!(serde_json::from_str::<Value>(&event.data).ok(), Some(changed()));
+            heard += 1;
+            if over.load(Ordering::Relaxed) {
+                break;
+            }
+        }
+    }
+    session.close().await;
+    heard
+}
+
+fn changed() -> Value {
+    json!({"jsonrpc": "2.0", "method": "notifications/tools/list_changed"})
+}
+
 /// Applies a server and takes it away again, without end.
 async fn come_and_go(manifests: &Manifests, visitor: &Faulty) {
     loop {
@@ -170,13 +206,13 @@ async fn a_thousand_sessions_are_at_home_at_every_replica() {
     let visitor = Faulty::with_tools(Mode::Sse, vec![Tool::echo("visit")]).await;
     let manifests = Manifests::new();
     manifests.add("resident", &resident.url(), "");
-    let replicas = Replicas::start(&manifests);
+    let replicas = Replicas::start(&manifests).await;
     let settled = Session::open(&replicas).await;
     for _ in 0..3 {
         wait_for("the tool at every replica", LIMIT, async || settled.tools().await == ["stay"]).await;
     }
 
-    let ended = AtomicUsize::new(0);
+    let (ended, over) = (AtomicUsize::new(0), AtomicBool::new(false));
     let sessions = stream::iter(0..SESSIONS).map(|number| {
         let (replicas, ended) = (&replicas, &ended);
         async move {
@@ -186,11 +222,18 @@ async fn a_thousand_sessions_are_at_home_at_every_replica() {
             }
         }
     });
-    tokio::select! {
-        () = sessions.buffer_unordered(AT_ONCE).collect() => {}
+    let short_lived = async {
+        let () = sessions.buffer_unordered(AT_ONCE).collect().await;
+        over.store(true, Ordering::Relaxed);
+    };
+    let listening = join_all((0..LISTENERS).map(|_| hear(&replicas, &over)));
+    let heard = tokio::select! {
+        ((), heard) = async { tokio::join!(short_lived, listening) } => heard,
         () = come_and_go(&manifests, &visitor) => unreachable!("it never ends"),
-    }
+    };
     assert_eq!(ended.load(Ordering::Relaxed), SESSIONS);
+    assert!(heard.iter().all(|count| *count > 0), "{heard:?}");
+    assert!(replicas.handed_on().await > 0.0, "what belongs to one replica goes to it");
 
     // A session that has outlived all that hears of the next change, wherever it listens.
     let manifest = manifests.servers().join("visitor.yaml");
@@ -204,8 +247,7 @@ async fn a_thousand_sessions_are_at_home_at_every_replica() {
     manifests.add("visitor", &visitor.url(), "");
     for events in &mut streams {
         let event = events.next(LIMIT).await.expect("news").expect("not the end");
-        let wanted = json!({"jsonrpc": "2.0", "method": "notifications/tools/list_changed"});
-        assert_eq!(serde_json::from_str::<Value>(&event.data).ok(), Some(wanted));
+        assert_eq!(serde_json::from_str::<Value>(&event.data).ok(), Some(changed()));
         assert_eq!(settled.tools().await, ["stay", "visit"]);
     }
     belongs_to_its_subject(&settled).await;
@@ -215,8 +257,8 @@ async fn a_thousand_sessions_are_at_home_at_every_replica() {
 /// Nobody else can use a session, at any replica.
 async fn belongs_to_its_subject(session: &Session<'_>) {
     let body = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/list"}).to_string();
-    for address in &session.replicas.addresses[..VICTIM] {
-        let request = session.with_session(http::post(&format!("http://{address}/mcp"), body.clone()));
+    for _ in 0..VICTIM {
+        let request = session.with_session(http::post(&session.replicas.url(), body.clone()));
         let answer = request.bearer(&mint("somebody else")).send().await.expect("an answer");
         assert_eq!(answer.status, 404, "{}", answer.text());
     }

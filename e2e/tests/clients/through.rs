@@ -61,7 +61,7 @@ impl Scene {
         }
     }
 
-    fn over_sse(&self) -> Task {
+    fn task_over_sse(&self) -> Task {
         Task { url: self.gateway.url("/sse"), ..self.task(true) }
     }
 
@@ -98,6 +98,13 @@ async fn program_works(program: Program, legacy: bool) {
     assert_eq!(seen, scene.expected(legacy).await);
 }
 
+async fn program_works_over_sse(program: Program) {
+    require!(available());
+    let scene = Scene::set().await;
+    let seen = program.run(&scene.task_over_sse(), async || scene.apply().await).await;
+    assert_eq!(seen, scene.expected(true).await);
+}
+
 async fn rmcp_works(legacy: bool) {
     require!(available());
     let scene = Scene::set().await;
@@ -119,10 +126,7 @@ async fn the_python_sdk_1_works_with_five_servers() {
 
 #[tokio::test]
 async fn the_python_sdk_1_works_with_five_servers_over_sse() {
-    require!(available());
-    let scene = Scene::set().await;
-    let seen = Program::Mcp1.run(&scene.over_sse(), async || scene.apply().await).await;
-    assert_eq!(seen, scene.expected(true).await);
+    program_works_over_sse(Program::Mcp1).await;
 }
 
 #[tokio::test]
@@ -152,17 +156,14 @@ async fn the_typescript_sdk_1_works_with_five_servers() {
 
 #[tokio::test]
 async fn fastmcp_works_with_five_servers_over_sse() {
-    require!(available());
-    let scene = Scene::set().await;
-    let seen = Program::Fastmcp.run(&scene.over_sse(), async || scene.apply().await).await;
-    assert_eq!(seen, scene.expected(true).await);
+    program_works_over_sse(Program::Fastmcp).await;
 }
 
 #[tokio::test]
 async fn the_typescript_sdk_1_works_with_five_servers_over_sse() {
     require!(available());
     let scene = Scene::set().await;
-    let mut seen = Program::Typescript1.run(&scene.over_sse(), async || scene.apply().await).await;
+    let mut seen = Program::Typescript1.run(&scene.task_over_sse(), async || scene.apply().await).await;
     let expected = scene.expected(true).await;
     // This client handles an answer before progress that arrives in the same read, and then drops that.
     assert!(expected.progress.starts_with(&seen.progress) && seen.progress.len() + 1 >= STEPS, "{:?}", seen.progress);
