@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use crate::catalog::{Candidate, Entry};
 use crate::clients::{self, Client};
-use crate::handle::Handle;
+use crate::handle::{Handle, Live};
 use crate::metrics::{Metrics, Outcome};
 use crate::pick::{self, View};
 use crate::upstream::params::mirror;
@@ -218,18 +218,27 @@ async fn attempt(candidate: &Candidate, call: &Request<'_>, waits: bool, silence
         // In a box, so that the usual call does not carry the room for it.
         return Box::pin(clients::attempt(clients, candidate, call, &headers, &timing)).await;
     }
-    match send(&live.session, candidate, call, &headers, &timing).await {
-        Err(CallError::SessionExpired) => {
-            let heal_by =
-                timing.deadline().min(Instant::now() + 2 * Duration::from_secs(spec.timeouts.connect_seconds.into()));
-            match server.newer_than(live.number, heal_by).await {
-                Some(live) => send(&live.session, candidate, call, &headers, &timing).await,
-                None => Err(CallError::SessionExpired),
-            }
-        }
+    let answer = match send(&live.session, candidate, call, &headers, &timing).await {
+        Err(CallError::SessionExpired) => Box::pin(send_anew(&live, candidate, call, &headers, &timing)).await,
         answer => answer,
+    };
+    answer.map_err(Failure::Server)
+}
+
+/// Sends a call once more, in the session that follows one which the server has forgotten.
+async fn send_anew(
+    old: &Live,
+    candidate: &Candidate,
+    call: &Request<'_>,
+    headers: &HeaderMap,
+    timing: &Arc<Timing>,
+) -> Result<Reply, CallError> {
+    let step = Duration::from_secs(candidate.server.spec().timeouts.connect_seconds.into());
+    let heal_by = timing.deadline().min(Instant::now() + 2 * step);
+    match candidate.server.newer_than(old.number, heal_by).await {
+        Some(live) => send(&live.session, candidate, call, headers, timing).await,
+        None => Err(CallError::SessionExpired),
     }
-    .map_err(Failure::Server)
 }
 
 /// Sends it in one session.

@@ -356,7 +356,7 @@ impl Handle {
         let slots = self.slots.load_full();
         let permit = match (slots.clone().try_acquire_owned(), deadline) {
             (Ok(permit), _) => permit,
-            (Err(_), Some(deadline)) => self.wait_for_slot(slots, deadline).await?,
+            (Err(_), Some(deadline)) => Box::pin(self.wait_for_slot(slots, deadline)).await?,
             (Err(_), None) => return None,
         };
         self.outstanding.fetch_add(1, Ordering::Relaxed);

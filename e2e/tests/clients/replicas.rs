@@ -62,11 +62,14 @@ impl Replicas {
         format!("{}/mcp", self.proxy.origin())
     }
 
+    fn addresses(&self) -> Vec<std::net::SocketAddr> {
+        let processes = self.processes.lock().expect("nobody panics with it");
+        processes.iter().flatten().map(|process| process.address).collect()
+    }
+
     /// How many requests the replicas that still run have handed on.
     async fn handed_on(&self) -> f64 {
-        let running = self.processes.lock().expect("nobody panics with it");
-        let addresses: Vec<_> = running.iter().flatten().map(|process| process.address).collect();
-        drop(running);
+        let addresses = self.addresses();
         let mut count = 0.0;
         for address in addresses {
             let metrics = http::get(&format!("http://{address}/metrics")).send().await.expect("an answer");

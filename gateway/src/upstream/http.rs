@@ -126,7 +126,8 @@ impl HttpPool {
         loop {
             let (mut connection, fresh) = match self.checkout() {
                 Some(connection) => (connection, false),
-                None => (self.connect().await?, true),
+                // In a box, so that the usual request does not carry the room for handshakes.
+                None => (Box::pin(self.connect()).await?, true),
             };
             let request = self.request(method.clone(), path, headers, body.clone());
             let answer = {

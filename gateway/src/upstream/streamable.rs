@@ -133,7 +133,7 @@ impl StreamableSession {
         mailbox: Option<&Mailbox>,
     ) -> Result<Reply, CallError> {
         if !exchange.head.status.is_success() {
-            return self.read_refusal(exchange).await;
+            return Box::pin(self.read_refusal(exchange)).await;
         }
         match exchange.media_type().as_str() {
             "application/json" => {

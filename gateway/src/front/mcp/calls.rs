@@ -19,7 +19,7 @@ use super::message::Request;
 use super::parking::Parker;
 use super::problem::RpcProblem;
 use super::reply::Reply;
-use super::request::{LEVELS, Params, decoded};
+use super::request::{LEVELS_JSON, Params, decoded};
 use super::rounds;
 use super::state::Caller;
 use super::stream::{DEFAULT_LEVEL, Ears, Shape};
@@ -337,18 +337,22 @@ impl Planned {
     pub async fn send(self, mailbox: Option<Mailbox>) -> Reply {
         let caller = self.caller.clone();
         let session = caller.session.as_ref().filter(|_| !self.revision.is_modern());
-        let Some(session) = session else { return self.sent(mailbox).await };
-        let running = match caller.app.mcp.live.run(session.id, &self.id) {
+        let running = match session.map(|session| caller.app.mcp.live.run(session.id, &self.id)).transpose() {
             Ok(running) => running,
             Err(CannotRun::SameId) => return self.failed(&RpcProblem::Request("a request with this id runs already")),
             Err(CannotRun::TooMany) => {
                 return self.failed(&RpcProblem::TooMany("the session has as many requests as it may: wait for some"));
             }
         };
-        let (id, revision) = (self.id.clone(), self.revision);
+        let cancelled = async {
+            match &running {
+                Some(running) => running.cancelled().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             reply = self.sent(mailbox) => reply,
-            () = running.cancelled() => Reply::error(Some(&id), &RpcProblem::Cancelled, revision),
+            () = cancelled => Reply::error(Some(&self.id), &RpcProblem::Cancelled, self.revision),
         }
     }
 
@@ -358,8 +362,7 @@ impl Planned {
     }
 
     async fn sent(&self, mailbox: Option<Mailbox>) -> Reply {
-        let capabilities = self.capabilities.to_json();
-        let level = self.log_level.map(|level| format!("\"{}\"", LEVELS[level]));
+        let capabilities = if self.can_be_asked() { self.capabilities.to_json() } else { String::new() };
         let arguments = self.arguments.as_ref().and_then(|text| std::str::from_utf8(text).ok());
         let mut params: SmallVec<[&str; 3]> = SmallVec::new();
         if let Some(arguments) = arguments {
@@ -376,7 +379,11 @@ impl Planned {
             preferred: None,
             headers: &self.caller.headers,
             client: Client::Key(self.client()),
-            caller: Told { meta: &self.meta, capabilities: &capabilities, log_level: level.as_deref() },
+            caller: Told {
+                meta: &self.meta,
+                capabilities: &capabilities,
+                log_level: self.log_level.map(|level| LEVELS_JSON[level]),
+            },
             mailbox: mailbox.as_ref(),
             answers_input: may_ask && (self.revision.is_modern() || rounds.is_some()),
         };

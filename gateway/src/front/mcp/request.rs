@@ -29,6 +29,10 @@ const RESERVED: &str = "io.modelcontextprotocol/";
 /// Log levels, the least urgent first (RFC 5424).
 pub const LEVELS: [&str; 8] = ["debug", "info", "notice", "warning", "error", "critical", "alert", "emergency"];
 
+/// The same as JSON.
+pub const LEVELS_JSON: [&str; 8] =
+    ["\"debug\"", "\"info\"", "\"notice\"", "\"warning\"", "\"error\"", "\"critical\"", "\"alert\"", "\"emergency\""];
+
 /// The params of a request, one level deep, without `_meta`.
 #[derive(Debug, Default)]
 pub struct Params<'a> {

@@ -131,7 +131,8 @@ async fn answer(app: Arc<App>, server: Option<String>, parts: McpParts, body: Ht
     caller.headers = parts.head.headers;
     match message::read(&body).map_err(|bad| refused(None, &RpcProblem::Message(bad), LEGACY))? {
         Body::One(one) => answer_single(caller, one, &body).await,
-        Body::Batch(all) => answer_batch(caller, all, &body).await,
+        // In a box, like all that is seldom: so the usual request does not carry the room for it.
+        Body::Batch(all) => Box::pin(answer_batch(caller, all, &body)).await,
     }
 }
 
@@ -210,7 +211,7 @@ async fn answer_modern(
             if let Some((digest, shape)) = calls::returning(&caller, request, params)
                 && let Some(state) = parking::state_of(&caller, params, &digest)
             {
-                return parking::resume(&caller, request.id, params, shape, state).await.map_err(fail);
+                return Box::pin(parking::resume(&caller, request.id, params, shape, state)).await.map_err(fail);
             }
             return call(Arc::new(caller), request, params, body, (revision, capabilities)).await;
         }
@@ -237,7 +238,7 @@ async fn answer_legacy(
     }
     let reply = from_memory(&caller, request, params, revision);
     if request.method == "logging/setLevel" {
-        told::level(&caller).await;
+        Box::pin(told::level(&caller)).await;
     }
     Ok(reply.into_response())
 }
@@ -248,7 +249,7 @@ const OF_OWNER: [&str; 3] = ["logging/setLevel", "resources/subscribe", "resourc
 /// What the owner of the session answers, if that is another replica and can be reached. Who only needs what all
 /// replicas have is served without it.
 async fn of_owner(caller: &Caller, method: Method, body: &Bytes) -> Option<Response> {
-    match owner::hand_on(caller, method, body.clone(), owner::SOON).await {
+    match Box::pin(owner::hand_on(caller, method, body.clone(), owner::SOON)).await {
         Handed::Answered(response) => Some(*response),
         Handed::Here | Handed::Unreachable => None,
     }
@@ -287,7 +288,8 @@ async fn call(
         refused(Some(request.id), &problem, speaks.0)
     })?;
     if !planned.wants_more() {
-        return Ok(planned.send(None).await.into_response());
+        let work: calls::Work = Box::pin(planned.send(None));
+        return Ok(work.await.into_response());
     }
     let (mailbox, shape) = (planned.mailbox(), planned.shape());
     let parks = planned.may_park().then(|| (caller.clone(), planned.id().to_owned()));
@@ -501,11 +503,10 @@ impl Accepts {
         }
         accepts.json = false;
         for range in values.flat_map(|value| value.split(',')) {
-            match range.split(';').next().unwrap_or_default().trim().to_ascii_lowercase().as_str() {
-                "*/*" | "application/*" | "application/json" => accepts.json = true,
-                "text/*" | "text/event-stream" => accepts.streams = true,
-                _ => {}
-            }
+            let range = range.split(';').next().unwrap_or_default().trim();
+            let is_one_of = |kinds: [&str; 3]| kinds.iter().any(|kind| range.eq_ignore_ascii_case(kind));
+            accepts.json |= is_one_of(["application/json", "*/*", "application/*"]);
+            accepts.streams |= is_one_of(["text/event-stream", "text/*", "text/event-stream"]);
         }
         accepts
     }
