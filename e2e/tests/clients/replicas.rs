@@ -1,5 +1,6 @@
 //! Three replicas of the gateway behind one address: sessions are at home at each of them.
 
+use std::net::SocketAddr;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -62,16 +63,16 @@ impl Replicas {
         format!("{}/mcp", self.proxy.origin())
     }
 
-    fn addresses(&self) -> Vec<std::net::SocketAddr> {
-        let processes = self.processes.lock().expect("nobody panics with it");
-        processes.iter().flatten().map(|process| process.address).collect()
+    /// Those that still run.
+    fn addresses(&self) -> Vec<SocketAddr> {
+        let running = self.processes.lock().expect("nobody panics with it");
+        running.iter().flatten().map(|process| process.address).collect()
     }
 
     /// How many requests the replicas that still run have handed on.
     async fn handed_on(&self) -> f64 {
-        let addresses = self.addresses();
         let mut count = 0.0;
-        for address in addresses {
+        for address in self.addresses() {
             let metrics = http::get(&format!("http://{address}/metrics")).send().await.expect("an answer");
             let line = metrics.text().lines().find_map(|line| line.strip_prefix(HANDED_ON).map(str::to_owned));
             count += line.map_or(0.0, |value| value.parse().expect("a number"));
