@@ -335,8 +335,8 @@ impl Planned {
 
     /// Whether anything that comes before the answer is wanted.
     pub fn wants_more(&self) -> bool {
-        let wants = self.progress_token.is_some() || self.log_level.is_some() || self.can_be_asked();
-        self.caller.takes_streams && wants
+        let asks = if self.revision.is_modern() { self.may_park() } else { self.can_be_asked() };
+        self.caller.takes_streams && (self.progress_token.is_some() || self.log_level.is_some() || asks)
     }
 
     /// Sends it. Dropping the future cancels it at the server.

@@ -306,7 +306,8 @@ async fn call(
         refused(Some(request.id), &problem, speaks.0)
     })?;
     if planned.is_bound() {
-        match owner::hand_on(&caller, Method::POST, body.clone(), owner::LONG).await {
+        // In a box, so that the usual call does not carry the room for it.
+        match Box::pin(owner::hand_on(&caller, Method::POST, body.clone(), owner::LONG)).await {
             Handed::Answered(response) => return Ok(*response),
             // What was kept is gone, or cannot be reached: the client is to start anew.
             Handed::Unreachable => return Err(refused(Some(request.id), &RpcProblem::StateLost, speaks.0)),
