@@ -160,13 +160,12 @@ impl Clients {
     }
 
     /// The client's own session is over, and with it this one.
-    pub fn end(&self, key: &ClientKey) {
-        let line = self.get(key);
-        if let Some(line) = line {
-            self.remove(&line, false);
+    pub fn end(&self, session: &SessionKey) {
+        for line in self.all().iter().filter(|line| line.key.session.as_ref() == Some(session)) {
+            self.remove(line, false);
             line.close();
         }
-        self.lock().lost.retain(|lost| lost != key);
+        self.lock().lost.retain(|lost| lost.session.as_ref() != Some(session));
     }
 
     /// Takes a session out, so that the next call opens another. `lost`: its client has not been told.

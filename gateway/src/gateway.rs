@@ -146,9 +146,13 @@ impl Gateway {
             topics: Topics::default(),
             owners: Owners::default(),
             live,
-            asking,
+            asking: asking.clone(),
             parking: Parking::default(),
         };
+        let replica = config.mcp.replica.as_ref().map(|replica| replica.url(port));
+        if let Some(replica) = &replica {
+            asking.is_at(sealer.clone(), replica.clone());
+        }
         let app = Arc::new(App {
             auth,
             published: published.clone(),
@@ -160,7 +164,7 @@ impl Gateway {
             sealer,
             gate: Gate::new(config.mcp.gate.clone()),
             metadata,
-            replica: config.mcp.replica.as_ref().map(|replica| replica.url(port)),
+            replica,
             options: options(&config),
         });
         let pool = Pool::new(shared.clone(), published, board.clone());

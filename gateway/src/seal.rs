@@ -45,6 +45,8 @@ pub enum Purpose {
     RequestState,
     /// What one replica asks another for its proof.
     Replica,
+    /// The id of a question to a client.
+    Question,
 }
 
 impl Purpose {
@@ -54,6 +56,7 @@ impl Purpose {
             Self::Session => b"portcullis session",
             Self::RequestState => b"portcullis request state",
             Self::Replica => b"portcullis replica",
+            Self::Question => b"portcullis question",
         }
     }
 
@@ -62,7 +65,7 @@ impl Purpose {
     /// Ids of sessions are headers; states hold what a server wrote.
     pub const fn max_text(self) -> usize {
         match self {
-            Self::Session | Self::Replica => 1024,
+            Self::Session | Self::Replica | Self::Question => 1024,
             Self::RequestState => 1024 * 1024,
         }
     }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use http::Method;
 use portcullis_e2e::conformance::Conforming;
+use portcullis_e2e::faulty::{Faulty, Mode, Tool};
 use portcullis_e2e::gateway::{Gateway, LIMIT};
 use portcullis_e2e::http as client;
 use portcullis_e2e::manifests::Manifests;
@@ -12,7 +13,7 @@ use portcullis_e2e::require;
 use portcullis_e2e::wait::wait_for;
 use serde_json::{Value, json};
 
-use crate::kit::{Events, error_of, initialize_as, message};
+use crate::kit::{Events, error_of, initialize_as, initialize_text, message};
 
 const ALL: &str = r#"{"roots":{"listChanged":true},"sampling":{},"elicitation":{}}"#;
 
@@ -215,6 +216,25 @@ async fn a_client_is_told_when_what_was_kept_for_it_is_lost() {
     }
 }
 
+/// Who keeps nothing there gets another session within the call; who may is told.
+#[tokio::test]
+async fn a_session_that_the_server_forgets_is_healed_where_nothing_can_be_lost() {
+    let server = Faulty::with_tools(Mode::Streamable, vec![Tool::text("t", "done")]).await;
+    let manifests = Manifests::new();
+    manifests.add("forgets", &server.url(), "protocolVersion: 2025-11-25\nsession: PerClient");
+    let gateway = Gateway::start(manifests.options()).await;
+    gateway.connected(1).await;
+    let session = initialize_as(&gateway, "2025-11-25", "{}").await;
+    let text = || message(&gateway, call_text(1, "t", "{}")).header("mcp-session-id", &session);
+    for _ in 0..2 {
+        assert_eq!(text().send().await.unwrap().status, 200);
+        assert_eq!(gateway.call("t", "{}").await.status, 200);
+        server.forget_sessions();
+        assert_eq!(gateway.call("t", "{}").await.header("x-portcullis-attempts"), "1");
+        assert_eq!(error_of(&text().send().await.unwrap()), (404, -32001, json!(1)));
+    }
+}
+
 #[tokio::test]
 async fn there_are_no_more_sessions_than_there_may_be() {
     let kind = (OWN[0].0, "protocolVersion: 2025-11-25\nsession: PerClient\nclientSessions: {max: 1}");
@@ -227,6 +247,94 @@ async fn there_are_no_more_sessions_than_there_may_be() {
     assert_eq!(error_of(&call(second).send().await.unwrap()), (429, -32603, json!(1)));
     assert_eq!(call(first).send().await.unwrap().status, 200);
     assert_eq!(gateway.call("test_simple_text", "{}").await.status, 429);
+}
+
+#[tokio::test]
+async fn what_a_server_says_in_a_call_reaches_its_client_in_order_and_at_its_level() {
+    for kind in OWN {
+        let Stage { gateway, manifests: _manifests, server: _server } = stage(kind).await;
+        let session = initialize_as(&gateway, "2025-11-25", "{}").await;
+        let mut events = call(&gateway, &session, "test_tool_with_logging", "{}").await;
+        let mut heard = Vec::new();
+        while let Some(event) = events.next().await {
+            heard.push(event["method"].as_str().unwrap_or("the result").to_owned());
+        }
+        assert_eq!(heard.pop().as_deref(), Some("the result"));
+        // With streamable HTTP they come on another stream than the result, and so in no order with it.
+        if kind.0 == Transport::Sse {
+            assert_eq!(heard, ["notifications/message"; 3]);
+        }
+        // What is less urgent than it wants does not come.
+        let level = r#"{"jsonrpc":"2.0","id":2,"method":"logging/setLevel","params":{"level":"error"}}"#;
+        let set = message(&gateway, level).header("mcp-session-id", &session).send().await.unwrap();
+        assert_eq!(set.json()["result"], json!({}));
+        let text = call_text(3, "test_tool_with_logging", "{}");
+        let answer = message(&gateway, text).header("mcp-session-id", &session).send().await.unwrap();
+        assert_eq!(answer.header("content-type"), "application/json", "{kind:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_session_that_is_not_used_is_closed_and_its_client_is_told() {
+    let more = "protocolVersion: 2025-11-25\nsession: PerClient\nclientSessions: {idleSeconds: 10}";
+    let Stage { gateway, manifests: _manifests, server: _server } = stage((OWN[0].0, more)).await;
+    let gauge = r#"portcullis_client_upstream_sessions{server="asks"}"#;
+    let session = initialize_as(&gateway, "2025-11-25", "{}").await;
+    let text = || message(&gateway, call_text(1, "test_simple_text", "{}")).header("mcp-session-id", &session);
+    assert_eq!(text().send().await.unwrap().status, 200);
+    assert_eq!(gateway.call("test_simple_text", "{}").await.status, 200);
+    gateway.counts(gauge, 2.0).await;
+    gateway.counts(gauge, 0.0).await;
+    assert_eq!(error_of(&text().send().await.unwrap()), (404, -32001, json!(1)));
+    // Who has no session expects none to be kept.
+    assert_eq!(gateway.call("test_simple_text", "{}").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_server_asks_outside_calls_on_the_sessions_own_stream_and_hears_of_changed_roots() {
+    require!(real::available(Kind::EverythingSse));
+    let server = RealServer::start(Kind::EverythingSse).await;
+    let manifests = Manifests::new();
+    manifests.add("everything", &server.url, "session: PerClient");
+    let gateway = Gateway::start(manifests.options()).await;
+    gateway.connected(1).await;
+    let session = initialize_as(&gateway, "2025-06-18", ALL).await;
+    let mut stream = Events::of_session(&gateway, "/mcp", Some(&session)).await;
+    // It asks for the roots when it has begun, and may do so while the call runs that began it.
+    let first = message(&gateway, call_text(1, "echo", r#"{"message":"m"}"#)).header("mcp-session-id", &session);
+    assert_eq!(first.send().await.unwrap().status, 200);
+    let changed = r#"{"jsonrpc":"2.0","method":"notifications/roots/list_changed"}"#;
+    let sent = message(&gateway, changed).header("mcp-session-id", &session).send().await.unwrap();
+    assert_eq!(sent.status, 202);
+    let asked = loop {
+        let asked = stream.next().await.expect("a question");
+        if asked["method"] == "roots/list" {
+            break asked;
+        }
+    };
+    answer(&gateway, &session, &asked, json!({"roots": [{"uri": "file:///mine", "name": "mine"}]})).await;
+}
+
+#[tokio::test]
+async fn a_client_of_2024_11_05_is_asked_on_its_stream() {
+    let Stage { gateway, manifests: _manifests, server: _server } = stage(OWN[1]).await;
+    let mut events = Events::of_sse(&gateway).await;
+    let endpoint = gateway.url(&events.endpoint().await);
+    let send = async |text: String| {
+        let answer = client::post(&endpoint, text).bearer(&gateway.token).send().await.expect("an answer");
+        assert_eq!(answer.status, 202);
+    };
+    send(initialize_text("2024-11-05").replace(r#""capabilities":{}"#, &format!(r#""capabilities":{ALL}"#))).await;
+    assert_eq!(events.next().await.expect("an answer")["result"]["protocolVersion"], "2024-11-05");
+    send(call_text(1, "test_elicitation", r#"{"message":"m"}"#)).await;
+    let asked = question(&mut events, "elicitation/create").await;
+    send(json!({"jsonrpc": "2.0", "id": asked["id"], "result": {"action": "decline"}}).to_string()).await;
+    let result = events.next().await.expect("the result");
+    assert_eq!(result["result"]["content"][0]["text"], "User response: action=decline, content=null");
+    let gauge = r#"portcullis_client_upstream_sessions{server="asks"}"#;
+    gateway.counts(gauge, 1.0).await;
+    drop(events);
+    gateway.counts(gauge, 0.0).await;
 }
 
 /// A server with tools that are there only for clients that can be asked.

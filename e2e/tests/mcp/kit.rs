@@ -80,6 +80,18 @@ impl Events {
         Self::of(session.into_iter().fold(request, |request, id| request.header("mcp-session-id", id))).await
     }
 
+    /// Opens the stream of a client of 2024-11-05.
+    pub(crate) async fn of_sse(gateway: &Gateway) -> Self {
+        Self::of(client::request(Method::GET, &gateway.url("/sse")).bearer(&gateway.token).limit(LIMIT)).await
+    }
+
+    /// Where its messages go: the first event says so.
+    pub(crate) async fn endpoint(&mut self) -> String {
+        let event = self.0.next(LIMIT).await.expect("an event in time").expect("not the end");
+        assert_eq!(event.event, "endpoint");
+        event.data
+    }
+
     /// Sends a request that is answered with a stream.
     pub(crate) async fn of(request: Request) -> Self {
         let stream = request.open().await.expect("an answer");

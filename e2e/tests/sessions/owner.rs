@@ -17,7 +17,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::kit::{Session, done, is_quiet, next};
 
-const KEYS: &str = "k AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\n";
+pub(crate) const KEYS: &str = "k AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\n";
 
 /// Two replicas that know of each other only by sealed sessions. The port of the first stays ours when it is gone.
 struct Pair {
@@ -39,7 +39,7 @@ async fn start() -> Pair {
     Pair { server, manifests, port, owner, other }
 }
 
-fn replica(manifests: &Manifests, port: u16) -> Options {
+pub(crate) fn replica(manifests: &Manifests, port: u16) -> Options {
     Options {
         port: Some(port.to_string()),
         session_keys: Some(manifests.secrets().join("../keys")),

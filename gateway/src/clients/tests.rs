@@ -30,7 +30,7 @@ fn a_client_gets_its_own_session_again_within_the_bounds_and_no_other_clients() 
     let _third = lease(&clients, key(0, 2)).unwrap();
     assert_eq!(lease(&clients, key(0, 3)).err(), Some(Refused::Full), "in all");
     assert_eq!(clients.gauge.get(), 3);
-    clients.end(&key(2, 1));
+    clients.end(&[2; 12]);
     assert_eq!(clients.gauge.get(), 2);
     assert!(lease(&clients, key(3, 1)).is_ok());
     clients.shut();
@@ -57,7 +57,7 @@ fn a_client_that_may_keep_something_is_told_once_that_it_is_lost() {
     // Whose session is over will not ask again.
     let line = lease(&clients, key(1, 1)).unwrap().line.clone();
     line.answered();
-    clients.end(&key(1, 1));
+    clients.end(&[1; 12]);
     assert!(!clients.has(&key(1, 1)));
 }
 

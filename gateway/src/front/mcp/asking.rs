@@ -1,9 +1,10 @@
 //! Questions of servers that clients before 2026-07-28 were asked, until they answer.
 //!
-//! Each gets an id of ours that cannot be guessed; only the session that was asked can answer it.
+//! Each gets an id of ours that cannot be guessed and, sealed in it, names the replica that asks; only the session that
+//! was asked can answer it.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -13,6 +14,7 @@ use super::reply::event;
 use super::stream::{DEFAULT_LEVEL, log_event};
 use super::streams::Streams;
 use crate::capabilities::ClientCapabilities;
+use crate::seal::{Purpose, Sealer};
 use crate::upstream::message::json_string;
 use crate::upstream::{Asked, Told};
 
@@ -22,6 +24,12 @@ const MOST: usize = 10_000;
 /// Questions of one session that may be open.
 const MOST_OF_SESSION: usize = 100;
 
+/// Random bytes in an id.
+const RANDOM: usize = 16;
+
+/// A longer id would not be taken back.
+const MAX_SEALED: usize = 250;
+
 /// A question that belongs to no call is given up after so long.
 const PATIENCE: Duration = Duration::from_secs(3600);
 
@@ -30,6 +38,7 @@ pub struct Asking {
     streams: Arc<Streams>,
     live: Arc<Live>,
     open: Mutex<HashMap<String, Open>>,
+    here: OnceLock<(Sealer, String)>,
 }
 
 struct Open {
@@ -41,7 +50,35 @@ struct Open {
 impl Asking {
     /// Nothing is asked yet.
     pub fn new(streams: Arc<Streams>, live: Arc<Live>) -> Self {
-        Self { streams, live, open: Mutex::default() }
+        Self { streams, live, open: Mutex::default(), here: OnceLock::new() }
+    }
+
+    /// Says which replica this is: answers may come to others.
+    pub fn is_at(&self, sealer: Sealer, replica: String) {
+        let _ = self.here.set((sealer, replica));
+    }
+
+    /// The replica that has asked the question with this id, as JSON, if it is another one.
+    pub fn place_of(&self, id: &str) -> Option<String> {
+        let (sealer, here) = self.here.get()?;
+        let sealed = id.strip_prefix('"')?.strip_suffix('"')?;
+        let place = sealer.open(Purpose::Question, sealed).ok()?;
+        let place = String::from_utf8(place.get(RANDOM..)?.to_vec()).ok()?;
+        (place != *here).then_some(place)
+    }
+
+    /// A JSON string with 128 random bits.
+    fn new_id(&self) -> String {
+        let mut bits = [0; RANDOM];
+        aws_lc_rs::rand::fill(&mut bits).unwrap_or_else(|_| unreachable!("the system has random numbers"));
+        let sealed = self
+            .here
+            .get()
+            .map(|(sealer, here)| sealer.seal(Purpose::Question, &[bits.as_slice(), here.as_bytes()].concat()));
+        match sealed.filter(|sealed| sealed.len() <= MAX_SEALED) {
+            Some(sealed) => format!("\"{sealed}\""),
+            None => format!("\"{:032x}\"", u128::from_be_bytes(bits)),
+        }
     }
 
     /// Opens a question: its id, as JSON, and the event that asks.
@@ -49,7 +86,7 @@ impl Asking {
     /// # Errors
     /// Too much is open: gives it back.
     pub fn ask(&self, session: SessionKey, asked: Asked) -> Result<(String, Bytes), Asked> {
-        let id = random_id();
+        let id = self.new_id();
         let question = asked.question();
         let params = match question.params.as_ref() {
             b"" => String::new(),
@@ -120,13 +157,6 @@ impl Asking {
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Open>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// A JSON string of 128 random bits.
-fn random_id() -> String {
-    let mut bits = [0; 16];
-    aws_lc_rs::rand::fill(&mut bits).unwrap_or_else(|_| unreachable!("the system has random numbers"));
-    format!("\"{:032x}\"", u128::from_be_bytes(bits))
 }
 
 /// Asks one session in the course of one call; takes what is open back when it ends.
@@ -203,6 +233,23 @@ mod tests {
         assert!(of_session.await.is_err());
         let many = (0..200).filter(|_| asking.ask([1; 12], Asked::by_us("roots/list", Bytes::new()).0).is_ok());
         assert_eq!(many.count(), MOST_OF_SESSION);
+    }
+
+    #[test]
+    fn an_id_says_to_replicas_with_the_same_keys_alone_where_the_question_is_open() {
+        let keys = Sealer::random();
+        let at = |replica: &str| {
+            let one = asking();
+            one.is_at(keys.clone(), replica.into());
+            one
+        };
+        let (here, there) = (at("http://10.0.0.1:8080"), at("http://10.0.0.2:8080"));
+        let (id, _) = here.ask([1; 12], Asked::by_us("roots/list", Bytes::new()).0).unwrap();
+        assert_eq!(there.place_of(&id).as_deref(), Some("http://10.0.0.1:8080"));
+        assert!(id.len() < 256 && here.place_of(&id).is_none() && asking().place_of(&id).is_none());
+        for forged in ["7", "\"x\"", &id.replace('A', "B").replace('a', "b")] {
+            assert_eq!(there.place_of(forged), None, "{forged}");
+        }
     }
 
     #[test]

@@ -292,6 +292,12 @@ impl Planned {
         Shape { progress_token: self.progress_token.clone(), log_level: self.log_level, ears }
     }
 
+    /// Whether a server may keep something for the caller's session, at the replica that owns it.
+    pub fn is_bound(&self) -> bool {
+        let keeps = |candidate: &Candidate| candidate.server.clients().is_some();
+        !self.revision.is_modern() && self.caller.session.is_some() && self.entry.candidates.iter().any(keeps)
+    }
+
     /// Whether a server may ask within the call, while its caller is asked by the answer.
     pub fn may_park(&self) -> bool {
         let asks = |candidate: &Candidate| candidate.server.clients().is_some();
@@ -329,8 +335,8 @@ impl Planned {
 
     /// Whether anything that comes before the answer is wanted.
     pub fn wants_more(&self) -> bool {
-        let wants = self.progress_token.is_some() || self.log_level.is_some() || self.can_be_asked();
-        self.caller.takes_streams && wants
+        let asks = if self.revision.is_modern() { self.may_park() } else { self.can_be_asked() };
+        self.caller.takes_streams && (self.progress_token.is_some() || self.log_level.is_some() || asks)
     }
 
     /// Sends it. Dropping the future cancels it at the server.

@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 use super::listen::Listening;
 use super::live::SessionKey;
 use super::stream::Answering;
+use super::told;
 use crate::capabilities::ClientCapabilities;
 use crate::front::app::App;
 use crate::revision::Revision;
@@ -183,6 +184,6 @@ impl http_body::Body for Conversation {
 impl Drop for Open {
     fn drop(&mut self) {
         self.app.mcp.channels.lock().remove(&self.session);
-        self.app.mcp.end(self.session);
+        told::over(&self.app, self.session);
     }
 }

@@ -25,6 +25,7 @@ use super::routes::{
 };
 use super::state::Caller;
 use super::stream::Answering;
+use super::told;
 use super::{answers, calls, gate, listen};
 use crate::capabilities::ClientCapabilities;
 use crate::front::app::App;
@@ -110,10 +111,14 @@ async fn taken(app: Arc<App>, parts: McpParts, body: HttpBody) -> Result<Respons
     (session.revision, session.capabilities) = (agreed.revision, agreed.capabilities);
     caller.session = Some(session);
     caller.takes_streams = true;
+    let caller = Arc::new(caller);
     match read(&body).map_err(|(id, problem)| refused(id.as_deref(), &problem, agreed.revision))? {
         Incoming::Request(request) => {
             note_method(&caller, &request.method);
-            let job = job(caller, &channel, &request, &body, agreed);
+            let job = job(&caller, &channel, &request, &body, agreed);
+            if request.method == "logging/setLevel" {
+                told::level(&caller).await;
+            }
             channel.put(job).map_err(|cannot| match cannot {
                 CannotTake::Full => refused(Some(request.id), &TOO_MANY, agreed.revision),
                 CannotTake::Over => over(),
@@ -122,7 +127,7 @@ async fn taken(app: Arc<App>, parts: McpParts, body: HttpBody) -> Result<Respons
         Incoming::Notification(method, params) => {
             let _ = notified(&caller, &method, params);
         }
-        Incoming::Response(id, answer) => answered(&caller, id, answer),
+        Incoming::Response(id, answer) => drop(answered(&caller, id, answer)),
     }
     Ok((StatusCode::ACCEPTED, "Accepted").into_response())
 }
@@ -137,7 +142,7 @@ fn read(body: &Bytes) -> Result<Incoming<'_>, (Option<String>, RpcProblem)> {
 }
 
 /// What a request puts onto the stream.
-fn job(mut caller: Caller, channel: &Channel, request: &message::Request<'_>, body: &Bytes, agreed: Agreed) -> Job {
+fn job(caller: &Arc<Caller>, channel: &Channel, request: &message::Request<'_>, body: &Bytes, agreed: Agreed) -> Job {
     let revision = agreed.revision;
     let fail = |caller: &Caller, problem: &RpcProblem| {
         calls::note_refusal(caller, problem);
@@ -145,30 +150,25 @@ fn job(mut caller: Caller, channel: &Channel, request: &message::Request<'_>, bo
     };
     let params = match Params::read(request.params) {
         Ok(params) => params,
-        Err(problem) => return fail(&caller, &problem),
+        Err(problem) => return fail(caller, &problem),
     };
     if request.method == "initialize" {
-        return match answers::initialize(&caller, request) {
+        return match answers::initialize(caller, request) {
             Ok((reply, begun)) => {
                 channel.agree(Agreed { revision: begun.revision, capabilities: begun.capabilities });
                 Job::Begun(event(&reply.into_bytes()))
             }
-            Err(problem) => fail(&caller, &problem),
+            Err(problem) => fail(caller, &problem),
         };
     }
     if calls::method_of(&request.method).is_none() {
-        return Job::Event(event(&from_memory(&caller, request, &params, revision).into_bytes()));
+        return Job::Event(event(&from_memory(caller, request, &params, revision).into_bytes()));
     }
-    // The id of the session was sealed before anything was agreed on.
-    if let Some(session) = &mut caller.session {
-        (session.revision, session.capabilities) = (revision, agreed.capabilities);
-    }
-    let caller = Arc::new(caller);
-    match calls::plan(&caller, body, request, &params, (revision, agreed.capabilities)) {
+    match calls::plan(caller, body, request, &params, (revision, agreed.capabilities)) {
         Ok(planned) => {
             let (mailbox, shape) = (planned.wants_more().then(|| planned.mailbox()), planned.shape());
             Job::Answering(Answering::among_others(Box::pin(planned.send(mailbox.clone())), mailbox, shape))
         }
-        Err(problem) => fail(&caller, &problem),
+        Err(problem) => fail(caller, &problem),
     }
 }

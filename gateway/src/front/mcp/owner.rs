@@ -105,7 +105,19 @@ pub(super) fn routes() -> Router<Arc<App>> {
 
 /// Lets the owner of the caller's session answer, if that is another replica.
 pub async fn hand_on(caller: &Caller, method: Method, body: Bytes, limit: Duration) -> Handed {
-    let Some(owner) = elsewhere(caller) else { return Handed::Here };
+    let owner = caller.session.as_ref().and_then(|session| session.owner.clone());
+    hand_on_to(caller, owner.as_deref(), method, body, limit).await
+}
+
+/// Lets this replica answer, if it is another one.
+pub async fn hand_on_to(
+    caller: &Caller,
+    replica: Option<&str>,
+    method: Method,
+    body: Bytes,
+    limit: Duration,
+) -> Handed {
+    let Some(owner) = replica.filter(|replica| is_elsewhere(caller, replica)) else { return Handed::Here };
     let stream = match (&method, &caller.session) {
         // As long as it is open, it is a stream of this replica too.
         (&Method::GET, _) => match caller.app.mcp.streams.open(caller.subject, None) {
@@ -123,9 +135,8 @@ pub async fn hand_on(caller: &Caller, method: Method, body: Bytes, limit: Durati
     }
 }
 
-fn elsewhere(caller: &Caller) -> Option<&str> {
-    let owner = caller.session.as_ref()?.owner.as_deref()?;
-    (caller.app.replica.as_deref() != Some(owner) && !caller.headers.contains_key(MARK)).then_some(owner)
+fn is_elsewhere(caller: &Caller, replica: &str) -> bool {
+    caller.app.replica.as_deref() != Some(replica) && !caller.headers.contains_key(MARK)
 }
 
 async fn ask(caller: &Caller, owner: &str, method: Method, body: Bytes, limit: Duration) -> Result<Exchange, ()> {

@@ -36,7 +36,7 @@ use crate::front::body;
 use crate::front::error::ApiError;
 use crate::front::routes::{identify_with, recorder};
 use crate::revision::Revision;
-use crate::seal::{Session, SubjectId};
+use crate::seal::{RequestState, Session, SubjectId};
 
 /// The header of a session's id.
 const SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
@@ -164,10 +164,12 @@ async fn answer_single(
         }
         Incoming::Response(id, answer) => {
             legacy(&mut caller, None)?;
-            if let Some(response) = of_owner(&caller, Method::POST, body).await {
-                return Ok(response);
+            let elsewhere = if answered(&caller, id, answer) { None } else { caller.app.mcp.asking.place_of(id) };
+            if let Handed::Answered(response) =
+                owner::hand_on_to(&caller, elsewhere.as_deref(), Method::POST, body.clone(), owner::SOON).await
+            {
+                return Ok(*response);
             }
-            answered(&caller, id, answer);
             return Ok(accepted());
         }
     };
@@ -211,13 +213,29 @@ async fn answer_modern(
             if let Some((digest, shape)) = calls::returning(&caller, request, params)
                 && let Some(state) = parking::state_of(&caller, params, &digest)
             {
-                return Box::pin(parking::resume(&caller, request.id, params, shape, state)).await.map_err(fail);
+                let going_on = go_on(&caller, request.id, params, body, (state, shape));
+                return Box::pin(going_on).await.map_err(fail);
             }
             return call(Arc::new(caller), request, params, body, (revision, capabilities)).await;
         }
         method => Err(RpcProblem::method(method)),
     };
     reply.map(Reply::into_response).map_err(fail)
+}
+
+/// Goes on with a call that waits, at the replica where it does.
+async fn go_on(
+    caller: &Caller,
+    id: &str,
+    params: &Params<'_>,
+    body: &Bytes,
+    (state, shape): (RequestState, stream::Shape),
+) -> Result<Response, RpcProblem> {
+    let place = state.owner.as_deref();
+    match owner::hand_on_to(caller, place, Method::POST, body.clone(), owner::LONG).await {
+        Handed::Answered(response) => Ok(*response),
+        Handed::Unreachable | Handed::Here => parking::resume(caller, id, params, shape, state).await,
+    }
 }
 
 async fn answer_legacy(
@@ -287,6 +305,15 @@ async fn call(
         calls::note_refusal(&caller, &problem);
         refused(Some(request.id), &problem, speaks.0)
     })?;
+    if planned.is_bound() {
+        // In a box, so that the usual call does not carry the room for it.
+        match Box::pin(owner::hand_on(&caller, Method::POST, body.clone(), owner::LONG)).await {
+            Handed::Answered(response) => return Ok(*response),
+            // What was kept is gone, or cannot be reached: the client is to start anew.
+            Handed::Unreachable => return Err(refused(Some(request.id), &RpcProblem::StateLost, speaks.0)),
+            Handed::Here => {}
+        }
+    }
     if !planned.wants_more() {
         let work: calls::Work = Box::pin(planned.send(None));
         return Ok(work.await.into_response());
@@ -340,7 +367,7 @@ async fn answer_in_batch(
             return None;
         }
         Ok(Incoming::Response(id, answer)) => {
-            answered(caller, id, answer);
+            let _ = answered(caller, id, answer);
             return None;
         }
         Err(bad) => {
@@ -380,14 +407,15 @@ pub(super) fn notified(caller: &Caller, method: &str, params: Option<&serde_json
     false
 }
 
-/// Passes on what a client answers to a question of a server. An answer to nothing that is open is no matter.
-pub(super) fn answered(caller: &Caller, id: &str, answer: message::Answer<'_>) {
-    let Some(session) = &caller.session else { return };
+/// Passes on what a client answers to a question of a server.
+/// False if none is open here.
+pub(super) fn answered(caller: &Caller, id: &str, answer: message::Answer<'_>) -> bool {
+    let Some(session) = &caller.session else { return false };
     let answer = match answer {
         message::Answer::Result(result) => Ok(result.get()),
         message::Answer::Error(error) => Err(error.get()),
     };
-    caller.app.mcp.asking.answer(&session.id, id, answer);
+    caller.app.mcp.asking.answer(&session.id, id, answer)
 }
 
 // === GET, DELETE ===
@@ -419,8 +447,7 @@ async fn delete(app: Arc<App>, server: Option<String>, request: Request) -> Resp
             return Ok(response);
         }
         if let Some(session) = &caller.session {
-            caller.app.mcp.end(session.id);
-            told::over(&caller, session);
+            told::over(&caller.app, session.id);
         }
         Ok(StatusCode::NO_CONTENT.into_response())
     };

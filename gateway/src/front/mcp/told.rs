@@ -4,9 +4,11 @@ use std::sync::Arc;
 
 use futures_util::future::join_all;
 
+use super::live::SessionKey;
 use super::request::LEVELS;
 use super::state::Caller;
 use crate::clients::{ClientKey, Line};
+use crate::front::app::App;
 use crate::seal::Session;
 
 /// The sessions with servers that a client has for itself.
@@ -32,9 +34,10 @@ pub async fn level(caller: &Caller) {
     join_all(lines(caller, session).iter().map(|line| line.tell_level(&level))).await;
 }
 
-/// The client's session is over: what belongs to it ends.
-pub fn over(caller: &Caller, session: &Session) {
-    caller.app.mcp.asking.forget(&session.id);
-    let key = ClientKey::of_session(session);
-    caller.catalog().servers().iter().filter_map(|server| server.clients()).for_each(|clients| clients.end(&key));
+/// A client's session is over for good: what belongs to it ends.
+pub fn over(app: &App, session: SessionKey) {
+    app.mcp.end(session);
+    app.mcp.asking.forget(&session);
+    let catalog = app.published.load();
+    catalog.servers().iter().filter_map(|server| server.clients()).for_each(|clients| clients.end(&session));
 }
