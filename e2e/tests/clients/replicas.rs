@@ -64,9 +64,10 @@ impl Replicas {
 
     /// How many requests the replicas that still run have handed on.
     async fn handed_on(&self) -> f64 {
-        let running = self.processes.lock().expect("nobody panics with it");
-        let addresses: Vec<_> = running.iter().flatten().map(|process| process.address).collect();
-        drop(running);
+        let addresses: Vec<_> = {
+            let processes = self.processes.lock().expect("nobody panics with it");
+            processes.iter().flatten().map(|process| process.address).collect()
+        };
         let mut count = 0.0;
         for address in addresses {
             let metrics = http::get(&format!("http://{address}/metrics")).send().await.expect("an answer");

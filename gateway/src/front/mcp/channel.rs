@@ -17,9 +17,11 @@ use tokio::sync::mpsc;
 use super::listen::Listening;
 use super::live::SessionKey;
 use super::stream::Answering;
+use super::told;
 use crate::capabilities::ClientCapabilities;
 use crate::front::app::App;
 use crate::revision::Revision;
+use crate::seal::Session;
 
 /// Requests of one stream that are answered at the same time.
 const RUNNING: usize = 128;
@@ -78,18 +80,18 @@ pub struct Conversation {
 /// Forgets a session when its stream is gone.
 struct Open {
     app: Arc<App>,
-    session: SessionKey,
+    session: Session,
 }
 
 // === impl Channels ===
 
 impl Channels {
     /// Opens the stream of a session.
-    pub fn open(app: &Arc<App>, session: SessionKey, listening: Listening) -> Conversation {
+    pub fn open(app: &Arc<App>, session: Session, listening: Listening) -> Conversation {
         let (sender, jobs) = mpsc::channel(WAITING);
         let agreed = Agreed { revision: Revision::V2024_11_05, capabilities: ClientCapabilities::NONE };
         let channel = Channel { jobs: sender, agreed: Mutex::new(agreed) };
-        app.mcp.channels.lock().insert(session, Arc::new(channel));
+        app.mcp.channels.lock().insert(session.id, Arc::new(channel));
         let open = Open { app: app.clone(), session };
         Conversation { listening, jobs, running: SelectAll::new(), over: false, _open: open }
     }
@@ -182,7 +184,11 @@ impl http_body::Body for Conversation {
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.app.mcp.channels.lock().remove(&self.session);
-        self.app.mcp.end(self.session);
+        let channel = self.app.mcp.channels.lock().remove(&self.session.id);
+        if let Some(agreed) = channel.map(|channel| channel.agreed()) {
+            self.session.capabilities = agreed.capabilities;
+        }
+        self.app.mcp.end(self.session.id);
+        told::over(&self.app, &self.session);
     }
 }

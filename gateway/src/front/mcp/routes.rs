@@ -418,7 +418,7 @@ async fn delete(app: Arc<App>, server: Option<String>, request: Request) -> Resp
         }
         if let Some(session) = &caller.session {
             caller.app.mcp.end(session.id);
-            told::over(&caller, session);
+            told::over(&caller.app, session);
         }
         Ok(StatusCode::NO_CONTENT.into_response())
     };

@@ -7,6 +7,7 @@ use futures_util::future::join_all;
 use super::request::LEVELS;
 use super::state::Caller;
 use crate::clients::{ClientKey, Line};
+use crate::front::app::App;
 use crate::seal::Session;
 
 /// The sessions with servers that a client has for itself.
@@ -33,8 +34,8 @@ pub async fn level(caller: &Caller) {
 }
 
 /// The client's session is over: what belongs to it ends.
-pub fn over(caller: &Caller, session: &Session) {
-    caller.app.mcp.asking.forget(&session.id);
+pub fn over(app: &App, session: &Session) {
+    app.mcp.asking.forget(&session.id);
     let key = ClientKey::of_session(session);
-    caller.catalog().servers().iter().filter_map(|server| server.clients()).for_each(|clients| clients.end(&key));
+    app.published.load().servers().iter().filter_map(|server| server.clients()).for_each(|clients| clients.end(&key));
 }
