@@ -10,6 +10,7 @@ use portcullis_gateway::{check_command, demo, run_command, token_command};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    portcullis_runtime::process::use_small_pages();
     let Cli { command, options } = Cli::parse();
     let options = options.with_secret(std::env::var("JWT_SECRET").ok());
     let outcome = match command {

@@ -10,6 +10,7 @@ use portcullis_operator::run_command;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    portcullis_runtime::process::use_small_pages();
     let Cli { command, options } = Cli::parse();
     let outcome = match command {
         None | Some(Command::Run) => run_command::run(&options),

@@ -1,4 +1,5 @@
-//! Memory, CPU time, open files and start time of this process, read from /proc when metrics are asked for.
+//! Memory, CPU time, open files and start time of this process, read from /proc when metrics are asked for; and how the
+//! system gives it memory.
 //!
 //! Names as in prometheus.io/docs/instrumenting/writing_clientlibs, "Standard and runtime collectors". What the
 //! system does not tell (there is no /proc outside Linux) is left out.
@@ -34,6 +35,15 @@ struct Stat {
 /// If the registry already has metrics of these names.
 pub fn register(registry: &Registry) -> prometheus::Result<()> {
     registry.register(Box::new(ProcessCollector::new()?))
+}
+
+/// Has the system give memory out in pages of 4 KiB.
+///
+/// In pages of 2 MiB, which the allocator asks for, all of a buffer counts that was never filled: with 10,000 idle
+/// connections that is 40 % of the memory. Where it cannot be said, nothing is lost but that.
+pub fn use_small_pages() {
+    #[cfg(target_os = "linux")]
+    let _ = rustix::thread::disable_transparent_huge_pages(true);
 }
 
 // === impl ProcessCollector ===
@@ -116,6 +126,14 @@ mod tests {
     use std::time::{SystemTime, UNIX_EPOCH};
 
     use super::*;
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn pages_are_small_once_that_was_asked_for() {
+        use_small_pages();
+
+        assert_eq!(rustix::thread::transparent_huge_pages_are_disabled(), Ok(true));
+    }
 
     #[test]
     fn a_process_name_with_spaces_and_parentheses_does_not_shift_the_fields() {

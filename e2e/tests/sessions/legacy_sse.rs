@@ -5,6 +5,7 @@ use std::time::Duration;
 use portcullis_e2e::faulty::{Faulty, Mode, Tool};
 use portcullis_e2e::gateway::{Gateway, LIMIT, options};
 use portcullis_e2e::http::{self, Answer, Request};
+use portcullis_e2e::manifests::Manifests;
 use portcullis_e2e::sse::{self, Events};
 use portcullis_e2e::token;
 use portcullis_e2e::wait::wait_for;
@@ -148,6 +149,21 @@ async fn a_request_is_cancelled_by_its_client_and_by_the_end_of_the_stream() {
     wait_for("the other to be cancelled", LIMIT, async || server.running() == 0).await;
     assert_eq!(send(again).await.status, 404);
     gateway.counts("portcullis_client_streams_open", 0.0).await;
+}
+
+#[tokio::test]
+async fn what_a_server_keeps_for_a_client_ends_with_its_stream() {
+    let (server, manifests) = (Faulty::start(Mode::Streamable).await, Manifests::new());
+    manifests.add("own", &server.url(), "session: PerClient");
+    let gateway = Gateway::start(manifests.options()).await;
+    gateway.connected(1).await;
+    let mut client = Client::initialized(&gateway).await;
+    client.send(&call(1, "echo", "one", &json!({}))).await;
+    assert_eq!(client.next().await, echoed(1, "one"));
+    let sessions = r#"portcullis_client_upstream_sessions{server="own"}"#;
+    gateway.counts(sessions, 1.0).await;
+    drop(client);
+    gateway.counts(sessions, 0.0).await;
 }
 
 #[tokio::test]

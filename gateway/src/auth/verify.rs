@@ -12,6 +12,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{Algorithm, AuthError, KeySet, Problem, Secret, Settings, claims::Claims, keys::Key, parse_algorithm};
+use crate::seal::SubjectId;
 
 /// The longest token that is looked at. A bound service-account token of Kubernetes has about 1,500 bytes.
 pub const MAX_TOKEN_BYTES: usize = 8 * 1024;
@@ -124,12 +125,9 @@ impl Issuer {
     fn identify(&self, name: &Name, raw: &RawValue, now: SystemTime) -> Result<Identity, AuthError> {
         let claims: Claims = serde_json::from_str(raw.get()).map_err(|_| AuthError::Malformed)?;
         let expires_at = claims.check(self, name, now)?;
-        Ok(Identity {
-            subject: claims.subject()?,
-            issuer: claims.issuer()?.map(str::to_owned),
-            expires_at,
-            claims: raw.get().into(),
-        })
+        let (subject, issuer) = (claims.subject()?, claims.issuer()?.map(str::to_owned));
+        let subject_id = SubjectId::new(issuer.as_deref(), &subject);
+        Ok(Identity { subject, issuer, expires_at, claims: raw.get().into(), subject_id })
     }
 }
 
@@ -144,6 +142,8 @@ pub struct Identity {
     pub expires_at: SystemTime,
     /// All claims, as the issuer wrote them: a JSON object in which no name is doubled.
     pub claims: Arc<str>,
+    /// Of issuer and subject: what ids that are given out are bound to.
+    pub subject_id: SubjectId,
 }
 
 impl fmt::Debug for Identity {

@@ -11,7 +11,7 @@ pub struct SubjectId(pub [u8; 16]);
 impl SubjectId {
     /// That of a caller.
     pub fn of(identity: &Identity) -> Self {
-        Self::new(identity.issuer.as_deref(), &identity.subject)
+        identity.subject_id
     }
 
     /// That of this subject of this issuer.

@@ -6,6 +6,7 @@ use super::{
     verify::{Name, Trust},
     *,
 };
+use crate::seal::SubjectId;
 
 fn after(seconds: u64) -> SystemTime {
     now() + Duration::from_secs(seconds)
@@ -16,7 +17,13 @@ fn bearer(token: &str) -> HeaderMap {
 }
 
 fn identity(seconds: u64) -> Arc<Identity> {
-    Arc::new(Identity { subject: "alice".into(), issuer: None, expires_at: after(seconds), claims: "{}".into() })
+    Arc::new(Identity {
+        subject: "alice".into(),
+        issuer: None,
+        expires_at: after(seconds),
+        claims: "{}".into(),
+        subject_id: SubjectId::new(None, "alice"),
+    })
 }
 
 #[test]

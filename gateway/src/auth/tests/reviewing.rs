@@ -4,6 +4,7 @@ use super::{
     fetching::{DISCOVERY, Running, jwks, token},
     *,
 };
+use crate::seal::SubjectId;
 
 const ISS: &str = "https://kubernetes.default.svc.cluster.local";
 const SUB: &str = "system:serviceaccount:team-a:agent";
@@ -122,6 +123,7 @@ fn an_accepted_review_is_remembered_for_thirty_seconds_and_no_longer() {
         issuer: None,
         expires_at: now() + Duration::from_secs(600),
         claims: "{}".into(),
+        subject_id: SubjectId::new(None, SUB),
     });
     cache.insert(&cache.ticket("token"), &identity, now(), MAX_AGE_REVIEWED);
     let at = |seconds| cache.get(&cache.ticket("token"), now() + Duration::from_secs(seconds)).is_some();

@@ -21,6 +21,7 @@ use super::told;
 use crate::capabilities::ClientCapabilities;
 use crate::front::app::App;
 use crate::revision::Revision;
+use crate::seal::Session;
 
 /// Requests of one stream that are answered at the same time.
 const RUNNING: usize = 128;
@@ -79,18 +80,18 @@ pub struct Conversation {
 /// Forgets a session when its stream is gone.
 struct Open {
     app: Arc<App>,
-    session: SessionKey,
+    session: Session,
 }
 
 // === impl Channels ===
 
 impl Channels {
     /// Opens the stream of a session.
-    pub fn open(app: &Arc<App>, session: SessionKey, listening: Listening) -> Conversation {
+    pub fn open(app: &Arc<App>, session: Session, listening: Listening) -> Conversation {
         let (sender, jobs) = mpsc::channel(WAITING);
         let agreed = Agreed { revision: Revision::V2024_11_05, capabilities: ClientCapabilities::NONE };
         let channel = Channel { jobs: sender, agreed: Mutex::new(agreed) };
-        app.mcp.channels.lock().insert(session, Arc::new(channel));
+        app.mcp.channels.lock().insert(session.id, Arc::new(channel));
         let open = Open { app: app.clone(), session };
         Conversation { listening, jobs, running: SelectAll::new(), over: false, _open: open }
     }
@@ -183,7 +184,7 @@ impl http_body::Body for Conversation {
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.app.mcp.channels.lock().remove(&self.session);
-        told::over(&self.app, self.session);
+        self.app.mcp.channels.lock().remove(&self.session.id);
+        told::over(&self.app, self.session.id);
     }
 }

@@ -62,11 +62,10 @@ async fn opened(app: Arc<App>, parts: &McpParts) -> Result<Response, Refused> {
     let expires = SystemTime::now() + app.options.session_life;
     let session = Session::new(caller.subject, FIRST, ClientCapabilities::NONE, expires, app.replica.clone());
     let first = format!("event: endpoint\ndata: {}\n\n", endpoint(&app, &session, parts));
-    let id = session.id;
-    caller.session = Some(session);
+    caller.session = Some(session.clone());
     let listening = listen::before_agreement(&caller, first.into());
     let listening = listening.map_err(|problem| refused(None, &problem, FIRST))?;
-    Ok(event_stream(HttpBody::new(Channels::open(&app, id, listening))))
+    Ok(event_stream(HttpBody::new(Channels::open(&app, session, listening))))
 }
 
 /// Where the messages of a session go, relative to the stream's own address.

@@ -520,10 +520,16 @@ struct Accepts {
     streams: bool,
 }
 
+/// What the specification has clients send; most send just that.
+const USUAL: &str = "application/json, text/event-stream";
+
 impl Accepts {
     /// Who says nothing takes JSON: curl cannot do much with a stream.
     fn of(headers: &HeaderMap) -> Self {
         let mut accepts = Self { json: true, streams: false };
+        if headers.get(header::ACCEPT).is_some_and(|value| value == USUAL) {
+            return Self { json: true, streams: true };
+        }
         let mut values = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok()).peekable();
         if values.peek().is_none() {
             return accepts;
