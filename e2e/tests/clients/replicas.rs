@@ -153,8 +153,15 @@ impl<'a> Session<'a> {
     }
 
     async fn close(self) {
-        let request = |url: &str| self.with_session(http::request(Method::DELETE, url));
-        assert_eq!(self.replicas.send(request).await.status, 204);
+        let tries = AtomicUsize::new(0);
+        let answer = self.replicas.send(|url| {
+            tries.fetch_add(1, Ordering::Relaxed);
+            self.with_session(http::request(Method::DELETE, url))
+        });
+        let status = answer.await.status;
+        // Who asks again may find that the first time was heard.
+        let again = tries.load(Ordering::Relaxed) > 1;
+        assert!(status == 204 || (again && status == 404), "{status} after {tries:?}");
     }
 }
 
