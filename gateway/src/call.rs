@@ -260,7 +260,15 @@ pub(crate) async fn send(
     let params: SmallVec<[&str; 8]> = first.into_iter().chain(call.params.iter().copied()).collect();
     let Request { method, caller, mailbox, .. } = *call;
     let progress = method == CALL_TOOL || mailbox.is_some();
-    let request = Call { method, params: &params, name: Some(name), headers, progress, caller, mailbox };
+    let request = Call {
+        method,
+        params: &params,
+        name: Some(name).filter(|name| !name.is_empty()),
+        headers,
+        progress,
+        caller,
+        mailbox,
+    };
     let reply = session.call(&request, timing).await?;
     match &reply {
         Reply::Result(text) if !call.answers_input && is_input_required(text) => {

@@ -8,6 +8,7 @@ mod rest;
 mod table;
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
@@ -38,6 +39,8 @@ pub struct Catalog {
     places: Vec<Place>,
     /// For each of the servers, in the same order.
     alone: Vec<Alone>,
+    /// Where the server of a name stands.
+    names: OnceLock<HashMap<Box<str>, usize>>,
     listing: OnceLock<Bytes>,
     resource_places: OnceLock<Places>,
 }
@@ -62,6 +65,7 @@ struct Alone {
     offer: Arc<Offer>,
     /// Few servers are looked at alone.
     pages: OnceLock<Box<[OnceLock<Pages>; Kind::ALL.len()]>>,
+    numbers: OnceLock<Box<[OnceLock<u64>; Kind::ALL.len()]>>,
 }
 
 /// What differs between two views.
@@ -86,7 +90,7 @@ impl Catalog {
             let own = server.has_listed();
             let offer = server.offer();
             places.push(Place { listed: offer.listed, own, ..Place::default() });
-            alone.push(Alone { offer, pages: OnceLock::new() });
+            alone.push(Alone { offer, pages: OnceLock::new(), numbers: OnceLock::new() });
         }
         let mut by_age: Vec<usize> = (0..servers.len()).collect();
         // Stable: of two of one age the first by key comes first.
@@ -103,7 +107,15 @@ impl Catalog {
             }
             table
         });
-        Self { tables, servers, places, alone, listing: OnceLock::new(), resource_places: OnceLock::new() }
+        Self {
+            tables,
+            servers,
+            places,
+            alone,
+            names: OnceLock::new(),
+            listing: OnceLock::new(),
+            resource_places: OnceLock::new(),
+        }
     }
 
     // --- what is offered ---
@@ -187,7 +199,11 @@ impl Catalog {
     /// The server that a caller means: by name, by the URL as configured, with its namespace, or by its bare name where
     /// only one has it.
     pub fn server(&self, wanted: &str) -> Option<&Arc<Handle>> {
-        let exact = self.servers.iter().find(|server| server.name == wanted || server.spec().label() == wanted);
+        let named = self.names.get_or_init(|| {
+            self.servers.iter().enumerate().rev().map(|(at, server)| (server.name.as_str().into(), at)).collect()
+        });
+        let exact = named.get(wanted).map(|at| &self.servers[*at]);
+        let exact = exact.or_else(|| self.servers.iter().find(|server| server.spec().label() == wanted));
         exact.or_else(|| self.servers.iter().find(|server| server.spec().url == wanted)).or_else(|| {
             let mut bare = self.servers.iter().filter(|server| server.key.name == wanted);
             let bare = bare.next().filter(|_| bare.next().is_none());
@@ -287,7 +303,10 @@ impl Alone {
     }
 
     fn fingerprint(&self, kind: Kind) -> u64 {
-        self.shown(kind).iter().map(|item| number_of_row(&item.name, item)).fold(0, u64::wrapping_add)
+        let all = self.numbers.get_or_init(Box::default);
+        *all[kind as usize].get_or_init(|| {
+            self.shown(kind).iter().map(|item| number_of_row(&item.name, item)).fold(0, u64::wrapping_add)
+        })
     }
 
     fn shown(&self, kind: Kind) -> &[Arc<Item>] {

@@ -15,6 +15,9 @@ use crate::capabilities::ClientCapabilities;
 /// So many messages may wait for a caller that reads slowly.
 const ROOM: usize = 64;
 
+/// And so many bytes, or one message that is longer.
+const ROOM_BYTES: usize = 1024 * 1024;
+
 /// What a server tells before its answer.
 #[derive(Debug)]
 pub enum Told {
@@ -39,6 +42,7 @@ pub struct Mailbox {
 #[derive(Default)]
 struct Letters {
     waiting: VecDeque<Told>,
+    bytes: usize,
     reader: Option<Waker>,
     timing: Option<Arc<Timing>>,
 }
@@ -49,9 +53,9 @@ impl Mailbox {
         Self { shared: Arc::default(), askable }
     }
 
-    /// Whether its caller can be asked anything.
-    pub fn asks(&self) -> bool {
-        self.askable != ClientCapabilities::NONE
+    /// Whether its caller can be asked this.
+    pub fn allows(&self, asked: &Asked) -> bool {
+        self.askable.allow(&asked.question().method, &asked.question().params)
     }
 
     /// The time of the call that it belongs to: it stands still while a question is open.
@@ -65,16 +69,19 @@ impl Mailbox {
     /// There is no room, or it is a question that the caller cannot be asked: gives it back.
     pub fn put(&self, mut told: Told) -> Result<(), Told> {
         if let Told::Question(asked) = &told
-            && !self.askable.allow(&asked.question().method, &asked.question().params)
+            && !self.allows(asked)
         {
             return Err(told);
         }
         // What is only told must not keep out what somebody waits for.
         let room = if matches!(told, Told::Question(_)) { 2 * ROOM } else { ROOM };
+        let size = size(&told);
         let mut letters = self.lock();
-        if letters.waiting.len() >= room {
+        let too_much = letters.bytes > 0 && letters.bytes + size > ROOM_BYTES;
+        if letters.waiting.len() >= room || too_much {
             return Err(told);
         }
+        letters.bytes += size;
         if let (Told::Question(asked), Some(timing)) = (&mut told, &letters.timing) {
             asked.hold(timing);
         }
@@ -88,7 +95,7 @@ impl Mailbox {
     /// The next one. There is one reader at a time.
     pub fn poll_take(&self, cx: &mut Context<'_>) -> Poll<Told> {
         let mut letters = self.lock();
-        match letters.waiting.pop_front() {
+        match letters.pop() {
             Some(told) => Poll::Ready(told),
             None => {
                 letters.reader = Some(cx.waker().clone());
@@ -99,11 +106,26 @@ impl Mailbox {
 
     /// The next one that is there already.
     pub fn take(&self) -> Option<Told> {
-        self.lock().waiting.pop_front()
+        self.lock().pop()
     }
 
     fn lock(&self) -> MutexGuard<'_, Letters> {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Letters {
+    fn pop(&mut self) -> Option<Told> {
+        let told = self.waiting.pop_front()?;
+        self.bytes -= size(&told);
+        Some(told)
+    }
+}
+
+fn size(told: &Told) -> usize {
+    match told {
+        Told::Progress(params) | Told::Log(params) => params.len(),
+        Told::Question(asked) => asked.question().params.len(),
     }
 }
 
@@ -139,5 +161,15 @@ mod tests {
         let question = || Told::Question(Asked::by_us("roots/list", Bytes::new()).0);
         assert!(Mailbox::new(ClientCapabilities::SAMPLING).put(question()).is_err());
         assert!(Mailbox::new(ClientCapabilities::ROOTS).put(question()).is_ok());
+    }
+
+    #[test]
+    fn it_takes_no_more_bytes_than_it_has_room_for_but_always_one_message() {
+        let mailbox = Mailbox::new(ClientCapabilities::NONE);
+        let large = |bytes: usize| Told::Log(vec![b' '; bytes].into());
+        assert!(mailbox.put(large(8 * ROOM_BYTES)).is_ok());
+        assert!(mailbox.put(large(1)).is_err());
+        assert!(mailbox.take().is_some());
+        assert_eq!((0..10).filter(|_| mailbox.put(large(ROOM_BYTES / 4)).is_ok()).count(), 4);
     }
 }

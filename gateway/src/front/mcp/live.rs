@@ -119,7 +119,9 @@ impl Live {
         }
         self.ends.store(ended.all.len(), Ordering::Release);
         drop(ended);
-        self.lock().remove(&session);
+        if let Some(known) = self.lock().remove(&session) {
+            known.running.values().for_each(|cancelled| cancelled.notify_one());
+        }
     }
 
     /// Whether its client has ended it here.

@@ -22,6 +22,8 @@ pub const MOST_ROUNDS: usize = 10;
 pub async fn ask(result: &Bytes, mailbox: &Mailbox, limit: Duration) -> Result<String, RpcProblem> {
     const UNFIT: RpcProblem =
         RpcProblem::Server(CallError::Unfit("it asks for input in a form that is not understood"));
+    const UNDECLARED: RpcProblem =
+        RpcProblem::Server(CallError::Unfit("it asks for input that this client has not declared to give"));
     let members = std::str::from_utf8(result).ok().and_then(|text| Members::read(text).ok()).ok_or(UNFIT)?;
     let questions = match members.get("inputRequests") {
         Some(raw) => Members::read(raw.get()).map_err(|_| UNFIT)?,
@@ -31,15 +33,21 @@ pub async fn ask(result: &Bytes, mailbox: &Mailbox, limit: Duration) -> Result<S
     if questions.0.is_empty() && state.is_none() {
         return Err(UNFIT);
     }
-    let mut waiting = Vec::with_capacity(questions.0.len());
+    // All of them or none: an answer to one alone would be in vain.
+    let mut all = Vec::with_capacity(questions.0.len());
     for (key, question) in &questions.0 {
         let question = Members::read(question.get()).map_err(|_| UNFIT)?;
         let method = question.text("method").ok_or(UNFIT)?;
         let params = question.get("params").map(|params| result.slice_ref(params.get().as_bytes()));
         let (asked, answer) = Asked::by_us(&method, params.unwrap_or_default());
-        mailbox.put(Told::Question(asked)).map_err(|_| {
-            RpcProblem::Server(CallError::Unfit("it asks for input that this client has not declared to give"))
-        })?;
+        if !mailbox.allows(&asked) {
+            return Err(UNDECLARED);
+        }
+        all.push((key, asked, answer));
+    }
+    let mut waiting = Vec::with_capacity(all.len());
+    for (key, asked, answer) in all {
+        mailbox.put(Told::Question(asked)).map_err(|_| UNDECLARED)?;
         waiting.push(async move { (key, answer.await) });
     }
     let answers = timeout(limit, join_all(waiting)).await.map_err(|_| RpcProblem::Server(CallError::Timeout))?;

@@ -43,6 +43,7 @@ impl Mcp {
     pub fn end(&self, session: SessionKey) {
         self.live.end(session);
         self.topics.forget(Follower::Session(session));
+        self.streams.end(&session);
     }
 }
 

@@ -46,6 +46,8 @@ struct Open {
 /// What is to be sent on one stream.
 struct Line {
     session: Option<SessionKey>,
+    /// Its session is over.
+    over: AtomicBool,
     queue: Mutex<Queue>,
 }
 
@@ -87,7 +89,7 @@ impl Streams {
     /// # Errors
     /// [`TooMany`].
     pub fn open(self: &Arc<Self>, subject: SubjectId, session: Option<SessionKey>) -> Result<Stream, TooMany> {
-        let line = Arc::new(Line { session, queue: Mutex::default() });
+        let line = Arc::new(Line { session, over: AtomicBool::new(false), queue: Mutex::default() });
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let mut open = self.lock();
         let of_subject = open.by_subject.get(&subject).copied().unwrap_or_default();
@@ -134,6 +136,18 @@ impl Streams {
             Follower::Stream(number) => number,
         };
         open.streams.get(&number).cloned()
+    }
+
+    /// Ends the streams of a session.
+    pub fn end(&self, session: &SessionKey) {
+        let open = self.lock();
+        let numbers = open.by_session.get(session).into_iter().flatten();
+        let lines: Vec<Arc<Line>> = numbers.filter_map(|number| open.streams.get(number).cloned()).collect();
+        drop(open);
+        for line in lines {
+            line.over.store(true, Ordering::Release);
+            line.wake();
+        }
     }
 
     /// Ends every stream, now and in future.
@@ -194,7 +208,7 @@ impl Stream {
 
     /// Whether it is to end.
     pub fn is_over(&self) -> bool {
-        self.streams.ended.load(Ordering::Acquire)
+        self.line.over.load(Ordering::Acquire) || self.streams.ended.load(Ordering::Acquire)
     }
 }
 
@@ -270,6 +284,8 @@ mod tests {
         let taken = (0..1000).filter(|_| streams.send(&[7; 12], Bytes::new())).count();
         assert_eq!(taken, WAITING);
         assert!(!of_session.is_over());
+        streams.end(&[7; 12]);
+        assert!(of_session.is_over() && !listening.is_over());
         streams.end_all();
         assert!(of_session.is_over());
         assert!(streams.is_open(&[7; 12]));
