@@ -141,7 +141,7 @@ pub struct Options {
     #[arg(long, global = true, env = "SESSION_SECONDS", value_name = "SECONDS", default_value = "604800")]
     pub session_seconds: Option<String>,
     /// Streams of clients of /mcp that may be open at the same time
-    #[arg(long, global = true, env = "MAX_SESSIONS", value_name = "COUNT", default_value = "20000")]
+    #[arg(long, global = true, env = "MAX_SESSIONS", value_name = "COUNT", default_value = "8000")]
     pub max_sessions: Option<String>,
     /// Of these, streams of one caller
     #[arg(long, global = true, env = "MAX_SESSIONS_PER_SUBJECT", value_name = "COUNT", default_value = "2000")]

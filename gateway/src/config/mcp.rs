@@ -74,7 +74,7 @@ impl Options {
                 604_800,
                 60..=31_536_000,
             )),
-            max_sessions: count(problems, "MAX_SESSIONS", &self.max_sessions, 20_000),
+            max_sessions: count(problems, "MAX_SESSIONS", &self.max_sessions, 8_000),
             max_sessions_per_subject: count(problems, "MAX_SESSIONS_PER_SUBJECT", &self.max_sessions_per_subject, 2000),
             gate: gate::Rules {
                 origins: self.origins(problems),
@@ -221,7 +221,7 @@ mod tests {
         let config = options.check().unwrap();
         let mcp = config.mcp;
         assert_eq!(mcp.session_life, Duration::from_secs(60));
-        assert_eq!((mcp.max_sessions, mcp.max_sessions_per_subject), (20_000, 2000));
+        assert_eq!((mcp.max_sessions, mcp.max_sessions_per_subject), (8_000, 2000));
         let origins = ["https://app.example.com", "null"].map(|text| Origin::parse(text).unwrap());
         assert_eq!(mcp.gate.origins, gate::Origins::Listed(origins.to_vec()));
         assert_eq!(mcp.public_url.unwrap().as_str(), "https://mcp.example.com/tools");
