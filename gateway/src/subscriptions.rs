@@ -6,6 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
+/// One server is told of so many at most.
+const MOST_OF_SERVER: usize = 1_000;
+
 /// What is wanted of one server, with how many want it.
 #[derive(Debug, Default)]
 pub struct Subscriptions {
@@ -35,9 +38,9 @@ impl Subscriptions {
         }
     }
 
-    /// Everything that is wanted.
+    /// What is wanted, as far as the server is told.
     pub fn all(&self) -> BTreeSet<Arc<str>> {
-        self.lock().keys().cloned().collect()
+        self.lock().keys().take(MOST_OF_SERVER).cloned().collect()
     }
 
     /// Waits until that may be something else.
@@ -69,5 +72,12 @@ mod tests {
         subscriptions.remove("a:b");
         assert!(changed());
         assert!(subscriptions.all().is_empty());
+    }
+
+    #[test]
+    fn a_server_is_told_of_no_more_than_it_may_be() {
+        let subscriptions = Subscriptions::default();
+        (0..=MOST_OF_SERVER).for_each(|n| subscriptions.add(&Arc::from(format!("a:{n}"))));
+        assert_eq!(subscriptions.all().len(), MOST_OF_SERVER);
     }
 }

@@ -35,6 +35,15 @@ pub struct Candidate {
     pub listed: bool,
 }
 
+impl Entry {
+    /// Who tells of changes of a resource: the first that is listed, else one that did before it went away.
+    pub fn teller(&self) -> Option<&Candidate> {
+        let mut tellers = self.candidates.iter().filter(|c| c.server.offer().capabilities.resources_subscribe);
+        let first = tellers.clone().next();
+        tellers.find(|candidate| candidate.listed).or(first)
+    }
+}
+
 /// What became of an item's name.
 pub(super) enum Named {
     /// It is the item's own.

@@ -5,6 +5,7 @@ use crate::handle::Offer;
 use crate::metrics::Metrics;
 use crate::plain;
 use crate::tool::read_tools;
+use crate::upstream::ServerCapabilities;
 use portcullis_crds::mcpserver::ToolRules;
 use portcullis_crds::{Server, ServerKey};
 
@@ -293,6 +294,26 @@ fn a_uri_is_read_by_whoever_lists_it_or_has_a_template_for_it_or_is_of_its_place
     let catalog = Catalog::build(vec![none, c]);
     let only = catalog.reader(None, "unknown://x").map(|entry| entry.candidates[0].server.name.clone());
     assert_eq!(only.as_deref(), Some("c"), "nobody else has resources");
+}
+
+#[test]
+fn changes_are_told_by_the_first_that_is_there_and_does_so() {
+    let servers = [server("a", 1, &[], true), server("b", 2, &[], true), server("c", 3, &[], true)];
+    let teller = |states: [(bool, bool); 3]| {
+        for (server, (listed, subscribe)) in servers.iter().zip(states) {
+            let templates = plain::read(Kind::Templates, [r#"{"uriTemplate":"x:{id}","name":"n"}"#]).shared();
+            let capabilities = ServerCapabilities { resources_subscribe: subscribe, ..ServerCapabilities::default() };
+            server.set_offer(Offer { templates, capabilities, listed, ..Offer::default() });
+        }
+        let entry = Catalog::build(servers.to_vec()).reader(None, "x:1")?;
+        assert_eq!(entry.candidates.len(), 3);
+        entry.teller().map(|candidate| candidate.server.name.clone())
+    };
+    let (there, away, mute) = ((true, true), (false, true), (true, false));
+    assert_eq!(teller([there, there, there]).as_deref(), Some("a"));
+    assert_eq!(teller([away, mute, there]).as_deref(), Some("c"));
+    assert_eq!(teller([mute, away, mute]).as_deref(), Some("b"));
+    assert_eq!(teller([mute, mute, mute]), None);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use super::problem::RpcProblem;
 use super::reply::{Reply, SERVER_INFO};
 use super::request::{self, Params};
 use super::state::Caller;
-use super::topics::{Follower, TooMany};
+use super::topics::{CannotFollow, Follower};
 use crate::capabilities::ClientCapabilities;
 use crate::catalog::Kind;
 use crate::revision::Revision;
@@ -125,14 +125,19 @@ pub fn set_level(caller: &Caller, request: &Request<'_>, params: &Params<'_>) ->
 pub fn follow(caller: &Caller, request: &Request<'_>, params: &Params<'_>) -> Result<Reply, RpcProblem> {
     const TOO_MANY: RpcProblem =
         RpcProblem::TooMany("as many resources are subscribed to as may be: unsubscribe from some");
+    const TOO_LONG: RpcProblem =
+        RpcProblem::Params("\"uri\" is longer than 2048 bytes: subscribe to a shorter one, or read it now and then");
     let (follower, uri) = followed(caller, params)?;
     let catalog = caller.catalog();
     let entry = calls::reader(caller, &catalog, &uri)?;
-    if !entry.candidates.first().is_some_and(|first| first.server.offer().capabilities.resources_subscribe) {
+    if entry.teller().is_none() {
         return Err(RpcProblem::Params("the server of this resource does not tell of changes: read it now and then"));
     }
-    let followed = caller.app.mcp.topics.follow(&catalog, caller.scope(), follower, &uri);
-    followed.map_err(|TooMany| TOO_MANY)?;
+    let followed = caller.app.mcp.topics.follow(&catalog, caller.scope(), (follower, caller.subject), &uri);
+    followed.map_err(|cannot| match cannot {
+        CannotFollow::TooMany => TOO_MANY,
+        CannotFollow::TooLong => TOO_LONG,
+    })?;
     Ok(nothing(request, Revision::LATEST_WITH_INITIALIZE))
 }
 

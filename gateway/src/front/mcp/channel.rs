@@ -26,8 +26,8 @@ use crate::seal::Session;
 /// Requests of one stream that are answered at the same time.
 const RUNNING: usize = 128;
 
-/// Requests that may wait for that.
-const WAITING: usize = 128;
+/// Requests that may wait for that; each may be as long as a body.
+const WAITING: usize = 16;
 
 /// All open streams.
 #[derive(Default)]
@@ -152,10 +152,15 @@ impl Conversation {
                     Poll::Pending => break,
                 }
             }
+            let full = self.running.len() >= RUNNING;
             match self.running.poll_next_unpin(cx) {
                 Poll::Ready(Some(event)) => return Poll::Ready(Some(event)),
                 Poll::Ready(None) if self.over && drained => return Poll::Ready(None),
                 Poll::Ready(None) | Poll::Pending => {}
+            }
+            // One has ended without an event: nothing waits for the next job yet.
+            if full && self.running.len() < RUNNING {
+                continue;
             }
             if self.over {
                 return Poll::Pending;

@@ -102,7 +102,7 @@ async fn taken(app: Arc<App>, parts: McpParts, body: HttpBody) -> Result<Respons
     caller.session = Some(session.clone());
     match owner::hand_on(&caller, Method::POST, body.clone(), owner::SOON).await {
         Handed::Answered(response) => return Ok(*response),
-        Handed::Unreachable => return Err(over()),
+        Handed::Unreachable | Handed::Lost => return Err(over()),
         Handed::Here => {}
     }
     let channel = caller.app.mcp.channels.of(&session.id).ok_or_else(over)?;

@@ -143,10 +143,8 @@ impl Following {
     /// Follows a resource; false if nobody would tell of its changes.
     fn begin(&self, caller: &Caller, uri: &str) -> bool {
         let catalog = caller.catalog();
-        let told = catalog.reader(caller.scope(), uri).is_some_and(|entry| {
-            entry.candidates.first().is_some_and(|first| first.server.offer().capabilities.resources_subscribe)
-        });
-        told && self.app.mcp.topics.follow(&catalog, caller.scope(), self.follower, uri).is_ok()
+        let told = catalog.reader(caller.scope(), uri).is_some_and(|entry| entry.teller().is_some());
+        told && self.app.mcp.topics.follow(&catalog, caller.scope(), (self.follower, caller.subject), uri).is_ok()
     }
 }
 

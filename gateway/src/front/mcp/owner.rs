@@ -28,7 +28,7 @@ use crate::seal::{Purpose, Sealer};
 use crate::upstream::http::{Exchange, HttpError, HttpPool, Origin};
 
 /// What became of requests that were handed on, as a metric label.
-pub const HANDED_ON: [&str; 2] = ["ok", "unreachable"];
+pub const HANDED_ON: [&str; 3] = ["ok", "unreachable", "lost"];
 
 /// Marks a request that was handed on: it never is again.
 const MARK: HeaderName = HeaderName::from_static("x-portcullis-handed-on");
@@ -37,10 +37,10 @@ const MARK: HeaderName = HeaderName::from_static("x-portcullis-handed-on");
 const PROOF_PATH: &str = "/.well-known/portcullis-replica";
 
 /// Other replicas are near, or not there.
-const CONNECT: Duration = Duration::from_secs(1);
+const CONNECT: Duration = Duration::from_secs(3);
 
 /// For the proof.
-const PROOF: Duration = Duration::from_secs(2);
+const PROOF: Duration = Duration::from_secs(5);
 
 /// For whatever is answered from memory.
 pub const SOON: Duration = Duration::from_secs(10);
@@ -83,8 +83,17 @@ pub enum Handed {
     Here,
     /// The other has answered.
     Answered(Box<Response>),
-    /// The other cannot be reached, or its answer was lost.
+    /// The other cannot be reached: it never got the request.
     Unreachable,
+    /// The other is there, but gave no answer: it may have carried the request out.
+    Lost,
+}
+
+/// Why another replica has not answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Failed {
+    Unreachable,
+    Lost,
 }
 
 /// What is known of other replicas.
@@ -127,36 +136,41 @@ pub async fn hand_on_to(
         _ => None,
     };
     let outcome = ask(caller, owner, method, body, limit).await;
-    let word = HANDED_ON[usize::from(outcome.is_err())];
+    let (word, handed) = match outcome {
+        Ok(exchange) => (HANDED_ON[0], Handed::Answered(Box::new(answered(exchange, stream)))),
+        Err(Failed::Unreachable) => (HANDED_ON[1], Handed::Unreachable),
+        Err(Failed::Lost) => (HANDED_ON[2], Handed::Lost),
+    };
     caller.app.metrics.handed_on.with_label_values(&[word]).inc();
-    match outcome {
-        Ok(exchange) => Handed::Answered(Box::new(answered(exchange, stream))),
-        Err(()) => Handed::Unreachable,
-    }
+    handed
 }
 
 fn is_elsewhere(caller: &Caller, replica: &str) -> bool {
     caller.app.replica.as_deref() != Some(replica) && !caller.headers.contains_key(MARK)
 }
 
-async fn ask(caller: &Caller, owner: &str, method: Method, body: Bytes, limit: Duration) -> Result<Exchange, ()> {
+async fn ask(caller: &Caller, owner: &str, method: Method, body: Bytes, limit: Duration) -> Result<Exchange, Failed> {
     let owners = &caller.app.mcp.owners;
-    let (pool, is_proven) = owners.pool(owner).ok_or(())?;
+    let (pool, is_proven) = owners.pool(owner).ok_or(Failed::Unreachable)?;
     if !is_proven {
-        let proof = timeout(PROOF, ask_for_proof(&pool, &caller.app.sealer, owner)).await;
-        owners.note(owner, matches!(proof, Ok(Ok(()))));
-        proof.map_err(|_| ())??;
+        owners.prove(&pool, &caller.app.sealer, owner).await?;
     }
     let path = caller.uri.path_and_query().map_or("/", |path| path.as_str());
-    let path: Uri = path.parse().map_err(|_| ())?;
+    let path: Uri = path.parse().map_err(|_| Failed::Unreachable)?;
     let sent = timeout(limit, pool.send(method, &path, &passed_on(caller), body)).await;
-    match sent {
-        Ok(Ok(exchange)) => Ok(exchange),
-        Ok(Err(HttpError::Connect(_) | HttpError::Blocked(_) | HttpError::NotSent)) => {
+    sent.unwrap_or(Err(HttpError::Lost)).map_err(|error| {
+        let failed = failed(&error);
+        if failed == Failed::Unreachable {
             owners.note(owner, false);
-            Err(())
         }
-        Ok(Err(_)) | Err(_) => Err(()),
+        failed
+    })
+}
+
+fn failed(error: &HttpError) -> Failed {
+    match error {
+        HttpError::Connect(_) | HttpError::Blocked(_) | HttpError::NotSent => Failed::Unreachable,
+        HttpError::Lost | HttpError::TooLarge(_) => Failed::Lost,
     }
 }
 
@@ -265,6 +279,13 @@ impl Owners {
         Some((known.pool.clone(), known.proven.is_some_and(|since| now < since + PROOF_LIFE)))
     }
 
+    /// Lets a replica prove itself. One that is only slow is not away.
+    async fn prove(&self, pool: &Arc<HttpPool>, sealer: &Sealer, owner: &str) -> Result<(), Failed> {
+        let proof = timeout(PROOF, ask_for_proof(pool, sealer, owner)).await.map_err(|_| Failed::Lost)?;
+        self.note(owner, proof.is_ok());
+        proof.map_err(|()| Failed::Unreachable)
+    }
+
     fn note(&self, owner: &str, is_there: bool) {
         let now = Instant::now();
         if let Some(known) = self.lock().get_mut(owner) {
@@ -330,6 +351,29 @@ mod tests {
         assert_eq!(state(&owners), None);
         tokio::time::advance(AWAY).await;
         assert_eq!(state(&owners), Some(false));
+    }
+
+    #[tokio::test]
+    async fn a_replica_that_is_slow_to_prove_itself_is_not_away_but_one_that_refuses_is() {
+        let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let refusing = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let owners = Owners::default();
+        for (address, expected, is_away) in
+            [(silent.local_addr().unwrap(), Failed::Lost, false), (refusing, Failed::Unreachable, true)]
+        {
+            let owner = format!("http://{address}");
+            let (pool, _) = owners.pool(&owner).unwrap();
+            assert_eq!(owners.prove(&pool, &Sealer::random(), &owner).await, Err(expected));
+            assert_eq!(owners.pool(&owner).is_none(), is_away);
+        }
+    }
+
+    #[test]
+    fn only_what_was_never_sent_is_unreachable() {
+        assert_eq!(failed(&HttpError::Connect("refused")), Failed::Unreachable);
+        assert_eq!(failed(&HttpError::NotSent), Failed::Unreachable);
+        assert_eq!(failed(&HttpError::Lost), Failed::Lost);
+        assert_eq!(failed(&HttpError::TooLarge(1)), Failed::Lost);
     }
 
     #[test]

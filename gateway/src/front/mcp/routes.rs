@@ -37,6 +37,7 @@ use crate::front::error::ApiError;
 use crate::front::routes::{identify_with, recorder};
 use crate::revision::Revision;
 use crate::seal::{RequestState, Session, SubjectId};
+use crate::upstream::CallError;
 
 /// The header of a session's id.
 const SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
@@ -139,6 +140,9 @@ async fn answer(app: Arc<App>, server: Option<String>, parts: McpParts, body: Ht
 /// What is spoken where nothing says otherwise.
 const LEGACY: Revision = Revision::V2025_03_26;
 
+/// What another replica was to answer, and may have carried out.
+const LOST: RpcProblem = RpcProblem::Server(CallError::Lost);
+
 async fn answer_single(
     mut caller: Caller,
     one: Result<Incoming<'_>, message::BadMessage>,
@@ -234,6 +238,7 @@ async fn go_on(
     let place = state.owner.as_deref();
     match owner::hand_on_to(caller, place, Method::POST, body.clone(), owner::LONG).await {
         Handed::Answered(response) => Ok(*response),
+        Handed::Lost => Err(LOST),
         Handed::Unreachable | Handed::Here => parking::resume(caller, id, params, shape, state).await,
     }
 }
@@ -269,7 +274,7 @@ const OF_OWNER: [&str; 3] = ["logging/setLevel", "resources/subscribe", "resourc
 async fn of_owner(caller: &Caller, method: Method, body: &Bytes) -> Option<Response> {
     match Box::pin(owner::hand_on(caller, method, body.clone(), owner::SOON)).await {
         Handed::Answered(response) => Some(*response),
-        Handed::Here | Handed::Unreachable => None,
+        Handed::Here | Handed::Unreachable | Handed::Lost => None,
     }
 }
 
@@ -311,6 +316,7 @@ async fn call(
             Handed::Answered(response) => return Ok(*response),
             // What was kept is gone, or cannot be reached: the client is to start anew.
             Handed::Unreachable => return Err(refused(Some(request.id), &RpcProblem::StateLost, speaks.0)),
+            Handed::Lost => return Err(refused(Some(request.id), &LOST, speaks.0)),
             Handed::Here => {}
         }
     }
@@ -340,8 +346,11 @@ async fn answer_batch(
         return Err(refused(None, &OTHER, revision));
     }
     // Some of them may be for the owner of the session, and their answers come together.
-    if let Handed::Answered(response) = owner::hand_on(&caller, Method::POST, body.clone(), owner::LONG).await {
-        return Ok(*response);
+    match owner::hand_on(&caller, Method::POST, body.clone(), owner::LONG).await {
+        Handed::Answered(response) => return Ok(*response),
+        // Calls among them may have been carried out: they are not made again here.
+        Handed::Lost => return Err(refused(None, &LOST, revision)),
+        Handed::Unreachable | Handed::Here => {}
     }
     let caller = Arc::new(caller);
     let replies = join_all(all.into_iter().map(|one| answer_in_batch(&caller, one, body, revision))).await;

@@ -1,6 +1,7 @@
 //! Who wants to hear of which resources, and which server has them at the moment.
 
 use std::collections::{HashMap, HashSet};
+use std::iter::once;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -9,9 +10,19 @@ use portcullis_crds::ServerKey;
 use super::live::SessionKey;
 use crate::catalog::{Catalog, Scope};
 use crate::handle::Handle;
+use crate::seal::SubjectId;
 
-/// Resources that one session or stream may subscribe to.
+/// Subscriptions of one subject, in all its sessions and streams.
 pub const MOST_SUBSCRIPTIONS: usize = 1_000;
+
+/// Different resources that are subscribed to.
+const MOST_TOPICS: usize = 10_000;
+
+/// Bytes of a URI that is subscribed to.
+const LONGEST_URI: usize = 2_048;
+
+/// Ends within a URI up to which it is looked whether somebody has subscribed, the last ones first.
+const MOST_ENDS: usize = 64;
 
 /// Sessions and streams with subscriptions.
 const MOST_FOLLOWERS: usize = 20_000;
@@ -35,9 +46,14 @@ pub enum Follower {
     Stream(u64),
 }
 
-/// There are as many as there may be.
+/// Why a resource is not followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TooMany;
+pub enum CannotFollow {
+    /// There are as many as there may be.
+    TooMany,
+    /// Its URI is too long.
+    TooLong,
+}
 
 /// Who wants to hear of what.
 #[derive(Default)]
@@ -47,6 +63,8 @@ pub struct Topics(Mutex<All>);
 struct All {
     topics: HashMap<Topic, Followed>,
     followers: HashMap<Follower, Following>,
+    /// How many topics the followers of a subject have.
+    by_subject: HashMap<SubjectId, usize>,
 }
 
 #[derive(Default)]
@@ -57,29 +75,38 @@ struct Followed {
 }
 
 struct Following {
+    subject: SubjectId,
     topics: HashSet<Topic>,
     /// When it had an open stream last.
     heard: Instant,
 }
 
 impl Topics {
-    /// From now on `follower` is told of changes of a resource.
+    /// From now on `follower`, of `subject`, is told of changes of a resource.
     ///
     /// # Errors
-    /// [`TooMany`].
-    pub fn follow(&self, catalog: &Catalog, scope: Scope<'_>, follower: Follower, uri: &str) -> Result<(), TooMany> {
+    /// [`CannotFollow`].
+    pub fn follow(
+        &self,
+        catalog: &Catalog,
+        scope: Scope<'_>,
+        (follower, subject): (Follower, SubjectId),
+        uri: &str,
+    ) -> Result<(), CannotFollow> {
+        if uri.len() > LONGEST_URI {
+            return Err(CannotFollow::TooLong);
+        }
         let topic = Topic { scope: scope.map(|server| server.key.clone()), uri: uri.into() };
         let mut guard = self.lock();
         let all = &mut *guard;
-        if all.followers.len() >= MOST_FOLLOWERS && !all.followers.contains_key(&follower) {
-            return Err(TooMany);
+        if !all.has_room(follower, subject, &topic) {
+            return Err(CannotFollow::TooMany);
         }
-        let fresh = || Following { topics: HashSet::new(), heard: Instant::now() };
+        let fresh = || Following { subject, topics: HashSet::new(), heard: Instant::now() };
         let following = all.followers.entry(follower).or_insert_with(fresh);
-        if following.topics.len() >= MOST_SUBSCRIPTIONS && !following.topics.contains(&topic) {
-            return Err(TooMany);
+        if following.topics.insert(topic.clone()) {
+            *all.by_subject.entry(subject).or_default() += 1;
         }
-        following.topics.insert(topic.clone());
         let followed = all.topics.entry(topic.clone()).or_default();
         followed.by.insert(follower);
         followed.resolve(&topic, catalog);
@@ -91,11 +118,14 @@ impl Topics {
         let topic = Topic { scope: scope.map(|server| server.key.clone()), uri: uri.into() };
         let mut all = self.lock();
         let Some(following) = all.followers.get_mut(&follower) else { return false };
-        let was = following.topics.remove(&topic);
+        let (was, subject) = (following.topics.remove(&topic), following.subject);
         if following.topics.is_empty() {
             all.followers.remove(&follower);
         }
         all.leave(follower, &topic);
+        if was {
+            all.count_less(subject, 1);
+        }
         was
     }
 
@@ -104,11 +134,13 @@ impl Topics {
         self.lock().forget(follower);
     }
 
-    /// Whom to tell that a resource of a server has changed.
+    /// Whom to tell that a resource of a server has changed: who follows it, or what it is a part of.
     pub fn followers(&self, server: &ServerKey, uri: &str) -> HashSet<Follower> {
+        let wholes = once(uri).chain(beginnings(uri)).map(Arc::<str>::from);
+        let topics: Vec<Topic> = wholes
+            .flat_map(|uri| [None, Some(server.clone())].map(|scope| Topic { scope, uri: uri.clone() }))
+            .collect();
         let all = self.lock();
-        let uri: Arc<str> = uri.into();
-        let topics = [None, Some(server.clone())].map(|scope| Topic { scope, uri: uri.clone() });
         let followed = topics.iter().filter_map(|topic| all.topics.get(topic));
         let of_server = followed.filter(|it| it.reader.as_ref().is_some_and(|reader| reader.key == *server));
         of_server.flat_map(|followed| followed.by.iter().copied()).collect()
@@ -143,10 +175,37 @@ impl Topics {
     }
 }
 
+/// What a resource may be a part of: its URI before and after each mark that ends a part, the longest first.
+fn beginnings(uri: &str) -> impl Iterator<Item = &str> {
+    let marks = uri.rmatch_indices(['/', '?', '#']);
+    marks.flat_map(|(at, mark)| [&uri[..at + mark.len()], &uri[..at]]).take(MOST_ENDS)
+}
+
 impl All {
+    /// Whether a follower of a subject may have this topic, too.
+    fn has_room(&self, follower: Follower, subject: SubjectId, topic: &Topic) -> bool {
+        let following = self.followers.get(&follower);
+        if following.is_some_and(|following| following.topics.contains(topic)) {
+            return true;
+        }
+        (following.is_some() || self.followers.len() < MOST_FOLLOWERS)
+            && (self.topics.len() < MOST_TOPICS || self.topics.contains_key(topic))
+            && self.by_subject.get(&subject).is_none_or(|count| *count < MOST_SUBSCRIPTIONS)
+    }
+
     fn forget(&mut self, follower: Follower) {
-        for topic in self.followers.remove(&follower).into_iter().flat_map(|following| following.topics) {
+        let Some(following) = self.followers.remove(&follower) else { return };
+        self.count_less(following.subject, following.topics.len());
+        for topic in following.topics {
             self.leave(follower, &topic);
+        }
+    }
+
+    fn count_less(&mut self, subject: SubjectId, topics: usize) {
+        let Some(count) = self.by_subject.get_mut(&subject) else { return };
+        *count = count.saturating_sub(topics);
+        if *count == 0 {
+            self.by_subject.remove(&subject);
         }
     }
 
@@ -167,7 +226,8 @@ impl Followed {
             Some(None) => None,
             scope => catalog.reader(scope.flatten(), &topic.uri),
         };
-        let reader = reader.and_then(|entry| entry.candidates.first().map(|candidate| candidate.server.clone()));
+        let reader = reader.as_ref().and_then(|entry| entry.teller().or(entry.candidates.first()));
+        let reader = reader.map(|candidate| candidate.server.clone());
         let same = match (&reader, &self.reader) {
             (None, None) => true,
             (Some(new), Some(old)) => Arc::ptr_eq(new, old),
@@ -190,10 +250,20 @@ impl Followed {
 
 #[cfg(test)]
 mod tests {
+    use portcullis_crds::Server;
+
     use super::*;
+    use crate::handle::Offer;
+    use crate::item::Kind;
+    use crate::metrics::Metrics;
+    use crate::plain;
+
+    const ME: SubjectId = SubjectId([1; 16]);
 
     fn count(topics: &Topics) -> (usize, usize) {
         let all = topics.lock();
+        let counted: usize = all.by_subject.values().sum();
+        assert_eq!(counted, all.followers.values().map(|following| following.topics.len()).sum::<usize>());
         (all.topics.len(), all.followers.len())
     }
 
@@ -202,7 +272,7 @@ mod tests {
         let (topics, catalog) = (Topics::default(), Catalog::default());
         let (session, stream) = (Follower::Session([1; 12]), Follower::Stream(7));
         for (follower, uri) in [(session, "a:1"), (session, "a:2"), (session, "a:2"), (stream, "a:2")] {
-            assert_eq!(topics.follow(&catalog, None, follower, uri), Ok(()));
+            assert_eq!(topics.follow(&catalog, None, (follower, ME), uri), Ok(()));
         }
         assert_eq!(count(&topics), (2, 2));
         assert!(topics.unfollow(None, session, "a:1") && !topics.unfollow(None, session, "a:1"));
@@ -214,21 +284,63 @@ mod tests {
     }
 
     #[test]
-    fn one_follower_follows_no_more_than_it_may() {
+    fn one_subject_follows_no_more_than_it_may_however_many_streams_it_has() {
         let (topics, catalog) = (Topics::default(), Catalog::default());
-        let follow = |uri: &str| topics.follow(&catalog, None, Follower::Stream(1), uri);
-        assert!((0..MOST_SUBSCRIPTIONS).all(|n| follow(&format!("a:{n}")).is_ok()));
-        assert_eq!((follow("a:more"), follow("a:0")), (Err(TooMany), Ok(())));
-        assert_eq!(count(&topics), (MOST_SUBSCRIPTIONS, 1));
+        let follow = |stream, who, uri: &str| topics.follow(&catalog, None, (Follower::Stream(stream), who), uri);
+        let mine = |n: usize| follow(n as u64 % 2, ME, &format!("a:{n}"));
+        assert!((0..MOST_SUBSCRIPTIONS).all(|n| mine(n).is_ok()));
+        assert_eq!((mine(MOST_SUBSCRIPTIONS), mine(0)), (Err(CannotFollow::TooMany), Ok(())));
+        assert_eq!(follow(2, ME, "a:0"), Err(CannotFollow::TooMany));
+        assert_eq!(follow(3, SubjectId([2; 16]), "a:more"), Ok(()));
+        assert_eq!(count(&topics), (MOST_SUBSCRIPTIONS + 1, 3));
+        assert!(topics.unfollow(None, Follower::Stream(0), "a:0"));
+        assert_eq!((follow(2, ME, "a:0"), follow(2, ME, "a:x")), (Ok(()), Err(CannotFollow::TooMany)));
+    }
+
+    #[test]
+    fn all_together_follow_no_more_than_they_may_and_no_long_uri() {
+        let (topics, catalog) = (Topics::default(), Catalog::default());
+        let follow = |who: usize, uri: &str| {
+            let follower = (Follower::Stream(who as u64), SubjectId([who as u8; 16]));
+            topics.follow(&catalog, None, follower, uri)
+        };
+        assert!((0..MOST_TOPICS).all(|n| follow(n / MOST_SUBSCRIPTIONS, &format!("a:{n}")).is_ok()));
+        assert_eq!((follow(100, "a:more"), follow(100, "a:0")), (Err(CannotFollow::TooMany), Ok(())));
+        let uri = |length| "a".repeat(length);
+        topics.forget(Follower::Stream(0));
+        assert_eq!(follow(101, &uri(LONGEST_URI)), Ok(()));
+        assert_eq!(follow(101, &uri(LONGEST_URI + 1)), Err(CannotFollow::TooLong));
+    }
+
+    #[test]
+    fn a_part_of_a_resource_begins_with_its_uri() {
+        let all: Vec<&str> = beginnings("f:/dir/a?q#x").collect();
+        assert_eq!(all, ["f:/dir/a?q#", "f:/dir/a?q", "f:/dir/a?", "f:/dir/a", "f:/dir/", "f:/dir", "f:/", "f:"]);
+        assert_eq!(beginnings(&"/".repeat(1_000)).count(), MOST_ENDS);
+    }
+
+    #[test]
+    fn an_update_of_a_part_goes_to_who_follows_the_whole() {
+        let server = Arc::new(Handle::new(Server::from_url("a", "http://a/"), &Metrics::new()));
+        let templates = plain::read(Kind::Templates, [r#"{"uriTemplate":"file:///{+path}","name":"n"}"#]).shared();
+        server.set_offer(Offer { templates, listed: true, ..Offer::default() });
+        let (topics, catalog) = (Topics::default(), Catalog::build(vec![server.clone()]));
+        let follow = |stream, scope, uri: &str| topics.follow(&catalog, scope, (Follower::Stream(stream), ME), uri);
+        for (stream, uri) in [(1, "file:///dir"), (2, "file:///dir/"), (3, "file:///dir/a"), (4, "file:///di")] {
+            assert_eq!(follow(stream, None, uri), Ok(()));
+        }
+        assert_eq!(follow(5, Some(&server), "file:///dir"), Ok(()));
+        let told = topics.followers(&server.key, "file:///dir/a");
+        assert_eq!(told, HashSet::from([1, 2, 3, 5].map(Follower::Stream)));
     }
 
     #[test]
     fn a_session_that_nobody_listens_to_is_forgotten_after_a_while() {
         let (topics, catalog) = (Topics::default(), Catalog::default());
         for session in [[1; 12], [2; 12], [3; 12]] {
-            assert!(topics.follow(&catalog, None, Follower::Session(session), "a:b").is_ok());
+            assert!(topics.follow(&catalog, None, (Follower::Session(session), ME), "a:b").is_ok());
         }
-        assert!(topics.follow(&catalog, None, Follower::Stream(1), "a:b").is_ok());
+        assert!(topics.follow(&catalog, None, (Follower::Stream(1), ME), "a:b").is_ok());
         let before = Instant::now().checked_sub(QUIET).unwrap();
         for (follower, following) in &mut topics.lock().followers {
             following.heard = if *follower == Follower::Session([3; 12]) { following.heard } else { before };
