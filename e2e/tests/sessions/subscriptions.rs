@@ -111,9 +111,9 @@ async fn news_reach_exactly_those_who_asked(transport: Transport, more: &str, se
     alone.end(gateway).await;
     stage.change().await;
     next(&mut listening).await;
-    for stream in &mut streams {
-        assert!(is_quiet(stream).await);
-    }
+    let [first, alone, other] = &mut streams;
+    assert!(is_quiet(first).await && is_quiet(other).await);
+    assert_eq!(alone.next(LIMIT).await.expect("its proper end"), None, "its session is over");
     drop(listening);
     if seen {
         stage.is_watched_by(0).await;
