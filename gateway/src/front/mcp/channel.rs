@@ -70,11 +70,23 @@ pub enum CannotTake {
 /// The body of a stream.
 pub struct Conversation {
     listening: Listening,
-    jobs: mpsc::Receiver<Job>,
-    running: SelectAll<Answering>,
+    turns: Turns,
     over: bool,
     /// Last, so that what runs has ended when the session is forgotten.
     _open: Open,
+}
+
+/// What waits for a stream, and what runs on it.
+struct Turns {
+    jobs: mpsc::Receiver<Job>,
+    running: SelectAll<Answering>,
+}
+
+/// What comes onto a stream next.
+#[derive(Debug, PartialEq, Eq)]
+enum Turn {
+    Begun(Bytes),
+    Event(Bytes),
 }
 
 /// Forgets a session when its stream is gone.
@@ -93,7 +105,8 @@ impl Channels {
         let channel = Channel { jobs: sender, agreed: Mutex::new(agreed) };
         app.mcp.channels.lock().insert(session.id, Arc::new(channel));
         let open = Open { app: app.clone(), session };
-        Conversation { listening, jobs, running: SelectAll::new(), over: false, _open: open }
+        let turns = Turns { jobs, running: SelectAll::new() };
+        Conversation { listening, turns, over: false, _open: open }
     }
 
     /// The stream of a session, if it is open here.
@@ -131,20 +144,18 @@ impl Channel {
     }
 }
 
-// === impl Conversation ===
+// === impl Turns ===
 
-impl Conversation {
-    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+impl Turns {
+    /// What comes next; none when nothing runs and nothing more can come.
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Turn>> {
         loop {
             let mut drained = false;
             while self.running.len() < RUNNING {
                 match self.jobs.poll_recv(cx) {
                     Poll::Ready(Some(Job::Answering(answering))) => self.running.push(answering),
-                    Poll::Ready(Some(Job::Event(event))) => return Poll::Ready(Some(event)),
-                    Poll::Ready(Some(Job::Begun(event))) => {
-                        self.listening.begin();
-                        return Poll::Ready(Some(event));
-                    }
+                    Poll::Ready(Some(Job::Event(event))) => return Poll::Ready(Some(Turn::Event(event))),
+                    Poll::Ready(Some(Job::Begun(event))) => return Poll::Ready(Some(Turn::Begun(event))),
                     Poll::Ready(None) => {
                         drained = true;
                         break;
@@ -154,13 +165,31 @@ impl Conversation {
             }
             let full = self.running.len() >= RUNNING;
             match self.running.poll_next_unpin(cx) {
-                Poll::Ready(Some(event)) => return Poll::Ready(Some(event)),
-                Poll::Ready(None) if self.over && drained => return Poll::Ready(None),
+                Poll::Ready(Some(event)) => return Poll::Ready(Some(Turn::Event(event))),
+                Poll::Ready(None) if drained => return Poll::Ready(None),
                 Poll::Ready(None) | Poll::Pending => {}
             }
-            // One has ended without an event: nothing waits for the next job yet.
-            if full && self.running.len() < RUNNING {
-                continue;
+            // If one has ended without an event, nothing waits for the next job yet.
+            if !full || self.running.len() >= RUNNING {
+                return Poll::Pending;
+            }
+        }
+    }
+}
+
+// === impl Conversation ===
+
+impl Conversation {
+    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        loop {
+            match self.turns.poll_next(cx) {
+                Poll::Ready(Some(Turn::Event(event))) => return Poll::Ready(Some(event)),
+                Poll::Ready(Some(Turn::Begun(event))) => {
+                    self.listening.begin();
+                    return Poll::Ready(Some(event));
+                }
+                Poll::Ready(None) if self.over => return Poll::Ready(None),
+                Poll::Ready(None) | Poll::Pending => {}
             }
             if self.over {
                 return Poll::Pending;
@@ -171,7 +200,7 @@ impl Conversation {
                 // What has been taken is still answered, but nothing more is taken.
                 Poll::Ready(None) => {
                     self.over = true;
-                    self.jobs.close();
+                    self.turns.jobs.close();
                 }
             }
         }
@@ -191,5 +220,42 @@ impl Drop for Open {
     fn drop(&mut self) {
         self.app.mcp.channels.lock().remove(&self.session.id);
         told::over(&self.app, self.session.id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use futures_util::FutureExt as _;
+    use tokio::sync::oneshot;
+
+    use super::*;
+    use crate::front::mcp::reply::Reply;
+    use crate::front::mcp::stream::{Ears, Shape};
+
+    #[test]
+    fn a_full_stream_takes_the_next_message_as_soon_as_a_request_ends() {
+        let (jobs, receiver) = mpsc::channel(RUNNING + 1);
+        let mut turns = Turns { jobs: receiver, running: SelectAll::new() };
+        let mut ends = Vec::new();
+        for _ in 0..RUNNING {
+            let (end, ended) = oneshot::channel::<()>();
+            ends.push(end);
+            let work = Box::pin(async move {
+                let _ = ended.await;
+                Reply::result("1", [Bytes::from_static(b"{}")])
+            });
+            let shape = Shape { progress_token: None, log_level: None, ears: Ears::None };
+            assert!(jobs.try_send(Job::Answering(Answering::among_others(work, None, shape))).is_ok());
+        }
+        let mut next = || poll_fn(|cx| turns.poll_next(cx)).now_or_never();
+        assert_eq!(next(), None, "all run");
+        let waiting = Bytes::from_static(b"the next");
+        assert!(jobs.try_send(Job::Event(waiting.clone())).is_ok());
+        assert_eq!(next(), None, "there is no room for it");
+        drop(ends.pop());
+        assert!(matches!(next(), Some(Some(Turn::Event(answer))) if answer != waiting));
+        assert_eq!(next(), Some(Some(Turn::Event(waiting))));
     }
 }
