@@ -441,7 +441,8 @@ impl Task {
         let session = connected.session.clone();
         let mut orders = self.orders.clone();
         // One future for all changes: none of them may make it forget what it was about to do.
-        let mut watching = std::pin::pin!(self.watch(&session, connected.capabilities));
+        // With a waker of its own: each answer on the stream wakes this task, and need not look at all these waits.
+        let mut watching = FuturesUnordered::from_iter([Box::pin(self.watch(&session, connected.capabilities))]);
         loop {
             let order = tokio::select! {
                 biased;
@@ -450,7 +451,7 @@ impl Task {
                     order.map_or(Order { stop: true, changes: *seen }, |order| *order)
                 }
                 Some(()) = retiring.next() => continue,
-                over = &mut watching => return over,
+                Some(over) = watching.next() => return over,
                 () = sleep_until(again.unwrap_or_else(far_away)), if again.is_some() => *self.orders.borrow(),
             };
             *seen = order.changes;
