@@ -93,16 +93,16 @@ pub fn list(
         None => None,
     };
     let page = caller.catalog().page(kind, caller.scope(), cursor.as_deref()).map_err(|_| CURSOR)?;
-    let (begin, end): (Bytes, &'static str) = if revision.is_modern() {
-        let hints = format!(
+    let begin: Bytes = if revision.is_modern() {
+        format!(
             r#"{{"resultType":"complete","ttlMs":{},"cacheScope":"private","_meta":{{"io.modelcontextprotocol/serverInfo":{SERVER_INFO}}},"#,
             LIST_LIFE.as_millis()
-        );
-        (hints.into(), "}")
+        )
+        .into()
     } else {
-        (Bytes::from_static(b"{"), "}")
+        Bytes::from_static(b"{")
     };
-    Ok(Reply::result(request.id, [begin, page, Bytes::from_static(end.as_bytes())]))
+    Ok(Reply::result(request.id, [begin, page, Bytes::from_static(b"}")]))
 }
 
 /// The answer to `logging/setLevel`.

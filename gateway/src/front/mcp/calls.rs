@@ -30,7 +30,6 @@ use crate::clients::{Client, ClientKey};
 use crate::front::access_log::short;
 use crate::front::error::clip;
 use crate::json::{Members, text};
-use crate::metrics::Outcome;
 use crate::revision::Revision;
 use crate::seal::{self, Inner, RequestState};
 use crate::upstream::message::json_string;
@@ -363,7 +362,7 @@ impl Planned {
     }
 
     fn failed(&self, problem: &RpcProblem) -> Reply {
-        note(&self.caller, |facts| facts.outcome = Some(problem.outcome()));
+        note_refusal(&self.caller, problem);
         Reply::error(Some(&self.id), problem, self.revision)
     }
 
@@ -500,9 +499,5 @@ fn is_same_value(sent: &str, expected: &str) -> bool {
 
 /// What became of a request that never got to a server.
 pub fn note_refusal(caller: &Caller, problem: &RpcProblem) {
-    let outcome = match problem {
-        RpcProblem::Unavailable => Outcome::Unavailable.as_str(),
-        other => other.outcome(),
-    };
-    note(caller, |facts| facts.outcome = Some(outcome));
+    note(caller, |facts| facts.outcome = Some(problem.outcome()));
 }

@@ -550,9 +550,9 @@ impl Accepts {
         accepts.json = false;
         for range in values.flat_map(|value| value.split(',')) {
             let range = range.split(';').next().unwrap_or_default().trim();
-            let is_one_of = |kinds: [&str; 3]| kinds.iter().any(|kind| range.eq_ignore_ascii_case(kind));
-            accepts.json |= is_one_of(["application/json", "*/*", "application/*"]);
-            accepts.streams |= is_one_of(["text/event-stream", "text/*", "text/event-stream"]);
+            let is_one_of = |kinds: &[&str]| kinds.iter().any(|kind| range.eq_ignore_ascii_case(kind));
+            accepts.json |= is_one_of(&["application/json", "*/*", "application/*"]);
+            accepts.streams |= is_one_of(&["text/event-stream", "text/*"]);
         }
         accepts
     }
