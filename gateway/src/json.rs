@@ -2,32 +2,121 @@
 //!
 //! Pure.
 
+mod scan;
+
 use std::borrow::Cow;
 use std::fmt;
 
-use serde::de::{Deserializer, MapAccess, Visitor};
-use serde::{Deserialize, de};
 use serde_json::value::RawValue;
 use smallvec::SmallVec;
+use thiserror::Error;
+
+use self::scan::{Scanner, Syntax};
 
 /// An object has no more members than this where callers send it: keys are searched one by one.
 const MOST: usize = 64;
 
-/// The members of an object in their order. Twice the same key is refused: readers would not agree on which counts.
+/// The text of one JSON value, without what stands around it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Raw<'a>(&'a str);
+
+/// The members of an object in their order, each key once: readers would not agree on which of two counts.
 #[derive(Debug, Default)]
-pub struct Members<'a>(pub SmallVec<[(Cow<'a, str>, &'a RawValue); 6]>);
+pub struct Members<'a>(pub SmallVec<[(Cow<'a, str>, Raw<'a>); 6]>);
+
+/// Why a text is no object that can be read.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+pub enum NoObject {
+    /// It is no JSON.
+    #[error("it is not valid JSON")]
+    Syntax,
+    /// It is JSON, but no object.
+    #[error("it is no object")]
+    Kind,
+    /// A member is there twice.
+    #[error("a member is there twice")]
+    Twice,
+    /// It has more than 64 members.
+    #[error("it has more than 64 members")]
+    TooMany,
+}
+
+// === impl Raw ===
+
+impl<'a> Raw<'a> {
+    /// Its text.
+    pub fn get(self) -> &'a str {
+        self.0
+    }
+}
+
+impl fmt::Debug for Raw<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+impl<'a> From<&'a RawValue> for Raw<'a> {
+    fn from(value: &'a RawValue) -> Self {
+        Self(value.get())
+    }
+}
+
+// === impl Members ===
 
 impl<'a> Members<'a> {
     /// Reads an object.
     ///
     /// # Errors
-    /// It is none, has a member twice, or more than 64.
-    pub fn read(text: &'a str) -> Result<Self, serde_json::Error> {
-        serde_json::from_str(text)
+    /// See [`NoObject`]; what is no JSON is that first of all.
+    pub fn read(text: &'a str) -> Result<Self, NoObject> {
+        let mut scanner = Scanner::new(text);
+        scanner.space();
+        if scanner.peek() != Some(b'{') {
+            scanner.value()?;
+            return Err(if is_at_end(&mut scanner, text) { NoObject::Kind } else { NoObject::Syntax });
+        }
+        let mut members = Self::default();
+        let too_many = members.scan(&mut scanner, text)?;
+        if !is_at_end(&mut scanner, text) {
+            return Err(NoObject::Syntax);
+        }
+        if too_many {
+            return Err(NoObject::TooMany);
+        }
+        let twice = |(at, (key, _)): (usize, &(Cow<'_, str>, _))| members.0[..at].iter().any(|(other, _)| other == key);
+        if members.0.iter().enumerate().any(twice) { Err(NoObject::Twice) } else { Ok(members) }
+    }
+
+    /// Takes the members of the object that begins here; true if there were more than fit.
+    fn scan(&mut self, scanner: &mut Scanner<'a>, text: &'a str) -> Result<bool, NoObject> {
+        scanner.passes(b'{');
+        scanner.space();
+        let mut more = !scanner.passes(b'}');
+        let mut too_many = false;
+        while more {
+            scanner.space();
+            let begin = scanner.at();
+            let key = decoded(&text[begin..scanner.key()?]).ok_or(NoObject::Syntax)?;
+            scanner.space();
+            let begin = scanner.at();
+            scanner.value()?;
+            let value = Raw(&text[begin..scanner.at()]);
+            too_many |= self.0.len() >= MOST;
+            if !too_many {
+                self.0.push((key, value));
+            }
+            scanner.space();
+            more = scanner.passes(b',');
+            if !more && !scanner.passes(b'}') {
+                return Err(NoObject::Syntax);
+            }
+        }
+        Ok(too_many)
     }
 
     /// The value of this member.
-    pub fn get(&self, key: &str) -> Option<&'a RawValue> {
+    pub fn get(&self, key: &str) -> Option<Raw<'a>> {
         self.0.iter().find(|(name, _)| name == key).map(|(_, value)| *value)
     }
 
@@ -37,62 +126,28 @@ impl<'a> Members<'a> {
     }
 }
 
-impl<'de> Deserialize<'de> for Members<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Collect;
-        impl<'de> Visitor<'de> for Collect {
-            type Value = Members<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut members = Members::default();
-                while let Some((Text(key), value)) = map.next_entry::<Text<'de>, &'de RawValue>()? {
-                    if members.0.len() >= MOST {
-                        return Err(de::Error::custom("an object has too many members"));
-                    }
-                    if members.0.iter().any(|(other, _)| *other == key) {
-                        return Err(de::Error::custom("a member is there twice"));
-                    }
-                    members.0.push((key, value));
-                }
-                Ok(members)
-            }
-        }
-        deserializer.deserialize_map(Collect)
+impl From<Syntax> for NoObject {
+    fn from(_: Syntax) -> Self {
+        Self::Syntax
     }
 }
 
-/// The text that a value is; `None` if it is none.
-pub fn text(raw: &RawValue) -> Option<Cow<'_, str>> {
-    serde_json::from_str::<Text<'_>>(raw.get()).ok().map(|text| text.0)
+fn is_at_end(scanner: &mut Scanner<'_>, text: &str) -> bool {
+    scanner.space();
+    scanner.at() == text.len()
 }
 
-/// A string, borrowed where it has no escapes.
-pub struct Text<'a>(pub Cow<'a, str>);
+/// The text that a value is, borrowed where it has no escapes; `None` if it is none, or no Unicode.
+pub fn text(raw: Raw<'_>) -> Option<Cow<'_, str>> {
+    if raw.0.starts_with('"') { decoded(raw.0) } else { None }
+}
 
-impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Take;
-        impl<'de> Visitor<'de> for Take {
-            type Value = Text<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a text")
-            }
-
-            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
-                Ok(Text(Cow::Borrowed(text)))
-            }
-
-            fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
-                Ok(Text(Cow::Owned(text.to_owned())))
-            }
-        }
-        deserializer.deserialize_str(Take)
+/// What stands in these quotes.
+fn decoded(quoted: &str) -> Option<Cow<'_, str>> {
+    if memchr::memchr(b'\\', quoted.as_bytes()).is_none() {
+        return quoted.get(1..quoted.len() - 1).map(Cow::Borrowed);
     }
+    serde_json::from_str(quoted).ok().map(Cow::Owned)
 }
 
 /// A result as one line: an event of a stream must not hold line ends, which JSON has only between its tokens.
@@ -118,10 +173,22 @@ mod tests {
     #[test]
     fn what_is_no_plain_object_is_refused() {
         let many: Vec<String> = (0..65).map(|n| format!("\"{n}\":0")).collect();
-        for text in
-            ["", "[]", "7", r#"{"a":1,"a":1}"#, r#"{"a":1,"\u0061":1}"#, "{1:1}", &format!("{{{}}}", many.join(","))]
-        {
-            assert!(Members::read(text).is_err(), "{text}");
+        for (text, why) in [
+            ("", NoObject::Syntax),
+            ("[]", NoObject::Kind),
+            ("[] ]", NoObject::Syntax),
+            ("7", NoObject::Kind),
+            (r#"{"a":1,"a":1}"#, NoObject::Twice),
+            (r#"{"a":1,"\u0061":1}"#, NoObject::Twice),
+            (r#"{"a":1,"a":1"#, NoObject::Syntax),
+            (r#"{"a":1} x"#, NoObject::Syntax),
+            (r#"{"a":1,}"#, NoObject::Syntax),
+            (r#"{"a":1 "b":2}"#, NoObject::Syntax),
+            (r#"{"\ud800":1}"#, NoObject::Syntax),
+            ("{1:1}", NoObject::Syntax),
+            (&format!("{{{}}}", many.join(",")), NoObject::TooMany),
+        ] {
+            assert_eq!(Members::read(text).err(), Some(why), "{text}");
         }
     }
 

@@ -3,15 +3,12 @@
 //! Pure.
 
 use std::borrow::Cow;
-use std::fmt;
 
-use serde::de::{Deserializer, MapAccess, Visitor};
-use serde::{Deserialize, de};
+use serde::Deserialize;
 use serde_json::value::RawValue;
-use smallvec::SmallVec;
 use thiserror::Error;
 
-use crate::json::{Text, text};
+use crate::json::{Members, NoObject, Raw, text};
 
 /// The body of `POST /tools`.
 #[derive(Debug, PartialEq, Eq)]
@@ -44,6 +41,9 @@ pub enum BadCall {
     /// A member is there twice: servers would not agree on which one counts.
     #[error("a member of the body is there twice: send each once")]
     Twice,
+    /// It has more members than any call.
+    #[error("the body has more than 64 members: send \"method\", \"args\" and \"server\" alone")]
+    TooMany,
     /// No method.
     #[error("\"method\" is missing: it is the name of the tool")]
     NoMethod,
@@ -64,79 +64,34 @@ pub enum BadCall {
 /// See [`BadCall`].
 pub fn read_call(body: &[u8]) -> Result<CallBody<'_>, BadCall> {
     let body = body.trim_ascii();
-    match body.first() {
-        None => return Err(BadCall::Empty),
-        Some(b'{') => {}
-        Some(_) => {
-            return Err(serde_json::from_slice::<de::IgnoredAny>(body)
-                .err()
-                .map_or(BadCall::NotAnObject, |e| syntax(&e)));
-        }
+    if body.is_empty() {
+        return Err(BadCall::Empty);
     }
-    let members: Members<'_> = serde_json::from_slice(body).map_err(|error| syntax(&error))?;
-    if members.twice {
-        return Err(BadCall::Twice);
-    }
-    let method = text(members.method.ok_or(BadCall::NoMethod)?).ok_or(BadCall::Method)?;
+    let text_of_body = std::str::from_utf8(body).map_err(|_| syntax(body))?;
+    let members = Members::read(text_of_body).map_err(|problem| match problem {
+        NoObject::Syntax => syntax(body),
+        NoObject::Kind => BadCall::NotAnObject,
+        NoObject::Twice => BadCall::Twice,
+        NoObject::TooMany => BadCall::TooMany,
+    })?;
+    let method = text(members.get("method").ok_or(BadCall::NoMethod)?).ok_or(BadCall::Method)?;
     if method.is_empty() {
         return Err(BadCall::Method);
     }
-    let args = members.args.map_or("{}", RawValue::get);
+    let args = members.get("args").map_or("{}", Raw::get);
     if !args.starts_with('{') {
         return Err(BadCall::Args);
     }
-    let server = match members.server.map(|raw| (raw.get() == "null", text(raw))) {
-        None | Some((true, _)) => None,
-        Some((false, text)) => Some(text.ok_or(BadCall::Server)?),
-    };
+    let server = members.get("server").filter(|raw| raw.get() != "null");
+    let server = server.map(|raw| text(raw).ok_or(BadCall::Server)).transpose()?;
     Ok(CallBody { method, args, server })
 }
 
-fn syntax(error: &serde_json::Error) -> BadCall {
-    BadCall::Syntax { line: error.line(), column: error.column() }
-}
-
-#[derive(Default)]
-struct Members<'a> {
-    method: Option<&'a RawValue>,
-    args: Option<&'a RawValue>,
-    server: Option<&'a RawValue>,
-    twice: bool,
-}
-
-impl<'de> Deserialize<'de> for Members<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Collect;
-        impl<'de> Visitor<'de> for Collect {
-            type Value = Members<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                // More members than this are no call of anybody's; without a bound the search would be quadratic.
-                const MOST: usize = 64;
-                let mut members = Members::default();
-                let mut seen: SmallVec<[Cow<'de, str>; 4]> = SmallVec::new();
-                while let Some((Text(key), value)) = map.next_entry::<Text<'de>, &'de RawValue>()? {
-                    members.twice |= seen.contains(&key);
-                    match &*key {
-                        "method" => members.method = Some(value),
-                        "args" => members.args = Some(value),
-                        "server" => members.server = Some(value),
-                        _ => {}
-                    }
-                    if seen.len() >= MOST {
-                        return Err(de::Error::custom("the body has too many members"));
-                    }
-                    seen.push(key);
-                }
-                Ok(members)
-            }
-        }
-        deserializer.deserialize_map(Collect)
-    }
+/// Where a text that is no JSON stops to be it.
+fn syntax(body: &[u8]) -> BadCall {
+    let (line, column) = serde_json::from_slice::<serde::de::IgnoredAny>(body)
+        .map_or_else(|error| (error.line(), error.column()), |_| (1, 1));
+    BadCall::Syntax { line, column }
 }
 
 /// One item of a result's `content`.
@@ -179,7 +134,7 @@ fn unwrapped_item(item: &RawValue) -> Option<(String, bool)> {
     let is_text = parsed.kind.is_some_and(|kind| kind.get() == r#""text""#);
     let Some(raw) = parsed.text.filter(|_| is_text) else { return Some((item.get().to_owned(), false)) };
     // Text with half of a surrogate pair is no Unicode: it stays as it was written.
-    let Some(text) = text(raw) else { return Some((raw.get().to_owned(), true)) };
+    let Some(text) = text(raw.into()) else { return Some((raw.get().to_owned(), true)) };
     match serde_json::from_str::<&RawValue>(&text) {
         Ok(json) => Some((json.get().to_owned(), false)),
         Err(_) => Some((raw.get().to_owned(), true)),

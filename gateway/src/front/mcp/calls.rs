@@ -10,7 +10,6 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use http::HeaderMap;
 use serde_json::Value;
-use serde_json::value::RawValue;
 use smallvec::SmallVec;
 
 use super::asking::Asker;
@@ -29,7 +28,7 @@ use crate::catalog::{Candidate, Catalog, Entry, Kind};
 use crate::clients::{Client, ClientKey};
 use crate::front::access_log::short;
 use crate::front::error::clip;
-use crate::json::{Members, text};
+use crate::json::{Members, Raw, text};
 use crate::revision::Revision;
 use crate::seal::{self, Inner, RequestState};
 use crate::upstream::message::json_string;
@@ -186,7 +185,7 @@ fn completed(caller: &Caller, catalog: &Catalog, params: &Params<'_>) -> Result<
     }
 }
 
-fn joined(members: &[(std::borrow::Cow<'_, str>, &RawValue)]) -> String {
+fn joined(members: &[(std::borrow::Cow<'_, str>, Raw<'_>)]) -> String {
     members.iter().map(|(key, value)| format!(",{}:{}", json_string(key), value.get())).collect()
 }
 
@@ -212,10 +211,10 @@ impl Planned {
                 "name" | "uri" | "ref" if key == self.first_member() => {}
                 "arguments" => self.arguments = Some(body.slice_ref(value.get().as_bytes())),
                 "requestState" => {
-                    let inner = self.opened_state(value)?;
+                    let inner = self.opened_state(*value)?;
                     self.others.push_str(&inner);
                 }
-                _ => self.others.push_str(&joined(&[(key.clone(), value)])),
+                _ => self.others.push_str(&joined(&[(key.clone(), *value)])),
             }
         }
         let payloads = self.caller.app.log.payloads();
@@ -234,7 +233,7 @@ impl Planned {
     }
 
     /// What a `requestState` is to the server that it came from, which alone may go on.
-    fn opened_state(&mut self, value: &RawValue) -> Result<String, RpcProblem> {
+    fn opened_state(&mut self, value: Raw<'_>) -> Result<String, RpcProblem> {
         const FORM: RpcProblem = RpcProblem::Params(
             "\"requestState\" was not given out here, or is over: send the request again without it",
         );

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use serde_json::value::RawValue;
 use thiserror::Error;
 
-use crate::json::{Members, text};
+use crate::json::{Members, NoObject, Raw, text};
 
 /// Messages in one batch.
 const MAX_BATCH: usize = 100;
@@ -21,7 +21,7 @@ pub enum Incoming<'a> {
     /// Wants an answer.
     Request(Request<'a>),
     /// Wants none.
-    Notification(Cow<'a, str>, Option<&'a RawValue>),
+    Notification(Cow<'a, str>, Option<Raw<'a>>),
     /// The answer to a question: its id as JSON, and `"result":…` or `"error":…`.
     Response(&'a str, Answer<'a>),
 }
@@ -34,16 +34,16 @@ pub struct Request<'a> {
     /// Its method.
     pub method: Cow<'a, str>,
     /// Its params.
-    pub params: Option<&'a RawValue>,
+    pub params: Option<Raw<'a>>,
 }
 
 /// What a client answers to a question.
 #[derive(Clone, Copy, Debug)]
 pub enum Answer<'a> {
     /// The `result`.
-    Result(&'a RawValue),
+    Result(Raw<'a>),
     /// The `error`.
-    Error(&'a RawValue),
+    Error(Raw<'a>),
 }
 
 /// A body that is no message, and the id it has all the same.
@@ -88,10 +88,10 @@ fn single(body: &[u8]) -> Result<Incoming<'_>, BadMessage> {
     let whole = std::str::from_utf8(body).map_err(|_| syntax())?;
     let members = match Members::read(whole) {
         Ok(members) => members,
-        Err(error) if error.is_data() => return Err(bad("the body must be one JSON-RPC message: an object", None)),
-        Err(_) => return Err(syntax()),
+        Err(NoObject::Syntax) => return Err(syntax()),
+        Err(_) => return Err(bad("the body must be one JSON-RPC message: an object", None)),
     };
-    let raw_id = members.get("id").map(RawValue::get);
+    let raw_id = members.get("id").map(Raw::get);
     let id = raw_id.filter(|id| is_id(id));
     if members.text("jsonrpc").as_deref() != Some("2.0") {
         return Err(bad(r#"the message must have "jsonrpc":"2.0""#, id));
@@ -137,13 +137,13 @@ mod tests {
         let show = |message: Result<Incoming<'_>, BadMessage>| {
             message.map(|message| match message {
                 Incoming::Request(Request { id, method, params }) => {
-                    format!("request {id} {method} {}", params.map_or("-", RawValue::get))
+                    format!("request {id} {method} {}", params.map_or("-", Raw::get))
                 }
                 Incoming::Notification(method, params) => {
-                    format!("notification {method} {}", params.map_or("-", RawValue::get))
+                    format!("notification {method} {}", params.map_or("-", Raw::get))
                 }
-                Incoming::Response(id, Answer::Result(raw)) => format!("result {id} {raw}"),
-                Incoming::Response(id, Answer::Error(raw)) => format!("error {id} {raw}"),
+                Incoming::Response(id, Answer::Result(raw)) => format!("result {id} {raw:?}"),
+                Incoming::Response(id, Answer::Error(raw)) => format!("error {id} {raw:?}"),
             })
         };
         match read(body.as_bytes())? {

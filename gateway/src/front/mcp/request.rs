@@ -7,13 +7,12 @@ use std::borrow::Cow;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::HeaderMap;
-use serde_json::value::RawValue;
 
 use super::message::Request;
 use super::problem::RpcProblem;
 use crate::capabilities::ClientCapabilities;
 use crate::front::error::clip;
-use crate::json::{Members, text};
+use crate::json::{Members, Raw, text};
 use crate::revision::Revision;
 use crate::upstream::message::json_string;
 
@@ -62,7 +61,7 @@ impl<'a> Params<'a> {
     ///
     /// # Errors
     /// They are not of their form.
-    pub fn read(raw: Option<&'a RawValue>) -> Result<Self, RpcProblem> {
+    pub fn read(raw: Option<Raw<'a>>) -> Result<Self, RpcProblem> {
         let Some(raw) = raw else { return Ok(Self::default()) };
         let mut members = Members::read(raw.get()).map_err(|_| {
             RpcProblem::Params("\"params\" must be an object that has each member once, and 64 at most")
@@ -76,7 +75,7 @@ impl<'a> Params<'a> {
 }
 
 impl<'a> Meta<'a> {
-    fn read(raw: &'a RawValue) -> Result<Self, RpcProblem> {
+    fn read(raw: Raw<'a>) -> Result<Self, RpcProblem> {
         const FORM: RpcProblem =
             RpcProblem::Params("\"_meta\" must be an object that has each member once, and 64 at most");
         let mut meta = Self::default();
@@ -100,14 +99,14 @@ impl<'a> Meta<'a> {
     }
 }
 
-fn progress_token(value: &RawValue) -> Result<&str, RpcProblem> {
+fn progress_token(value: Raw<'_>) -> Result<&str, RpcProblem> {
     let token = value.get();
     let fits = token.len() <= 256 && token.starts_with(|c: char| c == '"' || c == '-' || c.is_ascii_digit());
     fits.then_some(token).ok_or(RpcProblem::Params("\"progressToken\" must be a text or a number"))
 }
 
 /// The index in [`LEVELS`].
-pub fn level(value: &RawValue) -> Result<usize, RpcProblem> {
+pub fn level(value: Raw<'_>) -> Result<usize, RpcProblem> {
     let name = text(value);
     let found = name.and_then(|name| LEVELS.iter().position(|level| *level == name));
     found.ok_or(RpcProblem::Params(
@@ -182,8 +181,8 @@ pub fn decoded(value: &[u8]) -> Option<Cow<'_, str>> {
 mod tests {
     use super::*;
 
-    fn raw(text: &str) -> &RawValue {
-        serde_json::from_str(text).unwrap()
+    fn raw(text: &str) -> Raw<'_> {
+        serde_json::from_str::<&serde_json::value::RawValue>(text).unwrap().into()
     }
 
     const META: &str =

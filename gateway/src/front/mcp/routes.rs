@@ -406,7 +406,7 @@ async fn answer_in_batch(
 }
 
 /// Does what a notification of a client says; false if it says nothing to this replica.
-pub(super) fn notified(caller: &Caller, method: &str, params: Option<&serde_json::value::RawValue>) -> bool {
+pub(super) fn notified(caller: &Caller, method: &str, params: Option<crate::json::Raw<'_>>) -> bool {
     if method == "notifications/roots/list_changed" {
         told::roots_changed(caller);
     }

@@ -10,7 +10,6 @@ use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
 use http_body::Frame;
-use serde_json::value::RawValue;
 use tokio::time::{Sleep, sleep};
 
 use super::asking::Asker;
@@ -101,7 +100,7 @@ fn with_token(params: &Bytes, token: &str) -> Option<String> {
         .0
         .iter()
         .filter(|(key, _)| key != "progressToken")
-        .map(|(key, value): &(_, &RawValue)| format!(",{}:{}", json_string(key), value.get()))
+        .map(|(key, value)| format!(",{}:{}", json_string(key), value.get()))
         .collect();
     Some(format!(r#"{{"progressToken":{token}{others}}}"#))
 }

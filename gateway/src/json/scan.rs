@@ -1,0 +1,367 @@
+//! Finds where JSON values begin and end: strict as RFC 8259, without recursion, and without decoding anything.
+//!
+//! Pure. Every byte of every call passes here, so strings are searched eight bytes at a time.
+
+/// The text is no JSON.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Syntax;
+
+/// A place in a text.
+pub(super) struct Scanner<'a> {
+    text: &'a [u8],
+    at: usize,
+}
+
+/// Which of the open brackets are braces: the innermost is the lowest bit.
+#[derive(Default)]
+struct Levels {
+    bits: u64,
+    depth: usize,
+    /// The bits of outer levels, 64 at a time.
+    outer: Vec<u64>,
+}
+
+// === impl Scanner ===
+
+impl<'a> Scanner<'a> {
+    pub(super) fn new(text: &'a str) -> Self {
+        Self { text: text.as_bytes(), at: 0 }
+    }
+
+    /// How many bytes lie behind.
+    pub(super) fn at(&self) -> usize {
+        self.at
+    }
+
+    /// The next byte.
+    pub(super) fn peek(&self) -> Option<u8> {
+        self.text.get(self.at).copied()
+    }
+
+    /// Passes over spaces and line ends.
+    pub(super) fn space(&mut self) {
+        while matches!(self.peek(), Some(b' ' | b'\n' | b'\r' | b'\t')) {
+            self.at += 1;
+        }
+    }
+
+    /// Passes over this byte, if it is the next.
+    pub(super) fn passes(&mut self, wanted: u8) -> bool {
+        let found = self.peek() == Some(wanted);
+        self.at += usize::from(found);
+        found
+    }
+
+    fn expect(&mut self, wanted: u8) -> Result<(), Syntax> {
+        if self.passes(wanted) { Ok(()) } else { Err(Syntax) }
+    }
+
+    /// Passes over a key and its colon. Tells where the key ends, quotes included.
+    pub(super) fn key(&mut self) -> Result<usize, Syntax> {
+        self.string()?;
+        let end = self.at;
+        self.space();
+        self.expect(b':')?;
+        Ok(end)
+    }
+
+    /// Passes over a whole value that begins here.
+    pub(super) fn value(&mut self) -> Result<(), Syntax> {
+        let mut open = Levels::default();
+        loop {
+            self.space();
+            let opened = match self.peek().ok_or(Syntax)? {
+                b'"' => self.string().map(|()| false)?,
+                b'{' => self.begins(b'}')? && open.push(true),
+                b'[' => self.begins(b']')? && open.push(false),
+                b't' => self.literal(b"true")?,
+                b'f' => self.literal(b"false")?,
+                b'n' => self.literal(b"null")?,
+                _ => self.number().map(|()| false)?,
+            };
+            if opened {
+                if open.in_braces() {
+                    self.key()?;
+                }
+            } else if !self.goes_on(&mut open)? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Passes over an opening bracket; false if the closing one follows, which is passed over too.
+    fn begins(&mut self, closing: u8) -> Result<bool, Syntax> {
+        self.at += 1;
+        self.space();
+        Ok(!self.passes(closing))
+    }
+
+    /// Passes over what follows a value, up to the next one; false if there is none.
+    fn goes_on(&mut self, open: &mut Levels) -> Result<bool, Syntax> {
+        while open.depth > 0 {
+            self.space();
+            let braces = open.in_braces();
+            if self.passes(b',') {
+                if braces {
+                    self.space();
+                    self.key()?;
+                }
+                return Ok(true);
+            }
+            self.expect(if braces { b'}' } else { b']' })?;
+            open.pop();
+        }
+        Ok(false)
+    }
+
+    fn literal(&mut self, word: &[u8]) -> Result<bool, Syntax> {
+        if !self.text[self.at..].starts_with(word) {
+            return Err(Syntax);
+        }
+        self.at += word.len();
+        Ok(false)
+    }
+
+    fn number(&mut self) -> Result<(), Syntax> {
+        self.passes(b'-');
+        // No digit follows a leading zero.
+        if !self.passes(b'0') {
+            self.digits()?;
+        }
+        if self.passes(b'.') {
+            self.digits()?;
+        }
+        if self.passes(b'e') || self.passes(b'E') {
+            if !self.passes(b'+') {
+                self.passes(b'-');
+            }
+            self.digits()?;
+        }
+        Ok(())
+    }
+
+    /// At least one.
+    fn digits(&mut self) -> Result<(), Syntax> {
+        let digits = self.text[self.at..].iter().take_while(|byte| byte.is_ascii_digit()).count();
+        self.at += digits;
+        if digits > 0 { Ok(()) } else { Err(Syntax) }
+    }
+
+    fn string(&mut self) -> Result<(), Syntax> {
+        self.expect(b'"')?;
+        loop {
+            self.at += plain(&self.text[self.at..]);
+            match self.peek() {
+                Some(b'"') => {
+                    self.at += 1;
+                    return Ok(());
+                }
+                Some(b'\\') => self.escape()?,
+                // A control character, or the end.
+                _ => return Err(Syntax),
+            }
+        }
+    }
+
+    fn escape(&mut self) -> Result<(), Syntax> {
+        match self.text.get(self.at + 1) {
+            Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => self.at += 2,
+            Some(b'u') => {
+                let digits = self.text.get(self.at + 2..self.at + 6).ok_or(Syntax)?;
+                if !digits.iter().all(u8::is_ascii_hexdigit) {
+                    return Err(Syntax);
+                }
+                self.at += 6;
+            }
+            _ => return Err(Syntax),
+        }
+        Ok(())
+    }
+}
+
+// === impl Levels ===
+
+impl Levels {
+    /// Opens a level. Always true.
+    fn push(&mut self, braces: bool) -> bool {
+        if self.depth > 0 && self.depth.is_multiple_of(64) {
+            self.outer.push(self.bits);
+        }
+        self.bits = self.bits << 1 | u64::from(braces);
+        self.depth += 1;
+        true
+    }
+
+    fn pop(&mut self) {
+        self.bits >>= 1;
+        self.depth -= 1;
+        if self.depth.is_multiple_of(64) {
+            self.bits = self.outer.pop().unwrap_or_default();
+        }
+    }
+
+    fn in_braces(&self) -> bool {
+        self.bits & 1 == 1
+    }
+}
+
+/// How many bytes of a string stand for themselves, from its beginning to the first quote, backslash or control
+/// character.
+///
+/// A byte of a word is zero where subtracting one sets its high bit and it had none (A. Mycroft, 1987); of the bytes
+/// that this finds the first is always right.
+fn plain(text: &[u8]) -> usize {
+    const ONES: u64 = u64::MAX / 255;
+    const HIGH: u64 = ONES << 7;
+    let zero_in = |word: u64| word.wrapping_sub(ONES) & !word & HIGH;
+    let (words, rest) = text.as_chunks::<8>();
+    for (index, bytes) in words.iter().enumerate() {
+        let word = u64::from_le_bytes(*bytes);
+        let control = word.wrapping_sub(ONES * 0x20) & !word & HIGH;
+        let found = control | zero_in(word ^ ONES * u64::from(b'"')) | zero_in(word ^ ONES * u64::from(b'\\'));
+        if found != 0 {
+            return index * 8 + found.trailing_zeros() as usize / 8;
+        }
+    }
+    let special = |byte: &u8| *byte < 0x20 || matches!(byte, b'"' | b'\\');
+    words.len() * 8 + rest.iter().position(special).unwrap_or(rest.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde::de::IgnoredAny;
+
+    /// Whether a text is one value, and nothing else but spaces.
+    fn is_json(text: &str) -> bool {
+        let mut scanner = Scanner::new(text);
+        let valid = scanner.value().is_ok();
+        scanner.space();
+        valid && scanner.at() == text.len()
+    }
+
+    fn says_serde(text: &str) -> bool {
+        serde_json::from_str::<IgnoredAny>(text).is_ok()
+    }
+
+    #[test]
+    fn what_is_json_and_what_is_not() {
+        for text in [
+            "{}",
+            "[]",
+            " 7 ",
+            "-0",
+            "0.5e+10",
+            "1E-2",
+            "\"\"",
+            "\"é\\u00e9\\ud800\\n\"",
+            "true",
+            "[null,[],{}]",
+            "{\"a\":{\"b\":[1, {\"c\" : \"]}\"} ]}}",
+            "\t[\n1\r]",
+            "\"\u{7f}1234567\u{20ac}\"",
+        ] {
+            assert!(is_json(text), "{text}");
+        }
+        for text in [
+            "",
+            "{",
+            "}",
+            "[1",
+            "[1,]",
+            "[,1]",
+            "{\"a\"}",
+            "{\"a\":}",
+            "{\"a\":1,}",
+            "{1:1}",
+            "{\"a\":1]",
+            "[1}",
+            "01",
+            "-",
+            "1.",
+            ".5",
+            "1e",
+            "+1",
+            "tru",
+            "nulll",
+            "\"",
+            "\"\\x\"",
+            "\"\\u12g4\"",
+            "\"\\u12\"",
+            "\"a\nb\"",
+            "\"1234567\u{1f}\"",
+            "[1 2]",
+            "1 2",
+            "{\"a\" 1}",
+            "{a:1}",
+            "'a'",
+        ] {
+            assert!(!is_json(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn depth_costs_a_bit_for_each_level() {
+        let mut mixed = String::new();
+        for level in 0..1_000 {
+            mixed.push_str(if level % 3 == 0 { "[" } else { "{\"a\":" });
+        }
+        mixed.push('1');
+        for level in (0..1_000).rev() {
+            mixed.push(if level % 3 == 0 { ']' } else { '}' });
+        }
+        assert!(is_json(&mixed) && is_json(&format!("{}{}", "[".repeat(300_000), "]".repeat(300_000))));
+        let wrong = mixed.replacen("1]", "1}", 1);
+        assert!(!is_json(&wrong) && !is_json(&mixed[..mixed.len() - 1]));
+    }
+
+    /// Texts that are nearly JSON: the pieces of it in any order.
+    fn pieces() -> impl Strategy<Value = String> {
+        let piece = prop::sample::select(vec![
+            "{",
+            "}",
+            "[",
+            "]",
+            ",",
+            ":",
+            "\"",
+            "\"a\"",
+            "\"b\":",
+            "\\",
+            "\\n",
+            "\\u00e9",
+            "1",
+            "-",
+            "0",
+            ".5",
+            "e3",
+            "true",
+            "null",
+            " ",
+            "\n",
+            "\u{1}",
+            "é",
+            "longer than a word",
+        ]);
+        prop::collection::vec(piece, 0..16).prop_map(|pieces| pieces.concat())
+    }
+
+    proptest! {
+        #[test]
+        fn it_agrees_with_serde_about_any_text(text in "\\PC{0,40}") {
+            prop_assert_eq!(is_json(&text), says_serde(&text));
+        }
+
+        #[test]
+        fn it_agrees_with_serde_about_what_is_nearly_json(text in pieces()) {
+            prop_assert_eq!(is_json(&text), says_serde(&text), "{}", text);
+        }
+
+        #[test]
+        fn it_agrees_with_serde_about_strings_of_any_length(before in "[a-zé]{0,20}", odd in any::<char>(), after in "[a-z]{0,20}") {
+            let text = format!("[\"{before}{odd}{after}\"]");
+            prop_assert_eq!(is_json(&text), says_serde(&text), "{}", text);
+        }
+    }
+}
