@@ -2,18 +2,19 @@
 //!
 //! Another server is tried only if the first provably never got the call, or if it may be made twice.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use http::HeaderMap;
-use memchr::memmem;
+use memchr::memmem::Finder;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use crate::catalog::{Candidate, Entry};
 use crate::clients::{self, Client};
 use crate::handle::{Handle, Live};
+use crate::json::Members;
 use crate::metrics::{Metrics, Outcome};
 use crate::pick::{self, View};
 use crate::upstream::params::mirror;
@@ -117,7 +118,7 @@ async fn attempt_all(entry: &Entry, call: &Request<'_>, guard: &mut Observed<'_>
         }
         guard.server = Some(candidate.server.clone());
         attempts += 1;
-        let silence = Duration::from_secs(candidate.server.spec().timeouts.request_seconds.into());
+        let silence = candidate.server.silence();
         let until = *until.get_or_insert_with(|| Instant::now() + silence);
         let silence = silence.min(until.saturating_duration_since(Instant::now()));
         match attempt(candidate, call, waits, silence).await {
@@ -170,7 +171,7 @@ fn called(last: Option<&Candidate>, attempts: usize, answer: Result<Reply, Failu
 fn order(entry: &Entry, call: &Request<'_>) -> SmallVec<[usize; 4]> {
     let preferred = call.preferred;
     if let [only] = entry.candidates.as_slice() {
-        let chosen = only.server.is_usable() && (only.server.spec().weight > 0 || is_same(preferred, &only.server));
+        let chosen = only.server.is_usable() && (only.server.weighs() || is_same(preferred, &only.server));
         return if chosen { smallvec::smallvec![0] } else { SmallVec::new() };
     }
     // Where a client has a session of its own lies what it keeps there.
@@ -290,28 +291,23 @@ fn forwarded(names: &[String], headers: &HeaderMap) -> HeaderMap {
     chosen
 }
 
-/// Members of a result that say something about the call itself.
-#[derive(Default, serde::Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct Verdict<'a> {
-    is_error: bool,
-    #[serde(borrow)]
-    result_type: Option<std::borrow::Cow<'a, str>>,
-}
-
-fn verdict(result: &[u8]) -> Verdict<'_> {
-    serde_json::from_slice(result).unwrap_or_default()
-}
-
-/// Most results hold neither word: a search is much cheaper than reading them.
+/// Most results do not hold the word: a search is much cheaper than reading them.
 pub fn is_input_required(result: &[u8]) -> bool {
-    memmem::find(result, b"input_required").is_some()
-        && verdict(result).result_type.as_deref() == Some("input_required")
+    static WORD: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"input_required"));
+    let says_so = |members: Members<'_>| members.text("resultType").as_deref() == Some("input_required");
+    WORD.find(result).is_some() && members(result).is_some_and(says_so)
 }
 
-/// Whether a tool says that it failed.
+/// Whether a tool says that it failed. Most that say anything say that they did not.
 fn is_tool_error(result: &[u8]) -> bool {
-    memmem::find(result, br#""isError""#).is_some() && verdict(result).is_error
+    static WORD: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(br#""isError""#));
+    let denied = |at: usize| result[at + WORD.needle().len()..].starts_with(b":false");
+    let says_so = |members: Members<'_>| members.get("isError").is_some_and(|value| value.get() == "true");
+    WORD.find_iter(result).any(|at| !denied(at)) && members(result).is_some_and(says_so)
+}
+
+fn members(result: &[u8]) -> Option<Members<'_>> {
+    Members::read(std::str::from_utf8(result).ok()?).ok()
 }
 
 /// What happened, as a metric label.
@@ -356,5 +352,39 @@ impl Drop for Observed<'_> {
             self.metrics.call_duration.with_label_values(&labels).observe(seconds);
         }
         self.metrics.calls.with_label_values(&[server.name.as_str(), self.tool, self.outcome.as_str()]).inc();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tool_has_failed_if_the_result_itself_says_so() {
+        for (result, expected) in [
+            (r#"{"content":[],"isError":true}"#, true),
+            (r#"{"isError" : true,"content":[{"isError":false}]}"#, true),
+            (r#"{"content":[{"isError":true}],"isError":false}"#, false),
+            (r#"{"content":[{"isError":true}]}"#, false),
+            (r#"{"isError":false}"#, false),
+            (r#"{"isError":"true"}"#, false),
+            (r#"{"text":"\"isError\":true"}"#, false),
+            ("{}", false),
+        ] {
+            assert_eq!(is_tool_error(result.as_bytes()), expected, "{result}");
+        }
+    }
+
+    #[test]
+    fn a_result_asks_for_input_if_it_says_so_itself() {
+        for (result, expected) in [
+            (r#"{"resultType":"input_required"}"#, true),
+            (r#"{"resultType" : "input_required" }"#, true),
+            (r#"{"content":[{"resultType":"input_required"}]}"#, false),
+            (r#"{"resultType":"complete","text":"input_required"}"#, false),
+            ("{}", false),
+        ] {
+            assert_eq!(is_input_required(result.as_bytes()), expected, "{result}");
+        }
     }
 }

@@ -31,7 +31,7 @@ use crate::front::mcp::owner::Owners;
 use crate::front::mcp::parking::Parking;
 use crate::front::mcp::streams::{StreamLimits, Streams};
 use crate::front::mcp::topics::Topics;
-use crate::front::{self, App, FrontOptions, status};
+use crate::front::{App, Front, FrontOptions, status};
 use crate::guard::Guard;
 use crate::guard::learn::{self, API_HOST};
 use crate::metrics::Metrics;
@@ -257,18 +257,18 @@ impl Gateway {
         }
 
         let probes = AdminState { readiness: app.readiness.clone(), registry: app.metrics.registry.clone() };
-        let routes = match admin {
+        let front = match admin {
             Some(listener) => {
                 let limits = limits(ADMIN_CONNECTIONS, config.grace);
                 let more = vec![(report::PATH, status::route(board, tasks.shutdown()))];
                 let probes = serve::router(admin::router_with(probes, more));
                 tasks.spawn("admin listener", serve::serve(listener, probes, limits, Arc::default(), tasks.shutdown()));
-                front::router(app.clone(), Router::new())
+                Front::new(app.clone(), Router::new())
             }
-            None => front::router(app.clone(), admin::routes(probes)),
+            None => Front::new(app.clone(), admin::routes(probes)),
         };
         let limits = limits(config.max_connections, config.grace);
-        let serving = serve::serve(listener, serve::router(routes), limits, connections, tasks.shutdown());
+        let serving = serve::serve(listener, move |peer| front.connection(peer), limits, connections, tasks.shutdown());
         tasks.spawn("listener", async move {
             let ended = serving.await;
             drop(answered);

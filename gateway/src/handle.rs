@@ -249,6 +249,16 @@ impl Handle {
         self.spec.load_full()
     }
 
+    /// How long a call may stay without an answer or progress.
+    pub fn silence(&self) -> Duration {
+        Duration::from_secs(self.spec.load().timeouts.request_seconds.into())
+    }
+
+    /// Whether calls come to it that do not name it.
+    pub fn weighs(&self) -> bool {
+        self.spec.load().weight > 0
+    }
+
     /// Takes over a changed configuration that the session can live with.
     pub fn set_spec(&self, spec: Arc<Server>) {
         let slots = spec.limits.max_concurrent_requests;

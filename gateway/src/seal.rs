@@ -7,6 +7,7 @@
 pub mod file;
 mod keys;
 mod layout;
+mod opened;
 mod request_state;
 mod session;
 mod subject;
@@ -29,6 +30,7 @@ pub use session::{Session, SessionError};
 pub use subject::SubjectId;
 
 use layout::Reader;
+use opened::Opened;
 
 /// The only form of sealed text there has been.
 const FORMAT: u8 = 1;
@@ -89,12 +91,14 @@ pub enum SealError {
 #[derive(Clone)]
 pub struct Sealer {
     keys: Arc<ArcSwap<Keys>>,
+    /// Sessions that these keys have opened.
+    opened: Arc<Opened>,
 }
 
 impl Sealer {
     /// With these keys: the first seals, all open.
     pub fn new(keys: Keys) -> Self {
-        Self { keys: Arc::new(ArcSwap::from_pointee(keys)) }
+        Self { keys: Arc::new(ArcSwap::from_pointee(keys)), opened: Arc::default() }
     }
 
     /// With a key that nobody else has and that is gone with the process.
@@ -105,6 +109,7 @@ impl Sealer {
     /// Puts other keys to use. What was sealed with a key that is not among them no longer opens.
     pub fn replace(&self, keys: Keys) {
         self.keys.store(Arc::new(keys));
+        self.opened.forget_all();
     }
 
     /// The id of the key that seals.

@@ -1,16 +1,18 @@
 //! One JSON line for each request. Never a token, and arguments or results only where that was asked for.
 
-use std::io::Write as _;
-use std::net::SocketAddr;
+use std::borrow::Cow;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
+use http::HeaderValue;
 use portcullis_runtime::LogSink;
 use portcullis_runtime::log::timestamp;
 use serde_json::Value;
 
 use super::error::clip;
+use super::observe::{Peer, RequestId};
 use crate::auth::Identity;
+use crate::handle::Handle;
 
 /// Arguments and results are cut at so many bytes.
 const MAX_PAYLOAD: usize = 2048;
@@ -32,11 +34,11 @@ pub struct Facts {
     /// Bytes of its body.
     pub bytes: usize,
     /// The method of the message, at `/mcp`.
-    pub rpc_method: Option<String>,
+    pub rpc_method: Option<Cow<'static, str>>,
     /// The tool that was called.
-    pub tool: Option<String>,
+    pub tool: Option<Arc<str>>,
     /// The server that answered, or was tried last.
-    pub server: Option<String>,
+    pub server: Option<Arc<Handle>>,
     /// What became of the call.
     pub outcome: Option<&'static str>,
     /// Servers that were tried.
@@ -54,13 +56,13 @@ pub struct Line {
     /// Method of the request.
     pub method: http::Method,
     /// Path without the query, which may hold a token.
-    pub path: String,
+    pub path: Cow<'static, str>,
     /// `User-Agent`.
-    pub user_agent: Option<String>,
+    pub user_agent: Option<HeaderValue>,
     /// The caller's address, as the connection has it.
-    pub peer: Option<SocketAddr>,
+    pub peer: Arc<Peer>,
     /// `X-Request-Id`.
-    pub request_id: String,
+    pub request_id: RequestId,
     /// When it came.
     pub began: Instant,
 }
@@ -77,7 +79,7 @@ impl AccessLog {
     }
 
     /// Writes a line. `status` 499: the caller went away before the answer.
-    pub fn write(&self, line: &Line, facts: &Facts, status: u16, response_bytes: Option<u64>) {
+    pub fn write(&self, line: &Line, facts: &Facts, took: Duration, status: u16, response_bytes: Option<u64>) {
         let Some(sink) = &self.sink else { return };
         let mut out = Vec::with_capacity(512);
         out.extend_from_slice(br#"{"timestamp":""#);
@@ -89,30 +91,30 @@ impl AccessLog {
             member(&mut out, "rpc_method", Some(method));
         }
         member(&mut out, "tool", facts.tool.as_deref());
-        member(&mut out, "server", facts.server.as_deref());
-        let _ = write!(out, r#","bytes":{}"#, facts.bytes);
+        member(&mut out, "server", facts.server.as_ref().map(|server| server.name.as_str()));
+        number_member(&mut out, "bytes", facts.bytes as u64);
         if let Some(arguments) = &facts.arguments {
             member(&mut out, "arguments", Some(&masked(arguments)));
         }
         out.extend_from_slice(br#"},"response":{"bytes":"#);
         match response_bytes {
-            Some(bytes) => drop(write!(out, "{bytes}")),
+            Some(bytes) => number(&mut out, bytes),
             None => out.extend_from_slice(b"null"),
         }
         member(&mut out, "outcome", Some(facts.outcome.unwrap_or_else(|| outcome_of(status))));
         if let Some(result) = &facts.result {
             member(&mut out, "result", Some(&masked(result)));
         }
-        let millis = line.began.elapsed().as_secs_f64() * 1e3;
-        let _ = write!(out, r#"}},"status_code":{status},"execution_time_ms":{millis:.3},"remote_addr":"#);
-        match line.peer {
-            Some(peer) => drop(write!(out, r#""{}""#, peer.ip())),
-            None => out.extend_from_slice(b"null"),
-        }
-        member(&mut out, "user_agent", line.user_agent.as_deref());
-        member(&mut out, "request_id", Some(&line.request_id));
+        out.push(b'}');
+        number_member(&mut out, "status_code", status.into());
+        out.extend_from_slice(br#","execution_time_ms":"#);
+        millis(&mut out, took);
+        member(&mut out, "remote_addr", Some(line.peer.as_str()));
+        member(&mut out, "user_agent", line.user_agent.as_ref().and_then(|value| value.to_str().ok()).map(clipped));
+        member(&mut out, "request_id", Some(line.request_id.as_str()));
         member(&mut out, "subject", facts.identity.as_deref().map(|identity| identity.subject.as_str()));
-        let _ = writeln!(out, r#","attempts":{}}}"#, facts.attempts);
+        number_member(&mut out, "attempts", facts.attempts.into());
+        out.extend_from_slice(b"}\n");
         sink.append(&out);
     }
 }
@@ -127,16 +129,51 @@ fn outcome_of(status: u16) -> &'static str {
 }
 
 fn member(out: &mut Vec<u8>, name: &str, value: Option<&str>) {
-    let _ = write!(out, r#","{name}":"#);
+    name_of(out, name);
     match value {
         Some(value) => string(out, value),
         None => out.extend_from_slice(b"null"),
     }
 }
 
+fn number_member(out: &mut Vec<u8>, name: &str, value: u64) {
+    name_of(out, name);
+    number(out, value);
+}
+
+fn name_of(out: &mut Vec<u8>, name: &str) {
+    out.extend_from_slice(b",\"");
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b"\":");
+}
+
+fn number(out: &mut Vec<u8>, value: u64) {
+    out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
+}
+
+/// With three digits behind the point.
+fn millis(out: &mut Vec<u8>, took: Duration) {
+    let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+    number(out, micros / 1_000);
+    let rest = micros % 1_000;
+    out.push(b'.');
+    out.extend([rest / 100, rest / 10 % 10, rest % 10].map(|digit| b'0' + digit as u8));
+}
+
 fn string(out: &mut Vec<u8>, text: &str) {
-    // Writing JSON into memory cannot fail.
-    let _ = serde_json::to_writer(out, text);
+    if text.bytes().all(|byte| byte >= 0x20 && byte != b'"' && byte != b'\\') {
+        out.push(b'"');
+        out.extend_from_slice(text.as_bytes());
+        out.push(b'"');
+    } else {
+        // Writing JSON into memory cannot fail.
+        let _ = serde_json::to_writer(out, text);
+    }
+}
+
+/// The first 256 characters: a caller may send any.
+fn clipped(text: &str) -> &str {
+    text.get(..256).unwrap_or(text)
 }
 
 /// Text of a request that goes into a line: short.
@@ -186,6 +223,22 @@ fn mask(value: &mut Value) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn written(write: impl FnOnce(&mut Vec<u8>)) -> String {
+        let mut out = Vec::new();
+        write(&mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn texts_and_times_are_written_as_json_has_them() {
+        for (text, expected) in [("", r#""""#), ("a é", r#""a é""#), ("\"\\\n\u{1}", r#""\"\\\n\u0001""#)] {
+            assert_eq!(written(|out| string(out, text)), expected);
+        }
+        for (micros, expected) in [(0, "0.000"), (7, "0.007"), (1_234_560, "1234.560")] {
+            assert_eq!(written(|out| millis(out, Duration::from_micros(micros))), expected);
+        }
+    }
 
     #[test]
     fn payloads_are_masked_and_cut() {

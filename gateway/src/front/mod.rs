@@ -9,10 +9,11 @@ pub mod observe;
 pub mod openapi;
 pub mod page;
 pub mod routes;
+pub mod service;
 pub mod status;
 pub mod view;
 pub mod wire;
 
 pub use app::{App, FrontOptions};
 pub use error::ApiError;
-pub use routes::router;
+pub use service::Front;

@@ -1,13 +1,16 @@
 //! Around every request: an id, a measure, and the line in the access log.
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::ops::{Deref, DerefMut};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use axum::extract::{ConnectInfo, MatchedPath, Request, State};
+use axum::extract::{MatchedPath, Request};
 use axum::middleware::Next;
 use axum::response::Response;
+use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use http_body::Body as _;
 
@@ -19,6 +22,9 @@ const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// What a handler tells about the request for its log line, which is written when all of these are gone.
 pub type Recorder = Arc<Mutex<Record>>;
 
+/// Who is at the other end of a connection.
+pub struct Peer(String);
+
 /// What is known of one request.
 #[derive(Default)]
 pub struct Record {
@@ -29,10 +35,18 @@ pub struct Record {
 /// What is known of a request from the start, and how it was answered.
 struct Watch {
     line: Line,
-    route: Option<MatchedPath>,
+    route: Option<Cow<'static, str>>,
     app: Arc<App>,
     status: u16,
     bytes: Option<u64>,
+}
+
+/// The id of a request: the caller's own, or 16 hexadecimal digits.
+pub enum RequestId {
+    /// The caller's, if it is harmless.
+    Given(HeaderValue),
+    /// A new one.
+    Own([u8; 16]),
 }
 
 /// Where the log line of a request is gathered.
@@ -40,30 +54,39 @@ pub fn recorder(request: &Request) -> Recorder {
     request.extensions().get::<Recorder>().cloned().unwrap_or_default()
 }
 
-/// Gives every request an id, measures it, and writes its log line, also when its caller goes away.
-pub(super) async fn observe(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
-    let request_id = request_id(request.headers());
-    let draining = app.clone();
-    let watch = Watch {
-        line: Line {
-            method: request.method().clone(),
-            path: short(request.uri().path()),
-            user_agent: text(request.headers(), &header::USER_AGENT),
-            peer: request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0),
-            request_id: request_id.clone(),
-            began: Instant::now(),
-        },
-        route: request.extensions().get::<MatchedPath>().cloned(),
-        app,
-        status: 499,
-        bytes: None,
+/// What a handler tells.
+pub fn record(recorder: &Mutex<Record>) -> MutexGuard<'_, Record> {
+    recorder.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A request has come. `route` is what its path is called where that is known already.
+pub(super) fn begin(app: &Arc<App>, head: &Parts, peer: Arc<Peer>, route: Option<&'static str>) -> Recorder {
+    let path = route.map_or_else(|| Cow::Owned(short(head.uri.path())), Cow::Borrowed);
+    let user_agent = head.headers.get(header::USER_AGENT).cloned();
+    let request_id = RequestId::of(&head.headers);
+    let line = Line { method: head.method.clone(), path, user_agent, peer, request_id, began: Instant::now() };
+    let watch = Watch { line, route: route.map(Cow::Borrowed), app: app.clone(), status: 499, bytes: None };
+    Arc::new(Mutex::new(Record { facts: Facts::default(), watch: Some(watch) }))
+}
+
+/// Notes by which route the router answers a request.
+pub(super) async fn note_route(request: Request, next: Next) -> Response {
+    if let Some(watch) = &mut record(&recorder(&request)).watch {
+        watch.route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned().into());
+    }
+    next.run(request).await
+}
+
+/// An answer is about to be sent.
+pub(super) fn end(app: &App, recorder: &Recorder, response: &mut Response) {
+    let request_id = {
+        let mut record = record(recorder);
+        record.answered(response);
+        record.watch.as_ref().and_then(|watch| watch.line.request_id.value())
     };
-    let recorder: Recorder = Arc::new(Mutex::new(Record { facts: Facts::default(), watch: Some(watch) }));
-    request.extensions_mut().insert(recorder.clone());
-    let mut response = next.run(request).await;
-    recorder.lock().unwrap_or_else(PoisonError::into_inner).answered(&response);
     let headers = response.headers_mut();
-    if let Ok(value) = HeaderValue::from_str(&request_id) {
+    headers.reserve(4);
+    if let Some(value) = request_id {
         headers.insert(X_REQUEST_ID, value);
     }
     // Addresses of requests may hold tokens, and answers are for their callers alone.
@@ -71,10 +94,24 @@ pub(super) async fn observe(State(app): State<Arc<App>>, mut request: Request, n
     headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     // A client that keeps connections leaves by itself then, rather than meet one that is closed under its next request.
-    if draining.readiness.is_draining() {
+    if app.readiness.is_draining() {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    response
+}
+
+// === impl Peer ===
+
+impl From<SocketAddr> for Peer {
+    fn from(address: SocketAddr) -> Self {
+        Self(address.ip().to_string())
+    }
+}
+
+impl Peer {
+    /// Its address, without the port.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
 }
 
 // === impl Record ===
@@ -111,12 +148,13 @@ impl DerefMut for Record {
 impl Drop for Record {
     fn drop(&mut self) {
         let Some(watch) = &self.watch else { return };
-        let route = watch.route.as_ref().map_or("other", MatchedPath::as_str);
+        let route = watch.route.as_deref().unwrap_or("other");
         let method = known_method(&watch.line.method);
         let status = StatusCode::from_u16(watch.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let labels = [route, method, status.as_str()];
-        watch.app.metrics.http_duration.with_label_values(&labels).observe(watch.line.began.elapsed().as_secs_f64());
-        watch.app.log.write(&watch.line, &self.facts, watch.status, watch.bytes);
+        let elapsed = watch.line.began.elapsed();
+        watch.app.metrics.http_duration.with_label_values(&labels).observe(elapsed.as_secs_f64());
+        watch.app.log.write(&watch.line, &self.facts, elapsed, watch.status, watch.bytes);
     }
 }
 
@@ -134,19 +172,74 @@ fn known_method(method: &Method) -> &'static str {
     }
 }
 
-/// The caller's id if it is harmless, else a new one: 16 hexadecimal digits.
-fn request_id(headers: &HeaderMap) -> String {
-    let given = headers.get(&X_REQUEST_ID).and_then(|value| value.to_str().ok());
-    match given.filter(|id| (1..=128).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_graphic())) {
-        Some(id) => id.to_owned(),
-        None => {
-            let mut bytes = [0; 8];
-            let _ = aws_lc_rs::rand::fill(&mut bytes);
-            format!("{:016x}", u64::from_be_bytes(bytes))
+// === impl RequestId ===
+
+impl RequestId {
+    fn of(headers: &HeaderMap) -> Self {
+        let harmless = |id: &&HeaderValue| {
+            let id = id.as_bytes();
+            (1..=128).contains(&id.len()) && id.iter().all(u8::is_ascii_graphic)
+        };
+        headers.get(&X_REQUEST_ID).filter(harmless).map_or_else(Self::unique, |id| Self::Given(id.clone()))
+    }
+
+    /// No two of one process are the same; those of two are as unlikely to be as random ones.
+    fn unique() -> Self {
+        static NEXT: LazyLock<AtomicU64> = LazyLock::new(|| {
+            let mut seed = [0; 8];
+            let _ = aws_lc_rs::rand::fill(&mut seed);
+            AtomicU64::new(u64::from_be_bytes(seed))
+        });
+        let mut id = mixed(NEXT.fetch_add(1, Ordering::Relaxed));
+        Self::Own(std::array::from_fn(|_| {
+            id = id.rotate_left(4);
+            b"0123456789abcdef"[(id & 15) as usize]
+        }))
+    }
+
+    /// As text.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Given(value) => value.to_str().unwrap_or_default(),
+            Self::Own(digits) => std::str::from_utf8(digits).unwrap_or_default(),
+        }
+    }
+
+    fn value(&self) -> Option<HeaderValue> {
+        match self {
+            Self::Given(value) => Some(value.clone()),
+            Self::Own(digits) => HeaderValue::from_bytes(digits).ok(),
         }
     }
 }
 
-fn text(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
-    headers.get(name).and_then(|value| value.to_str().ok()).map(|text| text.chars().take(256).collect())
+/// Another number for each number, which looks random (the finalizer of SplitMix64, S. Vigna).
+fn mixed(number: u64) -> u64 {
+    let number = (number ^ number >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let number = (number ^ number >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    number ^ number >> 31
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_callers_id_is_kept_if_it_is_harmless_and_each_other_request_gets_one_of_its_own() {
+        let id_of = |given: &str| {
+            let value = HeaderValue::from_bytes(given.as_bytes()).unwrap();
+            RequestId::of(&HeaderMap::from_iter([(X_REQUEST_ID, value)])).as_str().to_owned()
+        };
+        for kept in ["7", "a/b!x.-_", &"x".repeat(128)] {
+            assert_eq!(id_of(kept), kept);
+        }
+        let mut own: Vec<String> = ["", "a b", "é", &"x".repeat(129)].map(id_of).into();
+        own.push(RequestId::of(&HeaderMap::new()).as_str().to_owned());
+        for id in &own {
+            assert!(id.len() == 16 && id.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')), "{id}");
+        }
+        own.sort();
+        own.dedup();
+        assert_eq!(own.len(), 5);
+    }
 }

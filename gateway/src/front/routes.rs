@@ -1,11 +1,11 @@
 //! The REST routes.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::middleware::from_fn_with_state;
+use axum::middleware::from_fn;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use bytes::Bytes;
@@ -17,15 +17,15 @@ use super::body;
 use super::error::{ApiError, clip};
 use super::mcp;
 use super::mcp::metadata::{self, Resource};
-use super::observe::observe;
-pub use super::observe::{Recorder, recorder};
+use super::observe::note_route;
+pub use super::observe::{Recorder, record, recorder};
 use super::openapi;
 use super::page;
 use super::view::{Health, Servers};
 use super::wire::{read_call, unwrapped_value};
 use crate::auth::{AuthError, Identity, Look};
 use crate::call::{self, CALL_TOOL, Called, Subject};
-use crate::catalog::{Catalog, Kind};
+use crate::catalog::{Catalog, Entry, Kind};
 use crate::clients::Client;
 use crate::metrics::Outcome;
 use crate::upstream::{Caller, Reply};
@@ -33,8 +33,8 @@ use crate::upstream::{Caller, Reply};
 const X_SERVER: HeaderName = HeaderName::from_static("x-portcullis-server");
 const X_ATTEMPTS: HeaderName = HeaderName::from_static("x-portcullis-attempts");
 
-/// All REST routes, and those of `more`: they get request ids, log lines and measures too.
-pub fn router(app: Arc<App>, more: Router) -> Router {
+/// All routes, and those of `more`.
+pub(super) fn router(app: Arc<App>, more: Router) -> Router {
     Router::new()
         .route("/tools", post(tools))
         .route("/tools/list", get(tools_list))
@@ -47,7 +47,7 @@ pub fn router(app: Arc<App>, more: Router) -> Router {
         .merge(more.with_state(()))
         .fallback(no_route)
         .method_not_allowed_fallback(method)
-        .layer(from_fn_with_state(app.clone(), observe))
+        .layer(from_fn(note_route))
         .with_state(app)
 }
 
@@ -56,7 +56,12 @@ pub fn router(app: Arc<App>, more: Router) -> Router {
 async fn tools(State(app): State<Arc<App>>, request: Request) -> Response {
     let recorder = recorder(&request);
     let (parts, body) = request.into_parts();
-    answer_call(&app, &parts, body, &recorder).await.unwrap_or_else(IntoResponse::into_response)
+    call_tool(&app, &parts, body, &recorder).await
+}
+
+/// Answers `POST /tools`.
+pub(super) async fn call_tool(app: &App, parts: &http::request::Parts, body: Body, recorder: &Recorder) -> Response {
+    answer_call(app, parts, body, recorder).await.unwrap_or_else(IntoResponse::into_response)
 }
 
 async fn answer_call(
@@ -70,18 +75,20 @@ async fn answer_call(
     body::check_media_type(&parts.headers)?;
     let shape = Shape::of(query)?;
     let body = body::read(&parts.headers, body, app.options.max_body).await?;
-    record(recorder, |facts| facts.bytes = body.len());
+    record(recorder).bytes = body.len();
     let wanted = read_call(&body).map_err(ApiError::Call)?;
-    record(recorder, |facts| {
-        facts.tool = Some(short(&wanted.method));
-        facts.arguments = app.log.payloads().then(|| wanted.args.to_owned());
-    });
     let catalog = app.published.load_full();
     let preferred = match wanted.server.as_deref() {
         None => None,
         Some(name) => Some(catalog.server(name).ok_or_else(|| ApiError::UnknownServer(short(name)))?),
     };
-    let Some(entry) = catalog.find(Kind::Tools, None, &wanted.method) else {
+    let entry = catalog.find(Kind::Tools, None, &wanted.method);
+    {
+        let mut facts = record(recorder);
+        facts.tool = Some(called_name(&wanted.method, entry.as_deref()));
+        facts.arguments = app.log.payloads().then(|| wanted.args.to_owned());
+    }
+    let Some(entry) = entry else {
         let mut response = unknown_tool(app, &catalog, &wanted.method, recorder).into_response();
         response.headers_mut().insert(X_ATTEMPTS, HeaderValue::from(0));
         return Ok(response);
@@ -99,7 +106,7 @@ async fn answer_call(
         answers_input: false,
     };
     let called = call::call(&entry, &call, &app.metrics).await;
-    record(recorder, |facts| note_call(facts, &called, app.log.payloads()));
+    note_call(&mut record(recorder), &called, app.log.payloads());
     let mut response = match called.answer {
         Ok(Reply::Result(result)) => json(shape.apply(result)),
         Ok(Reply::Error(error)) => ApiError::Rpc(error).into_response(),
@@ -118,16 +125,24 @@ async fn answer_call(
 fn unknown_tool(app: &App, catalog: &Catalog, tool: &str, recorder: &Recorder) -> ApiError {
     // A server that has just been configured may be the one that offers it.
     if catalog.is_incomplete() {
-        record(recorder, |facts| facts.outcome = Some(Outcome::Unavailable.as_str()));
+        record(recorder).outcome = Some(Outcome::Unavailable.as_str());
         return ApiError::of_call(call::Failure::Unavailable, tool);
     }
-    record(recorder, |facts| facts.outcome = Some("unknown_tool"));
+    record(recorder).outcome = Some("unknown_tool");
     app.metrics.unknown_tools.inc();
     ApiError::UnknownTool(clip(tool))
 }
 
-fn note_call(facts: &mut Facts, called: &Called, payloads: bool) {
-    facts.server = called.server.as_ref().map(|server| server.name.clone());
+/// The name of a tool as the log has it: what the catalog has already, or a copy.
+pub(super) fn called_name(wanted: &str, entry: Option<&Entry>) -> Arc<str> {
+    match entry {
+        Some(entry) if *entry.name == *wanted => entry.name.clone(),
+        _ => short(wanted).into(),
+    }
+}
+
+pub(super) fn note_call(facts: &mut Facts, called: &Called, payloads: bool) {
+    facts.server.clone_from(&called.server);
     facts.attempts = called.attempts;
     facts.outcome = Some(called.outcome.as_str());
     if let (true, Ok(Reply::Result(result))) = (payloads, &called.answer) {
@@ -174,7 +189,7 @@ async fn tools_list(State(app): State<Arc<App>>, request: Request) -> Response {
             None => catalog.listing(),
             Some(name) => {
                 let server = catalog.server(&name).ok_or_else(|| ApiError::UnknownServer(short(&name)))?;
-                record(&recorder, |facts| facts.server = Some(server.name.clone()));
+                record(&recorder).server = Some(server.clone());
                 catalog.listing_of(server)
             }
         })
@@ -234,7 +249,7 @@ pub async fn identify_with(
 ) -> Result<Arc<Identity>, ApiError> {
     match caller(app, headers, query, allow_query_token).await {
         Ok(identity) => {
-            record(recorder, |facts| facts.identity = Some(identity.clone()));
+            record(recorder).identity = Some(identity.clone());
             Ok(identity)
         }
         Err(error) => {
@@ -280,8 +295,4 @@ fn json_of(value: &impl serde::Serialize) -> Response {
         Ok(body) => json(body.into()),
         Err(_) => ApiError::Internal.into_response(),
     }
-}
-
-fn record(recorder: &Recorder, change: impl FnOnce(&mut Facts)) {
-    change(&mut recorder.lock().unwrap_or_else(PoisonError::into_inner));
 }

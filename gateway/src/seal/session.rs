@@ -77,14 +77,24 @@ impl Session {
     /// # Errors
     /// Why it is refused.
     pub fn open(sealer: &Sealer, text: &str, subject: &SubjectId, now: SystemTime) -> Result<Self, SessionError> {
-        let bytes = sealer.open(Purpose::Session, text)?;
-        let session = Self::read(&bytes).ok_or(SessionError::Layout)?;
+        let session = match sealer.opened.get(text) {
+            Some(session) => session,
+            None => Self::unseal(sealer, text)?,
+        };
         if session.subject != *subject {
             return Err(SessionError::OtherSubject);
         }
         if now >= session.expires {
             return Err(SessionError::Expired);
         }
+        Ok(session)
+    }
+
+    fn unseal(sealer: &Sealer, text: &str) -> Result<Self, SessionError> {
+        let generation = sealer.opened.generation();
+        let bytes = sealer.open(Purpose::Session, text)?;
+        let session = Self::read(&bytes).ok_or(SessionError::Layout)?;
+        sealer.opened.insert(text, &session, generation);
         Ok(session)
     }
 

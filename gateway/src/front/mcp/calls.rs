@@ -4,7 +4,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -26,8 +26,8 @@ use crate::call::{self, Called, Failure, Subject};
 use crate::capabilities::ClientCapabilities;
 use crate::catalog::{Candidate, Catalog, Entry, Kind};
 use crate::clients::{Client, ClientKey};
-use crate::front::access_log::short;
 use crate::front::error::clip;
+use crate::front::routes::{called_name, note_call, record};
 use crate::json::{Members, Raw, text};
 use crate::revision::Revision;
 use crate::seal::{self, Inner, RequestState};
@@ -122,9 +122,10 @@ type Found = (Entry, String, Option<(String, String)>);
 fn named(caller: &Caller, catalog: &Catalog, method: &str, params: &Params<'_>) -> Result<Found, RpcProblem> {
     let name = params.members.text("name").filter(|name| !name.is_empty());
     let name = name.ok_or(RpcProblem::Params("\"name\" is missing, or no text"))?;
-    note(caller, |facts| facts.tool = Some(short(&name)));
     let kind = if method == "tools/call" { Kind::Tools } else { Kind::Prompts };
-    match catalog.find(kind, caller.scope(), &name) {
+    let found = catalog.find(kind, caller.scope(), &name);
+    record(&caller.recorder).tool = Some(called_name(&name, found.as_deref()));
+    match found {
         Some(entry) => Ok((entry.into_owned(), name.into_owned(), None)),
         // A server that has just been configured may be the one that offers it.
         None if catalog.is_incomplete() => Err(RpcProblem::Unavailable),
@@ -199,10 +200,6 @@ fn log_level(caller: &Caller, params: &Params<'_>, revision: Revision) -> Option
     Some(wanted.unwrap_or(DEFAULT_LEVEL))
 }
 
-fn note(caller: &Caller, change: impl FnOnce(&mut crate::front::access_log::Facts)) {
-    change(&mut caller.recorder.lock().unwrap_or_else(PoisonError::into_inner));
-}
-
 impl Planned {
     /// Takes over the members of `params` that a server gets as they are.
     fn take(&mut self, body: &Bytes, members: &Members<'_>) -> Result<(), RpcProblem> {
@@ -217,10 +214,10 @@ impl Planned {
                 _ => self.others.push_str(&joined(&[(key.clone(), *value)])),
             }
         }
-        let payloads = self.caller.app.log.payloads();
-        note(&self.caller, |facts| {
-            facts.arguments = self.arguments.as_ref().filter(|_| payloads).map(|a| String::from_utf8_lossy(a).into());
-        });
+        if self.caller.app.log.payloads() {
+            let arguments = self.arguments.as_ref().map(|text| String::from_utf8_lossy(text).into());
+            record(&self.caller.recorder).arguments = arguments;
+        }
         Ok(())
     }
 
@@ -428,15 +425,7 @@ impl Planned {
     }
 
     fn note(&self, called: &Called) {
-        let payloads = self.caller.app.log.payloads();
-        note(&self.caller, |facts| {
-            facts.server = called.server.as_ref().map(|server| server.name.clone());
-            facts.attempts = called.attempts;
-            facts.outcome = Some(called.outcome.as_str());
-            if let (true, Ok(upstream::Reply::Result(result))) = (payloads, &called.answer) {
-                facts.result = Some(String::from_utf8_lossy(result).into_owned());
-            }
-        });
+        note_call(&mut record(&self.caller.recorder), called, self.caller.app.log.payloads());
     }
 
     fn reply(&self, called: Called) -> Reply {
@@ -498,5 +487,5 @@ fn is_same_value(sent: &str, expected: &str) -> bool {
 
 /// What became of a request that never got to a server.
 pub fn note_refusal(caller: &Caller, problem: &RpcProblem) {
-    note(caller, |facts| facts.outcome = Some(problem.outcome()));
+    record(&caller.recorder).outcome = Some(problem.outcome());
 }

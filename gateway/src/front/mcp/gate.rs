@@ -97,6 +97,9 @@ impl Gate {
     /// # Errors
     /// Why not: HTTP status 403.
     pub fn admits(&self, headers: &HeaderMap) -> Result<(), Refused> {
+        if self.rules.hosts.is_empty() && !headers.contains_key(header::ORIGIN) {
+            return Ok(());
+        }
         let host = host(headers);
         if !self.rules.hosts.is_empty() && !host.as_ref().is_some_and(|host| self.knows(host)) {
             return Err(Refused::Host);
@@ -205,17 +208,37 @@ fn ip(host: &str) -> Option<IpAddr> {
 ///
 /// Routes below it take `OPTIONS` with [`preflight`].
 pub async fn keep(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    if let Err(refused) = app.gate.admits(request.headers()) {
-        app.metrics.gate_refusals.with_label_values(&[refused.kind()]).inc();
-        return ApiError::Gate(refused).into_response();
+    match admitted(&app, request.headers()) {
+        Ok(origin) => {
+            let mut response = next.run(request).await;
+            show_to(origin, &mut response);
+            response
+        }
+        Err(refused) => refused.into_response(),
     }
-    let Some(origin) = request.headers().get(header::ORIGIN).cloned() else { return next.run(request).await };
-    let mut response = next.run(request).await;
+}
+
+/// The page that a request comes from, if it comes from one.
+///
+/// # Errors
+/// It is not admitted.
+pub(super) fn admitted(app: &App, headers: &HeaderMap) -> Result<Option<HeaderValue>, ApiError> {
+    match app.gate.admits(headers) {
+        Ok(()) => Ok(headers.get(header::ORIGIN).cloned()),
+        Err(refused) => {
+            app.metrics.gate_refusals.with_label_values(&[refused.kind()]).inc();
+            Err(ApiError::Gate(refused))
+        }
+    }
+}
+
+/// Tells a browser that this page may read the answer.
+pub(super) fn show_to(origin: Option<HeaderValue>, response: &mut Response) {
+    let Some(origin) = origin else { return };
     let headers = response.headers_mut();
     headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
     headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(SHOWN));
     headers.append(header::VARY, HeaderValue::from_static("Origin"));
-    response
 }
 
 /// Answers `OPTIONS`: what a browser asks before it sends the request of a page.

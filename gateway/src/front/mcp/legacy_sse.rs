@@ -2,7 +2,7 @@
 //!
 //! The session is the stream: it is at one replica, named in the sealed session, and others hand messages on to it.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use axum::Router;
@@ -30,7 +30,7 @@ use super::{answers, calls, gate, listen};
 use crate::capabilities::ClientCapabilities;
 use crate::front::app::App;
 use crate::front::body;
-use crate::front::routes::parameter;
+use crate::front::routes::{parameter, record};
 use crate::revision::Revision;
 use crate::seal::Session;
 
@@ -97,7 +97,7 @@ async fn taken(app: Arc<App>, parts: McpParts, body: HttpBody) -> Result<Respons
     let mut session = session.map_err(|_| over())?;
     body::check_media_type(&parts.head.headers)?;
     let body = body::read(&parts.head.headers, body, caller.app.options.max_body).await?;
-    caller.recorder.lock().unwrap_or_else(PoisonError::into_inner).bytes = body.len();
+    record(&caller.recorder).bytes = body.len();
     caller.headers = parts.head.headers;
     caller.session = Some(session.clone());
     match owner::hand_on(&caller, Method::POST, body.clone(), owner::SOON).await {

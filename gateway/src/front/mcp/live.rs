@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use smallvec::SmallVec;
 use tokio::sync::Notify;
 
 /// Sessions with a log level of their own; of more, the one that was quiet longest is forgotten.
@@ -41,7 +42,8 @@ struct Ended {
 
 #[derive(Default)]
 struct Remembered {
-    running: HashMap<Arc<str>, Arc<Notify>>,
+    /// Few, most of the time one.
+    running: SmallVec<[Arc<Cancel>; 1]>,
     level: Option<usize>,
     used: Option<Instant>,
 }
@@ -56,8 +58,13 @@ impl Remembered {
 pub struct Running<'a> {
     live: &'a Live,
     session: SessionKey,
-    id: Arc<str>,
-    cancelled: Arc<Notify>,
+    request: Arc<Cancel>,
+}
+
+/// By which a request is cancelled.
+struct Cancel {
+    id: Box<str>,
+    cancelled: Notify,
 }
 
 /// Why a request cannot run.
@@ -77,23 +84,23 @@ impl Live {
     pub fn run(&self, session: SessionKey, id: &str) -> Result<Running<'_>, CannotRun> {
         let mut all = self.lock();
         let running = &mut all.entry(session).or_default().running;
-        if running.contains_key(id) {
+        if running.iter().any(|request| *request.id == *id) {
             return Err(CannotRun::SameId);
         }
         if running.len() >= MOST_RUNNING {
             return Err(CannotRun::TooMany);
         }
-        let (id, cancelled): (Arc<str>, Arc<Notify>) = (id.into(), Arc::default());
-        running.insert(id.clone(), cancelled.clone());
+        let request = Arc::new(Cancel { id: id.into(), cancelled: Notify::new() });
+        running.push(request.clone());
         drop(all);
-        Ok(Running { live: self, session, id, cancelled })
+        Ok(Running { live: self, session, request })
     }
 
     /// Cancels the request of this id; false if it does not run here.
     pub fn cancel(&self, session: SessionKey, id: &str) -> bool {
         let all = self.lock();
-        let running = all.get(&session).and_then(|known| known.running.get(id));
-        running.inspect(|cancelled| cancelled.notify_one()).is_some()
+        let running = all.get(&session).and_then(|known| known.running.iter().find(|request| *request.id == *id));
+        running.inspect(|request| request.cancelled.notify_one()).is_some()
     }
 
     /// Remembers the log level that a session wants.
@@ -120,7 +127,7 @@ impl Live {
         self.ends.store(ended.all.len(), Ordering::Release);
         drop(ended);
         if let Some(known) = self.lock().remove(&session) {
-            known.running.values().for_each(|cancelled| cancelled.notify_one());
+            known.running.iter().for_each(|request| request.cancelled.notify_one());
         }
     }
 
@@ -157,7 +164,7 @@ impl Live {
 impl Running<'_> {
     /// Waits until the client takes the request back.
     pub async fn cancelled(&self) {
-        self.cancelled.notified().await;
+        self.request.cancelled.notified().await;
     }
 }
 
@@ -165,7 +172,7 @@ impl Drop for Running<'_> {
     fn drop(&mut self) {
         let mut all = self.live.lock();
         if let Some(known) = all.get_mut(&self.session) {
-            known.running.remove(&self.id);
+            known.running.retain(|request| !Arc::ptr_eq(request, &self.request));
             if known.is_empty() {
                 all.remove(&self.session);
             }

@@ -26,5 +26,5 @@ pub mod streams;
 pub mod told;
 pub mod topics;
 
-pub use routes::routes;
+pub use routes::{answer_post, routes};
 pub use state::Mcp;

@@ -23,6 +23,7 @@ use url::Url;
 use super::state::Caller;
 use super::streams::{Stream, TooMany};
 use crate::front::app::App;
+use crate::front::routes::record;
 use crate::guard::Guard;
 use crate::seal::{Purpose, Sealer};
 use crate::upstream::http::{Exchange, HttpError, HttpPool, Origin};
@@ -178,7 +179,7 @@ fn passed_on(caller: &Caller) -> HeaderMap {
     let mut headers = caller.headers.clone();
     drop_hop_headers(&mut headers);
     headers.insert(MARK, HeaderValue::from_static("1"));
-    let record = caller.recorder.lock().unwrap_or_else(PoisonError::into_inner);
+    let record = record(&caller.recorder);
     if let Some(id) = record.request_id().and_then(|id| HeaderValue::from_str(id).ok()) {
         headers.insert("x-request-id", id);
     }

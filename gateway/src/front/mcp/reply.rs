@@ -1,7 +1,9 @@
 //! What callers of `/mcp` are answered: JSON-RPC messages put together from bytes that are there already.
 
+use std::borrow::Cow;
 use std::convert::Infallible;
 use std::pin::Pin;
+use std::sync::LazyLock;
 use std::task::{Context, Poll};
 
 use axum::body::Body;
@@ -9,7 +11,7 @@ use axum::response::Response;
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
 use http_body::{Frame, SizeHint};
-use memchr::memmem;
+use memchr::memmem::Finder;
 use smallvec::SmallVec;
 
 use super::problem::RpcProblem;
@@ -23,6 +25,9 @@ pub const SERVER_INFO: &str =
 
 /// Members that results have since 2026-07-28, and had not before.
 const MODERN_MEMBERS: [&str; 3] = ["resultType", "ttlMs", "cacheScope"];
+
+/// A result up to so many bytes is copied into its message; a longer one is sent beside it.
+const COPIED: usize = 4096;
 
 /// One message, and the HTTP status that goes with it where it is the whole answer.
 pub struct Reply {
@@ -51,14 +56,22 @@ impl Reply {
 
     /// The answer with a result that a server gave.
     pub fn passed_on(id: &str, result: &Bytes, method: &str, revision: Revision) -> Self {
-        let fitted = fitted(result, method, revision);
-        let mut text = Vec::with_capacity(fitted.len() + id.len() + 48);
+        let (begin, rest) = fitted(result, method, revision);
+        let copied = if rest.len() <= COPIED { rest.len() } else { 0 };
+        let mut text = Vec::with_capacity(copied + begin.len() + id.len() + 48);
         text.extend_from_slice(br#"{"jsonrpc":"2.0","id":"#);
         text.extend_from_slice(id.as_bytes());
         text.extend_from_slice(br#","result":"#);
-        text.extend_from_slice(&fitted);
-        text.push(b'}');
-        Self { parts: SmallVec::from_iter([text.into()]), status: StatusCode::OK }
+        text.extend_from_slice(begin.as_bytes());
+        let mut parts: SmallVec<[Bytes; 3]> = SmallVec::new();
+        if copied == rest.len() {
+            text.extend_from_slice(&rest);
+            text.push(b'}');
+            parts.push(text.into());
+        } else {
+            parts.extend([text.into(), rest, Bytes::from_static(b"}")]);
+        }
+        Self { parts, status: StatusCode::OK }
     }
 
     /// The same answer to a request with another id.
@@ -83,28 +96,53 @@ impl Reply {
 
     /// As an HTTP answer of one JSON message.
     pub fn into_response(self) -> Response {
-        let mut response = Response::new(Body::new(Pieces(self.parts.into_iter().collect())));
+        let mut parts = self.parts;
+        let body = if parts.len() == 1 { Body::from(parts.remove(0)) } else { Body::new(Pieces(parts.into_iter())) };
+        let mut response = Response::new(body);
         *response.status_mut() = self.status;
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         response
     }
 }
 
-/// A result as a caller of this revision expects it: what the server wrote, but for what the revisions differ in.
-fn fitted(result: &Bytes, method: &str, revision: Revision) -> Bytes {
+/// A result as a caller of this revision expects it: what the server wrote, but for what the revisions differ in. It
+/// begins with a text, and goes on with what is left of it.
+fn fitted(result: &Bytes, method: &str, revision: Revision) -> (Cow<'static, str>, Bytes) {
     // A search is cheaper than reading, and most results of legacy servers hold none of the words.
-    let may_be_modern = memmem::find(result, br#""resultType""#).is_some();
-    match (revision.is_modern(), may_be_modern) {
-        (false, false) => result.clone(),
-        (false, true) => without_modern_members(result).unwrap_or_else(|| result.clone()),
-        (true, _) => with_modern_members(result, method).unwrap_or_else(|| result.clone()),
-    }
+    let has = |word: &LazyLock<Finder<'static>>| word.find(result).is_some();
+    let fitted = match (revision.is_modern(), has(&RESULT_TYPE)) {
+        (false, false) => None,
+        (false, true) => without_result_type(result)
+            .filter(|_| !has(&TTL) && !has(&CACHE_SCOPE))
+            .or_else(|| Some((Cow::Borrowed(""), without_modern_members(result)?))),
+        (true, true) if method != "resources/read" && result.starts_with(COMPLETE) => None,
+        (true, _) => with_modern_members(result, method),
+    };
+    fitted.unwrap_or_else(|| (Cow::Borrowed(""), result.clone()))
 }
 
-fn with_modern_members(result: &Bytes, method: &str) -> Option<Bytes> {
-    let text = std::str::from_utf8(result).ok()?;
-    let members = Members::read(text).ok()?;
-    let mut added = String::new();
+/// What servers of 2026-07-28 begin most results with.
+const COMPLETE: &[u8] = br#"{"resultType":"complete""#;
+
+static RESULT_TYPE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(br#""resultType""#));
+static TTL: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(br#""ttlMs""#));
+static CACHE_SCOPE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(br#""cacheScope""#));
+
+/// The result without the member that it begins with, if that is the usual one.
+fn without_result_type(result: &Bytes) -> Option<(Cow<'static, str>, Bytes)> {
+    let rest = result.strip_prefix(COMPLETE)?.strip_prefix(b",")?;
+    RESULT_TYPE.find(rest).is_none().then(|| (Cow::Borrowed("{"), result.slice_ref(rest)))
+}
+
+fn with_modern_members(result: &Bytes, method: &str) -> Option<(Cow<'static, str>, Bytes)> {
+    const USUAL: &str = r#"{"resultType":"complete","#;
+    let inside = result.trim_ascii_start().strip_prefix(b"{")?;
+    let is_empty = inside.trim_ascii_start().starts_with(b"}");
+    if method != "resources/read" && !is_empty && RESULT_TYPE.find(result).is_none() {
+        return Some((Cow::Borrowed(USUAL), result.slice_ref(inside)));
+    }
+    let members = Members::read(std::str::from_utf8(result).ok()?).ok()?;
+    let mut added = String::from("{");
     if members.get("resultType").is_none() {
         added.push_str(r#""resultType":"complete","#);
     }
@@ -116,14 +154,10 @@ fn with_modern_members(result: &Bytes, method: &str) -> Option<Bytes> {
             added.push_str(r#""cacheScope":"private","#);
         }
     }
-    if added.is_empty() {
-        return None;
-    }
     if members.0.is_empty() {
         added.pop();
     }
-    let inside = text.trim_start().strip_prefix('{')?;
-    Some(format!("{{{added}{inside}").into())
+    Some((Cow::Owned(added), result.slice_ref(inside)))
 }
 
 fn without_modern_members(result: &Bytes) -> Option<Bytes> {
@@ -160,22 +194,22 @@ pub fn event_stream(body: Body) -> Response {
 }
 
 /// A body that is sent as it is, piece by piece.
-struct Pieces(std::collections::VecDeque<Bytes>);
+struct Pieces(smallvec::IntoIter<[Bytes; 3]>);
 
 impl http_body::Body for Pieces {
     type Data = Bytes;
     type Error = Infallible;
 
     fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        Poll::Ready(self.0.pop_front().map(|piece| Ok(Frame::data(piece))))
+        Poll::Ready(self.0.next().map(|piece| Ok(Frame::data(piece))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.is_empty()
+        self.0.as_slice().is_empty()
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.0.iter().map(|piece| piece.len() as u64).sum())
+        SizeHint::with_exact(self.0.as_slice().iter().map(|piece| piece.len() as u64).sum())
     }
 }
 
@@ -192,6 +226,10 @@ mod tests {
             ("{}", "tools/call", new, r#"{"resultType":"complete"}"#),
             (r#"{"resultType":"complete","a":1}"#, "tools/call", new, r#"{"resultType":"complete","a":1}"#),
             (r#"{"resultType":"complete","a": 1,"ttlMs":5,"cacheScope":"public"}"#, "tools/call", old, r#"{"a":1}"#),
+            (r#"{"resultType":"complete","a":1}"#, "tools/call", old, r#"{"a":1}"#),
+            (r#"{"resultType":"complete"}"#, "tools/call", old, "{}"),
+            (r#"{"a":{"resultType":"x"}}"#, "tools/call", new, r#"{"resultType":"complete","a":{"resultType":"x"}}"#),
+            (r#"{"resultType":"complete","a":{"ttlMs":1}}"#, "tools/call", old, r#"{"a":{"ttlMs":1}}"#),
             (r#"{"a":"\"resultType\""}"#, "tools/call", old, r#"{"a":"\"resultType\""}"#),
             (
                 r#"{"contents":[]}"#,
@@ -206,7 +244,19 @@ mod tests {
                 r#"{"resultType":"complete","cacheScope":"private","ttlMs":9,"contents":[]}"#,
             ),
         ] {
-            assert_eq!(fitted(&Bytes::from(result), method, revision), expected, "{result} {revision}");
+            let (begin, rest) = fitted(&Bytes::from(result), method, revision);
+            assert_eq!(format!("{begin}{}", std::str::from_utf8(&rest).unwrap()), expected, "{result} {revision}");
+        }
+    }
+
+    #[test]
+    fn a_long_result_is_the_same_as_a_short_one_but_is_not_copied() {
+        for length in [COPIED - 8, COPIED - 7] {
+            let result = Bytes::from(format!(r#"{{"a":"{}"}}"#, "x".repeat(length)));
+            let reply = Reply::passed_on("7", &result, "tools/call", Revision::V2025_06_18);
+            assert_eq!(reply.parts.len(), if result.len() > COPIED { 3 } else { 1 });
+            let expected = [br#"{"jsonrpc":"2.0","id":7,"result":"#, &result[..], b"}"].concat();
+            assert_eq!(reply.into_bytes(), expected);
         }
     }
 

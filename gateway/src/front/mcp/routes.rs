@@ -1,6 +1,6 @@
 //! The routes of `/mcp`: one message, or several, and what they are answered with.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use axum::Router;
@@ -34,7 +34,7 @@ use crate::front::access_log::short;
 use crate::front::app::App;
 use crate::front::body;
 use crate::front::error::ApiError;
-use crate::front::routes::{identify_with, recorder};
+use crate::front::routes::{Recorder, identify_with, record, recorder};
 use crate::revision::Revision;
 use crate::seal::{RequestState, Session, SubjectId};
 use crate::upstream::CallError;
@@ -64,6 +64,17 @@ fn name_of(path: &ServerPath) -> String {
 
 async fn answer_all(State(app): State<Arc<App>>, request: Request) -> Response {
     post_to(app, None, request).await
+}
+
+/// Answers `POST /mcp`, which comes here past the router and its layers.
+pub async fn answer_post(app: &Arc<App>, head: Parts, body: HttpBody, recorder: Recorder) -> Response {
+    let origin = match gate::admitted(app, &head.headers) {
+        Ok(origin) => origin,
+        Err(refused) => return refused.into_response(),
+    };
+    let mut response = finish(answer(app.clone(), None, McpParts { head, recorder }, body).await);
+    gate::show_to(origin, &mut response);
+    response
 }
 
 async fn answer_one(State(app): State<Arc<App>>, path: ServerPath, request: Request) -> Response {
@@ -128,7 +139,7 @@ async fn answer(app: Arc<App>, server: Option<String>, parts: McpParts, body: Ht
     }
     caller.takes_streams = accepts.streams;
     let body = body::read(&parts.head.headers, body, caller.app.options.max_body).await?;
-    caller.recorder.lock().unwrap_or_else(PoisonError::into_inner).bytes = body.len();
+    record(&caller.recorder).bytes = body.len();
     caller.headers = parts.head.headers;
     match message::read(&body).map_err(|bad| refused(None, &RpcProblem::Message(bad), LEGACY))? {
         Body::One(one) => answer_single(caller, one, &body).await,
@@ -472,7 +483,7 @@ async fn delete(app: Arc<App>, server: Option<String>, request: Request) -> Resp
 /// The head of a request, and where its log line is gathered.
 pub(super) struct McpParts {
     pub(super) head: Parts,
-    pub(super) recorder: crate::front::routes::Recorder,
+    pub(super) recorder: Recorder,
 }
 
 pub(super) fn with_recorder(request: Request) -> (McpParts, HttpBody) {
@@ -559,8 +570,8 @@ impl Accepts {
 }
 
 pub(super) fn note_method(caller: &Caller, method: &str) {
-    let mut facts = caller.recorder.lock().unwrap_or_else(PoisonError::into_inner);
-    facts.rpc_method = Some(short(method));
+    let known = calls::method_of(method);
+    record(&caller.recorder).rpc_method = Some(known.map_or_else(|| short(method).into(), Into::into));
 }
 
 fn accepted() -> Response {
