@@ -24,6 +24,9 @@ pub struct Raw<'a>(&'a str);
 #[derive(Debug, Default)]
 pub struct Members<'a>(pub SmallVec<[(Cow<'a, str>, Raw<'a>); 6]>);
 
+/// An object that lies in another, if there is one.
+pub type Inside<'a> = Option<Result<Members<'a>, NoObject>>;
+
 /// Why a text is no object that can be read.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub enum NoObject {
@@ -70,26 +73,33 @@ impl<'a> Members<'a> {
     /// # Errors
     /// See [`NoObject`]; what is no JSON is that first of all.
     pub fn read(text: &'a str) -> Result<Self, NoObject> {
+        Self::read_along(text, &[], &mut [])
+    }
+
+    /// Reads an object and, in the same pass, those that lie in it on a path: with `["params", "_meta"]` the value of
+    /// `params` and that of its `_meta`. `inside` takes one for each step, as far as there are any.
+    ///
+    /// # Errors
+    /// As [`Members::read`]; what is wrong with the others is told in their places.
+    pub fn read_along(text: &'a str, path: &[&str], inside: &mut [Inside<'a>]) -> Result<Self, NoObject> {
         let mut scanner = Scanner::new(text);
         scanner.space();
         if scanner.peek() != Some(b'{') {
             scanner.value()?;
             return Err(if is_at_end(&mut scanner, text) { NoObject::Kind } else { NoObject::Syntax });
         }
-        let mut members = Self::default();
-        let too_many = members.scan(&mut scanner, text)?;
-        if !is_at_end(&mut scanner, text) {
-            return Err(NoObject::Syntax);
-        }
-        if too_many {
-            return Err(NoObject::TooMany);
-        }
-        let twice = |(at, (key, _)): (usize, &(Cow<'_, str>, _))| members.0[..at].iter().any(|(other, _)| other == key);
-        if members.0.iter().enumerate().any(twice) { Err(NoObject::Twice) } else { Ok(members) }
+        let members = Self::scan(&mut scanner, text, path, inside)?;
+        if is_at_end(&mut scanner, text) { members } else { Err(NoObject::Syntax) }
     }
 
-    /// Takes the members of the object that begins here; true if there were more than fit.
-    fn scan(&mut self, scanner: &mut Scanner<'a>, text: &'a str) -> Result<bool, NoObject> {
+    /// Reads the object that begins here. Only what is no JSON ends the scan.
+    fn scan(
+        scanner: &mut Scanner<'a>,
+        text: &'a str,
+        path: &[&str],
+        inside: &mut [Inside<'a>],
+    ) -> Result<Result<Self, NoObject>, Syntax> {
+        let mut members = Self::default();
         scanner.passes(b'{');
         scanner.space();
         let mut more = !scanner.passes(b'}');
@@ -97,22 +107,32 @@ impl<'a> Members<'a> {
         while more {
             scanner.space();
             let begin = scanner.at();
-            let key = decoded(&text[begin..scanner.key()?]).ok_or(NoObject::Syntax)?;
+            let key = decoded(&text[begin..scanner.key()?]).ok_or(Syntax)?;
             scanner.space();
             let begin = scanner.at();
-            scanner.value()?;
+            match (path, &mut *inside) {
+                ([step, path @ ..], [place, inside @ ..]) if *step == key && scanner.peek() == Some(b'{') => {
+                    *place = Some(Self::scan(scanner, text, path, inside)?);
+                }
+                _ => scanner.value()?,
+            }
             let value = Raw(&text[begin..scanner.at()]);
-            too_many |= self.0.len() >= MOST;
+            too_many |= members.0.len() >= MOST;
             if !too_many {
-                self.0.push((key, value));
+                members.0.push((key, value));
             }
             scanner.space();
             more = scanner.passes(b',');
             if !more && !scanner.passes(b'}') {
-                return Err(NoObject::Syntax);
+                return Err(Syntax);
             }
         }
-        Ok(too_many)
+        Ok(if too_many { Err(NoObject::TooMany) } else { members.each_once() })
+    }
+
+    fn each_once(self) -> Result<Self, NoObject> {
+        let twice = |(at, (key, _)): (usize, &(Cow<'_, str>, _))| self.0[..at].iter().any(|(other, _)| other == key);
+        if self.0.iter().enumerate().any(twice) { Err(NoObject::Twice) } else { Ok(self) }
     }
 
     /// The value of this member.
@@ -168,6 +188,29 @@ mod tests {
         let shown: Vec<_> = members.0.iter().map(|(key, value)| (&**key, value.get())).collect();
         assert_eq!(shown, [("b", "1.10"), ("a", r#"{"x" : 1}"#), ("c", r#""d\n""#)]);
         assert_eq!((members.text("c").as_deref(), members.text("b")), (Some("d\n"), None));
+    }
+
+    #[test]
+    fn objects_on_a_path_are_read_on_the_way() {
+        let text = r#"{"id":1,"params":{"_meta":{"a":[{}]},"name":"n"},"_meta":{"b":2}}"#;
+        let mut inside = [None, None];
+        let members = Members::read_along(text, &["params", "_meta"], &mut inside).unwrap();
+        let keys = |members: &Members<'_>| members.0.iter().map(|(key, _)| key.to_string()).collect::<Vec<_>>();
+        assert_eq!(keys(&members), ["id", "params", "_meta"]);
+        assert_eq!(members.get("params").unwrap().get(), r#"{"_meta":{"a":[{}]},"name":"n"}"#);
+        let [params, meta] = inside.map(|inside| keys(&inside.unwrap().unwrap()));
+        assert_eq!((params, meta), (vec!["_meta".to_owned(), "name".to_owned()], vec!["a".to_owned()]));
+
+        let read = |text| {
+            let mut inside = [None, None];
+            let read = Members::read_along(text, &["params", "_meta"], &mut inside).map(drop);
+            (read, inside.map(|inside| inside.map(|read| read.map(drop))))
+        };
+        assert_eq!(read(r#"{"params":[],"a":1}"#), (Ok(()), [None, None]));
+        assert_eq!(read(r#"{"params":{"_meta":{"a":1,"a":2}}}"#), (Ok(()), [Some(Ok(())), Some(Err(NoObject::Twice))]));
+        assert_eq!(read(r#"{"params":{"a":1,"a":2}}"#), (Ok(()), [Some(Err(NoObject::Twice)), None]));
+        assert_eq!(read(r#"{"params":{"a":1},"params":{"b":1}}"#).0, Err(NoObject::Twice));
+        assert_eq!(read(r#"{"params":{"a":1}"#).0, Err(NoObject::Syntax));
     }
 
     #[test]

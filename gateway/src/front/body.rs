@@ -1,9 +1,10 @@
 //! Reads a request's body: whole, within a bound and a deadline.
 
 use axum::body::Body;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, header};
-use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use http_body::Body as _;
+use http_body_util::BodyExt as _;
 use tokio::time::timeout;
 
 use super::app::BODY_LIMIT;
@@ -34,9 +35,34 @@ pub async fn read(headers: &HeaderMap, body: Body, limit: usize) -> Result<Bytes
     if announced.is_some_and(|length| length > limit as u64) {
         return Err(ApiError::BodyTooLarge(limit));
     }
-    match timeout(BODY_LIMIT, Limited::new(body, limit).collect()).await {
-        Ok(Ok(collected)) => Ok(collected.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(ApiError::BodyTooLarge(limit)),
-        Ok(Err(_)) | Err(_) => Err(ApiError::BodyIncomplete),
+    timeout(BODY_LIMIT, collected(body, limit)).await.unwrap_or(Err(ApiError::BodyIncomplete))
+}
+
+/// Most bodies come in one piece, which is not copied then.
+async fn collected(mut body: Body, limit: usize) -> Result<Bytes, ApiError> {
+    let Some(first) = piece(&mut body).await? else { return Ok(Bytes::new()) };
+    if first.len() > limit {
+        return Err(ApiError::BodyTooLarge(limit));
     }
+    if body.is_end_stream() {
+        return Ok(first);
+    }
+    let mut all = BytesMut::from(first);
+    while let Some(next) = piece(&mut body).await? {
+        if all.len() + next.len() > limit {
+            return Err(ApiError::BodyTooLarge(limit));
+        }
+        all.extend_from_slice(&next);
+    }
+    Ok(all.freeze())
+}
+
+async fn piece(body: &mut Body) -> Result<Option<Bytes>, ApiError> {
+    while let Some(frame) = body.frame().await {
+        // What is no data are trailers, which mean nothing here.
+        if let Ok(data) = frame.map_err(|_| ApiError::BodyIncomplete)?.into_data() {
+            return Ok(Some(data));
+        }
+    }
+    Ok(None)
 }

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use serde_json::value::RawValue;
 use thiserror::Error;
 
-use crate::json::{Members, NoObject, Raw, text};
+use crate::json::{Inside, Members, NoObject, Raw, text};
 
 /// Messages in one batch.
 const MAX_BATCH: usize = 100;
@@ -35,6 +35,8 @@ pub struct Request<'a> {
     pub method: Cow<'a, str>,
     /// Its params.
     pub params: Option<Raw<'a>>,
+    /// The members of its params, and of their `_meta`: both were passed over anyway.
+    pub inside: [Inside<'a>; 2],
 }
 
 /// What a client answers to a question.
@@ -86,7 +88,8 @@ pub fn read(body: &[u8]) -> Result<Body<'_>, BadMessage> {
 
 fn single(body: &[u8]) -> Result<Incoming<'_>, BadMessage> {
     let whole = std::str::from_utf8(body).map_err(|_| syntax())?;
-    let members = match Members::read(whole) {
+    let mut inside = [None, None];
+    let members = match Members::read_along(whole, &["params", "_meta"], &mut inside) {
         Ok(members) => members,
         Err(NoObject::Syntax) => return Err(syntax()),
         Err(_) => return Err(bad("the body must be one JSON-RPC message: an object", None)),
@@ -103,7 +106,7 @@ fn single(body: &[u8]) -> Result<Incoming<'_>, BadMessage> {
     match (members.get("method"), raw_id, id) {
         (Some(method), _, _) if text(method).is_none() => Err(bad("\"method\" must be a text", id)),
         (Some(method), Some(_), Some(id)) => {
-            Ok(Incoming::Request(Request { id, method: text(method).unwrap_or_default(), params }))
+            Ok(Incoming::Request(Request { id, method: text(method).unwrap_or_default(), params, inside }))
         }
         (_, Some(_), None) => Err(bad("\"id\" must be a text or a number", None)),
         (Some(method), None, _) => Ok(Incoming::Notification(text(method).unwrap_or_default(), params)),
@@ -136,7 +139,7 @@ mod tests {
     fn shown(body: &str) -> Result<String, BadMessage> {
         let show = |message: Result<Incoming<'_>, BadMessage>| {
             message.map(|message| match message {
-                Incoming::Request(Request { id, method, params }) => {
+                Incoming::Request(Request { id, method, params, .. }) => {
                     format!("request {id} {method} {}", params.map_or("-", Raw::get))
                 }
                 Incoming::Notification(method, params) => {

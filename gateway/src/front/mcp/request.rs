@@ -12,7 +12,7 @@ use super::message::Request;
 use super::problem::RpcProblem;
 use crate::capabilities::ClientCapabilities;
 use crate::front::error::clip;
-use crate::json::{Members, Raw, text};
+use crate::json::{Inside, Members, NoObject, Raw, text};
 use crate::revision::Revision;
 use crate::upstream::message::json_string;
 
@@ -63,23 +63,42 @@ impl<'a> Params<'a> {
     /// They are not of their form.
     pub fn read(raw: Option<Raw<'a>>) -> Result<Self, RpcProblem> {
         let Some(raw) = raw else { return Ok(Self::default()) };
-        let mut members = Members::read(raw.get()).map_err(|_| {
-            RpcProblem::Params("\"params\" must be an object that has each member once, and 64 at most")
-        })?;
-        let meta = match members.0.iter().position(|(key, _)| key == "_meta") {
-            Some(at) => Meta::read(members.0.remove(at).1)?,
-            None => Meta::default(),
+        let mut inside = [None];
+        let members = Members::read_along(raw.get(), &["_meta"], &mut inside);
+        let [meta] = inside;
+        Self::checked(members, meta)
+    }
+
+    /// Takes over the params of a request, which were read with it.
+    ///
+    /// # Errors
+    /// As [`Params::read`].
+    pub fn of(request: &mut Request<'a>) -> Result<Self, RpcProblem> {
+        match std::mem::take(&mut request.inside) {
+            [Some(members), meta] => Self::checked(members, meta),
+            [None, _] => Self::read(request.params),
+        }
+    }
+
+    fn checked(members: Result<Members<'a>, NoObject>, meta: Inside<'a>) -> Result<Self, RpcProblem> {
+        const FORM: RpcProblem =
+            RpcProblem::Params("\"params\" must be an object that has each member once, and 64 at most");
+        const META: RpcProblem =
+            RpcProblem::Params("\"_meta\" must be an object that has each member once, and 64 at most");
+        let mut members = members.map_err(|_| FORM)?;
+        let Some(at) = members.0.iter().position(|(key, _)| key == "_meta") else {
+            return Ok(Self { members, meta: Meta::default() });
         };
+        members.0.remove(at);
+        let meta = Meta::of(meta.and_then(Result::ok).ok_or(META)?)?;
         Ok(Self { members, meta })
     }
 }
 
 impl<'a> Meta<'a> {
-    fn read(raw: Raw<'a>) -> Result<Self, RpcProblem> {
-        const FORM: RpcProblem =
-            RpcProblem::Params("\"_meta\" must be an object that has each member once, and 64 at most");
+    fn of(members: Members<'a>) -> Result<Self, RpcProblem> {
         let mut meta = Self::default();
-        for (key, value) in Members::read(raw.get()).map_err(|_| FORM)?.0 {
+        for (key, value) in members.0 {
             match &*key {
                 "progressToken" => meta.progress_token = Some(progress_token(value)?),
                 VERSION => meta.version = Some(text(value).ok_or(RpcProblem::Meta(VERSION))?),
@@ -189,7 +208,7 @@ mod tests {
         r#""io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{}"#;
 
     fn checked(method: &str, params: &str, headers: &[(&'static str, &str)]) -> Result<ClientCapabilities, i64> {
-        let request = Request { id: "1", method: method.into(), params: Some(raw(params)) };
+        let request = Request { id: "1", method: method.into(), params: Some(raw(params)), inside: [None, None] };
         let map = headers.iter().map(|(name, value)| (http::HeaderName::from_static(name), value.parse().unwrap()));
         Params::read(request.params)
             .and_then(|params| check_modern(&request, &params, &map.collect()))

@@ -163,7 +163,7 @@ async fn answer_single(
         let id = bad.id.clone();
         refused(id.as_deref(), &RpcProblem::Message(bad), LEGACY)
     })?;
-    let request = match one {
+    let mut request = match one {
         Incoming::Request(request) => request,
         Incoming::Notification(method, params) => {
             let meta = Params::read(params).map(|params| params.meta).unwrap_or_default();
@@ -189,7 +189,7 @@ async fn answer_single(
         }
     };
     note_method(&caller, &request.method);
-    let params = Params::read(request.params).map_err(|problem| refused(Some(request.id), &problem, LEGACY))?;
+    let params = Params::of(&mut request).map_err(|problem| refused(Some(request.id), &problem, LEGACY))?;
     if is_modern(&request.method, &params.meta, &caller.headers) {
         return answer_modern(caller, &request, &params, body).await;
     }
@@ -384,7 +384,7 @@ async fn answer_in_batch(
     body: &Bytes,
     revision: Revision,
 ) -> Option<Reply> {
-    let request = match one {
+    let mut request = match one {
         Ok(Incoming::Request(request)) => request,
         Ok(Incoming::Notification(method, params)) => {
             let _ = notified(caller, &method, params);
@@ -400,7 +400,7 @@ async fn answer_in_batch(
         }
     };
     let fail = |problem: &RpcProblem| Some(Reply::error(Some(request.id), problem, revision));
-    let params = match Params::read(request.params) {
+    let params = match Params::of(&mut request) {
         Ok(params) => params,
         Err(problem) => return fail(&problem),
     };
