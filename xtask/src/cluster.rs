@@ -5,6 +5,7 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context, ensure};
 
+use crate::generate::{repository, target};
 use crate::real_servers::{self, Skip, Source};
 
 /// The image that the chart runs unless told otherwise.
@@ -79,9 +80,8 @@ pub fn build() -> anyhow::Result<ExitCode> {
 /// `cargo xtask images`: makes what a full cluster runs, and gives the archives: the project's image under the name that
 /// the chart uses, and the real servers. What is up to date is not made anew.
 pub fn images() -> anyhow::Result<[PathBuf; 2]> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
-    let project = root.join(target).join("portcullis.tar");
+    let root = repository();
+    let project = target().join("portcullis.tar");
     run(Command::new(root.join("e2e/image-build")).arg(&project).arg(IMAGE))?;
     let servers = real_servers::image();
     if !servers.exists() {

@@ -32,6 +32,12 @@ pub fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
+/// The folder of what cargo builds.
+pub fn target() -> PathBuf {
+    let root = repository();
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |folder| root.join(folder))
+}
+
 /// Writes a file that is made from the code, or, in an ordinary test, compares it.
 ///
 /// # Panics

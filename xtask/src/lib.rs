@@ -2,6 +2,7 @@
 
 pub mod chart;
 pub mod cluster;
+pub mod count;
 pub mod generate;
 pub mod real_servers;
 pub mod tests;

@@ -2,11 +2,12 @@
 
 use std::process::ExitCode;
 
-use xtask::{cluster, generate, real_servers, tests};
+use xtask::{cluster, count, generate, real_servers, tests};
 
 const USAGE: &str = "\
 usage: cargo xtask test [--no-skips] [ARGUMENTS OF cargo test...]
        cargo xtask generate [--check]
+       cargo xtask count [--write | --binary GATEWAY]
        cargo xtask real-servers
        cargo xtask cluster
        cargo xtask images";
@@ -25,6 +26,7 @@ fn main() -> anyhow::Result<ExitCode> {
             }
             Ok(ExitCode::SUCCESS)
         }
+        "count" => count::run(rest),
         "cluster" if rest.is_empty() => cluster::build(),
         _ => {
             eprintln!("{USAGE}");

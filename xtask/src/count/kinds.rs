@@ -1,0 +1,88 @@
+//! The kinds of calls that are counted: the bytes that a client sends, and how the server behind speaks.
+
+use super::backend::Spoken;
+use super::http::{Connection, written};
+
+/// What tokens are signed with here.
+pub const SECRET: &str = "0123456789abcdef0123456789abcdef";
+
+/// A token of `count`, signed with [`SECRET`], that expires in the year 2100: always the same bytes.
+const TOKEN: &str = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJzdWIiOiJjb3VudCIsImlhdCI6MTcwMDAwMDAwMCwiZXhwIjo0MTAyNDQ0ODAwfQ.LO0n2ZfzKmLqw9nuQnIOUQtAIwiKyLWxcF4cEr-KULI";
+
+/// The message of every call: 100 bytes, as in the benchmark.
+pub const MESSAGE: &str =
+    "mmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmm";
+
+/// One kind of call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kind {
+    /// Its name in the file of figures.
+    pub name: &'static str,
+    /// How the server behind speaks.
+    pub spoken: Spoken,
+    door: Door,
+}
+
+/// How a client comes in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Door {
+    /// `POST /tools`.
+    Rest,
+    /// `POST /mcp` of 2026-07-28.
+    Modern,
+    /// `POST /mcp` of 2025-11-25, in a session.
+    Session,
+}
+
+/// All of them, in the order of the file.
+pub const ALL: [Kind; 5] = [
+    Kind { name: "rest", spoken: Spoken::Streamable, door: Door::Rest },
+    Kind { name: "rest-to-2026-07-28", spoken: Spoken::Modern, door: Door::Rest },
+    Kind { name: "rest-to-sse", spoken: Spoken::Sse, door: Door::Rest },
+    Kind { name: "mcp-2026-07-28", spoken: Spoken::Streamable, door: Door::Modern },
+    Kind { name: "mcp-session", spoken: Spoken::Streamable, door: Door::Session },
+];
+
+impl Kind {
+    /// Makes ready to call, which opens the session where there is one, and gives the bytes of a call.
+    ///
+    /// # Errors
+    /// When the gateway opens no session.
+    pub fn prepare(self, connection: &mut Connection) -> anyhow::Result<Vec<u8>> {
+        let arguments = format!(r#"{{"message":"{MESSAGE}"}}"#);
+        let called = format!(
+            r#"{{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{{"name":"echo","arguments":{arguments}"#
+        );
+        Ok(match self.door {
+            Door::Rest => post("/tools", "", &format!(r#"{{"method":"echo","args":{arguments}}}"#)),
+            Door::Modern => {
+                let headers = "mcp-protocol-version: 2026-07-28\r\nmcp-method: tools/call\r\nmcp-name: echo\r\n";
+                let meta = concat!(
+                    r#""_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","#,
+                    r#""io.modelcontextprotocol/clientInfo":{"name":"count","version":"1"},"#,
+                    r#""io.modelcontextprotocol/clientCapabilities":{}}"#
+                );
+                post("/mcp", headers, &format!("{called},{meta}}}}}"))
+            }
+            Door::Session => post("/mcp", &open_session(connection)?, &format!("{called}}}}}")),
+        })
+    }
+}
+
+/// Opens a session of 2025-11-25 and gives the headers of what is sent in it.
+fn open_session(connection: &mut Connection) -> anyhow::Result<String> {
+    let params = r#"{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"count","version":"1"}}"#;
+    let body = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"initialize","params":{params}}}"#);
+    let answer = connection.ask(&post("/mcp", "", &body))?;
+    let session = answer.header("mcp-session-id");
+    let session = session.ok_or_else(|| anyhow::anyhow!("no session: {} {}", answer.first, answer.body))?;
+    let headers = format!("mcp-protocol-version: 2025-11-25\r\nmcp-session-id: {session}\r\n");
+    connection.ask(&post("/mcp", &headers, r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#))?;
+    Ok(headers)
+}
+
+fn post(path: &str, headers: &str, body: &str) -> Vec<u8> {
+    let usual =
+        "host: gateway.example\r\ncontent-type: application/json\r\naccept: application/json, text/event-stream\r\n";
+    written(&format!("POST {path} HTTP/1.1"), &format!("{usual}authorization: Bearer {TOKEN}\r\n{headers}"), body)
+}
