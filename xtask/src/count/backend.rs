@@ -172,3 +172,31 @@ fn reply(request: &str, spoken: Spoken) -> Option<String> {
 fn after<'a>(text: &'a str, mark: &str) -> Option<&'a str> {
     text.split_once(mark).map(|(_, rest)| rest)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_is_answered_with_its_id_and_message() {
+        let call = r#"{"jsonrpc":"2.0","id":12,"method":"tools/call","params":{"arguments":{"message":"hello"}}}"#;
+
+        let result = r#"{"resultType":"complete","content":[{"type":"text","text":"hello"}],"isError":false}"#;
+        let expected = format!(r#"{{"jsonrpc":"2.0","id":12,"result":{result}}}"#);
+        assert_eq!(reply(call, Spoken::Sse), Some(expected));
+    }
+
+    #[test]
+    fn each_speaks_its_own_revision_alone() {
+        let handshake = |method: &str, spoken| {
+            let answer = reply(&format!(r#"{{"id":1,"method":"{method}"}}"#), spoken).unwrap();
+            ["2024-11-05", "2025-11-25", "2026-07-28"].into_iter().find(|version| answer.contains(version))
+        };
+        let both = |spoken| ["server/discover", "initialize"].map(|method| handshake(method, spoken));
+
+        assert_eq!(both(Spoken::Sse), [None, Some("2024-11-05")]);
+        assert_eq!(both(Spoken::Streamable), [None, Some("2025-11-25")]);
+        assert_eq!(both(Spoken::Modern), [Some("2026-07-28"), None]);
+        assert_eq!(reply(r#"{"method":"notifications/initialized"}"#, Spoken::Sse), None);
+    }
+}

@@ -131,7 +131,7 @@ mod tests {
 
     #[test]
     fn addresses_are_found_in_the_line_of_the_start() {
-        let line = r#"{"message":"listening","address":"127.0.0.1:1","admin_address":"127.0.0.1:2","version":"0"}"#;
+        let line = r#"{"message":"listening","admin_address":"127.0.0.1:2","address":"127.0.0.1:1","version":"0"}"#;
 
         let found = ["address", "admin_address", "version", "other"].map(|name| address(line, name).ok());
 
