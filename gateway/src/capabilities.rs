@@ -43,6 +43,9 @@ impl ClientCapabilities {
     ///
     /// `null` and `false` count as absent. `"elicitation": {}` means forms, as before there were others.
     pub fn from_json(text: &str) -> Option<Self> {
+        if text == "{}" {
+            return Some(Self::NONE);
+        }
         // A sequence would do for serde where an object is meant.
         if !text.trim_start().starts_with('{') {
             return None;

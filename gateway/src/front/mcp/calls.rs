@@ -352,6 +352,7 @@ impl Planned {
             }
         };
         tokio::select! {
+            biased;
             reply = self.sent(mailbox) => reply,
             () = cancelled => Reply::error(Some(&self.id), &RpcProblem::Cancelled, self.revision),
         }

@@ -6,7 +6,7 @@ use std::borrow::Cow;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 
 use super::message::Request;
 use super::problem::RpcProblem;
@@ -16,8 +16,10 @@ use crate::json::{Inside, Members, NoObject, Raw, text};
 use crate::revision::Revision;
 use crate::upstream::message::json_string;
 
-/// The header that says the revision.
-pub const VERSION_HEADER: &str = "mcp-protocol-version";
+/// The header that says the revision. As a constant it need not be parsed to be looked for.
+pub const VERSION_HEADER: HeaderName = HeaderName::from_static("mcp-protocol-version");
+const METHOD_HEADER: HeaderName = HeaderName::from_static("mcp-method");
+const NAME_HEADER: HeaderName = HeaderName::from_static("mcp-name");
 
 const VERSION: &str = "io.modelcontextprotocol/protocolVersion";
 const CAPABILITIES: &str = "io.modelcontextprotocol/clientCapabilities";
@@ -162,12 +164,12 @@ pub fn check_modern(
     }
     let capabilities = params.meta.capabilities.and_then(ClientCapabilities::from_json);
     let capabilities = capabilities.ok_or(RpcProblem::Meta(CAPABILITIES))?;
-    if headers.get("mcp-method").map(http::HeaderValue::as_bytes) != Some(request.method.as_bytes()) {
+    if headers.get(METHOD_HEADER).map(http::HeaderValue::as_bytes) != Some(request.method.as_bytes()) {
         return Err(RpcProblem::Header("Mcp-Method".into()));
     }
     if let Some(member) = named_by(&request.method) {
         let named = params.members.text(member);
-        let header = headers.get("mcp-name").and_then(|value| decoded(value.as_bytes()));
+        let header = headers.get(NAME_HEADER).and_then(|value| decoded(value.as_bytes()));
         if named.is_some() && header.as_deref() != named.as_deref() {
             return Err(RpcProblem::Header("Mcp-Name".into()));
         }
@@ -241,7 +243,7 @@ mod tests {
 
     #[test]
     fn a_modern_request_says_everything_and_the_same_in_headers_and_body() {
-        let version = (VERSION_HEADER, "2026-07-28");
+        let version = ("mcp-protocol-version", "2026-07-28");
         let call = format!(r#"{{"name":"é","_meta":{{{META}}}}}"#);
         let read = format!(r#"{{"uri":"a:b","_meta":{{{META}}}}}"#);
         let (method, name) = (("mcp-method", "tools/call"), ("mcp-name", "=?base64?w6k=?="));
@@ -254,7 +256,7 @@ mod tests {
             (&call, vec![version, ("mcp-method", "Tools/Call"), name], -32020),
             (&call, vec![version, method, ("mcp-name", "other")], -32020),
             (&call, vec![method, name], -32020),
-            (&call, vec![(VERSION_HEADER, "2025-11-25"), method, name], -32020),
+            (&call, vec![("mcp-protocol-version", "2025-11-25"), method, name], -32020),
             (r#"{"name":"é"}"#, vec![version, method, name], -32602),
             (
                 r#"{"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28"}}"#,
@@ -263,7 +265,7 @@ mod tests {
             ),
             (
                 r#"{"_meta":{"io.modelcontextprotocol/protocolVersion":"2099-01-01"}}"#,
-                vec![(VERSION_HEADER, "2099-01-01"), method, name],
+                vec![("mcp-protocol-version", "2099-01-01"), method, name],
                 -32022,
             ),
         ] {
