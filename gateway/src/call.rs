@@ -112,6 +112,10 @@ async fn attempt_all(entry: &Entry, call: &Request<'_>, guard: &mut Observed<'_>
     let mut last: Option<&Candidate> = None;
     guard.server = entry.candidates.first().map(|candidate| candidate.server.clone());
     while let Some((index, waits)) = turns.get(attempts).copied() {
+        if until.is_some_and(|until| until <= Instant::now()) {
+            // Progress may have moved the limit of the first server, but leaves nothing for another.
+            break;
+        }
         let candidate = &entry.candidates[index];
         if let Some(previous) = last.replace(candidate) {
             previous.server.series.failovers.inc();

@@ -18,6 +18,9 @@ use crate::seal::SubjectId;
 /// Messages that may wait for one stream: who does not read them loses the newest.
 const WAITING: usize = 256;
 
+/// And so many bytes, or one that is longer.
+const WAITING_BYTES: usize = 1024 * 1024;
+
 /// How many streams may be open.
 #[derive(Clone, Copy, Debug)]
 pub struct StreamLimits {
@@ -63,6 +66,7 @@ pub enum Telling {
 #[derive(Default)]
 struct Queue {
     waiting: VecDeque<Telling>,
+    bytes: usize,
     reader: Option<Waker>,
 }
 
@@ -161,6 +165,15 @@ impl Streams {
     }
 }
 
+impl Telling {
+    fn len(&self) -> usize {
+        match self {
+            Self::Event(event) => event.len(),
+            Self::Updated(uri) => uri.len(),
+        }
+    }
+}
+
 impl Line {
     fn lock(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
@@ -173,9 +186,11 @@ impl Line {
 
     fn push(&self, telling: Telling) -> bool {
         let mut queue = self.lock();
-        if queue.waiting.len() >= WAITING {
+        let too_much = queue.bytes > 0 && queue.bytes + telling.len() > WAITING_BYTES;
+        if queue.waiting.len() >= WAITING || too_much {
             return false;
         }
+        queue.bytes += telling.len();
         queue.waiting.push_back(telling);
         drop(queue);
         self.wake();
@@ -193,6 +208,7 @@ impl Stream {
     pub fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Telling> {
         let mut queue = self.line.lock();
         if let Some(telling) = queue.waiting.pop_front() {
+            queue.bytes -= telling.len();
             return Poll::Ready(telling);
         }
         if !queue.reader.as_ref().is_some_and(|reader| reader.will_wake(cx.waker())) {
@@ -278,6 +294,11 @@ mod tests {
         assert_eq!(all(&listening), [Telling::Updated("a:b".into())]);
         let taken = (0..1000).filter(|_| streams.send(&[7; 12], Bytes::new())).count();
         assert_eq!(taken, WAITING);
+        let _ = all(&of_session);
+        let long = Bytes::from(vec![b' '; WAITING_BYTES]);
+        let sent = [&long, &Bytes::from_static(b"1")].map(|event| streams.send(&[7; 12], event.clone()));
+        assert_eq!((sent, all(&of_session).len()), ([true, false], 1));
+        assert!(streams.send(&[7; 12], long));
         assert!(!of_session.is_over());
         streams.end(&[7; 12]);
         assert!(of_session.is_over() && !listening.is_over());
