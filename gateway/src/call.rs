@@ -106,13 +106,16 @@ async fn attempt_all(entry: &Entry, call: &Request<'_>, guard: &mut Observed<'_>
     // Only who stands alone is waited for at once; among several, the first busy one gets a second turn.
     let mut turns: SmallVec<[(usize, bool); 4]> = order.iter().map(|index| (*index, order.len() == 1)).collect();
     let (mut attempts, mut busy) = (0, false);
-    // The first server's limit is the call's: a second attempt gets what is left of it.
-    let mut until: Option<Instant> = None;
+    // The first server's limit is the call's: a second attempt gets what is left of it. The clock is read once for each.
+    let (mut now, mut until) = (guard.began, None);
     let mut failure = Failure::Unavailable;
     let mut last: Option<&Candidate> = None;
     guard.server = entry.candidates.first().map(|candidate| candidate.server.clone());
     while let Some((index, waits)) = turns.get(attempts).copied() {
-        if until.is_some_and(|until| until <= Instant::now()) {
+        if attempts > 0 {
+            now = Instant::now();
+        }
+        if until.is_some_and(|until| until <= now) {
             // Progress may have moved the limit of the first server, but leaves nothing for another.
             break;
         }
@@ -123,9 +126,9 @@ async fn attempt_all(entry: &Entry, call: &Request<'_>, guard: &mut Observed<'_>
         guard.server = Some(candidate.server.clone());
         attempts += 1;
         let silence = candidate.server.silence();
-        let until = *until.get_or_insert_with(|| Instant::now() + silence);
-        let silence = silence.min(until.saturating_duration_since(Instant::now()));
-        match attempt(candidate, call, waits, silence).await {
+        let until = *until.get_or_insert(now + silence);
+        let silence = silence.min(until.saturating_duration_since(now));
+        match attempt(candidate, call, waits, (now, silence)).await {
             Ok(reply) => {
                 candidate.server.succeeded();
                 return called(last, attempts.min(order.len()), Ok(reply));
@@ -206,17 +209,21 @@ fn is_same(preferred: Option<&Handle>, server: &Handle) -> bool {
 }
 
 /// One server: takes a slot, sends the call, and once opens the session anew where the server has forgotten it.
-async fn attempt(candidate: &Candidate, call: &Request<'_>, waits: bool, silence: Duration) -> Result<Reply, Failure> {
+async fn attempt(
+    candidate: &Candidate,
+    call: &Request<'_>,
+    waits: bool,
+    (began, silence): (Instant, Duration),
+) -> Result<Reply, Failure> {
     let server = &candidate.server;
     let spec = server.spec();
-    let wait_until = waits.then(|| Instant::now() + silence);
-    let Some(_slot) = server.slot(wait_until).await else { return Err(Failure::Busy) };
+    let Some(_slot) = server.slot(waits.then_some(began + silence)).await else { return Err(Failure::Busy) };
     let Some(live) = server.live() else { return Err(Failure::Server(CallError::NotSent("it has no session"))) };
     let mut headers = forwarded(&spec.forward_headers, call.headers);
     if !candidate.item.params.is_empty() {
         mirror(&candidate.item.params, call.arguments, &mut headers);
     }
-    let timing = Arc::new(Timing::new(silence));
+    let timing = Arc::new(Timing::since(began, silence));
     if let Some(clients) = server.clients()
         && !live.session.is_modern()
     {

@@ -35,7 +35,12 @@ pub struct Held(Arc<Timing>);
 impl Timing {
     /// A call that begins now and may be silent for `silence`.
     pub fn new(silence: Duration) -> Self {
-        Self { began: Instant::now(), silence, progress: AtomicU64::new(0), held: AtomicU32::new(0) }
+        Self::since(Instant::now(), silence)
+    }
+
+    /// The same of one that began then.
+    pub fn since(began: Instant, silence: Duration) -> Self {
+        Self { began, silence, progress: AtomicU64::new(0), held: AtomicU32::new(0) }
     }
 
     /// The tool said that it works on.
