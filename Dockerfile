@@ -16,8 +16,8 @@ COPY . .
 RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/src/target \
     target="$(rustc -vV | sed -n 's/^host: //p')" \
     && RUSTFLAGS="-C target-feature=+crt-static" \
-       cargo build --locked --release --package portcullis-gateway --package portcullis-operator --target "$target" \
-    && install -D --target-directory=/out "target/$target/release/portcullis-gateway" "target/$target/release/portcullis-operator" \
+       cargo build --locked --profile dist --package portcullis-gateway --package portcullis-operator --target "$target" \
+    && install -D --target-directory=/out "target/$target/dist/portcullis-gateway" "target/$target/dist/portcullis-operator" \
     && install -m 644 /etc/ssl/certs/ca-certificates.crt /out/
 
 FROM scratch AS binaries
