@@ -179,7 +179,7 @@ async fn answer(url: &Url, ca_file: Option<&PathBuf>) -> Result<(HeaderMap, Byte
     if exchange.head.status != StatusCode::OK {
         return Err(FetchError::Status(exchange.head.status.as_u16()));
     }
-    let head = exchange.head.headers.clone();
+    let head = exchange.head.headers();
     Ok((head, exchange.whole(MAX_BYTES).await.map_err(connection)?))
 }
 

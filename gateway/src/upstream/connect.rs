@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use url::Url;
 
 use super::event_stream::{Event, Parser};
-use super::http::HttpPool;
+use super::http::{HttpPool, Media};
 use super::message::{self, Reply};
 use super::session::{Call, CallError, Core, End, Notices, Session};
 use super::sse::SseSession;
@@ -236,7 +236,7 @@ impl Probe {
 
 async fn open_modern(target: &Target, notices: &Arc<Notices>) -> Result<Connected, Probe> {
     let (core, outbox) = core(target, notices);
-    let session = StreamableSession::new(core, endpoint(&target.url), true);
+    let session = StreamableSession::new(core, endpoint(&target.url), target.headers.clone(), true);
     let handshake = match ask(target, "answer to server/discover", &session, "server/discover", &[]).await {
         Ok(handshake) => handshake,
         Err(error @ (ConnectError::Unreachable(_) | ConnectError::Blocked(_) | ConnectError::Redirected(_))) => {
@@ -255,7 +255,7 @@ async fn open_modern(target: &Target, notices: &Arc<Notices>) -> Result<Connecte
 
 async fn open_legacy(target: &Target, notices: &Arc<Notices>) -> Result<Connected, ConnectError> {
     let (core, outbox) = core(target, notices);
-    let mut session = StreamableSession::new(core, endpoint(&target.url), false);
+    let mut session = StreamableSession::new(core, endpoint(&target.url), target.headers.clone(), false);
     let timing = Arc::new(Timing::new(target.step));
     let params = initialize_params(target);
     let none = HeaderMap::new();
@@ -266,7 +266,7 @@ async fn open_legacy(target: &Target, notices: &Arc<Notices>) -> Result<Connecte
         let id = session.core.next_id();
         let exchange = session.post(&call, id).await.map_err(|error| problem(error, what))?;
         let status = exchange.head.status.as_u16();
-        let session_id = exchange.head.headers.get("mcp-session-id").cloned();
+        let session_id = exchange.head.header("mcp-session-id");
         if !exchange.head.status.is_success() {
             return Err(status_problem(status));
         }
@@ -297,13 +297,13 @@ async fn open_sse(target: &Target, notices: &Arc<Notices>) -> Result<Connected, 
     if !stream.head.status.is_success() {
         return Err(status_problem(stream.head.status.as_u16()));
     }
-    if stream.media_type() != "text/event-stream" {
+    if stream.head.media != Media::EventStream {
         return Err(ConnectError::NotMcp("GET gives no event stream"));
     }
     let mut parser = Parser::new(target.max_message);
     let first = timeout(target.step, first_event(&mut stream, &mut parser)).await;
     let post_to = endpoint_in(&target.url, &first.map_err(|_| ConnectError::Silent("endpoint event"))??)?;
-    let (session, reader) = SseSession::new(core, outbox, post_to, stream, parser);
+    let (session, reader) = SseSession::new(core, outbox, post_to, target.headers.clone(), stream, parser);
     let session = Arc::new(session);
     let reading = session.clone();
     let mut attend = Box::pin(async move { reading.read(reader).await });
@@ -332,7 +332,7 @@ async fn shake_hands(target: &Target, session: &SseSession) -> Result<(Handshake
 const INITIALIZED: &str = r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#;
 
 fn core(target: &Target, notices: &Arc<Notices>) -> (Core, tokio::sync::mpsc::Receiver<Bytes>) {
-    Core::new(target.pool.clone(), target.headers.clone(), notices.clone(), target.max_message)
+    Core::new(target.pool.clone(), notices.clone(), target.max_message)
 }
 
 fn streamable(

@@ -8,6 +8,8 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use crate::json::{self, Members, NoObject};
+
 /// What a server answered to a request of ours.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Reply {
@@ -82,8 +84,19 @@ pub enum List {
     Resources,
 }
 
-#[derive(Deserialize)]
+/// The members of a message that count; `null` is as good as none.
+#[derive(Debug, Default, PartialEq)]
 struct Envelope<'a> {
+    id: Option<&'a str>,
+    method: Option<Cow<'a, str>>,
+    params: Option<&'a str>,
+    result: Option<&'a str>,
+    error: Option<&'a str>,
+}
+
+/// The same, for unusual forms.
+#[derive(Deserialize)]
+struct Unusual<'a> {
     #[serde(borrow, default)]
     id: Option<&'a RawValue>,
     #[serde(borrow, default)]
@@ -119,23 +132,58 @@ pub fn read(text: &Bytes, mut take: impl FnMut(Message)) {
     }
 }
 
+impl<'a> Envelope<'a> {
+    /// `None` if it is no message.
+    fn read(text: &'a [u8]) -> Option<Self> {
+        let text = std::str::from_utf8(text).ok()?;
+        match Members::read(text) {
+            Ok(members) => Self::of(members),
+            Err(NoObject::Syntax) => None,
+            // Members that do not count may be there twice, and as many as they like.
+            Err(NoObject::Kind | NoObject::Twice | NoObject::TooMany) => Self::unusual(text),
+        }
+    }
+
+    fn of(members: Members<'a>) -> Option<Self> {
+        let mut envelope = Self::default();
+        for (key, raw) in members.0 {
+            let value = Some(raw.get()).filter(|value| *value != "null");
+            match &*key {
+                "id" => envelope.id = value,
+                "params" => envelope.params = value,
+                "result" => envelope.result = value,
+                "error" => envelope.error = value,
+                "method" if value.is_some() => envelope.method = Some(json::text(raw)?),
+                _ => {}
+            }
+        }
+        Some(envelope)
+    }
+
+    fn unusual(text: &'a str) -> Option<Self> {
+        let Unusual { id, method, params, result, error } = serde_json::from_str(text).ok()?;
+        let [id, params, result, error] = [id, params, result, error].map(|value| value.map(RawValue::get));
+        Some(Self { id, method, params, result, error })
+    }
+}
+
 fn single(whole: &Bytes, text: &[u8]) -> Message {
-    let Ok(envelope) = serde_json::from_slice::<Envelope<'_>>(text) else { return Message::Nonsense };
+    let Some(envelope) = Envelope::read(text) else { return Message::Nonsense };
     match (envelope.method, envelope.id) {
         (Some(method), Some(id)) => {
-            let params = envelope.params.map(|params| whole.slice_ref(params.get().as_bytes())).unwrap_or_default();
-            Message::Request(Question { id: id.get().to_owned(), method: method.into_owned(), params })
+            let params = envelope.params.map(|params| whole.slice_ref(params.as_bytes())).unwrap_or_default();
+            Message::Request(Question { id: id.to_owned(), method: method.into_owned(), params })
         }
         (Some(method), None) => notification(whole, &method, envelope.params),
         (None, id) => answer(whole, id, envelope.result, envelope.error),
     }
 }
 
-fn notification(whole: &Bytes, method: &str, params: Option<&RawValue>) -> Message {
-    let raw = |params: &RawValue| whole.slice_ref(params.get().as_bytes());
+fn notification(whole: &Bytes, method: &str, params: Option<&str>) -> Message {
+    let raw = |params: &str| whole.slice_ref(params.as_bytes());
     let found = match method {
         "notifications/progress" => params.and_then(|params| {
-            let read: ProgressParams = serde_json::from_str(params.get()).ok()?;
+            let read: ProgressParams = serde_json::from_str(params).ok()?;
             Some(Message::Progress(read.token, raw(params)))
         }),
         "notifications/message" => params.map(|params| Message::Log(raw(params))),
@@ -143,7 +191,7 @@ fn notification(whole: &Bytes, method: &str, params: Option<&RawValue>) -> Messa
         "notifications/prompts/list_changed" => Some(Message::ListChanged(List::Prompts)),
         "notifications/resources/list_changed" => Some(Message::ListChanged(List::Resources)),
         "notifications/resources/updated" => params.and_then(|params| {
-            let read: UpdatedParams = serde_json::from_str(params.get()).ok()?;
+            let read: UpdatedParams = serde_json::from_str(params).ok()?;
             Some(Message::Updated(read.uri))
         }),
         _ => None,
@@ -151,13 +199,13 @@ fn notification(whole: &Bytes, method: &str, params: Option<&RawValue>) -> Messa
     found.unwrap_or(Message::Notification)
 }
 
-fn answer(whole: &Bytes, id: Option<&RawValue>, result: Option<&RawValue>, error: Option<&RawValue>) -> Message {
+fn answer(whole: &Bytes, id: Option<&str>, result: Option<&str>, error: Option<&str>) -> Message {
     let reply = match (result, error) {
-        (Some(result), None) => Some(Reply::Result(whole.slice_ref(result.get().as_bytes()))),
-        (None, Some(error)) => serde_json::from_str(error.get()).ok().map(Reply::Error),
+        (Some(result), None) => Some(Reply::Result(whole.slice_ref(result.as_bytes()))),
+        (None, Some(error)) => serde_json::from_str(error).ok().map(Reply::Error),
         _ => None,
     };
-    match (id.map(|id| id.get().parse()), reply) {
+    match (id.map(str::parse), reply) {
         (None, Some(Reply::Error(error))) => Message::Complaint(error),
         (Some(Ok(id)), Some(reply)) => Message::Reply(id, reply),
         (Some(Ok(id)), None) => Message::Unusable(id),
@@ -167,8 +215,7 @@ fn answer(whole: &Bytes, id: Option<&RawValue>, result: Option<&RawValue>, error
 
 /// The JSON-RPC error in an answer whose id does not matter, as in the body of an HTTP 400.
 pub fn error_in(text: &[u8]) -> Option<RpcError> {
-    let envelope = serde_json::from_slice::<Envelope<'_>>(text).ok()?;
-    serde_json::from_str(envelope.error?.get()).ok()
+    serde_json::from_str(Envelope::read(text)?.error?).ok()
 }
 
 /// Writes `text` as a JSON string.
@@ -260,6 +307,15 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn the_usual_way_to_read_a_message_agrees_with_the_unusual_one(
+            members in prop::collection::vec("(\"(id|method|params|result|error|jsonrpc|x|\\\\u0069d)\" ?: ?([0-9]{1,20}|-1|1\\.0|null|\"a\"|\"\\\\ud800\"|\\{\\}|\\[1 ,2\\]|\\{\"a\":nul\\}))", 0..5),
+            end in "( |x|)",
+        ) {
+            let text = format!("{{{}}}{end}", members.join(" ,"));
+            prop_assert_eq!(Envelope::read(text.as_bytes()), Envelope::unusual(&text));
+        }
+
         #[test]
         fn arbitrary_bytes_never_panic(text in prop::collection::vec(any::<u8>(), 0..200)) {
             read(&Bytes::from(text), |_| {});

@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use ::http::{HeaderMap, HeaderName, HeaderValue};
-use arc_swap::ArcSwap;
+use ::http::HeaderMap;
 use bytes::Bytes;
 use thiserror::Error;
 use tokio::sync::{Notify, mpsc};
 
 use super::asked::Asked;
+use super::heads::Heads;
 use super::http::{HttpError, HttpPool};
 use super::mailbox::{Mailbox, Told};
 use super::message::{List, Message, Question, Reply};
@@ -133,7 +133,6 @@ pub struct Notices {
 /// What both transports hold.
 pub(super) struct Core {
     pub(super) pool: Arc<HttpPool>,
-    pub(super) headers: ArcSwap<HeaderMap>,
     pub(super) notices: Arc<Notices>,
     pub(super) max_message: usize,
     ids: AtomicU64,
@@ -187,6 +186,13 @@ impl Session {
         }
     }
 
+    fn heads(&self) -> &Heads {
+        match self {
+            Self::Sse(session) => &session.heads,
+            Self::Streamable(session) => &session.heads,
+        }
+    }
+
     /// Whether it speaks 2026-07-28, where a session keeps no state and requests say everything anew.
     pub fn is_modern(&self) -> bool {
         matches!(self, Self::Streamable(session) if session.is_modern())
@@ -194,7 +200,7 @@ impl Session {
 
     /// Replaces the configured headers from the next request on.
     pub fn set_headers(&self, headers: HeaderMap) {
-        self.core().headers.store(Arc::new(headers));
+        self.heads().configure(headers);
     }
 
     /// The method that asks whether the server lives: 2026-07-28 has no `ping`.
@@ -222,6 +228,11 @@ impl Session {
         }
     }
 
+    /// Closes connections to the server that nobody has used for long.
+    pub fn tidy(&self) {
+        self.core().pool.sweep();
+    }
+
     /// Says goodbye where the transport has a way to. The caller sets the deadline.
     pub async fn close(&self) {
         if let Self::Streamable(session) = self {
@@ -233,18 +244,13 @@ impl Session {
 // === impl Core ===
 
 impl Core {
-    pub(super) fn new(
-        pool: Arc<HttpPool>,
-        headers: HeaderMap,
-        notices: Arc<Notices>,
-        max_message: usize,
-    ) -> (Self, mpsc::Receiver<Bytes>) {
+    pub(super) fn new(pool: Arc<HttpPool>, notices: Arc<Notices>, max_message: usize) -> (Self, mpsc::Receiver<Bytes>) {
         let (outbox, queue) = mpsc::channel(OUTBOX);
         // Servers must not be able to guess an id, and JavaScript must be able to hold it: below 2^53.
         let mut seed = [0; 8];
         let _ = aws_lc_rs::rand::fill(&mut seed);
         let ids = AtomicU64::new(u64::from_le_bytes(seed) >> 13);
-        (Self { pool, headers: ArcSwap::from_pointee(headers), notices, max_message, ids, outbox }, queue)
+        (Self { pool, notices, max_message, ids, outbox }, queue)
     }
 
     pub(super) fn next_id(&self) -> u64 {
@@ -315,59 +321,12 @@ impl Core {
     fn drop_one(&self) {
         self.notices.dropped.fetch_add(1, Ordering::Relaxed);
     }
-
-    /// The configured headers and those of one call.
-    pub(super) fn headers_for(&self, own: &HeaderMap, call: &HeaderMap) -> HeaderMap {
-        let configured = self.headers.load();
-        let mut all = HeaderMap::with_capacity(configured.len() + own.len() + call.len());
-        for source in [call, &**configured, own] {
-            for (name, value) in source {
-                all.insert(name.clone(), value.clone());
-            }
-        }
-        all
-    }
-}
-
-/// The text of a request: parts are spliced, never decoded. `meta` are members of `_meta`, in parts.
-pub(super) fn request_text(id: u64, call: &Call<'_>, meta: &[&str]) -> Bytes {
-    let length: usize = call.params.iter().map(|part| part.len()).sum();
-    let meta_length: usize = meta.iter().map(|part| part.len()).sum();
-    let mut text = String::with_capacity(length + meta_length + call.method.len() + 120);
-    text.push_str(r#"{"jsonrpc":"2.0","id":"#);
-    push_number(&mut text, id);
-    text.push_str(r#","method":""#);
-    text.push_str(call.method);
-    text.push_str(r#"","params":{"#);
-    call.params.iter().for_each(|part| text.push_str(part));
-    if call.progress || meta_length > 0 {
-        text.push_str(if length > 0 { r#","_meta":{"# } else { r#""_meta":{"# });
-        meta.iter().for_each(|part| text.push_str(part));
-        if call.progress {
-            text.push_str(if meta_length == 0 { r#""progressToken":"# } else { r#","progressToken":"# });
-            push_number(&mut text, id);
-        }
-        text.push('}');
-    }
-    text.push_str("}}");
-    text.into()
-}
-
-fn push_number(text: &mut String, number: u64) {
-    use std::fmt::Write as _;
-    let _ = write!(text, "{number}");
 }
 
 /// Nobody has declared that it can be asked this, so the method does not exist here.
 fn refuse(told: Told) {
     if let Told::Question(asked) = told {
         asked.refuse();
-    }
-}
-
-pub(super) fn header(map: &mut HeaderMap, name: &'static str, value: &str) {
-    if let Ok(value) = HeaderValue::from_str(value) {
-        map.insert(HeaderName::from_static(name), value);
     }
 }
 

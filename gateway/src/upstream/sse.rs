@@ -4,19 +4,21 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use ::http::{HeaderMap, HeaderValue, Method, Uri};
+use ::http::{HeaderMap, HeaderValue, Uri};
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::event_stream::{Event, Parser};
-use super::http::Exchange;
+use super::heads::Heads;
+use super::http::{Decimal, Exchange, Outgoing};
 use super::mailbox::{Mailbox, Told};
 use super::message::{self, Message, Reply};
-use super::session::{Call, CallError, Core, End, header, refusal, request_text};
+use super::request::request;
+use super::session::{Call, CallError, Core, End, refusal};
 use super::timing::Timing;
 
 /// A POST is only acknowledged, so it must be quick; some servers never answer one with an unknown session.
@@ -28,10 +30,7 @@ const LATE_ACKNOWLEDGEMENT: Duration = Duration::from_millis(100);
 /// A session over legacy HTTP+SSE.
 pub struct SseSession {
     pub(super) core: Core,
-    post_to: Uri,
-    own_headers: HeaderMap,
-    /// The version that was agreed on, once it is.
-    version: OnceLock<HeaderValue>,
+    pub(super) heads: Heads,
     waiting: Waiting,
 }
 
@@ -73,20 +72,19 @@ impl SseSession {
         core: Core,
         queue: mpsc::Receiver<Bytes>,
         post_to: Uri,
+        configured: HeaderMap,
         stream: Exchange,
         parser: Parser,
     ) -> (Self, Reader) {
-        let mut own_headers = HeaderMap::new();
-        header(&mut own_headers, "content-type", "application/json");
-        header(&mut own_headers, "accept", "application/json, text/event-stream");
-        let session = Self { core, post_to, own_headers, version: OnceLock::new(), waiting: Waiting::default() };
+        let heads = Heads::new(&core.pool, post_to, configured, &[]);
+        let session = Self { core, heads, waiting: Waiting::default() };
         (session, Reader { stream, parser, outbox: queue })
     }
 
     /// Asks for this version in the headers of every request from now on.
     pub(super) fn negotiated(&self, version: &str) {
         if let Ok(version) = HeaderValue::from_str(version) {
-            let _ = self.version.set(version);
+            self.heads.own("mcp-protocol-version", version);
         }
     }
 
@@ -100,9 +98,9 @@ impl SseSession {
             ticket.cancel = false;
             return Err(CallError::NotSent("its event stream is closed"));
         }
-        let text = request_text(id, call, &[call.caller.meta]);
+        let text = self.heads.call(call.headers, &[], &request(&Decimal::new(id), call, &[call.caller.meta]));
         let outcome = timing.limit(async {
-            let mut posting = std::pin::pin!(self.post(text, call.headers));
+            let mut posting = std::pin::pin!(self.post(text));
             let answer = tokio::select! {
                 biased;
                 posted = self.acknowledged(&mut posting) => {
@@ -141,19 +139,15 @@ impl SseSession {
 
     /// Sends a notification, or an answer of ours.
     pub(super) async fn notify(&self, text: Bytes) -> Result<(), CallError> {
-        let sent = timeout(POST_LIMIT, self.post(text, &HeaderMap::new())).await;
+        let sent = timeout(POST_LIMIT, self.post(self.heads.post(text))).await;
         sent.unwrap_or_else(|_| {
             self.core.notices.suspect.notify_one();
             Err(CallError::Lost)
         })
     }
 
-    async fn post(&self, text: Bytes, headers: &HeaderMap) -> Result<(), CallError> {
-        let mut headers = self.core.headers_for(&self.own_headers, headers);
-        if let Some(version) = self.version.get() {
-            headers.insert("mcp-protocol-version", version.clone());
-        }
-        let exchange = self.core.pool.send(Method::POST, &self.post_to, &headers, text).await?;
+    async fn post(&self, request: Outgoing) -> Result<(), CallError> {
+        let exchange = self.core.pool.exchange(request).await?;
         let status = exchange.head.status.as_u16();
         if exchange.head.status.is_success() {
             exchange.linger();

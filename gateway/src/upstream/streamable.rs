@@ -7,23 +7,28 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use ::http::{HeaderMap, Method, Uri};
+use ::http::{HeaderMap, HeaderName, HeaderValue, Uri};
 use bytes::Bytes;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::connect::ServerCapabilities;
 use super::event_stream::{Event, Parser};
-use super::http::Exchange;
+use super::heads::Heads;
+use super::http::{Decimal, Exchange, Media, Outgoing};
 use super::mailbox::{Mailbox, Told};
 use super::message::{self, Message, Reply};
 use super::params::encode_value;
-use super::session::{Call, CallError, Core, End, header, refusal, request_text};
+use super::request::{modern_request, request};
+use super::session::{Call, CallError, Core, End, refusal};
 use super::sse::{read_stream, send_all};
 use super::timing::Timing;
 
 /// The first revision without sessions.
 pub const MODERN: &str = "2026-07-28";
+
+/// Headers by which requests of 2026-07-28 are told apart without reading them.
+static NAMED: [HeaderName; 2] = [HeaderName::from_static("mcp-method"), HeaderName::from_static("mcp-name")];
 
 /// For messages that are only acknowledged.
 const POST_LIMIT: Duration = Duration::from_secs(10);
@@ -46,8 +51,7 @@ const HEADER_MISMATCH: i64 = -32020;
 /// A session over streamable HTTP.
 pub struct StreamableSession {
     pub(super) core: Core,
-    endpoint: Uri,
-    own_headers: HeaderMap,
+    pub(super) heads: Heads,
     has_session: bool,
     modern: bool,
     expired: Notify,
@@ -58,15 +62,13 @@ pub struct StreamableSession {
 }
 
 impl StreamableSession {
-    pub(super) fn new(core: Core, endpoint: Uri, modern: bool) -> Self {
-        let mut own_headers = HeaderMap::new();
-        header(&mut own_headers, "content-type", "application/json");
-        header(&mut own_headers, "accept", "application/json, text/event-stream");
+    pub(super) fn new(core: Core, endpoint: Uri, configured: HeaderMap, modern: bool) -> Self {
+        let heads = Heads::new(&core.pool, endpoint, configured, if modern { &NAMED } else { &[] });
         if modern {
-            header(&mut own_headers, "mcp-protocol-version", MODERN);
+            heads.own("mcp-protocol-version", HeaderValue::from_static(MODERN));
         }
         let (expired, hears, resources) = (Notify::new(), AtomicBool::new(false), watch::Sender::default());
-        Self { core, endpoint, own_headers, has_session: false, modern, expired, hears, resources }
+        Self { core, heads, has_session: false, modern, expired, hears, resources }
     }
 
     /// Whether the server has a way to tell now that its tools have changed.
@@ -89,10 +91,12 @@ impl StreamableSession {
     }
 
     /// Asks for this version, in this session if there is one, from now on.
-    pub(super) fn negotiated(&mut self, version: &str, session: Option<::http::HeaderValue>) {
-        header(&mut self.own_headers, "mcp-protocol-version", version);
+    pub(super) fn negotiated(&mut self, version: &str, session: Option<HeaderValue>) {
+        if let Ok(version) = HeaderValue::from_str(version) {
+            self.heads.own("mcp-protocol-version", version);
+        }
         if let Some(id) = session {
-            self.own_headers.insert("mcp-session-id", id);
+            self.heads.own("mcp-session-id", id);
             self.has_session = true;
         }
     }
@@ -114,15 +118,18 @@ impl StreamableSession {
 
     /// Sends a request and returns the head of its answer.
     pub(super) async fn post(&self, call: &Call<'_>, id: u64) -> Result<Exchange, CallError> {
-        let mut headers = self.core.headers_for(&self.own_headers, call.headers);
-        if self.modern {
-            header(&mut headers, "mcp-method", call.method);
-            if let Some(name) = call.name {
-                header(&mut headers, "mcp-name", &encode_value(name));
-            }
+        Ok(self.core.pool.exchange(self.written(call, id)).await?)
+    }
+
+    fn written(&self, call: &Call<'_>, id: u64) -> Outgoing {
+        let id = Decimal::new(id);
+        if !self.modern {
+            return self.heads.call(call.headers, &[], &request(&id, call, &[call.caller.meta]));
         }
-        let text = if self.modern { modern_text(id, call) } else { request_text(id, call, &[call.caller.meta]) };
-        Ok(self.core.pool.send(Method::POST, &self.endpoint, &headers, text).await?)
+        let name = call.name.map(encode_value);
+        let named = [("mcp-method", call.method), ("mcp-name", name.as_deref().unwrap_or_default())];
+        let named = if name.is_some() { &named[..] } else { &named[..1] };
+        self.heads.call(call.headers, named, &modern_request(&id, call))
     }
 
     pub(super) async fn read_answer(
@@ -135,8 +142,8 @@ impl StreamableSession {
         if !exchange.head.status.is_success() {
             return Box::pin(self.read_refusal(exchange)).await;
         }
-        match exchange.media_type().as_str() {
-            "application/json" => {
+        match exchange.head.media {
+            Media::Json => {
                 let body = exchange.whole(self.core.max_message).await?;
                 let mut found = None;
                 message::read(&body, |message| match message {
@@ -147,8 +154,8 @@ impl StreamableSession {
                 });
                 self.judge(found.ok_or(CallError::Nonsense("it is no answer to the request"))?)
             }
-            "text/event-stream" => self.read_events(exchange, id, timing, mailbox).await,
-            _ => Err(CallError::Nonsense("it is neither JSON nor an event stream")),
+            Media::EventStream => self.read_events(exchange, id, timing, mailbox).await,
+            Media::Other => Err(CallError::Nonsense("it is neither JSON nor an event stream")),
         }
     }
 
@@ -225,8 +232,7 @@ impl StreamableSession {
 
     /// Sends a notification.
     pub(super) async fn notify(&self, text: Bytes) -> Result<(), CallError> {
-        let headers = self.core.headers_for(&self.own_headers, &HeaderMap::new());
-        let sent = timeout(POST_LIMIT, self.core.pool.send(Method::POST, &self.endpoint, &headers, text)).await;
+        let sent = timeout(POST_LIMIT, self.core.pool.exchange(self.heads.post(text))).await;
         let exchange = sent.map_err(|_| CallError::Timeout)??;
         let status = exchange.head.status;
         exchange.linger();
@@ -311,10 +317,7 @@ impl StreamableSession {
             let none = HeaderMap::new();
             self.post(&Call::of_our_own("subscriptions/listen", &params, &none), self.core.next_id()).await?
         } else {
-            let mut headers = self.core.headers_for(&self.own_headers, &HeaderMap::new());
-            header(&mut headers, "accept", "text/event-stream");
-            headers.remove("content-type");
-            self.core.pool.send(Method::GET, &self.endpoint, &headers, Bytes::new()).await?
+            self.core.pool.exchange(self.heads.listen()).await?
         };
         let status = exchange.head.status.as_u16();
         match refusal(status, self.has_session) {
@@ -323,7 +326,7 @@ impl StreamableSession {
             CallError::Refused(400..500) if self.modern => return Ok(None),
             refusal => return Err(refusal),
         }
-        Ok(Some(exchange).filter(|exchange| exchange.media_type() == "text/event-stream"))
+        Ok(Some(exchange).filter(|exchange| exchange.head.media == Media::EventStream))
     }
 
     /// The resources to be told of, as a member of what is asked for, after others or not.
@@ -339,27 +342,9 @@ impl StreamableSession {
     /// Tells the server that the session is over.
     pub(super) async fn close(&self) {
         if self.has_session {
-            let headers = self.core.headers_for(&self.own_headers, &HeaderMap::new());
-            let _ = self.core.pool.send(Method::DELETE, &self.endpoint, &headers, Bytes::new()).await;
+            let _ = self.core.pool.exchange(self.heads.delete()).await;
         }
     }
-}
-
-/// The text of a request of 2026-07-28: `_meta` says everything that a session said before.
-fn modern_text(id: u64, call: &Call<'_>) -> Bytes {
-    const VERSION: &str = concat!(
-        r#""io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientInfo":"#,
-        client_info!(),
-        r#","io.modelcontextprotocol/clientCapabilities":"#
-    );
-    let caller = &call.caller;
-    let capabilities = if caller.capabilities.is_empty() { "{}" } else { caller.capabilities };
-    let (level_name, level) = match caller.log_level {
-        Some(level) => (r#","io.modelcontextprotocol/logLevel":"#, level),
-        None => ("", ""),
-    };
-    let comma = if caller.meta.is_empty() { "" } else { "," };
-    request_text(id, call, &[VERSION, capabilities, level_name, level, comma, caller.meta])
 }
 
 /// What servers write with HTTP 400 when they do not know the session, where the specification wants 404.

@@ -202,7 +202,7 @@ fn drop_hop_headers(headers: &mut HeaderMap) {
 fn answered(exchange: Exchange, stream: Option<Stream>) -> Response {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = exchange.head.status;
-    let mut headers = exchange.head.headers.clone();
+    let mut headers = exchange.head.headers();
     drop_hop_headers(&mut headers);
     *response.headers_mut() = headers;
     *response.body_mut() = Body::from_stream(unfold(Some((exchange, stream)), |open| async {

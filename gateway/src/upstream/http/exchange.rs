@@ -1,0 +1,130 @@
+//! An answer whose head has arrived; its body is still to be read.
+
+use std::future::poll_fn;
+use std::sync::Weak;
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+
+use super::HttpError;
+use super::body::Body;
+use super::connection::Connection;
+use super::head::Head;
+use super::pool::HttpPool;
+
+/// An answer whose head has arrived. Dropping it before its end closes the connection.
+pub struct Exchange {
+    /// Status and headers.
+    pub head: Head,
+    body: Body,
+    /// `None` once the body has ended, or was lost.
+    connection: Option<Connection>,
+    pool: Weak<HttpPool>,
+}
+
+impl Exchange {
+    pub(super) fn new(head: Head, body: Body, connection: Connection, pool: Weak<HttpPool>) -> Self {
+        Self { head, body, connection: Some(connection), pool }
+    }
+
+    /// The next piece of the body; `None` at its end, when the connection goes back to the pool. Dropping the future
+    /// loses nothing.
+    pub async fn chunk(&mut self) -> Result<Option<Bytes>, HttpError> {
+        poll_fn(|cx| self.poll_chunk(cx)).await
+    }
+
+    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, HttpError>> {
+        let Some(connection) = &mut self.connection else { return Poll::Ready(Ok(None)) };
+        let piece = connection.poll_piece(cx, &mut self.body);
+        match &piece {
+            Poll::Ready(Ok(None)) => self.finish(),
+            Poll::Ready(Err(_)) => self.connection = None,
+            _ => {}
+        }
+        piece
+    }
+
+    /// The next piece of the body if it has arrived.
+    pub fn arrived(&mut self) -> Option<Bytes> {
+        match self.poll_chunk(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Ok(piece)) => piece,
+            Poll::Ready(Err(_)) | Poll::Pending => None,
+        }
+    }
+
+    /// The whole body.
+    ///
+    /// # Errors
+    /// [`HttpError::TooLarge`] above `limit` bytes, [`HttpError::Lost`] if the connection ends before.
+    pub async fn whole(mut self, limit: usize) -> Result<Bytes, HttpError> {
+        match self.body {
+            Body::Length(length) => match usize::try_from(length) {
+                Ok(length) if length <= limit => self.exactly(length).await,
+                _ => Err(HttpError::TooLarge(limit)),
+            },
+            _ => self.collected(limit).await,
+        }
+    }
+
+    async fn exactly(&mut self, length: usize) -> Result<Bytes, HttpError> {
+        let Some(connection) = &mut self.connection else { return Ok(Bytes::new()) };
+        connection.expect(length);
+        let body = poll_fn(|cx| connection.poll_exactly(cx, length)).await?;
+        self.body = Body::Length(0);
+        self.finish();
+        Ok(body)
+    }
+
+    async fn collected(&mut self, limit: usize) -> Result<Bytes, HttpError> {
+        let Some(first) = self.chunk().await? else { return Ok(Bytes::new()) };
+        if first.len() > limit {
+            return Err(HttpError::TooLarge(limit));
+        }
+        let Some(second) = self.chunk().await? else { return Ok(first) };
+        let mut all = Vec::with_capacity((first.len() + second.len()) * 2);
+        all.extend_from_slice(&first);
+        let mut next = Some(second);
+        while let Some(chunk) = next {
+            if all.len() + chunk.len() > limit {
+                return Err(HttpError::TooLarge(limit));
+            }
+            all.extend_from_slice(&chunk);
+            next = self.chunk().await?;
+        }
+        Ok(all.into())
+    }
+
+    /// Gives the rest of the body time to arrive while nobody waits, so that the connection can be used again.
+    pub fn linger(mut self) {
+        if self.ended_now().is_some() {
+            return;
+        }
+        if let Some(pool) = self.pool.upgrade() {
+            pool.linger(self);
+        }
+    }
+
+    /// Whether the body has ended: `Some(true)` with its connection back in the pool, `Some(false)` with it lost.
+    pub(super) fn ended_now(&mut self) -> Option<bool> {
+        let mut cx = Context::from_waker(Waker::noop());
+        loop {
+            match self.poll_chunk(&mut cx) {
+                Poll::Pending => return None,
+                Poll::Ready(Ok(Some(_))) => {}
+                Poll::Ready(Ok(None)) => return Some(true),
+                Poll::Ready(Err(_)) => return Some(false),
+            }
+        }
+    }
+
+    fn finish(&mut self) {
+        if let Some(connection) = self.connection.take()
+            && self.head.keeps
+            && self.body.has_ended()
+            && let Some(stream) = connection.reusable()
+            && let Some(pool) = self.pool.upgrade()
+        {
+            pool.put_back(stream, self.head.announced_idle);
+        }
+    }
+}

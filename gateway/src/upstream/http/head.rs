@@ -1,0 +1,229 @@
+//! The head of an answer: where it ends, what it says, and how its body will end.
+//!
+//! Pure. Source of the rules: RFC 9112 §2–§9; where it leaves a choice, the strict one is taken.
+
+use std::mem::MaybeUninit;
+use std::time::Duration;
+
+use bytes::{Buf, BytesMut};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use httparse::{Header, ParserConfig, Response};
+use memchr::memchr;
+
+use super::Malformed;
+use super::body::Body;
+
+/// Heads are no longer than this, with those of 1xx before them.
+pub(super) const MAX_HEAD: usize = 64 * 1024;
+
+/// Headers in a head.
+pub(super) const MAX_HEADERS: usize = 100;
+
+/// What an answer says before its body.
+#[derive(Debug)]
+pub struct Head {
+    /// The status.
+    pub status: StatusCode,
+    /// What the body is.
+    pub media: Media,
+    /// As it came.
+    raw: Box<[u8]>,
+    /// The server leaves the connection open for another request.
+    pub(super) keeps: bool,
+    /// How long, if it says so.
+    pub(super) announced_idle: Option<Duration>,
+}
+
+/// A media type, as far as it matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Media {
+    /// `application/json`.
+    Json,
+    /// `text/event-stream`.
+    EventStream,
+    /// Any other, or none.
+    Other,
+}
+
+/// Finds the head in what arrives.
+#[derive(Debug, Default)]
+pub(super) struct Finder {
+    /// No end was found in so many bytes.
+    searched: usize,
+    /// Bytes of 1xx heads before.
+    skipped: usize,
+}
+
+/// What headers say, gathered in one pass.
+#[derive(Default)]
+struct Said {
+    media: Option<Media>,
+    length: Option<u64>,
+    chunked: bool,
+    close: bool,
+    keep_alive: bool,
+    announced_idle: Option<Duration>,
+}
+
+impl Finder {
+    /// Takes the head, and those of 1xx before it, from the front of what has arrived; `None` if it is not whole yet.
+    pub(super) fn take(&mut self, arrived: &mut BytesMut) -> Result<Option<(Head, Body)>, Malformed> {
+        loop {
+            if arrived.is_empty() || !self.may_be_whole(arrived) {
+                return Ok(None);
+            }
+            let mut headers = [const { MaybeUninit::<Header<'_>>::uninit() }; MAX_HEADERS];
+            let mut response = Response::new(&mut []);
+            let parsed =
+                ParserConfig::default().parse_response_with_uninit_headers(&mut response, arrived, &mut headers);
+            let length = match parsed {
+                Ok(httparse::Status::Complete(length)) => length,
+                Ok(httparse::Status::Partial) => {
+                    self.searched = arrived.len();
+                    return if self.skipped + arrived.len() > MAX_HEAD { Err(Malformed) } else { Ok(None) };
+                }
+                Err(_) => return Err(Malformed),
+            };
+            self.skipped += length;
+            if self.skipped > MAX_HEAD {
+                return Err(Malformed);
+            }
+            let is_1_1 = response.version == Some(1);
+            let status = StatusCode::from_u16(response.code.unwrap_or_default()).map_err(|_| Malformed)?;
+            match status.as_u16() {
+                // Nobody has asked for another protocol.
+                101 => return Err(Malformed),
+                100..=199 => {
+                    arrived.advance(length);
+                    self.searched = 0;
+                }
+                _ => {
+                    let said = Said::read(response.headers)?;
+                    let body = said.body(status, is_1_1)?;
+                    let head = said.head(status, is_1_1, arrived[..length].into());
+                    arrived.advance(length);
+                    return Ok(Some((head, body)));
+                }
+            }
+        }
+    }
+
+    /// Looks for the end of the head in what is new, so that a head in many pieces is not read anew with each.
+    fn may_be_whole(&mut self, arrived: &[u8]) -> bool {
+        if self.searched == 0 {
+            return true;
+        }
+        let mut from = self.searched.saturating_sub(3);
+        while let Some(found) = memchr(b'\n', &arrived[from..]) {
+            from += found + 1;
+            if arrived[from..].starts_with(b"\n") || arrived[from..].starts_with(b"\r\n") {
+                return true;
+            }
+        }
+        self.searched = arrived.len();
+        // What is too long is for the parser to refuse.
+        arrived.len() > MAX_HEAD
+    }
+}
+
+impl Said {
+    fn read(headers: &[Header<'_>]) -> Result<Self, Malformed> {
+        let mut said = Self::default();
+        for Header { name, value } in headers {
+            // The length tells most others apart from those that matter.
+            match name.len() {
+                10 if name.eq_ignore_ascii_case("connection") => said.connection(value),
+                10 if name.eq_ignore_ascii_case("keep-alive") => {
+                    said.announced_idle = said.announced_idle.or_else(|| announced_idle(value));
+                }
+                12 if name.eq_ignore_ascii_case("content-type") => {
+                    said.media = said.media.or_else(|| Some(media(value)));
+                }
+                14 if name.eq_ignore_ascii_case("content-length") => {
+                    let length = decimal(value).ok_or(Malformed)?;
+                    if said.length.replace(length).is_some() {
+                        return Err(Malformed);
+                    }
+                }
+                17 if name.eq_ignore_ascii_case("transfer-encoding") => {
+                    said.transfer_encoding(value)?;
+                }
+                _ => {}
+            }
+        }
+        if said.chunked && said.length.is_some() { Err(Malformed) } else { Ok(said) }
+    }
+
+    /// Chunks are the only coding that is understood.
+    fn transfer_encoding(&mut self, value: &[u8]) -> Result<(), Malformed> {
+        let twice = std::mem::replace(&mut self.chunked, true);
+        if twice || !value.eq_ignore_ascii_case(b"chunked") { Err(Malformed) } else { Ok(()) }
+    }
+
+    fn connection(&mut self, value: &[u8]) {
+        for option in value.split(|byte| *byte == b',') {
+            let option = option.trim_ascii();
+            self.close |= option.eq_ignore_ascii_case(b"close");
+            self.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
+        }
+    }
+
+    fn body(&self, status: StatusCode, is_1_1: bool) -> Result<Body, Malformed> {
+        match (self.chunked, self.length) {
+            // HTTP/1.0 knows no chunks: whoever sends them does not mean what the head says.
+            (true, _) if !is_1_1 => Err(Malformed),
+            _ if matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) => Ok(Body::Length(0)),
+            (true, _) => Ok(Body::chunked()),
+            (false, Some(length)) => Ok(Body::Length(length)),
+            (false, None) => Ok(Body::UntilClose),
+        }
+    }
+
+    fn head(&self, status: StatusCode, is_1_1: bool, raw: Box<[u8]>) -> Head {
+        let keeps = !self.close && (is_1_1 || self.keep_alive);
+        let media = self.media.unwrap_or(Media::Other);
+        Head { status, media, raw, keeps, announced_idle: self.announced_idle }
+    }
+}
+
+impl Head {
+    /// All headers.
+    pub fn headers(&self) -> HeaderMap {
+        let mut headers = [const { MaybeUninit::<Header<'_>>::uninit() }; MAX_HEADERS];
+        let mut response = Response::new(&mut []);
+        let _ = ParserConfig::default().parse_response_with_uninit_headers(&mut response, &self.raw, &mut headers);
+        let read = |header: &Header<'_>| {
+            let name = HeaderName::from_bytes(header.name.as_bytes()).ok()?;
+            Some((name, HeaderValue::from_bytes(header.value).ok()?))
+        };
+        response.headers.iter().filter_map(read).collect()
+    }
+
+    /// The first header of this name.
+    pub fn header(&self, name: &str) -> Option<HeaderValue> {
+        self.headers().get(name).cloned()
+    }
+}
+
+fn media(value: &[u8]) -> Media {
+    let end = memchr(b';', value).unwrap_or(value.len());
+    match value[..end].trim_ascii() {
+        essence if essence.eq_ignore_ascii_case(b"application/json") => Media::Json,
+        essence if essence.eq_ignore_ascii_case(b"text/event-stream") => Media::EventStream,
+        _ => Media::Other,
+    }
+}
+
+fn announced_idle(value: &[u8]) -> Option<Duration> {
+    let text = std::str::from_utf8(value).ok()?;
+    let seconds = text.split(',').find_map(|part| part.trim().strip_prefix("timeout="))?.parse::<u64>().ok()?;
+    Some(Duration::from_secs(seconds.min(86_400)).saturating_sub(Duration::from_millis(500)))
+}
+
+/// Digits and nothing else; `None` also above 2^63.
+fn decimal(value: &[u8]) -> Option<u64> {
+    if value.is_empty() || value.len() > 18 || !value.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    Some(value.iter().fold(0, |sum, digit| sum * 10 + u64::from(digit - b'0')))
+}

@@ -1,0 +1,183 @@
+//! The connections to one origin: makes them, keeps unused ones, and sends requests over them.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Uri};
+use tokio::time::{Instant, timeout};
+
+use super::HttpError;
+use super::connection::{Connection, is_quiet};
+use super::exchange::Exchange;
+use super::request::Outgoing;
+use crate::guard::Guard;
+use crate::upstream::dial::dial;
+use crate::upstream::stream::{Stream, TlsTarget};
+
+/// Unused connections kept for one origin; more are closed after use.
+const MAX_IDLE: usize = 256;
+
+/// Node's HTTP server closes an unused connection after 5 s; a little less never meets that moment.
+const DEFAULT_IDLE: Duration = Duration::from_millis(4_500);
+
+/// How long an answer may take to end after what was waited for has arrived.
+const MAX_LINGER: Duration = Duration::from_secs(2);
+
+/// Where requests go, and how a connection is made.
+pub struct Origin {
+    /// Host without brackets.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+    /// Value of the `Host` header.
+    pub authority: http::HeaderValue,
+    /// Which addresses it may have.
+    pub guard: Arc<Guard>,
+    /// TLS, for https.
+    pub tls: Option<TlsTarget>,
+    /// Limit for the TCP and the TLS handshake, each.
+    pub connect_timeout: Duration,
+    /// How long an unused connection is kept; servers that announce less get less.
+    pub idle_timeout: Duration,
+}
+
+/// Pooled connections to one origin.
+pub struct HttpPool {
+    origin: Origin,
+    /// Oldest first; the newest is used first.
+    idle: Mutex<VecDeque<Idle>>,
+    /// Answers whose last bytes nobody waits for; once they have arrived, the connection is as good as any.
+    lingering: Mutex<Vec<(Exchange, Instant)>>,
+}
+
+struct Idle {
+    stream: Stream,
+    until: Instant,
+}
+
+impl HttpPool {
+    /// A pool without connections; they are made when needed.
+    pub fn new(origin: Origin) -> Arc<Self> {
+        Arc::new(Self { origin, idle: Mutex::default(), lingering: Mutex::default() })
+    }
+
+    /// Value of the `Host` header.
+    pub fn authority(&self) -> &http::HeaderValue {
+        &self.origin.authority
+    }
+
+    /// Sends a request and waits for the head of its answer. The caller sets the deadline. Not for HEAD and CONNECT,
+    /// whose answers end otherwise.
+    ///
+    /// # Errors
+    /// See [`Self::exchange`].
+    pub async fn send(
+        self: &Arc<Self>,
+        method: Method,
+        path: &Uri,
+        headers: &HeaderMap,
+        body: Bytes,
+    ) -> Result<Exchange, HttpError> {
+        self.exchange(Outgoing::new(&method, path, &self.origin.authority, headers, body)).await
+    }
+
+    /// Sends a request that is already written out and waits for the head of its answer. The caller sets the deadline.
+    ///
+    /// # Errors
+    /// [`HttpError::Connect`], [`HttpError::Blocked`] and [`HttpError::NotSent`] prove that the server never got the request.
+    pub async fn exchange(self: &Arc<Self>, mut outgoing: Outgoing) -> Result<Exchange, HttpError> {
+        loop {
+            let (stream, fresh) = match self.checkout() {
+                Some(stream) => (stream, false),
+                // In a box, so that the usual request does not carry the room for handshakes.
+                None => (Box::pin(self.connect()).await?, true),
+            };
+            let mut connection = Connection::new(stream, outgoing);
+            match poll_fn(|cx| connection.poll_head(cx)).await {
+                Ok((head, body)) => return Ok(Exchange::new(head, body, connection, Arc::downgrade(self))),
+                Err(problem) => match connection.unsent() {
+                    Some(unsent) if !fresh => outgoing = unsent,
+                    _ => return Err(problem),
+                },
+            }
+        }
+    }
+
+    /// An unused connection that the server has not closed, newest first.
+    fn checkout(&self) -> Option<Stream> {
+        loop {
+            let popped = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop_back();
+            let Some(mut idle) = popped else { if self.reap() { continue } else { return None } };
+            if idle.until > Instant::now() && is_quiet(&mut idle.stream) {
+                return Some(idle.stream);
+            }
+        }
+    }
+
+    /// Puts back the connections whose lingering answers have ended; true if there was one.
+    fn reap(&self) -> bool {
+        let mut all = self.lingering.lock().unwrap_or_else(PoisonError::into_inner);
+        let (before, now) = (all.len(), Instant::now());
+        let mut found = false;
+        all.retain_mut(|(exchange, until)| match exchange.ended_now() {
+            Some(ended) => {
+                found |= ended;
+                false
+            }
+            None => *until > now,
+        });
+        before > 0 && found
+    }
+
+    pub(super) fn linger(&self, exchange: Exchange) {
+        let mut all = self.lingering.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        all.retain(|(_, until)| *until > now);
+        if all.len() < MAX_IDLE {
+            all.push((exchange, now + MAX_LINGER));
+        }
+    }
+
+    async fn connect(&self) -> Result<Stream, HttpError> {
+        let origin = &self.origin;
+        let tcp = timeout(origin.connect_timeout, dial(&origin.host, origin.port, &origin.guard))
+            .await
+            .map_err(|_| HttpError::Connect("no answer in time"))??;
+        tcp.set_nodelay(true).map_err(|_| HttpError::Connect("the connection closed at once"))?;
+        match &origin.tls {
+            None => Ok(Stream::Tcp(tcp)),
+            Some(tls) => timeout(origin.connect_timeout, tls.handshake(tcp))
+                .await
+                .map_err(|_| HttpError::Connect("no TLS handshake in time"))?
+                .map_err(HttpError::Connect),
+        }
+    }
+
+    pub(super) fn put_back(&self, stream: Stream, announced: Option<Duration>) {
+        let limit = self.origin.idle_timeout.min(announced.unwrap_or(DEFAULT_IDLE));
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        while idle.len() >= MAX_IDLE || idle.front().is_some_and(|oldest| oldest.until <= now) {
+            idle.pop_front();
+        }
+        idle.push_back(Idle { stream, until: now + limit });
+    }
+
+    /// Closes unused connections that are too old or that the server has closed, and gives up answers that linger too
+    /// long. Otherwise both happens with the next request.
+    pub fn sweep(&self) {
+        self.reap();
+        let now = Instant::now();
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.retain_mut(|idle| idle.until > now && is_quiet(&mut idle.stream));
+        idle.shrink_to_fit();
+    }
+
+    #[cfg(test)]
+    pub(super) fn unused(&self) -> usize {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+}

@@ -1,0 +1,199 @@
+//! Writes the heads of requests.
+//!
+//! Pure. How long the body is, and whether there is one, is said here alone: never by headers of others.
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
+
+/// A request as it goes over the wire.
+pub struct Outgoing {
+    /// The head, and the body if that was written behind it.
+    pub text: Vec<u8>,
+    /// What follows.
+    pub body: Bytes,
+    /// How many bytes of both have been written.
+    pub(super) sent: usize,
+}
+
+/// The head of a request that is being written.
+pub struct RequestHead(Vec<u8>);
+
+/// Headers that belong to the connection or to the framing of the body.
+const RESERVED: [HeaderName; 3] = [header::HOST, header::CONTENT_LENGTH, header::TRANSFER_ENCODING];
+
+impl RequestHead {
+    /// The request line and `Host`.
+    pub fn new(method: &Method, path: &Uri, authority: &HeaderValue) -> Self {
+        let path = path.path_and_query().map_or("/", |path| path.as_str());
+        let mut head = Vec::with_capacity(512);
+        for part in [method.as_str().as_bytes(), b" ", path.as_bytes(), b" HTTP/1.1\r\nhost: ", authority.as_bytes()] {
+            head.extend_from_slice(part);
+        }
+        head.extend_from_slice(b"\r\n");
+        Self(head)
+    }
+
+    /// Goes on from a head that was begun before, with room for so many bytes more.
+    pub fn after(begun: &[u8], room: usize) -> Self {
+        let mut head = Vec::with_capacity(begun.len() + room);
+        head.extend_from_slice(begun);
+        Self(head)
+    }
+
+    /// What is written so far.
+    pub fn into_begun(self) -> Box<[u8]> {
+        self.0.into()
+    }
+
+    /// Adds a header, unless it is one of those that only this module writes. The caller sees to it that none is there
+    /// twice.
+    pub fn push(&mut self, name: &HeaderName, value: &HeaderValue) {
+        if !RESERVED.contains(name) {
+            self.line(name.as_str(), value.as_bytes());
+        }
+    }
+
+    /// Adds a header whose value is this text; nothing if it is no value that a header can have.
+    pub fn push_text(&mut self, name: &'static str, value: &str) {
+        if value.bytes().all(|byte| byte == b'\t' || (byte >= b' ' && byte != 0x7f)) {
+            self.line(name, value.as_bytes());
+        }
+    }
+
+    /// Ends the head of a request without a body.
+    pub fn without_body(mut self) -> Outgoing {
+        self.0.extend_from_slice(b"\r\n");
+        Outgoing { text: self.0, body: Bytes::new(), sent: 0 }
+    }
+
+    /// Ends the head of a request with this body, which is not copied.
+    pub fn with_body(mut self, body: Bytes) -> Outgoing {
+        self.end(body.len());
+        Outgoing { text: self.0, body, sent: 0 }
+    }
+
+    /// Ends the head of a request whose body are these parts, and writes them behind it: one buffer, written at once.
+    pub fn with_parts(mut self, parts: &[&str]) -> Outgoing {
+        let length = parts.iter().map(|part| part.len()).sum();
+        self.end(length);
+        self.0.reserve_exact(length);
+        parts.iter().for_each(|part| self.0.extend_from_slice(part.as_bytes()));
+        Outgoing { text: self.0, body: Bytes::new(), sent: 0 }
+    }
+
+    fn end(&mut self, length: usize) {
+        self.0.extend_from_slice(b"content-length: ");
+        self.0.extend_from_slice(Decimal::new(length as u64).as_str().as_bytes());
+        self.0.extend_from_slice(b"\r\n\r\n");
+    }
+
+    fn line(&mut self, name: &str, value: &[u8]) {
+        for part in [name.as_bytes(), b": ", value, b"\r\n"] {
+            self.0.extend_from_slice(part);
+        }
+    }
+}
+
+impl Outgoing {
+    /// A request with these headers.
+    pub fn new(method: &Method, path: &Uri, authority: &HeaderValue, headers: &HeaderMap, body: Bytes) -> Self {
+        let mut head = RequestHead::new(method, path, authority);
+        for (name, value) in headers {
+            head.push(name, value);
+        }
+        let silent = body.is_empty() && [Method::GET, Method::DELETE].contains(method);
+        if silent { head.without_body() } else { head.with_body(body) }
+    }
+
+    /// What is still to be written, in two parts.
+    pub(super) fn rest(&self) -> (&[u8], &[u8]) {
+        let text = self.text.get(self.sent..).unwrap_or_default();
+        let body = &self.body[self.sent.saturating_sub(self.text.len()).min(self.body.len())..];
+        (text, body)
+    }
+}
+
+/// A number in digits.
+pub struct Decimal {
+    digits: [u8; 20],
+    first: usize,
+}
+
+impl Decimal {
+    /// Writes a number.
+    pub fn new(mut number: u64) -> Self {
+        let (mut digits, mut first) = ([b'0'; 20], 20);
+        loop {
+            first -= 1;
+            digits[first] = b'0' + (number % 10) as u8;
+            number /= 10;
+            if number == 0 {
+                return Self { digits, first };
+            }
+        }
+    }
+
+    /// Its digits.
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.digits[self.first..]).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(outgoing: &Outgoing) -> String {
+        String::from_utf8([&outgoing.text[..], &outgoing.body[..]].concat()).unwrap()
+    }
+
+    #[test]
+    fn a_request_says_how_long_its_body_is_and_no_header_can_say_otherwise() {
+        let headers: HeaderMap = [("host", "other"), ("x-a", "1"), ("content-length", "9"), ("transfer-encoding", "x")]
+            .into_iter()
+            .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
+            .collect();
+        let cases = [
+            (Method::POST, "{}", "POST /a?b=c HTTP/1.1\r\nhost: h:1\r\nx-a: 1\r\ncontent-length: 2\r\n\r\n{}"),
+            (Method::POST, "", "POST /a?b=c HTTP/1.1\r\nhost: h:1\r\nx-a: 1\r\ncontent-length: 0\r\n\r\n"),
+            (Method::GET, "", "GET /a?b=c HTTP/1.1\r\nhost: h:1\r\nx-a: 1\r\n\r\n"),
+            (Method::DELETE, "", "DELETE /a?b=c HTTP/1.1\r\nhost: h:1\r\nx-a: 1\r\n\r\n"),
+        ];
+        let (path, authority) = (Uri::from_static("/a?b=c"), HeaderValue::from_static("h:1"));
+        for (method, body, expected) in cases {
+            let request = Outgoing::new(&method, &path, &authority, &headers, Bytes::from_static(body.as_bytes()));
+            assert_eq!(written(&request), expected);
+        }
+    }
+
+    #[test]
+    fn what_is_left_to_write_is_known_after_any_number_of_bytes() {
+        let head = RequestHead::new(&Method::POST, &Uri::from_static("/"), &HeaderValue::from_static("h"));
+        let mut request = head.with_body(Bytes::from_static(b"body"));
+        let whole = written(&request);
+        for sent in 0..=whole.len() {
+            request.sent = sent;
+            let (text, body) = request.rest();
+            assert_eq!([text, body].concat(), whole.as_bytes()[sent..], "{sent}");
+        }
+    }
+
+    #[test]
+    fn parts_of_a_body_are_written_behind_the_head() {
+        let begun =
+            RequestHead::new(&Method::POST, &Uri::from_static("/"), &HeaderValue::from_static("h")).into_begun();
+        let mut head = RequestHead::after(&begun, 10);
+        head.push_text("x-a", "caf\u{e9}\tb");
+        head.push_text("x-b", "two\r\nlines");
+        let request = head.with_parts(&["one", "", "two"]);
+        let expected = "POST / HTTP/1.1\r\nhost: h\r\nx-a: caf\u{e9}\tb\r\ncontent-length: 6\r\n\r\nonetwo";
+        assert_eq!(written(&request), expected);
+    }
+
+    #[test]
+    fn a_number_is_written_in_digits() {
+        for number in [0, 1, 9, 10, 12_345, u64::MAX] {
+            assert_eq!(Decimal::new(number).as_str(), number.to_string());
+        }
+    }
+}
