@@ -2,19 +2,17 @@
 //!
 //! Another server is tried only if the first provably never got the call, or if it may be made twice.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use http::HeaderMap;
-use memchr::memmem::Finder;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use crate::catalog::{Candidate, Entry};
 use crate::clients::{self, Client};
 use crate::handle::{Handle, Live};
-use crate::json::Members;
 use crate::metrics::{Metrics, Outcome};
 use crate::pick::{self, View};
 use crate::upstream::params::mirror;
@@ -283,7 +281,7 @@ pub(crate) async fn send(
     };
     let reply = session.call(&request, timing).await?;
     match &reply {
-        Reply::Result(text) if !call.answers_input && is_input_required(text) => {
+        Reply::Result(result) if !call.answers_input && result.says.asks_for_input => {
             Err(CallError::Unfit("it asks the caller for input, which this session does not offer"))
         }
         _ => Ok(reply),
@@ -302,29 +300,10 @@ fn forwarded(names: &[String], headers: &HeaderMap) -> HeaderMap {
     chosen
 }
 
-/// Most results do not hold the word: a search is much cheaper than reading them.
-pub fn is_input_required(result: &[u8]) -> bool {
-    static WORD: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"input_required"));
-    let says_so = |members: Members<'_>| members.text("resultType").as_deref() == Some("input_required");
-    WORD.find(result).is_some() && members(result).is_some_and(says_so)
-}
-
-/// Whether a tool says that it failed. Most that say anything say that they did not.
-fn is_tool_error(result: &[u8]) -> bool {
-    static WORD: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(br#""isError""#));
-    let denied = |at: usize| result[at + WORD.needle().len()..].starts_with(b":false");
-    let says_so = |members: Members<'_>| members.get("isError").is_some_and(|value| value.get() == "true");
-    WORD.find_iter(result).any(|at| !denied(at)) && members(result).is_some_and(says_so)
-}
-
-fn members(result: &[u8]) -> Option<Members<'_>> {
-    Members::read(std::str::from_utf8(result).ok()?).ok()
-}
-
 /// What happened, as a metric label.
 fn outcome(answer: &Result<Reply, Failure>) -> Outcome {
     match answer {
-        Ok(Reply::Result(text)) if is_tool_error(text) => Outcome::ToolError,
+        Ok(Reply::Result(result)) if result.says.is_error => Outcome::ToolError,
         Ok(Reply::Result(_)) => Outcome::Ok,
         Ok(Reply::Error(RpcError { .. })) => Outcome::RpcError,
         Err(Failure::Unavailable | Failure::SessionLost) => Outcome::Unavailable,
@@ -363,39 +342,5 @@ impl Drop for Observed<'_> {
             self.metrics.call_duration.with_label_values(&labels).observe(seconds);
         }
         self.metrics.calls.with_label_values(&[server.name.as_str(), self.tool, self.outcome.as_str()]).inc();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_tool_has_failed_if_the_result_itself_says_so() {
-        for (result, expected) in [
-            (r#"{"content":[],"isError":true}"#, true),
-            (r#"{"isError" : true,"content":[{"isError":false}]}"#, true),
-            (r#"{"content":[{"isError":true}],"isError":false}"#, false),
-            (r#"{"content":[{"isError":true}]}"#, false),
-            (r#"{"isError":false}"#, false),
-            (r#"{"isError":"true"}"#, false),
-            (r#"{"text":"\"isError\":true"}"#, false),
-            ("{}", false),
-        ] {
-            assert_eq!(is_tool_error(result.as_bytes()), expected, "{result}");
-        }
-    }
-
-    #[test]
-    fn a_result_asks_for_input_if_it_says_so_itself() {
-        for (result, expected) in [
-            (r#"{"resultType":"input_required"}"#, true),
-            (r#"{"resultType" : "input_required" }"#, true),
-            (r#"{"content":[{"resultType":"input_required"}]}"#, false),
-            (r#"{"resultType":"complete","text":"input_required"}"#, false),
-            ("{}", false),
-        ] {
-            assert_eq!(is_input_required(result.as_bytes()), expected, "{result}");
-        }
     }
 }

@@ -108,7 +108,7 @@ async fn page(session: &Session, kind: Kind, cursor: Option<&str>) -> Result<Opt
     let none = HeaderMap::new();
     let call = Call::of_our_own(method(kind), &params, &none);
     match session.call(&call, &Arc::new(Timing::new(PAGE_LIMIT))).await.map_err(Why::Call)? {
-        Reply::Result(text) => Ok(Some(text)),
+        Reply::Result(result) => Ok(Some(result.text)),
         Reply::Error(error) if error.code == METHOD_NOT_FOUND => Ok(None),
         Reply::Error(error) => Err(Why::Rpc(error.code)),
     }

@@ -108,7 +108,7 @@ async fn answer_call(
     let called = call::call(&entry, &call, &app.metrics).await;
     note_call(&mut record(recorder), &called, app.log.payloads());
     let mut response = match called.answer {
-        Ok(Reply::Result(result)) => json(shape.apply(result)),
+        Ok(Reply::Result(result)) => json(shape.apply(result.text)),
         Ok(Reply::Error(error)) => ApiError::Rpc(error).into_response(),
         Err(failure) => ApiError::of_call(failure, &wanted.method).into_response(),
     };

@@ -382,7 +382,7 @@ async fn ask(
 
 fn understood(reply: Reply) -> Result<Handshake, ConnectError> {
     match reply {
-        Reply::Result(text) => serde_json::from_slice(&text)
+        Reply::Result(result) => serde_json::from_slice(&result)
             .map_err(|_| ConnectError::NotMcp("the answer to the handshake is not of its form")),
         Reply::Error(error) => Err(ConnectError::Refused(error.code)),
     }

@@ -8,13 +8,14 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::result::{RpcResult, Says};
 use crate::json::{self, Members, NoObject};
 
 /// What a server answered to a request of ours.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Reply {
     /// The `result`, byte for byte.
-    Result(Bytes),
+    Result(RpcResult),
     /// The `error`.
     Error(RpcError),
 }
@@ -92,6 +93,8 @@ struct Envelope<'a> {
     params: Option<&'a str>,
     result: Option<&'a str>,
     error: Option<&'a str>,
+    /// What the result says, if it was read on the way.
+    says: Option<Says>,
 }
 
 /// The same, for unusual forms.
@@ -136,8 +139,9 @@ impl<'a> Envelope<'a> {
     /// `None` if it is no message.
     fn read(text: &'a [u8]) -> Option<Self> {
         let text = std::str::from_utf8(text).ok()?;
-        match Members::read(text) {
-            Ok(members) => Self::of(members),
+        let mut result = [None];
+        match Members::read_along(text, &["result"], &mut result) {
+            Ok(members) => Some(Self { says: Some(Says::of(&result[0])), ..Self::of(members)? }),
             Err(NoObject::Syntax) => None,
             // Members that do not count may be there twice, and as many as they like.
             Err(NoObject::Kind | NoObject::Twice | NoObject::TooMany) => Self::unusual(text),
@@ -163,7 +167,7 @@ impl<'a> Envelope<'a> {
     fn unusual(text: &'a str) -> Option<Self> {
         let Unusual { id, method, params, result, error } = serde_json::from_str(text).ok()?;
         let [id, params, result, error] = [id, params, result, error].map(|value| value.map(RawValue::get));
-        Some(Self { id, method, params, result, error })
+        Some(Self { id, method, params, result, error, says: None })
     }
 }
 
@@ -175,7 +179,7 @@ fn single(whole: &Bytes, text: &[u8]) -> Message {
             Message::Request(Question { id: id.to_owned(), method: method.into_owned(), params })
         }
         (Some(method), None) => notification(whole, &method, envelope.params),
-        (None, id) => answer(whole, id, envelope.result, envelope.error),
+        (None, id) => answer(whole, id, (envelope.result, envelope.says), envelope.error),
     }
 }
 
@@ -199,9 +203,21 @@ fn notification(whole: &Bytes, method: &str, params: Option<&str>) -> Message {
     found.unwrap_or(Message::Notification)
 }
 
-fn answer(whole: &Bytes, id: Option<&str>, result: Option<&str>, error: Option<&str>) -> Message {
+fn answer(
+    whole: &Bytes,
+    id: Option<&str>,
+    (result, says): (Option<&str>, Option<Says>),
+    error: Option<&str>,
+) -> Message {
+    let read = |text: &str| {
+        let text = whole.slice_ref(text.as_bytes());
+        match says {
+            Some(says) => RpcResult { text, says },
+            None => RpcResult::of(text),
+        }
+    };
     let reply = match (result, error) {
-        (Some(result), None) => Some(Reply::Result(whole.slice_ref(result.as_bytes()))),
+        (Some(result), None) => Some(Reply::Result(read(result))),
         (None, Some(error)) => serde_json::from_str(error).ok().map(Reply::Error),
         _ => None,
     };
@@ -235,7 +251,7 @@ mod tests {
     }
 
     fn result(id: u64, text: &'static str) -> Message {
-        Message::Reply(id, Reply::Result(Bytes::from_static(text.as_bytes())))
+        Message::Reply(id, Reply::Result(RpcResult::of(Bytes::from_static(text.as_bytes()))))
     }
 
     #[test]
@@ -303,7 +319,7 @@ mod tests {
         let text = format!(r#"{{"jsonrpc":"2.0","result":{raw},"id":3}}"#);
         let mut all = Vec::new();
         read(&Bytes::from(text), |message| all.push(message));
-        assert_eq!(all, vec![Message::Reply(3, Reply::Result(Bytes::from(raw.to_owned())))]);
+        assert_eq!(all, vec![Message::Reply(3, Reply::Result(RpcResult::of(Bytes::from(raw.to_owned()))))]);
     }
 
     proptest! {
@@ -325,7 +341,7 @@ mod tests {
         fn any_result_comes_out_as_it_went_in(id in any::<u64>(), value in "(\\{\"a\": ?[1-9][0-9]{0,30}\\}|\\[ ?1 ?\\]|\"[a-z]*\")") {
             let mut all = Vec::new();
             read(&Bytes::from(format!(r#"{{"id":{id},"result":{value}}}"#)), |message| all.push(message));
-            prop_assert_eq!(all, vec![Message::Reply(id, Reply::Result(Bytes::from(value)))]);
+            prop_assert_eq!(all, vec![Message::Reply(id, Reply::Result(RpcResult::of(Bytes::from(value))))]);
         }
     }
 }

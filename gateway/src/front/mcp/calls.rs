@@ -34,7 +34,7 @@ use crate::seal::{self, Inner, RequestState};
 use crate::upstream::message::json_string;
 use crate::upstream::params::mirror;
 use crate::upstream::timing::PROGRESS_CAP;
-use crate::upstream::{self, Caller as Told, Mailbox};
+use crate::upstream::{self, Caller as Told, Mailbox, RpcResult};
 
 /// How long a client may take to bring the answers to what a server asks.
 pub const INPUT_LIFE: Duration = Duration::from_secs(3600);
@@ -410,7 +410,7 @@ impl Planned {
         let mut entry = self.entry.clone();
         for _ in 0..rounds::MOST_ROUNDS {
             let (Ok(upstream::Reply::Result(result)), Some(server)) = (&called.answer, &called.server) else { break };
-            if !call::is_input_required(result) {
+            if !result.says.asks_for_input {
                 break;
             }
             let limit = Duration::from_secs(server.spec().timeouts.request_seconds.into()) * PROGRESS_CAP;
@@ -433,8 +433,7 @@ impl Planned {
         let problem = match called.answer {
             Ok(upstream::Reply::Result(result)) => match self.input_sealed(&result, called.server.as_deref()) {
                 Ok(sealed) => {
-                    let result = sealed.as_ref().unwrap_or(&result);
-                    return Reply::passed_on(&self.id, result, self.method, self.revision);
+                    return Reply::passed_on(&self.id, &sealed.unwrap_or(result), self.method, self.revision);
                 }
                 Err(problem) => problem,
             },
@@ -448,12 +447,12 @@ impl Planned {
     /// A result that asks for input, with the server's own state sealed; none if it asks for nothing.
     fn input_sealed(
         &self,
-        result: &Bytes,
+        result: &RpcResult,
         server: Option<&crate::handle::Handle>,
-    ) -> Result<Option<Bytes>, RpcProblem> {
+    ) -> Result<Option<RpcResult>, RpcProblem> {
         const UNFIT: RpcProblem =
             RpcProblem::Server(upstream::CallError::Unfit("it asks for input in a form that is not understood"));
-        let Some(server) = server.filter(|_| self.revision.is_modern() && call::is_input_required(result)) else {
+        let Some(server) = server.filter(|_| self.revision.is_modern() && result.says.asks_for_input) else {
             return Ok(None);
         };
         let whole = std::str::from_utf8(result).map_err(|_| UNFIT)?;
@@ -472,12 +471,12 @@ impl Planned {
         };
         let sealed = state.seal(&self.caller.app.sealer).map_err(|_| UNFIT)?;
         members.0.retain(|(key, _)| key != "requestState");
-        Ok(Some(format!(r#"{{"requestState":"{sealed}"{}}}"#, joined(&members.0)).into()))
+        Ok(Some(RpcResult::of(format!(r#"{{"requestState":"{sealed}"{}}}"#, joined(&members.0)).into())))
     }
 }
 
 fn asks_for_input(called: &Called) -> bool {
-    matches!(&called.answer, Ok(upstream::Reply::Result(result)) if call::is_input_required(result))
+    matches!(&called.answer, Ok(upstream::Reply::Result(result)) if result.says.asks_for_input)
 }
 
 /// Numbers are compared as numbers, all else as text.

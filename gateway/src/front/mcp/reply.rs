@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 use std::convert::Infallible;
 use std::pin::Pin;
-use std::sync::LazyLock;
 use std::task::{Context, Poll};
 
 use axum::body::Body;
@@ -11,12 +10,12 @@ use axum::response::Response;
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
 use http_body::{Frame, SizeHint};
-use memchr::memmem::Finder;
 use smallvec::SmallVec;
 
 use super::problem::RpcProblem;
 use crate::json::{Members, on_one_line};
 use crate::revision::Revision;
+use crate::upstream::RpcResult;
 use crate::upstream::message::json_string;
 
 /// How the gateway introduces itself to callers, as JSON.
@@ -55,7 +54,7 @@ impl Reply {
     }
 
     /// The answer with a result that a server gave.
-    pub fn passed_on(id: &str, result: &Bytes, method: &str, revision: Revision) -> Self {
+    pub fn passed_on(id: &str, result: &RpcResult, method: &str, revision: Revision) -> Self {
         let (begin, rest) = fitted(result, method, revision);
         let copied = if rest.len() <= COPIED { rest.len() } else { 0 };
         let mut text = Vec::with_capacity(copied + begin.len() + id.len() + 48);
@@ -107,38 +106,31 @@ impl Reply {
 
 /// A result as a caller of this revision expects it: what the server wrote, but for what the revisions differ in. It
 /// begins with a text, and goes on with what is left of it.
-fn fitted(result: &Bytes, method: &str, revision: Revision) -> (Cow<'static, str>, Bytes) {
-    // A search is cheaper than reading, and most results of legacy servers hold none of the words.
-    let has = |word: &LazyLock<Finder<'static>>| word.find(result).is_some();
-    let fitted = match (revision.is_modern(), has(&RESULT_TYPE)) {
+fn fitted(result: &RpcResult, method: &str, revision: Revision) -> (Cow<'static, str>, Bytes) {
+    let says = result.says;
+    let fitted = match (revision.is_modern(), says.has_type || says.is_cacheable) {
+        _ if says.nothing => None,
         (false, false) => None,
         (false, true) => without_result_type(result)
-            .filter(|_| !has(&TTL) && !has(&CACHE_SCOPE))
+            .filter(|_| !says.is_cacheable)
             .or_else(|| Some((Cow::Borrowed(""), without_modern_members(result)?))),
-        (true, true) if method != "resources/read" && result.starts_with(COMPLETE) => None,
+        (true, _) if says.has_type && method != "resources/read" => None,
         (true, _) => with_modern_members(result, method),
     };
-    fitted.unwrap_or_else(|| (Cow::Borrowed(""), result.clone()))
+    fitted.unwrap_or_else(|| (Cow::Borrowed(""), result.text.clone()))
 }
-
-/// What servers of 2026-07-28 begin most results with.
-const COMPLETE: &[u8] = br#"{"resultType":"complete""#;
-
-static RESULT_TYPE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(br#""resultType""#));
-static TTL: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(br#""ttlMs""#));
-static CACHE_SCOPE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(br#""cacheScope""#));
 
 /// The result without the member that it begins with, if that is the usual one.
 fn without_result_type(result: &Bytes) -> Option<(Cow<'static, str>, Bytes)> {
-    let rest = result.strip_prefix(COMPLETE)?.strip_prefix(b",")?;
-    RESULT_TYPE.find(rest).is_none().then(|| (Cow::Borrowed("{"), result.slice_ref(rest)))
+    let rest = result.strip_prefix(br#"{"resultType":"complete","#)?;
+    Some((Cow::Borrowed("{"), result.slice_ref(rest)))
 }
 
-fn with_modern_members(result: &Bytes, method: &str) -> Option<(Cow<'static, str>, Bytes)> {
+fn with_modern_members(result: &RpcResult, method: &str) -> Option<(Cow<'static, str>, Bytes)> {
     const USUAL: &str = r#"{"resultType":"complete","#;
     let inside = result.trim_ascii_start().strip_prefix(b"{")?;
     let is_empty = inside.trim_ascii_start().starts_with(b"}");
-    if method != "resources/read" && !is_empty && RESULT_TYPE.find(result).is_none() {
+    if method != "resources/read" && !is_empty {
         return Some((Cow::Borrowed(USUAL), result.slice_ref(inside)));
     }
     let members = Members::read(std::str::from_utf8(result).ok()?).ok()?;
@@ -244,7 +236,7 @@ mod tests {
                 r#"{"resultType":"complete","cacheScope":"private","ttlMs":9,"contents":[]}"#,
             ),
         ] {
-            let (begin, rest) = fitted(&Bytes::from(result), method, revision);
+            let (begin, rest) = fitted(&RpcResult::of(result.into()), method, revision);
             assert_eq!(format!("{begin}{}", std::str::from_utf8(&rest).unwrap()), expected, "{result} {revision}");
         }
     }
@@ -252,7 +244,7 @@ mod tests {
     #[test]
     fn a_long_result_is_the_same_as_a_short_one_but_is_not_copied() {
         for length in [COPIED - 8, COPIED - 7] {
-            let result = Bytes::from(format!(r#"{{"a":"{}"}}"#, "x".repeat(length)));
+            let result = RpcResult::of(format!(r#"{{"a":"{}"}}"#, "x".repeat(length)).into());
             let reply = Reply::passed_on("7", &result, "tools/call", Revision::V2025_06_18);
             assert_eq!(reply.parts.len(), if result.len() > COPIED { 3 } else { 1 });
             let expected = [br#"{"jsonrpc":"2.0","id":7,"result":"#, &result[..], b"}"].concat();
