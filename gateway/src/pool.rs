@@ -232,7 +232,7 @@ impl Pool {
     /// Starts a server, which takes the place of `before`.
     fn start(&mut self, spec: Arc<Server>, before: Option<&Arc<Handle>>) {
         let handle = Handle::new(spec.clone(), &self.shared.metrics).telling(self.shared.touched.clone());
-        let clients = (!spec.session.is_shared()).then(|| Arc::new(self.clients(&spec.name)));
+        let clients = (!spec.session.is_shared()).then(|| Arc::new(Clients::new(self.shared.asking.clone())));
         if let (Some(clients), Some(old)) = (&clients, before.and_then(|before| before.clients())) {
             clients.succeed(old);
         }
@@ -240,17 +240,11 @@ impl Pool {
         let offer = before.map(|before| before.offer()).unwrap_or_default();
         let listed = offer.listed && spec.state == State::Enabled;
         handle.set_offer(Offer { listed, ..(*offer).clone() });
-        self.shared.metrics.server_up.with_label_values(&[&handle.name]).set(0);
         let orders = watch::Sender::new(Order::default());
         let running = server::run(handle.clone(), self.shared.clone(), orders.subscribe(), self.trying.clone());
         let task = self.tasks.spawn(running).id();
         self.owners.insert(task, spec.key.clone());
         self.members.insert(spec.key.clone(), Member { spec, handle, orders, task });
-    }
-
-    fn clients(&self, server: &str) -> Clients {
-        let gauge = self.shared.metrics.client_sessions.with_label_values(&[server]);
-        Clients::new(self.shared.asking.clone(), gauge)
     }
 
     /// Tells a server to finish its calls and end. Its series are for the caller to forget.
@@ -304,9 +298,6 @@ impl Pool {
         let before = self.published.swap(catalog.clone());
         self.shared.published.notify_one();
         let difference = catalog.since(&before);
-        for server in &difference.servers {
-            self.shared.metrics.placed(&server.name, &catalog.place(server));
-        }
         self.board.published(&difference);
         self.build_took = began.elapsed();
     }
