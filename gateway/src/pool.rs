@@ -26,11 +26,14 @@ use crate::plan::{Plan, plan};
 use crate::server::{self, Order, Shared, Trying};
 use crate::source::{Configuration, Servers, Slot};
 
-/// Changes of tools that come together are built into one catalog.
+/// Catalogs are built so far apart at least while changes of tools keep coming: those between come together.
 const GATHER: Duration = Duration::from_millis(5);
 
-/// Building catalogs takes one part in so many of the time at most, when thousands of servers come one by one.
+/// Building them takes one part in so many of the time then, when thousands of servers come one by one.
 const BUILD_SHARE: u32 = 4;
+
+/// A change that comes alone waits for nothing: catalogs may come so much earlier than these two allow.
+const AHEAD: Duration = Duration::from_millis(100);
 
 /// A new process is given so long to open its first sessions before it takes traffic all the same.
 const FIRST_SESSIONS: Duration = Duration::from_secs(10);
@@ -54,8 +57,8 @@ pub struct Pool {
     slots: Vec<Slot>,
     /// Given to the servers of the first configuration.
     trying: Option<Trying>,
-    /// How long the last catalog took.
-    build_took: Duration,
+    /// When the next catalog would be due if none came ahead of its time.
+    due: Instant,
 }
 
 /// What must happen before this process takes traffic.
@@ -100,7 +103,7 @@ impl Pool {
             servers: None,
             slots: Vec::new(),
             trying: None,
-            build_took: Duration::ZERO,
+            due: Instant::now(),
         }
     }
 
@@ -128,7 +131,7 @@ impl Pool {
                 }
                 Ok(()) = secrets.changed() => self.tell_all(),
                 Some(ended) = self.tasks.join_next_with_id() => self.ended(ended),
-                () = self.shared.dirty.notified() => build_at = build_at.or_else(|| Some(Instant::now() + self.gather())),
+                () = self.shared.dirty.notified() => build_at = Some(self.due.checked_sub(AHEAD).unwrap_or(self.due)),
                 () = sleep_until(build_at.unwrap_or_else(Instant::now)), if build_at.is_some() => {
                     build_at = None;
                     self.publish();
@@ -288,10 +291,6 @@ impl Pool {
         }
     }
 
-    fn gather(&self) -> Duration {
-        GATHER.max(self.build_took * BUILD_SHARE)
-    }
-
     fn publish(&mut self) {
         let began = Instant::now();
         let catalog = Arc::new(Catalog::build(self.members.values().map(|member| member.handle.clone()).collect()));
@@ -299,7 +298,8 @@ impl Pool {
         self.shared.published.notify_one();
         let difference = catalog.since(&before);
         self.board.published(&difference);
-        self.build_took = began.elapsed();
+        let now = Instant::now();
+        self.due = self.due.max(now) + GATHER.max((now - began) * BUILD_SHARE);
     }
 
     async fn stop_all(mut self) {

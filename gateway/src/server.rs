@@ -283,7 +283,9 @@ impl Task {
     async fn open(&mut self) -> Result<Opened, Trouble> {
         let shared = self.shared.clone();
         let turn = shared.handshakes.acquire().await;
-        let mut attempt = std::pin::pin!(self.attempt());
+        // In a box, so that the task of an open session does not carry the room for handshakes; so it is below with what is
+        // seldom done. There are thousands of these tasks.
+        let mut attempt = Box::pin(self.attempt());
         if let Ok(outcome) = timeout(HANDSHAKE_TURN, &mut attempt).await {
             return outcome;
         }
@@ -360,7 +362,7 @@ impl Task {
             let mut over = self.follow(&mut opened, &mut retiring, &mut seen, again).await;
             self.seen = seen;
             if let Over::Changed = over {
-                match self.replace(&mut opened, &mut retiring).await {
+                match Box::pin(self.replace(&mut opened, &mut retiring)).await {
                     Ok(renewed) => {
                         again = (!renewed).then(credentials_again);
                         continue;
@@ -552,7 +554,7 @@ impl Task {
             };
             let passive = check.mode == HealthMode::Passive && !suspected;
             let fresh = passive || (!suspected && self.handle.since_success() < interval);
-            match if fresh { Health::Good } else { self.check(session, check.mode).await } {
+            match if fresh { Health::Good } else { Box::pin(self.check(session, check.mode)).await } {
                 Health::Good => {
                     (bad, good) = (0, good + 1);
                     if good >= u32::from(check.healthy_threshold) {
