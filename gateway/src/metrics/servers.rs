@@ -239,3 +239,45 @@ impl Row<'_> {
         self.server.left_out(kind).into()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use portcullis_crds::Server;
+    use prometheus::{Registry, TextEncoder};
+
+    use super::*;
+    use crate::handle::Offer;
+    use crate::metrics::Metrics;
+
+    #[test]
+    fn a_server_has_what_each_has_and_otherwise_only_what_it_counts() {
+        let server = Arc::new(Handle::new(Server::from_url("a", "http://a/"), &Metrics::new()));
+        server.count_reconnect("closed");
+        server.count_reconnect("closed");
+        server.series.failovers.inc();
+        server.note_left_out(Kind::Prompts, 3);
+        server.set_offer(Offer { listed: true, ..Offer::default() });
+        let published = Published::default();
+        let registry = Registry::new();
+        registry.register(Box::new(OfServers::new(published.clone()))).unwrap();
+        published.store(Arc::new(Catalog::build(vec![server])));
+
+        let text = TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
+
+        let series: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
+        let expected = [
+            r#"portcullis_catalog_tools{server="a"} 0"#,
+            r#"portcullis_failovers_total{server="a"} 1"#,
+            r#"portcullis_prompts_left_out{server="a"} 3"#,
+            r#"portcullis_server_calls_in_flight{server="a"} 0"#,
+            r#"portcullis_server_ejections_total{server="a"} 0"#,
+            r#"portcullis_server_reconnects_total{reason="closed",server="a"} 2"#,
+            r#"portcullis_server_up{server="a"} 0"#,
+            r#"portcullis_tools_left_out{server="a"} 0"#,
+            r#"portcullis_tools_renamed{server="a"} 0"#,
+        ];
+        assert_eq!(series, expected);
+    }
+}
