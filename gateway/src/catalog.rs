@@ -8,7 +8,7 @@ mod rest;
 mod table;
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
@@ -39,7 +39,7 @@ pub struct Catalog {
     places: Vec<Place>,
     /// For each of the servers, in the same order.
     alone: Vec<Alone>,
-    /// Where the server of a name stands.
+    /// Where the server stands that callers mean by a name.
     names: OnceLock<HashMap<Box<str>, usize>>,
     listing: OnceLock<Bytes>,
     resource_places: OnceLock<Places>,
@@ -199,16 +199,26 @@ impl Catalog {
     /// The server that a caller means: by name, by the URL as configured, with its namespace, or by its bare name where
     /// only one has it.
     pub fn server(&self, wanted: &str) -> Option<&Arc<Handle>> {
-        let named = self.names.get_or_init(|| {
-            self.servers.iter().enumerate().rev().map(|(at, server)| (server.name.as_str().into(), at)).collect()
-        });
-        let exact = named.get(wanted).map(|at| &self.servers[*at]);
-        let exact = exact.or_else(|| self.servers.iter().find(|server| server.spec().label() == wanted));
-        exact.or_else(|| self.servers.iter().find(|server| server.spec().url == wanted)).or_else(|| {
-            let mut bare = self.servers.iter().filter(|server| server.key.name == wanted);
-            let bare = bare.next().filter(|_| bare.next().is_none());
-            bare.or_else(|| self.server_of(&wanted.split_once('/').map(|(space, name)| ServerKey::new(space, name))?))
-        })
+        let named = self.names.get_or_init(|| self.all_names()).get(wanted).map(|at| &self.servers[*at]);
+        named.or_else(|| self.server_of(&wanted.split_once('/').map(|(space, name)| ServerKey::new(space, name))?))
+    }
+
+    /// Every name by which one of the servers is meant but for that with its namespace; what counts more comes later.
+    fn all_names(&self) -> HashMap<Box<str>, usize> {
+        // Of two with the same the first counts.
+        let servers = || self.servers.iter().enumerate().rev();
+        let mut names: HashMap<Box<str>, usize> = HashMap::with_capacity(self.servers.len());
+        let mut twice = HashSet::new();
+        for (at, server) in servers() {
+            if names.insert(server.key.name.as_str().into(), at).is_some() {
+                twice.insert(server.key.name.as_str());
+            }
+        }
+        names.retain(|name, _| !twice.contains(&**name));
+        names.extend(servers().map(|(at, server)| (server.spec().url.as_str().into(), at)));
+        names.extend(servers().map(|(at, server)| (server.spec().label().into(), at)));
+        names.extend(servers().map(|(at, server)| (server.name.as_str().into(), at)));
+        names
     }
 
     /// Whether a server has an open session, and this view shows what it offers: whoever waits until a server is
@@ -219,7 +229,7 @@ impl Catalog {
 
     /// Whether a server is being connected for the first time, so that its tools are not known yet.
     pub fn is_incomplete(&self) -> bool {
-        self.servers.iter().any(|server| server.status().phase == Phase::Connecting)
+        self.servers.iter().any(|server| server.phase() == Phase::Connecting)
     }
 
     /// The server of this key.

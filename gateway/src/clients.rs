@@ -13,7 +13,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use portcullis_crds::mcpserver::ClientSessions;
-use prometheus::IntGauge;
 use tokio::sync::mpsc;
 
 use crate::auth::Identity;
@@ -80,7 +79,6 @@ pub struct Clients {
     spoken: Mutex<Option<Spoken>>,
     asking: Arc<Asking>,
     next: AtomicU64,
-    gauge: IntGauge,
 }
 
 #[derive(Default)]
@@ -105,7 +103,7 @@ pub enum Refused {
 
 impl Clients {
     /// None yet.
-    pub fn new(asking: Arc<Asking>, gauge: IntGauge) -> Self {
+    pub fn new(asking: Arc<Asking>) -> Self {
         let (openings, to_open) = mpsc::channel(OPENINGS);
         Self {
             lines: Mutex::default(),
@@ -114,7 +112,6 @@ impl Clients {
             spoken: Mutex::default(),
             asking,
             next: AtomicU64::new(0),
-            gauge,
         }
     }
 
@@ -144,7 +141,6 @@ impl Clients {
         }
         lines.open.insert(*key, line.clone());
         lines.by_caller.insert(key.subject, of_caller + 1);
-        self.gauge.inc();
         Ok(Lease::new(self, &line))
     }
 
@@ -152,6 +148,11 @@ impl Clients {
     pub fn has(&self, key: &ClientKey) -> bool {
         let lines = self.lock();
         lines.open.contains_key(key) || (key.session.is_some() && lines.lost.contains(key))
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.lock().open.len()
     }
 
     /// The client's session, if it has one.
@@ -170,7 +171,7 @@ impl Clients {
 
     /// Takes a session out, so that the next call opens another. `lost`: its client has not been told.
     fn remove(&self, line: &Arc<Line>, lost: bool) {
-        self.lock().remove(line, lost, &self.gauge);
+        self.lock().remove(line, lost);
     }
 
     /// Takes it out if no call has used it for so long.
@@ -179,7 +180,7 @@ impl Clients {
         let mut lines = self.lock();
         let unused = line.idle_for().is_some_and(|time| time >= idle);
         if unused {
-            lines.remove(line, true, &self.gauge);
+            lines.remove(line, true);
         }
         unused
     }
@@ -216,7 +217,7 @@ impl Clients {
 }
 
 impl Lines {
-    fn remove(&mut self, line: &Arc<Line>, lost: bool, gauge: &IntGauge) {
+    fn remove(&mut self, line: &Arc<Line>, lost: bool) {
         let key = line.key;
         if !self.open.get(&key).is_some_and(|there| Arc::ptr_eq(there, line)) {
             return;
@@ -226,7 +227,6 @@ impl Lines {
             Some(count) if *count > 1 => *count -= 1,
             _ => drop(self.by_caller.remove(&key.subject)),
         }
-        gauge.dec();
         if lost && line.holds_state() {
             self.note_lost(key);
         }

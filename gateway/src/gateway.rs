@@ -34,7 +34,7 @@ use crate::front::mcp::topics::Topics;
 use crate::front::{App, Front, FrontOptions, status};
 use crate::guard::Guard;
 use crate::guard::learn::{self, API_HOST};
-use crate::metrics::Metrics;
+use crate::metrics::{Kept, Metrics, OfServers};
 use crate::pool::{Latches, Pool, Published};
 use crate::seal::Sealer;
 use crate::seal::file::KeyFile;
@@ -211,7 +211,7 @@ impl Gateway {
         let Self { pool, board, app, latches, keys, log, .. } = self;
         let mut tasks = Supervisor::new();
         let connections = Arc::new(Connections::default());
-        export(&app.metrics, &connections, log);
+        export(&app.metrics, app.published.clone(), &connections, log);
 
         let Feed { configurations, soundness, secrets: files } = source.feed();
         let (folder, changes) = follow_credentials(&mut tasks, secrets, client.clone(), files);
@@ -384,9 +384,9 @@ async fn tell_soundness(mut soundness: watch::Receiver<Soundness>, metrics: Metr
 }
 
 /// Numbers that others keep, gathered when somebody asks.
-fn export(metrics: &Metrics, connections: &Arc<Connections>, log: Option<LogSink>) {
+fn export(metrics: &Metrics, published: Published, connections: &Arc<Connections>, log: Option<LogSink>) {
     // Fails only when registered twice, which would be a bug that the metrics test shows.
     let _ = process::register(&metrics.registry);
-    let collector = crate::metrics::Kept::new(connections.clone(), log);
-    let _ = metrics.registry.register(Box::new(collector));
+    let _ = metrics.registry.register(Box::new(Kept::new(connections.clone(), log)));
+    let _ = metrics.registry.register(Box::new(OfServers::new(published)));
 }

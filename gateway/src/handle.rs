@@ -1,19 +1,20 @@
 //! One server as calls see it: its session, its load, its health. Shared by the call path and the server's task.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use portcullis_crds::mcpserver::State;
 use portcullis_crds::{Reason, Server, ServerKey};
-use prometheus::{Histogram, IntCounter, IntGauge};
+use prometheus::{Histogram, HistogramVec};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, timeout_at};
 
 use crate::clients::Clients;
 use crate::item::{Items, Kind};
 use crate::metrics::{Metrics, Outcome};
+use crate::server::RECONNECT_REASONS;
 use crate::subscriptions::Subscriptions;
 use crate::touched::Touched;
 use crate::trouble::Trouble;
@@ -67,7 +68,7 @@ pub struct Handle {
     told: Told,
     /// Sessions that clients have for themselves, if it is configured so.
     clients: Option<Arc<Clients>>,
-    /// Handles of its own series, so that a call looks none up.
+    /// What is counted of it.
     pub series: Series,
 }
 
@@ -167,16 +168,30 @@ pub enum Phase {
     Disabled,
 }
 
-/// A server's own metric series.
+/// What is counted of a server.
 pub struct Series {
     /// Calls that were answered.
-    pub ok: Histogram,
-    /// Calls it has now.
-    pub in_flight: IntGauge,
+    pub ok: Answered,
     /// Calls tried elsewhere.
-    pub failovers: IntCounter,
-    ejections: IntCounter,
+    pub failovers: Count,
+    /// Times it was put last.
+    pub ejections: Count,
+    /// Sessions that ended or could not be opened, for each of [`RECONNECT_REASONS`].
+    reconnects: [Count; RECONNECT_REASONS.len()],
+    /// Items of each kind that are invalid, double or too many.
+    left_out: [AtomicU32; Kind::ALL.len()],
 }
+
+/// How long calls took that were answered: a series that is looked up once, and is there once a call was.
+pub struct Answered {
+    server: String,
+    all: HistogramVec,
+    own: OnceLock<Histogram>,
+}
+
+/// A number that grows.
+#[derive(Default)]
+pub struct Count(AtomicU64);
 
 /// A place at a server; frees it when dropped.
 pub struct Slot<'a> {
@@ -191,16 +206,9 @@ impl Handle {
     pub fn new(spec: impl Into<Arc<Server>>, metrics: &Metrics) -> Self {
         let spec = spec.into();
         let name = spec.name.clone();
-        let series = Series {
-            ok: metrics.call_duration.with_label_values(&[name.as_str(), Outcome::Ok.as_str()]),
-            in_flight: metrics.in_flight.with_label_values(&[&name]),
-            failovers: metrics.failovers.with_label_values(&[&name]),
-            ejections: metrics.ejections.with_label_values(&[&name]),
-        };
         let phase = if spec.state == State::Disabled { Phase::Disabled } else { Phase::Connecting };
         Self {
             key: spec.key.clone(),
-            name,
             notices: Arc::default(),
             subscriptions: Subscriptions::default(),
             slots: ArcSwap::from_pointee(Semaphore::new(spec.limits.max_concurrent_requests as usize)),
@@ -223,7 +231,8 @@ impl Handle {
             revision: Mutex::default(),
             told: Told::default(),
             clients: None,
-            series,
+            series: Series::new(&name, metrics),
+            name,
         }
     }
 
@@ -370,7 +379,6 @@ impl Handle {
             (Err(_), None) => return None,
         };
         self.outstanding.fetch_add(1, Ordering::Relaxed);
-        self.series.in_flight.inc();
         Some(Slot { handle: self, _permit: permit })
     }
 
@@ -431,6 +439,33 @@ impl Handle {
         Duration::from_millis(self.now().saturating_sub(self.last_success.load(Ordering::Relaxed)))
     }
 
+    /// Counts that a session has ended, or could not be opened, for one of [`RECONNECT_REASONS`].
+    pub fn count_reconnect(&self, reason: &str) {
+        let place = RECONNECT_REASONS.iter().position(|known| *known == reason);
+        place.and_then(|place| self.series.reconnects.get(place)).into_iter().for_each(Count::inc);
+    }
+
+    /// How often that was, for each of [`RECONNECT_REASONS`].
+    pub fn reconnects(&self) -> impl Iterator<Item = u64> {
+        self.series.reconnects.iter().map(Count::get)
+    }
+
+    /// So many of its items of a kind are invalid, double or too many.
+    pub fn note_left_out(&self, kind: Kind, count: usize) {
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
+        self.series.left_out[kind as usize].store(count, Ordering::Relaxed);
+    }
+
+    /// How many of its items of a kind are invalid, double or too many.
+    pub fn left_out(&self, kind: Kind) -> u32 {
+        self.series.left_out[kind as usize].load(Ordering::Relaxed)
+    }
+
+    /// Messages of it that made no sense.
+    pub fn dropped(&self) -> u64 {
+        self.notices.dropped.load(Ordering::Relaxed)
+    }
+
     /// Waits until it has no calls.
     pub async fn drained(&self) {
         loop {
@@ -445,6 +480,11 @@ impl Handle {
     /// What people are shown.
     pub fn status(&self) -> Status {
         self.lock_status().clone()
+    }
+
+    /// Where it is between connecting and ready.
+    pub fn phase(&self) -> Phase {
+        self.lock_status().phase
     }
 
     /// Changes what people are shown.
@@ -500,6 +540,39 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
+impl Series {
+    fn new(server: &str, metrics: &Metrics) -> Self {
+        let all = metrics.call_duration.clone();
+        Self {
+            ok: Answered { server: server.to_owned(), all, own: OnceLock::new() },
+            failovers: Count::default(),
+            ejections: Count::default(),
+            reconnects: Default::default(),
+            left_out: Default::default(),
+        }
+    }
+}
+
+impl Answered {
+    /// A call has taken so long.
+    pub fn observe(&self, seconds: f64) {
+        let labels = [self.server.as_str(), Outcome::Ok.as_str()];
+        self.own.get_or_init(|| self.all.with_label_values(&labels)).observe(seconds);
+    }
+}
+
+impl Count {
+    /// One more.
+    pub fn inc(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 impl Status {
     /// Something is wrong.
     pub fn note(&mut self, trouble: &Trouble) {
@@ -551,7 +624,6 @@ impl Phase {
 
 impl Drop for Slot<'_> {
     fn drop(&mut self) {
-        self.handle.series.in_flight.dec();
         if self.handle.outstanding.fetch_sub(1, Ordering::Release) == 1 {
             self.handle.idle.notify_waiters();
         }

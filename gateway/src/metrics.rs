@@ -2,21 +2,22 @@
 //!
 //! Labels come from configured servers, listed tools and closed sets only, never from a request.
 
+mod kept;
+mod servers;
+
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use portcullis_runtime::{Connections, LogSink};
-use prometheus::core::{Collector, Desc, Describer as _};
-use prometheus::proto::{Counter, Metric, MetricFamily, MetricType};
+use prometheus::core::Collector;
+use prometheus::proto::{Metric, MetricFamily};
 use prometheus::{
     Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     Registry,
 };
 
-use crate::catalog::{Kind, Place};
-use crate::server::RECONNECT_REASONS;
+pub use self::kept::Kept;
+pub use self::servers::OfServers;
 
 /// Seconds; the first ones are the gateway's own work, the last ones slow tools.
 const BUCKETS: [f64; 14] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 15.0, 60.0];
@@ -36,8 +37,6 @@ pub struct Metrics {
     pub request_duration: HistogramVec,
     /// `portcullis_tool_calls_total{server,tool,outcome}`
     pub calls: IntCounterVec,
-    /// `portcullis_failovers_total{server}`: calls that were tried elsewhere after this server failed them.
-    pub failovers: IntCounterVec,
     /// `portcullis_unknown_tool_calls_total`
     pub unknown_tools: IntCounter,
     /// `portcullis_auth_rejections_total{reason}`
@@ -54,40 +53,6 @@ pub struct Metrics {
     pub keys_fetched: GaugeVec,
     /// `portcullis_token_reviews_total{outcome}`
     pub token_reviews: IntCounterVec,
-    /// `portcullis_server_up{server}`: 1 with an open session.
-    pub server_up: IntGaugeVec,
-    /// `portcullis_server_calls_in_flight{server}`
-    pub in_flight: IntGaugeVec,
-    /// `portcullis_client_upstream_sessions{server}`: of servers with a session for each client.
-    pub client_sessions: IntGaugeVec,
-    /// `portcullis_server_reconnects_total{server,reason}`
-    pub reconnects: IntCounterVec,
-    /// `portcullis_server_ejections_total{server}`
-    pub ejections: IntCounterVec,
-    /// `portcullis_server_messages_dropped_total{server}`
-    pub messages_dropped: IntCounterVec,
-    /// `portcullis_catalog_tools{server}`
-    pub catalog_tools: IntGaugeVec,
-    /// `portcullis_tools_left_out{server}`: invalid, double or too many.
-    pub tools_left_out: IntGaugeVec,
-    /// `portcullis_tools_renamed{server}`: offered as `server__tool` because another server has the name.
-    pub tools_renamed: IntGaugeVec,
-    /// `portcullis_tools_shortened{server}`: offered under a short form of their name.
-    pub tools_shortened: IntGaugeVec,
-    /// `portcullis_catalog_prompts{server}`
-    pub catalog_prompts: IntGaugeVec,
-    /// `portcullis_prompts_left_out{server}`
-    pub prompts_left_out: IntGaugeVec,
-    /// `portcullis_catalog_resources{server}`
-    pub catalog_resources: IntGaugeVec,
-    /// `portcullis_resources_left_out{server}`
-    pub resources_left_out: IntGaugeVec,
-    /// `portcullis_catalog_resource_templates{server}`
-    pub catalog_templates: IntGaugeVec,
-    /// `portcullis_resource_templates_left_out{server}`
-    pub templates_left_out: IntGaugeVec,
-    /// `portcullis_resources_hidden{server}`: resources and templates not shown because another server has the URI.
-    pub resources_hidden: IntGaugeVec,
     /// `portcullis_snapshot_applied_timestamp_seconds`
     pub snapshot_applied: Gauge,
     /// `portcullis_snapshot_apply_duration_seconds`: from the change to the catalog without the removed servers.
@@ -196,11 +161,6 @@ impl Metrics {
             ),
             client_streams: make.gauge("client_streams_open", "Streams on which callers listen for changes."),
             calls: make.counters("tool_calls_total", "Tool calls.", &["server", "tool", "outcome"]),
-            failovers: make.counters(
-                "failovers_total",
-                "Calls tried elsewhere after this server failed them.",
-                &["server"],
-            ),
             unknown_tools: make.counter("unknown_tool_calls_total", "Calls of tools that no server offers."),
             auth_rejections: make.counters("auth_rejections_total", "Requests refused for their token.", &["reason"]),
             gate_refusals: make.counters(
@@ -229,79 +189,6 @@ impl Metrics {
                 "Times the cluster was asked about a token.",
                 &["outcome"],
             ),
-            server_up: make.gauges("server_up", "1 with an open session to the server.", &["server"]),
-            in_flight: make.gauges("server_calls_in_flight", "Calls the server has now.", &["server"]),
-            client_sessions: make.gauges(
-                "client_upstream_sessions",
-                "Sessions with the server that clients have for themselves.",
-                &["server"],
-            ),
-            reconnects: make.counters(
-                "server_reconnects_total",
-                "Sessions that ended or could not be opened.",
-                &["server", "reason"],
-            ),
-            ejections: make.counters(
-                "server_ejections_total",
-                "Times the server was put last after failures in a row.",
-                &["server"],
-            ),
-            messages_dropped: make.counters(
-                "server_messages_dropped_total",
-                "Messages of the server that made no sense.",
-                &["server"],
-            ),
-            catalog_tools: make.gauges("catalog_tools", "Tools the server offers.", &["server"]),
-            tools_left_out: make.gauges(
-                "tools_left_out",
-                "Tools of the server that are invalid, double or too many.",
-                &["server"],
-            ),
-            tools_renamed: make.gauges(
-                "tools_renamed",
-                "Tools of the server whose name another server has.",
-                &["server"],
-            ),
-            tools_shortened: make.gauges(
-                "tools_shortened",
-                "Tools of the server under a short form of their name, where there are any.",
-                &["server"],
-            ),
-            catalog_prompts: make.gauges(
-                "catalog_prompts",
-                "Prompts the server offers, where there are any.",
-                &["server"],
-            ),
-            prompts_left_out: make.gauges(
-                "prompts_left_out",
-                "Prompts of the server that are invalid, double or too many, where there are any.",
-                &["server"],
-            ),
-            catalog_resources: make.gauges(
-                "catalog_resources",
-                "Resources the server offers, where there are any.",
-                &["server"],
-            ),
-            resources_left_out: make.gauges(
-                "resources_left_out",
-                "Resources of the server that are invalid, double or too many, where there are any.",
-                &["server"],
-            ),
-            catalog_templates: make.gauges(
-                "catalog_resource_templates",
-                "Resource templates the server offers, where there are any.",
-                &["server"],
-            ),
-            templates_left_out: make.gauges(
-                "resource_templates_left_out",
-                "Resource templates of the server that are invalid, double or too many, where there are any.",
-                &["server"],
-            ),
-            resources_hidden: make.gauges(
-                "resources_hidden",
-                "Resources and templates of the server whose URI another server has, where there are any.",
-                &["server"],
-            ),
             snapshot_applied: make
                 .float_gauge("snapshot_applied_timestamp_seconds", "When the configuration was applied last."),
             snapshot_apply: make
@@ -319,7 +206,9 @@ impl Metrics {
             configuration_ok,
             registry,
         };
-        (metrics, make.definitions.into_inner())
+        let mut definitions = make.definitions.into_inner();
+        definitions.extend(OfServers::definitions());
+        (metrics, definitions)
     }
 
     /// Notes that a snapshot was applied.
@@ -335,69 +224,9 @@ impl Metrics {
         self.keys_fetched.with_label_values(&[issuer]).set(now.as_secs_f64());
     }
 
-    /// Notes how many items of a kind a server offers.
-    pub fn offers(&self, kind: Kind, server: &str, count: i64) {
-        match kind {
-            Kind::Tools => self.catalog_tools.with_label_values(&[server]).set(count),
-            Kind::Prompts => set_sparse(&self.catalog_prompts, server, count),
-            Kind::Resources => set_sparse(&self.catalog_resources, server, count),
-            Kind::Templates => set_sparse(&self.catalog_templates, server, count),
-        }
-    }
-
-    /// Notes how many items of a kind were left out.
-    pub fn leaves_out(&self, kind: Kind, server: &str, count: i64) {
-        match kind {
-            Kind::Tools => self.tools_left_out.with_label_values(&[server]).set(count),
-            Kind::Prompts => set_sparse(&self.prompts_left_out, server, count),
-            Kind::Resources => set_sparse(&self.resources_left_out, server, count),
-            Kind::Templates => set_sparse(&self.templates_left_out, server, count),
-        }
-    }
-
-    /// Notes what became of a server's names in the catalog.
-    pub fn placed(&self, server: &str, place: &Place) {
-        self.tools_renamed.with_label_values(&[server]).set(place.renamed.into());
-        set_sparse(&self.tools_shortened, server, place.shortened.into());
-        set_sparse(&self.resources_hidden, server, place.hidden.into());
-    }
-
-    /// Those that have a series only where there is something to count.
-    fn sparse(&self) -> [&IntGaugeVec; 8] {
-        [
-            &self.tools_shortened,
-            &self.catalog_prompts,
-            &self.prompts_left_out,
-            &self.catalog_resources,
-            &self.resources_left_out,
-            &self.catalog_templates,
-            &self.templates_left_out,
-            &self.resources_hidden,
-        ]
-    }
-
     /// Forgets servers that are gone, so that their series end.
     pub fn forget(&self, servers: &HashSet<&str>) {
         for server in servers {
-            for gauges in [
-                &self.server_up,
-                &self.in_flight,
-                &self.client_sessions,
-                &self.catalog_tools,
-                &self.tools_left_out,
-                &self.tools_renamed,
-            ]
-            .into_iter()
-            .chain(self.sparse())
-            {
-                let _ = gauges.remove_label_values(&[server]);
-            }
-            for counters in [&self.failovers, &self.ejections, &self.messages_dropped] {
-                let _ = counters.remove_label_values(&[server]);
-            }
-            for reason in RECONNECT_REASONS {
-                let _ = self.reconnects.remove_label_values(&[server, reason]);
-            }
             for outcome in OUTCOMES {
                 let _ = self.call_duration.remove_label_values(&[server, outcome.as_str()]);
             }
@@ -411,15 +240,6 @@ impl Metrics {
                 let _ = self.calls.remove(&borrowed(&labels));
             }
         }
-    }
-}
-
-/// Of ten thousand servers few have anything to count here, and each series takes its room.
-fn set_sparse(gauges: &IntGaugeVec, server: &str, count: i64) {
-    if count == 0 {
-        let _ = gauges.remove_label_values(&[server]);
-    } else {
-        gauges.with_label_values(&[server]).set(count);
     }
 }
 
@@ -512,72 +332,5 @@ impl Maker {
 
     fn float_gauge(&self, name: &str, help: &str) -> Gauge {
         self.register("gauge", Gauge::new(named(name), help))
-    }
-}
-
-/// Numbers that the listener and the log keep themselves, read when somebody asks.
-pub struct Kept {
-    connections: Arc<Connections>,
-    log: Option<LogSink>,
-    descs: Vec<Desc>,
-}
-
-impl Kept {
-    /// Reads from these.
-    pub fn new(connections: Arc<Connections>, log: Option<LogSink>) -> Self {
-        let mut kept = Self { connections, log, descs: Vec::new() };
-        kept.descs = kept.numbers().into_iter().flat_map(|(opts, _, _)| opts.describe()).collect();
-        kept
-    }
-
-    fn numbers(&self) -> [(Opts, MetricType, u64); 4] {
-        let of = |name: &str, help: &str| Opts::new(named(name), help);
-        [
-            (of("connections_open", "Connections of callers."), MetricType::GAUGE, self.connections.open()),
-            (
-                of("connections_accepted_total", "Connections accepted."),
-                MetricType::COUNTER,
-                self.connections.accepted(),
-            ),
-            (
-                of("connections_refused_total", "Connections closed at once because there were too many."),
-                MetricType::COUNTER,
-                self.connections.refused(),
-            ),
-            (
-                of("log_lines_dropped_total", "Log lines dropped because the output was too slow."),
-                MetricType::COUNTER,
-                self.log.as_ref().map_or(0, LogSink::dropped),
-            ),
-        ]
-    }
-}
-
-impl Collector for Kept {
-    fn desc(&self) -> Vec<&Desc> {
-        self.descs.iter().collect()
-    }
-
-    #[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^52")]
-    fn collect(&self) -> Vec<MetricFamily> {
-        let families = self.numbers().into_iter().map(|(opts, kind, value)| {
-            let mut metric = Metric::default();
-            if kind == MetricType::COUNTER {
-                let mut counter = Counter::default();
-                counter.set_value(value as f64);
-                metric.set_counter(counter);
-            } else {
-                let mut gauge = prometheus::proto::Gauge::default();
-                gauge.set_value(value as f64);
-                metric.set_gauge(gauge);
-            }
-            let mut family = MetricFamily::default();
-            family.set_name(opts.fq_name());
-            family.set_help(opts.help.clone());
-            family.set_field_type(kind);
-            family.set_metric(vec![metric]);
-            family
-        });
-        families.collect()
     }
 }

@@ -26,11 +26,14 @@ use crate::plan::{Plan, plan};
 use crate::server::{self, Order, Shared, Trying};
 use crate::source::{Configuration, Servers, Slot};
 
-/// Changes of tools that come together are built into one catalog.
+/// Catalogs are built so far apart at least while changes of tools keep coming: those between come together.
 const GATHER: Duration = Duration::from_millis(5);
 
-/// Building catalogs takes one part in so many of the time at most, when thousands of servers come one by one.
+/// Building them takes one part in so many of the time then, when thousands of servers come one by one.
 const BUILD_SHARE: u32 = 4;
+
+/// A change that comes alone waits for nothing: catalogs may come so much earlier than these two allow.
+const AHEAD: Duration = Duration::from_millis(100);
 
 /// A new process is given so long to open its first sessions before it takes traffic all the same.
 const FIRST_SESSIONS: Duration = Duration::from_secs(10);
@@ -54,8 +57,8 @@ pub struct Pool {
     slots: Vec<Slot>,
     /// Given to the servers of the first configuration.
     trying: Option<Trying>,
-    /// How long the last catalog took.
-    build_took: Duration,
+    /// When the next catalog would be due if none came ahead of its time.
+    due: Instant,
 }
 
 /// What must happen before this process takes traffic.
@@ -100,7 +103,7 @@ impl Pool {
             servers: None,
             slots: Vec::new(),
             trying: None,
-            build_took: Duration::ZERO,
+            due: Instant::now(),
         }
     }
 
@@ -128,7 +131,7 @@ impl Pool {
                 }
                 Ok(()) = secrets.changed() => self.tell_all(),
                 Some(ended) = self.tasks.join_next_with_id() => self.ended(ended),
-                () = self.shared.dirty.notified() => build_at = build_at.or_else(|| Some(Instant::now() + self.gather())),
+                () = self.shared.dirty.notified() => build_at = Some(self.due.checked_sub(AHEAD).unwrap_or(self.due)),
                 () = sleep_until(build_at.unwrap_or_else(Instant::now)), if build_at.is_some() => {
                     build_at = None;
                     self.publish();
@@ -232,7 +235,7 @@ impl Pool {
     /// Starts a server, which takes the place of `before`.
     fn start(&mut self, spec: Arc<Server>, before: Option<&Arc<Handle>>) {
         let handle = Handle::new(spec.clone(), &self.shared.metrics).telling(self.shared.touched.clone());
-        let clients = (!spec.session.is_shared()).then(|| Arc::new(self.clients(&spec.name)));
+        let clients = (!spec.session.is_shared()).then(|| Arc::new(Clients::new(self.shared.asking.clone())));
         if let (Some(clients), Some(old)) = (&clients, before.and_then(|before| before.clients())) {
             clients.succeed(old);
         }
@@ -240,17 +243,11 @@ impl Pool {
         let offer = before.map(|before| before.offer()).unwrap_or_default();
         let listed = offer.listed && spec.state == State::Enabled;
         handle.set_offer(Offer { listed, ..(*offer).clone() });
-        self.shared.metrics.server_up.with_label_values(&[&handle.name]).set(0);
         let orders = watch::Sender::new(Order::default());
         let running = server::run(handle.clone(), self.shared.clone(), orders.subscribe(), self.trying.clone());
         let task = self.tasks.spawn(running).id();
         self.owners.insert(task, spec.key.clone());
         self.members.insert(spec.key.clone(), Member { spec, handle, orders, task });
-    }
-
-    fn clients(&self, server: &str) -> Clients {
-        let gauge = self.shared.metrics.client_sessions.with_label_values(&[server]);
-        Clients::new(self.shared.asking.clone(), gauge)
     }
 
     /// Tells a server to finish its calls and end. Its series are for the caller to forget.
@@ -294,21 +291,15 @@ impl Pool {
         }
     }
 
-    fn gather(&self) -> Duration {
-        GATHER.max(self.build_took * BUILD_SHARE)
-    }
-
     fn publish(&mut self) {
         let began = Instant::now();
         let catalog = Arc::new(Catalog::build(self.members.values().map(|member| member.handle.clone()).collect()));
         let before = self.published.swap(catalog.clone());
         self.shared.published.notify_one();
         let difference = catalog.since(&before);
-        for server in &difference.servers {
-            self.shared.metrics.placed(&server.name, &catalog.place(server));
-        }
         self.board.published(&difference);
-        self.build_took = began.elapsed();
+        let now = Instant::now();
+        self.due = self.due.max(now) + GATHER.max((now - began) * BUILD_SHARE);
     }
 
     async fn stop_all(mut self) {

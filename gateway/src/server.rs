@@ -7,7 +7,6 @@ mod subscribe;
 
 use std::convert::Infallible;
 use std::pin::Pin;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -284,7 +283,9 @@ impl Task {
     async fn open(&mut self) -> Result<Opened, Trouble> {
         let shared = self.shared.clone();
         let turn = shared.handshakes.acquire().await;
-        let mut attempt = std::pin::pin!(self.attempt());
+        // In a box, so that the task of an open session does not carry the room for handshakes; so it is below with what is
+        // seldom done. There are thousands of these tasks.
+        let mut attempt = Box::pin(self.attempt());
         if let Ok(outcome) = timeout(HANDSHAKE_TURN, &mut attempt).await {
             return outcome;
         }
@@ -337,7 +338,7 @@ impl Task {
         // As long as nobody knows whether its Secrets are there, nothing has failed.
         let waits = trouble.reason() == Reason::Probing;
         if !waits {
-            self.count("connect_failed");
+            self.handle.count_reconnect("connect_failed");
             let problem = trouble.to_string();
             if self.handle.status().last_error.as_ref() != Some(&problem) {
                 warn!(server = %self.handle.name, problem, "server is not available");
@@ -361,7 +362,7 @@ impl Task {
             let mut over = self.follow(&mut opened, &mut retiring, &mut seen, again).await;
             self.seen = seen;
             if let Over::Changed = over {
-                match self.replace(&mut opened, &mut retiring).await {
+                match Box::pin(self.replace(&mut opened, &mut retiring)).await {
                     Ok(renewed) => {
                         again = (!renewed).then(credentials_again);
                         continue;
@@ -413,7 +414,7 @@ impl Task {
         };
         match outcome {
             Ok(new) => {
-                self.count("changed");
+                self.handle.count_reconnect("changed");
                 self.opened(&new.connected);
                 let old = std::mem::replace(opened, new);
                 retiring.push(Box::pin(finish(self.handle.clone(), old.connected)));
@@ -493,7 +494,6 @@ impl Task {
             status.server_info = connected.server_info.clone();
             status.clear(|_| true);
         });
-        self.shared.metrics.server_up.with_label_values(&[&self.handle.name]).set(1);
         let offer = self.handle.offer();
         let (tools, prompts, resources) = (offer.tools.len(), offer.prompts.len(), offer.resources.len());
         info!(server = %self.handle.name, transport, version = %connected.version, tools, prompts, resources, session = number, "server is ready");
@@ -552,10 +552,9 @@ impl Task {
                 () = self.handle.notices.suspect.notified(), if bad == 0 => true,
                 () = sleep(if bad == 0 { interval } else { RECHECK }) => bad > 0,
             };
-            self.count_dropped();
             let passive = check.mode == HealthMode::Passive && !suspected;
             let fresh = passive || (!suspected && self.handle.since_success() < interval);
-            match if fresh { Health::Good } else { self.check(session, check.mode).await } {
+            match if fresh { Health::Good } else { Box::pin(self.check(session, check.mode)).await } {
                 Health::Good => {
                     (bad, good) = (0, good + 1);
                     if good >= u32::from(check.healthy_threshold) {
@@ -611,14 +610,12 @@ impl Task {
         if self.handle.is_retired() {
             return;
         }
-        self.count(reason);
-        self.count_dropped();
+        self.handle.count_reconnect(reason);
         warn!(server = %self.handle.name, problem = %trouble, "session ended");
         self.handle.update_status(|status| {
             status.phase = Phase::Backoff;
             status.note(&trouble);
         });
-        self.shared.metrics.server_up.with_label_values(&[&self.handle.name]).set(0);
     }
 
     // --- small parts ---
@@ -634,17 +631,6 @@ impl Task {
                 status.clear(|reason| !is_about_credentials(reason) && reason != Reason::ListFailed);
             }
         });
-    }
-
-    fn count(&self, reason: &str) {
-        self.shared.metrics.reconnects.with_label_values(&[self.handle.name.as_str(), reason]).inc();
-    }
-
-    fn count_dropped(&self) {
-        let dropped = self.handle.notices.dropped.swap(0, Ordering::Relaxed);
-        if dropped > 0 {
-            self.shared.metrics.messages_dropped.with_label_values(&[&self.handle.name]).inc_by(dropped);
-        }
     }
 }
 
@@ -707,10 +693,6 @@ fn credentials_again() -> Instant {
 /// The host without the brackets of an IPv6 address.
 pub(crate) fn host_of(url: &Url) -> String {
     url.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned()
-}
-
-fn as_i64(count: usize) -> i64 {
-    i64::try_from(count).unwrap_or(i64::MAX)
 }
 
 fn far_away() -> Instant {

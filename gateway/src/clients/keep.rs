@@ -61,7 +61,7 @@ impl Keeper {
         match self.target(&spec) {
             Ok(target) => {
                 let target = Target { capabilities: line.key.capabilities, ..target };
-                let attending = attend(self.handle.clone(), self.clients.clone(), self.shared.clone(), line, target);
+                let attending = attend(self.handle.clone(), self.clients.clone(), line, target);
                 self.running.spawn(attending);
             }
             Err(trouble) => {
@@ -146,7 +146,7 @@ impl Drop for There<'_> {
 }
 
 /// One session from its opening to its end.
-async fn attend(handle: Arc<Handle>, clients: Arc<Clients>, shared: Arc<Shared>, line: Arc<Line>, target: Target) {
+async fn attend(handle: Arc<Handle>, clients: Arc<Clients>, line: Arc<Line>, target: Target) {
     let over = CallError::NotSent("its session is over");
     let mut there = There { clients: &clients, line: line.clone(), error: over };
     let notices = Arc::new(Notices { unasked: Some(line.unasked()), ..Notices::default() });
@@ -171,7 +171,5 @@ async fn attend(handle: Arc<Handle>, clients: Arc<Clients>, shared: Arc<Shared>,
     let goodbye = async { tokio::join!(connected.session.close(), async { drop(connected.attend) }) };
     let _ = timeout(CLOSE_LIMIT, goodbye).await;
     let dropped = notices.dropped.load(Ordering::Relaxed);
-    if dropped > 0 && !handle.is_retired() {
-        shared.metrics.messages_dropped.with_label_values(&[&handle.name]).inc_by(dropped);
-    }
+    handle.notices.dropped.fetch_add(dropped, Ordering::Relaxed);
 }

@@ -1,5 +1,6 @@
 use super::*;
 use crate::front::mcp::streams::{StreamLimits, Streams};
+use prometheus::IntGauge;
 use tokio::time::{Instant, sleep};
 
 const LIMITS: ClientSessions = ClientSessions { idle_seconds: 60, max: 3, max_per_caller: 2 };
@@ -7,7 +8,7 @@ const LIMITS: ClientSessions = ClientSessions { idle_seconds: 60, max: 3, max_pe
 fn clients() -> Arc<Clients> {
     let streams = Streams::new(StreamLimits { all: 1, of_subject: 1 }, IntGauge::new("a", "b").unwrap());
     let asking = Asking::new(Arc::new(streams), Arc::default());
-    Arc::new(Clients::new(Arc::new(asking), IntGauge::new("c", "d").unwrap()))
+    Arc::new(Clients::new(Arc::new(asking)))
 }
 
 fn key(session: u8, subject: u8) -> ClientKey {
@@ -29,9 +30,9 @@ fn a_client_gets_its_own_session_again_within_the_bounds_and_no_other_clients() 
     assert_eq!(lease(&clients, key(3, 1)).err(), Some(Refused::Full), "of one caller");
     let _third = lease(&clients, key(0, 2)).unwrap();
     assert_eq!(lease(&clients, key(0, 3)).err(), Some(Refused::Full), "in all");
-    assert_eq!(clients.gauge.get(), 3);
+    assert_eq!(clients.count(), 3);
     clients.end(&[2; 12]);
-    assert_eq!(clients.gauge.get(), 2);
+    assert_eq!(clients.count(), 2);
     assert!(lease(&clients, key(3, 1)).is_ok());
     clients.shut();
     assert_eq!(lease(&clients, key(1, 1)).err(), Some(Refused::Shut));
@@ -84,5 +85,5 @@ async fn a_session_is_idle_only_while_no_call_uses_it() {
     assert!(!clients.remove_idle(&line, minute));
     sleep(minute / 2).await;
     assert!(clients.remove_idle(&line, minute));
-    assert_eq!((clients.gauge.get(), clients.has(&key(1, 1))), (0, false));
+    assert_eq!((clients.count(), clients.has(&key(1, 1))), (0, false));
 }

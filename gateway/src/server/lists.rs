@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 use tracing::warn;
 
-use super::{Task, as_i64};
+use super::Task;
 use crate::backoff;
 use crate::handle::Offer;
 use crate::item::{Found, Kind};
@@ -158,7 +158,7 @@ impl Task {
         let listed = self.handle.spec().state == State::Enabled;
         let mut offer = Offer { capabilities, listed, ..(*self.handle.offer()).clone() };
         for (kind, found) in lists {
-            self.measure(kind, found.items.len(), found.left_out);
+            self.handle.note_left_out(kind, found.left_out);
             if kind == Kind::Tools {
                 self.handle.update_status(|status| status.left_out = found.left_out);
             }
@@ -172,16 +172,8 @@ impl Task {
     pub(super) fn unlist(&self) {
         let offer = self.handle.offer();
         self.handle.set_offer(Offer { listed: false, ..(*offer).clone() });
-        for kind in Kind::ALL {
-            self.shared.metrics.offers(kind, &self.handle.name, 0);
-        }
         warn!(server = %self.handle.name, "server was away too long, what it offers is no longer listed");
         self.shared.dirty.notify_one();
-    }
-
-    fn measure(&self, kind: Kind, offered: usize, left_out: usize) {
-        self.shared.metrics.offers(kind, &self.handle.name, as_i64(offered));
-        self.shared.metrics.leaves_out(kind, &self.handle.name, as_i64(left_out));
     }
 
     /// The lists are to be read anew: what is made of them has changed.

@@ -34,7 +34,7 @@ impl Task {
         loop {
             let complete = match session.hear_of(self.handle.subscriptions.all()) {
                 true => true,
-                false => self.tell(session, &mut told).await,
+                false => Box::pin(self.tell(session, &mut told)).await,
             };
             tokio::select! {
                 () = self.handle.subscriptions.changed() => sleep(TOGETHER).await,
