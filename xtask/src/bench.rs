@@ -2,12 +2,19 @@
 //!
 //! A part of it (`--only`) or another build (`--binary`) is measured and printed, the page stays as it is.
 
+mod changes;
+mod cores;
 mod figures;
 mod http;
+mod latency;
 mod load;
 mod machine;
+mod many;
+mod memory;
 mod page;
 mod process;
+mod results;
+mod servers;
 mod stage;
 mod statistics;
 mod throughput;
@@ -28,7 +35,17 @@ const LONGEST: Duration = Duration::from_secs(15 * 60);
 type Measure = fn(&Stage) -> anyhow::Result<Figures>;
 
 /// All parts, by the name that `--only` takes.
-const PARTS: [(&str, Measure); 2] = [("throughput", throughput::throughput), ("tail", throughput::tail)];
+const PARTS: [(&str, Measure); 9] = [
+    ("throughput", throughput::throughput),
+    ("tail", throughput::tail),
+    ("latency", latency::added),
+    ("results", results::long_results),
+    ("cores", cores::cores),
+    ("memory", memory::memory),
+    ("many", many::call_among_many),
+    ("lists", many::lists),
+    ("changes", changes::changes),
+];
 
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Options {

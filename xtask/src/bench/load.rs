@@ -2,17 +2,24 @@
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
-use std::process::{Command, Stdio};
+use std::time::Duration;
 
-use anyhow::{Context as _, ensure};
+use anyhow::Context as _;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::process::{Process, Start};
 use super::stage::{Server, Stage};
 use super::statistics::Spread;
 
 /// How often each target is measured.
 pub const ROUNDS: usize = 5;
+
+/// Seconds of calls before it is measured.
+const WARMUP: f64 = 0.3;
+
+/// For the load generator to open its connections, besides the time in which it measures.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What is called, and whose CPU time counts.
 #[derive(Debug)]
@@ -55,8 +62,6 @@ pub struct Run {
     pub load_cpu_us_per_call: f64,
     /// What else used the machine meanwhile.
     pub foreign_cpu_fraction: f64,
-    /// Of the target, at the end.
-    pub server_rss_kb: f64,
 }
 
 /// All runs of some rounds, by the target's name.
@@ -88,12 +93,7 @@ impl<'a> Target<'a> {
     /// # Errors
     /// If a single call fails.
     pub fn measure(&self, stage: &Stage, shape: Shape) -> anyhow::Result<Run> {
-        let output = self.command(stage, shape).stderr(Stdio::inherit()).output().context("starting mcp-load")?;
-        let line: Value = serde_json::from_slice(&output.stdout).with_context(|| format!("{}: mcp-load", self.name))?;
-        writeln!(stage.lines.borrow_mut(), "{line}")?;
-        let failed = line["errors"] != 0 || line["ok"] == 0;
-        ensure!(!failed, "{}: {} calls failed: {}", self.name, line["errors"], line["first_error"]);
-        let run: Run = serde_json::from_value(line).with_context(|| format!("{}: mcp-load", self.name))?;
+        let run: Run = serde_json::from_value(self.line(stage, shape)?)?;
         stage.foreign.borrow_mut().push(run.foreign_cpu_fraction);
         self.server.process.forget_log()?;
         eprintln!(
@@ -103,23 +103,35 @@ impl<'a> Target<'a> {
         Ok(run)
     }
 
-    fn command(&self, stage: &Stage, shape: Shape) -> Command {
-        let load = stage.programs.kit.join("mcp-load");
-        let mut command = match shape.cpus {
-            None => Command::new(load),
-            Some(cpus) => {
-                let mut pinned = Command::new("taskset");
-                pinned.args(["--cpu-list", cpus]).arg(load);
-                pinned
-            }
-        };
-        command.args(["--label", self.name, "--warmup", "0.3"]).args(&self.flags);
-        command.args(["--concurrency", &shape.connections.to_string(), "--duration", &shape.seconds.to_string()]);
-        command.args(["--pid", &self.server.process.pid().to_string()]);
+    /// What `mcp-load` tells.
+    ///
+    /// # Errors
+    /// If a single call fails.
+    pub fn line(&self, stage: &Stage, shape: Shape) -> anyhow::Result<Value> {
+        let program = stage.programs.kit.join("mcp-load");
+        let arguments = self.arguments(shape);
+        let start = Start { name: "mcp-load", cpus: shape.cpus, program: &program, arguments, environment: vec![] };
+        let limit = Duration::from_secs_f64(shape.seconds) + PATIENCE;
+        let text = Process::start(start, stage.folder.path())?.finish(limit).context(self.name)?;
+        let line: Value = serde_json::from_str(&text).with_context(|| format!("{}: {text}", self.name))?;
+        writeln!(stage.lines.borrow_mut(), "{line}")?;
+        Ok(line)
+    }
+
+    fn arguments(&self, shape: Shape) -> Vec<String> {
+        let own = [
+            ("--label", self.name.to_owned()),
+            ("--warmup", WARMUP.to_string()),
+            ("--concurrency", shape.connections.to_string()),
+            ("--duration", shape.seconds.to_string()),
+            ("--pid", self.server.process.pid().to_string()),
+        ];
+        let mut all: Vec<String> = own.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]).collect();
         if self.backend.port != self.server.port {
-            command.args(["--backend-pid", &self.backend.process.pid().to_string()]);
+            all.extend(["--backend-pid".to_owned(), self.backend.process.pid().to_string()]);
         }
-        command
+        all.extend(self.flags.iter().cloned());
+        all
     }
 }
 
@@ -174,7 +186,7 @@ mod tests {
 
     fn run(rps: f64) -> Run {
         let line = serde_json::json!({"rps": rps, "p50_ms": 1, "p99_ms": 2, "server_cpu_us_per_call": 3.5,
-            "backend_cpu_us_per_call": 0, "load_cpu_us_per_call": 0, "foreign_cpu_fraction": 0, "server_rss_kb": 1,
+            "backend_cpu_us_per_call": 0, "load_cpu_us_per_call": 0, "foreign_cpu_fraction": 0,
             "more": "is passed over"});
         serde_json::from_value(line).unwrap()
     }

@@ -1,12 +1,12 @@
 //! Processes that end with the value that stands for them, or with this process, whatever ends it.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// To end in good order, before it is killed.
@@ -43,7 +43,8 @@ impl Process {
     pub fn start(start: Start<'_>, folder: &Path) -> anyhow::Result<Self> {
         let log = folder.join(format!("{}.log", start.name));
         // Appending, so that the file can be emptied meanwhile.
-        let file = File::options().create(true).append(true).open(&log).context("a log file")?;
+        fs::write(&log, "").context("a log file")?;
+        let file = File::options().append(true).open(&log).context("a log file")?;
         // The system tells it to end when this process is gone, even killed.
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "TERM"]);
@@ -79,8 +80,24 @@ impl Process {
         Ok(began.elapsed())
     }
 
+    /// Waits for its end, and gives what it wrote.
+    ///
+    /// # Errors
+    /// When it fails, or it takes longer than `limit`.
+    pub fn finish(mut self, limit: Duration) -> anyhow::Result<String> {
+        let began = Instant::now();
+        loop {
+            match self.child.try_wait()? {
+                Some(end) if end.success() => return Ok(fs::read_to_string(&self.log)?),
+                Some(end) => bail!("{} failed ({end}): {}", self.name, self.last_words()),
+                None => ensure!(began.elapsed() < limit, "{} takes longer than {limit:?}", self.name),
+            }
+            sleep(LOOK);
+        }
+    }
+
     fn last_words(&self) -> String {
-        let text = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let text = fs::read_to_string(&self.log).unwrap_or_default();
         let from = text.char_indices().rev().nth(1000).map_or(0, |(index, _)| index);
         text[from..].trim().to_owned()
     }
@@ -93,24 +110,10 @@ impl Process {
     /// Its resident set, in MiB.
     pub fn resident(&self) -> anyhow::Result<f64> {
         let path = format!("/proc/{}/status", self.pid());
-        let status = std::fs::read_to_string(&path).with_context(|| path.clone())?;
+        let status = fs::read_to_string(&path).with_context(|| path.clone())?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
         let kib: f64 = line.trim().trim_end_matches(" kB").parse().context("VmRSS")?;
         Ok(kib / 1024.0)
-    }
-
-    /// CPU seconds of each of its threads so far, by the thread's number.
-    pub fn threads(&self) -> anyhow::Result<Vec<(String, f64)>> {
-        let mut all = Vec::new();
-        for entry in std::fs::read_dir(format!("/proc/{}/task", self.pid()))? {
-            let entry = entry?;
-            // The first number is the time on a processor, in ns.
-            let times = std::fs::read_to_string(entry.path().join("schedstat"))?;
-            let spent: f64 = times.split(' ').next().and_then(|it| it.parse().ok()).context("schedstat")?;
-            all.push((entry.file_name().to_string_lossy().into_owned(), spent / 1e9));
-        }
-        all.sort_by(|one, other| one.0.cmp(&other.0));
-        Ok(all)
     }
 }
 
@@ -146,6 +149,14 @@ mod tests {
         assert!(place.exists());
         drop(process);
         assert!(!place.exists());
+    }
+
+    #[test]
+    fn what_it_wrote_is_there_when_it_has_ended_well() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(shell("echo done", folder.path()).finish(GRACE).unwrap(), "done\n");
+        let error = shell("echo no; exit 2", folder.path()).finish(GRACE).unwrap_err();
+        assert_eq!(error.to_string(), "it failed (exit status: 2): no");
     }
 
     #[test]

@@ -21,6 +21,9 @@ pub const ONE: Option<&str> = Some("0");
 /// Where the load generator and the mock server run meanwhile.
 pub const OTHER: Option<&str> = Some("1");
 
+/// All have all processors.
+pub const ANY: Option<&str> = None;
+
 const SECRET: &str = "benchsecretbenchsecretbenchsecret";
 
 /// For a server to be there.
@@ -34,7 +37,7 @@ const FIRST_PORT: u16 = 20_000;
 pub struct Programs {
     /// The gateway to be measured.
     pub gateway: PathBuf,
-    /// The folder of `mcp-load`, `mcp-mock` and `mcp-api`.
+    /// The folder of `mcp-load`, `mcp-mock` and `mcp-changes`.
     pub kit: PathBuf,
     /// Debian's.
     pub nginx: PathBuf,
@@ -102,24 +105,26 @@ impl Stage {
         Ok(first)
     }
 
-    /// Starts a mock MCP server beside the load generator.
-    pub fn mock(&self, ports: u16, arguments: &[&str]) -> anyhow::Result<Server> {
+    /// Starts a mock MCP server that listens on so many ports.
+    pub fn mock(&self, cpus: Option<&str>, ports: u16, arguments: &[&str]) -> anyhow::Result<Server> {
         let port = self.ports(ports)?;
         let mut all = vec!["--port".to_owned(), port.to_string(), "--ports".to_owned(), ports.to_string()];
         all.extend(arguments.iter().map(|&argument| argument.to_owned()));
         let program = self.programs.kit.join("mcp-mock");
-        let start = Start { name: "mock", cpus: OTHER, program: &program, arguments: all, environment: vec![] };
+        let start = Start { name: "mock", cpus, program: &program, arguments: all, environment: vec![] };
         self.listening(start, port, "/health")
     }
 
-    /// Starts nginx as a reverse proxy before a server, and for the files in the folder that it gets.
+    /// Starts nginx as a reverse proxy before a server, and for the files in [`Stage::files`]. It has a worker for each
+    /// processor.
     pub fn nginx(&self, cpus: Option<&str>, before: &Server) -> anyhow::Result<Server> {
         let port = self.ports(1)?;
         let folder = self.folder.path().join(format!("nginx-{port}"));
         fs::create_dir_all(folder.join("files"))?;
         let template = fs::read_to_string(repository().join("bench/conf/nginx.conf"))?;
-        let configuration =
-            template.replace("@LISTEN@", &port.to_string()).replace("@BEHIND@", &before.port.to_string());
+        let workers = if cpus.is_some() { 1 } else { 2 };
+        let values = [("@LISTEN@", port), ("@BEHIND@", before.port), ("@WORKERS@", workers)];
+        let configuration = values.iter().fold(template, |text, (name, value)| text.replace(name, &value.to_string()));
         fs::write(folder.join("nginx.conf"), configuration)?;
         let arguments = ["-p", &folder.display().to_string(), "-c", "nginx.conf"].map(str::to_owned).to_vec();
         let program = self.programs.nginx.clone();
@@ -134,7 +139,16 @@ impl Stage {
 
     /// Starts the gateway and waits until it is ready, that is has tried all its servers.
     pub fn gateway(&self, cpus: Option<&str>, settings: &[(&'static str, String)]) -> anyhow::Result<Server> {
-        let port = self.ports(1)?;
+        self.gateway_at(self.ports(1)?, cpus, settings)
+    }
+
+    /// The same at a port that somebody knows already.
+    pub fn gateway_at(
+        &self,
+        port: u16,
+        cpus: Option<&str>,
+        settings: &[(&'static str, String)],
+    ) -> anyhow::Result<Server> {
         let name = format!("gateway-{port}");
         let mut environment: Vec<(&str, String)> =
             vec![("HOST", "127.0.0.1".into()), ("PORT", port.to_string()), ("JWT_SECRET", SECRET.into())];

@@ -19,16 +19,10 @@ impl Spread {
         let (least, most) = (*values.first()?, *values.last()?);
         Some(Self { median: quantile(&values, 0.5), least, most })
     }
-
-    /// Of all values divided by this one, or multiplied.
-    pub fn map(self, change: impl Fn(f64) -> f64) -> Self {
-        let (one, other) = (change(self.least), change(self.most));
-        Self { median: change(self.median), least: one.min(other), most: one.max(other) }
-    }
 }
 
 /// The value below which this share of sorted values lies; between two of them, where the share is between them.
-pub fn quantile(sorted: &[f64], share: f64) -> f64 {
+fn quantile(sorted: &[f64], share: f64) -> f64 {
     let place = share * (sorted.len().saturating_sub(1)) as f64;
     let (below, above) = (place.floor() as usize, place.ceil() as usize);
     match (sorted.get(below), sorted.get(above)) {
@@ -54,11 +48,5 @@ mod tests {
         assert_eq!(quantile(&values, 0.99), 99.0);
         assert_eq!(quantile(&values[..=10], 0.99), 9.9);
         assert!(quantile(&[], 0.5).is_nan());
-    }
-
-    #[test]
-    fn least_stays_least_when_a_spread_is_turned_round() {
-        let spread = Spread { median: 2.0, least: 1.0, most: 4.0 };
-        assert_eq!(spread.map(|value| 1.0 / value), Spread { median: 0.5, least: 0.25, most: 1.0 });
     }
 }

@@ -29,7 +29,7 @@ struct Servers {
 
 impl Servers {
     fn start(stage: &Stage) -> anyhow::Result<Self> {
-        let mock = stage.mock(1, &[])?;
+        let mock = stage.mock(OTHER, 1, &[])?;
         let nginx = stage.nginx(ONE, &mock)?;
         let gateway = stage.gateway(ONE, &[("MCP_URLS", mock.url("/mcp"))])?;
         let legacy = stage.gateway(ONE, &[("MCP_URLS", mock.url("/sse"))])?;
