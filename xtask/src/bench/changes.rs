@@ -9,7 +9,7 @@ use serde::Deserialize;
 use super::figures::{Figures, Goal, Table, Unit};
 use super::load::{ROUNDS, Shape, Target};
 use super::process::{Process, Start};
-use super::stage::{ONE, OTHER, Stage};
+use super::stage::{ONE, OTHER, Server, Stage};
 use super::statistics::Spread;
 
 /// Calls a second meanwhile.
@@ -39,35 +39,12 @@ type Kind = (&'static str, fn(&Round) -> Times);
 /// From the event of a watch to calls that go accordingly.
 pub fn changes(stage: &Stage) -> anyhow::Result<Figures> {
     let mock = stage.mock(OTHER, 2, &["--unique-tools", "--tools", "1"])?;
-    let api = stage.ports(1)?;
-    let kubeconfig = stage.folder.path().join("kubeconfig");
-    let configuration = serde_json::json!({
-        "apiVersion": "v1", "kind": "Config", "current-context": "it",
-        "clusters": [{"name": "it", "cluster": {"server": format!("http://127.0.0.1:{api}")}}],
-        "contexts": [{"name": "it", "context": {"cluster": "it", "user": "it", "namespace": "mcp"}}],
-        "users": [{"name": "it", "user": {}}],
-    });
-    fs::write(&kubeconfig, configuration.to_string())?;
-    let port = stage.ports(1)?;
-    let tool = format!("tool_{}_0", mock.port + 1);
-    let flags: [(&str, String); 8] = [
-        ("--api-port", api.to_string()),
-        ("--gateway", format!("http://127.0.0.1:{port}/tools")),
-        ("--token", stage.token.clone()),
-        ("--stays", mock.url("/mcp")),
-        ("--comes", format!("http://127.0.0.1:{}/mcp", mock.port + 1)),
-        ("--tool", tool),
-        ("--rounds", ROUNDS.to_string()),
-        ("--seconds", SECONDS.to_string()),
-    ];
-    let arguments = flags.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]).collect();
-    let program = stage.programs.kit.join("mcp-changes");
-    let start = Start { name: "changes", cpus: OTHER, program: &program, arguments, environment: vec![] };
-    let changing = Process::start(start, stage.folder.path())?;
+    let (api, port) = (stage.ports(1)?, stage.ports(1)?);
+    let changing = start(stage, api, port, &mock)?;
     let settings = [
         ("CONFIGMAPS", "slot".to_owned()),
         ("POD_NAMESPACE", "mcp".to_owned()),
-        ("KUBECONFIG", kubeconfig.display().to_string()),
+        ("KUBECONFIG", kubeconfig(stage, api)?),
         ("GUARD_ADDRESSES", "false".to_owned()),
     ];
     let gateway = stage.gateway_at(port, ONE, &settings)?;
@@ -78,6 +55,37 @@ pub fn changes(stage: &Stage) -> anyhow::Result<Figures> {
     let text = changing.finish(Duration::from_secs(30))?;
     let rounds: Vec<Round> = text.lines().map(serde_json::from_str).collect::<Result<_, _>>().context("mcp-changes")?;
     figures(&rounds, run.rps)
+}
+
+/// Starts the API server at a port, for a gateway that will be at another. It begins when the gateway is there.
+fn start(stage: &Stage, api: u16, gateway: u16, mock: &Server) -> anyhow::Result<Process> {
+    let comes = mock.port + 1;
+    let flags: [(&str, String); 8] = [
+        ("--api-port", api.to_string()),
+        ("--gateway", format!("http://127.0.0.1:{gateway}/tools")),
+        ("--token", stage.token.clone()),
+        ("--stays", mock.url("/mcp")),
+        ("--comes", format!("http://127.0.0.1:{comes}/mcp")),
+        ("--tool", format!("tool_{comes}_0")),
+        ("--rounds", ROUNDS.to_string()),
+        ("--seconds", SECONDS.to_string()),
+    ];
+    let arguments = flags.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]).collect();
+    let program = stage.programs.kit.join("mcp-changes");
+    let start = Start { name: "mcp-changes", cpus: OTHER, program: &program, arguments, environment: vec![] };
+    Process::start(start, stage.folder.path())
+}
+
+fn kubeconfig(stage: &Stage, api: u16) -> anyhow::Result<String> {
+    let path = stage.folder.path().join("kubeconfig");
+    let configuration = serde_json::json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "it",
+        "clusters": [{"name": "it", "cluster": {"server": format!("http://127.0.0.1:{api}")}}],
+        "contexts": [{"name": "it", "context": {"cluster": "it", "user": "it", "namespace": "mcp"}}],
+        "users": [{"name": "it", "user": {}}],
+    });
+    fs::write(&path, configuration.to_string())?;
+    Ok(path.display().to_string())
 }
 
 fn figures(rounds: &[Round], rps: f64) -> anyhow::Result<Figures> {

@@ -1,10 +1,11 @@
 //! 1,000 servers with 20,000 tools: what a call costs more, and how fast all tools are listed.
 
 use std::fs;
+use std::path::Path;
 
 use anyhow::{Context as _, ensure};
 
-use super::figures::{Figures, Goal, Table, Unit};
+use super::figures::{Figures, Goal, Unit};
 use super::http;
 use super::load::{Shape, Target, rounds};
 use super::memory::SERVERS;
@@ -53,30 +54,45 @@ pub fn call_among_many(stage: &Stage) -> anyhow::Result<Figures> {
     Ok(figures)
 }
 
+/// What all tools are as bytes: files for nginx.
+struct Saved {
+    /// Bytes of the list at `/tools/list`.
+    list: usize,
+    /// Names of the pages at `/mcp`.
+    pages: Vec<String>,
+    /// Bytes of all pages.
+    paged: u64,
+}
+
+impl Saved {
+    fn save(stage: &Stage, [gateway, mock]: [&Server; 2], folder: &Path) -> anyhow::Result<Self> {
+        let (status, list) = http::get(gateway.port, "/tools/list", &stage.token)?;
+        ensure!(status == 200, "GET /tools/list: status {status}");
+        fs::write(folder.join("list"), &list)?;
+        let into = ["--save", folder.to_str().context("a path that is no text")?];
+        let pages = Target::gateway(stage, "pages", "list", "/mcp", [gateway, mock]).with(&into);
+        pages.line(stage, Shape { connections: 1, seconds: 0.1, cpus: OTHER })?;
+        let pages: Vec<String> =
+            (0..).map(|page: usize| page.to_string()).take_while(|page| folder.join(page).exists()).collect();
+        let sizes = pages.iter().map(|page| fs::metadata(folder.join(page)).map(|file| file.len()));
+        Ok(Self { list: list.len(), paged: sizes.sum::<Result<_, _>>()?, pages })
+    }
+}
+
 /// All tools as one list of REST, and as pages of MCP; nginx sends the same bytes from files.
 pub fn lists(stage: &Stage) -> anyhow::Result<Figures> {
     let [gateway, mock] = start(stage)?;
     let nginx = stage.nginx(ONE, &mock)?;
-    let files = stage.files(&nginx);
-    let (status, list) = http::get(gateway.port, "/tools/list", &stage.token)?;
-    ensure!(status == 200, "GET /tools/list: status {status}");
-    fs::write(files.join("list"), &list)?;
-    let listing = |name, path, to, least: usize| {
-        Target::gateway(stage, name, "get", path, to).with(&["--least-bytes", &least.to_string()])
-    };
+    let Saved { list, pages, paged } = Saved::save(stage, [&gateway, &mock], &stage.files(&nginx))?;
     let [rest, rest_nginx, mcp, mcp_nginx] =
         ["`GET /tools/list`", "nginx, the same bytes", "`tools/list` at `/mcp`", "nginx, the same pages"];
-    let folder = files.to_str().context("a path that is no text")?;
-    let paged = Target::gateway(stage, mcp, "list", "/mcp", [&gateway, &mock]).with(&["--save", folder]);
-    paged.measure(stage, Shape { connections: 1, seconds: 0.1, cpus: OTHER })?;
-    let pages: Vec<String> =
-        (0..).map(|page: usize| page.to_string()).take_while(|it| files.join(it).exists()).collect();
-    let page = pages.iter().map(|it| fs::metadata(files.join(it)).map(|file| file.len())).sum::<Result<u64, _>>()?;
+    let target = |name, mode, path, server| Target::gateway(stage, name, mode, path, [server, &mock]);
+    let whole = ["--least-bytes", &list.to_string()];
     let targets = [
-        listing(rest_nginx, "/files/list", [&nginx, &mock], list.len()),
-        listing(rest, "/tools/list", [&gateway, &mock], list.len()),
-        Target::gateway(stage, mcp_nginx, "get", "/files/{tool}", [&nginx, &mock]).with(&["--tool", &pages.join(",")]),
-        Target::gateway(stage, mcp, "list", "/mcp", [&gateway, &mock]),
+        target(rest_nginx, "get", "/files/list", &nginx).with(&whole),
+        target(rest, "get", "/tools/list", &gateway).with(&whole),
+        target(mcp_nginx, "get", "/files/{tool}", &nginx).with(&["--tool", &pages.join(",")]),
+        target(mcp, "list", "/mcp", &gateway),
     ];
     let runs = rounds(stage, Shape { connections: 4, seconds: 1.5, cpus: OTHER }, &targets)?;
     let mut figures = Figures::default();
@@ -86,12 +102,10 @@ pub fn lists(stage: &Stage) -> anyhow::Result<Figures> {
         figures.goals.push(Goal { what, unit: Unit::Ratio, must: 0.5, aim: 0.9, measured });
     }
     let about = format!(
-        "Lists of 20,000 tools, 4 connections: {} bytes at `/tools/list`; at `/mcp` {} pages of together {page} bytes, a \
-         call for each page. nginx sends files (`sendfile`), and verifies no token.",
-        list.len(),
+        "Lists of 20,000 tools, 4 connections: {list} bytes at `/tools/list`; at `/mcp` {} pages of together {paged} \
+         bytes, a call for each page. nginx sends files (`sendfile`), and verifies no token.",
         pages.len(),
     );
-    let details: Table = table(&about, &targets, &runs)?;
-    figures.tables.push(details);
+    figures.tables.push(table(&about, &targets, &runs)?);
     Ok(figures)
 }
