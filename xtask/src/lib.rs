@@ -1,5 +1,6 @@
 //! The project's own chores, as functions: what `cargo xtask` runs and the tests look up.
 
+pub mod bench;
 pub mod chart;
 pub mod cluster;
 pub mod count;

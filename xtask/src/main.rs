@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use xtask::{cluster, count, generate, real_servers, tests};
+use xtask::{bench, cluster, count, generate, real_servers, tests};
 
 const USAGE: &str = "\
 usage: cargo xtask test [--no-skips] [ARGUMENTS OF cargo test...]
@@ -10,7 +10,8 @@ usage: cargo xtask test [--no-skips] [ARGUMENTS OF cargo test...]
        cargo xtask count [--write | --binary GATEWAY]
        cargo xtask real-servers
        cargo xtask cluster
-       cargo xtask images";
+       cargo xtask images
+       cargo xtask bench [--only PART,PART] [--binary GATEWAY]";
 
 fn main() -> anyhow::Result<ExitCode> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -27,6 +28,7 @@ fn main() -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         "count" => count::run(rest),
+        "bench" => bench::run(rest),
         "cluster" if rest.is_empty() => cluster::build(),
         _ => {
             eprintln!("{USAGE}");
