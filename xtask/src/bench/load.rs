@@ -16,7 +16,7 @@ use super::statistics::Spread;
 pub const ROUNDS: usize = 5;
 
 /// Seconds of calls before it is measured.
-const WARMUP: f64 = 0.3;
+const WARMUP: f64 = 0.2;
 
 /// For the load generator to open its connections, besides the time in which it measures.
 const PATIENCE: Duration = Duration::from_secs(60);

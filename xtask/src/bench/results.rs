@@ -20,7 +20,7 @@ pub fn long_results(stage: &Stage) -> anyhow::Result<Figures> {
         targets.extend(WAYS.map(|(name, mode, path)| Target::gateway(stage, name, mode, path, [&gateway, &mock])));
         let whole = ["--expect", BEGINS, "--least-bytes", bytes.as_str()];
         let targets: Vec<Target<'_>> = targets.into_iter().map(|target| target.with(&whole)).collect();
-        let runs = rounds(stage, Shape { connections, seconds: 1.5, cpus: OTHER }, &targets)?;
+        let runs = rounds(stage, Shape { connections, seconds: 1.2, cpus: OTHER }, &targets)?;
         for (name, _, _) in WAYS {
             let what = format!("{name}, throughput with results of {size} vs nginx");
             let measured = runs.ratio([name, NGINX], |run| run.rps)?;

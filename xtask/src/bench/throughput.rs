@@ -79,7 +79,7 @@ pub fn tail(stage: &Stage) -> anyhow::Result<Figures> {
     let targets = servers.targets(stage);
     let mut figures = Figures::default();
     for connections in [64, 256] {
-        let runs = rounds(stage, Shape { connections, seconds: 1.5, cpus: OTHER }, &targets)?;
+        let runs = rounds(stage, Shape { connections, seconds: 1.2, cpus: OTHER }, &targets)?;
         for (name, _, _) in WAYS {
             let measured = runs.ratio([name, NGINX], |run| run.p99_ms)?;
             let what = format!("{name}, p99 at {connections} connections vs nginx");
