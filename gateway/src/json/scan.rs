@@ -187,7 +187,7 @@ impl Levels {
         if self.depth > 0 && self.depth.is_multiple_of(64) {
             self.outer.push(self.bits);
         }
-        self.bits = self.bits << 1 | u64::from(braces);
+        self.bits = (self.bits << 1) | u64::from(braces);
         self.depth += 1;
         true
     }
@@ -235,7 +235,7 @@ fn plain_short(text: &[u8]) -> usize {
     for (index, bytes) in words.iter().enumerate() {
         let word = u64::from_le_bytes(*bytes);
         let control = word.wrapping_sub(ONES * 0x20) & !word & HIGH;
-        let found = control | zero_in(word ^ ONES * u64::from(b'"')) | zero_in(word ^ ONES * u64::from(b'\\'));
+        let found = control | zero_in(word ^ (ONES * u64::from(b'"'))) | zero_in(word ^ (ONES * u64::from(b'\\')));
         if found != 0 {
             return index * 8 + found.trailing_zeros() as usize / 8;
         }

@@ -329,7 +329,8 @@ mod tests {
             end in "( |x|)",
         ) {
             let text = format!("{{{}}}{end}", members.join(" ,"));
-            prop_assert_eq!(Envelope::read(text.as_bytes()), Envelope::unusual(&text));
+            let read = Envelope::read(text.as_bytes()).map(|read| Envelope { says: None, ..read });
+            prop_assert_eq!(read, Envelope::unusual(&text));
         }
 
         #[test]

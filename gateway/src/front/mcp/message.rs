@@ -17,6 +17,7 @@ const MAX_ID: usize = 256;
 
 /// One message of a client.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one at a time, and most are the large one")]
 pub enum Incoming<'a> {
     /// Wants an answer.
     Request(Request<'a>),
@@ -62,6 +63,7 @@ pub struct BadMessage {
 
 /// A body: one message, or several.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one at a time, and most are the large one")]
 pub enum Body<'a> {
     /// As every revision has it.
     One(Result<Incoming<'a>, BadMessage>),
