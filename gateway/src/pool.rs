@@ -15,7 +15,7 @@ use portcullis_crds::{Server, ServerKey};
 use portcullis_runtime::Latch;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{Id, JoinError, JoinSet};
-use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout_at};
 use tracing::{error, info};
 
 use crate::board::Board;
@@ -37,6 +37,9 @@ const AHEAD: Duration = Duration::from_millis(100);
 
 /// A new process is given so long to open its first sessions before it takes traffic all the same.
 const FIRST_SESSIONS: Duration = Duration::from_secs(10);
+
+/// Between two looks for connections that nobody will use again.
+const TIDY: Duration = Duration::from_secs(5);
 
 /// How long the servers' tasks are waited for at the end.
 const STOP_LIMIT: Duration = Duration::from_secs(3);
@@ -118,6 +121,8 @@ impl Pool {
         let mut stop = std::pin::pin!(stop);
         let Some(mut first) = self.begin(&mut configurations, latches, &mut stop).await else { return };
         let mut build_at: Option<Instant> = None;
+        let mut tidy_at = interval(TIDY);
+        tidy_at.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 biased;
@@ -136,6 +141,7 @@ impl Pool {
                     build_at = None;
                     self.publish();
                 }
+                _ = tidy_at.tick() => self.tidy(),
                 () = first.over(), if first.latch.is_some() => {
                     // What they have found is callable before callers come.
                     self.publish();
@@ -276,6 +282,11 @@ impl Pool {
     /// Secrets have changed: each server's task looks whether that is its own.
     fn tell_all(&self) {
         self.members.values().for_each(|member| member.orders.send_modify(|order| order.changes += 1));
+    }
+
+    /// A server that nobody calls keeps no connections that are too old to be used.
+    fn tidy(&self) {
+        self.members.values().filter_map(|member| member.handle.live()).for_each(|live| live.session.tidy());
     }
 
     /// A task that ends without being told to is a bug; its server goes on with a new one.
