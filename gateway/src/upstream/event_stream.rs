@@ -4,7 +4,7 @@
 //! lines. An event in one piece is passed on without copying. Source of the rules: WHATWG HTML §9.2.6.
 
 use bytes::{Buf, Bytes, BytesMut};
-use memchr::memchr2;
+use memchr::{memchr, memchr2};
 use thiserror::Error;
 
 /// One event, or a comment (which tells only that the peer lives).
@@ -67,21 +67,26 @@ impl Parser {
     /// # Errors
     /// [`TooLarge`] when a line or the data of an event exceeds the limit; the stream is then of no more use.
     pub fn next_event(&mut self) -> Result<Option<Event>, TooLarge> {
-        while let Some(line) = self.line()? {
-            if line.is_empty() {
-                if let Some(event) = self.dispatch() {
-                    return Ok(Some(event));
-                }
-            } else if line[0] == b':' {
-                return Ok(Some(Event::Comment));
-            } else {
-                self.field(line)?;
+        while let Some(length) = self.line()? {
+            let (event, left) = match self.buffer[..length] {
+                [] => (self.dispatch(), 0),
+                [b':', ..] => (Some(Event::Comment), length),
+                _ => (None, self.field(length)?),
+            };
+            self.pass(left);
+            if event.is_some() {
+                return Ok(event);
             }
+        }
+        if self.buffer.is_empty() {
+            // One long event is no reason to hold on to its room.
+            self.buffer = BytesMut::new();
         }
         Ok(None)
     }
 
-    fn line(&mut self) -> Result<Option<Bytes>, TooLarge> {
+    /// The length of the line that begins the buffer, if it is whole.
+    fn line(&mut self) -> Result<Option<usize>, TooLarge> {
         if self.after_cr && !self.buffer.is_empty() {
             self.after_cr = false;
             if self.buffer[0] == b'\n' {
@@ -91,16 +96,24 @@ impl Parser {
         if !self.started && !self.skip_bom() {
             return Ok(None);
         }
-        let Some(found) = memchr2(b'\n', b'\r', &self.buffer[self.searched..]) else {
-            self.searched = self.buffer.len();
-            return if self.buffer.len() > self.limit { Err(TooLarge(self.limit)) } else { Ok(None) };
-        };
-        let end = self.searched + found;
-        let line = self.buffer.split_to(end).freeze();
-        self.after_cr = self.buffer[0] == b'\r';
-        self.buffer.advance(1);
-        self.searched = 0;
-        if line.len() > self.limit { Err(TooLarge(self.limit)) } else { Ok(Some(line)) }
+        let found = memchr2(b'\n', b'\r', &self.buffer[self.searched..]).map(|found| self.searched + found);
+        if found.unwrap_or(self.buffer.len()) > self.limit {
+            return Err(TooLarge(self.limit));
+        }
+        self.searched = if found.is_some() { 0 } else { self.buffer.len() };
+        Ok(found)
+    }
+
+    /// Passes over what is left of a line, and its end.
+    fn pass(&mut self, left: usize) {
+        self.after_cr = self.buffer[left] == b'\r';
+        self.buffer.advance(left + 1);
+    }
+
+    /// Takes what stands between these places at the front of the buffer.
+    fn take(&mut self, begin: usize, end: usize) -> Bytes {
+        self.buffer.advance(begin);
+        self.buffer.split_to(end - begin).freeze()
     }
 
     /// False while it cannot be told yet whether the stream begins with a byte order mark.
@@ -115,18 +128,29 @@ impl Parser {
         true
     }
 
-    fn field(&mut self, line: Bytes) -> Result<(), TooLarge> {
-        let colon = line.iter().position(|b| *b == b':').unwrap_or(line.len());
-        let mut value = line.slice((colon + 1).min(line.len())..);
-        if value.first() == Some(&b' ') {
-            value.advance(1);
-        }
+    /// Reads a line of this length; tells how much of it is left in the buffer.
+    fn field(&mut self, length: usize) -> Result<usize, TooLarge> {
+        let line = &self.buffer[..length];
+        let colon = memchr(b':', line).unwrap_or(length);
+        let begin = (colon + 1 + usize::from(line.get(colon + 1) == Some(&b' '))).min(length);
         match &line[..colon] {
-            b"data" => self.append(value)?,
-            b"event" => self.name = value,
-            _ => {} // `id` and `retry` have no use here: a new connection is a new session
+            b"data" => {
+                let value = self.take(begin, length);
+                self.append(value)?;
+                Ok(0)
+            }
+            // What nearly all events are called costs nothing.
+            b"event" if line[begin..] == *b"message" => {
+                self.name = Bytes::from_static(b"message");
+                Ok(length)
+            }
+            b"event" => {
+                self.name = self.take(begin, length);
+                Ok(0)
+            }
+            // `id` and `retry` have no use here: a new connection is a new session.
+            _ => Ok(length),
         }
-        Ok(())
     }
 
     fn append(&mut self, value: Bytes) -> Result<(), TooLarge> {

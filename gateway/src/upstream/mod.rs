@@ -15,6 +15,7 @@ mod dial;
 pub mod event_stream;
 mod heads;
 pub mod http;
+mod listening;
 mod mailbox;
 pub mod message;
 pub mod params;

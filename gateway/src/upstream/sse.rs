@@ -223,19 +223,36 @@ impl Drop for Ticket<'_> {
 /// Reads events until the stream ends; every message goes to `take`.
 pub(super) async fn read_stream(stream: &mut Exchange, parser: &mut Parser, mut take: impl FnMut(Message)) -> End {
     loop {
-        loop {
-            match parser.next_event() {
-                Ok(Some(Event::Message { name, data })) if name.is_empty() || name == "message" => {
-                    message::read(&data, &mut take);
-                }
-                Ok(Some(_)) => {}
-                Ok(None) => break,
-                Err(_) => return End::Broken("an event on its stream is too large"),
-            }
+        if let Some(end) = read_events(parser, &mut take) {
+            return end;
         }
         match stream.chunk().await {
             Ok(Some(piece)) => parser.push(&piece),
             Ok(None) | Err(_) => return End::Closed,
+        }
+    }
+}
+
+/// Reads the events that have arrived on a stream that is given up.
+pub(super) fn read_arrived(stream: &mut Exchange, parser: &mut Parser, mut take: impl FnMut(Message)) -> Option<End> {
+    loop {
+        if let Some(end) = read_events(parser, &mut take) {
+            return Some(end);
+        }
+        parser.push(&stream.arrived()?);
+    }
+}
+
+/// Reads the events that are whole; tells if no more can be read after them.
+fn read_events(parser: &mut Parser, take: &mut impl FnMut(Message)) -> Option<End> {
+    loop {
+        match parser.next_event() {
+            Ok(Some(Event::Message { name, data })) if name.is_empty() || name == "message" => {
+                message::read(&data, &mut *take);
+            }
+            Ok(Some(_)) => {}
+            Ok(None) => return None,
+            Err(_) => return Some(End::Broken("an event on its stream is too large")),
         }
     }
 }

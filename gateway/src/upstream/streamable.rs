@@ -10,7 +10,7 @@ use std::time::Duration;
 use ::http::{HeaderMap, HeaderName, HeaderValue, Uri};
 use bytes::Bytes;
 use tokio::sync::{Notify, mpsc, watch};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::timeout;
 
 use super::connect::ServerCapabilities;
 use super::event_stream::{Event, Parser};
@@ -21,7 +21,7 @@ use super::message::{self, Message, Reply};
 use super::params::encode_value;
 use super::request::{modern_request, request};
 use super::session::{Call, CallError, Core, End, refusal};
-use super::sse::{read_stream, send_all};
+use super::sse::send_all;
 use super::timing::Timing;
 
 /// The first revision without sessions.
@@ -31,13 +31,7 @@ pub const MODERN: &str = "2026-07-28";
 static NAMED: [HeaderName; 2] = [HeaderName::from_static("mcp-method"), HeaderName::from_static("mcp-name")];
 
 /// For messages that are only acknowledged.
-const POST_LIMIT: Duration = Duration::from_secs(10);
-
-/// Between two attempts to open the listening stream: servers that close it at once must not be flooded.
-const LISTEN_AGAIN: Duration = Duration::from_secs(5);
-
-/// The longest of these pauses; they double while streams live shorter than this.
-const LISTEN_SELDOM: Duration = Duration::from_secs(60);
+pub(super) const POST_LIMIT: Duration = Duration::from_secs(10);
 
 /// A body of an HTTP error is read up to here, to find the JSON-RPC error in it.
 const MAX_ERROR_BODY: usize = 64 * 1024;
@@ -52,13 +46,13 @@ const HEADER_MISMATCH: i64 = -32020;
 pub struct StreamableSession {
     pub(super) core: Core,
     pub(super) heads: Heads,
-    has_session: bool,
-    modern: bool,
+    pub(super) has_session: bool,
+    pub(super) modern: bool,
     expired: Notify,
     /// The listening stream is open.
-    hears: AtomicBool,
+    pub(super) hears: AtomicBool,
     /// Single resources that the listening stream is to tell of, since 2026-07-28.
-    resources: watch::Sender<BTreeSet<Arc<str>>>,
+    pub(super) resources: watch::Sender<BTreeSet<Arc<str>>>,
 }
 
 impl StreamableSession {
@@ -252,93 +246,6 @@ impl StreamableSession {
         }
     }
 
-    /// Keeps a listening stream open: GET, or `subscriptions/listen` since 2026-07-28.
-    ///
-    /// It is a convenience: a server without one is polled instead. Only a forgotten session ends it.
-    async fn listen(&self, capabilities: ServerCapabilities) -> End {
-        let (mut pause, mut again) = (LISTEN_AGAIN, false);
-        let mut resources = self.resources.subscribe();
-        loop {
-            if self.modern && !capabilities.announces_any() {
-                // Until something is wanted there is nothing to hear.
-                let _ = resources.wait_for(|uris| !uris.is_empty()).await;
-            }
-            let began = Instant::now();
-            resources.mark_unchanged();
-            match timeout(POST_LIMIT, self.open_listening(capabilities)).await {
-                Ok(Ok(Some(mut stream))) => {
-                    if std::mem::replace(&mut again, true) {
-                        // Nobody listened for a while.
-                        self.core.notices.lists_may_have_changed();
-                    }
-                    let _hearing = Hearing::begin(&self.hears);
-                    match self.read_listening(&mut stream, &mut resources, capabilities).await {
-                        Some(end @ End::Broken(_)) => return end,
-                        Some(_) => {}
-                        None => continue,
-                    }
-                }
-                Ok(Ok(None)) => return std::future::pending().await,
-                Ok(Err(CallError::SessionExpired)) => return End::Expired,
-                // A ping tells whether it is the session or only this stream.
-                Ok(Err(_)) => self.core.notices.suspect.notify_one(),
-                Err(_) => {}
-            }
-            pause = if began.elapsed() < LISTEN_SELDOM { pause } else { LISTEN_AGAIN };
-            sleep(pause).await;
-            pause = (pause * 2).min(LISTEN_SELDOM);
-        }
-    }
-
-    /// Reads the listening stream to its end. When other resources are wanted, another stream takes its place before it
-    /// is given up, so that nothing is missed; `None` if there is none to be had.
-    async fn read_listening(
-        &self,
-        stream: &mut Exchange,
-        resources: &mut watch::Receiver<BTreeSet<Arc<str>>>,
-        capabilities: ServerCapabilities,
-    ) -> Option<End> {
-        loop {
-            let mut parser = Parser::new(self.core.max_message);
-            tokio::select! {
-                end = read_stream(stream, &mut parser, |message| self.core.handle(message, None)) => return Some(end),
-                _ = resources.changed() => {}
-            }
-            *stream = timeout(POST_LIMIT, self.open_listening(capabilities)).await.ok()?.ok()??;
-        }
-    }
-
-    /// The listening stream; `None` if the server has none.
-    async fn open_listening(&self, capabilities: ServerCapabilities) -> Result<Option<Exchange>, CallError> {
-        let exchange = if self.modern {
-            let mut wanted = capabilities.announced_lists();
-            wanted.push_str(&self.wanted_resources(!wanted.is_empty()));
-            let params = [r#""notifications":{"#, &wanted, "}"];
-            let none = HeaderMap::new();
-            self.post(&Call::of_our_own("subscriptions/listen", &params, &none), self.core.next_id()).await?
-        } else {
-            self.core.pool.exchange(self.heads.listen()).await?
-        };
-        let status = exchange.head.status.as_u16();
-        match refusal(status, self.has_session) {
-            _ if exchange.head.status.is_success() => {}
-            CallError::Refused(404 | 405) => return Ok(None),
-            CallError::Refused(400..500) if self.modern => return Ok(None),
-            refusal => return Err(refusal),
-        }
-        Ok(Some(exchange).filter(|exchange| exchange.head.media == Media::EventStream))
-    }
-
-    /// The resources to be told of, as a member of what is asked for, after others or not.
-    fn wanted_resources(&self, after_others: bool) -> String {
-        let uris: Vec<String> = self.resources.borrow().iter().map(|uri| message::json_string(uri)).collect();
-        if uris.is_empty() {
-            return String::new();
-        }
-        let comma = if after_others { "," } else { "" };
-        format!(r#"{comma}"resourceSubscriptions":[{}]"#, uris.join(","))
-    }
-
     /// Tells the server that the session is over.
     pub(super) async fn close(&self) {
         if self.has_session {
@@ -351,22 +258,6 @@ impl StreamableSession {
 fn tells_of_no_session(text: &str) -> bool {
     let text = text.to_ascii_lowercase();
     text.contains("session") || text.contains("not initialized")
-}
-
-/// Says that the listening stream is open, as long as it is.
-struct Hearing<'a>(&'a AtomicBool);
-
-impl<'a> Hearing<'a> {
-    fn begin(flag: &'a AtomicBool) -> Self {
-        flag.store(true, Ordering::Relaxed);
-        Self(flag)
-    }
-}
-
-impl Drop for Hearing<'_> {
-    fn drop(&mut self) {
-        self.0.store(false, Ordering::Relaxed);
-    }
 }
 
 /// Cancels a call whose caller goes away; since 2026-07-28 the closed connection says it.
