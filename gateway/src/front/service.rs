@@ -37,7 +37,8 @@ impl Front {
         let (front, peer) = (self.clone(), Arc::new(Peer::from(peer)));
         service_fn(move |request: Request<Incoming>| {
             let (front, peer) = (front.clone(), peer.clone());
-            async move { Ok::<_, Infallible>(front.answer(request, peer).await) }
+            // In a box: a connection keeps the room for its answer, which idle ones must not pay for.
+            Box::pin(async move { Ok::<_, Infallible>(front.answer(request, peer).await) })
         })
     }
 
