@@ -32,6 +32,7 @@ pub mod run_command;
 pub mod seal;
 pub mod secrets;
 pub mod server;
+mod sharded;
 pub mod short;
 pub mod source;
 pub mod subscriptions;

@@ -1,17 +1,13 @@
 //! Remembers checked tokens for a short while, by their digest. Refusals are not remembered.
 use std::{
-    collections::HashMap,
-    mem,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use aws_lc_rs::digest::{SHA256, digest};
 
 use super::Identity;
+use crate::sharded::Sharded;
 
 /// How long a checked token is remembered, at most. It is forgotten when it expires.
 pub(super) const MAX_AGE: Duration = Duration::from_secs(60);
@@ -19,19 +15,17 @@ pub(super) const MAX_AGE: Duration = Duration::from_secs(60);
 pub(super) const MAX_AGE_REVIEWED: Duration = Duration::from_secs(30);
 /// How many tokens are remembered, at most.
 pub(super) const CAPACITY: usize = 10_000;
-/// Parts with a lock each, so that two threads seldom wait for one another.
-const SHARDS: usize = 16;
 
 /// SHA-256 of a token.
 pub(super) type Digest = [u8; 32];
-type Shard = HashMap<Digest, Entry>;
 
 /// Tokens that were good a moment ago.
-#[derive(Default)]
-pub(super) struct TokenCache {
-    shards: [Mutex<Shard>; SHARDS],
-    /// Counts the changes of keys. What was checked before the last one does not count.
-    generation: AtomicU64,
+pub(super) struct TokenCache(Sharded<Digest, Entry>);
+
+impl Default for TokenCache {
+    fn default() -> Self {
+        Self(Sharded::new(CAPACITY))
+    }
 }
 
 /// Stands for one token in one lookup: its digest, and the state of the keys before it was checked.
@@ -67,12 +61,12 @@ impl TokenCache {
     pub(super) fn ticket(&self, token: &str) -> Ticket {
         let mut hash = Digest::default();
         hash.copy_from_slice(digest(&SHA256, token.as_bytes()).as_ref());
-        Ticket { digest: hash, generation: self.generation.load(Ordering::Acquire) }
+        Ticket { digest: hash, generation: self.0.generation() }
     }
 
     /// The bearer of a token that was checked lately with the present keys.
     pub(super) fn get(&self, ticket: &Ticket, now: SystemTime) -> Option<Arc<Identity>> {
-        let shard = self.shard(ticket);
+        let shard = self.0.shard(ticket.digest[0]);
         let entry = shard.get(&ticket.digest).filter(|entry| entry.holds(ticket.generation, now))?;
         Some(Arc::clone(&entry.identity))
     }
@@ -81,40 +75,20 @@ impl TokenCache {
     pub(super) fn insert(&self, ticket: &Ticket, identity: &Arc<Identity>, now: SystemTime, max_age: Duration) {
         let identity = Arc::clone(identity);
         let entry = Entry { identity, generation: ticket.generation, checked_at: now, max_age };
-        let mut dropped = Shard::default();
-        let mut shard = self.shard(ticket);
-        if shard.len() >= CAPACITY / SHARDS {
+        let mut shard = self.0.shard(ticket.digest[0]);
+        if self.0.is_full(&shard) {
             shard.retain(|_, entry| entry.holds(ticket.generation, now));
         }
-        if shard.len() >= CAPACITY / SHARDS {
-            // All are in use: start anew. Each costs one more check, which is cheaper than keeping an order.
-            dropped = mem::take(&mut shard);
-        }
-        shard.insert(ticket.digest, entry);
-        drop(shard);
-        drop(dropped);
+        self.0.insert(shard, ticket.digest, entry);
     }
 
     /// Makes every entry void, those of checks under way included. Call it after the keys have changed.
     pub(super) fn forget_all(&self) {
-        self.generation.fetch_add(1, Ordering::AcqRel);
-        for shard in &self.shards {
-            let dropped = mem::take(&mut *lock(shard));
-            drop(dropped);
-        }
-    }
-
-    fn shard(&self, ticket: &Ticket) -> MutexGuard<'_, Shard> {
-        lock(&self.shards[usize::from(ticket.digest[0]) % SHARDS])
+        self.0.forget_all();
     }
 
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
-        self.shards.iter().map(|shard| lock(shard).len()).sum()
+        self.0.len()
     }
-}
-
-/// A panic elsewhere leaves a map whole, so its lock stays usable.
-fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
-    shard.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,73 +1,47 @@
 //! Remembers sessions that were opened lately, so that their ids need not be opened for each of their requests.
 
-use std::collections::HashMap;
-use std::mem;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
 use super::Session;
+use crate::sharded::Sharded;
 
 /// Sessions that are remembered, at most.
 const CAPACITY: usize = 8_192;
-/// Parts with a lock each, so that two threads seldom wait for one another.
-const SHARDS: usize = 16;
-
-type Shard = HashMap<Box<str>, Session>;
 
 /// Sessions by their ids. Whose they are, and whether they still last, is for the reader to check.
-#[derive(Default)]
-pub(super) struct Opened {
-    shards: [Mutex<Shard>; SHARDS],
-    /// Counts the changes of keys.
-    generation: AtomicU64,
+pub(super) struct Opened(Sharded<Box<str>, Session>);
+
+impl Default for Opened {
+    fn default() -> Self {
+        Self(Sharded::new(CAPACITY))
+    }
 }
 
-/// The state of the keys before an id was opened: what older keys have opened is not kept.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) struct Generation(u64);
-
 impl Opened {
-    pub(super) fn generation(&self) -> Generation {
-        Generation(self.generation.load(Ordering::Acquire))
+    /// The state of the keys: take it before opening an id.
+    pub(super) fn generation(&self) -> u64 {
+        self.0.generation()
     }
 
     pub(super) fn get(&self, text: &str) -> Option<Session> {
-        self.shard(text).get(text).cloned()
+        self.0.shard(byte_of(text)).get(text).cloned()
     }
 
-    pub(super) fn insert(&self, text: &str, session: &Session, opened_in: Generation) {
-        let mut dropped = Shard::default();
-        let mut shard = self.shard(text);
-        if self.generation() != opened_in {
-            return;
+    /// Remembers what was opened in this generation; what older keys have opened is not kept.
+    pub(super) fn insert(&self, text: &str, session: &Session, opened_in: u64) {
+        let shard = self.0.shard(byte_of(text));
+        if self.generation() == opened_in {
+            self.0.insert(shard, text.into(), session.clone());
         }
-        if shard.len() >= CAPACITY / SHARDS {
-            // Each costs one more opening, which is cheaper than keeping an order.
-            dropped = mem::take(&mut shard);
-        }
-        shard.insert(text.into(), session.clone());
-        drop(shard);
-        drop(dropped);
     }
 
     /// Call it after the keys have changed.
     pub(super) fn forget_all(&self) {
-        self.generation.fetch_add(1, Ordering::AcqRel);
-        for shard in &self.shards {
-            let dropped = mem::take(&mut *lock(shard));
-            drop(dropped);
-        }
-    }
-
-    /// The end of an id is as good as random.
-    fn shard(&self, text: &str) -> MutexGuard<'_, Shard> {
-        lock(&self.shards[text.bytes().rev().nth(1).map_or(0, usize::from) % SHARDS])
+        self.0.forget_all();
     }
 }
 
-/// A panic elsewhere leaves a map whole, so its lock stays usable.
-fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
-    shard.lock().unwrap_or_else(PoisonError::into_inner)
+/// The end of an id is as good as random.
+fn byte_of(text: &str) -> u8 {
+    text.bytes().rev().nth(1).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -102,7 +76,7 @@ mod tests {
         for number in 0..3 * CAPACITY {
             opened.insert(&format!("{number:08}x"), &session(0), opened.generation());
         }
-        let held: usize = opened.shards.iter().map(|shard| lock(shard).len()).sum();
+        let held = opened.0.len();
         assert!((1..=CAPACITY).contains(&held), "{held}");
     }
 }

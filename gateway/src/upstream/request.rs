@@ -4,16 +4,15 @@
 
 use smallvec::SmallVec;
 
-use super::http::Decimal;
 use super::session::Call;
 
 /// The parts of a text, in their order.
 pub(super) type Parts<'a> = SmallVec<[&'a str; 24]>;
 
 /// The text of a request with this id. `meta` are members of `_meta`, in parts.
-pub(super) fn request<'a>(id: &'a Decimal, call: &Call<'a>, meta: &[&'a str]) -> Parts<'a> {
+pub(super) fn request<'a>(id: &'a str, call: &Call<'a>, meta: &[&'a str]) -> Parts<'a> {
     let mut parts = Parts::new();
-    parts.extend_from_slice(&[r#"{"jsonrpc":"2.0","id":"#, id.as_str(), r#","method":""#, call.method]);
+    parts.extend_from_slice(&[r#"{"jsonrpc":"2.0","id":"#, id, r#","method":""#, call.method]);
     parts.push(r#"","params":{"#);
     parts.extend_from_slice(call.params);
     let (has_params, has_meta) = (holds(call.params), holds(meta));
@@ -22,7 +21,7 @@ pub(super) fn request<'a>(id: &'a Decimal, call: &Call<'a>, meta: &[&'a str]) ->
         parts.extend_from_slice(meta);
         if call.progress {
             parts.push(if has_meta { r#","progressToken":"# } else { r#""progressToken":"# });
-            parts.push(id.as_str());
+            parts.push(id);
         }
         parts.push("}");
     }
@@ -31,7 +30,7 @@ pub(super) fn request<'a>(id: &'a Decimal, call: &Call<'a>, meta: &[&'a str]) ->
 }
 
 /// The text of a request of 2026-07-28: `_meta` says everything that a session said before.
-pub(super) fn modern_request<'a>(id: &'a Decimal, call: &Call<'a>) -> Parts<'a> {
+pub(super) fn modern_request<'a>(id: &'a str, call: &Call<'a>) -> Parts<'a> {
     const VERSION: &str = concat!(
         r#""io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientInfo":"#,
         client_info!(),
@@ -84,8 +83,7 @@ mod tests {
             ),
         ];
         for (params, progress, meta, expected) in cases {
-            let id = Decimal::new(7);
-            assert_eq!(request(&id, &call(params, &none, progress), meta).concat(), expected);
+            assert_eq!(request("7", &call(params, &none, progress), meta).concat(), expected);
         }
     }
 
@@ -103,8 +101,8 @@ mod tests {
         let cases =
             [(Caller::default(), r#"{}}}}"#.to_owned()), (told, format!(r#"{{"sampling":{{}}}}{level},"b":2}}}}}}"#))];
         for (caller, end) in cases {
-            let (id, call) = (Decimal::new(7), Call { caller, ..call(&[], &none, false) });
-            assert_eq!(modern_request(&id, &call).concat(), format!("{begin}{end}"));
+            let call = Call { caller, ..call(&[], &none, false) };
+            assert_eq!(modern_request("7", &call).concat(), format!("{begin}{end}"));
         }
     }
 }

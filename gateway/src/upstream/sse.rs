@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use super::event_stream::{Event, Parser};
 use super::heads::Heads;
-use super::http::{Decimal, Exchange, Outgoing};
+use super::http::{Exchange, Outgoing};
 use super::mailbox::{Mailbox, Told};
 use super::message::{self, Message, Reply};
 use super::request::request;
@@ -98,7 +98,8 @@ impl SseSession {
             ticket.cancel = false;
             return Err(CallError::NotSent("its event stream is closed"));
         }
-        let text = self.heads.call(call.headers, &[], &request(&Decimal::new(id), call, &[call.caller.meta]));
+        let mut digits = itoa::Buffer::new();
+        let text = self.heads.call(call.headers, &[], &request(digits.format(id), call, &[call.caller.meta]));
         let outcome = timing.limit(async {
             let mut posting = std::pin::pin!(self.post(text));
             let answer = tokio::select! {

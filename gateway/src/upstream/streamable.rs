@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use super::connect::ServerCapabilities;
 use super::event_stream::{Event, Parser};
 use super::heads::Heads;
-use super::http::{Decimal, Exchange, Media, Outgoing};
+use super::http::{Exchange, Media, Outgoing};
 use super::mailbox::{Mailbox, Told};
 use super::message::{self, Message, Reply};
 use super::params::encode_value;
@@ -116,14 +116,15 @@ impl StreamableSession {
     }
 
     fn written(&self, call: &Call<'_>, id: u64) -> Outgoing {
-        let id = Decimal::new(id);
+        let mut digits = itoa::Buffer::new();
+        let id = digits.format(id);
         if !self.modern {
-            return self.heads.call(call.headers, &[], &request(&id, call, &[call.caller.meta]));
+            return self.heads.call(call.headers, &[], &request(id, call, &[call.caller.meta]));
         }
         let name = call.name.map(encode_value);
         let named = [("mcp-method", call.method), ("mcp-name", name.as_deref().unwrap_or_default())];
         let named = if name.is_some() { &named[..] } else { &named[..1] };
-        self.heads.call(call.headers, named, &modern_request(&id, call))
+        self.heads.call(call.headers, named, &modern_request(id, call))
     }
 
     pub(super) async fn read_answer(

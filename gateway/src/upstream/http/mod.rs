@@ -18,7 +18,7 @@ use thiserror::Error;
 pub use exchange::Exchange;
 pub use head::{Head, Media};
 pub use pool::{HttpPool, Origin};
-pub use request::{Decimal, Outgoing, RequestHead};
+pub use request::{Outgoing, RequestHead};
 
 use crate::guard::Refusal;
 

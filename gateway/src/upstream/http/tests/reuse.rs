@@ -32,19 +32,25 @@ async fn a_connection_carries_one_request_after_the_other() {
     assert_eq!(pool.unused(), 1);
 }
 
-/// Makes an unused connection, lets the server do something with its end, and asks again.
-async fn asked_after<F: Future<Output = ()>>(change: impl FnOnce(TcpStream) -> F) -> Result<Bytes, HttpError> {
-    let (pool, listener) = pool_and_listener().await;
-    let (mut server, first) = soon(async {
+/// Makes an unused connection, and tells the server's side of it.
+async fn used_once(pool: &Arc<HttpPool>, listener: &TcpListener) -> TcpStream {
+    let (server, body) = soon(async {
         let serving = async {
             let (mut server, _) = listener.accept().await.unwrap();
             answer(&mut server, 1, OK).await;
             server
         };
-        tokio::join!(serving, asked(&pool, b"a"))
+        tokio::join!(serving, asked(pool, b"a"))
     })
     .await;
-    assert_eq!((first, pool.unused()), (Ok(Bytes::from_static(b"ok")), 1));
+    assert_eq!((body, pool.unused()), (Ok(Bytes::from_static(b"ok")), 1));
+    server
+}
+
+/// Makes an unused connection, lets the server do something with its end, and asks again.
+async fn asked_after<F: Future<Output = ()>>(change: impl FnOnce(TcpStream) -> F) -> Result<Bytes, HttpError> {
+    let (pool, listener) = pool_and_listener().await;
+    let mut server = used_once(&pool, &listener).await;
     server.flush().await.unwrap();
     change(server).await;
     let again = async {
@@ -246,16 +252,7 @@ async fn a_server_that_announces_how_long_it_keeps_connections_is_believed() {
 #[tokio::test]
 async fn sweeping_closes_what_cannot_be_used_any_more_and_nothing_else() {
     let (pool, listener) = pool_and_listener().await;
-    let (server, body) = soon(async {
-        let serving = async {
-            let (mut server, _) = listener.accept().await.unwrap();
-            answer(&mut server, 1, OK).await;
-            server
-        };
-        tokio::join!(serving, asked(&pool, b"a"))
-    })
-    .await;
-    assert_eq!(body, Ok(Bytes::from_static(b"ok")));
+    let server = used_once(&pool, &listener).await;
     pool.sweep();
     assert_eq!(pool.unused(), 1);
     drop(server);
