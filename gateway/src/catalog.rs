@@ -121,10 +121,10 @@ impl Catalog {
     // --- what is offered ---
 
     /// The item of this name, if anybody has it. A tool is found by its full name too where that is shortened.
-    pub fn find(&self, kind: Kind, scope: Scope<'_>, name: &str) -> Option<Cow<'_, Entry>> {
+    pub fn find(&self, kind: Kind, scope: Scope<'_>, name: &str) -> Option<Cow<'_, Arc<Entry>>> {
         let found = |name: &str| match scope {
             None => self.table(kind).get(name).map(Cow::Borrowed),
-            Some(server) => self.find_alone(kind, server, name).map(Cow::Owned),
+            Some(server) => self.find_alone(kind, server, name).map(|entry| Cow::Owned(Arc::new(entry))),
         };
         let is_full = || kind == Kind::Tools && !is_short(name);
         found(name).or_else(|| is_full().then(|| found(&short_form(name))).flatten())

@@ -24,8 +24,13 @@ pub struct Raw<'a>(&'a str);
 #[derive(Debug, Default)]
 pub struct Members<'a>(pub SmallVec<[(Cow<'a, str>, Raw<'a>); 6]>);
 
-/// An object that lies in another, if there is one.
-pub type Inside<'a> = Option<Result<Members<'a>, NoObject>>;
+/// An object that lies in another.
+#[derive(Debug, Default)]
+pub struct Inside<'a> {
+    members: Members<'a>,
+    /// How it could be read; `None`: there is none.
+    read: Option<Result<(), NoObject>>,
+}
 
 /// Why a text is no object that can be read.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
@@ -73,33 +78,36 @@ impl<'a> Members<'a> {
     /// # Errors
     /// See [`NoObject`]; what is no JSON is that first of all.
     pub fn read(text: &'a str) -> Result<Self, NoObject> {
-        Self::read_along(text, &[], &mut [])
+        let mut members = Self::default();
+        members.read_along(text, &[], &mut [])?;
+        Ok(members)
     }
 
-    /// Reads an object and, in the same pass, those that lie in it on a path: with `["params", "_meta"]` the value of
-    /// `params` and that of its `_meta`. `inside` takes one for each step, as far as there are any.
+    /// Reads an object into this empty value and, in the same pass, those that lie in it on a path: with
+    /// `["params", "_meta"]` the value of `params` and that of its `_meta`. `inside` takes one for each step, as far as
+    /// there are any. All are read where they stay: they are too large to be moved for each message.
     ///
     /// # Errors
     /// As [`Members::read`]; what is wrong with the others is told in their places.
-    pub fn read_along(text: &'a str, path: &[&str], inside: &mut [Inside<'a>]) -> Result<Self, NoObject> {
+    pub fn read_along(&mut self, text: &'a str, path: &[&str], inside: &mut [Inside<'a>]) -> Result<(), NoObject> {
         let mut scanner = Scanner::new(text);
         scanner.space();
         if scanner.peek() != Some(b'{') {
             scanner.value()?;
             return Err(if is_at_end(&mut scanner, text) { NoObject::Kind } else { NoObject::Syntax });
         }
-        let members = Self::scan(&mut scanner, text, path, inside)?;
-        if is_at_end(&mut scanner, text) { members } else { Err(NoObject::Syntax) }
+        let read = self.scan(&mut scanner, text, path, inside)?;
+        if is_at_end(&mut scanner, text) { read } else { Err(NoObject::Syntax) }
     }
 
     /// Reads the object that begins here. Only what is no JSON ends the scan.
     fn scan(
+        &mut self,
         scanner: &mut Scanner<'a>,
         text: &'a str,
         path: &[&str],
         inside: &mut [Inside<'a>],
-    ) -> Result<Result<Self, NoObject>, Syntax> {
-        let mut members = Self::default();
+    ) -> Result<Result<(), NoObject>, Syntax> {
         scanner.passes(b'{');
         scanner.space();
         let mut more = !scanner.passes(b'}');
@@ -107,19 +115,21 @@ impl<'a> Members<'a> {
         while more {
             scanner.space();
             let begin = scanner.at();
-            let key = decoded(&text[begin..scanner.key()?]).ok_or(Syntax)?;
+            let (end, has_escapes) = scanner.key()?;
+            let key = decoded(&text[begin..end], has_escapes).ok_or(Syntax)?;
             scanner.space();
             let begin = scanner.at();
             match (path, &mut *inside) {
                 ([step, path @ ..], [place, inside @ ..]) if *step == key && scanner.peek() == Some(b'{') => {
-                    *place = Some(Self::scan(scanner, text, path, inside)?);
+                    place.members.0.clear();
+                    place.read = Some(place.members.scan(scanner, text, path, inside)?);
                 }
                 _ => scanner.value()?,
             }
             let value = Raw(&text[begin..scanner.at()]);
-            too_many |= members.0.len() >= MOST;
+            too_many |= self.0.len() >= MOST;
             if !too_many {
-                members.0.push((key, value));
+                self.0.push((key, value));
             }
             scanner.space();
             more = scanner.passes(b',');
@@ -127,12 +137,12 @@ impl<'a> Members<'a> {
                 return Err(Syntax);
             }
         }
-        Ok(if too_many { Err(NoObject::TooMany) } else { members.each_once() })
+        Ok(if too_many { Err(NoObject::TooMany) } else { self.each_once() })
     }
 
-    fn each_once(self) -> Result<Self, NoObject> {
+    fn each_once(&self) -> Result<(), NoObject> {
         let twice = |(at, (key, _)): (usize, &(Cow<'_, str>, _))| self.0[..at].iter().any(|(other, _)| other == key);
-        if self.0.iter().enumerate().any(twice) { Err(NoObject::Twice) } else { Ok(self) }
+        if self.0.iter().enumerate().any(twice) { Err(NoObject::Twice) } else { Ok(()) }
     }
 
     /// The value of this member.
@@ -143,6 +153,16 @@ impl<'a> Members<'a> {
     /// The text of this member; `None` if it is absent or no text.
     pub fn text(&self, key: &str) -> Option<Cow<'a, str>> {
         text(self.get(key)?)
+    }
+}
+
+impl<'a> Inside<'a> {
+    /// Its members; `None` if there is no such object.
+    ///
+    /// # Errors
+    /// As [`Members::read`].
+    pub fn get(&self) -> Option<Result<&Members<'a>, NoObject>> {
+        self.read.map(|read| read.map(|()| &self.members))
     }
 }
 
@@ -157,14 +177,20 @@ fn is_at_end(scanner: &mut Scanner<'_>, text: &str) -> bool {
     scanner.at() == text.len()
 }
 
+/// Whether a text needs nothing but quotes around it to be a JSON string.
+pub fn is_plain(text: &str) -> bool {
+    scan::is_plain(text)
+}
+
 /// The text that a value is, borrowed where it has no escapes; `None` if it is none, or no Unicode.
 pub fn text(raw: Raw<'_>) -> Option<Cow<'_, str>> {
-    if raw.0.starts_with('"') { decoded(raw.0) } else { None }
+    let has_escapes = || memchr::memchr(b'\\', raw.0.as_bytes()).is_some();
+    if raw.0.starts_with('"') { decoded(raw.0, has_escapes()) } else { None }
 }
 
 /// What stands in these quotes.
-fn decoded(quoted: &str) -> Option<Cow<'_, str>> {
-    if memchr::memchr(b'\\', quoted.as_bytes()).is_none() {
+fn decoded(quoted: &str, has_escapes: bool) -> Option<Cow<'_, str>> {
+    if !has_escapes {
         return quoted.get(1..quoted.len() - 1).map(Cow::Borrowed);
     }
     serde_json::from_str(quoted).ok().map(Cow::Owned)
@@ -193,18 +219,18 @@ mod tests {
     #[test]
     fn objects_on_a_path_are_read_on_the_way() {
         let text = r#"{"id":1,"params":{"_meta":{"a":[{}]},"name":"n"},"_meta":{"b":2}}"#;
-        let mut inside = [None, None];
-        let members = Members::read_along(text, &["params", "_meta"], &mut inside).unwrap();
+        let (mut members, mut inside) = <(Members<'_>, [Inside<'_>; 2])>::default();
+        members.read_along(text, &["params", "_meta"], &mut inside).unwrap();
         let keys = |members: &Members<'_>| members.0.iter().map(|(key, _)| key.to_string()).collect::<Vec<_>>();
         assert_eq!(keys(&members), ["id", "params", "_meta"]);
         assert_eq!(members.get("params").unwrap().get(), r#"{"_meta":{"a":[{}]},"name":"n"}"#);
-        let [params, meta] = inside.map(|inside| keys(&inside.unwrap().unwrap()));
+        let [params, meta] = inside.map(|inside| keys(inside.get().unwrap().unwrap()));
         assert_eq!((params, meta), (vec!["_meta".to_owned(), "name".to_owned()], vec!["a".to_owned()]));
 
         let read = |text| {
-            let mut inside = [None, None];
-            let read = Members::read_along(text, &["params", "_meta"], &mut inside).map(drop);
-            (read, inside.map(|inside| inside.map(|read| read.map(drop))))
+            let mut inside = <[Inside<'_>; 2]>::default();
+            let read = Members::default().read_along(text, &["params", "_meta"], &mut inside);
+            (read, inside.map(|inside| inside.read))
         };
         assert_eq!(read(r#"{"params":[],"a":1}"#), (Ok(()), [None, None]));
         assert_eq!(read(r#"{"params":{"_meta":{"a":1,"a":2}}}"#), (Ok(()), [Some(Ok(())), Some(Err(NoObject::Twice))]));

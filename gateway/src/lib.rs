@@ -5,6 +5,7 @@
 pub mod auth;
 pub mod backoff;
 pub mod board;
+mod boxed;
 pub mod call;
 pub mod capabilities;
 pub mod catalog;
@@ -26,6 +27,7 @@ pub mod pick;
 pub mod plain;
 pub mod plan;
 pub mod pool;
+mod random_keys;
 pub mod report;
 pub mod revision;
 pub mod run_command;

@@ -1,18 +1,19 @@
 //! A map in parts with a lock each, for what was found out with keys that may change.
 
 use std::array;
-use std::collections::HashMap;
 use std::hash::Hash;
 use std::mem;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::random_keys::RandomKeyMap;
 
 /// So many that two threads seldom wait for one another.
 const SHARDS: usize = 16;
 
 /// What is remembered until the keys change, or there is too much of it.
 pub(crate) struct Sharded<K, V> {
-    shards: [Mutex<HashMap<K, V>>; SHARDS],
+    shards: [Mutex<RandomKeyMap<K, V>>; SHARDS],
     /// Counts the changes of keys.
     generation: AtomicU64,
     /// Entries of all parts together, at most.
@@ -31,18 +32,18 @@ impl<K: Eq + Hash, V> Sharded<K, V> {
     }
 
     /// The part for keys to which this byte belongs; the byte is as good as random.
-    pub(crate) fn shard(&self, byte: u8) -> MutexGuard<'_, HashMap<K, V>> {
+    pub(crate) fn shard(&self, byte: u8) -> MutexGuard<'_, RandomKeyMap<K, V>> {
         lock(&self.shards[usize::from(byte) % SHARDS])
     }
 
     /// Whether no more fit into a part.
-    pub(crate) fn is_full(&self, shard: &HashMap<K, V>) -> bool {
+    pub(crate) fn is_full(&self, shard: &RandomKeyMap<K, V>) -> bool {
         shard.len() >= self.capacity / SHARDS
     }
 
     /// Puts something into its part. A full one starts anew: finding it out once more is cheaper than keeping an order.
-    pub(crate) fn insert(&self, mut shard: MutexGuard<'_, HashMap<K, V>>, key: K, value: V) {
-        let dropped = if self.is_full(&shard) { mem::take(&mut *shard) } else { HashMap::new() };
+    pub(crate) fn insert(&self, mut shard: MutexGuard<'_, RandomKeyMap<K, V>>, key: K, value: V) {
+        let dropped = if self.is_full(&shard) { mem::take(&mut *shard) } else { RandomKeyMap::default() };
         shard.insert(key, value);
         drop(shard);
         drop(dropped);

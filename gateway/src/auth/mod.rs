@@ -120,13 +120,8 @@ impl Authenticator {
 
     /// Names the caller, as far as that needs nobody's answer. It never waits.
     ///
-    /// `query` is the raw query of the request's address; its `token` counts only with `allow_query_token`.
-    /// Nothing in a refusal comes from the request.
-    pub fn look(&self, headers: &HeaderMap, query: Option<&str>, allow_query_token: bool) -> Look {
-        self.look_at(headers, query, allow_query_token, SystemTime::now())
-    }
-
-    /// Like [`Authenticator::look`], at a given time.
+    /// `query` is the raw query of the request's address; its `token` counts only with `allow_query_token`. `now` is
+    /// when the request came. Nothing in a refusal comes from the request.
     pub fn look_at(&self, headers: &HeaderMap, query: Option<&str>, allow_query_token: bool, now: SystemTime) -> Look {
         let token = match extract::token(headers, query, allow_query_token) {
             Ok(token) if token.len() > MAX_TOKEN_BYTES => return Look::Refused(AuthError::TooLarge),

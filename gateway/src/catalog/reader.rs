@@ -41,7 +41,7 @@ impl Catalog {
     /// one server whose other resources have the same scheme and authority; else the only server with resources.
     ///
     /// The items of an entry that was not found in a list are the URI itself, ready to be asked for.
-    pub fn reader(&self, scope: Scope<'_>, uri: &str) -> Option<Entry> {
+    pub fn reader(&self, scope: Scope<'_>, uri: &str) -> Option<Arc<Entry>> {
         if let Some(entry) = self.find(Kind::Resources, scope, uri) {
             return Some(entry.into_owned());
         }
@@ -61,11 +61,12 @@ impl Catalog {
 }
 
 impl Entry {
-    fn unlisted(uri: &str, servers: impl IntoIterator<Item = (Arc<crate::handle::Handle>, bool)>) -> Self {
+    fn unlisted(uri: &str, servers: impl IntoIterator<Item = (Arc<crate::handle::Handle>, bool)>) -> Arc<Self> {
         let item = Arc::new(Item::unlisted(uri));
         let candidates: SmallVec<[Candidate; 1]> =
             servers.into_iter().map(|(server, listed)| Candidate { server, item: item.clone(), listed }).collect();
-        Self { name: item.name.clone(), listed: candidates.iter().any(|candidate| candidate.listed), candidates }
+        let listed = candidates.iter().any(|candidate| candidate.listed);
+        Arc::new(Self { name: item.name.clone(), listed, candidates })
     }
 }
 

@@ -13,7 +13,7 @@ use crate::handle::Handle;
 use crate::item::{Item, Kind};
 use crate::short::{is_short, short_form};
 
-/// An item and who offers it, in the order of precedence.
+/// An item and who offers it, in the order of precedence. Shared with the calls that are made of it.
 #[derive(Clone)]
 pub struct Entry {
     /// The name it is offered under.
@@ -59,7 +59,7 @@ pub(super) enum Named {
 /// All items of one kind under the names callers use.
 #[derive(Default)]
 pub(super) struct Table {
-    entries: HashMap<Arc<str>, Entry>,
+    entries: HashMap<Arc<str>, Arc<Entry>>,
     /// Of templates alone, whose order matters: names in the order of precedence.
     order: Vec<Arc<str>>,
     pages: OnceLock<Pages>,
@@ -77,8 +77,9 @@ impl Table {
         let order = (kind == Kind::Templates).then_some(&mut self.order);
         let entry = self.entries.entry(name.clone()).or_insert_with(|| {
             order.into_iter().for_each(|order| order.push(name.clone()));
-            Entry { name, candidates: SmallVec::new(), listed: false }
+            Arc::new(Entry { name, candidates: SmallVec::new(), listed: false })
         });
+        let entry = Arc::make_mut(entry);
         entry.listed |= listed;
         entry.candidates.push(Candidate { server: server.clone(), item: item.clone(), listed });
         named
@@ -103,7 +104,7 @@ impl Table {
         names.find(|(name, _)| fits(name)).map(|(name, named)| (name.into(), named))
     }
 
-    pub(super) fn get(&self, name: &str) -> Option<&Entry> {
+    pub(super) fn get(&self, name: &str) -> Option<&Arc<Entry>> {
         self.entries.get(name)
     }
 
@@ -114,7 +115,7 @@ impl Table {
 
     /// The listed ones, in no order.
     pub(super) fn listed(&self) -> impl Iterator<Item = &Entry> {
-        self.entries.values().filter(|entry| entry.listed)
+        self.entries.values().map(|entry| &**entry).filter(|entry| entry.listed)
     }
 
     pub(super) fn pages(&self, kind: Kind) -> &Pages {

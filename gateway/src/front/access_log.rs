@@ -13,6 +13,7 @@ use super::error::clip;
 use super::observe::{Peer, RequestId};
 use crate::auth::Identity;
 use crate::handle::Handle;
+use crate::json::is_plain;
 
 /// Arguments and results are cut at so many bytes.
 const MAX_PAYLOAD: usize = 2048;
@@ -64,6 +65,8 @@ pub struct Line {
     /// `X-Request-Id`.
     pub request_id: RequestId,
     /// When it came.
+    pub arrived: SystemTime,
+    /// The same, for measuring.
     pub began: Instant,
 }
 
@@ -83,37 +86,41 @@ impl AccessLog {
         let Some(sink) = &self.sink else { return };
         let mut out = Vec::with_capacity(512);
         out.extend_from_slice(br#"{"timestamp":""#);
-        timestamp(SystemTime::now(), &mut out);
+        timestamp(line.arrived + took, &mut out);
         out.extend_from_slice(br#"","level":"INFO","message":"request","request":{"method":"#);
         string(&mut out, line.method.as_str());
-        member(&mut out, "path", Some(&line.path));
+        member(&mut out, r#","path":"#, Some(&line.path));
         if let Some(method) = &facts.rpc_method {
-            member(&mut out, "rpc_method", Some(method));
+            member(&mut out, r#","rpc_method":"#, Some(method));
         }
-        member(&mut out, "tool", facts.tool.as_deref());
-        member(&mut out, "server", facts.server.as_ref().map(|server| server.name.as_str()));
-        number_member(&mut out, "bytes", facts.bytes as u64);
+        member(&mut out, r#","tool":"#, facts.tool.as_deref());
+        member(&mut out, r#","server":"#, facts.server.as_ref().map(|server| server.name.as_str()));
+        number_member(&mut out, r#","bytes":"#, facts.bytes as u64);
         if let Some(arguments) = &facts.arguments {
-            member(&mut out, "arguments", Some(&masked(arguments)));
+            member(&mut out, r#","arguments":"#, Some(&masked(arguments)));
         }
         out.extend_from_slice(br#"},"response":{"bytes":"#);
         match response_bytes {
             Some(bytes) => number(&mut out, bytes),
             None => out.extend_from_slice(b"null"),
         }
-        member(&mut out, "outcome", Some(facts.outcome.unwrap_or_else(|| outcome_of(status))));
+        member(&mut out, r#","outcome":"#, Some(facts.outcome.unwrap_or_else(|| outcome_of(status))));
         if let Some(result) = &facts.result {
-            member(&mut out, "result", Some(&masked(result)));
+            member(&mut out, r#","result":"#, Some(&masked(result)));
         }
         out.push(b'}');
-        number_member(&mut out, "status_code", status.into());
+        number_member(&mut out, r#","status_code":"#, status.into());
         out.extend_from_slice(br#","execution_time_ms":"#);
         millis(&mut out, took);
-        member(&mut out, "remote_addr", Some(line.peer.as_str()));
-        member(&mut out, "user_agent", line.user_agent.as_ref().and_then(|value| value.to_str().ok()).map(clipped));
-        member(&mut out, "request_id", Some(line.request_id.as_str()));
-        member(&mut out, "subject", facts.identity.as_deref().map(|identity| identity.subject.as_str()));
-        number_member(&mut out, "attempts", facts.attempts.into());
+        member(&mut out, r#","remote_addr":"#, Some(line.peer.as_str()));
+        member(
+            &mut out,
+            r#","user_agent":"#,
+            line.user_agent.as_ref().and_then(|value| value.to_str().ok()).map(clipped),
+        );
+        member(&mut out, r#","request_id":"#, Some(line.request_id.as_str()));
+        member(&mut out, r#","subject":"#, facts.identity.as_deref().map(|identity| identity.subject.as_str()));
+        number_member(&mut out, r#","attempts":"#, facts.attempts.into());
         out.extend_from_slice(b"}\n");
         sink.append(&out);
     }
@@ -128,23 +135,19 @@ fn outcome_of(status: u16) -> &'static str {
     }
 }
 
+/// `name` is written as it is: with comma, quotes and colon.
 fn member(out: &mut Vec<u8>, name: &str, value: Option<&str>) {
-    name_of(out, name);
+    out.extend_from_slice(name.as_bytes());
     match value {
         Some(value) => string(out, value),
         None => out.extend_from_slice(b"null"),
     }
 }
 
+/// The same for a number.
 fn number_member(out: &mut Vec<u8>, name: &str, value: u64) {
-    name_of(out, name);
-    number(out, value);
-}
-
-fn name_of(out: &mut Vec<u8>, name: &str) {
-    out.extend_from_slice(b",\"");
     out.extend_from_slice(name.as_bytes());
-    out.extend_from_slice(b"\":");
+    number(out, value);
 }
 
 fn number(out: &mut Vec<u8>, value: u64) {
@@ -161,7 +164,7 @@ fn millis(out: &mut Vec<u8>, took: Duration) {
 }
 
 fn string(out: &mut Vec<u8>, text: &str) {
-    if text.bytes().all(|byte| byte >= 0x20 && byte != b'"' && byte != b'\\') {
+    if is_plain(text) {
         out.push(b'"');
         out.extend_from_slice(text.as_bytes());
         out.push(b'"');

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use axum::extract::{MatchedPath, Request};
 use axum::middleware::Next;
@@ -20,7 +20,14 @@ use super::app::App;
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// What a handler tells about the request for its log line, which is written when all of these are gone.
-pub type Recorder = Arc<Mutex<Record>>;
+pub type Recorder = Arc<Recording>;
+
+/// See [`Recorder`].
+pub struct Recording {
+    /// When the request came. Reading the clock takes longer than most of what it is read for.
+    pub arrived: SystemTime,
+    record: Mutex<Record>,
+}
 
 /// Who is at the other end of a connection.
 pub struct Peer(String);
@@ -55,8 +62,8 @@ pub fn recorder(request: &Request) -> Recorder {
 }
 
 /// What a handler tells.
-pub fn record(recorder: &Mutex<Record>) -> MutexGuard<'_, Record> {
-    recorder.lock().unwrap_or_else(PoisonError::into_inner)
+pub fn record(recorder: &Recording) -> MutexGuard<'_, Record> {
+    recorder.record.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A request has come. `route` is what its path is called where that is known already.
@@ -64,9 +71,11 @@ pub(super) fn begin(app: &Arc<App>, head: &Parts, peer: Arc<Peer>, route: Option
     let path = route.map_or_else(|| Cow::Owned(short(head.uri.path())), Cow::Borrowed);
     let user_agent = head.headers.get(header::USER_AGENT).cloned();
     let request_id = RequestId::of(&head.headers);
-    let line = Line { method: head.method.clone(), path, user_agent, peer, request_id, began: Instant::now() };
+    let (arrived, began) = (SystemTime::now(), Instant::now());
+    let line = Line { method: head.method.clone(), path, user_agent, peer, request_id, arrived, began };
     let watch = Watch { line, route: route.map(Cow::Borrowed), app: app.clone(), status: 499, bytes: None };
-    Arc::new(Mutex::new(Record { facts: Facts::default(), watch: Some(watch) }))
+    let record = Mutex::new(Record { facts: Facts::default(), watch: Some(watch) });
+    Arc::new(Recording { arrived, record })
 }
 
 /// Notes by which route the router answers a request.
@@ -111,6 +120,14 @@ impl Peer {
     /// Its address, without the port.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+// === impl Recording ===
+
+impl Default for Recording {
+    fn default() -> Self {
+        Self { arrived: SystemTime::now(), record: Mutex::default() }
     }
 }
 

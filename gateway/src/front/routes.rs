@@ -1,6 +1,7 @@
 //! The REST routes.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use axum::Router;
 use axum::body::Body;
@@ -74,7 +75,7 @@ async fn answer_call(
     let identity = identify(app, &parts.headers, query, recorder).await?;
     body::check_media_type(&parts.headers)?;
     let shape = Shape::of(query)?;
-    let body = body::read(&parts.headers, body, app.options.max_body).await?;
+    let body = body::read(body, app.options.max_body).await?;
     record(recorder).bytes = body.len();
     let wanted = read_call(&body).map_err(ApiError::Call)?;
     let catalog = app.published.load_full();
@@ -85,7 +86,7 @@ async fn answer_call(
     let entry = catalog.find(Kind::Tools, None, &wanted.method);
     {
         let mut facts = record(recorder);
-        facts.tool = Some(called_name(&wanted.method, entry.as_deref()));
+        facts.tool = Some(called_name(&wanted.method, entry.as_deref().map(|entry| &**entry)));
         facts.arguments = app.log.payloads().then(|| wanted.args.to_owned());
     }
     let Some(entry) = entry else {
@@ -207,8 +208,9 @@ async fn servers(State(app): State<Arc<App>>, request: Request) -> Response {
 }
 
 async fn health(State(app): State<Arc<App>>, request: Request) -> Response {
+    let arrived = recorder(&request).arrived;
     let (parts, _) = request.into_parts();
-    let known = caller(&app, &parts.headers, parts.uri.query(), app.options.allow_query_token).await.is_ok();
+    let known = caller(&app, &parts.headers, parts.uri.query(), app.options.allow_query_token, arrived).await.is_ok();
     let soundness = app.soundness.borrow().clone();
     json_of(&Health::of(&app.published.load(), &soundness, known))
 }
@@ -247,7 +249,7 @@ pub async fn identify_with(
     (allow_query_token, resource): (bool, Option<Resource<'_>>),
     recorder: &Recorder,
 ) -> Result<Arc<Identity>, ApiError> {
-    match caller(app, headers, query, allow_query_token).await {
+    match caller(app, headers, query, allow_query_token, recorder.arrived).await {
         Ok(identity) => {
             record(recorder).identity = Some(identity.clone());
             Ok(identity)
@@ -269,8 +271,9 @@ async fn caller(
     headers: &HeaderMap,
     query: Option<&str>,
     allow_query_token: bool,
+    now: SystemTime,
 ) -> Result<Arc<Identity>, AuthError> {
-    match app.auth.look(headers, query, allow_query_token) {
+    match app.auth.look_at(headers, query, allow_query_token, now) {
         Look::Known(identity) => Ok(identity),
         Look::Refused(error) => Err(error),
         // In a box, so that the usual request does not carry the room for it.
@@ -286,6 +289,8 @@ pub fn parameter(query: Option<&str>, name: &str) -> Option<String> {
 
 fn json(body: Bytes) -> Response {
     let mut response = Response::new(Body::from(body));
+    // With those that are added later: a map that grows is written anew.
+    response.headers_mut().reserve(8);
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }

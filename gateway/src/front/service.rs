@@ -18,6 +18,7 @@ use portcullis_runtime::serve::Answer;
 use super::app::App;
 use super::observe::{self, Peer, Recorder};
 use super::{mcp, routes};
+use crate::boxed::pinned;
 
 /// What answers all connections of one listener.
 pub struct Front {
@@ -38,18 +39,18 @@ impl Front {
         service_fn(move |request: Request<Incoming>| {
             let (front, peer) = (front.clone(), peer.clone());
             // In a box: a connection keeps the room for its answer, which idle ones must not pay for.
-            Box::pin(async move { Ok::<_, Infallible>(front.answer(request, peer).await) })
+            pinned(|| async move { Ok::<_, Infallible>(front.answer(request, peer).await) })
         })
     }
 
     async fn answer(&self, request: Request<Incoming>, peer: Arc<Peer>) -> Response {
-        let (head, body) = request.into_parts();
+        let (mut head, body) = request.into_parts();
         let body = Body::new(body);
         let call = (head.method == Method::POST).then(|| Call::of(head.uri.path())).flatten();
         let recorder = observe::begin(&self.app, &head, peer, call.map(Call::path));
         let mut response = match call {
             Some(Call::Tools) => routes::call_tool(&self.app, &head, body, &recorder).await,
-            Some(Call::Mcp) => mcp::answer_post(&self.app, head, body, recorder.clone()).await,
+            Some(Call::Mcp) => mcp::answer_post(&self.app, &mut head, body, &recorder).await,
             None => self.route(Request::from_parts(head, body), recorder.clone()).await,
         };
         observe::end(&self.app, &recorder, &mut response);

@@ -56,13 +56,13 @@ impl<'a> Scanner<'a> {
         if self.passes(wanted) { Ok(()) } else { Err(Syntax) }
     }
 
-    /// Passes over a key and its colon. Tells where the key ends, quotes included.
-    pub(super) fn key(&mut self) -> Result<usize, Syntax> {
-        self.string()?;
+    /// Passes over a key and its colon. Tells where the key ends, quotes included, and whether it has escapes.
+    pub(super) fn key(&mut self) -> Result<(usize, bool), Syntax> {
+        let has_escapes = self.string()?;
         let end = self.at;
         self.space();
         self.expect(b':')?;
-        Ok(end)
+        Ok((end, has_escapes))
     }
 
     /// Passes over a whole value that begins here.
@@ -71,7 +71,7 @@ impl<'a> Scanner<'a> {
         loop {
             self.space();
             let opened = match self.peek().ok_or(Syntax)? {
-                b'"' => self.string().map(|()| false)?,
+                b'"' => self.string().map(|_| false)?,
                 b'{' => self.begins(b'}')? && open.push(true),
                 b'[' => self.begins(b']')? && open.push(false),
                 b't' => self.literal(b"true")?,
@@ -147,16 +147,21 @@ impl<'a> Scanner<'a> {
         if digits > 0 { Ok(()) } else { Err(Syntax) }
     }
 
-    fn string(&mut self) -> Result<(), Syntax> {
+    /// Passes over a string. Tells whether it has escapes.
+    fn string(&mut self) -> Result<bool, Syntax> {
         self.expect(b'"')?;
+        let mut has_escapes = false;
         loop {
             self.at += plain(&self.text[self.at..]);
             match self.peek() {
                 Some(b'"') => {
                     self.at += 1;
-                    return Ok(());
+                    return Ok(has_escapes);
                 }
-                Some(b'\\') => self.escape()?,
+                Some(b'\\') => {
+                    has_escapes = true;
+                    self.escape()?;
+                }
                 // A control character, or the end.
                 _ => return Err(Syntax),
             }
@@ -231,17 +236,23 @@ fn plain_short(text: &[u8]) -> usize {
     const ONES: u64 = u64::MAX / 255;
     const HIGH: u64 = ONES << 7;
     let zero_in = |word: u64| word.wrapping_sub(ONES) & !word & HIGH;
-    let (words, rest) = text.as_chunks::<8>();
-    for (index, bytes) in words.iter().enumerate() {
+    let mut rest = text;
+    while let Some((bytes, after)) = rest.split_first_chunk::<8>() {
         let word = u64::from_le_bytes(*bytes);
         let control = word.wrapping_sub(ONES * 0x20) & !word & HIGH;
         let found = control | zero_in(word ^ (ONES * u64::from(b'"'))) | zero_in(word ^ (ONES * u64::from(b'\\')));
         if found != 0 {
-            return index * 8 + found.trailing_zeros() as usize / 8;
+            return text.len() - rest.len() + found.trailing_zeros() as usize / 8;
         }
+        rest = after;
     }
     let special = |byte: &u8| *byte < 0x20 || matches!(byte, b'"' | b'\\');
-    words.len() * 8 + rest.iter().position(special).unwrap_or(rest.len())
+    text.len() - rest.len() + rest.iter().position(special).unwrap_or(rest.len())
+}
+
+/// Whether a text stands for itself between quotes.
+pub(super) fn is_plain(text: &str) -> bool {
+    plain(text.as_bytes()) == text.len()
 }
 
 #[cfg(test)]

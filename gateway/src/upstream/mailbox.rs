@@ -3,6 +3,7 @@
 //! Most calls tell nothing, so an unused one costs a single small allocation.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
@@ -34,9 +35,16 @@ pub enum Told {
 /// All of it is there before the answer.
 #[derive(Clone)]
 pub struct Mailbox {
-    shared: Arc<Mutex<Letters>>,
+    shared: Arc<Shared>,
     /// What the caller can be asked.
     askable: ClientCapabilities,
+}
+
+#[derive(Default)]
+struct Shared {
+    letters: Mutex<Letters>,
+    /// Something was put in once.
+    used: AtomicBool,
 }
 
 #[derive(Default)]
@@ -86,6 +94,7 @@ impl Mailbox {
             asked.hold(timing);
         }
         letters.waiting.push_back(told);
+        self.shared.used.store(true, Ordering::Release);
         let reader = letters.reader.take();
         drop(letters);
         reader.into_iter().for_each(Waker::wake);
@@ -98,7 +107,9 @@ impl Mailbox {
         match letters.pop() {
             Some(told) => Poll::Ready(told),
             None => {
-                letters.reader = Some(cx.waker().clone());
+                if !letters.reader.as_ref().is_some_and(|reader| reader.will_wake(cx.waker())) {
+                    letters.reader = Some(cx.waker().clone());
+                }
                 Poll::Pending
             }
         }
@@ -106,11 +117,11 @@ impl Mailbox {
 
     /// The next one that is there already.
     pub fn take(&self) -> Option<Told> {
-        self.lock().pop()
+        if self.shared.used.load(Ordering::Acquire) { self.lock().pop() } else { None }
     }
 
     fn lock(&self) -> MutexGuard<'_, Letters> {
-        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared.letters.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

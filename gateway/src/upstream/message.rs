@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::result::{RpcResult, Says};
-use crate::json::{self, Members, NoObject};
+use crate::json::{self, Inside, Members, NoObject};
 
 /// What a server answered to a request of ours.
 #[derive(Clone, Debug, PartialEq)]
@@ -139,25 +139,28 @@ impl<'a> Envelope<'a> {
     /// `None` if it is no message.
     fn read(text: &'a [u8]) -> Option<Self> {
         let text = std::str::from_utf8(text).ok()?;
-        let mut result = [None];
-        match Members::read_along(text, &["result"], &mut result) {
-            Ok(members) => Some(Self { says: Some(Says::of(&result[0])), ..Self::of(members)? }),
+        let (mut members, mut result) = <(Members<'_>, [Inside<'_>; 1])>::default();
+        match members.read_along(text, &["result"], &mut result) {
+            Ok(()) => {
+                let says = Says::of(result[0].get().and_then(Result::ok));
+                Some(Self { says: Some(says), ..Self::of(&members)? })
+            }
             Err(NoObject::Syntax) => None,
             // Members that do not count may be there twice, and as many as they like.
             Err(NoObject::Kind | NoObject::Twice | NoObject::TooMany) => Self::unusual(text),
         }
     }
 
-    fn of(members: Members<'a>) -> Option<Self> {
+    fn of(members: &Members<'a>) -> Option<Self> {
         let mut envelope = Self::default();
-        for (key, raw) in members.0 {
+        for (key, raw) in &members.0 {
             let value = Some(raw.get()).filter(|value| *value != "null");
-            match &*key {
+            match &**key {
                 "id" => envelope.id = value,
                 "params" => envelope.params = value,
                 "result" => envelope.result = value,
                 "error" => envelope.error = value,
-                "method" if value.is_some() => envelope.method = Some(json::text(raw)?),
+                "method" if value.is_some() => envelope.method = Some(json::text(*raw)?),
                 _ => {}
             }
         }

@@ -6,7 +6,7 @@ use std::ops::Deref;
 
 use bytes::Bytes;
 
-use crate::json::{Inside, Members};
+use crate::json::Members;
 
 /// A result, byte for byte as the server wrote it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,15 +35,17 @@ pub struct Says {
 impl RpcResult {
     /// Reads what it says.
     pub fn of(text: Bytes) -> Self {
-        let says = Says::of(&std::str::from_utf8(&text).ok().map(Members::read));
+        let members = std::str::from_utf8(&text).ok().and_then(|text| Members::read(text).ok());
+        let says = Says::of(members.as_ref());
+        drop(members);
         Self { text, says }
     }
 }
 
 impl Says {
-    /// What these members say.
-    pub fn of(members: &Inside<'_>) -> Self {
-        let Some(Ok(members)) = members else { return Self { nothing: true, ..Self::default() } };
+    /// What these members say; none, if they cannot be read.
+    pub fn of(members: Option<&Members<'_>>) -> Self {
+        let Some(members) = members else { return Self { nothing: true, ..Self::default() } };
         let mut says = Self::default();
         for (key, value) in &members.0 {
             match &**key {

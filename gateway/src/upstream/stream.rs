@@ -182,6 +182,18 @@ impl ServerCertVerifier for AnyCertificate {
     }
 }
 
+impl Stream {
+    /// Waits until the system has something to read, or the connection has ended. Of TLS nobody can tell without
+    /// reading.
+    pub fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<()> {
+        match self {
+            // If that fails, so does reading, which says why.
+            Self::Tcp(stream) => stream.poll_read_ready(cx).map(drop),
+            Self::Tls(_) => Poll::Ready(()),
+        }
+    }
+}
+
 impl AsyncRead for Stream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {

@@ -30,12 +30,15 @@ const DISCOVERY_LIFE: Duration = Duration::from_secs(3600);
 ///
 /// # Errors
 /// The params are not of their form.
-pub fn initialize(caller: &Caller, request: &Request<'_>) -> Result<(Reply, Session), RpcProblem> {
+pub fn initialize(
+    caller: &Caller,
+    request: &Request<'_>,
+    params: &Params<'_, '_>,
+) -> Result<(Reply, Session), RpcProblem> {
     const FORM: RpcProblem = RpcProblem::Params("initialize needs \"protocolVersion\", as a text");
-    let params = Params::read(request.params)?;
-    let requested = params.members.text("protocolVersion").ok_or(FORM)?;
+    let requested = params.text("protocolVersion").ok_or(FORM)?;
     let revision = Revision::negotiated(&requested);
-    let capabilities = match params.members.get("capabilities") {
+    let capabilities = match params.get("capabilities") {
         Some(raw) => {
             ClientCapabilities::from_json(raw.get()).ok_or(RpcProblem::Params("\"capabilities\" must be an object"))?
         }
@@ -83,12 +86,12 @@ pub fn listed_by(method: &str) -> Option<Kind> {
 pub fn list(
     caller: &Caller,
     request: &Request<'_>,
-    params: &Params<'_>,
+    params: &Params<'_, '_>,
     kind: Kind,
     revision: Revision,
 ) -> Result<Reply, RpcProblem> {
     const CURSOR: RpcProblem = RpcProblem::Params("the cursor was not given out here: list again without one");
-    let cursor = match params.members.get("cursor") {
+    let cursor = match params.get("cursor") {
         Some(raw) => Some(crate::json::text(raw).ok_or(CURSOR)?),
         None => None,
     };
@@ -109,8 +112,8 @@ pub fn list(
 ///
 /// # Errors
 /// There is no such level.
-pub fn set_level(caller: &Caller, request: &Request<'_>, params: &Params<'_>) -> Result<Reply, RpcProblem> {
-    let level = params.members.get("level").ok_or(RpcProblem::Params("\"level\" is missing"))?;
+pub fn set_level(caller: &Caller, request: &Request<'_>, params: &Params<'_, '_>) -> Result<Reply, RpcProblem> {
+    let level = params.get("level").ok_or(RpcProblem::Params("\"level\" is missing"))?;
     let level = request::level(level)?;
     if let Some(session) = &caller.session {
         caller.app.mcp.live.set_level(session.id, level);
@@ -122,7 +125,7 @@ pub fn set_level(caller: &Caller, request: &Request<'_>, params: &Params<'_>) ->
 ///
 /// # Errors
 /// Nobody has the resource, or its server does not tell of changes; or there is no session that could be told.
-pub fn follow(caller: &Caller, request: &Request<'_>, params: &Params<'_>) -> Result<Reply, RpcProblem> {
+pub fn follow(caller: &Caller, request: &Request<'_>, params: &Params<'_, '_>) -> Result<Reply, RpcProblem> {
     const TOO_MANY: RpcProblem =
         RpcProblem::TooMany("as many resources are subscribed to as may be: unsubscribe from some");
     const TOO_LONG: RpcProblem =
@@ -145,17 +148,17 @@ pub fn follow(caller: &Caller, request: &Request<'_>, params: &Params<'_>) -> Re
 ///
 /// # Errors
 /// The params are not of their form, or there is no session.
-pub fn unfollow(caller: &Caller, request: &Request<'_>, params: &Params<'_>) -> Result<Reply, RpcProblem> {
+pub fn unfollow(caller: &Caller, request: &Request<'_>, params: &Params<'_, '_>) -> Result<Reply, RpcProblem> {
     let (follower, uri) = followed(caller, params)?;
     let _ = caller.app.mcp.topics.unfollow(caller.scope(), follower, &uri);
     Ok(nothing(request, Revision::LATEST_WITH_INITIALIZE))
 }
 
-fn followed(caller: &Caller, params: &Params<'_>) -> Result<(Follower, String), RpcProblem> {
+fn followed(caller: &Caller, params: &Params<'_, '_>) -> Result<(Follower, String), RpcProblem> {
     const SESSION: RpcProblem =
         RpcProblem::Request("only a session can be told of changes: send the Mcp-Session-Id that initialize gave");
     let session = caller.session.as_ref().ok_or(SESSION)?;
-    let uri = params.members.text("uri").filter(|uri| !uri.is_empty());
+    let uri = params.text("uri").filter(|uri| !uri.is_empty());
     let uri = uri.ok_or(RpcProblem::Params("\"uri\" is missing, or no text"))?;
     Ok((Follower::Session(session.id), uri.into_owned()))
 }

@@ -2,12 +2,14 @@
 //!
 //! Arguments and results pass as they are. Only names, ids, progress tokens and `_meta` differ on the two sides.
 
-use std::future::Future;
-use std::pin::Pin;
+use std::future::{Future, poll_fn};
+use std::ops::Range;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
+use bytestring::ByteString;
 use http::HeaderMap;
 use serde_json::Value;
 use smallvec::SmallVec;
@@ -27,7 +29,7 @@ use crate::capabilities::ClientCapabilities;
 use crate::catalog::{Candidate, Catalog, Entry, Kind};
 use crate::clients::{Client, ClientKey};
 use crate::front::error::clip;
-use crate::front::routes::{called_name, note_call, record};
+use crate::front::routes::{Recorder, called_name, note_call, record};
 use crate::json::{Members, Raw, text};
 use crate::revision::Revision;
 use crate::seal::{self, Inner, RequestState};
@@ -45,15 +47,19 @@ pub type Work = Pin<Box<dyn Future<Output = Reply> + Send>>;
 /// A request that a server answers, ready to be sent.
 pub struct Planned {
     caller: Arc<Caller>,
-    entry: Entry,
+    entry: Arc<Entry>,
     method: &'static str,
-    id: String,
+    /// What the client has sent: kept whole, so that its parts need not be copied.
+    body: ByteString,
+    /// Where in it the id is, as JSON.
+    id: Range<usize>,
     revision: Revision,
     /// The first member of `params` where it is not a name that differs between servers, and its value.
     given: Option<(String, String)>,
-    /// What it is about: part of what a `requestState` is bound to.
-    about: String,
-    arguments: Option<Bytes>,
+    /// What it is about, if that is not the name of the entry: part of what a `requestState` is bound to.
+    about: Option<String>,
+    /// Where in the body they are.
+    arguments: Option<Range<usize>>,
     /// The other members of `params`, each after a comma.
     others: String,
     meta: String,
@@ -67,29 +73,27 @@ pub fn method_of(method: &str) -> Option<&'static str> {
     ["tools/call", "prompts/get", "resources/read", "completion/complete"].into_iter().find(|known| *known == method)
 }
 
-/// Finds who answers, and takes over what is passed on.
+/// Finds who answers, and takes over what is passed on. `body` holds the request.
 ///
 /// # Errors
-/// The request is wrong, or nobody answers it.
+/// The request is wrong, or nobody answers it: that is noted for the log.
 pub fn plan(
-    caller: &Arc<Caller>,
-    body: &Bytes,
+    caller: Arc<Caller>,
+    body: &ByteString,
     request: &Request<'_>,
-    params: &Params<'_>,
+    params: &Params<'_, '_>,
     (revision, capabilities): (Revision, ClientCapabilities),
-) -> Result<Planned, RpcProblem> {
-    let method = method_of(&request.method).ok_or_else(|| RpcProblem::method(&request.method))?;
-    let catalog = caller.catalog();
-    let (entry, about, given) = match method {
-        "tools/call" | "prompts/get" => named(caller, &catalog, method, params)?,
-        "resources/read" => read(caller, &catalog, params)?,
-        _ => completed(caller, &catalog, params)?,
-    };
-    let mut planned = Planned {
-        caller: caller.clone(),
+) -> Result<Box<Planned>, RpcProblem> {
+    let refused = |caller: &Caller, problem: &RpcProblem| note_refusal(&caller.recorder, problem);
+    let (method, (entry, about, given)) =
+        found(&caller, request, params).inspect_err(|problem| refused(&caller, problem))?;
+    let log_level = log_level(&caller, params, revision);
+    let mut planned = Box::new(Planned {
+        caller,
         entry,
         method,
-        id: request.id.to_owned(),
+        body: body.clone(),
+        id: place(request.id, body),
         revision,
         given,
         about,
@@ -97,36 +101,55 @@ pub fn plan(
         others: String::new(),
         meta: params.meta.passed_on.clone(),
         capabilities,
-        log_level: log_level(caller, params, revision),
+        log_level,
         progress_token: params.meta.progress_token.map(str::to_owned),
-    };
-    planned.take(body, &params.members)?;
-    if revision.is_modern() && method == "tools/call" {
-        planned.check_mirrored()?;
-    }
+    });
+    let taken = planned.take(params).and_then(|()| planned.check_mirrored());
+    taken.inspect_err(|problem| refused(&planned.caller, problem))?;
     Ok(planned)
 }
 
+/// The method, and who answers it.
+fn found(caller: &Caller, request: &Request<'_>, params: &Params<'_, '_>) -> Result<(&'static str, Found), RpcProblem> {
+    let method = method_of(&request.method).ok_or_else(|| RpcProblem::method(&request.method))?;
+    let catalog = caller.catalog();
+    let found = match method {
+        "tools/call" | "prompts/get" => named(caller, &catalog, method, params),
+        "resources/read" => read(caller, &catalog, params),
+        _ => completed(caller, &catalog, params),
+    };
+    Ok((method, found?))
+}
+
+/// Where in a text this part of it is.
+fn place(part: &str, whole: &str) -> Range<usize> {
+    let begin = part.as_ptr().addr().wrapping_sub(whole.as_ptr().addr());
+    begin..begin.wrapping_add(part.len())
+}
+
 /// Of a request that may bring a `requestState`: what it is bound to, and how its answer is shown.
-pub fn returning(caller: &Caller, request: &Request<'_>, params: &Params<'_>) -> Option<([u8; 16], Shape)> {
-    params.members.get("requestState")?;
+pub fn returning(caller: &Caller, request: &Request<'_>, params: &Params<'_, '_>) -> Option<([u8; 16], Shape)> {
+    params.get("requestState")?;
     let method = method_of(&request.method)?;
-    let about = params.members.text(if method == "resources/read" { "uri" } else { "name" })?;
+    let about = params.text(if method == "resources/read" { "uri" } else { "name" })?;
     let log_level = log_level(caller, params, Revision::V2026_07_28);
     let progress_token = params.meta.progress_token.map(str::to_owned);
     Some((seal::digest(method, &about), Shape { progress_token, log_level, ears: Ears::None }))
 }
 
-type Found = (Entry, String, Option<(String, String)>);
+type Found = (Arc<Entry>, Option<String>, Option<(String, String)>);
 
-fn named(caller: &Caller, catalog: &Catalog, method: &str, params: &Params<'_>) -> Result<Found, RpcProblem> {
-    let name = params.members.text("name").filter(|name| !name.is_empty());
+fn named(caller: &Caller, catalog: &Catalog, method: &str, params: &Params<'_, '_>) -> Result<Found, RpcProblem> {
+    let name = params.text("name").filter(|name| !name.is_empty());
     let name = name.ok_or(RpcProblem::Params("\"name\" is missing, or no text"))?;
     let kind = if method == "tools/call" { Kind::Tools } else { Kind::Prompts };
     let found = catalog.find(kind, caller.scope(), &name);
-    record(&caller.recorder).tool = Some(called_name(&name, found.as_deref()));
+    record(&caller.recorder).tool = Some(called_name(&name, found.as_deref().map(|entry| &**entry)));
     match found {
-        Some(entry) => Ok((entry.into_owned(), name.into_owned(), None)),
+        Some(entry) => {
+            let about = (*entry.name != *name).then(|| name.into_owned());
+            Ok((entry.into_owned(), about, None))
+        }
         // A server that has just been configured may be the one that offers it.
         None if catalog.is_incomplete() => Err(RpcProblem::Unavailable),
         None if kind == Kind::Tools => {
@@ -137,19 +160,19 @@ fn named(caller: &Caller, catalog: &Catalog, method: &str, params: &Params<'_>) 
     }
 }
 
-fn read(caller: &Caller, catalog: &Catalog, params: &Params<'_>) -> Result<Found, RpcProblem> {
-    let uri = params.members.text("uri").filter(|uri| !uri.is_empty());
+fn read(caller: &Caller, catalog: &Catalog, params: &Params<'_, '_>) -> Result<Found, RpcProblem> {
+    let uri = params.text("uri").filter(|uri| !uri.is_empty());
     let uri = uri.ok_or(RpcProblem::Params("\"uri\" is missing, or no text"))?;
     let entry = reader(caller, catalog, &uri)?;
     let member = format!(r#""uri":{}"#, json_string(&uri));
-    Ok((entry, uri.clone().into_owned(), Some((member, uri.into_owned()))))
+    Ok((entry, Some(uri.clone().into_owned()), Some((member, uri.into_owned()))))
 }
 
 /// Who reads a resource.
 ///
 /// # Errors
 /// Nobody.
-pub fn reader(caller: &Caller, catalog: &Catalog, uri: &str) -> Result<Entry, RpcProblem> {
+pub fn reader(caller: &Caller, catalog: &Catalog, uri: &str) -> Result<Arc<Entry>, RpcProblem> {
     match catalog.reader(caller.scope(), uri) {
         Some(entry) => Ok(entry),
         None if catalog.is_incomplete() => Err(RpcProblem::Unavailable),
@@ -158,9 +181,9 @@ pub fn reader(caller: &Caller, catalog: &Catalog, uri: &str) -> Result<Entry, Rp
 }
 
 /// `completion/complete`: its `ref` names a prompt, or the template of resources.
-fn completed(caller: &Caller, catalog: &Catalog, params: &Params<'_>) -> Result<Found, RpcProblem> {
+fn completed(caller: &Caller, catalog: &Catalog, params: &Params<'_, '_>) -> Result<Found, RpcProblem> {
     const FORM: RpcProblem = RpcProblem::Params("\"ref\" must name a prompt, or the uri of a resource template");
-    let reference = params.members.get("ref").ok_or(FORM)?;
+    let reference = params.get("ref").ok_or(FORM)?;
     let mut members = Members::read(reference.get()).map_err(|_| FORM)?;
     let kind = members.text("type").ok_or(FORM)?;
     match &*kind {
@@ -172,7 +195,7 @@ fn completed(caller: &Caller, catalog: &Catalog, params: &Params<'_>) -> Result<
             let own = entry.candidates.first().map(|one| one.item.own_name_json.to_string()).unwrap_or_default();
             members.0.retain(|(key, _)| key != "name");
             let others = joined(&members.0);
-            Ok((entry, name.into_owned(), Some((format!(r#""ref":{{"name":{own}{others}}}"#), String::new()))))
+            Ok((entry, Some(name.into_owned()), Some((format!(r#""ref":{{"name":{own}{others}}}"#), String::new()))))
         }
         "ref/resource" => {
             let uri = members.text("uri").ok_or(FORM)?;
@@ -180,7 +203,7 @@ fn completed(caller: &Caller, catalog: &Catalog, params: &Params<'_>) -> Result<
                 Some(entry) => entry.into_owned(),
                 None => reader(caller, catalog, &uri)?,
             };
-            Ok((entry, uri.into_owned(), Some((format!(r#""ref":{}"#, reference.get()), String::new()))))
+            Ok((entry, Some(uri.into_owned()), Some((format!(r#""ref":{}"#, reference.get()), String::new()))))
         }
         _ => Err(FORM),
     }
@@ -191,7 +214,7 @@ fn joined(members: &[(std::borrow::Cow<'_, str>, Raw<'_>)]) -> String {
 }
 
 /// The least urgent level that the caller wants to hear of; none: it wants to hear nothing.
-fn log_level(caller: &Caller, params: &Params<'_>, revision: Revision) -> Option<usize> {
+fn log_level(caller: &Caller, params: &Params<'_, '_>, revision: Revision) -> Option<usize> {
     if revision.is_modern() {
         return params.meta.log_level;
     }
@@ -202,11 +225,11 @@ fn log_level(caller: &Caller, params: &Params<'_>, revision: Revision) -> Option
 
 impl Planned {
     /// Takes over the members of `params` that a server gets as they are.
-    fn take(&mut self, body: &Bytes, members: &Members<'_>) -> Result<(), RpcProblem> {
-        for (key, value) in &members.0 {
+    fn take(&mut self, params: &Params<'_, '_>) -> Result<(), RpcProblem> {
+        for (key, value) in params.iter() {
             match &**key {
                 "name" | "uri" | "ref" if key == self.first_member() => {}
-                "arguments" => self.arguments = Some(body.slice_ref(value.get().as_bytes())),
+                "arguments" => self.arguments = Some(place(value.get(), &self.body)),
                 "requestState" => {
                     let inner = self.opened_state(*value)?;
                     self.others.push_str(&inner);
@@ -215,7 +238,7 @@ impl Planned {
             }
         }
         if self.caller.app.log.payloads() {
-            let arguments = self.arguments.as_ref().map(|text| String::from_utf8_lossy(text).into());
+            let arguments = self.arguments().map(Into::into);
             record(&self.caller.recorder).arguments = arguments;
         }
         Ok(())
@@ -235,10 +258,10 @@ impl Planned {
             "\"requestState\" was not given out here, or is over: send the request again without it",
         );
         let sealed = text(value).ok_or(FORM)?;
-        let (app, digest) = (&self.caller.app, seal::digest(self.method, &self.about));
+        let (app, digest) = (&self.caller.app, seal::digest(self.method, self.about()));
         let state = RequestState::open(&app.sealer, &sealed, &self.caller.subject, &digest, SystemTime::now());
         let state = state.map_err(|_| FORM)?;
-        self.entry.candidates.retain(|candidate| candidate.server.key.to_string() == state.server);
+        Arc::make_mut(&mut self.entry).candidates.retain(|candidate| candidate.server.key.to_string() == state.server);
         match state.inner {
             Inner::Nothing => Ok(String::new()),
             Inner::Server(inner) => {
@@ -249,12 +272,15 @@ impl Planned {
         }
     }
 
-    /// Arguments that travel as headers too must be the same in both.
+    /// Arguments that travel as headers too, since 2026-07-28, must be the same in both.
     fn check_mirrored(&self) -> Result<(), RpcProblem> {
+        if !self.revision.is_modern() || self.method != call::CALL_TOOL {
+            return Ok(());
+        }
         let Some(candidate) = self.entry.candidates.first().filter(|one| !one.item.params.is_empty()) else {
             return Ok(());
         };
-        let arguments = self.arguments.as_ref().and_then(|text| std::str::from_utf8(text).ok()).unwrap_or("{}");
+        let arguments = self.arguments().unwrap_or("{}");
         let mut expected = HeaderMap::new();
         mirror(&candidate.item.params, arguments, &mut expected);
         for param in &candidate.item.params {
@@ -304,12 +330,25 @@ impl Planned {
 
     fn parker(&self) -> Parker {
         let server = self.entry.candidates.first().map(|candidate| candidate.server.key.to_string());
-        Parker::new(&self.caller, &self.id, server.unwrap_or_default(), seal::digest(self.method, &self.about))
+        Parker::new(&self.caller, self.id(), server.unwrap_or_default(), seal::digest(self.method, self.about()))
     }
 
     /// The id of the request, as JSON.
     pub fn id(&self) -> &str {
-        &self.id
+        self.body.get(self.id.clone()).unwrap_or("null")
+    }
+
+    fn arguments(&self) -> Option<&str> {
+        self.body.get(self.arguments.clone()?)
+    }
+
+    fn about(&self) -> &str {
+        self.about.as_deref().unwrap_or(&self.entry.name)
+    }
+
+    /// Who asks.
+    pub fn caller(&self) -> &Caller {
+        &self.caller
     }
 
     /// Takes what comes before the answer.
@@ -335,37 +374,36 @@ impl Planned {
     }
 
     /// Sends it. Dropping the future cancels it at the server.
-    pub async fn send(self, mailbox: Option<Mailbox>) -> Reply {
-        let caller = self.caller.clone();
+    pub async fn send(self: Box<Self>, mailbox: Option<Mailbox>) -> Reply {
+        let caller = &self.caller;
         let session = caller.session.as_ref().filter(|_| !self.revision.is_modern());
-        let running = match session.map(|session| caller.app.mcp.live.run(session.id, &self.id)).transpose() {
+        let run = |session: &seal::Session| caller.app.mcp.live.run(session.id, self.id());
+        let running = match session.map(run).transpose() {
             Ok(running) => running,
             Err(CannotRun::SameId) => return self.failed(&RpcProblem::Request("a request with this id runs already")),
             Err(CannotRun::TooMany) => {
                 return self.failed(&RpcProblem::TooMany("the session has as many requests as it may: wait for some"));
             }
         };
-        let cancelled = async {
-            match &running {
-                Some(running) => running.cancelled().await,
-                None => std::future::pending().await,
+        let mut sent = pin!(self.sent(mailbox));
+        poll_fn(|cx| match (sent.as_mut().poll(cx), &running) {
+            (Poll::Pending, Some(running)) => {
+                let cancelled = running.poll_cancelled(cx);
+                cancelled.map(|()| Reply::error(Some(self.id()), &RpcProblem::Cancelled, self.revision))
             }
-        };
-        tokio::select! {
-            biased;
-            reply = self.sent(mailbox) => reply,
-            () = cancelled => Reply::error(Some(&self.id), &RpcProblem::Cancelled, self.revision),
-        }
+            (polled, _) => polled,
+        })
+        .await
     }
 
     fn failed(&self, problem: &RpcProblem) -> Reply {
-        note_refusal(&self.caller, problem);
-        Reply::error(Some(&self.id), problem, self.revision)
+        note_refusal(&self.caller.recorder, problem);
+        Reply::error(Some(self.id()), problem, self.revision)
     }
 
     async fn sent(&self, mailbox: Option<Mailbox>) -> Reply {
         let capabilities = if self.can_be_asked() { self.capabilities.to_json() } else { String::new() };
-        let arguments = self.arguments.as_ref().and_then(|text| std::str::from_utf8(text).ok());
+        let arguments = self.arguments();
         let mut params: SmallVec<[&str; 3]> = SmallVec::new();
         if let Some(arguments) = arguments {
             params.extend([r#","arguments":"#, arguments]);
@@ -407,7 +445,7 @@ impl Planned {
         mailbox: &Mailbox,
     ) -> Result<Called, RpcProblem> {
         const ENDLESS: RpcProblem = RpcProblem::Server(upstream::CallError::Unfit("it asks for input again and again"));
-        let mut entry = self.entry.clone();
+        let mut entry = Entry::clone(&self.entry);
         for _ in 0..rounds::MOST_ROUNDS {
             let (Ok(upstream::Reply::Result(result)), Some(server)) = (&called.answer, &called.server) else { break };
             if !result.says.asks_for_input {
@@ -433,7 +471,7 @@ impl Planned {
         let problem = match called.answer {
             Ok(upstream::Reply::Result(result)) => match self.input_sealed(&result, called.server.as_deref()) {
                 Ok(sealed) => {
-                    return Reply::passed_on(&self.id, &sealed.unwrap_or(result), self.method, self.revision);
+                    return Reply::passed_on(self.id(), &sealed.unwrap_or(result), self.method, self.revision);
                 }
                 Err(problem) => problem,
             },
@@ -441,7 +479,7 @@ impl Planned {
             Err(Failure::Server(error)) => RpcProblem::Server(error),
             Err(failure) => RpcProblem::of_call(failure),
         };
-        Reply::error(Some(&self.id), &problem, self.revision)
+        Reply::error(Some(self.id()), &problem, self.revision)
     }
 
     /// A result that asks for input, with the server's own state sealed; none if it asks for nothing.
@@ -464,7 +502,7 @@ impl Planned {
         let state = RequestState {
             server: server.key.to_string(),
             subject: self.caller.subject,
-            digest: seal::digest(self.method, &self.about),
+            digest: seal::digest(self.method, self.about()),
             expires: SystemTime::now() + INPUT_LIFE,
             inner,
             owner: None,
@@ -486,6 +524,6 @@ fn is_same_value(sent: &str, expected: &str) -> bool {
 }
 
 /// What became of a request that never got to a server.
-pub fn note_refusal(caller: &Caller, problem: &RpcProblem) {
-    record(&caller.recorder).outcome = Some(problem.outcome());
+pub fn note_refusal(recorder: &Recorder, problem: &RpcProblem) {
+    record(recorder).outcome = Some(problem.outcome());
 }

@@ -10,27 +10,28 @@ use axum::body::Body as HttpBody;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
-use bytes::Bytes;
+use bytestring::ByteString;
+use http::request::Parts;
 use http::{Method, StatusCode, header};
 use url::form_urlencoded::byte_serialize;
 
 use super::channel::{Agreed, CannotTake, Channel, Channels, Job};
-use super::message::{self, Body, Incoming};
+use super::message::{self, Body, Incoming, Space};
 use super::owner::{self, Handed};
 use super::problem::RpcProblem;
 use super::reply::{Reply, event, event_stream};
 use super::request::Params;
-use super::routes::{
-    McpParts, Refused, answered, caller, finish, from_memory, note_method, notified, refused, with_recorder,
-};
+use super::routes::{Refused, answered, finish, from_memory, note_method, notified, refused, taken_apart};
 use super::state::Caller;
 use super::stream::Answering;
 use super::told;
+use super::who::Who;
 use super::{answers, calls, gate, listen};
+use crate::boxed::pinned;
 use crate::capabilities::ClientCapabilities;
 use crate::front::app::App;
 use crate::front::body;
-use crate::front::routes::{parameter, record};
+use crate::front::routes::{Recorder, parameter, record};
 use crate::revision::Revision;
 use crate::seal::Session;
 
@@ -52,30 +53,29 @@ pub(super) fn routes() -> Router<Arc<App>> {
 // === GET /sse ===
 
 async fn open(State(app): State<Arc<App>>, request: Request) -> Response {
-    let (parts, _) = with_recorder(request);
-    finish(opened(app, &parts).await)
+    let (mut head, recorder, _) = taken_apart(request);
+    finish(opened(&app, &mut head, &recorder).await)
 }
 
-async fn opened(app: Arc<App>, parts: &McpParts) -> Result<Response, Refused> {
-    let mut caller = caller(app, None, parts).await?;
-    let app = caller.app.clone();
+async fn opened(app: &Arc<App>, head: &mut Parts, recorder: &Recorder) -> Result<Response, Refused> {
+    let who = Who::of(app, None, head, recorder).await?;
     let expires = SystemTime::now() + app.options.session_life;
-    let session = Session::new(caller.subject, FIRST, ClientCapabilities::NONE, expires, app.replica.clone());
-    let first = format!("event: endpoint\ndata: {}\n\n", endpoint(&app, &session, parts));
-    caller.session = Some(session.clone());
+    let session = Session::new(who.subject, FIRST, ClientCapabilities::NONE, expires, app.replica.clone());
+    let first = format!("event: endpoint\ndata: {}\n\n", endpoint(app, &session, head));
+    let caller = who.caller(app, (Some(session.clone()), false), head, recorder);
     let listening = listen::before_agreement(&caller, first.into());
     let listening = listening.map_err(|problem| refused(None, &problem, FIRST))?;
-    Ok(event_stream(HttpBody::new(Channels::open(&app, session, listening))))
+    Ok(event_stream(HttpBody::new(Channels::open(app, session, listening))))
 }
 
 /// Where the messages of a session go, relative to the stream's own address.
 ///
 /// A client that brought its token in the address is told it back, for it takes the new address as it is; every message
 /// is checked like any other request.
-fn endpoint(app: &App, session: &Session, parts: &McpParts) -> String {
+fn endpoint(app: &App, session: &Session, head: &Parts) -> String {
     let mut endpoint = format!("{}/message?{SESSION}={}", app.metadata.base_path(), session.seal(&app.sealer));
-    let by_query = app.options.allow_query_token_mcp && !parts.head.headers.contains_key(header::AUTHORIZATION);
-    if let Some(token) = parameter(parts.head.uri.query(), "token").filter(|_| by_query) {
+    let by_query = app.options.allow_query_token_mcp && !head.headers.contains_key(header::AUTHORIZATION);
+    if let Some(token) = parameter(head.uri.query(), "token").filter(|_| by_query) {
         endpoint.push_str("&token=");
         endpoint.extend(byte_serialize(token.as_bytes()));
     }
@@ -85,36 +85,37 @@ fn endpoint(app: &App, session: &Session, parts: &McpParts) -> String {
 // === POST /message ===
 
 async fn take(State(app): State<Arc<App>>, request: Request) -> Response {
-    let (parts, body) = with_recorder(request);
-    finish(taken(app, parts, body).await)
+    let (mut head, recorder, body) = taken_apart(request);
+    finish(taken(&app, &mut head, &recorder, body).await)
 }
 
-async fn taken(app: Arc<App>, parts: McpParts, body: HttpBody) -> Result<Response, Refused> {
+async fn taken(app: &Arc<App>, head: &mut Parts, recorder: &Recorder, body: HttpBody) -> Result<Response, Refused> {
     let over = || refused(None, &RpcProblem::Session, FIRST);
-    let mut caller = caller(app, None, &parts).await?;
-    let sealed = parameter(parts.head.uri.query(), SESSION).ok_or_else(over)?;
-    let session = Session::open(&caller.app.sealer, &sealed, &caller.subject, SystemTime::now());
+    let who = Who::of(app, None, head, recorder).await?;
+    let sealed = parameter(head.uri.query(), SESSION).ok_or_else(over)?;
+    let session = Session::open(&app.sealer, &sealed, &who.subject, SystemTime::now());
     let mut session = session.map_err(|_| over())?;
-    body::check_media_type(&parts.head.headers)?;
-    let body = body::read(&parts.head.headers, body, caller.app.options.max_body).await?;
-    record(&caller.recorder).bytes = body.len();
-    caller.headers = parts.head.headers;
-    caller.session = Some(session.clone());
+    body::check_media_type(&head.headers)?;
+    let body = body::read(body, app.options.max_body).await?;
+    record(recorder).bytes = body.len();
+    let mut caller = who.caller(app, (Some(session.clone()), true), head, recorder);
     match owner::hand_on(&caller, Method::POST, body.clone(), owner::SOON).await {
         Handed::Answered(response) => return Ok(*response),
         Handed::Unreachable | Handed::Lost => return Err(over()),
         Handed::Here => {}
     }
-    let channel = caller.app.mcp.channels.of(&session.id).ok_or_else(over)?;
+    let channel = app.mcp.channels.of(&session.id).ok_or_else(over)?;
     let agreed = channel.agreed();
     (session.revision, session.capabilities) = (agreed.revision, agreed.capabilities);
     caller.session = Some(session);
-    caller.takes_streams = true;
     let caller = Arc::new(caller);
-    match read(&body).map_err(|(id, problem)| refused(id.as_deref(), &problem, agreed.revision))? {
+    let fail = |(id, problem): (Option<String>, RpcProblem)| refused(id.as_deref(), &problem, agreed.revision);
+    let body = ByteString::try_from(body).map_err(|_| fail((None, RpcProblem::Message(message::syntax()))))?;
+    let mut space = Space::default();
+    match read(&body, &mut space).map_err(fail)? {
         Incoming::Request(request) => {
-            note_method(&caller, &request.method);
-            let job = job(&caller, &channel, &request, &body, agreed);
+            note_method(recorder, &request.method);
+            let job = job(&caller, &channel, (&request, &space), &body, agreed);
             if request.method == "logging/setLevel" {
                 told::level(&caller).await;
             }
@@ -123,17 +124,17 @@ async fn taken(app: Arc<App>, parts: McpParts, body: HttpBody) -> Result<Respons
                 CannotTake::Over => over(),
             })?;
         }
-        Incoming::Notification(method, params) => {
-            let _ = notified(&caller, &method, params);
+        Incoming::Notification(method, _) => {
+            let _ = notified(&caller, &method, &space);
         }
         Incoming::Response(id, answer) => drop(answered(&caller, id, answer)),
     }
     Ok((StatusCode::ACCEPTED, "Accepted").into_response())
 }
 
-fn read(body: &Bytes) -> Result<Incoming<'_>, (Option<String>, RpcProblem)> {
+fn read<'a>(body: &'a str, space: &mut Space<'a>) -> Result<Incoming<'a>, (Option<String>, RpcProblem)> {
     const BATCH: RpcProblem = RpcProblem::Request("this transport has no batches: send one message at a time");
-    match message::read(body) {
+    match message::read(body, space) {
         Ok(Body::One(Ok(one))) => Ok(one),
         Ok(Body::One(Err(bad))) | Err(bad) => Err((bad.id.clone(), RpcProblem::Message(bad))),
         Ok(Body::Batch(_)) => Err((None, BATCH)),
@@ -141,18 +142,24 @@ fn read(body: &Bytes) -> Result<Incoming<'_>, (Option<String>, RpcProblem)> {
 }
 
 /// What a request puts onto the stream.
-fn job(caller: &Arc<Caller>, channel: &Channel, request: &message::Request<'_>, body: &Bytes, agreed: Agreed) -> Job {
+fn job(
+    caller: &Arc<Caller>,
+    channel: &Channel,
+    (request, space): (&message::Request<'_>, &Space<'_>),
+    body: &ByteString,
+    agreed: Agreed,
+) -> Job {
     let revision = agreed.revision;
     let fail = |caller: &Caller, problem: &RpcProblem| {
-        calls::note_refusal(caller, problem);
+        calls::note_refusal(&caller.recorder, problem);
         Job::Event(event(&Reply::error(Some(request.id), problem, revision).into_bytes()))
     };
-    let params = match Params::read(request.params) {
+    let params = match Params::of(space) {
         Ok(params) => params,
         Err(problem) => return fail(caller, &problem),
     };
     if request.method == "initialize" {
-        return match answers::initialize(caller, request) {
+        return match answers::initialize(caller, request, &params) {
             Ok((reply, begun)) => {
                 channel.agree(Agreed { revision: begun.revision, capabilities: begun.capabilities });
                 Job::Begun(event(&reply.into_bytes()))
@@ -163,10 +170,10 @@ fn job(caller: &Arc<Caller>, channel: &Channel, request: &message::Request<'_>, 
     if calls::method_of(&request.method).is_none() {
         return Job::Event(event(&from_memory(caller, request, &params, revision).into_bytes()));
     }
-    match calls::plan(caller, body, request, &params, (revision, agreed.capabilities)) {
+    match calls::plan(caller.clone(), body, request, &params, (revision, agreed.capabilities)) {
         Ok(planned) => {
             let (mailbox, shape) = (planned.wants_more().then(|| planned.mailbox()), planned.shape());
-            Job::Answering(Answering::among_others(Box::pin(planned.send(mailbox.clone())), mailbox, shape))
+            Job::Answering(Answering::among_others(pinned(|| planned.send(mailbox.clone())), mailbox, shape))
         }
         Err(problem) => fail(caller, &problem),
     }

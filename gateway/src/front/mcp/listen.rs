@@ -104,10 +104,10 @@ fn of_session_with(caller: &Caller, filter: Filter, first: Bytes) -> Result<List
 ///
 /// # Errors
 /// The params are not of their form, or there are too many streams.
-pub fn subscribed(caller: &Caller, request: &Request<'_>, params: &Params<'_>) -> Result<Response, RpcProblem> {
+pub fn subscribed(caller: &Caller, request: &Request<'_>, params: &Params<'_, '_>) -> Result<Response, RpcProblem> {
     const FORM: RpcProblem =
         RpcProblem::Params("\"notifications\" must say what is wanted: see subscriptions/listen in the specification");
-    let filter = params.members.get("notifications").ok_or(FORM)?;
+    let filter = params.get("notifications").ok_or(FORM)?;
     let mut filter: Filter = serde_json::from_str(filter.get()).map_err(|_| FORM)?;
     if filter.resource_subscriptions.len() > MOST_SUBSCRIPTIONS {
         return Err(RpcProblem::Params("more than 1000 resources are subscribed to at once"));

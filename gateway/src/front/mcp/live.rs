@@ -2,13 +2,17 @@
 //!
 //! A session that needs none of these is not here at all: its id says everything.
 
-use std::collections::{HashMap, HashSet, VecDeque};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::collections::hash_map::Entry;
+use std::collections::{HashSet, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use futures_util::task::AtomicWaker;
 use smallvec::SmallVec;
-use tokio::sync::Notify;
+
+use crate::random_keys::RandomKeyMap;
 
 /// Sessions with a log level of their own; of more, the one that was quiet longest is forgotten.
 const MOST_KEPT: usize = 20_000;
@@ -28,10 +32,12 @@ const MOST_ENDED: usize = 20_000;
 /// What is remembered of all sessions.
 #[derive(Default)]
 pub struct Live {
-    sessions: Mutex<HashMap<SessionKey, Remembered>>,
+    sessions: Mutex<RandomKeyMap<SessionKey, Remembered>>,
     ended: Mutex<Ended>,
     /// How many have ended, so that most requests need not look.
     ends: AtomicUsize,
+    /// Whether any has ever wanted a log level of its own: the same.
+    levels: AtomicBool,
 }
 
 #[derive(Default)]
@@ -64,7 +70,8 @@ pub struct Running<'a> {
 /// By which a request is cancelled.
 struct Cancel {
     id: Box<str>,
-    cancelled: Notify,
+    is_cancelled: AtomicBool,
+    waits: AtomicWaker,
 }
 
 /// Why a request cannot run.
@@ -90,7 +97,8 @@ impl Live {
         if running.len() >= MOST_RUNNING {
             return Err(CannotRun::TooMany);
         }
-        let request = Arc::new(Cancel { id: id.into(), cancelled: Notify::new() });
+        let request =
+            Arc::new(Cancel { id: id.into(), is_cancelled: AtomicBool::new(false), waits: AtomicWaker::new() });
         running.push(request.clone());
         drop(all);
         Ok(Running { live: self, session, request })
@@ -100,17 +108,18 @@ impl Live {
     pub fn cancel(&self, session: SessionKey, id: &str) -> bool {
         let all = self.lock();
         let running = all.get(&session).and_then(|known| known.running.iter().find(|request| *request.id == *id));
-        running.inspect(|request| request.cancelled.notify_one()).is_some()
+        running.inspect(|request| request.cancel()).is_some()
     }
 
     /// Remembers the log level that a session wants.
     pub fn set_level(&self, session: SessionKey, level: usize) {
+        self.levels.store(true, Ordering::Release);
         self.keep(session, |known| known.level = Some(level));
     }
 
     /// The log level that a session wants, if it has said so here.
     pub fn level(&self, session: &SessionKey) -> Option<usize> {
-        self.lock().get(session)?.level
+        if self.levels.load(Ordering::Acquire) { self.lock().get(session)?.level } else { None }
     }
 
     /// Ends a session for good.
@@ -127,7 +136,7 @@ impl Live {
         self.ends.store(ended.all.len(), Ordering::Release);
         drop(ended);
         if let Some(known) = self.lock().remove(&session) {
-            known.running.iter().for_each(|request| request.cancelled.notify_one());
+            known.running.iter().for_each(|request| request.cancel());
         }
     }
 
@@ -156,25 +165,34 @@ impl Live {
         outcome
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<SessionKey, Remembered>> {
+    fn lock(&self) -> MutexGuard<'_, RandomKeyMap<SessionKey, Remembered>> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+impl Cancel {
+    fn cancel(&self) {
+        self.is_cancelled.store(true, Ordering::Release);
+        self.waits.wake();
+    }
+}
+
 impl Running<'_> {
-    /// Waits until the client takes the request back.
-    pub async fn cancelled(&self) {
-        self.request.cancelled.notified().await;
+    /// Ready once the client has taken the request back.
+    pub fn poll_cancelled(&self, cx: &mut Context<'_>) -> Poll<()> {
+        // First, so that one who cancels in between wakes.
+        self.request.waits.register(cx.waker());
+        if self.request.is_cancelled.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending }
     }
 }
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
         let mut all = self.live.lock();
-        if let Some(known) = all.get_mut(&self.session) {
-            known.running.retain(|request| !Arc::ptr_eq(request, &self.request));
-            if known.is_empty() {
-                all.remove(&self.session);
+        if let Entry::Occupied(mut known) = all.entry(self.session) {
+            known.get_mut().running.retain(|request| !Arc::ptr_eq(request, &self.request));
+            if known.get().is_empty() {
+                known.remove();
             }
         }
     }
@@ -182,6 +200,8 @@ impl Drop for Running<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
+
     use super::*;
 
     #[tokio::test]
@@ -191,11 +211,21 @@ mod tests {
         assert_eq!(live.run([1; 12], "7").err(), Some(CannotRun::SameId));
         let other = live.run([2; 12], "7").unwrap();
         assert!(live.cancel([1; 12], "7") && !live.cancel([3; 12], "7"));
-        running.cancelled().await;
-        let untouched = tokio::time::timeout(Duration::from_millis(20), other.cancelled()).await;
-        assert!(untouched.is_err());
+        poll_fn(|cx| running.poll_cancelled(cx)).await;
+        assert!(poll_fn(|cx| Poll::Ready(other.poll_cancelled(cx))).await.is_pending());
         drop((running, other));
         assert!(live.lock().is_empty());
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_a_request_to_be_taken_back_is_woken() {
+        let live = Live::default();
+        let running = live.run([1; 12], "7").unwrap();
+        let (cancelled, ()) = tokio::join!(poll_fn(|cx| running.poll_cancelled(cx).map(|()| true)), async {
+            tokio::task::yield_now().await;
+            live.end([1; 12]);
+        });
+        assert!(cancelled);
     }
 
     #[test]

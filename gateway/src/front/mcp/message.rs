@@ -15,9 +15,16 @@ const MAX_BATCH: usize = 100;
 /// An id is no longer, as JSON.
 const MAX_ID: usize = 256;
 
+/// Where a message is read: it is too large to be moved about.
+#[derive(Debug, Default)]
+pub struct Space<'a> {
+    message: Members<'a>,
+    /// The members of its params, and of their `_meta`: both are passed over anyway.
+    pub inside: [Inside<'a>; 2],
+}
+
 /// One message of a client.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "there is one at a time, and most are the large one")]
 pub enum Incoming<'a> {
     /// Wants an answer.
     Request(Request<'a>),
@@ -36,8 +43,6 @@ pub struct Request<'a> {
     pub method: Cow<'a, str>,
     /// Its params.
     pub params: Option<Raw<'a>>,
-    /// The members of its params, and of their `_meta`: both were passed over anyway.
-    pub inside: [Inside<'a>; 2],
 }
 
 /// What a client answers to a question.
@@ -63,39 +68,41 @@ pub struct BadMessage {
 
 /// A body: one message, or several.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "there is one at a time, and most are the large one")]
 pub enum Body<'a> {
     /// As every revision has it.
     One(Result<Incoming<'a>, BadMessage>),
-    /// As 2025-03-26 has it.
-    Batch(Vec<Result<Incoming<'a>, BadMessage>>),
+    /// As 2025-03-26 has it: the texts of its messages.
+    Batch(Vec<&'a str>),
 }
 
-/// Reads a body.
+/// Reads a body; a single message into this space.
 ///
 /// # Errors
 /// It is neither a message nor a batch of them.
-pub fn read(body: &[u8]) -> Result<Body<'_>, BadMessage> {
+pub fn read<'a>(body: &'a str, space: &mut Space<'a>) -> Result<Body<'a>, BadMessage> {
     let body = body.trim_ascii();
-    if body.first() != Some(&b'[') {
-        return Ok(Body::One(single(body)));
+    if !body.starts_with('[') {
+        return Ok(Body::One(single(body, space)));
     }
-    let batch: Vec<&RawValue> = serde_json::from_slice(body).map_err(|_| syntax())?;
+    let batch: Vec<&RawValue> = serde_json::from_str(body).map_err(|_| syntax())?;
     match batch.len() {
         0 => Err(bad("the batch is empty: send at least one message", None)),
-        1..=MAX_BATCH => Ok(Body::Batch(batch.into_iter().map(|one| single(one.get().as_bytes())).collect())),
+        1..=MAX_BATCH => Ok(Body::Batch(batch.into_iter().map(RawValue::get).collect())),
         _ => Err(bad("the batch has more than 100 messages: send several", None)),
     }
 }
 
-fn single(body: &[u8]) -> Result<Incoming<'_>, BadMessage> {
-    let whole = std::str::from_utf8(body).map_err(|_| syntax())?;
-    let mut inside = [None, None];
-    let members = match Members::read_along(whole, &["params", "_meta"], &mut inside) {
-        Ok(members) => members,
+/// Reads one message into this empty space.
+///
+/// # Errors
+/// It is none.
+pub fn single<'a>(body: &'a str, space: &mut Space<'a>) -> Result<Incoming<'a>, BadMessage> {
+    match space.message.read_along(body, &["params", "_meta"], &mut space.inside) {
+        Ok(()) => {}
         Err(NoObject::Syntax) => return Err(syntax()),
         Err(_) => return Err(bad("the body must be one JSON-RPC message: an object", None)),
-    };
+    }
+    let members = &space.message;
     let raw_id = members.get("id").map(Raw::get);
     let id = raw_id.filter(|id| is_id(id));
     if members.text("jsonrpc").as_deref() != Some("2.0") {
@@ -108,7 +115,7 @@ fn single(body: &[u8]) -> Result<Incoming<'_>, BadMessage> {
     match (members.get("method"), raw_id, id) {
         (Some(method), _, _) if text(method).is_none() => Err(bad("\"method\" must be a text", id)),
         (Some(method), Some(_), Some(id)) => {
-            Ok(Incoming::Request(Request { id, method: text(method).unwrap_or_default(), params, inside }))
+            Ok(Incoming::Request(Request { id, method: text(method).unwrap_or_default(), params }))
         }
         (_, Some(_), None) => Err(bad("\"id\" must be a text or a number", None)),
         (Some(method), None, _) => Ok(Incoming::Notification(text(method).unwrap_or_default(), params)),
@@ -125,7 +132,8 @@ fn is_id(text: &str) -> bool {
     text.len() <= MAX_ID && (text.starts_with('"') || text.starts_with(|c: char| c == '-' || c.is_ascii_digit()))
 }
 
-fn syntax() -> BadMessage {
+/// The body is no JSON, or no text at all.
+pub fn syntax() -> BadMessage {
     BadMessage { syntax: true, why: "the body is not valid JSON", id: None }
 }
 
@@ -141,7 +149,7 @@ mod tests {
     fn shown(body: &str) -> Result<String, BadMessage> {
         let show = |message: Result<Incoming<'_>, BadMessage>| {
             message.map(|message| match message {
-                Incoming::Request(Request { id, method, params, .. }) => {
+                Incoming::Request(Request { id, method, params }) => {
                     format!("request {id} {method} {}", params.map_or("-", Raw::get))
                 }
                 Incoming::Notification(method, params) => {
@@ -151,11 +159,11 @@ mod tests {
                 Incoming::Response(id, Answer::Error(raw)) => format!("error {id} {raw:?}"),
             })
         };
-        match read(body.as_bytes())? {
+        match read(body, &mut Space::default())? {
             Body::One(one) => show(one),
             Body::Batch(all) => Ok(all
                 .into_iter()
-                .map(|one| show(one).unwrap_or_else(|e| e.why.to_owned()))
+                .map(|one| show(single(one, &mut Space::default())).unwrap_or_else(|e| e.why.to_owned()))
                 .collect::<Vec<_>>()
                 .join(" | ")),
         }
@@ -208,14 +216,14 @@ mod tests {
             assert_eq!((refused.syntax, refused.id.as_deref()), (syntax, id), "{body}: {refused}");
         }
         let many = vec![r#"{"jsonrpc":"2.0","method":"n"}"#; 101].join(",");
-        assert!(read(format!("[{many}]").as_bytes()).is_err());
+        assert!(read(&format!("[{many}]"), &mut Space::default()).is_err());
         assert!(shown(&format!(r#"{{"jsonrpc":"2.0","id":"{}","method":"m"}}"#, "x".repeat(300))).is_err());
     }
 
     proptest! {
         #[test]
-        fn arbitrary_bytes_never_panic(body in prop::collection::vec(any::<u8>(), 0..200)) {
-            let _ = read(&body);
+        fn arbitrary_texts_never_panic(body in any::<String>()) {
+            let _ = read(&body, &mut Space::default());
         }
 
         #[test]

@@ -25,6 +25,7 @@ pub mod stream;
 pub mod streams;
 pub mod told;
 pub mod topics;
+mod who;
 
 pub use routes::{answer_post, routes};
 pub use state::Mcp;

@@ -185,8 +185,8 @@ fn request_text(key: &str, asked: &Asked) -> String {
 // === going on ===
 
 /// The state that a request brings, if a call waits for it; at this replica or at its owner.
-pub fn state_of(caller: &Caller, params: &Params<'_>, digest: &[u8; 16]) -> Option<RequestState> {
-    let sealed = text(params.members.get("requestState")?)?;
+pub fn state_of(caller: &Caller, params: &Params<'_, '_>, digest: &[u8; 16]) -> Option<RequestState> {
+    let sealed = text(params.get("requestState")?)?;
     let state = RequestState::open(&caller.app.sealer, &sealed, &caller.subject, digest, SystemTime::now()).ok()?;
     matches!(state.inner, Inner::Parked(_)).then_some(state)
 }
@@ -198,7 +198,7 @@ pub fn state_of(caller: &Caller, params: &Params<'_>, digest: &[u8; 16]) -> Opti
 pub async fn resume(
     caller: &Caller,
     id: &str,
-    params: &Params<'_>,
+    params: &Params<'_, '_>,
     shape: Shape,
     state: RequestState,
 ) -> Result<Response, RpcProblem> {
@@ -206,7 +206,7 @@ pub async fn resume(
         "the call of this \"requestState\" does not wait any more: send the request again without it",
     );
     const FORM: RpcProblem = RpcProblem::Params("\"inputResponses\" must be an object with an answer for each key");
-    let answers = match params.members.get("inputResponses") {
+    let answers = match params.get("inputResponses") {
         Some(raw) => Members::read(raw.get()).map_err(|_| FORM)?,
         None => Members::default(),
     };
@@ -221,7 +221,7 @@ pub async fn resume(
         return Ok(parker.keep(work, mailbox, left).into_response());
     }
     let shape = Shape { ears: Ears::Parks(Box::new(parker)), ..shape };
-    Ok(stream::answer(work, Some(mailbox), shape).await)
+    Ok(stream::answer(work, mailbox, shape).await)
 }
 
 /// Answers what there is an answer for, and gives back the rest. An answer is an object; anything else is none.

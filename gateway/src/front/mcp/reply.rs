@@ -99,6 +99,8 @@ impl Reply {
         let body = if parts.len() == 1 { Body::from(parts.remove(0)) } else { Body::new(Pieces(parts.into_iter())) };
         let mut response = Response::new(body);
         *response.status_mut() = self.status;
+        // With those that are added later: a map that grows is written anew.
+        response.headers_mut().reserve(6);
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         response
     }

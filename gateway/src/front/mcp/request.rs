@@ -6,20 +6,16 @@ use std::borrow::Cow;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use http::{HeaderMap, HeaderName};
+use http::HeaderValue;
 
-use super::message::Request;
+use super::message::{Request, Space};
 use super::problem::RpcProblem;
+use super::who::Said;
 use crate::capabilities::ClientCapabilities;
 use crate::front::error::clip;
-use crate::json::{Inside, Members, NoObject, Raw, text};
+use crate::json::{Members, Raw, text};
 use crate::revision::Revision;
 use crate::upstream::message::json_string;
-
-/// The header that says the revision. As a constant it need not be parsed to be looked for.
-pub const VERSION_HEADER: HeaderName = HeaderName::from_static("mcp-protocol-version");
-const METHOD_HEADER: HeaderName = HeaderName::from_static("mcp-method");
-const NAME_HEADER: HeaderName = HeaderName::from_static("mcp-name");
 
 const VERSION: &str = "io.modelcontextprotocol/protocolVersion";
 const CAPABILITIES: &str = "io.modelcontextprotocol/clientCapabilities";
@@ -34,11 +30,10 @@ pub const LEVELS: [&str; 8] = ["debug", "info", "notice", "warning", "error", "c
 pub const LEVELS_JSON: [&str; 8] =
     ["\"debug\"", "\"info\"", "\"notice\"", "\"warning\"", "\"error\"", "\"critical\"", "\"alert\"", "\"emergency\""];
 
-/// The params of a request, one level deep, without `_meta`.
+/// The params of a request, one level deep.
 #[derive(Debug, Default)]
-pub struct Params<'a> {
-    /// All members but `_meta`.
-    pub members: Members<'a>,
+pub struct Params<'m, 'a> {
+    members: Option<&'m Members<'a>>,
     /// What `_meta` says.
     pub meta: Meta<'a>,
 }
@@ -58,54 +53,52 @@ pub struct Meta<'a> {
     pub passed_on: String,
 }
 
-impl<'a> Params<'a> {
-    /// Reads the params of a request.
+impl<'m, 'a> Params<'m, 'a> {
+    /// The params of the message that was read into this space.
     ///
     /// # Errors
     /// They are not of their form.
-    pub fn read(raw: Option<Raw<'a>>) -> Result<Self, RpcProblem> {
-        let Some(raw) = raw else { return Ok(Self::default()) };
-        let mut inside = [None];
-        let members = Members::read_along(raw.get(), &["_meta"], &mut inside);
-        let [meta] = inside;
-        Self::checked(members, meta)
-    }
-
-    /// Takes over the params of a request, which were read with it.
-    ///
-    /// # Errors
-    /// As [`Params::read`].
-    pub fn of(request: &mut Request<'a>) -> Result<Self, RpcProblem> {
-        match std::mem::take(&mut request.inside) {
-            [Some(members), meta] => Self::checked(members, meta),
-            [None, _] => Self::read(request.params),
-        }
-    }
-
-    fn checked(members: Result<Members<'a>, NoObject>, meta: Inside<'a>) -> Result<Self, RpcProblem> {
+    pub fn of(space: &'m Space<'a>) -> Result<Self, RpcProblem> {
         const FORM: RpcProblem =
             RpcProblem::Params("\"params\" must be an object that has each member once, and 64 at most");
         const META: RpcProblem =
             RpcProblem::Params("\"_meta\" must be an object that has each member once, and 64 at most");
-        let mut members = members.map_err(|_| FORM)?;
-        let Some(at) = members.0.iter().position(|(key, _)| key == "_meta") else {
-            return Ok(Self { members, meta: Meta::default() });
+        let [params, meta] = &space.inside;
+        let Some(members) = params.get() else { return Ok(Self::default()) };
+        let members = members.map_err(|_| FORM)?;
+        let meta = match meta.get() {
+            Some(meta) => Meta::of(meta.map_err(|_| META)?)?,
+            None if members.get("_meta").is_some() => return Err(META),
+            None => Meta::default(),
         };
-        members.0.remove(at);
-        let meta = Meta::of(meta.and_then(Result::ok).ok_or(META)?)?;
-        Ok(Self { members, meta })
+        Ok(Self { members: Some(members), meta })
+    }
+
+    /// All members but `_meta`.
+    pub fn iter(&self) -> impl Iterator<Item = &'m (Cow<'a, str>, Raw<'a>)> {
+        self.members.into_iter().flat_map(|members| &members.0).filter(|(key, _)| key != "_meta")
+    }
+
+    /// The value of this member.
+    pub fn get(&self, key: &str) -> Option<Raw<'a>> {
+        self.members?.get(key)
+    }
+
+    /// The text of this member; `None` if it is absent or no text.
+    pub fn text(&self, key: &str) -> Option<Cow<'a, str>> {
+        self.members?.text(key)
     }
 }
 
 impl<'a> Meta<'a> {
-    fn of(members: Members<'a>) -> Result<Self, RpcProblem> {
+    fn of(members: &Members<'a>) -> Result<Self, RpcProblem> {
         let mut meta = Self::default();
-        for (key, value) in members.0 {
-            match &*key {
-                "progressToken" => meta.progress_token = Some(progress_token(value)?),
-                VERSION => meta.version = Some(text(value).ok_or(RpcProblem::Meta(VERSION))?),
+        for (key, value) in &members.0 {
+            match &**key {
+                "progressToken" => meta.progress_token = Some(progress_token(*value)?),
+                VERSION => meta.version = Some(text(*value).ok_or(RpcProblem::Meta(VERSION))?),
                 CAPABILITIES => meta.capabilities = Some(value.get()),
-                LOG_LEVEL => meta.log_level = Some(level(value)?),
+                LOG_LEVEL => meta.log_level = Some(level(*value)?),
                 key if key.starts_with(RESERVED) => {}
                 key => {
                     let comma = if meta.passed_on.is_empty() { "" } else { "," };
@@ -135,26 +128,26 @@ pub fn level(value: Raw<'_>) -> Result<usize, RpcProblem> {
     ))
 }
 
-/// Whether a request is one of 2026-07-28 or later: by its body, or by its header.
-pub fn is_modern(method: &str, meta: &Meta<'_>, headers: &HeaderMap) -> bool {
+/// Whether a request is one of 2026-07-28 or later: by its body, or by the header that says the revision.
+pub fn is_modern(method: &str, meta: &Meta<'_>, header: Option<&HeaderValue>) -> bool {
     if method == "initialize" && meta.version.is_none() {
         return false;
     }
-    let header = headers.get(VERSION_HEADER).map(http::HeaderValue::as_bytes);
     // Revisions are dates, so that the later one is the greater text.
-    meta.version.is_some() || header.is_some_and(|version| version >= Revision::V2026_07_28.as_str().as_bytes())
+    meta.version.is_some()
+        || header.is_some_and(|version| version.as_bytes() >= Revision::V2026_07_28.as_str().as_bytes())
 }
 
 /// Checks what every request of 2026-07-28 must say, and says the same in headers and body.
 ///
 /// # Errors
 /// What is missing or differs.
-pub fn check_modern(
+pub(super) fn check_modern(
     request: &Request<'_>,
-    params: &Params<'_>,
-    headers: &HeaderMap,
+    params: &Params<'_, '_>,
+    said: &Said<'_>,
 ) -> Result<ClientCapabilities, RpcProblem> {
-    let header = headers.get(VERSION_HEADER).and_then(|value| value.to_str().ok());
+    let header = said.version.and_then(|value| value.to_str().ok());
     let Some(version) = params.meta.version.as_deref() else { return Err(RpcProblem::Meta(VERSION)) };
     if header != Some(version) {
         return Err(RpcProblem::Header("MCP-Protocol-Version".into()));
@@ -164,12 +157,12 @@ pub fn check_modern(
     }
     let capabilities = params.meta.capabilities.and_then(ClientCapabilities::from_json);
     let capabilities = capabilities.ok_or(RpcProblem::Meta(CAPABILITIES))?;
-    if headers.get(METHOD_HEADER).map(http::HeaderValue::as_bytes) != Some(request.method.as_bytes()) {
+    if said.method.map(HeaderValue::as_bytes) != Some(request.method.as_bytes()) {
         return Err(RpcProblem::Header("Mcp-Method".into()));
     }
     if let Some(member) = named_by(&request.method) {
-        let named = params.members.text(member);
-        let header = headers.get(NAME_HEADER).and_then(|value| decoded(value.as_bytes()));
+        let named = params.text(member);
+        let header = said.name.and_then(|value| decoded(value.as_bytes()));
         if named.is_some() && header.as_deref() != named.as_deref() {
             return Err(RpcProblem::Header("Mcp-Name".into()));
         }
@@ -200,28 +193,36 @@ pub fn decoded(value: &[u8]) -> Option<Cow<'_, str>> {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderName;
+
+    use super::super::message::{Incoming, single};
     use super::*;
 
-    fn raw(text: &str) -> Raw<'_> {
-        serde_json::from_str::<&serde_json::value::RawValue>(text).unwrap().into()
+    /// A request with these params.
+    fn request(method: &str, params: &str) -> String {
+        format!(r#"{{"jsonrpc":"2.0","id":1,"method":"{method}","params":{params}}}"#)
     }
 
     const META: &str =
         r#""io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{}"#;
 
     fn checked(method: &str, params: &str, headers: &[(&'static str, &str)]) -> Result<ClientCapabilities, i64> {
-        let request = Request { id: "1", method: method.into(), params: Some(raw(params)), inside: [None, None] };
-        let map = headers.iter().map(|(name, value)| (http::HeaderName::from_static(name), value.parse().unwrap()));
-        Params::read(request.params)
-            .and_then(|params| check_modern(&request, &params, &map.collect()))
+        let (text, mut space) = (request(method, params), Space::default());
+        let Ok(Incoming::Request(request)) = single(&text, &mut space) else { panic!("{text} is no request") };
+        let header = |(name, value): &(&'static str, &str)| (HeaderName::from_static(name), value.parse().unwrap());
+        let map = headers.iter().map(header).collect();
+        Params::of(&space)
+            .and_then(|params| check_modern(&request, &params, &Said::of(&map)))
             .map_err(|problem| problem.code(Revision::V2026_07_28))
     }
 
     #[test]
     fn meta_is_read_and_what_is_not_ours_is_passed_on() {
         let text = r#"{"name":"t","_meta":{"progressToken":"p","traceparent":"00-1","io.modelcontextprotocol/logLevel":"error","io.modelcontextprotocol/x":1,"a/b":{"c":1.10}},"arguments":{}}"#;
-        let params = Params::read(Some(raw(text))).unwrap();
-        let keys: Vec<_> = params.members.0.iter().map(|(key, _)| &**key).collect();
+        let (text, mut space) = (request("m", text), Space::default());
+        single(&text, &mut space).unwrap();
+        let params = Params::of(&space).unwrap();
+        let keys: Vec<_> = params.iter().map(|(key, _)| &**key).collect();
         assert_eq!(keys, ["name", "arguments"]);
         assert_eq!((params.meta.progress_token, params.meta.log_level), (Some("\"p\""), Some(4)));
         assert_eq!(params.meta.passed_on, r#""traceparent":"00-1","a/b":{"c":1.10}"#);
@@ -237,7 +238,9 @@ mod tests {
             r#"{"_meta":{"io.modelcontextprotocol/protocolVersion":7}}"#,
             r#"{"a":1,"a":2}"#,
         ] {
-            assert!(Params::read(Some(raw(text))).is_err(), "{text}");
+            let (text, mut space) = (request("m", text), Space::default());
+            single(&text, &mut space).unwrap();
+            assert!(Params::of(&space).is_err(), "{text}");
         }
     }
 

@@ -106,18 +106,11 @@ fn with_token(params: &Bytes, token: &str) -> Option<String> {
 }
 
 /// Waits for the answer, or for the first thing that comes before it.
-pub async fn answer(mut work: Work, mailbox: Option<Mailbox>, mut shape: Shape) -> Response {
-    let Some(mailbox) = mailbox else { return work.await.into_response() };
-    let first = poll_fn(|cx| {
-        if let Poll::Ready(first) = next_shown(&mailbox, &mut shape, cx) {
-            return Poll::Ready(Err(first));
-        }
-        let Poll::Ready(reply) = work.as_mut().poll(cx) else { return Poll::Pending };
+pub async fn answer(mut work: Work, mailbox: Mailbox, mut shape: Shape) -> Response {
+    let first = poll_fn(|cx| match work.as_mut().poll(cx) {
         // All that came before the answer is there now.
-        match next_shown(&mailbox, &mut shape, cx) {
-            Poll::Ready(first) => Poll::Ready(Ok((reply, Some(first)))),
-            Poll::Pending => Poll::Ready(Ok((reply, None))),
-        }
+        Poll::Ready(reply) => Poll::Ready(Ok((reply, shown_already(&mailbox, &mut shape)))),
+        Poll::Pending => next_shown(&mailbox, &mut shape, cx).map(Err),
     });
     let (work, waiting, end) = match first.await {
         Ok((reply, None | Some(Shown::Question(_)))) => return reply.into_response(),
@@ -143,6 +136,10 @@ fn next_shown(mailbox: &Mailbox, shape: &mut Shape, cx: &mut Context<'_>) -> Pol
             Poll::Pending => return Poll::Pending,
         }
     }
+}
+
+fn shown_already(mailbox: &Mailbox, shape: &mut Shape) -> Option<Shown> {
+    std::iter::from_fn(|| mailbox.take()).find_map(|told| shape.show(told))
 }
 
 /// The timer of a stream's comments.
@@ -259,7 +256,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_answer_alone_is_json() {
-        let response = answer(Box::pin(async { done() }), Some(Mailbox::new(ClientCapabilities::NONE)), shape()).await;
+        let response = answer(Box::pin(async { done() }), Mailbox::new(ClientCapabilities::NONE), shape()).await;
         assert_eq!(text(response).await, ("application/json".into(), r#"{"jsonrpc":"2.0","id":1,"result":{}}"#.into()));
     }
 
@@ -276,7 +273,7 @@ mod tests {
                 assert!(server.put(progress(2)).is_ok() && server.put(progress(3)).is_ok());
                 done()
             });
-            let response = answer(work, Some(mailbox), shape()).await;
+            let response = answer(work, mailbox, shape()).await;
             let expected = format!("{}{}{}{END}", event_of(1), event_of(2), event_of(3));
             assert_eq!(text(response).await, ("text/event-stream".into(), expected), "{late}");
         }
@@ -289,7 +286,7 @@ mod tests {
         let all = [log("info"), log("error"), Told::Log(Bytes::from_static(b"{}")), progress(1)];
         assert!(all.into_iter().all(|told| mailbox.put(told).is_ok()));
         let shape = Shape { progress_token: None, log_level: Some(4), ears: Ears::None };
-        let response = answer(Box::pin(async { done() }), Some(mailbox), shape).await;
+        let response = answer(Box::pin(async { done() }), mailbox, shape).await;
         let expected = "event: message\ndata: {\"jsonrpc\":\"2.0\",\"method\":\"notifications/message\",\"params\":{\"level\":\"error\",\"data\":1}}\n\n";
         assert_eq!(text(response).await.1, format!("{expected}{END}"));
     }
@@ -302,7 +299,7 @@ mod tests {
             sleep(Duration::from_secs(40)).await;
             done()
         });
-        let response = answer(work, Some(mailbox), shape()).await;
+        let response = answer(work, mailbox, shape()).await;
         assert_eq!(text(response).await.1, format!("{}: \n\n: \n\n{END}", event_of(1)));
     }
 }

@@ -96,6 +96,7 @@ impl Connection {
     /// Waits until so many bytes have arrived, after [`Self::expect`] of them, and takes them.
     pub(super) fn poll_exactly(&mut self, cx: &mut Context<'_>, length: usize) -> Poll<Result<Bytes, HttpError>> {
         while self.arrived.len() < length {
+            ready!(self.poll_news(cx))?;
             if ready!(self.poll_read(cx))? == 0 {
                 return Poll::Ready(Err(HttpError::Lost));
             }
@@ -104,8 +105,9 @@ impl Connection {
         Poll::Ready(Ok(std::mem::replace(&mut self.arrived, rest).freeze()))
     }
 
-    /// Reads what there is; 0 at the end of the stream.
+    /// Reads what there is; 0 at the end of the stream. Room is made only when something has come.
     fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, HttpError>> {
+        ready!(self.poll_news(cx))?;
         if self.arrived.capacity() - self.arrived.len() < MIN_READ {
             self.arrived.reserve(self.room);
         }
@@ -118,11 +120,16 @@ impl Connection {
         read
     }
 
-    /// Writes what can be written and reads into the room that there is.
-    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, HttpError>> {
+    /// Writes what can be written, and waits until there may be something to read.
+    fn poll_news(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), HttpError>> {
         if self.outgoing.is_some() {
             self.write(cx)?;
         }
+        self.stream.poll_read_ready(cx).map(Ok)
+    }
+
+    /// Reads into the room that there is.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, HttpError>> {
         let read = pin!(self.stream.read_buf(&mut self.arrived)).poll(cx);
         read.map_err(|_| self.broken())
     }
