@@ -4,7 +4,7 @@
 //! event stream. Over HTTP+SSE `server/discover` is never sent: Python servers change their era for that connection.
 
 use std::future::Future;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -262,18 +262,21 @@ async fn open_legacy(target: &Target, notices: &Arc<Notices>) -> Result<Connecte
     let params = [params.as_str()];
     let call = Call::of_our_own("initialize", &params, &none);
     let what = "answer to initialize";
-    let opened = timing.limit(async {
-        let id = session.core.next_id();
-        let exchange = session.post(&call, id).await.map_err(|error| problem(error, what))?;
-        let status = exchange.head.status.as_u16();
-        let session_id = exchange.head.header("mcp-session-id");
-        if !exchange.head.status.is_success() {
-            return Err(status_problem(status));
-        }
-        let reply = session.read_answer(exchange, id, &timing, None).await.map_err(|error| problem(error, what))?;
-        Ok((understood(reply)?, session_id))
-    });
-    let (handshake, session_id) = opened.await.map_err(|_| ConnectError::Silent(what))??;
+    let opened = {
+        let greeting = pin!(async {
+            let id = session.core.next_id();
+            let exchange = session.post(&call, id).await.map_err(|error| problem(error, what))?;
+            let status = exchange.head.status.as_u16();
+            let session_id = exchange.head.header("mcp-session-id");
+            if !exchange.head.status.is_success() {
+                return Err(status_problem(status));
+            }
+            let reply = session.read_answer(exchange, id, &timing, None).await.map_err(|error| problem(error, what))?;
+            Ok((understood(reply)?, session_id))
+        });
+        timing.limit(greeting).await
+    };
+    let (handshake, session_id) = opened.map_err(|_| ConnectError::Silent(what))??;
     let version = agreed(target, &handshake)?;
     session.negotiated(&version, session_id);
     let initialized = Bytes::from_static(INITIALIZED.as_bytes());

@@ -3,6 +3,7 @@
 //! Answers arrive only on the stream, so a stream that ends takes its unanswered calls with it.
 
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -100,8 +101,8 @@ impl SseSession {
         }
         let mut digits = itoa::Buffer::new();
         let text = self.heads.call(call.headers, &[], &request(digits.format(id), call, &[call.caller.meta]));
-        let outcome = timing.limit(async {
-            let mut posting = std::pin::pin!(self.post(text));
+        let outcome = pin!(async {
+            let mut posting = pin!(self.post(text));
             let answer = tokio::select! {
                 biased;
                 posted = self.acknowledged(&mut posting) => {
@@ -118,7 +119,7 @@ impl SseSession {
                 (Err(_), _) => Err(CallError::Lost),
             }
         });
-        let answer = outcome.await?;
+        let answer = timing.limit(outcome).await?;
         ticket.cancel = false;
         answer
     }

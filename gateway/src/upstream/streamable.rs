@@ -3,6 +3,7 @@
 //! Revisions 2025-03-26 to 2025-11-25 keep a session by header; 2026-07-28 keeps none and says everything anew.
 
 use std::collections::BTreeSet;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -98,11 +99,11 @@ impl StreamableSession {
     pub(super) async fn call(&self, call: &Call<'_>, timing: &Arc<Timing>) -> Result<Reply, CallError> {
         let id = self.core.next_id();
         let mut guard = CancelOnDrop { session: self, id, armed: !self.modern };
-        let answer = timing.limit(async {
+        let work = pin!(async {
             let exchange = self.post(call, id).await?;
             self.read_answer(exchange, id, timing, call.mailbox).await
         });
-        let answer = answer.await?;
+        let answer = timing.limit(work).await?;
         guard.armed = false;
         if answer == Err(CallError::SessionExpired) {
             self.expired.notify_one();

@@ -1,7 +1,7 @@
 //! The deadline of a call: progress of the tool moves it, a cap ends it.
 
 use std::future::Future;
-use std::pin::pin;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
@@ -64,15 +64,15 @@ impl Timing {
         self.began + (last + self.silence).min(self.silence * PROGRESS_CAP)
     }
 
-    /// Waits for `work` until the deadline, which may move meanwhile.
+    /// Waits for `work` until the deadline, which may move meanwhile. It stays where it is: moved in here, each call
+    /// would have room for it twice.
     ///
     /// # Errors
     /// [`Elapsed`] at the deadline.
-    pub async fn limit<T>(&self, work: impl Future<Output = T>) -> Result<T, Elapsed> {
-        let mut work = pin!(work);
+    pub async fn limit<T>(&self, mut work: Pin<&mut impl Future<Output = T>>) -> Result<T, Elapsed> {
         loop {
             let deadline = self.deadline();
-            match timeout_at(deadline, &mut work).await {
+            match timeout_at(deadline, work.as_mut()).await {
                 Ok(value) => return Ok(value),
                 Err(_) if self.deadline() > deadline => {}
                 Err(_) => return Err(Elapsed),
@@ -90,12 +90,14 @@ impl Drop for Held {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+
     use super::*;
 
     #[tokio::test(start_paused = true)]
     async fn silence_ends_a_call_and_progress_keeps_it_up_to_the_cap() {
         let timing = Timing::new(Duration::from_secs(1));
-        assert_eq!(timing.limit(std::future::pending::<()>()).await, Err(Elapsed));
+        assert_eq!(timing.limit(pin!(std::future::pending::<()>())).await, Err(Elapsed));
         assert_eq!(timing.began.elapsed(), Duration::from_secs(1));
 
         let timing = Timing::new(Duration::from_secs(1));
@@ -105,7 +107,10 @@ mod tests {
                 timing.progressed();
             }
         };
-        assert_eq!(timing.limit(async { tokio::join!(busy, std::future::pending::<()>()) }).await.err(), Some(Elapsed));
+        assert_eq!(
+            timing.limit(pin!(async { tokio::join!(busy, std::future::pending::<()>()) })).await.err(),
+            Some(Elapsed)
+        );
         assert_eq!(timing.began.elapsed(), Duration::from_secs(10));
     }
 
@@ -119,13 +124,13 @@ mod tests {
                 drop(held);
                 std::future::pending::<()>().await;
             };
-            assert_eq!(timing.limit(waiting).await, Err(Elapsed));
+            assert_eq!(timing.limit(pin!(waiting)).await, Err(Elapsed));
             assert_eq!(timing.began.elapsed(), Duration::from_secs(expected), "{held_seconds}");
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_answer_in_time_is_passed_on() {
-        assert_eq!(Timing::new(Duration::from_secs(1)).limit(async { 7 }).await, Ok(7));
+        assert_eq!(Timing::new(Duration::from_secs(1)).limit(pin!(async { 7 })).await, Ok(7));
     }
 }

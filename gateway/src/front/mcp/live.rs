@@ -2,7 +2,6 @@
 //!
 //! A session that needs none of these is not here at all: its id says everything.
 
-use std::collections::hash_map::Entry;
 use std::collections::{HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -29,15 +28,29 @@ pub type SessionKey = [u8; 12];
 /// Sessions that were ended by their clients; of more, the one that was ended first is forgotten.
 const MOST_ENDED: usize = 20_000;
 
+/// Lists of running requests, so many that each is short and threads seldom meet at one.
+const STRIPES: usize = 64;
+
+/// A list that was longer gives its memory back when it is empty.
+const KEPT: usize = 64;
+
 /// What is remembered of all sessions.
-#[derive(Default)]
 pub struct Live {
-    sessions: Mutex<RandomKeyMap<SessionKey, Remembered>>,
+    /// By the last byte of the session's id. Most requests are alone in their list: nothing is found faster.
+    running: [Stripe; STRIPES],
+    levels: Mutex<RandomKeyMap<SessionKey, Level>>,
+    /// Whether any has ever wanted a level of its own, so that most requests need not look.
+    any_level: AtomicBool,
     ended: Mutex<Ended>,
-    /// How many have ended, so that most requests need not look.
+    /// How many have ended: the same.
     ends: AtomicUsize,
-    /// Whether any has ever wanted a log level of its own: the same.
-    levels: AtomicBool,
+}
+
+type Stripe = Mutex<Vec<(SessionKey, Arc<Cancel>)>>;
+
+struct Level {
+    level: usize,
+    set: Instant,
 }
 
 #[derive(Default)]
@@ -46,30 +59,15 @@ struct Ended {
     order: VecDeque<SessionKey>,
 }
 
-#[derive(Default)]
-struct Remembered {
-    /// Few, most of the time one.
-    running: SmallVec<[Arc<Cancel>; 1]>,
-    level: Option<usize>,
-    used: Option<Instant>,
-}
-
-impl Remembered {
-    fn is_empty(&self) -> bool {
-        self.running.is_empty() && self.level.is_none()
-    }
-}
-
 /// A request that runs; it can be cancelled until this is dropped.
 pub struct Running<'a> {
-    live: &'a Live,
-    session: SessionKey,
+    stripe: &'a Stripe,
     request: Arc<Cancel>,
 }
 
 /// By which a request is cancelled.
 struct Cancel {
-    id: Box<str>,
+    id: SmallVec<[u8; 24]>,
     is_cancelled: AtomicBool,
     waits: AtomicWaker,
 }
@@ -83,48 +81,78 @@ pub enum CannotRun {
     TooMany,
 }
 
+impl Default for Live {
+    fn default() -> Self {
+        Self {
+            running: std::array::from_fn(|_| Stripe::default()),
+            levels: Mutex::default(),
+            any_level: AtomicBool::default(),
+            ended: Mutex::default(),
+            ends: AtomicUsize::default(),
+        }
+    }
+}
+
 impl Live {
     /// Notes that a request runs.
     ///
     /// # Errors
     /// [`CannotRun`].
     pub fn run(&self, session: SessionKey, id: &str) -> Result<Running<'_>, CannotRun> {
-        let mut all = self.lock();
-        let running = &mut all.entry(session).or_default().running;
-        if running.iter().any(|request| *request.id == *id) {
-            return Err(CannotRun::SameId);
+        let stripe = self.stripe(&session);
+        let mut all = lock(stripe);
+        let mut of_session = 0;
+        for (_, request) in all.iter().filter(|(of, _)| *of == session) {
+            if *request.id == *id.as_bytes() {
+                return Err(CannotRun::SameId);
+            }
+            of_session += 1;
         }
-        if running.len() >= MOST_RUNNING {
+        if of_session >= MOST_RUNNING {
             return Err(CannotRun::TooMany);
         }
-        let request =
-            Arc::new(Cancel { id: id.into(), is_cancelled: AtomicBool::new(false), waits: AtomicWaker::new() });
-        running.push(request.clone());
+        let id = SmallVec::from_slice(id.as_bytes());
+        let request = Arc::new(Cancel { id, is_cancelled: AtomicBool::new(false), waits: AtomicWaker::new() });
+        all.push((session, request.clone()));
         drop(all);
-        Ok(Running { live: self, session, request })
+        Ok(Running { stripe, request })
     }
 
     /// Cancels the request of this id; false if it does not run here.
     pub fn cancel(&self, session: SessionKey, id: &str) -> bool {
-        let all = self.lock();
-        let running = all.get(&session).and_then(|known| known.running.iter().find(|request| *request.id == *id));
-        running.inspect(|request| request.cancel()).is_some()
+        let all = lock(self.stripe(&session));
+        let found = all.iter().find(|(of, request)| *of == session && *request.id == *id.as_bytes());
+        found.inspect(|(_, request)| request.cancel()).is_some()
+    }
+
+    fn stripe(&self, session: &SessionKey) -> &Stripe {
+        &self.running[usize::from(session[session.len() - 1]) % STRIPES]
     }
 
     /// Remembers the log level that a session wants.
     pub fn set_level(&self, session: SessionKey, level: usize) {
-        self.levels.store(true, Ordering::Release);
-        self.keep(session, |known| known.level = Some(level));
+        let set = Instant::now();
+        let mut all = lock(&self.levels);
+        if all.len() >= MOST_KEPT && !all.contains_key(&session) {
+            all.retain(|_, level| set.duration_since(level.set) < QUIET);
+            let oldest = all.iter().min_by_key(|(_, level)| level.set).map(|(session, _)| *session);
+            if let Some(oldest) = oldest.filter(|_| all.len() >= MOST_KEPT) {
+                all.remove(&oldest);
+            }
+        }
+        all.insert(session, Level { level, set });
+        self.any_level.store(true, Ordering::Release);
     }
 
     /// The log level that a session wants, if it has said so here.
     pub fn level(&self, session: &SessionKey) -> Option<usize> {
-        if self.levels.load(Ordering::Acquire) { self.lock().get(session)?.level } else { None }
+        let any = self.any_level.load(Ordering::Acquire);
+        any.then(|| lock(&self.levels).get(session).map(|level| level.level)).flatten()
     }
 
     /// Ends a session for good.
     pub fn end(&self, session: SessionKey) {
-        let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ended = lock(&self.ended);
         if ended.all.insert(session) {
             ended.order.push_back(session);
         }
@@ -135,39 +163,20 @@ impl Live {
         }
         self.ends.store(ended.all.len(), Ordering::Release);
         drop(ended);
-        if let Some(known) = self.lock().remove(&session) {
-            known.running.iter().for_each(|request| request.cancel());
-        }
+        lock(&self.levels).remove(&session);
+        let running = lock(self.stripe(&session));
+        running.iter().filter(|(of, _)| *of == session).for_each(|(_, request)| request.cancel());
     }
 
     /// Whether its client has ended it here.
     pub fn has_ended(&self, session: &SessionKey) -> bool {
-        self.ends.load(Ordering::Acquire) > 0
-            && self.ended.lock().unwrap_or_else(PoisonError::into_inner).all.contains(session)
+        self.ends.load(Ordering::Acquire) > 0 && lock(&self.ended).all.contains(session)
     }
+}
 
-    fn keep<T>(&self, session: SessionKey, change: impl FnOnce(&mut Remembered) -> T) -> T {
-        let mut all = self.lock();
-        if all.len() >= MOST_KEPT && !all.contains_key(&session) {
-            let now = Instant::now();
-            all.retain(|_, known| known.used.is_none_or(|used| now.duration_since(used) < QUIET));
-            let quietest = all.iter().filter(|(_, known)| known.running.is_empty()).min_by_key(|(_, known)| known.used);
-            if let Some(quietest) = quietest.map(|(session, _)| *session).filter(|_| all.len() >= MOST_KEPT) {
-                all.remove(&quietest);
-            }
-        }
-        let known = all.entry(session).or_default();
-        known.used = Some(Instant::now());
-        let outcome = change(known);
-        if known.is_empty() {
-            all.remove(&session);
-        }
-        outcome
-    }
-
-    fn lock(&self) -> MutexGuard<'_, RandomKeyMap<SessionKey, Remembered>> {
-        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+/// What is kept is whole between any two steps.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Cancel {
@@ -188,12 +197,12 @@ impl Running<'_> {
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
-        let mut all = self.live.lock();
-        if let Entry::Occupied(mut known) = all.entry(self.session) {
-            known.get_mut().running.retain(|request| !Arc::ptr_eq(request, &self.request));
-            if known.get().is_empty() {
-                known.remove();
-            }
+        let mut all = lock(self.stripe);
+        if let Some(place) = all.iter().position(|(_, request)| Arc::ptr_eq(request, &self.request)) {
+            all.swap_remove(place);
+        }
+        if all.is_empty() && all.capacity() > KEPT {
+            *all = Vec::new();
         }
     }
 }
@@ -214,7 +223,7 @@ mod tests {
         poll_fn(|cx| running.poll_cancelled(cx)).await;
         assert!(poll_fn(|cx| Poll::Ready(other.poll_cancelled(cx))).await.is_pending());
         drop((running, other));
-        assert!(live.lock().is_empty());
+        assert!(live.running.iter().all(|stripe| lock(stripe).is_empty()));
     }
 
     #[tokio::test]
@@ -229,6 +238,27 @@ mod tests {
     }
 
     #[test]
+    fn a_session_runs_as_many_requests_as_it_may_and_keeps_no_others_from_running() {
+        let live = Live::default();
+        let all: Vec<_> = (0..MOST_RUNNING).map(|id| live.run([1; 12], &id.to_string()).unwrap()).collect();
+        assert_eq!(live.run([1; 12], "one more").err(), Some(CannotRun::TooMany));
+        let mut neighbour = [2; 12];
+        neighbour[11] = 1;
+        assert!(live.run(neighbour, "7").is_ok(), "it is in the same list");
+        drop(all);
+        assert!(live.run([1; 12], "one more").is_ok());
+        assert!(live.running.iter().all(|stripe| lock(stripe).capacity() <= KEPT));
+    }
+
+    #[test]
+    fn of_too_many_levels_the_oldest_is_forgotten() {
+        let live = Live::default();
+        let session = |number: usize| std::array::from_fn(|at| number.to_be_bytes().get(at).copied().unwrap_or(7));
+        (0..=MOST_KEPT).for_each(|number| live.set_level(session(number), 4));
+        assert_eq!([0, 1, MOST_KEPT].map(|number| live.level(&session(number))), [None, Some(4), Some(4)]);
+    }
+
+    #[test]
     fn a_level_lasts_until_its_session_is_over() {
         let live = Live::default();
         live.set_level([1; 12], 4);
@@ -237,6 +267,7 @@ mod tests {
         assert!(!live.has_ended(&[1; 12]));
         live.end([1; 12]);
         assert!(live.has_ended(&[1; 12]) && !live.has_ended(&[2; 12]));
-        assert!(live.lock().is_empty());
+        assert_eq!(live.level(&[1; 12]), None);
+        assert!(lock(&live.levels).is_empty());
     }
 }

@@ -56,14 +56,13 @@ impl Reply {
     /// The answer with a result that a server gave.
     pub fn passed_on(id: &str, result: &RpcResult, method: &str, revision: Revision) -> Self {
         let (begin, rest) = fitted(result, method, revision);
-        let copied = if rest.len() <= COPIED { rest.len() } else { 0 };
-        let mut text = Vec::with_capacity(copied + begin.len() + id.len() + 48);
-        text.extend_from_slice(br#"{"jsonrpc":"2.0","id":"#);
-        text.extend_from_slice(id.as_bytes());
-        text.extend_from_slice(br#","result":"#);
-        text.extend_from_slice(begin.as_bytes());
+        let copied = if rest.len() <= COPIED { rest.len() + 1 } else { 0 };
+        let head: [&[u8]; 4] = [br#"{"jsonrpc":"2.0","id":"#, id.as_bytes(), br#","result":"#, begin.as_bytes()];
+        // Not one byte more: with a rest of room, `Bytes` would need memory of its own.
+        let mut text = Vec::with_capacity(copied + head.iter().map(|part| part.len()).sum::<usize>());
+        head.iter().for_each(|part| text.extend_from_slice(part));
         let mut parts: SmallVec<[Bytes; 3]> = SmallVec::new();
-        if copied == rest.len() {
+        if copied > 0 {
             text.extend_from_slice(&rest);
             text.push(b'}');
             parts.push(text.into());

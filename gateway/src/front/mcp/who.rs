@@ -91,16 +91,18 @@ impl Who {
         id: Option<&str>,
     ) -> Result<(Option<Session>, Revision), Refused> {
         let session = said.session.map(|sealed| {
-            let sealed = sealed.to_str().unwrap_or_default();
+            // Which characters an id may have, its sealer knows.
+            let sealed = std::str::from_utf8(sealed.as_bytes()).unwrap_or_default();
             let session = Session::open(&app.sealer, sealed, &self.subject, self.now).ok();
             let session = session.filter(|session| !app.mcp.live.has_ended(&session.id));
             session.ok_or_else(|| refused(id, &RpcProblem::Session, LEGACY))
         });
         let session = session.transpose()?;
         let agreed = session.as_ref().map(|session| session.revision);
-        let revision = match said.version {
-            None => agreed.unwrap_or(LEGACY),
-            Some(version) => {
+        let revision = match (said.version, agreed) {
+            (None, _) => agreed.unwrap_or(LEGACY),
+            (Some(version), Some(agreed)) if version == agreed.as_str() => agreed,
+            (Some(version), _) => {
                 let version = version.to_str().unwrap_or_default();
                 let known = Revision::parse(version).filter(|revision| !revision.is_modern());
                 let known = known.ok_or_else(|| refused(id, &RpcProblem::Version(short(version)), LEGACY))?;
