@@ -108,7 +108,7 @@ impl Gateway {
         let (updates, updated) = mpsc::channel(changes::UPDATES);
         let limits = StreamLimits { all: config.mcp.max_sessions, of_subject: config.mcp.max_sessions_per_subject };
         let (streams, live) = (Arc::new(Streams::new(limits, metrics.client_streams.clone())), Arc::<Live>::default());
-        let asking = Arc::new(Asking::new(streams.clone(), live.clone()));
+        let asking = Arc::new(Asking::new(streams.clone(), live.clone(), metrics.client_questions.clone()));
         let shared = Arc::new(Shared {
             roots: LazyLock::new(system_roots),
             secrets: secrets.clone(),
@@ -147,7 +147,7 @@ impl Gateway {
             owners: Owners::default(),
             live,
             asking: asking.clone(),
-            parking: Parking::default(),
+            parking: Parking::new(metrics.waiting_calls.clone()),
         };
         let replica = config.mcp.replica.as_ref().map(|replica| replica.url(port));
         if let Some(replica) = &replica {

@@ -33,6 +33,10 @@ pub struct Metrics {
     pub call_duration: HistogramVec,
     /// `portcullis_client_streams_open`.
     pub client_streams: IntGauge,
+    /// `portcullis_client_questions_open`.
+    pub client_questions: IntGauge,
+    /// `portcullis_calls_waiting_for_input`.
+    pub waiting_calls: IntGauge,
     /// `portcullis_server_request_duration_seconds{server, method, outcome}`: prompts, resources, completion.
     pub request_duration: HistogramVec,
     /// `portcullis_tool_calls_total{server,tool,outcome}`
@@ -66,6 +70,9 @@ pub struct Metrics {
     /// `portcullis_configuration_ok`: 0 while something in the configuration is refused.
     pub configuration_ok: IntGauge,
 }
+
+/// Something that a gauge counts as long as it is there.
+pub struct Counted(IntGauge);
 
 /// What a metric is, for docs/metrics.md.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -117,6 +124,20 @@ impl Outcome {
     }
 }
 
+impl Counted {
+    /// One more.
+    pub fn new(gauge: &IntGauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
 impl Default for Metrics {
     fn default() -> Self {
         Self::new()
@@ -160,6 +181,14 @@ impl Metrics {
                 &["server", "method", "outcome"],
             ),
             client_streams: make.gauge("client_streams_open", "Streams on which callers listen for changes."),
+            client_questions: make.gauge(
+                "client_questions_open",
+                "Questions of servers that clients with sessions have not answered yet.",
+            ),
+            waiting_calls: make.gauge(
+                "calls_waiting_for_input",
+                "Calls that wait until clients without sessions come back with answers to questions of servers.",
+            ),
             calls: make.counters("tool_calls_total", "Tool calls.", &["server", "tool", "outcome"]),
             unknown_tools: make.counter("unknown_tool_calls_total", "Calls of tools that no server offers."),
             auth_rejections: make.counters("auth_rejections_total", "Requests refused for their token.", &["reason"]),

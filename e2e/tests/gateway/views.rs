@@ -123,10 +123,12 @@ async fn the_names_and_labels_of_the_metrics_are_stable() {
 }
 
 /// Names and kinds of the metrics that are there after a good call, a refused one and one of an unknown tool.
-const METRICS: [&str; 24] = [
+const METRICS: [&str; 26] = [
     "auth_rejections_total counter",
     "build_info gauge",
+    "calls_waiting_for_input gauge",
     "catalog_tools gauge",
+    "client_questions_open gauge",
     "client_streams_open gauge",
     "config_source_up gauge",
     "configuration_ok gauge",

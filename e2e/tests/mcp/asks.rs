@@ -81,10 +81,12 @@ async fn a_client_is_asked_on_the_answer_to_its_call_by_servers_of_every_kind() 
         let mut events = call(&gateway, &session, "test_elicitation", r#"{"message":"Who are you?"}"#).await;
         let asked = question(&mut events, "elicitation/create").await;
         assert_eq!(asked["params"]["message"], "Who are you?");
+        gateway.counts("portcullis_client_questions_open", 1.0).await;
         let given = json!({"action": "accept", "content": {"username": "ada", "email": "a@b"}});
         answer(&gateway, &session, &asked, given).await;
         let expected = r#"User response: action=accept, content={"email":"a@b","username":"ada"}"#;
         assert_eq!(said(&mut events).await, expected, "{kind:?}");
+        gateway.counts("portcullis_client_questions_open", 0.0).await;
 
         let mut events = call(&gateway, &session, "test_sampling", r#"{"prompt":"hi"}"#).await;
         let asked = question(&mut events, "sampling/createMessage").await;

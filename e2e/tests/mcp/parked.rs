@@ -115,6 +115,7 @@ async fn a_waiting_call_runs_on_and_callers_that_can_be_asked_other_things_have_
     for (id, tool) in [(1, "test_elicitation"), (2, "test_sampling")] {
         let (_, _state) = asked(&call(&gateway, id, tool, &json!({})).await, id);
         gateway.counts(running, f64::from(id)).await;
+        gateway.counts("portcullis_calls_waiting_for_input", f64::from(id)).await;
         gateway.counts(sessions, 1.0).await;
     }
     let name = "test_simple_text";

@@ -7,7 +7,7 @@ const LIMITS: ClientSessions = ClientSessions { idle_seconds: 60, max: 3, max_pe
 
 fn clients() -> Arc<Clients> {
     let streams = Streams::new(StreamLimits { all: 1, of_subject: 1 }, IntGauge::new("a", "b").unwrap());
-    let asking = Asking::new(Arc::new(streams), Arc::default());
+    let asking = Asking::new(Arc::new(streams), Arc::default(), IntGauge::new("c", "d").unwrap());
     Arc::new(Clients::new(Arc::new(asking)))
 }
 

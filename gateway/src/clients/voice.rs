@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::ClientKey;
-use crate::front::mcp::asking::Asking;
+use crate::front::mcp::asking::{Asking, Whom};
 use crate::upstream::{Mailbox, Told, Unasked};
 
 /// The listeners of one client's session with one server.
@@ -51,8 +51,9 @@ impl Unasked for Arc<Voice> {
                 Err(back) => told = back,
             }
         }
-        if let Some(session) = &self.key.session {
-            match self.asking.tell(session, self.key.capabilities, told) {
+        if let Some(session) = self.key.session {
+            let whom = Whom { session, subject: self.key.subject };
+            match self.asking.tell(whom, self.key.capabilities, told) {
                 Ok(()) => return Ok(()),
                 Err(back) => told = back,
             }

@@ -27,7 +27,7 @@ fn pool() -> Pool {
         updates: tokio::sync::mpsc::channel(1).0,
         handshakes: Semaphore::new(HANDSHAKES),
         touched: Arc::default(),
-        asking: Arc::new(Asking::new(Arc::new(streams), Arc::default())),
+        asking: Arc::new(Asking::new(Arc::new(streams), Arc::default(), Metrics::new().client_questions)),
     });
     let published = Published::default();
     let board = Arc::new(Board::new(published.clone(), shared.touched.clone()));

@@ -11,6 +11,10 @@ use super::timing::{Held, Timing};
 /// What a server is told whose question nobody has answered.
 const UNANSWERED: &str = r#"{"code":-32603,"message":"the client has not answered"}"#;
 
+/// What a server is told whose question would be one too many.
+const TOO_MANY: &str =
+    r#"{"code":-32603,"message":"as many questions to clients are open as may be: ask again when some are answered"}"#;
+
 /// What somebody answered: a result, or an error object, as JSON.
 pub type Answer = Result<String, String>;
 
@@ -64,6 +68,11 @@ impl Asked {
         self.send(Err(&format!(r#"{{"code":-32601,"message":{message}}}"#)));
     }
 
+    /// Says that it cannot be asked now, because too much is open.
+    pub fn refuse_as_too_many(mut self) {
+        self.send(Err(TOO_MANY));
+    }
+
     fn send(&mut self, answer: Result<&str, &str>) {
         match self.way.take() {
             Some(Way::Server(outbox)) => {
@@ -113,7 +122,8 @@ mod tests {
         asked(outbox.clone()).answer(Ok(r#"{"roots": []}"#));
         asked(outbox.clone()).answer(Err(r#"{"code":-1,"message":"no"}"#));
         drop(asked(outbox.clone()));
-        asked(outbox).refuse();
+        asked(outbox.clone()).refuse();
+        asked(outbox).refuse_as_too_many();
         let mut all = Vec::new();
         while let Some(text) = sent.recv().await {
             all.push(String::from_utf8(text.to_vec()).unwrap());
@@ -123,6 +133,7 @@ mod tests {
             r#"{"jsonrpc":"2.0","id":"s1","error":{"code":-1,"message":"no"}}"#,
             r#"{"jsonrpc":"2.0","id":"s1","error":{"code":-32603,"message":"the client has not answered"}}"#,
             r#"{"jsonrpc":"2.0","id":"s1","error":{"code":-32601,"message":"this client does not offer roots/list"}}"#,
+            r#"{"jsonrpc":"2.0","id":"s1","error":{"code":-32603,"message":"as many questions to clients are open as may be: ask again when some are answered"}}"#,
         ];
         assert_eq!(all, expected);
     }

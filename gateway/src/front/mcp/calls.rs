@@ -14,7 +14,7 @@ use http::HeaderMap;
 use serde_json::Value;
 use smallvec::SmallVec;
 
-use super::asking::Asker;
+use super::asking::{Asker, Whom};
 use super::live::CannotRun;
 use super::message::Request;
 use super::parking::Parker;
@@ -305,7 +305,7 @@ impl Planned {
         let caller = &self.caller;
         let ears = match &caller.session {
             Some(session) if !self.revision.is_modern() && self.can_be_asked() => {
-                Ears::Asks(Asker::new(caller.app.mcp.asking.clone(), session.id))
+                Ears::Asks(Asker::new(caller.app.mcp.asking.clone(), Whom::of_session(session)))
             }
             _ if self.may_park() => Ears::Parks(Box::new(self.parker())),
             _ => Ears::None,

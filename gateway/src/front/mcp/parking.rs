@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
 
 use axum::response::Response;
+use prometheus::IntGauge;
 use tokio::sync::oneshot;
 use tokio::task::{AbortHandle, JoinSet};
 
@@ -17,6 +18,7 @@ use super::state::Caller;
 use super::stream::{self, Ears, Shape};
 use crate::front::app::App;
 use crate::json::{Members, text};
+use crate::metrics::Counted;
 use crate::revision::Revision;
 use crate::seal::{Inner, RequestState, SubjectId};
 use crate::upstream::message::json_string;
@@ -31,10 +33,10 @@ const MOST_OF_SUBJECT: usize = 16;
 const REVISION: Revision = Revision::V2026_07_28;
 
 /// The calls that may have to wait, and those that do.
-#[derive(Default)]
 pub struct Parking {
     running: Mutex<JoinSet<()>>,
-    parked: Mutex<HashMap<u64, Parked>>,
+    parked: Mutex<HashMap<u64, (Parked, Counted)>>,
+    gauge: IntGauge,
 }
 
 /// A call that waits. Dropping it cancels it.
@@ -68,6 +70,11 @@ pub struct Parker {
 struct AbortOnDrop(AbortHandle);
 
 impl Parking {
+    /// None yet.
+    pub fn new(gauge: IntGauge) -> Self {
+        Self { running: Mutex::default(), parked: Mutex::default(), gauge }
+    }
+
     /// Starts a call on its own, so that it can outlive the request that began it. `id`: of that request.
     pub fn run(&self, work: Work, id: String) -> Work {
         let (done, reply) = oneshot::channel();
@@ -91,16 +98,15 @@ impl Parking {
     /// Keeps one; its number.
     fn park(&self, parked: Parked) -> Option<u64> {
         let mut all = self.lock();
-        let stale: Vec<Parked> =
-            all.extract_if(|_, parked| parked.since.elapsed() > INPUT_LIFE).map(|(_, parked)| parked).collect();
-        let of_subject = all.values().filter(|other| other.subject == parked.subject).count();
+        let stale: Vec<_> = all.extract_if(|_, (parked, _)| parked.since.elapsed() > INPUT_LIFE).collect();
+        let of_subject = all.values().filter(|(other, _)| other.subject == parked.subject).count();
         if all.len() >= MOST || of_subject >= MOST_OF_SUBJECT {
             return None;
         }
         let mut number = [0; 8];
         aws_lc_rs::rand::fill(&mut number).ok()?;
         let number = u64::from_be_bytes(number);
-        all.insert(number, parked);
+        all.insert(number, (parked, Counted::new(&self.gauge)));
         drop(all);
         drop(stale);
         Some(number)
@@ -108,11 +114,11 @@ impl Parking {
 
     fn take(&self, number: u64, subject: &SubjectId) -> Option<Parked> {
         let mut all = self.lock();
-        all.get(&number).filter(|parked| parked.subject == *subject)?;
-        all.remove(&number)
+        all.get(&number).filter(|(parked, _)| parked.subject == *subject)?;
+        all.remove(&number).map(|(parked, _)| parked)
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Parked>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, (Parked, Counted)>> {
         self.parked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -254,20 +260,29 @@ mod tests {
         Parked { work, mailbox, id: "1".into(), questions: Vec::new(), asked: 0, subject, since: Instant::now() }
     }
 
+    fn parking() -> Parking {
+        Parking::new(IntGauge::new("a", "b").unwrap())
+    }
+
     fn never() -> Work {
         Box::pin(std::future::pending())
     }
 
     #[test]
     fn a_parked_call_is_there_once_for_its_own_caller_and_there_are_not_too_many() {
-        let parking = Parking::default();
+        let parking = parking();
         let number = parking.park(parked(1, never())).unwrap();
         assert!(parking.take(number, &SubjectId([2; 16])).is_none());
+        assert_eq!(parking.gauge.get(), 1);
         assert!(parking.take(number, &SubjectId([1; 16])).is_some());
+        assert_eq!(parking.gauge.get(), 0);
         assert!(parking.take(number, &SubjectId([1; 16])).is_none());
         let kept = |subject, count| (0..count).filter(|_| parking.park(parked(subject, never())).is_some()).count();
         assert_eq!(kept(1, 200), MOST_OF_SUBJECT);
         assert_eq!((2..=20).map(|subject| kept(subject, 100)).sum::<usize>(), 19 * MOST_OF_SUBJECT);
+        assert_eq!(parking.gauge.get(), 20 * 16);
+        parking.end_all();
+        assert_eq!(parking.gauge.get(), 0);
     }
 
     #[tokio::test]
@@ -278,7 +293,7 @@ mod tests {
                 self.0.store(true, Ordering::Relaxed);
             }
         }
-        let (parking, gone) = (Parking::default(), Arc::<AtomicBool>::default());
+        let (parking, gone) = (parking(), Arc::<AtomicBool>::default());
         let inside = Gone(gone.clone());
         let work = parking.run(
             Box::pin(async move {
