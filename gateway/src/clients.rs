@@ -7,7 +7,7 @@ pub mod keep;
 mod line;
 mod voice;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -85,9 +85,17 @@ pub struct Clients {
 struct Lines {
     open: HashMap<ClientKey, Arc<Line>>,
     by_caller: HashMap<SubjectId, u32>,
-    /// Their clients keep state here, they believe.
-    lost: VecDeque<ClientKey>,
+    lost: Lost,
     shut: bool,
+}
+
+/// Sessions of clients that keep state here, they believe: looked up for every call, and the oldest forgotten first.
+/// After some time there are as many as may be, because most clients go away without a word.
+#[derive(Default)]
+struct Lost {
+    numbers: HashMap<SessionKey, u64>,
+    by_age: BTreeMap<u64, SessionKey>,
+    next: u64,
 }
 
 /// Why a call gets no session.
@@ -127,8 +135,7 @@ impl Clients {
         if let Some(line) = lines.open.get(key) {
             return Ok(Lease::new(self, line));
         }
-        if let Some(place) = lines.lost.iter().position(|lost| lost == key) {
-            lines.lost.remove(place);
+        if key.session.is_some_and(|session| lines.lost.take(&session)) {
             return Err(Refused::Lost);
         }
         let of_caller = lines.by_caller.get(&key.subject).copied().unwrap_or_default();
@@ -147,7 +154,7 @@ impl Clients {
     /// Whether the client has a session here, or believes so.
     pub fn has(&self, key: &ClientKey) -> bool {
         let lines = self.lock();
-        lines.open.contains_key(key) || (key.session.is_some() && lines.lost.contains(key))
+        lines.open.contains_key(key) || key.session.is_some_and(|session| lines.lost.numbers.contains_key(&session))
     }
 
     /// How many there are.
@@ -166,7 +173,7 @@ impl Clients {
             self.remove(line, false);
             line.close();
         }
-        self.lock().lost.retain(|lost| lost.session.as_ref() != Some(session));
+        self.lock().lost.take(session);
     }
 
     /// Takes a session out, so that the next call opens another. `lost`: its client has not been told.
@@ -198,8 +205,8 @@ impl Clients {
     pub fn succeed(&self, before: &Self) {
         let mut lines = self.lock();
         let old = before.lock();
-        let open = old.open.values().filter(|line| line.holds_state()).map(|line| line.key);
-        old.lost.iter().copied().chain(open).for_each(|key| lines.note_lost(key));
+        let open = old.open.values().filter(|line| line.holds_state()).filter_map(|line| line.key.session);
+        old.lost.by_age.values().copied().chain(open).for_each(|session| lines.lost.note(session));
     }
 
     /// How the server spoke the last time.
@@ -227,16 +234,29 @@ impl Lines {
             Some(count) if *count > 1 => *count -= 1,
             _ => drop(self.by_caller.remove(&key.subject)),
         }
-        if lost && line.holds_state() {
-            self.note_lost(key);
+        if let Some(session) = key.session.filter(|_| lost && line.holds_state()) {
+            self.lost.note(session);
+        }
+    }
+}
+
+impl Lost {
+    fn note(&mut self, session: SessionKey) {
+        self.take(&session);
+        self.numbers.insert(session, self.next);
+        self.by_age.insert(self.next, session);
+        self.next += 1;
+        if self.by_age.len() > MOST_LOST
+            && let Some((_, oldest)) = self.by_age.pop_first()
+        {
+            self.numbers.remove(&oldest);
         }
     }
 
-    fn note_lost(&mut self, key: ClientKey) {
-        if self.lost.len() >= MOST_LOST {
-            self.lost.pop_front();
-        }
-        self.lost.push_back(key);
+    /// Forgets it; whether it was there.
+    fn take(&mut self, session: &SessionKey) -> bool {
+        let number = self.numbers.remove(session);
+        number.is_some_and(|number| self.by_age.remove(&number).is_some())
     }
 }
 

@@ -60,6 +60,11 @@ fn a_client_that_may_keep_something_is_told_once_that_it_is_lost() {
     line.answered();
     clients.end(&[1; 12]);
     assert!(!clients.has(&key(1, 1)));
+    let line = lease(&clients, key(1, 1)).unwrap().line.clone();
+    line.answered();
+    clients.remove(&line, true);
+    clients.end(&[1; 12]);
+    assert!(!clients.has(&key(1, 1)));
 }
 
 #[test]
@@ -69,6 +74,24 @@ fn a_server_that_is_configured_anew_knows_who_has_lost_something() {
     lease(&before, key(2, 1)).unwrap();
     after.succeed(&before);
     assert_eq!((after.has(&key(1, 1)), after.has(&key(2, 1))), (true, false));
+}
+
+#[test]
+fn of_many_lost_sessions_the_oldest_are_forgotten_and_those_told_make_room() {
+    let mut lost = Lost::default();
+    let numbered = |number: usize| -> SessionKey {
+        let number = u64::try_from(number).unwrap().to_be_bytes();
+        [&number[..], &[0; 4]].concat().try_into().unwrap()
+    };
+    (0..MOST_LOST + 2).for_each(|number| lost.note(numbered(number)));
+    let first: Vec<bool> = (0..4).map(|number| lost.take(&numbered(number))).collect();
+    assert_eq!(first, [false, false, true, true]);
+    assert!(!lost.take(&numbered(2)), "once");
+    // What is lost again is the newest.
+    lost.note(numbered(4));
+    (0..3).for_each(|number| lost.note(numbered(number)));
+    assert!(!lost.take(&numbered(5)) && lost.take(&numbered(4)));
+    assert_eq!((lost.numbers.len(), lost.by_age.len()), (MOST_LOST - 1, MOST_LOST - 1));
 }
 
 #[tokio::test(start_paused = true)]
