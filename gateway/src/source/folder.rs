@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::Read as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -29,6 +30,10 @@ const GATHER: Duration = Duration::from_millis(20);
 /// Some file systems tell nothing: then a look now and then must do.
 const LOOK_ANYWAY: Duration = Duration::from_secs(10);
 
+/// What is written twice within a tick of a file system's clock has the same time twice: only an older time tells that
+/// nothing was written since. The coarsest clock is that of FAT; tests run where it is fine.
+const TICK: Duration = if cfg!(test) { Duration::from_millis(100) } else { Duration::from_secs(2) };
+
 /// A file or folder of manifests.
 pub struct Folder {
     path: PathBuf,
@@ -38,6 +43,8 @@ pub struct Folder {
     accepted: BTreeMap<ServerKey, Server>,
     /// When each server was first seen: the older keeps a contested tool name.
     first_seen: HashMap<ServerKey, i64>,
+    /// What the files were like when they were read last; none: they may have changed since without showing it.
+    stamp: Option<u64>,
 }
 
 impl Folder {
@@ -46,7 +53,13 @@ impl Folder {
     pub fn open(path: &Path) -> Result<Self, String> {
         std::fs::metadata(path)
             .map_err(|error| format!("SERVERS: cannot read {}: {}", path.display(), error.kind()))?;
-        Ok(Self { path: path.to_owned(), good: BTreeMap::new(), accepted: BTreeMap::new(), first_seen: HashMap::new() })
+        Ok(Self {
+            path: path.to_owned(),
+            good: BTreeMap::new(),
+            accepted: BTreeMap::new(),
+            first_seen: HashMap::new(),
+            stamp: None,
+        })
     }
 
     /// The path it was opened with.
@@ -54,14 +67,26 @@ impl Folder {
         &self.path
     }
 
+    /// Reads everything, unless nothing has changed: what else grows in the folder is no reason to.
+    pub fn read_if_changed(&mut self) -> Option<(Snapshot, Soundness)> {
+        let stamp = self.files().ok().and_then(|files| stamp(&files));
+        let is_same = stamp.is_some_and(|(stamp, _)| self.stamp == Some(stamp));
+        (!is_same).then(|| self.read())
+    }
+
     /// Reads everything. A file that cannot be used keeps its last good content.
     pub fn read(&mut self) -> (Snapshot, Soundness) {
         let mut problems = Vec::new();
+        self.stamp = None;
         match self.files() {
             Ok(files) => {
-                self.good.retain(|path, _| files.contains(path));
+                let stamp = stamp(&files).filter(|(_, age)| *age > TICK);
+                let mut all_read = true;
+                self.good.retain(|path, _| files.binary_search(path).is_ok());
                 for path in files {
-                    match read_file(&path) {
+                    let text = read_text(&path);
+                    all_read &= text.is_ok();
+                    match text.and_then(|text| manifests::read(&text)) {
                         Ok(Some(servers)) => drop(self.good.insert(path, servers)),
                         Ok(None) if self.good.get(&path).is_some_and(|servers| !servers.is_empty()) => problems
                             .push(format!("{}: it is empty: to remove its servers, delete the file", path.display())),
@@ -69,6 +94,7 @@ impl Folder {
                         Err(problem) => problems.push(format!("{}: {problem}", path.display())),
                     }
                 }
+                self.stamp = stamp.filter(|_| all_read).map(|(stamp, _)| stamp);
             }
             Err(problem) => problems.push(problem),
         }
@@ -129,7 +155,7 @@ impl Folder {
     }
 }
 
-fn read_file(path: &Path) -> Result<Option<Vec<McpServer>>, String> {
+fn read_text(path: &Path) -> Result<String, String> {
     let mut text = String::new();
     let file = std::fs::File::open(path).map_err(|error| format!("cannot read it: {}", error.kind()))?;
     let read = file.take(MAX_FILE_BYTES + 1).read_to_string(&mut text);
@@ -137,7 +163,24 @@ fn read_file(path: &Path) -> Result<Option<Vec<McpServer>>, String> {
     if text.len() as u64 > MAX_FILE_BYTES {
         return Err(format!("it is longer than {MAX_FILE_BYTES} bytes: split it"));
     }
-    manifests::read(&text)
+    Ok(text)
+}
+
+/// A number that changes when one of these files does, in whatever way, and how long ago the newest did. Links are followed,
+/// so that it also changes when one points elsewhere. None if a file cannot be looked at.
+///
+/// Programs can set a file's length and time of writing as they like, but not the time of its last change.
+fn stamp(files: &[PathBuf]) -> Option<(u64, Duration)> {
+    let (mut hasher, mut newest) = (DefaultHasher::new(), SystemTime::UNIX_EPOCH);
+    let now = SystemTime::now();
+    for path in files {
+        let metadata = std::fs::metadata(path).ok()?;
+        let modified = metadata.modified().ok()?;
+        let changed = Duration::new(metadata.ctime().try_into().ok()?, metadata.ctime_nsec().try_into().ok()?);
+        (path, metadata.dev(), metadata.ino(), metadata.len(), modified, changed).hash(&mut hasher);
+        newest = newest.max(modified).max(SystemTime::UNIX_EPOCH + changed);
+    }
+    Some((hasher.finish(), now.duration_since(newest).unwrap_or_default()))
 }
 
 /// A number that changes when a folder's files do: their names, lengths and times.
@@ -211,89 +254,4 @@ impl Changes {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn manifest(name: &str, url: &str) -> String {
-        format!(
-            "apiVersion: portcullis.dev/v1alpha1\nkind: McpServer\nmetadata: {{name: {name}}}\nspec: {{url: '{url}'}}\n"
-        )
-    }
-
-    fn names(snapshot: &Snapshot) -> Vec<&str> {
-        snapshot.servers.iter().map(|server| server.name.as_str()).collect()
-    }
-
-    #[test]
-    fn a_broken_file_keeps_its_last_good_servers_and_hides_no_other() {
-        let folder = tempfile::tempdir().unwrap();
-        let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
-        write("a.yaml", &manifest("a", "http://a/"));
-        write("b.yml", &manifest("b", "http://b/"));
-        write(".hidden.yaml", "a: [");
-        write("notes.txt", "a: [");
-        let mut source = Folder::open(folder.path()).unwrap();
-        let (snapshot, soundness) = source.read();
-        assert_eq!((names(&snapshot), soundness.problems.len()), (vec!["a", "b"], 0));
-
-        write("a.yaml", "a: [");
-        write("c.yaml", &manifest("c", "http://c/"));
-        let (snapshot, soundness) = source.read();
-        assert_eq!((names(&snapshot), soundness.problems.len()), (vec!["a", "b", "c"], 1));
-        assert!(soundness.problems[0].contains("a.yaml"), "{soundness:?}");
-
-        std::fs::remove_file(folder.path().join("a.yaml")).unwrap();
-        let (snapshot, soundness) = source.read();
-        assert_eq!((names(&snapshot), soundness), (vec!["b", "c"], Soundness::default()));
-    }
-
-    #[test]
-    fn a_refused_server_is_named_and_the_others_are_served() {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("all.yaml");
-        let text = [
-            manifest("a", "http://a/"),
-            manifest("b", "ftp://b/"),
-            manifest("c", "http://c/"),
-            manifest("c", "http://d/"),
-        ];
-        std::fs::write(&file, text.join("---\n")).unwrap();
-        let (snapshot, soundness) = Folder::open(&file).unwrap().read();
-        assert_eq!(names(&snapshot), ["a"]);
-        assert_eq!(
-            soundness.problems,
-            [
-                "McpServer default/b: url has scheme \"ftp\": use http or https",
-                "McpServer default/c: default/c is declared 2 times: keep one",
-            ]
-        );
-    }
-
-    #[test]
-    fn a_refused_change_and_an_emptied_file_leave_a_server_as_it_was() {
-        let folder = tempfile::tempdir().unwrap();
-        let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
-        write("a.yaml", &manifest("a", "http://a/"));
-        write("b.yaml", &manifest("b", "http://b/"));
-        let mut source = Folder::open(folder.path()).unwrap();
-        let (good, _) = source.read();
-        for (name, text) in [
-            ("a.yaml", manifest("a", "ftp://a/")),
-            ("copy.yaml", manifest("b", "http://c/")),
-            ("b.yaml", "# soon\n".into()),
-        ] {
-            write(name, &text);
-            let (snapshot, soundness) = source.read();
-            assert_eq!((&snapshot, !soundness.problems.is_empty()), (&good, true), "{name}: {soundness:?}");
-        }
-        for name in ["a.yaml", "copy.yaml", "b.yaml"] {
-            std::fs::remove_file(folder.path().join(name)).unwrap();
-        }
-        assert_eq!(source.read(), (Snapshot::new(vec![]), Soundness::default()));
-    }
-
-    #[test]
-    fn a_path_that_is_not_there_is_refused() {
-        assert!(Folder::open(Path::new("/nowhere/at/all")).is_err());
-    }
-}
+mod tests;

@@ -148,15 +148,17 @@ async fn follow_files(
     let watched = (folder.as_ref().map(|folder| folder.path().to_owned()), secrets.clone());
     let watch = move || folder::Changes::watch(watched.0.as_deref(), watched.1.as_deref());
     let Ok(mut changes) = tokio::task::spawn_blocking(watch).await else { return };
-    let mut seen = None;
+    let (mut seen, mut anyway) = (None, false);
     loop {
         if let Some(known) = folder.take() {
-            let (known, snapshot, soundness) = read_apart(known).await;
+            let (known, snapshot, soundness) = read_apart(known, anyway).await;
             folder = known;
             if let Some(snapshot) = snapshot {
                 outlet.replace(snapshot);
             }
-            outlet.tell_invalid(soundness);
+            if let Some(soundness) = soundness {
+                outlet.tell_invalid(soundness);
+            }
         }
         let now = secrets.as_deref().map(folder::fingerprint);
         if now != seen {
@@ -164,10 +166,13 @@ async fn follow_files(
             count.send_modify(|count| *count += 1);
         }
         // Last, because something may have changed between the first reading and the beginning of the watch.
-        tokio::select! {
-            () = changes.next() => {}
-            () = asked(&mut reload) => info!("reading the configuration again, as asked"),
-        }
+        anyway = tokio::select! {
+            () = changes.next() => false,
+            () = asked(&mut reload) => {
+                info!("reading the configuration again, as asked");
+                true
+            }
+        };
     }
 }
 
@@ -230,18 +235,20 @@ async fn asked(reload: &mut Option<Reload>) {
     }
 }
 
-/// Reads many files without holding up the calls that this thread serves too.
-async fn read_apart(mut folder: Folder) -> (Option<Folder>, Option<Snapshot>, Soundness) {
+/// Reads many files without holding up the calls that this thread serves too; where nothing has changed, only if it is to
+/// be done `anyway`.
+async fn read_apart(mut folder: Folder, anyway: bool) -> (Option<Folder>, Option<Snapshot>, Option<Soundness>) {
     let path = folder.path().to_owned();
     let reading = tokio::task::spawn_blocking(move || {
-        let (snapshot, soundness) = folder.read();
-        (Some(folder), Some(snapshot), soundness)
+        let read = if anyway { Some(folder.read()) } else { folder.read_if_changed() };
+        let (snapshot, soundness) = read.unzip();
+        (Some(folder), snapshot, soundness)
     });
     match reading.await {
         Ok(read) => read,
         Err(_) => {
             let problem = format!("{}: reading it failed; the log has more", path.display());
-            (Folder::open(&path).ok(), None, Soundness { problems: vec![problem] })
+            (Folder::open(&path).ok(), None, Some(Soundness { problems: vec![problem] }))
         }
     }
 }

@@ -1,0 +1,251 @@
+use super::*;
+
+fn manifest(name: &str, url: &str) -> String {
+    format!(
+        "apiVersion: portcullis.dev/v1alpha1\nkind: McpServer\nmetadata: {{name: {name}}}\nspec: {{url: '{url}'}}\n"
+    )
+}
+
+fn names(snapshot: &Snapshot) -> Vec<&str> {
+    snapshot.servers.iter().map(|server| server.name.as_str()).collect()
+}
+
+#[test]
+fn a_broken_file_keeps_its_last_good_servers_and_hides_no_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+    write("a.yaml", &manifest("a", "http://a/"));
+    write("b.yml", &manifest("b", "http://b/"));
+    write(".hidden.yaml", "a: [");
+    write("notes.txt", "a: [");
+    let mut source = Folder::open(folder.path()).unwrap();
+    let (snapshot, soundness) = source.read();
+    assert_eq!((names(&snapshot), soundness.problems.len()), (vec!["a", "b"], 0));
+
+    write("a.yaml", "a: [");
+    write("c.yaml", &manifest("c", "http://c/"));
+    let (snapshot, soundness) = source.read();
+    assert_eq!((names(&snapshot), soundness.problems.len()), (vec!["a", "b", "c"], 1));
+    assert!(soundness.problems[0].contains("a.yaml"), "{soundness:?}");
+
+    std::fs::remove_file(folder.path().join("a.yaml")).unwrap();
+    let (snapshot, soundness) = source.read();
+    assert_eq!((names(&snapshot), soundness), (vec!["b", "c"], Soundness::default()));
+}
+
+#[test]
+fn a_refused_server_is_named_and_the_others_are_served() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("all.yaml");
+    let text =
+        [manifest("a", "http://a/"), manifest("b", "ftp://b/"), manifest("c", "http://c/"), manifest("c", "http://d/")];
+    std::fs::write(&file, text.join("---\n")).unwrap();
+    let (snapshot, soundness) = Folder::open(&file).unwrap().read();
+    assert_eq!(names(&snapshot), ["a"]);
+    assert_eq!(
+        soundness.problems,
+        [
+            "McpServer default/b: url has scheme \"ftp\": use http or https",
+            "McpServer default/c: default/c is declared 2 times: keep one",
+        ]
+    );
+}
+
+#[test]
+fn a_refused_change_and_an_emptied_file_leave_a_server_as_it_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+    write("a.yaml", &manifest("a", "http://a/"));
+    write("b.yaml", &manifest("b", "http://b/"));
+    let mut source = Folder::open(folder.path()).unwrap();
+    let (good, _) = source.read();
+    for (name, text) in [
+        ("a.yaml", manifest("a", "ftp://a/")),
+        ("copy.yaml", manifest("b", "http://c/")),
+        ("b.yaml", "# soon\n".into()),
+    ] {
+        write(name, &text);
+        let (snapshot, soundness) = source.read();
+        assert_eq!((&snapshot, !soundness.problems.is_empty()), (&good, true), "{name}: {soundness:?}");
+    }
+    for name in ["a.yaml", "copy.yaml", "b.yaml"] {
+        std::fs::remove_file(folder.path().join(name)).unwrap();
+    }
+    assert_eq!(source.read(), (Snapshot::new(vec![]), Soundness::default()));
+}
+
+#[test]
+fn a_path_that_is_not_there_is_refused() {
+    assert!(Folder::open(Path::new("/nowhere/at/all")).is_err());
+}
+
+// === noticing changes ===
+
+/// A file of manifests that was read when it was old enough to tell a change, and is watched.
+struct Watched {
+    source: Folder,
+    changes: Changes,
+}
+
+impl Watched {
+    async fn begin(path: &Path) -> Self {
+        let mut source = Folder::open(path).unwrap();
+        is_old_enough(&source).await;
+        let changes = Changes::watch(Some(path), None);
+        source.read();
+        assert_eq!(source.read_if_changed(), None, "nothing has changed");
+        Self { source, changes }
+    }
+
+    /// Waits until this server is the only one; without the look that comes anyway.
+    async fn has(&mut self, name: &str) {
+        let seen = async {
+            loop {
+                self.changes.next().await;
+                if self.source.read_if_changed().is_some_and(|(snapshot, _)| names(&snapshot) == [name]) {
+                    return;
+                }
+            }
+        };
+        timeout(LOOK_ANYWAY * 4 / 5, seen).await.expect("it is noticed at once");
+    }
+}
+
+/// Waits until the files are old enough to tell that they have not changed.
+async fn is_old_enough(source: &Folder) {
+    while source.files().ok().and_then(|files| stamp(&files)).is_none_or(|(_, age)| age <= TICK) {
+        tokio::task::spawn_blocking(|| std::thread::sleep(GATHER)).await.unwrap();
+    }
+}
+
+fn write_one(path: &Path, name: &str) {
+    std::fs::write(path, manifest(name, "http://a/")).unwrap();
+}
+
+/// A folder with one file of manifests in it.
+fn folder_with_file() -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("servers.yaml");
+    write_one(&file, "a");
+    (folder, file)
+}
+
+#[tokio::test]
+async fn a_file_that_is_written_in_place_is_read_again_even_with_its_old_length_and_time() {
+    let (_folder, file) = folder_with_file();
+    let time = std::fs::metadata(&file).unwrap().modified().unwrap();
+    let mut watched = Watched::begin(&file).await;
+    write_one(&file, "b");
+    std::fs::File::options().write(true).open(&file).unwrap().set_modified(time).unwrap();
+    watched.has("b").await;
+}
+
+#[tokio::test]
+async fn a_file_that_another_is_renamed_to_is_read_again() {
+    let (folder, file) = folder_with_file();
+    let other = folder.path().join(".servers.yaml.swp");
+    write_one(&other, "b");
+    let mut watched = Watched::begin(&file).await;
+    std::fs::rename(other, file).unwrap();
+    watched.has("b").await;
+}
+
+#[tokio::test]
+async fn a_file_that_is_deleted_keeps_its_servers_until_it_is_there_again() {
+    let (_folder, file) = folder_with_file();
+    let mut watched = Watched::begin(&file).await;
+    std::fs::remove_file(&file).unwrap();
+    watched.has("a").await;
+    write_one(&file, "b");
+    watched.has("b").await;
+}
+
+#[tokio::test]
+async fn a_mounted_file_is_read_again_when_its_version_is_exchanged() {
+    use std::os::unix::fs::symlink;
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    for (version, name) in [("..1", "a"), ("..2", "b")] {
+        std::fs::create_dir(at(version)).unwrap();
+        write_one(&at(version).join("servers.yaml"), name);
+    }
+    symlink("..1", at("..data")).unwrap();
+    symlink("..data/servers.yaml", at("servers.yaml")).unwrap();
+    let mut watched = Watched::begin(&at("servers.yaml")).await;
+    symlink("..2", at("..data_tmp")).unwrap();
+    std::fs::rename(at("..data_tmp"), at("..data")).unwrap();
+    watched.has("b").await;
+}
+
+#[tokio::test]
+async fn a_change_that_nobody_tells_of_is_found_by_the_look_every_ten_seconds() {
+    let ((_elsewhere, target), folder) = (folder_with_file(), tempfile::tempdir().unwrap());
+    let link = folder.path().join("servers.yaml");
+    std::os::unix::fs::symlink(&target, &link).unwrap();
+    let mut watched = Watched::begin(&link).await;
+    tokio::time::pause();
+    let began = tokio::time::Instant::now();
+    write_one(&target, "b");
+    watched.changes.next().await;
+    let read = watched.source.read_if_changed().map(|(snapshot, _)| names(&snapshot).join(" "));
+    assert_eq!((read.as_deref(), began.elapsed() >= LOOK_ANYWAY), (Some("b"), true));
+}
+
+#[tokio::test]
+async fn neighbours_that_grow_come_and_go_cause_no_reading() {
+    let (folder, file) = folder_with_file();
+    let grow = |name: &str| {
+        use std::io::Write as _;
+        let log = std::fs::File::options().append(true).create(true).open(folder.path().join(name));
+        log.unwrap().write_all(b"a line\n").unwrap();
+    };
+    for path in [file.as_path(), folder.path()] {
+        let mut watched = Watched::begin(path).await;
+        for number in 0..20 {
+            if number % 5 == 4 {
+                std::fs::remove_file(folder.path().join("gateway.log")).unwrap();
+            } else {
+                grow("gateway.log");
+            }
+            timeout(LOOK_ANYWAY / 2, watched.changes.next()).await.expect("it is told");
+            assert_eq!(watched.source.read_if_changed(), None, "{}", path.display());
+        }
+        write_one(&file, "b");
+        watched.has("b").await;
+    }
+}
+
+#[test]
+fn changes_that_follow_at_once_are_not_taken_for_one() {
+    let (_folder, file) = folder_with_file();
+    let mut source = Folder::open(&file).unwrap();
+    for number in 0..100 {
+        let name = format!("server-{number:03}");
+        write_one(&file, &name);
+        let read = source.read_if_changed().map(|(snapshot, _)| names(&snapshot).join(" "));
+        assert_eq!(read, Some(name));
+    }
+}
+
+#[test]
+fn a_file_is_read_whenever_its_time_cannot_tell_that_it_has_not_changed() {
+    let (_folder, file) = folder_with_file();
+    let later = SystemTime::now() + Duration::from_secs(3600);
+    std::fs::File::options().write(true).open(&file).unwrap().set_modified(later).unwrap();
+    let mut source = Folder::open(&file).unwrap();
+    source.read();
+    assert!(source.read_if_changed().is_some());
+}
+
+#[tokio::test]
+async fn what_could_not_be_read_is_tried_again_though_it_has_not_changed() {
+    let (folder, _file) = folder_with_file();
+    let mut watched = Watched::begin(folder.path()).await;
+    std::fs::write(folder.path().join("b.yaml"), b"\xff").unwrap();
+    watched.has("a").await;
+    is_old_enough(&watched.source).await;
+    for _ in 0..3 {
+        let (_, soundness) = watched.source.read_if_changed().expect("it is read");
+        assert_eq!(soundness.problems.len(), 1, "{soundness:?}");
+    }
+}
