@@ -5,18 +5,24 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Method, Uri};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::yield_now;
 use tokio::time::timeout;
 
 use super::*;
+use crate::upstream::stream::TlsTarget;
 
 mod framing;
 mod reuse;
+mod tls;
 
 /// A pool of connections to a server on this machine, and the server.
 async fn pool_and_listener() -> (Arc<HttpPool>, TcpListener) {
+    pool_and_listener_with(None).await
+}
+
+async fn pool_and_listener_with(tls: Option<TlsTarget>) -> (Arc<HttpPool>, TcpListener) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let pool = HttpPool::new(Origin {
@@ -24,7 +30,7 @@ async fn pool_and_listener() -> (Arc<HttpPool>, TcpListener) {
         port,
         authority: HeaderValue::from_static("server"),
         guard: Arc::default(),
-        tls: None,
+        tls,
         connect_timeout: Duration::from_secs(10),
         idle_timeout: Duration::from_secs(60),
     });
@@ -36,7 +42,7 @@ async fn ask(pool: &Arc<HttpPool>, body: &[u8]) -> Result<Exchange, HttpError> {
 }
 
 /// Reads one request whose body has this length.
-async fn read_request(server: &mut TcpStream, body: usize) {
+async fn read_request(server: &mut (impl AsyncRead + Unpin), body: usize) {
     let mut read = Vec::new();
     loop {
         if let Some(end) = memchr::memmem::find(&read, b"\r\n\r\n")
