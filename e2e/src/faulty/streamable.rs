@@ -115,8 +115,10 @@ async fn call(state: &Arc<State>, behaviour: &Behaviour, call: Call) -> Result<R
 }
 
 async fn get(state: &Arc<State>, behaviour: &Behaviour, session: &str) -> Result<Response<Payload>, Cut> {
-    if behaviour.listen == Listen::NotAllowed {
-        return Ok(plain(405, "Method not allowed"));
+    match behaviour.listen {
+        Listen::NotAllowed => return Ok(plain(405, "Method not allowed")),
+        Listen::NotFound => return Ok(plain(404, "Cannot GET /mcp")),
+        Listen::Open | Listen::Closes => {}
     }
     if state.session(session).is_none() {
         return lost(state).await;

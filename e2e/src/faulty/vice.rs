@@ -247,6 +247,8 @@ pub enum Listen {
     Open,
     /// 405, which the specification allows.
     NotAllowed,
+    /// 404, as frameworks answer a method that nobody has given them.
+    NotFound,
     /// A stream that ends at once.
     Closes,
 }

@@ -161,7 +161,7 @@ async fn a_server_without_a_listening_stream_is_used_and_not_asked_again_and_aga
         assert_eq!((seen.initializes, stack.tools().await), (1, vec!["echo".to_owned()]), "{listen:?}");
         assert!(seen.lists <= 3, "{listen:?}: {} lists", seen.lists);
     };
-    tokio::join!(one(Listen::NotAllowed, 1), one(Listen::Closes, 2));
+    tokio::join!(one(Listen::NotAllowed, 1), one(Listen::NotFound, 2), one(Listen::Closes, 2));
 }
 
 /// How many prompts, resources and templates it is said to offer.

@@ -356,6 +356,8 @@ async fn the_get_of_streamable_http_may_be_refused_or_end_at_once() {
     let get = http::get(&server.url()).header("mcp-session-id", &session(&server).await);
     server.behave(|it| it.listen = Listen::NotAllowed);
     assert_eq!(get.clone().send().await.expect("an answer").status, 405);
+    server.behave(|it| it.listen = Listen::NotFound);
+    assert_eq!(get.clone().send().await.expect("an answer").status, 404);
     server.behave(|it| it.listen = Listen::Closes);
     let closed = get.clone().send().await.expect("an answer");
     assert_eq!((closed.status, closed.header("content-type"), closed.text()), (200, "text/event-stream", ""));

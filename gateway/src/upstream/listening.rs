@@ -26,7 +26,7 @@ const LISTEN_SELDOM: Duration = Duration::from_secs(60);
 impl StreamableSession {
     /// Keeps a listening stream open: GET, or `subscriptions/listen` since 2026-07-28.
     ///
-    /// It is a convenience: a server without one is polled instead. Only a forgotten session ends it.
+    /// It is a convenience: a server without one is polled instead.
     pub(super) async fn listen(&self, capabilities: ServerCapabilities) -> End {
         let (mut pause, mut again) = (LISTEN_AGAIN, false);
         let mut resources = self.resources.subscribe();
@@ -51,8 +51,7 @@ impl StreamableSession {
                     }
                 }
                 Ok(Ok(None)) => return std::future::pending().await,
-                Ok(Err(CallError::SessionExpired)) => return End::Expired,
-                // A ping tells whether it is the session or only this stream.
+                // A ping tells whether it is the session or only this stream: some servers answer 404 where they have none.
                 Ok(Err(_)) => self.core.notices.suspect.notify_one(),
                 Err(_) => {}
             }
