@@ -191,6 +191,14 @@ impl Faulty {
         self.listener.spawn(service::accept(Arc::clone(&self.state), listener));
     }
 
+    /// Dies, and another server takes its place on the same port and with the same tools: honest, and of this mode.
+    pub async fn replace(&mut self, mode: Mode) {
+        self.kill().await;
+        let tools = self.state.tools().clone();
+        self.state = Arc::new(State::new(mode, self.port.address(), tools));
+        self.restart().await;
+    }
+
     fn pipes(&self) -> Vec<Pipe> {
         let listens = self.state.listens().into_iter().map(|(_, pipe)| pipe);
         self.state.pipes().into_iter().chain(listens).collect()

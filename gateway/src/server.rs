@@ -35,19 +35,13 @@ use crate::trouble::Trouble;
 use crate::upstream::connect::Spoken;
 use crate::upstream::http::{HttpPool, Origin};
 use crate::upstream::stream::TlsTarget;
-use crate::upstream::timing::Timing;
-use crate::upstream::{
-    Call, CallError, ConnectError, Connected, End, Reply, ServerCapabilities, Session, Target, connect,
-};
+use crate::upstream::{CallError, ConnectError, Connected, End, ServerCapabilities, Session, Target, connect};
 
 /// What a server offers that is away stays listed so long, so that lists do not flap.
 pub const LIST_GRACE: Duration = Duration::from_secs(30);
 
 /// Between checks of a server that failed the last one, or whose calls fail.
 const RECHECK: Duration = Duration::from_millis(500);
-
-/// A health check is answered at once or not at all.
-const CHECK_LIMIT: Duration = Duration::from_secs(5);
 
 /// Before credentials that cannot be used are looked at again, though nobody has said that they changed.
 const CREDENTIALS_AGAIN: Duration = Duration::from_secs(10);
@@ -579,17 +573,12 @@ impl Task {
 
     async fn check(&self, session: &Session, mode: HealthMode) -> Health {
         let method = if mode == HealthMode::ListTools { "tools/list" } else { session.ping_method() };
-        let none = http::HeaderMap::new();
-        let call = Call::of_our_own(method, &[], &none);
-        match session.call(&call, &Arc::new(Timing::new(CHECK_LIMIT))).await {
-            // An error is an answer too: some servers know no ping.
-            Ok(Reply::Result(_) | Reply::Error(_)) => {
+        match session.check(method).await {
+            Ok(()) => {
                 self.handle.alive();
                 Health::Good
             }
             Err(CallError::SessionExpired) => Health::Forgotten,
-            // It lives and says so, if only that it is asked too often.
-            Err(CallError::Refused(status)) if !matches!(status, 401 | 403 | 404 | 503) => Health::Good,
             Err(error) => {
                 self.handle.update_status(|status| status.note(&Trouble::Check(error)));
                 Health::Bad

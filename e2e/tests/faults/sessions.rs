@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::join_all;
 use portcullis_e2e::faulty::{Door, Faulty, Lost, Mode, Refusal, Tool};
+use serde_json::json;
 
 use crate::stack::{Stack, brief, server};
 
@@ -81,11 +82,23 @@ async fn the_sessions_of_others_survive_one_that_is_forgotten() {
 #[tokio::test]
 async fn a_server_whose_posts_hang_for_a_forgotten_session_is_found_by_the_health_check() {
     let faulty = Faulty::start(Mode::Sse).await;
-    let health = serde_json::json!({"intervalSeconds": 5, "unhealthyThreshold": 1});
+    let health = json!({"intervalSeconds": 5, "unhealthyThreshold": 1});
     let stack = Stack::ready([server("a", &faulty).with("healthCheck", health)]).await;
     faulty.behave(|it| it.lost = Lost::Hangs);
     faulty.forget_sessions();
     assert_eq!(stack.call("echo").await.status, 504);
     stack.works("echo").await;
     assert_eq!(faulty.seen().initialized, 2);
+}
+
+#[tokio::test]
+async fn a_server_that_another_revision_takes_the_place_of_is_used_again() {
+    let one = async |before, after| {
+        let mut faulty = Faulty::start(before).await;
+        let stack = Stack::ready([server("a", &faulty)]).await;
+        assert_eq!(stack.call("echo").await.status, 200);
+        faulty.replace(after).await;
+        stack.works("echo").await;
+    };
+    tokio::join!(one(Mode::Modern, Mode::Streamable), one(Mode::Streamable, Mode::Modern));
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use ::http::HeaderMap;
 use bytes::Bytes;
@@ -24,6 +25,9 @@ const OUTBOX: usize = 256;
 
 /// What is echoed of a request of the server may be so long: answers to it wait in memory.
 const MAX_ECHO: usize = 1024;
+
+/// A check is answered at once or not at all.
+const CHECK_LIMIT: Duration = Duration::from_secs(5);
 
 /// An open session.
 pub enum Session {
@@ -90,6 +94,9 @@ pub enum CallError {
     #[error("the server did not answer in time")]
     Timeout,
 }
+
+/// The answer to the right request, but none.
+pub(super) const UNUSABLE: CallError = CallError::Nonsense("it is no valid JSON-RPC answer");
 
 /// Why a session has ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -208,6 +215,26 @@ impl Session {
         if self.is_modern() { "server/discover" } else { "ping" }
     }
 
+    /// Asks with this method whether the server lives, and still speaks as it did when the session was opened.
+    ///
+    /// # Errors
+    /// What tells that it does not.
+    pub async fn check(&self, method: &str) -> Result<(), CallError> {
+        const OTHERWISE: CallError = CallError::Nonsense("it no longer speaks as it did");
+        let none = HeaderMap::new();
+        let call = Call::of_our_own(method, &[], &none);
+        match self.call(&call, &Arc::new(Timing::new(CHECK_LIMIT))).await {
+            Ok(Reply::Error(error)) if tells_of_another_revision(self.is_modern(), method, error.code) => {
+                Err(OTHERWISE)
+            }
+            // An error is an answer too: some servers know no ping.
+            Ok(Reply::Result(_) | Reply::Error(_)) => Ok(()),
+            // It lives and says so, if only that it is asked too often.
+            Err(CallError::Refused(status)) if !matches!(status, 401 | 403 | 404 | 503) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Tells the server which single resources it is to tell of, where that is said with the listening stream: since
     /// 2026-07-28. False: it has to be asked for each.
     pub fn hear_of(&self, uris: BTreeSet<Arc<str>>) -> bool {
@@ -238,6 +265,19 @@ impl Session {
         if let Self::Streamable(session) = self {
             session.close().await;
         }
+    }
+}
+
+/// Whether the answer to a check, which is well-formed and needs nothing, comes from a server that wants to be spoken
+/// to otherwise: another one has taken the place of that with which the session was opened.
+fn tells_of_another_revision(is_modern: bool, method: &str, code: i64) -> bool {
+    match code {
+        // Of 2026-07-28: something is missing in the request.
+        -32602 | -32022..=-32020 => true,
+        // Before it: the session is missing.
+        -32600 | -32000 => is_modern,
+        -32601 => is_modern && method == "server/discover",
+        _ => false,
     }
 }
 

@@ -19,7 +19,7 @@ use super::http::{Exchange, Outgoing};
 use super::mailbox::{Mailbox, Told};
 use super::message::{self, Message, Reply};
 use super::request::request;
-use super::session::{Call, CallError, Core, End, refusal};
+use super::session::{Call, CallError, Core, End, UNUSABLE, refusal};
 use super::timing::Timing;
 
 /// A POST is only acknowledged, so it must be quick; some servers never answer one with an unknown session.
@@ -178,7 +178,7 @@ impl SseSession {
     fn take(&self, message: Message) {
         match message {
             Message::Reply(id, reply) => self.settle(id, Ok(reply)),
-            Message::Unusable(id) => self.settle(id, Err(CallError::Nonsense("it is no valid JSON-RPC answer"))),
+            Message::Unusable(id) => self.settle(id, Err(UNUSABLE)),
             Message::Progress(token, params) => {
                 if let Some(waiter) = self.waiting.lock().get(&token) {
                     waiter.timing.progressed();

@@ -21,7 +21,7 @@ use super::mailbox::{Mailbox, Told};
 use super::message::{self, Message, Reply};
 use super::params::encode_value;
 use super::request::{modern_request, request};
-use super::session::{Call, CallError, Core, End, refusal};
+use super::session::{Call, CallError, Core, End, UNUSABLE, refusal};
 use super::sse::send_all;
 use super::timing::Timing;
 
@@ -42,6 +42,10 @@ const SESSION_NOT_FOUND: i64 = -32001;
 
 /// JSON-RPC code for arguments that did not travel as headers as the schema says (since 2026-07-28).
 const HEADER_MISMATCH: i64 = -32020;
+
+/// JSON-RPC codes with HTTP status 400 that say nothing of the server, but only of one call (since 2026-07-28): the one
+/// above, and that of a capability that the caller lacks.
+const OF_ONE_CALL: [i64; 2] = [HEADER_MISMATCH, -32021];
 
 /// A session over streamable HTTP.
 pub struct StreamableSession {
@@ -143,12 +147,13 @@ impl StreamableSession {
                 let body = exchange.whole(self.core.max_message).await?;
                 let mut found = None;
                 message::read(&body, |message| match message {
-                    Message::Reply(of, reply) if of == id => found = Some(reply),
+                    Message::Reply(of, reply) if of == id => found = Some(Ok(reply)),
+                    Message::Unusable(of) if of == id => found = Some(Err(UNUSABLE)),
                     // The body belongs to one request, so there is no doubt whose error it is.
-                    Message::Complaint(error) if found.is_none() => found = Some(Reply::Error(error)),
+                    Message::Complaint(error) if found.is_none() => found = Some(Ok(Reply::Error(error))),
                     other => self.core.handle(other, mailbox),
                 });
-                self.judge(found.ok_or(CallError::Nonsense("it is no answer to the request"))?)
+                self.judge(found.ok_or(CallError::Nonsense("it is no answer to the request"))??)
             }
             Media::EventStream => self.read_events(exchange, id, timing, mailbox).await,
             Media::Other => Err(CallError::Nonsense("it is neither JSON nor an event stream")),
@@ -171,8 +176,9 @@ impl StreamableSession {
                     continue;
                 }
                 message::read(&data, |message| match message {
-                    Message::Reply(of, reply) if of == id => found = Some(reply),
-                    Message::Complaint(error) if found.is_none() => found = Some(Reply::Error(error)),
+                    Message::Reply(of, reply) if of == id => found = Some(Ok(reply)),
+                    Message::Unusable(of) if of == id => found = Some(Err(UNUSABLE)),
+                    Message::Complaint(error) if found.is_none() => found = Some(Ok(Reply::Error(error))),
                     Message::Progress(of, params) if of == id => {
                         timing.progressed();
                         self.core.put(mailbox, Told::Progress(params));
@@ -181,7 +187,7 @@ impl StreamableSession {
                 });
                 if let Some(reply) = found {
                     exchange.linger();
-                    return self.judge(reply);
+                    return self.judge(reply?);
                 }
             }
             match exchange.chunk().await? {
@@ -205,7 +211,13 @@ impl StreamableSession {
             return Err(CallError::SessionExpired);
         }
         match error {
-            Some(error) => self.judge(Reply::Error(error)),
+            Some(error) => {
+                if status == 400 && !OF_ONE_CALL.contains(&error.code) {
+                    // A server that speaks otherwise may have taken its place: the health check tells.
+                    self.core.notices.suspect.notify_one();
+                }
+                self.judge(Reply::Error(error))
+            }
             None => Err(refusal),
         }
     }
@@ -273,6 +285,57 @@ impl Drop for CancelOnDrop<'_> {
     fn drop(&mut self) {
         if self.armed {
             self.session.core.cancel_later(self.id);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
+    use super::super::http::{HttpPool, Origin};
+    use super::super::session::Notices;
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(20);
+
+    /// The outcome of a call that is answered with this message, on a stream that stays open.
+    async fn answered(message: impl Fn(&str) -> String) -> Result<Reply, CallError> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let pool = HttpPool::new(Origin {
+            host: "127.0.0.1".into(),
+            port: listener.local_addr().unwrap().port(),
+            authority: HeaderValue::from_static("server"),
+            guard: Arc::default(),
+            tls: None,
+            connect_timeout: LIMIT,
+            idle_timeout: LIMIT,
+        });
+        let (core, _outbox) = Core::new(pool, Arc::new(Notices::default()), 1024);
+        let session = StreamableSession::new(core, Uri::from_static("/mcp"), HeaderMap::new(), false);
+        let serving = async {
+            let (mut server, _) = listener.accept().await.unwrap();
+            let mut read = Vec::new();
+            while memchr::memmem::find(&read, b"}").is_none() {
+                assert!(server.read_buf(&mut read).await.unwrap() > 0);
+            }
+            let text = String::from_utf8(read).unwrap();
+            let id = text.split_once(r#""id":"#).and_then(|(_, rest)| rest.split_once(',')).unwrap().0;
+            let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n";
+            server.write_all(format!("{head}data: {}\n\n", message(id)).as_bytes()).await.unwrap();
+            server
+        };
+        let none = HeaderMap::new();
+        let (call, timing) = (Call::of_our_own("m", &[], &none), Arc::new(Timing::new(LIMIT)));
+        tokio::join!(serving, session.call(&call, &timing)).1
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_is_none_ends_the_call_at_once() {
+        for end in ["", r#","result":{},"error":{"code":1}"#, r#","error":"x""#] {
+            let found = answered(|id| format!(r#"{{"jsonrpc":"2.0","id":{id}{end}}}"#)).await;
+            assert_eq!(found, Err(CallError::Nonsense("it is no valid JSON-RPC answer")), "{end}");
         }
     }
 }
