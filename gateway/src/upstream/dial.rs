@@ -1,27 +1,44 @@
 //! Makes TCP connections: resolves a host once, asks the guard about each address, and connects to an allowed one.
 
 use std::io;
+use std::net::SocketAddr;
 
 use tokio::net::{TcpStream, lookup_host};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::http::HttpError;
 use crate::guard::Guard;
 
-/// Connects to a host. Nothing is looked up again after the guard has agreed. The caller sets the deadline.
+/// A host or an address has said nothing.
+const SILENT: HttpError = HttpError::Connect("no answer in time");
+
+/// Connects to a host until then. Nothing is looked up again after the guard has agreed.
 ///
 /// # Errors
 /// [`HttpError::Blocked`] if it has only refused addresses, [`HttpError::Connect`] if it cannot be reached.
-pub(super) async fn dial(host: &str, port: u16, guard: &Guard) -> Result<TcpStream, HttpError> {
-    guard.ready().await;
-    let addresses = lookup_host((host, port)).await.map_err(|error| HttpError::Connect(problem(&error)))?;
+pub(super) async fn dial(host: &str, port: u16, guard: &Guard, until: Instant) -> Result<TcpStream, HttpError> {
+    let found = timeout_at(until, async {
+        guard.ready().await;
+        lookup_host((host, port)).await
+    });
+    let addresses = found.await.map_err(|_| SILENT)?.map_err(|error| HttpError::Connect(problem(&error)))?;
+    first_of(&addresses.collect::<Vec<_>>(), guard, until).await
+}
+
+/// Connects to the first allowed address that answers. Each gets an equal share of the time that is left: one that is
+/// silent, as those of a dead node are, must not keep from the others.
+async fn first_of(addresses: &[SocketAddr], guard: &Guard, until: Instant) -> Result<TcpStream, HttpError> {
     let (mut failed, mut refused) = (None, None);
-    for address in addresses {
-        match guard.check(address.ip()) {
-            Err(refusal) => refused = Some(HttpError::Blocked(refusal)),
-            Ok(()) => match TcpStream::connect(address).await {
-                Ok(tcp) => return Ok(tcp),
-                Err(error) => failed = Some(HttpError::Connect(problem(&error))),
-            },
+    for (address, left) in addresses.iter().zip((1..=addresses.len()).rev()) {
+        if let Err(refusal) = guard.check(address.ip()) {
+            refused = Some(HttpError::Blocked(refusal));
+            continue;
+        }
+        let share = until.saturating_duration_since(Instant::now()) / u32::try_from(left).unwrap_or(u32::MAX);
+        match timeout(share, TcpStream::connect(address)).await {
+            Ok(Ok(tcp)) => return Ok(tcp),
+            Ok(Err(error)) => failed = Some(HttpError::Connect(problem(&error))),
+            Err(_) => failed = Some(SILENT),
         }
     }
     Err(failed.or(refused).unwrap_or(HttpError::Connect("the host name cannot be resolved")))
@@ -35,5 +52,43 @@ fn problem(error: &io::Error) -> &'static str {
         TimedOut => "no answer in time",
         _ if error.raw_os_error().is_none() => "the host name cannot be resolved",
         _ => "the connection failed",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::net::{TcpListener, TcpSocket};
+
+    use super::*;
+
+    /// An address that answers nothing: as many connections as may wait there to be accepted.
+    async fn silent() -> (SocketAddr, TcpListener, Vec<TcpStream>) {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener = socket.listen(1).unwrap();
+        let (address, mut waiting) = (listener.local_addr().unwrap(), Vec::new());
+        while let Ok(connected) = timeout(Duration::from_millis(300), TcpStream::connect(address)).await {
+            waiting.push(connected.unwrap());
+        }
+        (address, listener, waiting)
+    }
+
+    #[tokio::test]
+    async fn an_address_that_is_silent_does_not_keep_from_the_others() {
+        let (silent, _full, _waiting) = silent().await;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let good = listener.local_addr().unwrap();
+        let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let connected = async |addresses: &[SocketAddr]| {
+            let until = Instant::now() + Duration::from_secs(2);
+            first_of(addresses, &Guard::default(), until).await.map(|tcp| tcp.peer_addr().unwrap())
+        };
+        let began = Instant::now();
+        assert_eq!(connected(&[closed, silent, good]).await, Ok(good));
+        assert!(began.elapsed() < Duration::from_millis(1_800), "{:?}", began.elapsed());
+        assert_eq!(connected(&[closed, silent]).await, Err(SILENT));
+        assert_eq!(connected(&[silent, closed]).await, Err(HttpError::Connect("connection refused")));
     }
 }

@@ -143,9 +143,8 @@ impl HttpPool {
 
     async fn connect(&self) -> Result<Stream, HttpError> {
         let origin = &self.origin;
-        let tcp = timeout(origin.connect_timeout, dial(&origin.host, origin.port, &origin.guard))
-            .await
-            .map_err(|_| HttpError::Connect("no answer in time"))??;
+        let until = Instant::now() + origin.connect_timeout;
+        let tcp = dial(&origin.host, origin.port, &origin.guard, until).await?;
         tcp.set_nodelay(true).map_err(|_| HttpError::Connect("the connection closed at once"))?;
         match &origin.tls {
             None => Ok(Stream::Tcp(tcp)),
