@@ -213,7 +213,7 @@ fn mask(value: &mut Value) {
         }
         Value::Array(items) => items.iter_mut().for_each(mask),
         // Tools often put JSON into a text.
-        Value::String(text) if text.starts_with(['{', '[']) => {
+        Value::String(text) if text.trim_start().starts_with(['{', '[']) => {
             if let Ok(mut inner) = serde_json::from_str::<Value>(text) {
                 mask(&mut inner);
                 *text = inner.to_string();
@@ -249,6 +249,7 @@ mod tests {
             masked(r#"{"user":"a","apiKey":"k","deep":[{"Password":{"x":1}}],"text":"{\"token\":\"t\"}"}"#),
             r#"{"apiKey":"***","deep":[{"Password":"***"}],"text":"{\"token\":\"***\"}","user":"a"}"#
         );
+        assert_eq!(masked(r#"{"text":"\n {\"token\":\"t\"}"}"#), r#"{"text":"{\"token\":\"***\"}"}"#);
         assert_eq!(masked("secret=1"), "(not shown: it cannot be searched for secrets)");
         let long = masked(&format!(r#"{{"a":"{}"}}"#, "é".repeat(3000)));
         assert!(long.len() <= MAX_PAYLOAD + 3 && long.ends_with('…'));
