@@ -39,7 +39,7 @@ const AHEAD: Duration = Duration::from_millis(100);
 const FIRST_SESSIONS: Duration = Duration::from_secs(10);
 
 /// Between two looks for connections that nobody will use again.
-const TIDY: Duration = Duration::from_secs(5);
+pub(crate) const TIDY: Duration = Duration::from_secs(5);
 
 /// How long the servers' tasks are waited for at the end.
 const STOP_LIMIT: Duration = Duration::from_secs(3);

@@ -133,6 +133,33 @@ async fn connections_that_a_burst_leaves_behind_are_closed() {
     assert!(connections_to(port) <= 6, "{} connections are open", connections_to(port));
 }
 
+#[tokio::test]
+async fn a_session_of_one_client_that_brings_no_answers_is_replaced() {
+    let faulty = Faulty::start(Mode::Sse).await;
+    let entry = server("a", &faulty).with("session", json!("PerClient")).with("healthCheck", watchful());
+    let stack = Stack::ready([entry]).await;
+    assert_eq!(stack.call("echo").await.status, 200);
+    faulty.freeze_streams();
+    assert_eq!(stack.call("echo").await.status, 504);
+    stack.works("echo").await;
+}
+
+#[tokio::test]
+async fn connections_of_clients_sessions_that_nobody_uses_are_closed() {
+    let faulty = Faulty::with_tools(Mode::Streamable, vec![Tool::echo("echo").takes(Duration::from_millis(300))]).await;
+    let entry = server("a", &faulty).with("session", json!("PerClient")).calls_take(10);
+    let stack = Stack::ready([entry]).await;
+    join_all((0..40).map(|_| stack.call("echo"))).await;
+    let port = faulty.address().port();
+    assert!(connections_to(port) >= 40, "{}", connections_to(port));
+    // Streams on which it listens stay open.
+    wait_for("unused connections to be closed", SOON, || async {
+        let open = connections_to(port);
+        if open <= 6 { Ok(()) } else { Err(open) }
+    })
+    .await;
+}
+
 /// Sockets of this process that were connected to the port, in any state but the last.
 fn connections_to(port: u16) -> usize {
     const TIME_WAIT: &str = "06";

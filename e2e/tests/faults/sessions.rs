@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
-use portcullis_e2e::faulty::{Door, Faulty, Lost, Mode, Refusal, Tool};
+use portcullis_e2e::faulty::{Door, Faulty, Framing, Lost, Mode, Refusal, Tool};
+use portcullis_e2e::wait::wait_for;
 use serde_json::json;
 
-use crate::stack::{Stack, brief, server};
+use crate::stack::{SOON, Stack, brief, server};
 
 async fn heals(mode: Mode, lost: Lost) {
     let faulty = Faulty::start(mode).await;
@@ -101,4 +102,31 @@ async fn a_server_that_another_revision_takes_the_place_of_is_used_again() {
         stack.works("echo").await;
     };
     tokio::join!(one(Mode::Modern, Mode::Streamable), one(Mode::Streamable, Mode::Modern));
+}
+
+#[tokio::test]
+async fn headers_that_change_while_a_clients_session_is_opened_are_sent_in_it() {
+    let faulty = Faulty::start(Mode::Streamable).await;
+    let entry = |key: &str| {
+        let headers = json!([{"name": "x-key", "value": key}]);
+        server("a", &faulty).with("session", json!("PerClient")).with("headers", headers).calls_take(10)
+    };
+    let stack = Stack::ready([entry("old")]).await;
+    // Slow enough for the change to come while the session is opened.
+    faulty
+        .behave(|it| it.framing = Framing { piece: Some(16), pause: Duration::from_millis(30), ..it.framing.clone() });
+    let before = faulty.seen().initializes;
+    let change = async {
+        wait_for("a session that is being opened", SOON, || async { faulty.seen().initializes > before }).await;
+        stack.set(&entry("new"));
+    };
+    assert_eq!(tokio::join!(stack.call("echo"), change).0.status, 200);
+    faulty.reform();
+    wait_for("a call with the new header", SOON, || async {
+        assert_eq!(stack.call("echo").await.status, 200);
+        let key = faulty.seen().of("tools/call").last().map(|call| call.header("x-key").to_owned());
+        if key.as_deref() == Some("new") { Ok(()) } else { Err(key) }
+    })
+    .await;
+    assert_eq!(faulty.seen().initializes, before + 1);
 }

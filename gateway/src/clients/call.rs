@@ -59,7 +59,12 @@ pub async fn attempt(
                     return Err(Failure::Server(CallError::SessionExpired));
                 }
             }
-            Err(error) => return Err(Failure::Server(error)),
+            Err(error) => {
+                if error.lies_with_the_server() {
+                    lease.line.suspect();
+                }
+                return Err(Failure::Server(error));
+            }
         }
     }
 }

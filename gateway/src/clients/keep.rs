@@ -7,13 +7,14 @@ use std::time::Duration;
 use portcullis_crds::Server;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{sleep_until, timeout};
+use tokio::time::{MissedTickBehavior, interval, sleep_until, timeout};
 use tracing::{debug, warn};
 
 use super::line::as_call_error;
 use super::{Clients, Line};
 use crate::capabilities::ClientCapabilities;
 use crate::handle::Handle;
+use crate::pool::TIDY;
 use crate::secrets::Resolved;
 use crate::server::{CLOSE_LIMIT, Order, Shared, target_of};
 use crate::trouble::Trouble;
@@ -40,6 +41,8 @@ struct Keeper {
 impl Keeper {
     async fn run(&mut self, mut to_open: mpsc::Receiver<Arc<Line>>, orders: &mut watch::Receiver<Order>) {
         let mut seen = orders.borrow().changes;
+        let mut tidy = interval(TIDY);
+        tidy.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 order = orders.wait_for(|order| order.stop || order.changes != seen) => {
@@ -52,11 +55,14 @@ impl Keeper {
                 }
                 Some(line) = to_open.recv() => self.open(line),
                 Some(_) = self.running.join_next() => {}
+                _ = tidy.tick() => self.used.iter().for_each(|(_, target)| target.pool.sweep()),
             }
         }
     }
 
     fn open(&mut self, line: Arc<Line>) {
+        // The others must not miss a change that this one finds before it is told.
+        self.adapt();
         let spec = self.handle.spec();
         match self.target(&spec) {
             Ok(target) => {
@@ -92,9 +98,7 @@ impl Keeper {
             Ok(new) if new.tls == before.tls => {
                 if new.headers != before.headers {
                     target.headers.clone_from(&new.headers);
-                    for session in self.clients.all().iter().filter_map(|line| line.session()) {
-                        session.set_headers(new.headers.clone());
-                    }
+                    self.clients.all().iter().for_each(|line| line.set_headers(&new.headers));
                     *before = new;
                 }
             }
@@ -113,8 +117,8 @@ impl Keeper {
             warn!(server = %self.handle.name, sessions = all.len(), revoked, "clients' sessions end: the credentials have changed");
         }
         for line in all {
-            if let Some(session) = line.session().filter(|_| revoked) {
-                session.set_headers(http::HeaderMap::new());
+            if revoked {
+                line.set_headers(&http::HeaderMap::new());
             }
             self.clients.remove(&line, true);
             line.close();
@@ -164,6 +168,11 @@ async fn attend(handle: Arc<Handle>, clients: Arc<Clients>, line: Arc<Line>, tar
         tokio::select! {
             _ = &mut connected.attend => break,
             () = line.closed() => break,
+            // Nobody else looks after it, and calls that come again and again keep it from being idle.
+            () = line.suspected() => tokio::select! {
+                _ = &mut connected.attend => break,
+                lives = connected.session.check(connected.session.ping_method()) => if lives.is_err() { break },
+            },
             () = sleep_until(line.idle_at(idle)) => if clients.remove_idle(&line, idle) { break },
         }
     }

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use http::HeaderMap;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -27,14 +28,20 @@ pub struct Line {
     /// The server has answered a call, and so may keep something for the next.
     served: AtomicBool,
     closing: Notify,
+    /// A call had no answer.
+    suspect: Notify,
     /// The log level that the server was told, as JSON.
     level: Mutex<Option<String>>,
 }
 
 #[derive(Clone)]
 enum State {
-    Opening,
-    Open { session: Arc<Session>, logs: bool },
+    /// With headers that have changed meanwhile, if they have.
+    Opening(Option<HeaderMap>),
+    Open {
+        session: Arc<Session>,
+        logs: bool,
+    },
     Over(CallError),
 }
 
@@ -48,11 +55,12 @@ impl Line {
         Self {
             key,
             number,
-            state: watch::Sender::new(State::Opening),
+            state: watch::Sender::new(State::Opening(None)),
             voice: Arc::new(Voice::new(key, asking)),
             used: Mutex::new(Used { running: 0, last: Instant::now() }),
             served: AtomicBool::new(false),
             closing: Notify::new(),
+            suspect: Notify::new(),
             level: Mutex::default(),
         }
     }
@@ -63,7 +71,24 @@ impl Line {
     }
 
     pub(super) fn opened(&self, session: Arc<Session>, logs: bool) {
-        self.state.send_replace(State::Open { session, logs });
+        self.state.send_modify(|state| {
+            if let State::Opening(Some(headers)) = state {
+                session.set_headers(std::mem::take(headers));
+            }
+            *state = State::Open { session, logs };
+        });
+    }
+
+    /// Replaces the configured headers of its session, also of one that is still being opened.
+    pub(super) fn set_headers(&self, headers: &HeaderMap) {
+        self.state.send_if_modified(|state| {
+            match state {
+                State::Opening(changed) => *changed = Some(headers.clone()),
+                State::Open { session, .. } => session.set_headers(headers.clone()),
+                State::Over(_) => {}
+            }
+            false
+        });
     }
 
     pub(super) fn over(&self, error: CallError) {
@@ -74,7 +99,7 @@ impl Line {
     pub fn session(&self) -> Option<Arc<Session>> {
         match &*self.state.borrow() {
             State::Open { session, .. } => Some(session.clone()),
-            State::Opening | State::Over(_) => None,
+            State::Opening(_) | State::Over(_) => None,
         }
     }
 
@@ -106,6 +131,15 @@ impl Line {
         self.closing.notified().await;
     }
 
+    /// Something went wrong: look whether the server still answers in it.
+    pub(super) fn suspect(&self) {
+        self.suspect.notify_one();
+    }
+
+    pub(super) async fn suspected(&self) {
+        self.suspect.notified().await;
+    }
+
     /// A call listens, as long as what is returned lives.
     pub(super) fn listens(&self, mailbox: &Mailbox) -> super::voice::Listening<'_> {
         self.voice.listens(mailbox)
@@ -121,7 +155,7 @@ impl Line {
             }
             *told = Some(level.to_owned());
         }
-        let (none, params) = (http::HeaderMap::new(), format!(r#""level":{level}"#));
+        let (none, params) = (HeaderMap::new(), format!(r#""level":{level}"#));
         let params = [params.as_str()];
         let call = Call::of_our_own("logging/setLevel", &params, &none);
         let _ = timeout(LEVEL_LIMIT, session.call(&call, &Arc::new(Timing::new(LEVEL_LIMIT)))).await;
@@ -149,11 +183,11 @@ impl Lease {
     pub(super) async fn session(&self, deadline: Instant) -> Result<Arc<Session>, CallError> {
         const SLOW: CallError = CallError::NotSent("a session for this client was not opened in time");
         let mut state = self.line.state.subscribe();
-        let settled = timeout_at(deadline, state.wait_for(|state| !matches!(state, State::Opening)));
+        let settled = timeout_at(deadline, state.wait_for(|state| !matches!(state, State::Opening(_))));
         match settled.await.map_err(|_| SLOW)?.map(|state| state.clone()) {
             Ok(State::Open { session, .. }) => Ok(session),
             Ok(State::Over(error)) => Err(error),
-            Ok(State::Opening) | Err(_) => Err(SLOW),
+            Ok(State::Opening(_)) | Err(_) => Err(SLOW),
         }
     }
 
