@@ -18,7 +18,7 @@ pub const PAUSE: Duration = Duration::from_millis(250);
 /// Changes of resources that may wait to be told; more are dropped.
 pub const UPDATES: usize = 4_096;
 
-/// How often it is looked for sessions that nobody listens to any more.
+/// How often it is looked for sessions that nobody listens to, and connections that nobody uses any more.
 const TIDY: Duration = Duration::from_secs(60);
 
 /// A resource of a server has changed.
@@ -73,7 +73,10 @@ pub async fn keep(
             Some((server, uri)) = updates.recv() => {
                 mcp.streams.tell_updated(&uri, mcp.topics.followers(&server, &uri));
             }
-            _ = tidy.tick() => mcp.topics.tidy(|session| mcp.streams.is_open(session)),
+            _ = tidy.tick() => {
+                mcp.topics.tidy(|session| mcp.streams.is_open(session));
+                mcp.owners.tidy();
+            }
         }
     }
     mcp.streams.end_all();

@@ -55,6 +55,9 @@ const PROOF_LIFE: Duration = Duration::from_secs(2);
 /// A replica that could not be reached is not tried again so long.
 const AWAY: Duration = Duration::from_secs(5);
 
+/// An unused connection is kept so long.
+const IDLE: Duration = Duration::from_secs(4);
+
 /// A stream says something every 15 s, if only a comment. One that does not is dead.
 const QUIET: Duration = Duration::from_secs(50);
 
@@ -287,6 +290,11 @@ impl Owners {
         proof.map_err(|()| Failed::Unreachable)
     }
 
+    /// Closes connections that nobody has used for long.
+    pub fn tidy(&self) {
+        self.lock().values().for_each(|known| known.pool.sweep());
+    }
+
     fn note(&self, owner: &str, is_there: bool) {
         let now = Instant::now();
         if let Some(known) = self.lock().get_mut(owner) {
@@ -311,12 +319,14 @@ fn pool(owner: &str) -> Option<Arc<HttpPool>> {
         guard: Arc::new(Guard::default()),
         tls: None,
         connect_timeout: CONNECT,
-        idle_timeout: Duration::from_secs(4),
+        idle_timeout: IDLE,
     }))
 }
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
     use super::*;
 
     #[test]
@@ -367,6 +377,31 @@ mod tests {
             assert_eq!(owners.prove(&pool, &Sealer::random(), &owner).await, Err(expected));
             assert_eq!(owners.pool(&owner).is_none(), is_away);
         }
+    }
+
+    #[tokio::test]
+    async fn connections_to_other_replicas_that_nobody_uses_are_closed() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let owners = Owners::default();
+        let (pool, _) = owners.pool(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
+        let answering = async {
+            let (mut replica, _) = listener.accept().await.unwrap();
+            assert!(replica.read(&mut [0; 1024]).await.unwrap() > 0);
+            replica.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+            replica
+        };
+        let (path, none) = (Uri::from_static("/"), HeaderMap::new());
+        let asking = pool.send(Method::GET, &path, &none, Bytes::new());
+        let (mut replica, exchange) = tokio::join!(answering, asking);
+        assert_eq!(exchange.unwrap().whole(1).await, Ok(Bytes::new()));
+        let closed = async |replica: &mut tokio::net::TcpStream| {
+            timeout(Duration::from_secs(2), replica.read(&mut [0; 1])).await.is_ok()
+        };
+        owners.tidy();
+        assert!(!closed(&mut replica).await, "it may still be used");
+        tokio::time::sleep(IDLE).await;
+        owners.tidy();
+        assert!(closed(&mut replica).await);
     }
 
     #[test]
