@@ -9,12 +9,14 @@
 //! | [`ready`] | what is still missing before the process may get traffic |
 //! | [`mod@serve`] | the accept loop of every listener, with its limits |
 //! | [`admin`] | `/livez`, `/readyz` and `/metrics` |
+//! | [`alive`] | what notices that the other end of a connection is gone |
 //! | [`process`] | memory, CPU and open files of this process, as metrics |
 //! | [`chain`] | an error with all its causes, in one line |
 //!
 //! Knows nothing of MCP, Kubernetes or the other rooms.
 
 pub mod admin;
+pub mod alive;
 pub mod chain;
 pub mod log;
 pub mod process;
@@ -24,6 +26,7 @@ pub mod shutdown;
 pub mod signal;
 pub mod supervise;
 
+pub use alive::keep_alive;
 pub use chain::Chain;
 pub use log::{LogGuard, LogSink};
 pub use ready::{Latch, Readiness};

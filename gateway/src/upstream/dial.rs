@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 
+use portcullis_runtime::keep_alive;
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -36,7 +37,11 @@ async fn first_of(addresses: &[SocketAddr], guard: &Guard, until: Instant) -> Re
         }
         let share = until.saturating_duration_since(Instant::now()) / u32::try_from(left).unwrap_or(u32::MAX);
         match timeout(share, TcpStream::connect(address)).await {
-            Ok(Ok(tcp)) => return Ok(tcp),
+            Ok(Ok(tcp)) => {
+                // Streams may be quiet for hours. Without it they are as good as before, so a refusal is no matter.
+                let _ = keep_alive(&tcp);
+                return Ok(tcp);
+            }
             Ok(Err(error)) => failed = Some(HttpError::Connect(problem(&error))),
             Err(_) => failed = Some(SILENT),
         }
@@ -73,6 +78,22 @@ mod tests {
             waiting.push(connected.unwrap());
         }
         (address, listener, waiting)
+    }
+
+    #[tokio::test]
+    async fn a_connection_over_which_nothing_comes_is_asked_for_signs_of_life() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let until = Instant::now() + Duration::from_secs(20);
+        let port = listener.local_addr().unwrap().port();
+        let tcp = dial("127.0.0.1", port, &Guard::default(), until).await.unwrap();
+        // proc(5): the timer of a connection, and when it is due, in hundredths of a second.
+        let table = std::fs::read_to_string("/proc/self/net/tcp").unwrap();
+        let local = format!("0100007F:{:04X}", tcp.local_addr().unwrap().port());
+        let lines = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let own = lines.into_iter().find(|fields| fields.get(1) == Some(&local.as_str())).unwrap();
+        let (timer, due) = own[5].split_once(':').unwrap();
+        let due = u64::from_str_radix(due, 16).unwrap();
+        assert!(timer == "02" && (1..=6_000).contains(&due), "{timer} {due}");
     }
 
     #[tokio::test]
