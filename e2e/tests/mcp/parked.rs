@@ -68,6 +68,8 @@ async fn a_question_ends_the_answer_and_its_answer_goes_on_with_the_call() {
         assert_eq!(questions[0].0, *key);
         let answer = call(&gateway, 3, tool, &back(&again, &[(key, given("username"))])).await;
         assert_eq!(text(&answer, 3), r#"User response: action=accept, content={"username":"x"}"#, "{kind:?}");
+        let line = gateway.line(answer.header("x-request-id")).await;
+        assert_eq!((&line["request"]["tool"], &line["request"]["server"]), (&json!(tool), &json!("asks")));
         // A state is good once.
         for state in [&state, &again] {
             let answer = call(&gateway, 4, tool, &back(state, &[(key, given("username"))])).await;
@@ -113,7 +115,11 @@ async fn a_waiting_call_runs_on_and_callers_that_can_be_asked_other_things_have_
     let running = r#"portcullis_server_calls_in_flight{server="asks"}"#;
     let sessions = r#"portcullis_client_upstream_sessions{server="asks"}"#;
     for (id, tool) in [(1, "test_elicitation"), (2, "test_sampling")] {
-        let (_, _state) = asked(&call(&gateway, id, tool, &json!({})).await, id);
+        let answer = call(&gateway, id, tool, &json!({})).await;
+        let (_, _state) = asked(&answer, id);
+        // What is logged and measured of a request does not wait until somebody comes back.
+        let line = gateway.line(answer.header("x-request-id")).await;
+        assert_eq!((&line["request"]["tool"], &line["status_code"]), (&json!(tool), &json!(200)));
         gateway.counts(running, f64::from(id)).await;
         gateway.counts("portcullis_calls_waiting_for_input", f64::from(id)).await;
         gateway.counts(sessions, 1.0).await;

@@ -46,7 +46,12 @@ struct Watch {
     app: Arc<App>,
     status: u16,
     bytes: Option<u64>,
+    /// It is over with its answer, whoever still holds the record.
+    ends_with_answer: bool,
 }
+
+/// The status of a request that has not been answered.
+const UNANSWERED: u16 = 499;
 
 /// The id of a request: the caller's own, or 16 hexadecimal digits.
 pub enum RequestId {
@@ -73,7 +78,8 @@ pub(super) fn begin(app: &Arc<App>, head: &Parts, peer: Arc<Peer>, route: Option
     let request_id = RequestId::of(&head.headers);
     let (arrived, began) = (SystemTime::now(), Instant::now());
     let line = Line { method: head.method.clone(), path, user_agent, peer, request_id, arrived, began };
-    let watch = Watch { line, route: route.map(Cow::Borrowed), app: app.clone(), status: 499, bytes: None };
+    let (route, app) = (route.map(Cow::Borrowed), app.clone());
+    let watch = Watch { line, route, app, status: UNANSWERED, bytes: None, ends_with_answer: false };
     let record = Mutex::new(Record { facts: Facts::default(), watch: Some(watch) });
     Arc::new(Recording { arrived, record })
 }
@@ -91,7 +97,11 @@ pub(super) fn end(app: &App, recorder: &Recorder, response: &mut Response) {
     let request_id = {
         let mut record = record(recorder);
         record.answered(response);
-        record.watch.as_ref().and_then(|watch| watch.line.request_id.value())
+        let request_id = record.watch.as_ref().and_then(|watch| watch.line.request_id.value());
+        if record.watch.as_ref().is_some_and(|watch| watch.ends_with_answer) {
+            record.write();
+        }
+        request_id
     };
     let headers = response.headers_mut();
     headers.reserve(4);
@@ -141,6 +151,31 @@ impl Record {
         }
     }
 
+    /// The request is over with its answer, though the call that it began goes on.
+    pub fn end_with_answer(&mut self) {
+        match &mut self.watch {
+            Some(watch) if watch.status == UNANSWERED => watch.ends_with_answer = true,
+            _ => self.write(),
+        }
+    }
+
+    /// What was found out within another request is told of this one.
+    pub fn take_over(&mut self, facts: Facts) {
+        self.facts = Facts { bytes: self.facts.bytes, ..facts };
+    }
+
+    /// Writes the line, once.
+    fn write(&mut self) {
+        let Some(watch) = self.watch.take() else { return };
+        let route = watch.route.as_deref().unwrap_or("other");
+        let method = known_method(&watch.line.method);
+        let status = StatusCode::from_u16(watch.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let labels = [route, method, status.as_str()];
+        let elapsed = watch.line.began.elapsed();
+        watch.app.metrics.http_duration.with_label_values(&labels).observe(elapsed.as_secs_f64());
+        watch.app.log.write(&watch.line, &self.facts, elapsed, watch.status, watch.bytes);
+    }
+
     /// The id of the request.
     pub fn request_id(&self) -> Option<&str> {
         self.watch.as_ref().map(|watch| watch.line.request_id.as_str())
@@ -164,14 +199,7 @@ impl DerefMut for Record {
 /// When the request is over, or its caller has gone away; where the answer follows on a stream, when it has been given.
 impl Drop for Record {
     fn drop(&mut self) {
-        let Some(watch) = &self.watch else { return };
-        let route = watch.route.as_deref().unwrap_or("other");
-        let method = known_method(&watch.line.method);
-        let status = StatusCode::from_u16(watch.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let labels = [route, method, status.as_str()];
-        let elapsed = watch.line.began.elapsed();
-        watch.app.metrics.http_duration.with_label_values(&labels).observe(elapsed.as_secs_f64());
-        watch.app.log.write(&watch.line, &self.facts, elapsed, watch.status, watch.bytes);
+        self.write();
     }
 }
 

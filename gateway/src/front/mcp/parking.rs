@@ -18,6 +18,7 @@ use super::request::Params;
 use super::state::Caller;
 use super::stream::{self, Ears, Shape};
 use crate::front::app::App;
+use crate::front::routes::{Recorder, record};
 use crate::json::{Members, text};
 use crate::metrics::Counted;
 use crate::revision::Revision;
@@ -51,6 +52,8 @@ struct Parked {
     asked: usize,
     subject: SubjectId,
     since: Instant,
+    /// Of the request that began it, or went on with it last.
+    recorder: Recorder,
 }
 
 /// What its server wants to know, by the keys that the client was given.
@@ -65,6 +68,7 @@ pub struct Parker {
     digest: [u8; 16],
     /// Questions until now.
     asked: usize,
+    recorder: Recorder,
 }
 
 /// Ends the task of a call whose caller goes away.
@@ -151,7 +155,8 @@ impl Drop for AbortOnDrop {
 impl Parker {
     /// For the request `id` of `caller`, to `server`, with this digest.
     pub fn new(caller: &Caller, id: &str, server: String, digest: [u8; 16]) -> Self {
-        Self { app: caller.app.clone(), id: id.to_owned(), server, subject: caller.subject, digest, asked: 0 }
+        let (app, recorder) = (caller.app.clone(), caller.recorder.clone());
+        Self { app, id: id.to_owned(), server, subject: caller.subject, digest, asked: 0, recorder }
     }
 
     /// Parks the call with the first of its questions, and those that came with it; tells the client what is asked.
@@ -174,9 +179,11 @@ impl Parker {
         const FULL: RpcProblem = RpcProblem::TooMany("as many calls wait for input as may: answer some, or try later");
         let requests: Vec<String> = questions.iter().map(|(key, asked)| request_text(key, asked)).collect();
         let (id, subject, asked) = (self.id.clone(), self.subject, self.asked);
-        let parked = Parked { work, mailbox, id: id.clone(), questions, asked, subject, since: Instant::now() };
+        let (recorder, since) = (self.recorder.clone(), Instant::now());
+        let parked = Parked { work, mailbox, id: id.clone(), questions, asked, subject, since, recorder };
         let state = self.app.mcp.parking.park(parked).and_then(|number| self.state(number));
         let Some(state) = state else { return Reply::error(Some(&id), &FULL, REVISION) };
+        record(&self.recorder).end_with_answer();
         let requests = requests.join(",");
         let result =
             format!(r#"{{"resultType":"input_required","inputRequests":{{{requests}}},"requestState":"{state}"}}"#);
@@ -235,10 +242,10 @@ pub async fn resume(
     };
     let Inner::Parked(number) = state.inner else { return Err(OVER) };
     let parked = caller.app.mcp.parking.take(number, &caller.subject).ok_or(OVER)?;
-    let Parked { work, mailbox, id: before, questions, asked, .. } = parked;
+    let Parked { work, mailbox, id: before, questions, asked, recorder, .. } = parked;
     let mut parker = Parker::new(caller, id, state.server, state.digest);
     parker.asked = asked;
-    let work = readdressed(work, before, id.to_owned());
+    let work = retold(readdressed(work, before, id.to_owned()), recorder, caller.recorder.clone());
     let left = answer_all(questions, &answers);
     if !left.is_empty() {
         return Ok(parker.keep(work, mailbox, left).into_response());
@@ -264,6 +271,16 @@ fn readdressed(work: Work, before: String, now: String) -> Work {
     Box::pin(async move { work.await.readdressed(&before, &now) })
 }
 
+/// What is found out of a call is noted in the record of the request that began it; it belongs to that which ends it.
+fn retold(work: Work, before: Recorder, now: Recorder) -> Work {
+    Box::pin(async move {
+        let reply = work.await;
+        let facts = std::mem::take(&mut **record(&before));
+        record(&now).take_over(facts);
+        reply
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -274,7 +291,8 @@ mod tests {
     fn parked(subject: u8, work: Work) -> Parked {
         let mailbox = Mailbox::new(ClientCapabilities::ROOTS);
         let subject = SubjectId([subject; 16]);
-        Parked { work, mailbox, id: "1".into(), questions: Vec::new(), asked: 0, subject, since: Instant::now() }
+        let (since, recorder) = (Instant::now(), Recorder::default());
+        Parked { work, mailbox, id: "1".into(), questions: Vec::new(), asked: 0, subject, since, recorder }
     }
 
     fn parking() -> Parking {
