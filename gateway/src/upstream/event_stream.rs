@@ -3,6 +3,8 @@
 //! Pure. Takes LF, CRLF and CR line ends, a BOM, comments, fields with and without a space, data over several
 //! lines. An event in one piece is passed on without copying. Source of the rules: WHATWG HTML §9.2.6.
 
+use std::time::Duration;
+
 use bytes::{Buf, Bytes, BytesMut};
 use memchr::{memchr, memchr2};
 use thiserror::Error;
@@ -33,9 +35,16 @@ pub struct Parser {
     limit: usize,
     name: Bytes,
     data: Data,
+    /// Of the event that is being read.
+    id: Option<Bytes>,
+    last_id: Option<Bytes>,
+    retry: Option<Duration>,
     after_cr: bool,
     started: bool,
 }
+
+/// Longer ids are passed over: they would have to be sent back.
+const MAX_ID: usize = 1024;
 
 enum Data {
     None,
@@ -52,9 +61,28 @@ impl Parser {
             limit,
             name: Bytes::new(),
             data: Data::None,
+            id: None,
+            last_id: None,
+            retry: None,
             after_cr: false,
             started: false,
         }
+    }
+
+    /// For the stream that goes on where the one of this parser has broken off.
+    #[must_use]
+    pub fn going_on(self) -> Self {
+        Self { last_id: self.last_id, retry: self.retry, ..Self::new(self.limit) }
+    }
+
+    /// The id of the last whole event that had one: what comes after it can be asked for.
+    pub fn last_id(&self) -> Option<&Bytes> {
+        self.last_id.as_ref()
+    }
+
+    /// How long to wait before that, if the stream says so.
+    pub fn retry(&self) -> Option<Duration> {
+        self.retry
     }
 
     /// Takes the next piece of the stream.
@@ -148,7 +176,16 @@ impl Parser {
                 self.name = self.take(begin, length);
                 Ok(0)
             }
-            // `id` and `retry` have no use here: a new connection is a new session.
+            b"id" => {
+                let id = &line[begin..];
+                self.id = (id.len() <= MAX_ID).then(|| Bytes::copy_from_slice(id));
+                Ok(length)
+            }
+            b"retry" => {
+                let millis = std::str::from_utf8(&line[begin..]).ok().and_then(|text| text.parse().ok());
+                self.retry = millis.map(Duration::from_millis).or(self.retry);
+                Ok(length)
+            }
             _ => Ok(length),
         }
     }
@@ -171,6 +208,7 @@ impl Parser {
 
     fn dispatch(&mut self) -> Option<Event> {
         let name = std::mem::take(&mut self.name);
+        self.last_id = self.id.take().or(self.last_id.take());
         match std::mem::replace(&mut self.data, Data::None) {
             Data::None => None,
             Data::One(data) => Some(Event::Message { name, data }),
@@ -224,6 +262,25 @@ mod tests {
             assert_eq!(parse(&[text.as_bytes()], 64), Ok(expected.clone()), "{text:?} in one piece");
             let bytes: Vec<&[u8]> = text.as_bytes().chunks(1).collect();
             assert_eq!(parse(&bytes, 64), Ok(expected), "{text:?} byte by byte");
+        }
+    }
+
+    #[test]
+    fn the_last_id_is_that_of_the_last_whole_event_that_had_one() {
+        let long = "x".repeat(MAX_ID + 1);
+        for (text, id, retry) in [
+            ("data: a\n\n", None, None),
+            ("id: 1\ndata: a\n\nid: 2\nretry: 7\ndata: b\n\ndata: c\n\nid: 3\ndata: d\n", Some("2"), Some(7)),
+            ("id:é 1\n\nretry: soon\n\n", Some("é 1"), None),
+            ("id: 1\n\nretry: 5\nretry: -5\n", Some("1"), Some(5)),
+            (&format!("id: 1\n\nid: {long}\n\n"), Some("1"), None),
+        ] {
+            let mut parser = Parser::new(4096);
+            parser.push(text.as_bytes());
+            while parser.next_event().unwrap().is_some() {}
+            let parser = parser.going_on();
+            let found = (parser.last_id().map(|id| std::str::from_utf8(id).unwrap()), parser.retry());
+            assert_eq!(found, (id, retry.map(Duration::from_millis)), "{text}");
         }
     }
 

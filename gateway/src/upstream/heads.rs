@@ -89,12 +89,15 @@ impl Heads {
         RequestHead::after(&self.written.load().post, ROOM).with_body(body)
     }
 
-    /// A GET of an event stream.
-    pub(super) fn listen(&self) -> Outgoing {
+    /// A GET of an event stream; with the id of an event, of what comes after it.
+    pub(super) fn listen(&self, after: Option<HeaderValue>) -> Outgoing {
         let source = self.source();
         let mut headers = source.merged();
         headers.remove(header::CONTENT_TYPE);
         headers.insert(header::ACCEPT, HeaderValue::from_static("text/event-stream"));
+        if let Some(id) = after {
+            headers.insert("last-event-id", id);
+        }
         source.without_body(&Method::GET, &headers)
     }
 
@@ -213,7 +216,7 @@ mod tests {
         assert_eq!(lines(&heads.post(Bytes::from_static(b"body"))), post);
         let listen =
             ["GET /mcp?x=1 HTTP/1.1", "accept: text/event-stream", "host: h:1", "mcp-session-id: new", "x-b: 2", ""];
-        assert_eq!(lines(&heads.listen()), listen);
+        assert_eq!(lines(&heads.listen(None)), listen);
         let delete = [
             "DELETE /mcp?x=1 HTTP/1.1",
             "accept: application/json, text/event-stream",

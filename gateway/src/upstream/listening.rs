@@ -94,7 +94,7 @@ impl StreamableSession {
             let none = HeaderMap::new();
             self.post(&Call::of_our_own("subscriptions/listen", &params, &none), self.core.next_id()).await?
         } else {
-            self.core.pool.exchange(self.heads.listen()).await?
+            self.core.pool.exchange(self.heads.listen(None)).await?
         };
         let status = exchange.head.status.as_u16();
         match refusal(status, self.has_session) {

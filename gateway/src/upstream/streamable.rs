@@ -11,7 +11,7 @@ use std::time::Duration;
 use ::http::{HeaderMap, HeaderName, HeaderValue, Uri};
 use bytes::Bytes;
 use tokio::sync::{Notify, mpsc, watch};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::connect::ServerCapabilities;
 use super::event_stream::{Event, Parser};
@@ -36,6 +36,13 @@ pub(super) const POST_LIMIT: Duration = Duration::from_secs(10);
 
 /// A body of an HTTP error is read up to here, to find the JSON-RPC error in it.
 const MAX_ERROR_BODY: usize = 64 * 1024;
+
+/// Before what follows on a stream that has broken off is asked for, where the server does not say when.
+const GO_ON: Duration = Duration::from_secs(1);
+
+/// Servers that say when are believed between these.
+const SOONEST: Duration = Duration::from_millis(100);
+const LATEST: Duration = Duration::from_secs(60);
 
 /// JSON-RPC code that some servers use for a session they have forgotten.
 const SESSION_NOT_FOUND: i64 = -32001;
@@ -172,7 +179,8 @@ impl StreamableSession {
         loop {
             while let Some(event) = parser.next_event().map_err(|_| CallError::Unfit("it is too large"))? {
                 let Event::Message { name, data } = event else { continue };
-                if !(name.is_empty() || name == "message") {
+                // One without data only has an id.
+                if !(name.is_empty() || name == "message") || data.is_empty() {
                     continue;
                 }
                 message::read(&data, |message| match message {
@@ -190,11 +198,23 @@ impl StreamableSession {
                     return self.judge(reply?);
                 }
             }
-            match exchange.chunk().await? {
-                Some(piece) => parser.push(&piece),
-                None => return Err(CallError::Lost),
+            match exchange.chunk().await {
+                Ok(Some(piece)) => parser.push(&piece),
+                Ok(None) | Err(_) => {
+                    exchange = Box::pin(self.gone_on(&parser)).await.ok_or(CallError::Lost)?;
+                    parser = parser.going_on();
+                }
             }
         }
+    }
+
+    /// What follows on a stream that has broken off, or that its server has closed meanwhile, as it may since 2025-11-25.
+    /// None if the server does not keep it: whatever it says then, the call may have been carried out.
+    async fn gone_on(&self, parser: &Parser) -> Option<Exchange> {
+        let after = HeaderValue::from_bytes(parser.last_id().filter(|_| !self.modern)?).ok()?;
+        sleep(parser.retry().unwrap_or(GO_ON).clamp(SOONEST, LATEST)).await;
+        let exchange = self.core.pool.exchange(self.heads.listen(Some(after))).await.ok()?;
+        (exchange.head.status.is_success() && exchange.head.media == Media::EventStream).then_some(exchange)
     }
 
     /// An HTTP error may carry a JSON-RPC error, which is the better answer.
@@ -292,16 +312,16 @@ impl Drop for CancelOnDrop<'_> {
 #[cfg(test)]
 mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
 
     use super::super::http::{HttpPool, Origin};
     use super::super::session::Notices;
     use super::*;
 
     const LIMIT: Duration = Duration::from_secs(20);
+    const HEAD: &str = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n";
 
-    /// The outcome of a call that is answered with this message, on a stream that stays open.
-    async fn answered(message: impl Fn(&str) -> String) -> Result<Reply, CallError> {
+    async fn session() -> (TcpListener, StreamableSession) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let pool = HttpPool::new(Origin {
             host: "127.0.0.1".into(),
@@ -313,29 +333,86 @@ mod tests {
             idle_timeout: LIMIT,
         });
         let (core, _outbox) = Core::new(pool, Arc::new(Notices::default()), 1024);
-        let session = StreamableSession::new(core, Uri::from_static("/mcp"), HeaderMap::new(), false);
-        let serving = async {
-            let (mut server, _) = listener.accept().await.unwrap();
-            let mut read = Vec::new();
-            while memchr::memmem::find(&read, b"}").is_none() {
-                assert!(server.read_buf(&mut read).await.unwrap() > 0);
-            }
-            let text = String::from_utf8(read).unwrap();
-            let id = text.split_once(r#""id":"#).and_then(|(_, rest)| rest.split_once(',')).unwrap().0;
-            let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n";
-            server.write_all(format!("{head}data: {}\n\n", message(id)).as_bytes()).await.unwrap();
-            server
-        };
+        (listener, StreamableSession::new(core, Uri::from_static("/mcp"), HeaderMap::new(), false))
+    }
+
+    /// Takes a connection and reads a request up to this text; all of it.
+    async fn asked(listener: &TcpListener, end: &str) -> (TcpStream, String) {
+        let (mut server, _) = listener.accept().await.unwrap();
+        let mut read = Vec::new();
+        while memchr::memmem::find(&read, end.as_bytes()).is_none() {
+            assert!(server.read_buf(&mut read).await.unwrap() > 0);
+        }
+        (server, String::from_utf8(read).unwrap())
+    }
+
+    /// The call that a request makes, by its id.
+    fn id_of(request: &str) -> &str {
+        request.split_once(r#""id":"#).and_then(|(_, rest)| rest.split_once(',')).unwrap().0
+    }
+
+    async fn called(session: &StreamableSession) -> Result<Reply, CallError> {
         let none = HeaderMap::new();
         let (call, timing) = (Call::of_our_own("m", &[], &none), Arc::new(Timing::new(LIMIT)));
-        tokio::join!(serving, session.call(&call, &timing)).1
+        session.call(&call, &timing).await
     }
 
     #[tokio::test]
     async fn an_answer_that_is_none_ends_the_call_at_once() {
         for end in ["", r#","result":{},"error":{"code":1}"#, r#","error":"x""#] {
-            let found = answered(|id| format!(r#"{{"jsonrpc":"2.0","id":{id}{end}}}"#)).await;
+            let (listener, session) = session().await;
+            let serving = async {
+                let (mut server, request) = asked(&listener, "}").await;
+                let message = format!(r#"{{"jsonrpc":"2.0","id":{}{end}}}"#, id_of(&request));
+                server.write_all(format!("{HEAD}data: {message}\n\n").as_bytes()).await.unwrap();
+                server
+            };
+            let (_server, found) = tokio::join!(serving, called(&session));
             assert_eq!(found, Err(CallError::Nonsense("it is no valid JSON-RPC answer")), "{end}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_breaks_off_after_an_event_with_an_id_is_gone_on_with() {
+        let (listener, session) = session().await;
+        let serving = async {
+            let (mut server, request) = asked(&listener, "}").await;
+            let id = id_of(&request).to_owned();
+            // What is not whole counts for nothing, its id included.
+            let begun = format!("{HEAD}id: a-1\nretry: 100\ndata:\n\nid: a-2\ndata: {{\"jsonrpc\":");
+            server.write_all(begun.as_bytes()).await.unwrap();
+            drop(server);
+            let (mut server, request) = asked(&listener, "\r\n\r\n").await;
+            assert!(request.starts_with("GET /mcp ") && request.contains("last-event-id: a-1\r\n"), "{request}");
+            server.write_all(format!("{HEAD}id: a-2\ndata:\n\n").as_bytes()).await.unwrap();
+            drop(server);
+            let (mut server, request) = asked(&listener, "\r\n\r\n").await;
+            assert!(request.contains("last-event-id: a-2\r\n"), "{request}");
+            let answer = format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{{}}}}"#);
+            server.write_all(format!("{HEAD}id: a-3\ndata: {answer}\n\n").as_bytes()).await.unwrap();
+            server
+        };
+        let both = async { tokio::join!(serving, called(&session)) };
+        let (_server, found) = timeout(LIMIT, both).await.expect("it is not asked again");
+        assert!(matches!(&found, Ok(Reply::Result(result)) if **result == "{}"), "{found:?}");
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_cannot_be_gone_on_with_is_lost_whatever_its_server_says() {
+        for answer in ["404 Not Found", "405 Method Not Allowed", "200 OK"] {
+            let (listener, session) = session().await;
+            let serving = async {
+                let (mut server, _) = asked(&listener, "}").await;
+                server.write_all(format!("{HEAD}id: 1\nretry: 100\ndata:\n\n").as_bytes()).await.unwrap();
+                drop(server);
+                let (mut server, _) = asked(&listener, "\r\n\r\n").await;
+                let text = format!("HTTP/1.1 {answer}\r\ncontent-length: 0\r\n\r\n");
+                server.write_all(text.as_bytes()).await.unwrap();
+                server
+            };
+            let both = async { tokio::join!(serving, called(&session)) };
+            let (_server, found) = timeout(LIMIT, both).await.expect("it is not asked again");
+            assert_eq!(found, Err(CallError::Lost), "{answer}");
         }
     }
 }
