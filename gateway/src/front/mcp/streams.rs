@@ -42,6 +42,7 @@ pub struct Streams {
 #[derive(Default)]
 struct Open {
     streams: HashMap<u64, Arc<Line>>,
+    /// The newest last: the older ones may have been lost by a client that came back.
     by_session: HashMap<SessionKey, SmallVec<[u64; 1]>>,
     by_subject: HashMap<SubjectId, usize>,
 }
@@ -115,12 +116,12 @@ impl Streams {
         lines.iter().for_each(|line| line.wake());
     }
 
-    /// Sends an event on one stream of this session; false if it has none, or it is full.
+    /// Sends an event on the newest stream of this session; false if it has none, or it is full.
     pub fn send(&self, session: &SessionKey, event: Bytes) -> bool {
         self.line(Follower::Session(*session)).is_some_and(|line| line.push(Telling::Event(event)))
     }
 
-    /// Tells these that a resource has changed; of a session with several streams, one of them.
+    /// Tells these that a resource has changed; of a session with several streams, the newest.
     pub fn tell_updated(&self, uri: &str, followers: impl IntoIterator<Item = Follower>) {
         let uri: Arc<str> = uri.into();
         for line in followers.into_iter().filter_map(|follower| self.line(follower)) {
@@ -136,7 +137,7 @@ impl Streams {
     fn line(&self, follower: Follower) -> Option<Arc<Line>> {
         let open = self.lock();
         let number = match follower {
-            Follower::Session(session) => *open.by_session.get(&session)?.first()?,
+            Follower::Session(session) => *open.by_session.get(&session)?.last()?,
             Follower::Stream(number) => number,
         };
         open.streams.get(&number).cloned()
@@ -269,6 +270,24 @@ mod tests {
         drop((second, third));
         assert_eq!((streams.lock().streams.len(), streams.gauge.get()), (0, 0));
         assert!(streams.lock().by_subject.is_empty());
+    }
+
+    #[test]
+    fn of_a_session_with_several_streams_the_newest_is_told() {
+        let streams = streams(10, 10);
+        let (subject, event) = (SubjectId([0; 16]), Bytes::from_static(b"1"));
+        let mut cx = Context::from_waker(Waker::noop());
+        // A client that comes back has often lost its stream before the gateway knows of it.
+        let old = streams.open(subject, Some([7; 12])).unwrap();
+        let new = streams.open(subject, Some([7; 12])).unwrap();
+        assert!(streams.send(&[7; 12], event.clone()));
+        assert_eq!(
+            (old.poll_next(&mut cx), new.poll_next(&mut cx)),
+            (Poll::Pending, Poll::Ready(Telling::Event(event.clone())))
+        );
+        drop(new);
+        assert!(streams.send(&[7; 12], event.clone()));
+        assert_eq!(old.poll_next(&mut cx), Poll::Ready(Telling::Event(event)));
     }
 
     #[test]
