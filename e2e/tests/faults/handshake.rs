@@ -3,9 +3,10 @@
 use bytes::Bytes;
 use futures_util::future::join_all;
 use portcullis_e2e::faulty::{Behaviour, Connection, Door, Endpoint, Faulty, List, Mode, Refusal, Reply, Tool};
+use portcullis_e2e::wait::wait_for;
 use serde_json::json;
 
-use crate::stack::{Stack, assert_quick, at, server};
+use crate::stack::{SOON, Stack, assert_quick, at, server};
 
 type Vice = Box<dyn Fn(&mut Behaviour)>;
 
@@ -156,4 +157,27 @@ async fn the_transport_is_found_out_and_found_out_anew_when_it_changes() {
     assert!(sse.seen().of("server/discover").iter().all(|request| request.target == "/sse"));
     stack.set(&at("sse", &modern.url()));
     stack.until("sse", "another one", |it| it["protocol_version"] == "2026-07-28").await;
+}
+
+#[tokio::test]
+async fn a_session_whose_handshake_fails_is_not_left_behind() {
+    let one = async |init: Reply| {
+        let faulty = Faulty::start(Mode::Streamable).await;
+        faulty.behave(|it| it.init = init.clone());
+        let _stack = Stack::start([server("a", &faulty).with("transport", json!("streamable-http"))]).await;
+        wait_for("the end of each session", SOON, || async {
+            let seen = faulty.seen();
+            if seen.initializes > 1 && seen.deleted == seen.initializes {
+                Ok(())
+            } else {
+                Err((init.clone(), seen.deleted))
+            }
+        })
+        .await;
+    };
+    tokio::join!(
+        one(Reply::Result(r#"{"protocolVersion":"another","capabilities":{}}"#.into())),
+        one(Reply::Result(r#""nothing""#.into())),
+        one(Reply::Error(r#"{"code":-1,"message":"no"}"#.into())),
+    );
 }

@@ -39,6 +39,9 @@ const MODERN_ERRORS: [i64; 3] = [-32020, -32021, -32022];
 /// The first event of a legacy stream may not be longer.
 const MAX_ENDPOINT_BYTES: usize = 2048;
 
+/// The last step of a handshake.
+const LAST: &str = "acknowledgement of the handshake";
+
 /// How the gateway introduces itself.
 const CLIENT_INFO: &str = client_info!();
 
@@ -272,19 +275,34 @@ async fn open_legacy(target: &Target, notices: &Arc<Notices>) -> Result<Connecte
                 return Err(status_problem(status));
             }
             let reply = session.read_answer(exchange, id, &timing, None).await.map_err(|error| problem(error, what))?;
-            Ok((understood(reply)?, session_id))
+            Ok((reply, session_id))
         });
         timing.limit(greeting).await
     };
-    let (handshake, session_id) = opened.map_err(|_| ConnectError::Silent(what))??;
-    let version = agreed(target, &handshake)?;
-    session.negotiated(&version, session_id);
-    let initialized = Bytes::from_static(INITIALIZED.as_bytes());
-    let sent = timeout(target.step, session.notify(initialized)).await;
-    match sent.map_err(|_| ConnectError::Silent("acknowledgement of the handshake"))? {
-        Ok(()) => Ok(streamable(session, outbox, handshake, Spoken::Streamable, version)),
-        Err(error) => Err(problem(error, "acknowledgement of the handshake")),
+    let (reply, session_id) = opened.map_err(|_| ConnectError::Silent(what))??;
+    session.negotiated(LATEST_WITH_INITIALIZE, session_id);
+    match begin(target, &mut session, reply).await {
+        Ok((handshake, version)) => Ok(streamable(session, outbox, handshake, Spoken::Streamable, version)),
+        Err(error) => {
+            // Each attempt opens a session; none may be left behind.
+            let _ = timeout(target.step, session.close()).await;
+            Err(error)
+        }
     }
+}
+
+/// Ends the handshake of a session that the server has opened with this answer.
+async fn begin(
+    target: &Target,
+    session: &mut StreamableSession,
+    reply: Reply,
+) -> Result<(Handshake, String), ConnectError> {
+    let handshake = understood(reply)?;
+    let version = agreed(target, &handshake)?;
+    session.negotiated(&version, None);
+    let sent = timeout(target.step, session.notify(Bytes::from_static(INITIALIZED.as_bytes()))).await;
+    sent.map_err(|_| ConnectError::Silent(LAST))?.map_err(|error| problem(error, LAST))?;
+    Ok((handshake, version))
 }
 
 async fn open_sse(target: &Target, notices: &Arc<Notices>) -> Result<Connected, ConnectError> {
@@ -322,7 +340,6 @@ async fn open_sse(target: &Target, notices: &Arc<Notices>) -> Result<Connected, 
 }
 
 async fn shake_hands(target: &Target, session: &SseSession) -> Result<(Handshake, String), ConnectError> {
-    const LAST: &str = "acknowledgement of the handshake";
     let params = initialize_params(target);
     let handshake = ask(target, "answer to initialize", session, "initialize", &[&params]).await?;
     let version = agreed(target, &handshake)?;
