@@ -20,6 +20,9 @@ pub const MAX_ITEMS: usize = 1_000;
 /// Bytes of definitions of one kind taken from one server.
 pub const MAX_LIST_BYTES: usize = 8 * 1024 * 1024;
 
+/// A definition has no more members: each key is compared with those before it.
+pub const MOST_MEMBERS: usize = 256;
+
 /// What servers list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
@@ -144,7 +147,7 @@ pub fn add_member(text: &mut String, key: &str, value: &str) {
     text.push_str(value);
 }
 
-/// The members of an object in their order; a key that is there twice makes it invalid.
+/// The members of an object in their order; a key that is there twice makes it invalid, as more than [`MOST_MEMBERS`] do.
 pub struct Members<'a>(pub Vec<(String, &'a RawValue)>);
 
 impl<'de> Deserialize<'de> for Members<'de> {
@@ -160,8 +163,8 @@ impl<'de> Deserialize<'de> for Members<'de> {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 let mut all: Vec<(String, &'de RawValue)> = Vec::new();
                 while let Some((key, value)) = map.next_entry::<String, &'de RawValue>()? {
-                    if all.iter().any(|(other, _)| *other == key) {
-                        return Err(serde::de::Error::custom("a member is there twice"));
+                    if all.len() >= MOST_MEMBERS || all.iter().any(|(other, _)| *other == key) {
+                        return Err(serde::de::Error::custom("a member is there twice, or there are too many"));
                     }
                     all.push((key, value));
                 }

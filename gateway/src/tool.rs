@@ -204,6 +204,8 @@ fn with_type(schema: &str) -> Cow<'_, str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::item::MOST_MEMBERS;
+    use crate::upstream::params::MOST_MARKS;
 
     fn names(definitions: &[&str], rules: &ToolRules) -> (Vec<String>, usize) {
         let found = read_tools(definitions.iter().copied(), rules);
@@ -226,6 +228,26 @@ mod tests {
             r#","description":"d\u00e9","inputSchema":{"type":"object","x":12345678901234567890123},"annotations":{"readOnlyHint":true},"zzz":{"b":1,"a":1.10},"execution":{"taskSupport":"optional"}"#
         );
         assert!(tool.repeatable);
+    }
+
+    #[test]
+    fn a_definition_with_endless_members_or_marks_is_left_out() {
+        let many = |count: usize, one: fn(usize) -> String| (0..count).map(one).collect::<Vec<_>>().join(",");
+        let member = |n| format!(r#""m{n}":1"#);
+        let mark = |n| format!(r#""p{n}":{{"type":"string","x-mcp-header":"H{n}"}}"#);
+        let wide = |count| format!(r#"{{"name":"t","inputSchema":{{}},{}}}"#, many(count, member));
+        let marked = |count| format!(r#"{{"name":"t","inputSchema":{{"properties":{{{}}}}}}}"#, many(count, mark));
+        for (definition, left_out) in [
+            (wide(MOST_MEMBERS - 2), 0),
+            (wide(MOST_MEMBERS - 1), 1),
+            (wide(500_000), 1),
+            (marked(MOST_MARKS), 0),
+            (marked(MOST_MARKS + 1), 1),
+            (marked(50_000), 1),
+        ] {
+            let found = names(&[&definition], &ToolRules::default());
+            assert_eq!((found.0.len(), found.1), (1 - left_out, left_out), "{}", definition.len());
+        }
     }
 
     #[test]

@@ -7,6 +7,9 @@ use base64::engine::general_purpose::STANDARD;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::{Map, Value};
 
+/// A tool has no more of them: each becomes a header of every call.
+pub const MOST_MARKS: usize = 64;
+
 /// An argument that is mirrored into a header.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParamHeader {
@@ -24,6 +27,9 @@ pub fn param_headers(schema: &Value) -> Result<Vec<ParamHeader>, &'static str> {
     let mut found = Vec::new();
     let mut marks = 0;
     count_marks(schema, &mut marks);
+    if marks > MOST_MARKS {
+        return Err("there are more than 64 x-mcp-header marks");
+    }
     if marks > 0 {
         collect(schema, &mut Vec::new(), &mut found)?;
     }
