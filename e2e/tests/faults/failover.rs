@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::future::join_all;
-use portcullis_e2e::faulty::{Answer, Behaviour, Door, Faulty, Form, Mode, Tool};
+use portcullis_e2e::faulty::{Answer, Behaviour, Door, Faulty, Form, Mode, Refusal, Tool};
 use serde_json::json;
 
 use crate::stack::{Stack, Vice, brief, server};
@@ -69,6 +70,20 @@ async fn a_call_that_was_refused_before_it_was_carried_out_goes_to_another_serve
         for status in [307, 401, 403, 404, 429] {
             let pair = pair(way, PLAIN).await;
             let answer = pair.call(|it| it.call = Door::status(status)).await;
+            assert_eq!(answer, expect(200, "second", "2"), "{way:?} {status}");
+        }
+    };
+    join_all(WAYS.map(one)).await;
+}
+
+#[tokio::test]
+async fn a_refusal_is_one_also_if_a_json_rpc_error_says_why() {
+    const WHY: Bytes = Bytes::from_static(br#"{"jsonrpc":"2.0","id":null,"error":{"code":-32001,"message":"no"}}"#);
+    let one = async |way| {
+        for status in [401, 403, 429] {
+            let pair = pair(way, PLAIN).await;
+            let headers = vec![("content-type".into(), "application/json".into())];
+            let answer = pair.call(|it| it.call = Door::Answers(Refusal { status, headers, body: WHY })).await;
             assert_eq!(answer, expect(200, "second", "2"), "{way:?} {status}");
         }
     };

@@ -221,7 +221,9 @@ impl StreamableSession {
     async fn read_refusal(&self, exchange: Exchange) -> Result<Reply, CallError> {
         let status = exchange.head.status.as_u16();
         let refusal = refusal(status, self.has_session);
-        if refusal == CallError::SessionExpired || !(400..500).contains(&status) {
+        // Who is not let in, or asks too often, is refused whatever the reason that is given.
+        let at_the_door = matches!(status, 401 | 403 | 429);
+        if refusal == CallError::SessionExpired || !(400..500).contains(&status) || at_the_door {
             return Err(refusal);
         }
         let body = exchange.whole(MAX_ERROR_BODY).await.unwrap_or_default();
