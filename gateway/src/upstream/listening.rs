@@ -99,6 +99,8 @@ impl StreamableSession {
         let status = exchange.head.status.as_u16();
         match refusal(status, self.has_session) {
             _ if exchange.head.status.is_success() => {}
+            // For now, or until its credentials are others.
+            refusal @ CallError::Refused(401 | 403 | 429) => return Err(refusal),
             CallError::Refused(404 | 405) => return Ok(None),
             CallError::Refused(400..500) if self.modern => return Ok(None),
             refusal => return Err(refusal),
@@ -215,5 +217,29 @@ mod tests {
         };
         timeout(Duration::from_secs(20), both).await.expect("it hangs");
         assert_eq!(*heard.lock().unwrap(), ["a:1", "a:1b", "a:2"]);
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_is_refused_for_now_is_asked_for_again() {
+        let (listener, session, heard) = session().await;
+        session.hear_of(BTreeSet::from([Arc::from("a:1")]));
+        let serving = async {
+            let mut first = asked(&listener, "a:1").await;
+            first.write_all(b"HTTP/1.1 429 Too Many Requests\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+            drop(first);
+            let mut second = asked(&listener, "a:1").await;
+            second.write_all(format!("{HEAD}{}", update("a:1")).as_bytes()).await.unwrap();
+            while heard.lock().unwrap().is_empty() {
+                tokio::task::yield_now().await;
+            }
+        };
+        let listening = session.listen(ServerCapabilities { resources_subscribe: true, ..Default::default() });
+        let both = async {
+            tokio::select! {
+                () = serving => {}
+                end = listening => panic!("it has ended: {end:?}"),
+            }
+        };
+        timeout(Duration::from_secs(20), both).await.expect("it is not asked for again");
     }
 }
