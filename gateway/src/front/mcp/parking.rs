@@ -322,7 +322,7 @@ mod tests {
 
     #[test]
     fn calls_that_are_over_make_room_for_those_of_the_same_caller_that_wait() {
-        let parking = Parking::default();
+        let parking = parking();
         let done = || -> Work { Box::pin(async { Reply::result("1", [Bytes::from_static(b"{}")]) }) };
         let over = parking.park(parked(1, done())).unwrap();
         assert!((1..MOST_OF_SUBJECT).all(|_| parking.park(parked(1, never())).is_some()));
