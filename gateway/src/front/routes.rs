@@ -18,6 +18,7 @@ use super::body;
 use super::error::{ApiError, clip};
 use super::mcp;
 use super::mcp::metadata::{self, Resource};
+use super::mcp::reply::HEADERS;
 use super::observe::note_route;
 pub use super::observe::{Recorder, record, recorder};
 use super::openapi;
@@ -289,8 +290,7 @@ pub fn parameter(query: Option<&str>, name: &str) -> Option<String> {
 
 fn json(body: Bytes) -> Response {
     let mut response = Response::new(Body::from(body));
-    // With those that are added later: a map that grows is written anew.
-    response.headers_mut().reserve(8);
+    response.headers_mut().reserve(HEADERS);
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }

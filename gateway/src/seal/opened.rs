@@ -7,7 +7,7 @@ use crate::sharded::Sharded;
 const CAPACITY: usize = 8_192;
 
 /// Sessions by their ids. Whose they are, and whether they still last, is for the reader to check.
-pub(super) struct Opened(Sharded<Box<str>, Session>);
+pub(super) struct Opened(Sharded<Box<[u8]>, Session>);
 
 impl Default for Opened {
     fn default() -> Self {
@@ -21,12 +21,12 @@ impl Opened {
         self.0.generation()
     }
 
-    pub(super) fn get(&self, text: &str) -> Option<Session> {
+    pub(super) fn get(&self, text: &[u8]) -> Option<Session> {
         self.0.shard(byte_of(text)).get(text).cloned()
     }
 
     /// Remembers what was opened in this generation; what older keys have opened is not kept.
-    pub(super) fn insert(&self, text: &str, session: &Session, opened_in: u64) {
+    pub(super) fn insert(&self, text: &[u8], session: &Session, opened_in: u64) {
         let shard = self.0.shard(byte_of(text));
         if self.generation() == opened_in {
             self.0.insert(shard, text.into(), session.clone());
@@ -40,8 +40,8 @@ impl Opened {
 }
 
 /// The end of an id is as good as random.
-fn byte_of(text: &str) -> u8 {
-    text.bytes().rev().nth(1).unwrap_or_default()
+fn byte_of(text: &[u8]) -> u8 {
+    text.iter().rev().nth(1).copied().unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -62,19 +62,19 @@ mod tests {
     fn a_session_is_remembered_until_the_keys_change() {
         let opened = Opened::default();
         let (before, first) = (opened.generation(), session(1));
-        opened.insert("one", &first, before);
-        assert_eq!((opened.get("one"), opened.get("two")), (Some(first.clone()), None));
+        opened.insert(b"one", &first, before);
+        assert_eq!((opened.get(b"one"), opened.get(b"two")), (Some(first.clone()), None));
         opened.forget_all();
-        assert_eq!(opened.get("one"), None);
-        opened.insert("one", &first, before);
-        assert_eq!(opened.get("one"), None, "it was opened with keys that are gone");
+        assert_eq!(opened.get(b"one"), None);
+        opened.insert(b"one", &first, before);
+        assert_eq!(opened.get(b"one"), None, "it was opened with keys that are gone");
     }
 
     #[test]
     fn there_are_never_more_than_fit() {
         let opened = Opened::default();
         for number in 0..3 * CAPACITY {
-            opened.insert(&format!("{number:08}x"), &session(0), opened.generation());
+            opened.insert(format!("{number:08}x").as_bytes(), &session(0), opened.generation());
         }
         let held = opened.0.len();
         assert!((1..=CAPACITY).contains(&held), "{held}");

@@ -76,7 +76,13 @@ impl Session {
     ///
     /// # Errors
     /// Why it is refused.
-    pub fn open(sealer: &Sealer, text: &str, subject: &SubjectId, now: SystemTime) -> Result<Self, SessionError> {
+    pub fn open(
+        sealer: &Sealer,
+        text: impl AsRef<[u8]>,
+        subject: &SubjectId,
+        now: SystemTime,
+    ) -> Result<Self, SessionError> {
+        let text = text.as_ref();
         let session = match sealer.opened.get(text) {
             Some(session) => session,
             None => Self::unseal(sealer, text)?,
@@ -90,9 +96,10 @@ impl Session {
         Ok(session)
     }
 
-    fn unseal(sealer: &Sealer, text: &str) -> Result<Self, SessionError> {
+    fn unseal(sealer: &Sealer, text: &[u8]) -> Result<Self, SessionError> {
         let generation = sealer.opened.generation();
-        let bytes = sealer.open(Purpose::Session, text)?;
+        // What is no text is none of ours, like all that is no Base64.
+        let bytes = sealer.open(Purpose::Session, std::str::from_utf8(text).unwrap_or_default())?;
         let session = Self::read(&bytes).ok_or(SessionError::Layout)?;
         sealer.opened.insert(text, &session, generation);
         Ok(session)

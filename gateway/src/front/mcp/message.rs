@@ -102,30 +102,52 @@ pub fn single<'a>(body: &'a str, space: &mut Space<'a>) -> Result<Incoming<'a>, 
         Err(NoObject::Syntax) => return Err(syntax()),
         Err(_) => return Err(bad("the body must be one JSON-RPC message: an object", None)),
     }
-    let members = &space.message;
-    let raw_id = members.get("id").map(Raw::get);
-    let id = raw_id.filter(|id| is_id(id));
-    if members.text("jsonrpc").as_deref() != Some("2.0") {
+    let mut said = Envelope::default();
+    for (key, value) in &space.message.0 {
+        match &**key {
+            "jsonrpc" => {
+                said.is_ours = value.get() == r#""2.0""# || text(*value).is_some_and(|version| version == "2.0")
+            }
+            "id" => said.id = Some(value.get()),
+            "method" => said.method = Some(*value),
+            "params" => said.params = Some(*value),
+            "result" => said.result = Some(*value),
+            "error" => said.error = Some(*value),
+            _ => {}
+        }
+    }
+    let id = said.id.filter(|id| is_id(id));
+    if !said.is_ours {
         return Err(bad(r#"the message must have "jsonrpc":"2.0""#, id));
     }
-    let params = members.get("params");
+    let params = said.params;
     if params.is_some_and(|params| !params.get().starts_with('{')) {
         return Err(bad("\"params\" must be an object", id));
     }
-    match (members.get("method"), raw_id, id) {
-        (Some(method), _, _) if text(method).is_none() => Err(bad("\"method\" must be a text", id)),
-        (Some(method), Some(_), Some(id)) => {
-            Ok(Incoming::Request(Request { id, method: text(method).unwrap_or_default(), params }))
-        }
+    let method = said.method.map(|method| text(method).ok_or_else(|| bad("\"method\" must be a text", id)));
+    match (method.transpose()?, said.id, id) {
+        (Some(method), Some(_), Some(id)) => Ok(Incoming::Request(Request { id, method, params })),
         (_, Some(_), None) => Err(bad("\"id\" must be a text or a number", None)),
-        (Some(method), None, _) => Ok(Incoming::Notification(text(method).unwrap_or_default(), params)),
-        (None, Some(_), Some(id)) => match (members.get("result"), members.get("error")) {
+        (Some(method), None, _) => Ok(Incoming::Notification(method, params)),
+        (None, Some(_), Some(id)) => match (said.result, said.error) {
             (Some(result), None) => Ok(Incoming::Response(id, Answer::Result(result))),
             (None, Some(error)) => Ok(Incoming::Response(id, Answer::Error(error))),
             _ => Err(bad("\"method\" is missing", Some(id))),
         },
         (None, None, _) => Err(bad("\"method\" is missing", None)),
     }
+}
+
+/// The members of a message that count.
+#[derive(Default)]
+struct Envelope<'a> {
+    /// It says that it is JSON-RPC 2.0.
+    is_ours: bool,
+    id: Option<&'a str>,
+    method: Option<Raw<'a>>,
+    params: Option<Raw<'a>>,
+    result: Option<Raw<'a>>,
+    error: Option<Raw<'a>>,
 }
 
 fn is_id(text: &str) -> bool {

@@ -351,8 +351,7 @@ async fn call(
         }
     }
     if !planned.wants_more() {
-        let work: calls::Work = pinned(|| planned.send(None));
-        return Ok(work.await.into_response());
+        return Ok(planned.send(None).await.into_response());
     }
     let (mailbox, shape) = (planned.mailbox(), planned.shape());
     let parks = planned.may_park().then(|| (planned.caller().app.clone(), planned.id().to_owned()));

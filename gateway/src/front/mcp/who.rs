@@ -91,8 +91,6 @@ impl Who {
         id: Option<&str>,
     ) -> Result<(Option<Session>, Revision), Refused> {
         let session = said.session.map(|sealed| {
-            // Which characters an id may have, its sealer knows.
-            let sealed = std::str::from_utf8(sealed.as_bytes()).unwrap_or_default();
             let session = Session::open(&app.sealer, sealed, &self.subject, self.now).ok();
             let session = session.filter(|session| !app.mcp.live.has_ended(&session.id));
             session.ok_or_else(|| refused(id, &RpcProblem::Session, LEGACY))
