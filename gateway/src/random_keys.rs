@@ -9,18 +9,18 @@ use std::hash::{BuildHasherDefault, Hasher};
 /// The map.
 pub(crate) type RandomKeyMap<K, V> = HashMap<K, V, BuildHasherDefault<LastBytes>>;
 
-/// Hashes the last 16 bytes of a key, mixed by one multiplication: text has no random bits above the sixth.
+/// Hashes the last 16 bytes of a key, mixed by one multiplication: in text, the upper bits of a byte are not random.
 #[derive(Default)]
 pub(crate) struct LastBytes(u64);
 
-/// Odd, and with about as many bits set as not: digits of the golden ratio and of pi.
-const FACTORS: [u64; 2] = [0x9e37_79b9_7f4a_7c15, 0x243f_6a88_85a3_08d3];
+/// About as many bits set as not, so that no usual key makes a factor zero: digits of the golden ratio and of pi.
+const MASKS: [u64; 2] = [0x9e37_79b9_7f4a_7c15, 0x243f_6a88_85a3_08d3];
 
 impl Hasher for LastBytes {
     fn write(&mut self, bytes: &[u8]) {
         let (before, last) = last_word(bytes);
         let (_, before) = last_word(before);
-        let product = u128::from(last ^ FACTORS[0]) * u128::from(before ^ FACTORS[1] ^ self.0);
+        let product = u128::from(last ^ MASKS[0]) * u128::from(before ^ MASKS[1] ^ self.0);
         let [low, high] = [product, product >> 64].map(|half| half & u128::from(u64::MAX));
         self.0 = u64::try_from(low ^ high).unwrap_or_default();
     }

@@ -36,10 +36,10 @@ const RANDOM: usize = 16;
 /// A longer id would not be taken back.
 const MAX_SEALED: usize = 250;
 
-/// A question that belongs to no call is given up after so long,
+/// A question that belongs to no call is given up after so long.
 const PATIENCE: Duration = Duration::from_secs(3600);
 
-/// and up to so much later, because all are looked at for it.
+/// Questions that are too old are looked for this often, so that one may be given up so much later.
 const LOOK: Duration = Duration::from_secs(60);
 
 /// What clients were asked, and the ways to ask them.

@@ -124,7 +124,7 @@ async fn taken(app: &Arc<App>, head: &mut Parts, recorder: &Recorder, body: Http
                 CannotTake::Over => over(),
             })?;
         }
-        Incoming::Notification(method, _) => {
+        Incoming::Notification(method) => {
             let _ = notified(&caller, &method, &space);
         }
         Incoming::Response(id, answer) => drop(answered(&caller, id, answer)),

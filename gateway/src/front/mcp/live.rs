@@ -13,14 +13,14 @@ use smallvec::SmallVec;
 
 use crate::random_keys::RandomKeyMap;
 
-/// Sessions with a log level of their own; of more, the one that was quiet longest is forgotten.
+/// Sessions with a log level of their own; of more, the one whose level was set first is forgotten.
 const MOST_KEPT: usize = 20_000;
 
 /// Requests of one session that may run at the same time.
 const MOST_RUNNING: usize = 1_000;
 
-/// A session that was quiet so long is forgotten.
-const QUIET: Duration = Duration::from_secs(24 * 3600);
+/// A level that was set so long ago is forgotten when there are too many.
+const OLD: Duration = Duration::from_secs(24 * 3600);
 
 /// The id of a session.
 pub type SessionKey = [u8; 12];
@@ -36,7 +36,7 @@ const KEPT: usize = 64;
 
 /// What is remembered of all sessions.
 pub struct Live {
-    /// By the last byte of the session's id. Most requests are alone in their list: nothing is found faster.
+    /// By the last byte of the session's id. Most requests are alone in their list: no map would be faster.
     running: [Stripe; STRIPES],
     levels: Mutex<RandomKeyMap<SessionKey, Level>>,
     /// Whether any has ever wanted a level of its own, so that most requests need not look.
@@ -134,7 +134,7 @@ impl Live {
         let set = Instant::now();
         let mut all = lock(&self.levels);
         if all.len() >= MOST_KEPT && !all.contains_key(&session) {
-            all.retain(|_, level| set.duration_since(level.set) < QUIET);
+            all.retain(|_, level| set.duration_since(level.set) < OLD);
             let oldest = all.iter().min_by_key(|(_, level)| level.set).map(|(session, _)| *session);
             if let Some(oldest) = oldest.filter(|_| all.len() >= MOST_KEPT) {
                 all.remove(&oldest);

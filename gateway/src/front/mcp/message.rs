@@ -15,7 +15,7 @@ const MAX_BATCH: usize = 100;
 /// An id is no longer, as JSON.
 const MAX_ID: usize = 256;
 
-/// Where a message is read: it is too large to be moved about.
+/// What a message is read into, and stays in: it is too large to be moved about.
 #[derive(Debug, Default)]
 pub struct Space<'a> {
     message: Members<'a>,
@@ -29,7 +29,7 @@ pub enum Incoming<'a> {
     /// Wants an answer.
     Request(Request<'a>),
     /// Wants none.
-    Notification(Cow<'a, str>, Option<Raw<'a>>),
+    Notification(Cow<'a, str>),
     /// The answer to a question: its id as JSON, and `"result":…` or `"error":…`.
     Response(&'a str, Answer<'a>),
 }
@@ -41,8 +41,6 @@ pub struct Request<'a> {
     pub id: &'a str,
     /// Its method.
     pub method: Cow<'a, str>,
-    /// Its params.
-    pub params: Option<Raw<'a>>,
 }
 
 /// What a client answers to a question.
@@ -120,15 +118,14 @@ pub fn single<'a>(body: &'a str, space: &mut Space<'a>) -> Result<Incoming<'a>, 
     if !said.is_ours {
         return Err(bad(r#"the message must have "jsonrpc":"2.0""#, id));
     }
-    let params = said.params;
-    if params.is_some_and(|params| !params.get().starts_with('{')) {
+    if said.params.is_some_and(|params| !params.get().starts_with('{')) {
         return Err(bad("\"params\" must be an object", id));
     }
     let method = said.method.map(|method| text(method).ok_or_else(|| bad("\"method\" must be a text", id)));
     match (method.transpose()?, said.id, id) {
-        (Some(method), Some(_), Some(id)) => Ok(Incoming::Request(Request { id, method, params })),
+        (Some(method), Some(_), Some(id)) => Ok(Incoming::Request(Request { id, method })),
         (_, Some(_), None) => Err(bad("\"id\" must be a text or a number", None)),
-        (Some(method), None, _) => Ok(Incoming::Notification(method, params)),
+        (Some(method), None, _) => Ok(Incoming::Notification(method)),
         (None, Some(_), Some(id)) => match (said.result, said.error) {
             (Some(result), None) => Ok(Incoming::Response(id, Answer::Result(result))),
             (None, Some(error)) => Ok(Incoming::Response(id, Answer::Error(error))),
@@ -169,23 +166,22 @@ mod tests {
     use proptest::prelude::*;
 
     fn shown(body: &str) -> Result<String, BadMessage> {
-        let show = |message: Result<Incoming<'_>, BadMessage>| {
-            message.map(|message| match message {
-                Incoming::Request(Request { id, method, params }) => {
-                    format!("request {id} {method} {}", params.map_or("-", Raw::get))
-                }
-                Incoming::Notification(method, params) => {
-                    format!("notification {method} {}", params.map_or("-", Raw::get))
-                }
+        fn show(body: &str) -> Result<String, BadMessage> {
+            let mut space = Space::default();
+            let message = single(body, &mut space)?;
+            let params = space.message.get("params").map_or("-", Raw::get);
+            Ok(match message {
+                Incoming::Request(Request { id, method }) => format!("request {id} {method} {params}"),
+                Incoming::Notification(method) => format!("notification {method} {params}"),
                 Incoming::Response(id, Answer::Result(raw)) => format!("result {id} {raw:?}"),
                 Incoming::Response(id, Answer::Error(raw)) => format!("error {id} {raw:?}"),
             })
-        };
+        }
         match read(body, &mut Space::default())? {
-            Body::One(one) => show(one),
+            Body::One(one) => one.and_then(|_| show(body.trim_ascii())),
             Body::Batch(all) => Ok(all
                 .into_iter()
-                .map(|one| show(single(one, &mut Space::default())).unwrap_or_else(|e| e.why.to_owned()))
+                .map(|one| show(one).unwrap_or_else(|e| e.why.to_owned()))
                 .collect::<Vec<_>>()
                 .join(" | ")),
         }

@@ -25,7 +25,8 @@ pub const SERVER_INFO: &str =
 /// Members that results have since 2026-07-28, and had not before.
 const MODERN_MEMBERS: [&str; 3] = ["resultType", "ttlMs", "cacheScope"];
 
-/// Room for headers. The map has some more, as many as clients of MCP send.
+/// Room for the headers of an answer. The map rounds this up, so that it also holds those that clients of MCP usually
+/// send: hyper reads the next request into the same map, and one that grows is written anew.
 pub const HEADERS: usize = 8;
 
 /// A result up to so many bytes is copied into its message; a longer one is sent beside it.
@@ -101,8 +102,6 @@ impl Reply {
         let body = if parts.len() == 1 { Body::from(parts.remove(0)) } else { Body::new(Pieces(parts.into_iter())) };
         let mut response = Response::new(body);
         *response.status_mut() = self.status;
-        // With those that are added later, and for those of the next request, which hyper reads into the same map: one
-        // that grows is written anew.
         response.headers_mut().reserve(HEADERS);
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         response

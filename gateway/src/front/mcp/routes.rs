@@ -145,7 +145,11 @@ async fn answer(
     }
     let body = body::read(body, app.options.max_body).await?;
     let bad = |bad| refused(None, &RpcProblem::Message(bad), LEGACY);
-    let body = ByteString::try_from(body).map_err(|_| bad(message::syntax()))?;
+    let bytes = body.len();
+    let body = ByteString::try_from(body).map_err(|_| {
+        record(recorder).bytes = bytes;
+        bad(message::syntax())
+    })?;
     let mut space = Space::default();
     let read = message::read(&body, &mut space);
     note_message(recorder, &body, &read);
@@ -164,7 +168,7 @@ async fn answer(
     };
     let request = match one {
         Incoming::Request(request) => request,
-        Incoming::Notification(method, _) => {
+        Incoming::Notification(method) => {
             let meta = Params::of(&space).map(|params| params.meta).unwrap_or_default();
             if !is_modern(&method, &meta, said.version) {
                 let says = (who.session(app, &said, None)?.0, said.takes_streams);
@@ -401,7 +405,7 @@ async fn answer_in_batch(caller: &Arc<Caller>, one: &str, body: &ByteString, rev
         let mut space = Space::default();
         let request = match message::single(one, &mut space) {
             Ok(Incoming::Request(request)) => request,
-            Ok(Incoming::Notification(method, _)) => {
+            Ok(Incoming::Notification(method)) => {
                 let _ = notified(caller, &method, &space);
                 return None;
             }
