@@ -6,6 +6,7 @@ mod scan;
 
 use std::borrow::Cow;
 use std::fmt;
+use std::ops::Range;
 
 use serde_json::value::RawValue;
 use smallvec::SmallVec;
@@ -116,7 +117,7 @@ impl<'a> Members<'a> {
             scanner.space();
             let begin = scanner.at();
             let (end, has_escapes) = scanner.key()?;
-            let key = decoded(&text[begin..end], has_escapes).ok_or(Syntax)?;
+            let key = decoded(text, begin..end, has_escapes).ok_or(Syntax)?;
             scanner.space();
             let begin = scanner.at();
             match (path, &mut *inside) {
@@ -184,16 +185,16 @@ pub fn is_plain(text: &str) -> bool {
 
 /// The text that a value is, borrowed where it has no escapes; `None` if it is none, or no Unicode.
 pub fn text(raw: Raw<'_>) -> Option<Cow<'_, str>> {
-    let has_escapes = || memchr::memchr(b'\\', raw.0.as_bytes()).is_some();
-    if raw.0.starts_with('"') { decoded(raw.0, has_escapes()) } else { None }
+    let inside = raw.0.strip_prefix('"')?.strip_suffix('"')?;
+    decoded(raw.0, 0..raw.0.len(), !is_plain(inside))
 }
 
-/// What stands in these quotes.
-fn decoded(quoted: &str, has_escapes: bool) -> Option<Cow<'_, str>> {
+/// What stands in the quotes that are here in a text.
+fn decoded(text: &str, quoted: Range<usize>, has_escapes: bool) -> Option<Cow<'_, str>> {
     if !has_escapes {
-        return quoted.get(1..quoted.len() - 1).map(Cow::Borrowed);
+        return text.get(quoted.start + 1..quoted.end - 1).map(Cow::Borrowed);
     }
-    serde_json::from_str(quoted).ok().map(Cow::Owned)
+    serde_json::from_str(text.get(quoted)?).ok().map(Cow::Owned)
 }
 
 /// A result as one line: an event of a stream must not hold line ends, which JSON has only between its tokens.

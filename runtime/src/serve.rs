@@ -5,6 +5,7 @@
 
 mod connection;
 mod head;
+mod pieces;
 mod service;
 mod socket;
 
@@ -21,6 +22,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::{sleep, timeout};
 use tracing::{debug, error, info, warn};
 
+pub use self::pieces::poll_piece;
 pub use self::service::{Answer, RouterService, router};
 use crate::chain::Chain;
 use crate::shutdown::Shutdown;

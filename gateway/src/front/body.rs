@@ -1,14 +1,14 @@
 //! Reads a request's body: whole, within a bound and a deadline.
 
 use std::future::{Future as _, poll_fn};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::task::Poll;
 
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, header};
 use http_body::Body as _;
-use http_body_util::BodyExt as _;
+use portcullis_runtime::serve::poll_piece;
 use tokio::time::timeout;
 
 use super::app::BODY_LIMIT;
@@ -70,7 +70,7 @@ async fn collected(mut body: Body, limit: usize) -> Result<Bytes, ApiError> {
 }
 
 async fn piece(body: &mut Body) -> Result<Option<Bytes>, ApiError> {
-    while let Some(frame) = body.frame().await {
+    while let Some(frame) = poll_fn(|cx| poll_piece(Pin::new(&mut *body), cx)).await {
         // What is no data are trailers, which mean nothing here.
         if let Ok(data) = frame.map_err(|_| ApiError::BodyIncomplete)?.into_data() {
             return Ok(Some(data));

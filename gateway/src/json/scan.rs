@@ -67,6 +67,15 @@ impl<'a> Scanner<'a> {
 
     /// Passes over a whole value that begins here.
     pub(super) fn value(&mut self) -> Result<(), Syntax> {
+        match self.peek() {
+            Some(b'"') => self.string().map(drop),
+            Some(b'{' | b'[') => self.nested(),
+            _ => self.scalar(),
+        }
+    }
+
+    /// The same of an object or an array.
+    fn nested(&mut self) -> Result<(), Syntax> {
         let mut open = Levels::default();
         loop {
             self.space();
@@ -74,10 +83,7 @@ impl<'a> Scanner<'a> {
                 b'"' => self.string().map(|_| false)?,
                 b'{' => self.begins(b'}')? && open.push(true),
                 b'[' => self.begins(b']')? && open.push(false),
-                b't' => self.literal(b"true")?,
-                b'f' => self.literal(b"false")?,
-                b'n' => self.literal(b"null")?,
-                _ => self.number().map(|()| false)?,
+                _ => self.scalar().map(|()| false)?,
             };
             if opened {
                 if open.in_braces() {
@@ -86,6 +92,16 @@ impl<'a> Scanner<'a> {
             } else if !self.goes_on(&mut open)? {
                 return Ok(());
             }
+        }
+    }
+
+    /// The same of a number, `true`, `false`, or `null`.
+    fn scalar(&mut self) -> Result<(), Syntax> {
+        match self.peek() {
+            Some(b't') => self.literal(b"true"),
+            Some(b'f') => self.literal(b"false"),
+            Some(b'n') => self.literal(b"null"),
+            _ => self.number(),
         }
     }
 
@@ -114,12 +130,12 @@ impl<'a> Scanner<'a> {
         Ok(false)
     }
 
-    fn literal(&mut self, word: &[u8]) -> Result<bool, Syntax> {
+    fn literal(&mut self, word: &[u8]) -> Result<(), Syntax> {
         if !self.text[self.at..].starts_with(word) {
             return Err(Syntax);
         }
         self.at += word.len();
-        Ok(false)
+        Ok(())
     }
 
     fn number(&mut self) -> Result<(), Syntax> {
@@ -150,21 +166,23 @@ impl<'a> Scanner<'a> {
     /// Passes over a string. Tells whether it has escapes.
     fn string(&mut self) -> Result<bool, Syntax> {
         self.expect(b'"')?;
-        let mut has_escapes = false;
+        self.at += plain(&self.text[self.at..]);
+        if self.passes(b'"') { Ok(false) } else { self.rest_of_string().map(|()| true) }
+    }
+
+    /// The same from its first escape on.
+    fn rest_of_string(&mut self) -> Result<(), Syntax> {
         loop {
-            self.at += plain(&self.text[self.at..]);
             match self.peek() {
                 Some(b'"') => {
                     self.at += 1;
-                    return Ok(has_escapes);
+                    return Ok(());
                 }
-                Some(b'\\') => {
-                    has_escapes = true;
-                    self.escape()?;
-                }
+                Some(b'\\') => self.escape()?,
                 // A control character, or the end.
                 _ => return Err(Syntax),
             }
+            self.at += plain(&self.text[self.at..]);
         }
     }
 
@@ -215,39 +233,58 @@ const LONG: usize = 64;
 
 /// How many bytes of a string stand for themselves, from its beginning to the first quote, backslash or control
 /// character.
+#[inline]
 fn plain(text: &[u8]) -> usize {
-    let (first, rest) = text.split_at(text.len().min(LONG));
-    let found = plain_short(first);
-    if found < first.len() || rest.is_empty() {
-        return found;
+    // Most end in their first word.
+    match text.first_chunk().map(special_in) {
+        Some(special) if special != 0 => place(special),
+        _ => plain_words(text),
     }
-    let run = &rest[..memchr::memchr2(b'"', b'\\', rest).unwrap_or(rest.len())];
-    // Without an early end, so that many bytes are compared at a time.
-    let controls = run.iter().fold(false, |found, byte| found | (*byte < 0x20));
-    let control = if controls { run.iter().position(|byte| *byte < 0x20) } else { None };
-    first.len() + control.unwrap_or(run.len())
 }
 
 /// The same, eight bytes at a time.
-///
-/// A byte of a word is zero where subtracting one sets its high bit and it had none (A. Mycroft, 1987); of the bytes
-/// that this finds the first is always right.
-fn plain_short(text: &[u8]) -> usize {
-    const ONES: u64 = u64::MAX / 255;
-    const HIGH: u64 = ONES << 7;
-    let zero_in = |word: u64| word.wrapping_sub(ONES) & !word & HIGH;
-    let mut rest = text;
-    while let Some((bytes, after)) = rest.split_first_chunk::<8>() {
-        let word = u64::from_le_bytes(*bytes);
-        let control = word.wrapping_sub(ONES * 0x20) & !word & HIGH;
-        let found = control | zero_in(word ^ (ONES * u64::from(b'"'))) | zero_in(word ^ (ONES * u64::from(b'\\')));
-        if found != 0 {
-            return text.len() - rest.len() + found.trailing_zeros() as usize / 8;
+fn plain_words(text: &[u8]) -> usize {
+    let (mut rest, mut passed) = (text, 0);
+    while let Some((bytes, after)) = rest.split_first_chunk() {
+        let special = special_in(bytes);
+        if special != 0 {
+            return passed + place(special);
         }
-        rest = after;
+        (rest, passed) = (after, passed + bytes.len());
+        if passed == LONG {
+            return passed + plain_long(rest);
+        }
     }
     let special = |byte: &u8| *byte < 0x20 || matches!(byte, b'"' | b'\\');
-    text.len() - rest.len() + rest.iter().position(special).unwrap_or(rest.len())
+    passed + rest.iter().position(special).unwrap_or(rest.len())
+}
+
+/// The same, as many at a time as the processor can.
+fn plain_long(text: &[u8]) -> usize {
+    let run = &text[..memchr::memchr2(b'"', b'\\', text).unwrap_or(text.len())];
+    // Without an early end, so that many bytes are compared at a time.
+    let controls = run.iter().fold(false, |found, byte| found | (*byte < 0x20));
+    let control = if controls { run.iter().position(|byte| *byte < 0x20) } else { None };
+    control.unwrap_or(run.len())
+}
+
+/// The high bits of bytes that are quotes, backslashes or control characters: of those that are set the lowest is right.
+///
+/// A byte is below a value where subtracting that sets its high bit, which it had not (A. Mycroft, 1987). What is
+/// borrowed can only be wrong above a byte that is found.
+#[inline]
+fn special_in(bytes: &[u8; 8]) -> u64 {
+    const ONES: u64 = u64::MAX / 255;
+    const HIGH: u64 = ONES << 7;
+    let word = u64::from_le_bytes(*bytes);
+    let below = |word: u64, value: u8| word.wrapping_sub(ONES * u64::from(value));
+    let is = |byte: u8| below(word ^ (ONES * u64::from(byte)), 1);
+    (below(word, 0x20) | is(b'"') | is(b'\\')) & !word & HIGH
+}
+
+/// Which byte the lowest of these high bits is of.
+fn place(high: u64) -> usize {
+    high.trailing_zeros() as usize / 8
 }
 
 /// Whether a text stands for itself between quotes.
@@ -264,6 +301,7 @@ mod tests {
     /// Whether a text is one value, and nothing else but spaces.
     fn is_json(text: &str) -> bool {
         let mut scanner = Scanner::new(text);
+        scanner.space();
         let valid = scanner.value().is_ok();
         scanner.space();
         valid && scanner.at() == text.len()

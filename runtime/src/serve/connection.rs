@@ -2,13 +2,14 @@
 
 use std::future::poll_fn;
 use std::pin::pin;
-use std::task::Poll;
+use std::task::{Context, Poll};
 
 use hyper::server::conn::http1::Builder;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
 use super::head::{self, HeadTimer};
+use super::pieces;
 use super::service::Answer;
 use super::socket::Socket;
 use super::{Limits, Open};
@@ -35,9 +36,14 @@ pub(super) async fn run<S: Answer>(
     // One poll, before anything else may use up this task's turn, makes `stop` wake the task, whose waker never
     // changes. Polling it again would only take a lock that all connections share: an atomic load does instead.
     let mut stop = pin!(shutdown.requested());
-    poll_fn(|context| Poll::Ready(stop.as_mut().poll(context).is_ready())).await;
+    let waker = poll_fn(|context| {
+        let _ = stop.as_mut().poll(context);
+        Poll::Ready(pieces::waker(context.waker()))
+    });
+    let waker = waker.await;
     let mut stopping = false;
-    poll_fn(|context| {
+    poll_fn(|_| {
+        let context = &mut Context::from_waker(&waker);
         // First, so that a request which has already arrived is seen before the connection is called idle.
         let polled = connection.as_mut().poll(context);
         if polled.is_ready() || stopping || !shutdown.is_requested() {
