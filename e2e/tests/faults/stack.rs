@@ -19,6 +19,9 @@ use tokio::task::JoinSet;
 /// For what should come soon, on a machine that is busy with other things.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
 
+/// For a server that was away for long: the gateway pauses for 30 s at most before it tries again.
+const AN_ATTEMPT: Duration = Duration::from_secs(40);
+
 /// What makes a server misbehave, with a name for messages.
 pub(crate) type Vice = (&'static str, fn(&mut Behaviour));
 
@@ -164,12 +167,16 @@ impl Stack {
 
     /// Waits until a server is connected and its tools are listed.
     pub(crate) async fn connected(&self, name: &str) {
-        self.until(name, "connected", |it| it["connected"] == true && it["tools_count"] != 0).await;
+        self.within(AN_ATTEMPT, name, "connected", |it| it["connected"] == true && it["tools_count"] != 0).await;
     }
 
     /// Waits until `/servers` says this of a server.
     pub(crate) async fn until(&self, name: &str, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
-        wait::wait_for(&format!("{name} to be {what}"), SOON, || async {
+        self.within(SOON, name, what, wanted).await
+    }
+
+    async fn within(&self, limit: Duration, name: &str, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        wait::wait_for(&format!("{name} to be {what}"), limit, || async {
             let state = self.server(name).await;
             if wanted(&state) { Ok(state) } else { Err(state) }
         })
