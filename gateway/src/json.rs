@@ -6,7 +6,6 @@ mod scan;
 
 use std::borrow::Cow;
 use std::fmt;
-use std::ops::Range;
 
 use serde_json::value::RawValue;
 use smallvec::SmallVec;
@@ -117,7 +116,8 @@ impl<'a> Members<'a> {
             scanner.space();
             let begin = scanner.at();
             let (end, has_escapes) = scanner.key()?;
-            let key = decoded(text, begin..end, has_escapes).ok_or(Syntax)?;
+            let key = if has_escapes { unescaped(&text[begin..end]) } else { Some(text[begin + 1..end - 1].into()) };
+            let key = key.ok_or(Syntax)?;
             scanner.space();
             let begin = scanner.at();
             match (path, &mut *inside) {
@@ -186,15 +186,12 @@ pub fn is_plain(text: &str) -> bool {
 /// The text that a value is, borrowed where it has no escapes; `None` if it is none, or no Unicode.
 pub fn text(raw: Raw<'_>) -> Option<Cow<'_, str>> {
     let inside = raw.0.strip_prefix('"')?.strip_suffix('"')?;
-    decoded(raw.0, 0..raw.0.len(), !is_plain(inside))
+    if is_plain(inside) { Some(Cow::Borrowed(inside)) } else { unescaped(raw.0) }
 }
 
-/// What stands in the quotes that are here in a text.
-fn decoded(text: &str, quoted: Range<usize>, has_escapes: bool) -> Option<Cow<'_, str>> {
-    if !has_escapes {
-        return text.get(quoted.start + 1..quoted.end - 1).map(Cow::Borrowed);
-    }
-    serde_json::from_str(text.get(quoted)?).ok().map(Cow::Owned)
+/// What stands in these quotes.
+fn unescaped(quoted: &str) -> Option<Cow<'_, str>> {
+    serde_json::from_str(quoted).ok().map(Cow::Owned)
 }
 
 /// A result as one line: an event of a stream must not hold line ends, which JSON has only between its tokens.

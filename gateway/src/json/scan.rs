@@ -67,11 +67,7 @@ impl<'a> Scanner<'a> {
 
     /// Passes over a whole value that begins here.
     pub(super) fn value(&mut self) -> Result<(), Syntax> {
-        match self.peek() {
-            Some(b'"') => self.string().map(drop),
-            Some(b'{' | b'[') => self.nested(),
-            _ => self.scalar(),
-        }
+        if matches!(self.peek(), Some(b'{' | b'[')) { self.nested() } else { self.scalar() }
     }
 
     /// The same of an object or an array.
@@ -80,7 +76,6 @@ impl<'a> Scanner<'a> {
         loop {
             self.space();
             let opened = match self.peek().ok_or(Syntax)? {
-                b'"' => self.string().map(|_| false)?,
                 b'{' => self.begins(b'}')? && open.push(true),
                 b'[' => self.begins(b']')? && open.push(false),
                 _ => self.scalar().map(|()| false)?,
@@ -95,9 +90,10 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// The same of a number, `true`, `false`, or `null`.
+    /// The same of anything else.
     fn scalar(&mut self) -> Result<(), Syntax> {
         match self.peek() {
+            Some(b'"') => self.string().map(drop),
             Some(b't') => self.literal(b"true"),
             Some(b'f') => self.literal(b"false"),
             Some(b'n') => self.literal(b"null"),
@@ -172,18 +168,15 @@ impl<'a> Scanner<'a> {
 
     /// The same from its first escape on.
     fn rest_of_string(&mut self) -> Result<(), Syntax> {
-        loop {
-            match self.peek() {
-                Some(b'"') => {
-                    self.at += 1;
-                    return Ok(());
-                }
-                Some(b'\\') => self.escape()?,
-                // A control character, or the end.
-                _ => return Err(Syntax),
+        while !self.passes(b'"') {
+            // Else it is a control character, or the end.
+            if self.peek() != Some(b'\\') {
+                return Err(Syntax);
             }
+            self.escape()?;
             self.at += plain(&self.text[self.at..]);
         }
+        Ok(())
     }
 
     fn escape(&mut self) -> Result<(), Syntax> {
@@ -235,10 +228,11 @@ const LONG: usize = 64;
 /// character.
 #[inline]
 fn plain(text: &[u8]) -> usize {
-    // Most end in their first word.
-    match text.first_chunk().map(special_in) {
-        Some(special) if special != 0 => place(special),
-        _ => plain_words(text),
+    let Some((first, rest)) = text.split_first_chunk() else { return plain_words(text) };
+    // Most end here.
+    match special_in(first) {
+        0 => first.len() + plain_words(rest),
+        special => place(special),
     }
 }
 

@@ -39,8 +39,8 @@ pub(super) async fn run<S: Answer>(
     let waker = poll_fn(|context| {
         let _ = stop.as_mut().poll(context);
         Poll::Ready(pieces::waker(context.waker()))
-    });
-    let waker = waker.await;
+    })
+    .await;
     let mut stopping = false;
     poll_fn(|_| {
         let context = &mut Context::from_waker(&waker);

@@ -1,8 +1,8 @@
 //! Takes a request's body without having its connection looked at once more for each piece.
 //!
-//! hyper wakes the task of a connection when a piece of a body is taken, so that the next one is read. It is that very task
-//! which takes the piece, and of most bodies there is no next one: each call would have its task run a third time, for
-//! nothing.
+//! hyper wakes the task of a connection when a piece of a body is taken, so that the next one is read. It is that very
+//! task which takes the piece, and of most bodies there is no next one: each call would have its task run a third time,
+//! for nothing.
 
 use std::cell::Cell;
 use std::pin::Pin;
