@@ -40,6 +40,9 @@ use crate::upstream::{CallError, ConnectError, Connected, End, ServerCapabilitie
 /// What a server offers that is away stays listed so long, so that lists do not flap.
 pub const LIST_GRACE: Duration = Duration::from_secs(30);
 
+/// Calls may wait for a session with this attempt, which comes within half a second, but not with a later one.
+const LAST_QUICK_ATTEMPT: u32 = 1;
+
 /// Between checks of a server that failed the last one, or whose calls fail.
 const RECHECK: Duration = Duration::from_millis(500);
 
@@ -178,7 +181,11 @@ pub type Trying = mpsc::Sender<Infallible>;
 pub async fn run(handle: Arc<Handle>, shared: Arc<Shared>, orders: watch::Receiver<Order>, first: Option<Trying>) {
     let clients = handle.clients().cloned();
     let clients = clients.map(|clients| keep(handle.clone(), clients, shared.clone(), orders.clone()));
-    let running = Task { handle, shared, orders, seen: 0, spoken: None, attempts: 0, first, tried: None }.run();
+    let task = Task { handle: handle.clone(), shared, orders, seen: 0, spoken: None, attempts: 0, first, tried: None };
+    let running = async {
+        task.run().await;
+        handle.shut();
+    };
     match clients {
         None => running.await,
         // In a box, so that servers without do not carry the room for it.
@@ -214,13 +221,20 @@ impl Task {
                 }
                 Ok(opened) => {
                     let opened_at = Instant::now();
+                    let is_streamable = matches!(*opened.connected.session, Session::Streamable(_));
                     let over = self.serve(opened).await;
+                    if opened_at.elapsed() >= over.earns_quick_reconnect_after() {
+                        self.attempts = 0;
+                    }
+                    // The server tells each call that it has forgotten the session, and calls that are told so wait for
+                    // the next one: without any session, those that come meanwhile would fail.
+                    let is_forgotten = is_streamable && matches!(over, Over::Ended(End::Expired));
+                    if !is_forgotten || self.attempts > LAST_QUICK_ATTEMPT {
+                        self.handle.shut();
+                    }
                     self.end(&over);
                     if let Over::Stopped = over {
                         return;
-                    }
-                    if opened_at.elapsed() >= over.earns_quick_reconnect_after() {
-                        self.attempts = 0;
                     }
                     away_since = Some(Instant::now());
                 }
@@ -329,6 +343,7 @@ impl Task {
     }
 
     fn note_failure(&self, trouble: &Trouble) {
+        self.handle.shut();
         // As long as nobody knows whether its Secrets are there, nothing has failed.
         let waits = trouble.reason() == Reason::Probing;
         if !waits {
@@ -587,7 +602,6 @@ impl Task {
     }
 
     fn end(&self, over: &Over) {
-        self.handle.shut();
         let (reason, trouble) = match over {
             Over::Ended(End::Closed) => ("closed", Trouble::Closed),
             Over::Ended(End::Expired) => ("expired", Trouble::Forgotten),
