@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use http::Method;
 use portcullis_gateway::{Config, Options};
-use portcullis_runtime::{Failure, LogGuard, LogSink};
+use portcullis_runtime::{Failure, LogGuard, LogSink, WorkerThreads};
 use serde_json::Value;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
@@ -32,8 +32,13 @@ pub struct Gateway {
     sink: LogSink,
     stop: Option<oneshot::Sender<()>>,
     running: JoinSet<Result<(), Failure>>,
+    /// After what runs in them.
+    _threads: WorkerThreads,
     _log: LogGuard,
 }
+
+/// As on a machine of so many processors, whatever this one has.
+pub const WORKERS: usize = 2;
 
 /// Options of a gateway that accepts the kit's tokens, listens on a free port of 127.0.0.1, and ends within 5 s.
 pub fn options() -> Options {
@@ -61,13 +66,15 @@ impl Gateway {
     pub async fn with(config: Config) -> Self {
         let lines = Lines::default();
         let (sink, guard) = LogSink::to(lines.clone()).expect("a thread for the log");
+        let threads = WorkerThreads::start(WORKERS).expect("threads");
         let gateway = portcullis_gateway::Gateway::bind(config, Some(sink.clone())).await.expect("a gateway");
+        let gateway = gateway.with_workers(&threads);
         let (address, admin) = (gateway.address(), gateway.admin_address());
         let (stop, stopped) = oneshot::channel::<()>();
         let mut running = JoinSet::new();
         running.spawn(gateway.run(async move { drop(stopped.await) }));
         let token = token::mint("tester");
-        Self { address, admin, token, lines, sink, stop: Some(stop), running, _log: guard }
+        Self { address, admin, token, lines, sink, stop: Some(stop), running, _threads: threads, _log: guard }
     }
 
     /// Tells it to stop, as SIGTERM would.

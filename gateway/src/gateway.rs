@@ -10,7 +10,9 @@ use kube::Client;
 use portcullis_crds::report;
 use portcullis_runtime::admin::{self, AdminState};
 use portcullis_runtime::serve::{self, ServeError};
-use portcullis_runtime::{Connections, Drain, Failure, Latch, Limits, LogSink, Readiness, Supervisor, process, signal};
+use portcullis_runtime::{
+    Connections, Drain, Failure, Latch, Limits, LogSink, Readiness, Supervisor, WorkerThreads, Workers, process, signal,
+};
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
@@ -65,6 +67,7 @@ pub struct Gateway {
     /// Of tokens and of sessions.
     keys: (Latch, Option<KeyFile>),
     log: Option<LogSink>,
+    workers: Workers,
 }
 
 /// Why the gateway does not start.
@@ -185,7 +188,14 @@ impl Gateway {
             latches,
             keys,
             log,
+            workers: Workers::default(),
         })
+    }
+
+    /// The same, serving callers and servers with these threads.
+    #[must_use]
+    pub fn with_workers(self, threads: &WorkerThreads) -> Self {
+        Self { pool: self.pool.with_workers(threads.workers()), workers: threads.workers(), ..self }
     }
 
     /// The address callers come to.
@@ -208,7 +218,7 @@ impl Gateway {
     pub async fn run(self, signal: impl Future<Output = ()>) -> Result<(), Failure> {
         let (address, admin_address) = (self.address(), self.admin_address());
         let Self { config, listener, admin, source, secrets, guard, client, shared, updated, .. } = self;
-        let Self { pool, board, app, latches, keys, log, .. } = self;
+        let Self { pool, board, app, latches, keys, log, workers, .. } = self;
         let mut tasks = Supervisor::new();
         let connections = Arc::new(Connections::default());
         export(&app.metrics, app.published.clone(), &connections, log);
@@ -268,7 +278,14 @@ impl Gateway {
             None => Front::new(app.clone(), admin::routes(probes)),
         };
         let limits = limits(config.max_connections, config.grace);
-        let serving = serve::serve(listener, move |peer| front.connection(peer), limits, connections, tasks.shutdown());
+        let serving = serve::serve_on(
+            workers,
+            listener,
+            move |peer| front.connection(peer),
+            limits,
+            connections,
+            tasks.shutdown(),
+        );
         tasks.spawn("listener", async move {
             let ended = serving.await;
             drop(answered);

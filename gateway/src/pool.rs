@@ -12,7 +12,7 @@ use arc_swap::ArcSwap;
 use portcullis_crds::mcpserver::State;
 use portcullis_crds::report::SlotReport;
 use portcullis_crds::{Server, ServerKey};
-use portcullis_runtime::Latch;
+use portcullis_runtime::{Latch, Workers};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout_at};
@@ -54,6 +54,7 @@ pub struct Pool {
     board: Arc<Board>,
     members: BTreeMap<ServerKey, Member>,
     tasks: JoinSet<()>,
+    workers: Workers,
     owners: BTreeMap<Id, ServerKey>,
     /// What was applied last.
     servers: Option<Servers>,
@@ -102,12 +103,19 @@ impl Pool {
             board,
             members: BTreeMap::new(),
             tasks: JoinSet::new(),
+            workers: Workers::default(),
             owners: BTreeMap::new(),
             servers: None,
             slots: Vec::new(),
             trying: None,
             due: Instant::now(),
         }
+    }
+
+    /// The same, with the tasks of servers on these threads.
+    #[must_use]
+    pub fn with_workers(self, workers: Workers) -> Self {
+        Self { workers, ..self }
     }
 
     /// Follows the configuration until `stop` says so. `secrets` counts changes of Secrets.
@@ -251,7 +259,11 @@ impl Pool {
         handle.set_offer(Offer { listed, ..(*offer).clone() });
         let orders = watch::Sender::new(Order::default());
         let running = server::run(handle.clone(), self.shared.clone(), orders.subscribe(), self.trying.clone());
-        let task = self.tasks.spawn(running).id();
+        let task = match self.workers.seat() {
+            None => self.tasks.spawn(running),
+            Some(seat) => seat.spawn(&mut self.tasks, running),
+        };
+        let task = task.id();
         self.owners.insert(task, spec.key.clone());
         self.members.insert(spec.key.clone(), Member { spec, handle, orders, task });
     }

@@ -4,7 +4,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::anyhow;
-use portcullis_runtime::{LogSink, log, signal};
+use portcullis_runtime::workers::processors;
+use portcullis_runtime::{LogSink, WorkerThreads, log, signal};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::auth::Authenticator;
@@ -25,19 +26,21 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     let config = options.check().map_err(|problems| told(with_files(options, problems)))?;
     let (sink, _guard) = LogSink::stdout()?;
     log::init(&config.log.level, config.log.json, sink.clone())?;
-    let outcome = runtime()?.block_on(serve(config, sink.clone()));
+    let threads = WorkerThreads::start(if processors() == 1 { 0 } else { processors() })?;
+    let outcome = runtime()?.block_on(serve(config, sink.clone(), &threads));
+    drop(threads);
     sink.flush(FLUSH);
     outcome
 }
 
-async fn serve(config: Config, sink: LogSink) -> anyhow::Result<()> {
+async fn serve(config: Config, sink: LogSink, threads: &WorkerThreads) -> anyhow::Result<()> {
     let stop = signal::termination()?;
     let requests = tracing::enabled!(tracing::Level::INFO).then_some(sink);
     let gateway = Gateway::bind(config, requests).await.map_err(|error| match error {
         StartError::Settings(problems) => told(problems),
         other => other.into(),
     })?;
-    Ok(gateway.run(stop).await?)
+    Ok(gateway.with_workers(threads).run(stop).await?)
 }
 
 /// Adds what is wrong with keys and paths, so that all is told at once also when plain values are wrong.
@@ -71,9 +74,7 @@ pub(crate) fn session_key_problem(path: &Path) -> Option<Problem> {
 
 /// One thread where there is one processor: it is faster there, and its slowest answers are much faster.
 pub(crate) fn runtime() -> anyhow::Result<Runtime> {
-    let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    let mut builder = if processors == 1 { Builder::new_current_thread() } else { Builder::new_multi_thread() };
-    Ok(builder.enable_all().build()?)
+    Ok(Builder::new_current_thread().enable_all().build()?)
 }
 
 /// Problems as one error, a line each.

@@ -5,6 +5,7 @@
 //! | [`log`] | log lines that never make a request wait: levels, formats, the writer thread |
 //! | [`shutdown`] | the one way to tell a task to stop |
 //! | [`supervise`] | every task has a name and an owner; an unexpected end stops the process |
+//! | [`workers`] | threads with a runtime each, for the work of connections |
 //! | [`signal`] | SIGTERM, SIGINT and SIGHUP |
 //! | [`ready`] | what is still missing before the process may get traffic |
 //! | [`mod@serve`] | the accept loop of every listener, with its limits |
@@ -25,6 +26,7 @@ pub mod serve;
 pub mod shutdown;
 pub mod signal;
 pub mod supervise;
+pub mod workers;
 
 pub use alive::keep_alive;
 pub use chain::Chain;
@@ -33,3 +35,4 @@ pub use ready::{Latch, Readiness};
 pub use serve::{Connections, Limits, serve};
 pub use shutdown::{Shutdown, Stop};
 pub use supervise::{Drain, Failure, Supervisor};
+pub use workers::{WorkerThreads, Workers};

@@ -26,6 +26,7 @@ pub use self::pieces::poll_piece;
 pub use self::service::{Answer, RouterService, router};
 use crate::chain::Chain;
 use crate::shutdown::Shutdown;
+use crate::workers::Workers;
 
 /// How long to wait after the system refused to hand out a connection, most often for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -102,6 +103,25 @@ where
     M: Fn(SocketAddr) -> S,
     S: Answer,
 {
+    serve_on(Workers::default(), listener, make, limits, connections, shutdown).await
+}
+
+/// The same, with connections spread over these workers.
+///
+/// # Errors
+/// None, as there.
+pub async fn serve_on<M, S>(
+    workers: Workers,
+    listener: TcpListener,
+    make: M,
+    limits: Limits,
+    connections: Arc<Connections>,
+    shutdown: Shutdown,
+) -> Result<(), Infallible>
+where
+    M: Fn(SocketAddr) -> S,
+    S: Answer,
+{
     let mut tasks = JoinSet::new();
     let mut failing = false;
     let mut stop = pin!(shutdown.requested());
@@ -117,7 +137,14 @@ where
         };
         let Some((stream, peer)) = usable(accepted, &mut failing).await else { continue };
         if let Some(open) = admit(&connections, &stream, tasks.len() < limits.connections) {
-            tasks.spawn(connection::run(stream, make(peer), limits, shutdown.clone(), open));
+            let (service, shutdown) = (make(peer), shutdown.clone());
+            match workers.seat() {
+                None => drop(tasks.spawn(connection::run(stream, service, limits, shutdown, open))),
+                Some(seat) => {
+                    let running = connection::run_there(stream.into_std(), service, limits, shutdown, open);
+                    drop(seat.spawn(&mut tasks, running));
+                }
+            }
         }
     }
     // Closed first, so that newcomers are refused rather than left waiting.

@@ -6,11 +6,13 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use portcullis_e2e::faulty::{Behaviour, Faulty};
+use portcullis_e2e::gateway::WORKERS;
 use portcullis_e2e::http::{self, Answer, Request};
 use portcullis_e2e::wait::wait_for;
 use portcullis_e2e::{token, wait};
 use portcullis_gateway::config::Options;
 use portcullis_gateway::gateway::Gateway;
+use portcullis_runtime::WorkerThreads;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::oneshot;
@@ -38,6 +40,7 @@ pub(crate) struct Stack {
     folder: TempDir,
     _stop: oneshot::Sender<()>,
     _task: JoinSet<()>,
+    _threads: WorkerThreads,
 }
 
 /// A server under this name, with short deadlines: one second for a call and for each step of connecting.
@@ -97,14 +100,15 @@ impl Stack {
             ..Options::default()
         };
         let gateway = Gateway::bind(options.check().expect("sound settings"), None).await.expect("it starts");
-        let address = gateway.address();
+        let threads = WorkerThreads::start(WORKERS).expect("threads");
+        let (address, gateway) = (gateway.address(), gateway.with_workers(&threads));
         let (stop, stopped) = oneshot::channel::<()>();
         let mut task = JoinSet::new();
         task.spawn(async move {
             let signal = async { drop(stopped.await) };
             gateway.run(signal).await.expect("no task of the gateway ends or panics");
         });
-        Self { address, token: token::mint("tests"), folder, _stop: stop, _task: task }
+        Self { address, token: token::mint("tests"), folder, _stop: stop, _task: task, _threads: threads }
     }
 
     /// The same, and waits until all servers are connected.

@@ -1,6 +1,7 @@
 //! A connection to a server, plain or TLS, and the TLS settings behind it.
 
 use std::io;
+use std::os::fd::AsFd as _;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -64,6 +65,28 @@ pub enum TlsError {
     /// The expected name is no name.
     #[error("tls.serverName or the URL's host is no name that a certificate can have")]
     Name,
+}
+
+impl Stream {
+    /// Makes the runtime of this thread the one that wakes whoever waits for it. Only for a stream that nobody uses.
+    ///
+    /// # Errors
+    /// `ConnectionAborted` if the other end has closed it or sent something: the runtime that it comes from may not have
+    /// heard of that yet. Others if the system has no descriptor for us.
+    pub fn move_here(&mut self) -> io::Result<()> {
+        let tcp = match self {
+            Self::Tcp(tcp) => tcp,
+            Self::Tls(tls) => tls.get_mut().0,
+        };
+        // A second descriptor, since a runtime does not give its own away while something else holds it.
+        let second = std::net::TcpStream::from(tcp.as_fd().try_clone_to_owned()?);
+        match second.peek(&mut [0]) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            _ => return Err(io::ErrorKind::ConnectionAborted.into()),
+        }
+        *tcp = TcpStream::from_std(second)?;
+        Ok(())
+    }
 }
 
 impl TlsTarget {

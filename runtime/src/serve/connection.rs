@@ -1,6 +1,7 @@
 //! Runs one connection to its end, which shutdown may bring forward.
 
 use std::future::poll_fn;
+use std::io;
 use std::pin::pin;
 use std::task::{Context, Poll};
 
@@ -54,6 +55,19 @@ pub(super) async fn run<S: Answer>(
         connection.as_mut().poll(context)
     })
     .await
+}
+
+/// The same for a socket that another runtime has accepted: that of this task takes it over.
+pub(super) async fn run_there<S: Answer>(
+    stream: io::Result<std::net::TcpStream>,
+    service: S,
+    limits: Limits,
+    shutdown: Shutdown,
+    open: Open,
+) -> hyper::Result<()> {
+    // It fails for want of memory in the system, which then closes the connection.
+    let Ok(stream) = stream.and_then(TcpStream::from_std) else { return Ok(()) };
+    run(stream, service, limits, shutdown, open).await
 }
 
 /// HTTP/1.1 with keep-alive. The bound of 100 headers is hyper's own: setting it would cost an allocation for

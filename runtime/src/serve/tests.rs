@@ -1,6 +1,9 @@
 //! What clients with vices get, over real sockets and with short limits.
 
 mod shutdown;
+mod workers;
+
+use std::thread;
 
 use axum::Router;
 use axum::extract::ConnectInfo;
@@ -33,12 +36,16 @@ struct Slow {
 
 impl Served {
     async fn start(limits: Limits) -> Self {
+        Self::start_with(limits, Workers::default()).await
+    }
+
+    async fn start_with(limits: Limits, workers: Workers) -> Self {
         let listener = listen(([127, 0, 0, 1], 0).into()).await.expect("port");
         let address = listener.local_addr().expect("address");
         let (connections, (stop, shutdown)) = (Arc::new(Connections::default()), channel());
         let (routes, slow) = routes();
         let mut task = JoinSet::new();
-        task.spawn(serve(listener, router(routes), limits, connections.clone(), shutdown));
+        task.spawn(serve_on(workers, listener, router(routes), limits, connections.clone(), shutdown));
         Self { address, connections, stop, slow, task }
     }
 
@@ -72,6 +79,7 @@ fn routes() -> (Router, Slow) {
     };
     let routes = Router::new()
         .route("/peer", get(|ConnectInfo(peer): ConnectInfo<SocketAddr>| async move { peer.to_string() }))
+        .route("/thread", get(|| async { format!("{}.", thread::current().name().unwrap_or_default()) }))
         .route("/slow", get(slow))
         .route("/big", get(|| async { vec![b'x'; BIG] }))
         .route(

@@ -10,7 +10,7 @@ use super::HttpError;
 use super::body::Body;
 use super::connection::Connection;
 use super::head::Head;
-use super::pool::HttpPool;
+use super::pool::Part;
 
 /// An answer whose head has arrived. Dropping it before its end closes the connection.
 pub struct Exchange {
@@ -19,12 +19,13 @@ pub struct Exchange {
     body: Body,
     /// `None` once the body has ended, or was lost.
     connection: Option<Connection>,
-    pool: Weak<HttpPool>,
+    /// Where the connection goes when it is free.
+    part: Weak<Part>,
 }
 
 impl Exchange {
-    pub(super) fn new(head: Head, body: Body, connection: Connection, pool: Weak<HttpPool>) -> Self {
-        Self { head, body, connection: Some(connection), pool }
+    pub(super) fn new(head: Head, body: Body, connection: Connection, part: Weak<Part>) -> Self {
+        Self { head, body, connection: Some(connection), part }
     }
 
     /// The next piece of the body; `None` at its end, when the connection goes back to the pool. Dropping the future
@@ -99,8 +100,8 @@ impl Exchange {
         if self.ended_now().is_some() {
             return;
         }
-        if let Some(pool) = self.pool.upgrade() {
-            pool.linger(self);
+        if let Some(part) = self.part.upgrade() {
+            part.linger(self);
         }
     }
 
@@ -122,9 +123,9 @@ impl Exchange {
             && self.head.keeps
             && self.body.has_ended()
             && let Some(stream) = connection.reusable()
-            && let Some(pool) = self.pool.upgrade()
+            && let Some(part) = self.part.upgrade()
         {
-            pool.put_back(stream, self.head.announced_idle);
+            part.put_back(stream, self.head.announced_idle);
         }
     }
 }

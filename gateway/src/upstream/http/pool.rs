@@ -2,11 +2,12 @@
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Uri};
+use portcullis_runtime::workers::Parts;
 use tokio::time::{Instant, timeout};
 
 use super::HttpError;
@@ -17,7 +18,7 @@ use crate::guard::Guard;
 use crate::upstream::dial::dial;
 use crate::upstream::stream::{Stream, TlsTarget};
 
-/// Unused connections kept for one origin; more are closed after use.
+/// Unused connections of one worker kept for one origin; more are closed after use.
 const MAX_IDLE: usize = 256;
 
 /// Node's HTTP server closes an unused connection after 5 s; a little less never meets that moment.
@@ -47,6 +48,13 @@ pub struct Origin {
 /// Pooled connections to one origin.
 pub struct HttpPool {
     origin: Origin,
+    parts: Parts<Arc<Part>>,
+}
+
+/// The connections that one worker has opened.
+#[repr(align(128))]
+pub(super) struct Part {
+    idle_timeout: Duration,
     /// Oldest first; the newest is used first.
     idle: Mutex<VecDeque<Idle>>,
     /// Answers whose last bytes nobody waits for; once they have arrived, the connection is as good as any.
@@ -61,7 +69,9 @@ struct Idle {
 impl HttpPool {
     /// A pool without connections; they are made when needed.
     pub fn new(origin: Origin) -> Arc<Self> {
-        Arc::new(Self { origin, idle: Mutex::default(), lingering: Mutex::default() })
+        let idle_timeout = origin.idle_timeout;
+        let part = || Arc::new(Part { idle_timeout, idle: Mutex::default(), lingering: Mutex::default() });
+        Arc::new(Self { origin, parts: Parts::new(part) })
     }
 
     /// Value of the `Host` header.
@@ -75,7 +85,7 @@ impl HttpPool {
     /// # Errors
     /// See [`Self::exchange`].
     pub async fn send(
-        self: &Arc<Self>,
+        &self,
         method: Method,
         path: &Uri,
         headers: &HeaderMap,
@@ -88,7 +98,7 @@ impl HttpPool {
     ///
     /// # Errors
     /// [`HttpError::Connect`], [`HttpError::Blocked`] and [`HttpError::NotSent`] prove that the server never got the request.
-    pub async fn exchange(self: &Arc<Self>, mut outgoing: Outgoing) -> Result<Exchange, HttpError> {
+    pub async fn exchange(&self, mut outgoing: Outgoing) -> Result<Exchange, HttpError> {
         loop {
             let (stream, fresh) = match self.checkout() {
                 Some(stream) => (stream, false),
@@ -97,7 +107,7 @@ impl HttpPool {
             };
             let mut connection = Connection::new(stream, outgoing);
             match poll_fn(|cx| connection.poll_head(cx)).await {
-                Ok((head, body)) => return Ok(Exchange::new(head, body, connection, Arc::downgrade(self))),
+                Ok((head, body)) => return Ok(Exchange::new(head, body, connection, Arc::downgrade(self.parts.own()))),
                 Err(problem) => match connection.unsent() {
                     Some(unsent) if !fresh => outgoing = unsent,
                     _ => return Err(problem),
@@ -106,39 +116,13 @@ impl HttpPool {
         }
     }
 
-    /// An unused connection that the server has not closed, newest first.
+    /// An unused connection that the server has not closed. One of another worker is better than none.
     fn checkout(&self) -> Option<Stream> {
-        loop {
-            let popped = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop_back();
-            let Some(mut idle) = popped else { if self.reap() { continue } else { return None } };
-            if idle.until > Instant::now() && is_quiet(&mut idle.stream) {
-                return Some(idle.stream);
-            }
+        if let Some(stream) = self.parts.own().take() {
+            return Some(stream);
         }
-    }
-
-    /// Puts back the connections whose lingering answers have ended; true if there was one.
-    fn reap(&self) -> bool {
-        let mut all = self.lingering.lock().unwrap_or_else(PoisonError::into_inner);
-        let (before, now) = (all.len(), Instant::now());
-        let mut found = false;
-        all.retain_mut(|(exchange, until)| match exchange.ended_now() {
-            Some(ended) => {
-                found |= ended;
-                false
-            }
-            None => *until > now,
-        });
-        before > 0 && found
-    }
-
-    pub(super) fn linger(&self, exchange: Exchange) {
-        let mut all = self.lingering.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Instant::now();
-        all.retain(|(_, until)| *until > now);
-        if all.len() < MAX_IDLE {
-            all.push((exchange, now + MAX_LINGER));
-        }
+        let moved = |mut stream: Stream| stream.move_here().is_ok().then_some(stream);
+        self.parts.others().find_map(|part| std::iter::from_fn(|| part.take()).find_map(moved))
     }
 
     async fn connect(&self) -> Result<Stream, HttpError> {
@@ -155,9 +139,57 @@ impl HttpPool {
         }
     }
 
+    /// Closes unused connections that are too old or that the server has closed, and gives up answers that linger too
+    /// long. Otherwise both happens with the next request.
+    pub fn sweep(&self) {
+        self.parts.iter().for_each(|part| part.sweep());
+    }
+
+    #[cfg(test)]
+    pub(super) fn unused(&self) -> usize {
+        self.parts.iter().map(|part| part.idle().len()).sum()
+    }
+}
+
+impl Part {
+    /// The newest connection that is not too old and that the server has not closed.
+    fn take(&self) -> Option<Stream> {
+        loop {
+            let popped = self.idle().pop_back();
+            let Some(mut idle) = popped else { if self.reap() { continue } else { return None } };
+            if idle.until > Instant::now() && is_quiet(&mut idle.stream) {
+                return Some(idle.stream);
+            }
+        }
+    }
+
+    /// Puts back the connections whose lingering answers have ended; true if there was one.
+    fn reap(&self) -> bool {
+        let mut all = self.lingering();
+        let (before, now) = (all.len(), Instant::now());
+        let mut found = false;
+        all.retain_mut(|(exchange, until)| match exchange.ended_now() {
+            Some(ended) => {
+                found |= ended;
+                false
+            }
+            None => *until > now,
+        });
+        before > 0 && found
+    }
+
+    pub(super) fn linger(&self, exchange: Exchange) {
+        let mut all = self.lingering();
+        let now = Instant::now();
+        all.retain(|(_, until)| *until > now);
+        if all.len() < MAX_IDLE {
+            all.push((exchange, now + MAX_LINGER));
+        }
+    }
+
     pub(super) fn put_back(&self, stream: Stream, announced: Option<Duration>) {
-        let limit = self.origin.idle_timeout.min(announced.unwrap_or(DEFAULT_IDLE));
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let limit = self.idle_timeout.min(announced.unwrap_or(DEFAULT_IDLE));
+        let mut idle = self.idle();
         let now = Instant::now();
         while idle.len() >= MAX_IDLE || idle.front().is_some_and(|oldest| oldest.until <= now) {
             idle.pop_front();
@@ -165,18 +197,19 @@ impl HttpPool {
         idle.push_back(Idle { stream, until: now + limit });
     }
 
-    /// Closes unused connections that are too old or that the server has closed, and gives up answers that linger too
-    /// long. Otherwise both happens with the next request.
-    pub fn sweep(&self) {
+    fn sweep(&self) {
         self.reap();
         let now = Instant::now();
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut idle = self.idle();
         idle.retain_mut(|idle| idle.until > now && is_quiet(&mut idle.stream));
         idle.shrink_to_fit();
     }
 
-    #[cfg(test)]
-    pub(super) fn unused(&self) -> usize {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).len()
+    fn idle(&self) -> MutexGuard<'_, VecDeque<Idle>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lingering(&self) -> MutexGuard<'_, Vec<(Exchange, Instant)>> {
+        self.lingering.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

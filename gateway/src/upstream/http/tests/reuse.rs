@@ -1,5 +1,8 @@
 //! Which connections are used again, what a request that failed proves, and what is read while it is written.
 
+use portcullis_runtime::WorkerThreads;
+use tokio::task::JoinSet;
+
 use super::*;
 
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
@@ -29,6 +32,33 @@ async fn a_connection_carries_one_request_after_the_other() {
         }
     };
     soon(async { tokio::join!(serving, asking) }).await;
+    assert_eq!(pool.unused(), 1);
+}
+
+/// Asks from the threads of two workers in turn.
+pub(super) async fn from_two_workers(pool: &Arc<HttpPool>, rounds: usize) {
+    let threads = WorkerThreads::start(2).unwrap();
+    let workers = threads.workers();
+    for round in 0..rounds {
+        // While the seat of the first is taken, the next is the second's.
+        let _taken = (round % 2 == 1).then(|| workers.seat());
+        let (pool, mut tasks) = (pool.clone(), JoinSet::new());
+        workers.seat().unwrap().spawn(&mut tasks, async move { asked(&pool, b"a").await });
+        assert_eq!(tasks.join_next().await.unwrap().unwrap(), Ok(Bytes::from_static(b"ok")));
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_one_worker_leaves_unused_serves_the_next() {
+    let (pool, listener) = pool_and_listener().await;
+    let serving = async {
+        let (mut server, _) = listener.accept().await.unwrap();
+        for _ in 0..4 {
+            answer(&mut server, 1, OK).await;
+        }
+        server
+    };
+    soon(async { tokio::join!(serving, from_two_workers(&pool, 4)) }).await;
     assert_eq!(pool.unused(), 1);
 }
 

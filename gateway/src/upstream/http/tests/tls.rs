@@ -7,6 +7,7 @@ use rustls::{RootCertStore, ServerConfig, SupportedProtocolVersion};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use super::reuse::from_two_workers;
 use super::*;
 use crate::upstream::stream::{Named, TlsMaterial};
 
@@ -105,6 +106,22 @@ impl Way {
             Self::Reset => server.get_mut().0.set_zero_linger().unwrap(),
         }
         None
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_one_worker_leaves_unused_serves_the_next() {
+    for version in VERSIONS {
+        let stage = Stage::new(version).await;
+        let serving = async {
+            let mut server = stage.accept().await;
+            for _ in 0..4 {
+                answer(&mut server, 1, OK).await;
+            }
+            server
+        };
+        soon(async { tokio::join!(serving, from_two_workers(&stage.pool, 4)) }).await;
+        assert_eq!(stage.pool.unused(), 1);
     }
 }
 
