@@ -99,7 +99,7 @@ pub async fn call(entry: &Entry, call: &Request<'_>, metrics: &Metrics) -> Calle
     called
 }
 
-async fn attempt_all(entry: &Entry, call: &Request<'_>, guard: &mut Observed<'_>) -> Called {
+async fn attempt_all<'a>(entry: &'a Entry, call: &Request<'_>, guard: &mut Observed<'a>) -> Called {
     let order = order(entry, call);
     // Only who stands alone is waited for at once; among several, the first busy one gets a second turn.
     let mut turns: SmallVec<[(usize, bool); 4]> = order.iter().map(|index| (*index, order.len() == 1)).collect();
@@ -108,7 +108,7 @@ async fn attempt_all(entry: &Entry, call: &Request<'_>, guard: &mut Observed<'_>
     let (mut now, mut until) = (guard.began, None);
     let mut failure = Failure::Unavailable;
     let mut last: Option<&Candidate> = None;
-    guard.server = entry.candidates.first().map(|candidate| candidate.server.clone());
+    guard.server = entry.candidates.first().map(|candidate| &*candidate.server);
     while let Some((index, waits)) = turns.get(attempts).copied() {
         if attempts > 0 {
             now = Instant::now();
@@ -121,7 +121,7 @@ async fn attempt_all(entry: &Entry, call: &Request<'_>, guard: &mut Observed<'_>
         if let Some(previous) = last.replace(candidate) {
             previous.server.series.failovers.inc();
         }
-        guard.server = Some(candidate.server.clone());
+        guard.server = Some(&candidate.server);
         attempts += 1;
         let silence = candidate.server.silence();
         let until = *until.get_or_insert(now + silence);
@@ -321,26 +321,26 @@ struct Observed<'a> {
     metrics: &'a Metrics,
     method: &'static str,
     tool: &'a str,
-    server: Option<Arc<Handle>>,
+    server: Option<&'a Handle>,
     outcome: Outcome,
     began: Instant,
 }
 
 impl Drop for Observed<'_> {
     fn drop(&mut self) {
-        let Some(server) = self.server.as_ref().filter(|server| !server.is_retired()) else { return };
+        let Some(server) = self.server.filter(|server| !server.is_retired()) else { return };
         let seconds = self.began.elapsed().as_secs_f64();
         if self.method != CALL_TOOL {
             let labels = [server.name.as_str(), self.method, self.outcome.as_str()];
-            self.metrics.request_duration.with_label_values(&labels).observe(seconds);
+            self.metrics.request_duration.own().with_label_values(&labels).observe(seconds);
             return;
         }
         if self.outcome == Outcome::Ok {
             server.series.ok.observe(seconds);
         } else {
             let labels = [server.name.as_str(), self.outcome.as_str()];
-            self.metrics.call_duration.with_label_values(&labels).observe(seconds);
+            self.metrics.call_duration.own().with_label_values(&labels).observe(seconds);
         }
-        self.metrics.calls.with_label_values(&[server.name.as_str(), self.tool, self.outcome.as_str()]).inc();
+        self.metrics.calls.own().with_label_values(&[server.name.as_str(), self.tool, self.outcome.as_str()]).inc();
     }
 }

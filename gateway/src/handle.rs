@@ -7,13 +7,15 @@ use std::time::{Duration, SystemTime};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use portcullis_crds::mcpserver::State;
 use portcullis_crds::{Reason, Server, ServerKey};
+use portcullis_runtime::workers::Parts;
 use prometheus::{Histogram, HistogramVec};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
 use crate::clients::Clients;
 use crate::item::{Items, Kind};
-use crate::metrics::{Metrics, Outcome};
+use crate::limit::{Slot, Slots};
+use crate::metrics::{Metrics, Outcome, Parted};
 use crate::server::RECONNECT_REASONS;
 use crate::subscriptions::Subscriptions;
 use crate::touched::Touched;
@@ -32,9 +34,6 @@ const LONGEST_EJECTION: Duration = Duration::from_secs(30);
 /// How long a call may wait for a slot of a busy server.
 const SLOT_WAIT: Duration = Duration::from_secs(1);
 
-/// Calls that may wait for a slot, for each slot there is: a burst passes, because nobody waits longer than a second.
-const WAITING_PER_SLOT: u32 = 4;
-
 /// One server.
 pub struct Handle {
     /// Which one.
@@ -51,10 +50,7 @@ pub struct Handle {
     offer: ArcSwap<Offer>,
     /// The offer is what a session of its own has told, not what was known from before a restart.
     listed_itself: AtomicBool,
-    slots: ArcSwap<Semaphore>,
-    waiting: AtomicU32,
-    outstanding: AtomicU32,
-    idle: Notify,
+    slots: Slots,
     failures: AtomicU32,
     ejections: AtomicU32,
     /// Milliseconds since `born`; 0: not ejected.
@@ -185,19 +181,13 @@ pub struct Series {
 /// How long calls took that were answered: a series that is looked up once, and is there once a call was.
 pub struct Answered {
     server: String,
-    all: HistogramVec,
-    own: OnceLock<Histogram>,
+    all: Parted<HistogramVec>,
+    parts: Parts<OnceLock<Histogram>>,
 }
 
 /// A number that grows.
 #[derive(Default)]
 pub struct Count(AtomicU64);
-
-/// A place at a server; frees it when dropped.
-pub struct Slot<'a> {
-    handle: &'a Handle,
-    _permit: OwnedSemaphorePermit,
-}
 
 // === impl Handle ===
 
@@ -211,15 +201,12 @@ impl Handle {
             key: spec.key.clone(),
             notices: Arc::default(),
             subscriptions: Subscriptions::default(),
-            slots: ArcSwap::from_pointee(Semaphore::new(spec.limits.max_concurrent_requests as usize)),
+            slots: Slots::new(spec.limits.max_concurrent_requests),
             spec: ArcSwap::new(spec),
             live: ArcSwapOption::empty(),
             opened: watch::Sender::new(0),
             offer: ArcSwap::default(),
             listed_itself: AtomicBool::new(false),
-            waiting: AtomicU32::new(0),
-            outstanding: AtomicU32::new(0),
-            idle: Notify::new(),
             failures: AtomicU32::new(0),
             ejections: AtomicU32::new(0),
             ejected_until: AtomicU64::new(0),
@@ -270,10 +257,7 @@ impl Handle {
 
     /// Takes over a changed configuration that the session can live with.
     pub fn set_spec(&self, spec: Arc<Server>) {
-        let slots = spec.limits.max_concurrent_requests;
-        if self.spec.load().limits.max_concurrent_requests != slots {
-            self.slots.store(Arc::new(Semaphore::new(slots as usize)));
-        }
+        self.slots.set_limit(spec.limits.max_concurrent_requests);
         self.spec.store(spec);
         self.touch();
     }
@@ -367,33 +351,24 @@ impl Handle {
 
     /// Calls it has now.
     pub fn outstanding(&self) -> u32 {
-        self.outstanding.load(Ordering::Relaxed)
+        self.slots.taken()
     }
 
     /// Takes a place. When all are taken it may wait shortly until `deadline`, unless too many wait already.
     pub async fn slot(&self, deadline: Option<Instant>) -> Option<Slot<'_>> {
-        let slots = self.slots.load_full();
-        let permit = match (slots.clone().try_acquire_owned(), deadline) {
-            (Ok(permit), _) => permit,
-            (Err(_), Some(deadline)) => Box::pin(self.wait_for_slot(slots, deadline)).await?,
-            (Err(_), None) => return None,
-        };
-        self.outstanding.fetch_add(1, Ordering::Relaxed);
-        Some(Slot { handle: self, _permit: permit })
-    }
-
-    async fn wait_for_slot(&self, slots: Arc<Semaphore>, deadline: Instant) -> Option<OwnedSemaphorePermit> {
-        let places = self.spec.load().limits.max_concurrent_requests.saturating_mul(WAITING_PER_SLOT);
-        let place = Waiting::take(&self.waiting, places)?;
-        let until = deadline.min(Instant::now() + SLOT_WAIT);
-        let permit = timeout_at(until, slots.acquire_owned()).await.ok()?.ok();
-        drop(place);
-        permit
+        match (self.slots.take(), deadline) {
+            (None, Some(deadline)) => Box::pin(self.slots.wait(deadline.min(Instant::now() + SLOT_WAIT))).await,
+            (taken, _) => taken,
+        }
     }
 
     /// A check was answered: the server lives, which does not say that its calls work.
     pub fn alive(&self) {
-        self.last_success.store(self.now(), Ordering::Relaxed);
+        let now = self.now();
+        // Not for each of many calls in a millisecond: other processors read what lies beside it.
+        if self.last_success.load(Ordering::Relaxed) != now {
+            self.last_success.store(now, Ordering::Relaxed);
+        }
     }
 
     /// A call was answered.
@@ -468,13 +443,7 @@ impl Handle {
 
     /// Waits until it has no calls.
     pub async fn drained(&self) {
-        loop {
-            let idle = self.idle.notified();
-            if self.outstanding() == 0 {
-                return;
-            }
-            idle.await;
-        }
+        self.slots.unused().await;
     }
 
     /// What people are shown.
@@ -544,7 +513,7 @@ impl Series {
     fn new(server: &str, metrics: &Metrics) -> Self {
         let all = metrics.call_duration.clone();
         Self {
-            ok: Answered { server: server.to_owned(), all, own: OnceLock::new() },
+            ok: Answered { server: server.to_owned(), all, parts: Parts::default() },
             failovers: Count::default(),
             ejections: Count::default(),
             reconnects: Default::default(),
@@ -557,7 +526,7 @@ impl Answered {
     /// A call has taken so long.
     pub fn observe(&self, seconds: f64) {
         let labels = [self.server.as_str(), Outcome::Ok.as_str()];
-        self.own.get_or_init(|| self.all.with_label_values(&labels)).observe(seconds);
+        self.parts.own().get_or_init(|| self.all.own().with_label_values(&labels)).observe(seconds);
     }
 }
 
@@ -619,32 +588,5 @@ impl Phase {
             Self::Backoff => "backoff",
             Self::Disabled => "disabled",
         }
-    }
-}
-
-impl Drop for Slot<'_> {
-    fn drop(&mut self) {
-        if self.handle.outstanding.fetch_sub(1, Ordering::Release) == 1 {
-            self.handle.idle.notify_waiters();
-        }
-    }
-}
-
-/// A place in the queue for a slot.
-struct Waiting<'a>(&'a AtomicU32);
-
-impl<'a> Waiting<'a> {
-    fn take(count: &'a AtomicU32, places: u32) -> Option<Self> {
-        if count.fetch_add(1, Ordering::Relaxed) >= places {
-            count.fetch_sub(1, Ordering::Relaxed);
-            return None;
-        }
-        Some(Self(count))
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -21,6 +21,7 @@ pub mod guard;
 pub mod handle;
 pub mod item;
 pub mod json;
+mod limit;
 pub mod listing;
 pub mod metrics;
 pub mod pick;
@@ -36,6 +37,7 @@ pub mod secrets;
 pub mod server;
 mod sharded;
 pub mod short;
+
 pub mod source;
 pub mod subscriptions;
 pub mod token_command;

@@ -3,6 +3,7 @@
 //! Labels come from configured servers, listed tools and closed sets only, never from a request.
 
 mod kept;
+mod parted;
 mod servers;
 
 use std::cell::RefCell;
@@ -17,6 +18,7 @@ use prometheus::{
 };
 
 pub use self::kept::Kept;
+pub use self::parted::Parted;
 pub use self::servers::OfServers;
 
 /// Seconds; the first ones are the gateway's own work, the last ones slow tools.
@@ -28,9 +30,9 @@ pub struct Metrics {
     /// Where they are gathered from.
     pub registry: Registry,
     /// `portcullis_http_request_duration_seconds{route,method,status}`
-    pub http_duration: HistogramVec,
+    pub http_duration: Parted<HistogramVec>,
     /// `portcullis_tool_call_duration_seconds{server,outcome}`
-    pub call_duration: HistogramVec,
+    pub call_duration: Parted<HistogramVec>,
     /// `portcullis_client_streams_open`.
     pub client_streams: IntGauge,
     /// `portcullis_client_questions_open`.
@@ -38,9 +40,9 @@ pub struct Metrics {
     /// `portcullis_calls_waiting_for_input`.
     pub waiting_calls: IntGauge,
     /// `portcullis_server_request_duration_seconds{server, method, outcome}`: prompts, resources, completion.
-    pub request_duration: HistogramVec,
+    pub request_duration: Parted<HistogramVec>,
     /// `portcullis_tool_calls_total{server,tool,outcome}`
-    pub calls: IntCounterVec,
+    pub calls: Parted<IntCounterVec>,
     /// `portcullis_unknown_tool_calls_total`
     pub unknown_tools: IntCounter,
     /// `portcullis_auth_rejections_total{reason}`
@@ -165,17 +167,17 @@ impl Metrics {
             make.gauge("session_keys_ok", "0 while the file of session keys is refused; the last good keys stay.");
         session_keys_ok.set(1);
         let metrics = Self {
-            http_duration: make.histograms(
+            http_duration: make.parted_histograms(
                 "http_request_duration_seconds",
                 "Time to answer a request.",
                 &["route", "method", "status"],
             ),
-            call_duration: make.histograms(
+            call_duration: make.parted_histograms(
                 "tool_call_duration_seconds",
                 "Time of a tool call, all attempts.",
                 &["server", "outcome"],
             ),
-            request_duration: make.histograms(
+            request_duration: make.parted_histograms(
                 "server_request_duration_seconds",
                 "Time of what is asked of a server besides tool calls, all attempts.",
                 &["server", "method", "outcome"],
@@ -189,7 +191,7 @@ impl Metrics {
                 "calls_waiting_for_input",
                 "Calls that wait until clients without sessions come back with answers to questions of servers.",
             ),
-            calls: make.counters("tool_calls_total", "Tool calls.", &["server", "tool", "outcome"]),
+            calls: make.parted_counters("tool_calls_total", "Tool calls.", &["server", "tool", "outcome"]),
             unknown_tools: make.counter("unknown_tool_calls_total", "Calls of tools that no server offers."),
             auth_rejections: make.counters("auth_rejections_total", "Requests refused for their token.", &["reason"]),
             gate_refusals: make.counters(
@@ -257,16 +259,22 @@ impl Metrics {
     pub fn forget(&self, servers: &HashSet<&str>) {
         for server in servers {
             for outcome in OUTCOMES {
-                let _ = self.call_duration.remove_label_values(&[server, outcome.as_str()]);
+                for part in self.call_duration.iter() {
+                    let _ = part.remove_label_values(&[server, outcome.as_str()]);
+                }
             }
         }
         // Only these have labels that are not known here. It looks at every series, so it is done once for all.
         if !servers.is_empty() {
-            for labels in labels_of(&self.request_duration, servers) {
-                let _ = self.request_duration.remove(&borrowed(&labels));
+            for part in self.request_duration.iter() {
+                for labels in labels_of(part, servers) {
+                    let _ = part.remove(&borrowed(&labels));
+                }
             }
-            for labels in labels_of(&self.calls, servers) {
-                let _ = self.calls.remove(&borrowed(&labels));
+            for part in self.calls.iter() {
+                for labels in labels_of(part, servers) {
+                    let _ = part.remove(&borrowed(&labels));
+                }
             }
         }
     }
@@ -310,6 +318,12 @@ fn named(name: &str) -> String {
     format!("portcullis_{name}")
 }
 
+/// What fails in one part fails in the first.
+fn parted<C>(part: impl Fn() -> prometheus::Result<C>) -> prometheus::Result<Parted<C>> {
+    part()?;
+    Ok(Parted::new(|| part().expect("the first was made")))
+}
+
 /// Makes, registers and notes; every name stands once in this file, so none can clash.
 struct Maker {
     registry: Registry,
@@ -329,14 +343,20 @@ impl Maker {
         made
     }
 
-    fn histograms(&self, name: &str, help: &str, labels: &[&str]) -> HistogramVec {
+    fn parted_histograms(&self, name: &str, help: &str, labels: &[&str]) -> Parted<HistogramVec> {
         let opts = HistogramOpts::new(named(name), help).buckets(BUCKETS.to_vec());
-        self.register("histogram", HistogramVec::new(opts, labels))
+        let part = || HistogramVec::new(opts.clone(), labels);
+        self.register("histogram", parted(part))
     }
 
     fn histogram(&self, name: &str, help: &str) -> Histogram {
         let opts = HistogramOpts::new(named(name), help).buckets(BUCKETS.to_vec());
         self.register("histogram", Histogram::with_opts(opts))
+    }
+
+    fn parted_counters(&self, name: &str, help: &str, labels: &[&str]) -> Parted<IntCounterVec> {
+        let opts = Opts::new(named(name), help);
+        self.register("counter", parted(|| IntCounterVec::new(opts.clone(), labels)))
     }
 
     fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {

@@ -1,4 +1,5 @@
 //! Remembers checked tokens for a short while, by their digest. Refusals are not remembered.
+
 use std::{
     sync::Arc,
     time::{Duration, SystemTime},
@@ -13,7 +14,7 @@ use crate::sharded::Sharded;
 pub(super) const MAX_AGE: Duration = Duration::from_secs(60);
 /// The same for a token that the cluster was asked about: so long a revocation may go unnoticed.
 pub(super) const MAX_AGE_REVIEWED: Duration = Duration::from_secs(30);
-/// How many tokens are remembered, at most.
+/// How many tokens each worker remembers, at most.
 pub(super) const CAPACITY: usize = 10_000;
 
 /// SHA-256 of a token.
@@ -54,6 +55,11 @@ impl Entry {
         let fresh = now.duration_since(self.checked_at).is_ok_and(|age| age < self.max_age);
         fresh && self.generation == generation && now < self.identity.expires_at
     }
+
+    /// The same for another worker, whose calls then count the users of an identity of its own.
+    fn copied(&self) -> Self {
+        Self { identity: Arc::new(Identity::clone(&self.identity)), ..*self }
+    }
 }
 
 impl TokenCache {
@@ -66,20 +72,25 @@ impl TokenCache {
 
     /// The bearer of a token that was checked lately with the present keys.
     pub(super) fn get(&self, ticket: &Ticket, now: SystemTime) -> Option<Arc<Identity>> {
-        let shard = self.0.shard(ticket.digest[0]);
-        let entry = shard.get(&ticket.digest).filter(|entry| entry.holds(ticket.generation, now))?;
-        Some(Arc::clone(&entry.identity))
+        let holds = |entry: &&Entry| entry.holds(ticket.generation, now);
+        if let Some(entry) = self.0.own().get(&ticket.digest).filter(holds) {
+            return Some(Arc::clone(&entry.identity));
+        }
+        let entry = self.0.elsewhere(&ticket.digest, |entry| Some(entry).filter(holds).map(Entry::copied))?;
+        let identity = Arc::clone(&entry.identity);
+        self.0.insert(self.0.own(), ticket.digest, entry);
+        Some(identity)
     }
 
     /// Remembers the bearer of a token that was checked at `now`, for `max_age`.
     pub(super) fn insert(&self, ticket: &Ticket, identity: &Arc<Identity>, now: SystemTime, max_age: Duration) {
         let identity = Arc::clone(identity);
         let entry = Entry { identity, generation: ticket.generation, checked_at: now, max_age };
-        let mut shard = self.0.shard(ticket.digest[0]);
-        if self.0.is_full(&shard) {
-            shard.retain(|_, entry| entry.holds(ticket.generation, now));
+        let mut part = self.0.own();
+        if self.0.is_full(&part) {
+            part.retain(|_, entry| entry.holds(ticket.generation, now));
         }
-        self.0.insert(shard, ticket.digest, entry);
+        self.0.insert(part, ticket.digest, entry);
     }
 
     /// Makes every entry void, those of checks under way included. Call it after the keys have changed.

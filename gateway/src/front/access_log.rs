@@ -10,7 +10,8 @@ use portcullis_runtime::log::timestamp;
 use serde_json::Value;
 
 use super::error::clip;
-use super::observe::{Peer, RequestId};
+use super::observe::RequestId;
+use super::service::Connection;
 use crate::auth::Identity;
 use crate::handle::Handle;
 use crate::json::is_plain;
@@ -60,8 +61,8 @@ pub struct Line {
     pub path: Cow<'static, str>,
     /// `User-Agent`.
     pub user_agent: Option<HeaderValue>,
-    /// The caller's address, as the connection has it.
-    pub peer: Arc<Peer>,
+    /// What it came over.
+    pub connection: Arc<Connection>,
     /// `X-Request-Id`.
     pub request_id: RequestId,
     /// When it came.
@@ -112,7 +113,7 @@ impl AccessLog {
         number_member(&mut out, r#","status_code":"#, status.into());
         out.extend_from_slice(br#","execution_time_ms":"#);
         millis(&mut out, took);
-        member(&mut out, r#","remote_addr":"#, Some(line.peer.as_str()));
+        member(&mut out, r#","remote_addr":"#, Some(line.connection.peer()));
         member(
             &mut out,
             r#","user_agent":"#,

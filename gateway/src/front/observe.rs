@@ -1,10 +1,9 @@
 //! Around every request: an id, a measure, and the line in the access log.
 
 use std::borrow::Cow;
-use std::net::SocketAddr;
+use std::cell::Cell;
 use std::ops::{Deref, DerefMut};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
 
 use axum::extract::{MatchedPath, Request};
@@ -16,6 +15,7 @@ use http_body::Body as _;
 
 use super::access_log::{Facts, Line, short};
 use super::app::App;
+use super::service::Connection;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -29,9 +29,6 @@ pub struct Recording {
     record: Mutex<Record>,
 }
 
-/// Who is at the other end of a connection.
-pub struct Peer(String);
-
 /// What is known of one request.
 #[derive(Default)]
 pub struct Record {
@@ -43,7 +40,6 @@ pub struct Record {
 struct Watch {
     line: Line,
     route: Option<Cow<'static, str>>,
-    app: Arc<App>,
     status: u16,
     bytes: Option<u64>,
     /// It is over with its answer, whoever still holds the record.
@@ -72,14 +68,14 @@ pub fn record(recorder: &Recording) -> MutexGuard<'_, Record> {
 }
 
 /// A request has come. `route` is what its path is called where that is known already.
-pub(super) fn begin(app: &Arc<App>, head: &Parts, peer: Arc<Peer>, route: Option<&'static str>) -> Recorder {
+pub(super) fn begin(connection: Arc<Connection>, head: &Parts, route: Option<&'static str>) -> Recorder {
     let path = route.map_or_else(|| Cow::Owned(short(head.uri.path())), Cow::Borrowed);
     let user_agent = head.headers.get(header::USER_AGENT).cloned();
     let request_id = RequestId::of(&head.headers);
     let (arrived, began) = (SystemTime::now(), Instant::now());
-    let line = Line { method: head.method.clone(), path, user_agent, peer, request_id, arrived, began };
-    let (route, app) = (route.map(Cow::Borrowed), app.clone());
-    let watch = Watch { line, route, app, status: UNANSWERED, bytes: None, ends_with_answer: false };
+    let line = Line { method: head.method.clone(), path, user_agent, connection, request_id, arrived, began };
+    let route = route.map(Cow::Borrowed);
+    let watch = Watch { line, route, status: UNANSWERED, bytes: None, ends_with_answer: false };
     let record = Mutex::new(Record { facts: Facts::default(), watch: Some(watch) });
     Arc::new(Recording { arrived, record })
 }
@@ -115,21 +111,6 @@ pub(super) fn end(app: &App, recorder: &Recorder, response: &mut Response) {
     // A client that keeps connections leaves by itself then, rather than meet one that is closed under its next request.
     if app.readiness.is_draining() {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
-    }
-}
-
-// === impl Peer ===
-
-impl From<SocketAddr> for Peer {
-    fn from(address: SocketAddr) -> Self {
-        Self(address.ip().to_string())
-    }
-}
-
-impl Peer {
-    /// Its address, without the port.
-    pub fn as_str(&self) -> &str {
-        &self.0
     }
 }
 
@@ -172,8 +153,9 @@ impl Record {
         let status = StatusCode::from_u16(watch.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let labels = [route, method, status.as_str()];
         let elapsed = watch.line.began.elapsed();
-        watch.app.metrics.http_duration.with_label_values(&labels).observe(elapsed.as_secs_f64());
-        watch.app.log.write(&watch.line, &self.facts, elapsed, watch.status, watch.bytes);
+        let app = watch.line.connection.app();
+        app.metrics.http_duration.own().with_label_values(&labels).observe(elapsed.as_secs_f64());
+        app.log.write(&watch.line, &self.facts, elapsed, watch.status, watch.bytes);
     }
 
     /// The id of the request.
@@ -228,14 +210,16 @@ impl RequestId {
         headers.get(&X_REQUEST_ID).filter(harmless).map_or_else(Self::unique, |id| Self::Given(id.clone()))
     }
 
-    /// No two of one process are the same; those of two are as unlikely to be as random ones.
+    /// No two of one thread are the same; those of two are as unlikely to be as random ones.
     fn unique() -> Self {
-        static NEXT: LazyLock<AtomicU64> = LazyLock::new(|| {
-            let mut seed = [0; 8];
-            let _ = aws_lc_rs::rand::fill(&mut seed);
-            AtomicU64::new(u64::from_be_bytes(seed))
-        });
-        let mut id = mixed(NEXT.fetch_add(1, Ordering::Relaxed));
+        thread_local! {
+            static NEXT: Cell<u64> = {
+                let mut seed = [0; 8];
+                let _ = aws_lc_rs::rand::fill(&mut seed);
+                Cell::new(u64::from_be_bytes(seed))
+            };
+        }
+        let mut id = mixed(NEXT.replace(NEXT.get().wrapping_add(1)));
         Self::Own(std::array::from_fn(|_| {
             id = id.rotate_left(4);
             b"0123456789abcdef"[(id & 15) as usize]

@@ -16,7 +16,7 @@ use hyper_util::service::TowerToHyperService;
 use portcullis_runtime::serve::Answer;
 
 use super::app::App;
-use super::observe::{self, Peer, Recorder};
+use super::observe::{self, Recorder};
 use super::{mcp, routes};
 use crate::boxed::pinned;
 
@@ -24,6 +24,24 @@ use crate::boxed::pinned;
 pub struct Front {
     app: Arc<App>,
     router: TowerToHyperService<Router>,
+}
+
+/// A connection of a caller. Its requests share this, and so touch nothing that those of other connections count.
+pub struct Connection {
+    front: Arc<Front>,
+    peer: String,
+}
+
+impl Connection {
+    /// What its requests need.
+    pub fn app(&self) -> &App {
+        &self.front.app
+    }
+
+    /// The address of its other end, without the port.
+    pub fn peer(&self) -> &str {
+        &self.peer
+    }
 }
 
 impl Front {
@@ -35,19 +53,19 @@ impl Front {
 
     /// What answers one connection.
     pub fn connection(self: &Arc<Self>, peer: SocketAddr) -> impl Answer + use<> {
-        let (front, peer) = (self.clone(), Arc::new(Peer::from(peer)));
+        let connection = Arc::new(Connection { front: self.clone(), peer: peer.ip().to_string() });
         service_fn(move |request: Request<Incoming>| {
-            let (front, peer) = (front.clone(), peer.clone());
+            let connection = connection.clone();
             // In a box: a connection keeps the room for its answer, which idle ones must not pay for.
-            pinned(|| async move { Ok::<_, Infallible>(front.answer(request, peer).await) })
+            pinned(|| async move { Ok::<_, Infallible>(connection.front.answer(request, &connection).await) })
         })
     }
 
-    async fn answer(&self, request: Request<Incoming>, peer: Arc<Peer>) -> Response {
+    async fn answer(&self, request: Request<Incoming>, connection: &Arc<Connection>) -> Response {
         let (mut head, body) = request.into_parts();
         let body = Body::new(body);
         let call = (head.method == Method::POST).then(|| Call::of(head.uri.path())).flatten();
-        let recorder = observe::begin(&self.app, &head, peer, call.map(Call::path));
+        let recorder = observe::begin(connection.clone(), &head, call.map(Call::path));
         let mut response = match call {
             Some(Call::Tools) => routes::call_tool(&self.app, &head, body, &recorder).await,
             Some(Call::Mcp) => mcp::answer_post(&self.app, &mut head, body, &recorder).await,

@@ -3,7 +3,7 @@
 use super::Session;
 use crate::sharded::Sharded;
 
-/// Sessions that are remembered, at most.
+/// Sessions that each worker remembers, at most.
 const CAPACITY: usize = 8_192;
 
 /// Sessions by their ids. Whose they are, and whether they still last, is for the reader to check.
@@ -22,14 +22,14 @@ impl Opened {
     }
 
     pub(super) fn get(&self, text: &[u8]) -> Option<Session> {
-        self.0.shard(byte_of(text)).get(text).cloned()
+        self.0.own().get(text).cloned()
     }
 
     /// Remembers what was opened in this generation; what older keys have opened is not kept.
     pub(super) fn insert(&self, text: &[u8], session: &Session, opened_in: u64) {
-        let shard = self.0.shard(byte_of(text));
+        let part = self.0.own();
         if self.generation() == opened_in {
-            self.0.insert(shard, text.into(), session.clone());
+            self.0.insert(part, text.into(), session.clone());
         }
     }
 
@@ -37,11 +37,6 @@ impl Opened {
     pub(super) fn forget_all(&self) {
         self.0.forget_all();
     }
-}
-
-/// The end of an id is as good as random.
-fn byte_of(text: &[u8]) -> u8 {
-    text.iter().rev().nth(1).copied().unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! What is remembered of a token, and for how long.
 use http::{HeaderMap, HeaderValue, header::AUTHORIZATION};
+use portcullis_runtime::WorkerThreads;
+use tokio::task::JoinSet;
 
 use super::{
     cache::*,
@@ -106,6 +108,25 @@ fn a_clock_that_was_set_back_voids_what_is_remembered() {
     cache.insert(&ticket, &identity(600), after(100), MAX_AGE);
     assert_eq!(cache.get(&ticket, after(99)), None);
     assert_eq!(cache.get(&ticket, after(100)), Some(identity(600)));
+}
+
+#[tokio::test]
+async fn what_one_worker_has_checked_the_others_need_not_check() {
+    let (cache, threads) = (Arc::new(TokenCache::default()), WorkerThreads::start(2).unwrap());
+    let (workers, mut tasks) = (threads.workers(), JoinSet::new());
+    let ticket = cache.ticket("token");
+    cache.insert(&ticket, &identity(600), now(), MAX_AGE);
+    // The second worker's seat: this thread has the part of the first.
+    let _first = workers.seat();
+    let (there, seat) = (cache.clone(), workers.seat().unwrap());
+    let asking = async move {
+        let ticket = there.ticket("token");
+        [now(), now(), now() + MAX_AGE].map(|at| there.get(&ticket, at))
+    };
+    seat.spawn(&mut tasks, asking);
+    assert_eq!(tasks.join_next().await.unwrap().unwrap(), [Some(identity(600)), Some(identity(600)), None]);
+    cache.forget_all();
+    assert_eq!((cache.get(&cache.ticket("token"), now()), cache.len()), (None, 0));
 }
 
 #[test]

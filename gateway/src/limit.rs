@@ -1,0 +1,299 @@
+//! How many calls a server has at a time, and who waits for a place.
+//!
+//! Every call takes a place and leaves it, on any thread: that is one atomic operation each while nobody waits.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{Notify, oneshot};
+use tokio::time::{Instant, timeout_at};
+
+/// Calls that may wait for a place, for each place there is: a burst passes, because nobody waits longer than a second.
+const WAITING_PER_SLOT: u32 = 4;
+
+/// The places of one server. Apart in memory from what is only read.
+#[repr(align(128))]
+pub struct Slots {
+    taken: AtomicU32,
+    /// How many are about to wait, or do.
+    waiting: AtomicU32,
+    limit: AtomicU32,
+    /// Who waits, the first in front. Whoever is told has a place.
+    queue: Mutex<VecDeque<oneshot::Sender<()>>>,
+    idle: Notify,
+}
+
+/// A place; it is free again when this is dropped.
+pub struct Slot<'a>(&'a Slots);
+
+/// A turn in the queue, from which a place may come also when nobody looks any more.
+struct Turn<'a> {
+    slots: &'a Slots,
+    told: oneshot::Receiver<()>,
+}
+
+/// Counts one who waits.
+struct Waiting<'a>(&'a AtomicU32);
+
+impl Slots {
+    /// So many places, all free.
+    pub fn new(limit: u32) -> Self {
+        Self {
+            taken: AtomicU32::new(0),
+            waiting: AtomicU32::new(0),
+            limit: AtomicU32::new(limit),
+            queue: Mutex::default(),
+            idle: Notify::new(),
+        }
+    }
+
+    /// So many places from now on. Calls that have a place keep it.
+    pub fn set_limit(&self, limit: u32) {
+        self.limit.store(limit, Ordering::SeqCst);
+        self.serve(&mut self.queue());
+    }
+
+    /// Places that are taken.
+    pub fn taken(&self) -> u32 {
+        self.taken.load(Ordering::Relaxed)
+    }
+
+    /// A place, if there is one for which nobody waits.
+    pub fn take(&self) -> Option<Slot<'_>> {
+        (self.waiting.load(Ordering::SeqCst) == 0 && self.try_take()).then(|| Slot(self))
+    }
+
+    /// A place as soon as one is free; `None` after `until`, and at once if too many wait already.
+    pub async fn wait(&self, until: Instant) -> Option<Slot<'_>> {
+        let places = self.limit.load(Ordering::Relaxed).saturating_mul(WAITING_PER_SLOT);
+        let _waiting = Waiting::one(&self.waiting, places)?;
+        let mut turn = {
+            let (tell, told) = oneshot::channel();
+            let mut queue = self.queue();
+            // Who has given up leaves a sender behind.
+            if queue.len() >= places as usize {
+                queue.retain(|other| !other.is_closed());
+            }
+            queue.push_back(tell);
+            self.serve(&mut queue);
+            Turn { slots: self, told }
+        };
+        timeout_at(until, &mut turn.told).await.ok()?.ok()?;
+        Some(Slot(self))
+    }
+
+    /// Waits until all places are free.
+    pub async fn unused(&self) {
+        loop {
+            let idle = self.idle.notified();
+            if self.taken() == 0 {
+                return;
+            }
+            idle.await;
+        }
+    }
+
+    fn try_take(&self) -> bool {
+        let limit = self.limit.load(Ordering::SeqCst);
+        let more = |taken: u32| (taken < limit).then_some(taken + 1);
+        self.taken.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more).is_ok()
+    }
+
+    /// Whoever counts as waiting before it looks for a place is seen here, or sees the place.
+    fn free(&self) {
+        let before = self.taken.fetch_sub(1, Ordering::SeqCst);
+        if self.waiting.load(Ordering::SeqCst) > 0 {
+            self.serve(&mut self.queue());
+        }
+        if before == 1 {
+            self.idle.notify_waiters();
+        }
+    }
+
+    /// Gives free places to those who wait.
+    fn serve(&self, queue: &mut VecDeque<oneshot::Sender<()>>) {
+        while !queue.is_empty() && self.try_take() {
+            let told = std::iter::from_fn(|| queue.pop_front()).any(|next| next.send(()).is_ok());
+            if !told {
+                self.taken.fetch_sub(1, Ordering::SeqCst);
+            }
+        }
+    }
+
+    fn queue(&self) -> MutexGuard<'_, VecDeque<oneshot::Sender<()>>> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Slot<'_> {
+    fn drop(&mut self) {
+        self.0.free();
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.told.close();
+        // It was told too late, and nobody has taken the place over.
+        if self.told.try_recv().is_ok() {
+            self.slots.free();
+        }
+    }
+}
+
+impl<'a> Waiting<'a> {
+    fn one(count: &'a AtomicU32, places: u32) -> Option<Self> {
+        if count.fetch_add(1, Ordering::SeqCst) >= places {
+            count.fetch_sub(1, Ordering::SeqCst);
+            return None;
+        }
+        Some(Self(count))
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use futures_util::FutureExt as _;
+    use tokio::time::sleep;
+
+    use super::*;
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_secs(10)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn there_are_as_many_places_as_the_limit_says() {
+        let slots = Slots::new(2);
+        let (one, two) = (slots.take(), slots.take());
+        assert!(one.is_some() && two.is_some() && slots.take().is_none());
+        drop(one);
+        assert_eq!((slots.taken(), slots.take().is_some()), (1, true));
+        assert!(Slots::new(0).wait(soon()).await.is_none(), "without places nobody may wait");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_gets_a_place_in_turn_and_before_who_comes_later() {
+        let slots = Slots::new(1);
+        let held = slots.take();
+        let (mut first, mut second) = (Box::pin(slots.wait(soon())), Box::pin(slots.wait(soon())));
+        assert!((&mut first).now_or_never().is_none() && (&mut second).now_or_never().is_none());
+        drop(held);
+        assert!(slots.take().is_none(), "it is given to the first who waits");
+        assert!((&mut second).now_or_never().is_none());
+        let got = first.now_or_never().flatten();
+        assert!(got.is_some() && (&mut second).now_or_never().is_none());
+        drop(got);
+        assert!(second.now_or_never().flatten().is_some());
+        assert_eq!(slots.taken(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_waits_longer_than_asked_or_behind_too_many() {
+        let slots = Slots::new(1);
+        let _held = slots.take();
+        let began = Instant::now();
+        assert!(slots.wait(began + Duration::from_millis(300)).await.is_none());
+        assert_eq!(began.elapsed(), Duration::from_millis(300));
+        let mut crowd: Vec<_> = (0..WAITING_PER_SLOT).map(|_| Box::pin(slots.wait(soon()))).collect();
+        crowd.iter_mut().for_each(|one| assert!(one.now_or_never().is_none()));
+        assert!(slots.wait(soon()).now_or_never().expect("at once").is_none());
+        crowd.pop();
+        assert!(slots.wait(soon()).now_or_never().is_none(), "there is room again in the queue");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_place_given_to_who_has_gone_away_is_the_next_ones() {
+        let slots = Slots::new(1);
+        let held = slots.take();
+        let mut turns: Vec<_> = (0..3).map(|_| Box::pin(slots.wait(soon()))).collect();
+        turns.iter_mut().for_each(|one| assert!(one.now_or_never().is_none()));
+        // The first is gone before there is a place, the second after it was given to it.
+        drop(turns.remove(0));
+        drop(held);
+        drop(turns.remove(0));
+        assert!(turns.remove(0).now_or_never().flatten().is_some());
+        assert_eq!((slots.taken(), slots.take().is_some()), (0, true));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_has_given_up_is_in_nobodys_way() {
+        let slots = Slots::new(1);
+        let held = slots.take();
+        for _ in 0..3 * WAITING_PER_SLOT {
+            assert!(slots.wait(Instant::now()).await.is_none());
+        }
+        assert!(slots.queue().len() <= WAITING_PER_SLOT as usize);
+        drop(held);
+        // Somebody is about to wait, so that the next one may not just take the free place.
+        let _other = Waiting::one(&slots.waiting, u32::MAX);
+        assert!(slots.take().is_none());
+        assert!(slots.wait(soon()).now_or_never().flatten().is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_higher_limit_lets_in_who_waits_and_a_lower_one_takes_nothing_away() {
+        let slots = Slots::new(1);
+        let held = slots.take();
+        let mut waiting: Vec<_> = (0..3).map(|_| Box::pin(slots.wait(soon()))).collect();
+        waiting.iter_mut().for_each(|one| assert!(one.now_or_never().is_none()));
+        slots.set_limit(3);
+        let got: Vec<_> = waiting.iter_mut().map(|one| one.now_or_never().flatten()).collect();
+        assert_eq!(got.iter().map(Option::is_some).collect::<Vec<_>>(), [true, true, false]);
+        slots.set_limit(1);
+        drop(got);
+        assert!(slots.take().is_none(), "one place is held");
+        drop(held);
+        assert!(waiting.pop().and_then(|last| last.now_or_never().flatten()).is_some());
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn no_place_is_lost_or_made_by_many_threads() {
+        let (slots, most) = (Arc::new(Slots::new(3)), Arc::new(AtomicU32::new(0)));
+        let mut tasks = tokio::task::JoinSet::new();
+        for number in 0..32_u64 {
+            let (slots, most) = (slots.clone(), most.clone());
+            tasks.spawn(async move {
+                let mut got = 0_u32;
+                for round in 0..300 {
+                    let slot = match slots.take() {
+                        Some(slot) => Some(slot),
+                        // Some give up while they wait.
+                        None => slots.wait(Instant::now() + Duration::from_micros(number * 37 + round)).await,
+                    };
+                    most.fetch_max(slots.taken(), Ordering::Relaxed);
+                    tokio::task::yield_now().await;
+                    got += u32::from(slot.is_some());
+                }
+                got
+            });
+        }
+        let got: u32 = tasks.join_all().await.into_iter().sum();
+        assert!(got > 0 && most.load(Ordering::Relaxed) <= 3, "{got}");
+        assert_eq!((slots.taken(), slots.queue().iter().filter(|one| !one.is_closed()).count()), (0, 0));
+        assert!(slots.take().is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_all_to_leave_hears_of_the_last() {
+        let slots = Slots::new(2);
+        let (one, two) = (slots.take(), slots.take());
+        let mut unused = Box::pin(slots.unused());
+        assert!((&mut unused).now_or_never().is_none());
+        drop(one);
+        assert!((&mut unused).now_or_never().is_none());
+        drop(two);
+        sleep(Duration::from_millis(1)).await;
+        assert!(unused.now_or_never().is_some());
+    }
+}
