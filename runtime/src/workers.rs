@@ -19,6 +19,9 @@ use tokio::task::{AbortHandle, JoinSet};
 
 use crate::shutdown::{self, Shutdown, Stop};
 
+/// Threads of all workers together that may wait for the system, as for names: as many as tokio's default for one runtime.
+const BLOCKING: usize = 512;
+
 /// How long the threads may take to end.
 const ENDING: Duration = Duration::from_secs(2);
 
@@ -113,7 +116,8 @@ impl WorkerThreads {
     pub fn start(count: usize) -> io::Result<Self> {
         let (stop, shutdown) = shutdown::channel();
         let (ending, ended) = channel();
-        let start = |number| start(number, shutdown.clone(), ending.clone());
+        let blocking = BLOCKING.div_ceil(count.max(1));
+        let start = |number| start(number, blocking, shutdown.clone(), ending.clone());
         let handles = (0..count).map(start).collect::<io::Result<_>>()?;
         Ok(Self { handles, stop, ended })
     }
@@ -134,8 +138,8 @@ impl Drop for WorkerThreads {
     }
 }
 
-fn start(number: usize, shutdown: Shutdown, ending: Sender<()>) -> io::Result<Handle> {
-    let runtime = Builder::new_current_thread().enable_all().build()?;
+fn start(number: usize, blocking: usize, shutdown: Shutdown, ending: Sender<()>) -> io::Result<Handle> {
+    let runtime = Builder::new_current_thread().enable_all().max_blocking_threads(blocking).build()?;
     let handle = runtime.handle().clone();
     thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
         PART.set(number);
