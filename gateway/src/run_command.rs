@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::anyhow;
-use portcullis_runtime::workers::processors;
+use portcullis_runtime::workers;
 use portcullis_runtime::{LogSink, WorkerThreads, log, signal};
 use tokio::runtime::{Builder, Runtime};
 
@@ -26,7 +26,8 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     let config = options.check().map_err(|problems| told(with_files(options, problems)))?;
     let (sink, _guard) = LogSink::stdout()?;
     log::init(&config.log.level, config.log.json, sink.clone())?;
-    let threads = WorkerThreads::start(if processors() == 1 { 0 } else { processors() })?;
+    // On one processor everything in one thread is faster.
+    let threads = WorkerThreads::start(if workers::count() == 1 { 0 } else { workers::count() })?;
     let outcome = runtime()?.block_on(serve(config, sink.clone(), &threads));
     drop(threads);
     sink.flush(FLUSH);
@@ -72,7 +73,7 @@ pub(crate) fn session_key_problem(path: &Path) -> Option<Problem> {
     if path.as_os_str().is_empty() { None } else { KeyFile::open(path).err() }
 }
 
-/// One thread where there is one processor: it is faster there, and its slowest answers are much faster.
+/// For what is done once or seldom, and on one processor for everything.
 pub(crate) fn runtime() -> anyhow::Result<Runtime> {
     Ok(Builder::new_current_thread().enable_all().build()?)
 }

@@ -19,6 +19,9 @@ use tokio::task::{AbortHandle, JoinSet};
 
 use crate::shutdown::{self, Shutdown, Stop};
 
+/// On a large machine without a limit more of them would mostly sleep, and each takes memory for each server.
+const MOST: usize = 16;
+
 /// Threads of all workers together that may wait for the system, as for names: as many as tokio's default for one runtime.
 const BLOCKING: usize = 512;
 
@@ -29,9 +32,9 @@ thread_local! {
     static PART: Cell<usize> = const { Cell::new(0) };
 }
 
-/// The processors that this process may use, by affinity and quota; read once.
-pub fn processors() -> usize {
-    static COUNT: LazyLock<usize> = LazyLock::new(|| thread::available_parallelism().map_or(1, NonZero::get));
+/// How many workers a process has: one for each processor that it may use, by affinity and quota. Read once.
+pub fn count() -> usize {
+    static COUNT: LazyLock<usize> = LazyLock::new(|| thread::available_parallelism().map_or(1, NonZero::get).min(MOST));
     *COUNT
 }
 
@@ -76,7 +79,7 @@ struct Apart<T>(T);
 impl<T> Parts<T> {
     /// So many parts as there can be workers.
     pub fn new(mut part: impl FnMut() -> T) -> Self {
-        Self((0..processors()).map(|_| Apart(part())).collect())
+        Self((0..count()).map(|_| Apart(part())).collect())
     }
 
     /// The part of the worker whose thread this is.
@@ -263,11 +266,11 @@ mod tests {
 
     #[tokio::test]
     async fn every_worker_has_a_part_of_its_own() {
-        let threads = WorkerThreads::start(processors()).expect("threads");
+        let threads = WorkerThreads::start(count()).expect("threads");
         let (parts, workers) = (Arc::new(Parts::<Mutex<Vec<String>>>::default()), threads.workers());
 
         let mut tasks = JoinSet::new();
-        let seats: Vec<_> = (0..2 * processors()).map(|_| workers.seat().expect("there are threads")).collect();
+        let seats: Vec<_> = (0..2 * count()).map(|_| workers.seat().expect("there are threads")).collect();
         for seat in seats {
             let parts = parts.clone();
             let name = || thread::current().name().unwrap_or_default().to_owned();
@@ -277,6 +280,6 @@ mod tests {
 
         let found: Vec<Vec<String>> = parts.iter().map(|part| part.lock().unwrap().clone()).collect();
         let twice = |number| vec![format!("worker-{number}"); 2];
-        assert_eq!(found, (0..processors()).map(twice).collect::<Vec<_>>());
+        assert_eq!(found, (0..count()).map(twice).collect::<Vec<_>>());
     }
 }

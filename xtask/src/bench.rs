@@ -4,6 +4,7 @@
 
 mod changes;
 mod cores;
+mod distance;
 mod figures;
 mod http;
 mod latency;

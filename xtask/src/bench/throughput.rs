@@ -12,7 +12,7 @@ pub const WAYS: [(&str, &str, &str); 3] = [
 ];
 
 /// The way to a server of legacy HTTP+SSE.
-const LEGACY: &str = "`POST /tools`, backend over legacy HTTP+SSE";
+pub const LEGACY: &str = "`POST /tools`, backend over legacy HTTP+SSE";
 
 /// The proxy that all is compared with.
 pub const NGINX: &str = "nginx";
