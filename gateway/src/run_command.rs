@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::anyhow;
+use anyhow::{Context as _, anyhow};
 use portcullis_runtime::workers;
 use portcullis_runtime::{LogSink, WorkerThreads, log, signal};
 use tokio::runtime::{Builder, Runtime};
@@ -27,7 +27,8 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     let (sink, _guard) = LogSink::stdout()?;
     log::init(&config.log.level, config.log.json, sink.clone())?;
     // On one processor everything in one thread is faster.
-    let threads = WorkerThreads::start(if workers::count() == 1 { 0 } else { workers::count() })?;
+    let threads = WorkerThreads::start(if workers::count() == 1 { 0 } else { workers::count() });
+    let threads = threads.context("cannot start the threads that serve callers")?;
     let outcome = runtime()?.block_on(serve(config, sink.clone(), &threads));
     drop(threads);
     sink.flush(FLUSH);
