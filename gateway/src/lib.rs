@@ -37,7 +37,6 @@ pub mod secrets;
 pub mod server;
 mod sharded;
 pub mod short;
-
 pub mod source;
 pub mod subscriptions;
 pub mod token_command;
