@@ -160,6 +160,7 @@ impl Drop for Waiting<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::Pin;
     use std::sync::Arc;
     use std::time::Duration;
 
@@ -170,6 +171,13 @@ mod tests {
 
     fn soon() -> Instant {
         Instant::now() + Duration::from_secs(10)
+    }
+
+    /// So many who wait, the first in front.
+    fn who_wait(slots: &Slots, count: u32) -> Vec<Pin<Box<impl Future<Output = Option<Slot<'_>>>>>> {
+        let mut all: Vec<_> = (0..count).map(|_| Box::pin(slots.wait(soon()))).collect();
+        all.iter_mut().for_each(|one| assert!(one.now_or_never().is_none()));
+        all
     }
 
     #[tokio::test(start_paused = true)]
@@ -186,8 +194,8 @@ mod tests {
     async fn who_waits_gets_a_place_in_turn_and_before_who_comes_later() {
         let slots = Slots::new(1);
         let held = slots.take();
-        let (mut first, mut second) = (Box::pin(slots.wait(soon())), Box::pin(slots.wait(soon())));
-        assert!((&mut first).now_or_never().is_none() && (&mut second).now_or_never().is_none());
+        let mut waiting = who_wait(&slots, 2);
+        let (mut second, first) = (waiting.remove(1), waiting.remove(0));
         drop(held);
         assert!(slots.take().is_none(), "it is given to the first who waits");
         assert!((&mut second).now_or_never().is_none());
@@ -205,8 +213,7 @@ mod tests {
         let began = Instant::now();
         assert!(slots.wait(began + Duration::from_millis(300)).await.is_none());
         assert_eq!(began.elapsed(), Duration::from_millis(300));
-        let mut crowd: Vec<_> = (0..WAITING_PER_SLOT).map(|_| Box::pin(slots.wait(soon()))).collect();
-        crowd.iter_mut().for_each(|one| assert!(one.now_or_never().is_none()));
+        let mut crowd = who_wait(&slots, WAITING_PER_SLOT);
         assert!(slots.wait(soon()).now_or_never().expect("at once").is_none());
         crowd.pop();
         assert!(slots.wait(soon()).now_or_never().is_none(), "there is room again in the queue");
@@ -216,8 +223,7 @@ mod tests {
     async fn a_place_given_to_who_has_gone_away_is_the_next_ones() {
         let slots = Slots::new(1);
         let held = slots.take();
-        let mut turns: Vec<_> = (0..3).map(|_| Box::pin(slots.wait(soon()))).collect();
-        turns.iter_mut().for_each(|one| assert!(one.now_or_never().is_none()));
+        let mut turns = who_wait(&slots, 3);
         // The first is gone before there is a place, the second after it was given to it.
         drop(turns.remove(0));
         drop(held);
@@ -245,8 +251,7 @@ mod tests {
     async fn a_higher_limit_lets_in_who_waits_and_a_lower_one_takes_nothing_away() {
         let slots = Slots::new(1);
         let held = slots.take();
-        let mut waiting: Vec<_> = (0..3).map(|_| Box::pin(slots.wait(soon()))).collect();
-        waiting.iter_mut().for_each(|one| assert!(one.now_or_never().is_none()));
+        let mut waiting = who_wait(&slots, 3);
         slots.set_limit(3);
         let got: Vec<_> = waiting.iter_mut().map(|one| one.now_or_never().flatten()).collect();
         assert_eq!(got.iter().map(Option::is_some).collect::<Vec<_>>(), [true, true, false]);

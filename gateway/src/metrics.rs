@@ -10,7 +10,7 @@ use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use prometheus::core::Collector;
+use prometheus::core::{Collector, MetricVec, MetricVecBuilder};
 use prometheus::proto::{Metric, MetricFamily};
 use prometheus::{
     Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
@@ -266,16 +266,17 @@ impl Metrics {
         }
         // Only these have labels that are not known here. It looks at every series, so it is done once for all.
         if !servers.is_empty() {
-            for part in self.request_duration.iter() {
-                for labels in labels_of(part, servers) {
-                    let _ = part.remove(&borrowed(&labels));
-                }
-            }
-            for part in self.calls.iter() {
-                for labels in labels_of(part, servers) {
-                    let _ = part.remove(&borrowed(&labels));
-                }
-            }
+            forget_in(&self.request_duration, servers);
+            forget_in(&self.calls, servers);
+        }
+    }
+}
+
+/// Takes out every series that these servers have, whatever its other labels are.
+fn forget_in<B: MetricVecBuilder>(series: &Parted<MetricVec<B>>, servers: &HashSet<&str>) {
+    for part in series.iter() {
+        for labels in labels_of(part, servers) {
+            let _ = part.remove(&borrowed(&labels));
         }
     }
 }
@@ -318,11 +319,8 @@ fn named(name: &str) -> String {
     format!("portcullis_{name}")
 }
 
-/// What fails in one part fails in the first.
-fn parted<C>(part: impl Fn() -> prometheus::Result<C>) -> prometheus::Result<Parted<C>> {
-    part()?;
-    Ok(Parted::new(|| part().expect("the first was made")))
-}
+/// Why making a metric cannot fail.
+const VALID: &str = "the name and the labels are valid";
 
 /// Makes, registers and notes; every name stands once in this file, so none can clash.
 struct Maker {
@@ -332,7 +330,7 @@ struct Maker {
 
 impl Maker {
     fn register<C: Collector + Clone + 'static>(&self, kind: &'static str, made: prometheus::Result<C>) -> C {
-        let made = made.expect("the name and the labels are valid");
+        let made = made.expect(VALID);
         self.registry.register(Box::new(made.clone())).expect("each name is registered once");
         self.definitions.borrow_mut().extend(made.desc().into_iter().map(|desc| Definition {
             name: desc.fq_name.clone(),
@@ -345,8 +343,8 @@ impl Maker {
 
     fn parted_histograms(&self, name: &str, help: &str, labels: &[&str]) -> Parted<HistogramVec> {
         let opts = HistogramOpts::new(named(name), help).buckets(BUCKETS.to_vec());
-        let part = || HistogramVec::new(opts.clone(), labels);
-        self.register("histogram", parted(part))
+        let part = || HistogramVec::new(opts.clone(), labels).expect(VALID);
+        self.register("histogram", Ok(Parted::new(part)))
     }
 
     fn histogram(&self, name: &str, help: &str) -> Histogram {
@@ -356,7 +354,8 @@ impl Maker {
 
     fn parted_counters(&self, name: &str, help: &str, labels: &[&str]) -> Parted<IntCounterVec> {
         let opts = Opts::new(named(name), help);
-        self.register("counter", parted(|| IntCounterVec::new(opts.clone(), labels)))
+        let part = || IntCounterVec::new(opts.clone(), labels).expect(VALID);
+        self.register("counter", Ok(Parted::new(part)))
     }
 
     fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {

@@ -4,8 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
-use portcullis_runtime::workers;
-use portcullis_runtime::{LogSink, WorkerThreads, log, signal};
+use portcullis_runtime::{LogSink, WorkerThreads, log, signal, workers};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::auth::Authenticator;

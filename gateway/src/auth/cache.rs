@@ -78,14 +78,18 @@ impl TokenCache {
         }
         let entry = self.0.elsewhere(&ticket.digest, |entry| Some(entry).filter(holds).map(Entry::copied))?;
         let identity = Arc::clone(&entry.identity);
-        self.0.insert(self.0.own(), ticket.digest, entry);
+        self.put(ticket, entry, now);
         Some(identity)
     }
 
     /// Remembers the bearer of a token that was checked at `now`, for `max_age`.
     pub(super) fn insert(&self, ticket: &Ticket, identity: &Arc<Identity>, now: SystemTime, max_age: Duration) {
         let identity = Arc::clone(identity);
-        let entry = Entry { identity, generation: ticket.generation, checked_at: now, max_age };
+        self.put(ticket, Entry { identity, generation: ticket.generation, checked_at: now, max_age }, now);
+    }
+
+    /// What holds no longer makes room first.
+    fn put(&self, ticket: &Ticket, entry: Entry, now: SystemTime) {
         let mut part = self.0.own();
         if self.0.is_full(&part) {
             part.retain(|_, entry| entry.holds(ticket.generation, now));

@@ -101,8 +101,7 @@ fn sum(one: &Histogram, other: &Histogram) -> Histogram {
 mod tests {
     use std::sync::Arc;
 
-    use portcullis_runtime::WorkerThreads;
-    use portcullis_runtime::workers;
+    use portcullis_runtime::{WorkerThreads, workers};
     use prometheus::TextEncoder;
     use tokio::task::JoinSet;
 
