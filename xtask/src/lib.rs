@@ -5,5 +5,6 @@ pub mod chart;
 pub mod cluster;
 pub mod count;
 pub mod generate;
+mod processor;
 pub mod real_servers;
 pub mod tests;

@@ -7,8 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
-use rustix::thread::{CpuSet, sched_setaffinity};
+use crate::processor::bind;
 
 /// Turns for one measurement: some hundredths of a second.
 const TURNS: u32 = 200_000;
@@ -51,12 +50,6 @@ fn take_turns(turn: &Turn, remainder: u32, turns: u32) {
         }
         turn.0.store(own + 1, Ordering::Release);
     }
-}
-
-fn bind(processor: usize) -> anyhow::Result<()> {
-    let mut one = CpuSet::new();
-    one.set(processor);
-    sched_setaffinity(None, &one).with_context(|| format!("no processor {processor}"))
 }
 
 #[cfg(test)]

@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use rustix::process::{Signal, kill_process};
-use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use rustix::thread::{CpuSet, sched_getaffinity};
+
+use crate::processor::bind;
 
 /// The process id of a process that runs.
 #[derive(Clone, Copy, Debug)]
@@ -127,9 +129,7 @@ fn on_one_processor<T: Send + 'static>(act: impl FnOnce() -> T + Send + 'static)
     let bound = move || {
         let allowed = sched_getaffinity(None)?;
         let first = (0..CpuSet::MAX_CPU).find(|cpu| allowed.is_set(*cpu)).context("no processor")?;
-        let mut one = CpuSet::new();
-        one.set(first);
-        sched_setaffinity(None, &one)?;
+        bind(first)?;
         Ok(act())
     };
     thread::spawn(bound).join().map_err(|_| anyhow::anyhow!("the thread that starts programs has panicked"))?
