@@ -167,7 +167,7 @@ impl Gateway {
             sealer,
             gate: Gate::new(config.mcp.gate.clone()),
             metadata,
-            replica,
+            replica: replica.map(Into::into),
             options: options(&config),
         });
         let pool = Pool::new(shared.clone(), published, board.clone());

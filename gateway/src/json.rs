@@ -121,7 +121,7 @@ impl<'a> Members<'a> {
             scanner.space();
             let begin = scanner.at();
             match (path, &mut *inside) {
-                ([step, path @ ..], [place, inside @ ..]) if *step == key && scanner.peek() == Some(b'{') => {
+                ([step, path @ ..], [place, inside @ ..]) if scanner.peek() == Some(b'{') && *step == key => {
                     place.members.0.clear();
                     place.read = Some(place.members.scan(scanner, text, path, inside)?);
                 }

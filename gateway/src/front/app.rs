@@ -1,5 +1,6 @@
 //! What the routes share.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use portcullis_runtime::Readiness;
@@ -41,7 +42,7 @@ pub struct App {
     /// Where tokens come from.
     pub metadata: Metadata,
     /// Where other replicas find this one, as `http://HOST:PORT`.
-    pub replica: Option<String>,
+    pub replica: Option<Arc<str>>,
     /// Settings.
     pub options: FrontOptions,
 }

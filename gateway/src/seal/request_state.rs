@@ -1,5 +1,6 @@
 //! The `requestState` that a client brings back with its answers: where its request goes on, sealed.
 
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use thiserror::Error;
@@ -23,7 +24,7 @@ pub struct RequestState {
     /// What the server needs to go on.
     pub inner: Inner,
     /// The http address of the replica at which the request waits.
-    pub owner: Option<String>,
+    pub owner: Option<Arc<str>>,
 }
 
 /// What a server needs to go on.

@@ -1,5 +1,6 @@
 //! The id of a session: all that a replica needs to serve it, sealed, so that none has to remember it.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use thiserror::Error;
@@ -26,7 +27,7 @@ pub struct Session {
     /// From then on it is void. Whole seconds are kept.
     pub expires: SystemTime,
     /// The http address of the replica that keeps something for it.
-    pub owner: Option<String>,
+    pub owner: Option<Arc<str>>,
 }
 
 /// Why a session id is refused. To the client all are one: the session is not there (HTTP status 404).
@@ -53,7 +54,7 @@ impl Session {
         revision: Revision,
         capabilities: ClientCapabilities,
         expires: SystemTime,
-        owner: Option<String>,
+        owner: Option<Arc<str>>,
     ) -> Self {
         let mut id = [0; 12];
         aws_lc_rs::rand::fill(&mut id).unwrap_or_else(|_| unreachable!("the system has random numbers"));
@@ -139,6 +140,6 @@ pub(super) fn put_owner(bytes: &mut Vec<u8>, owner: Option<&str>) {
 }
 
 /// The owner, if one is named; nothing if the text ends before.
-pub(super) fn owner(rest: &mut Reader<'_>) -> Option<Option<String>> {
-    rest.text().map(|owner| (!owner.is_empty()).then(|| owner.to_owned()))
+pub(super) fn owner(rest: &mut Reader<'_>) -> Option<Option<Arc<str>>> {
+    rest.text().map(|owner| (!owner.is_empty()).then(|| owner.into()))
 }

@@ -25,7 +25,7 @@ fn at(seconds: u64) -> SystemTime {
 
 fn session(owner: Option<&str>) -> Session {
     let capabilities = ClientCapabilities::ROOTS.with(ClientCapabilities::ELICITATION_URL);
-    Session::new(alice(), Revision::V2025_11_25, capabilities, at(2_000_000_000), owner.map(str::to_owned))
+    Session::new(alice(), Revision::V2025_11_25, capabilities, at(2_000_000_000), owner.map(Into::into))
 }
 
 fn state(inner: Inner) -> RequestState {

@@ -1,4 +1,5 @@
-//! What a server tells before its answer: kept in its order, within a bound, until the caller takes it.
+//! What a server tells before its answer: kept in its order, within a bound, until the caller takes it. The call learns
+//! from it too that its caller has taken it back.
 //!
 //! Most calls tell nothing, so an unused one costs a single small allocation.
 
@@ -45,6 +46,8 @@ struct Shared {
     letters: Mutex<Letters>,
     /// Something was put in once.
     used: AtomicBool,
+    /// The caller has taken the call back.
+    is_cancelled: AtomicBool,
 }
 
 #[derive(Default)]
@@ -101,18 +104,44 @@ impl Mailbox {
         Ok(())
     }
 
-    /// The next one. There is one reader at a time.
+    /// The next one. There is one reader at a time; it is woken too when the call is cancelled.
     pub fn poll_take(&self, cx: &mut Context<'_>) -> Poll<Told> {
         let mut letters = self.lock();
         match letters.pop() {
             Some(told) => Poll::Ready(told),
             None => {
-                if !letters.reader.as_ref().is_some_and(|reader| reader.will_wake(cx.waker())) {
-                    letters.reader = Some(cx.waker().clone());
+                letters.wakes(cx);
+                drop(letters);
+                // Whoever cancelled it before the lock was taken has woken nobody.
+                if self.is_cancelled() {
+                    cx.waker().wake_by_ref();
                 }
                 Poll::Pending
             }
         }
+    }
+
+    /// Cancels the call, which wakes the reader.
+    pub fn cancel(&self) {
+        self.shared.is_cancelled.store(true, Ordering::Release);
+        let reader = self.lock().reader.take();
+        reader.into_iter().for_each(Waker::wake);
+    }
+
+    /// Whether the call is cancelled. Wakes nobody later: that is for the reader.
+    pub fn is_cancelled(&self) -> bool {
+        self.shared.is_cancelled.load(Ordering::Acquire)
+    }
+
+    /// Ready once the call is cancelled. It counts as the reader: it is for calls of which nobody wants to hear more.
+    pub fn poll_cancelled(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.lock().wakes(cx);
+        if self.is_cancelled() { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    /// Whether both are the same one.
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared)
     }
 
     /// The next one that is there already.
@@ -126,6 +155,13 @@ impl Mailbox {
 }
 
 impl Letters {
+    /// Whom to wake from now on.
+    fn wakes(&mut self, cx: &Context<'_>) {
+        if !self.reader.as_ref().is_some_and(|reader| reader.will_wake(cx.waker())) {
+            self.reader = Some(cx.waker().clone());
+        }
+    }
+
     fn pop(&mut self) -> Option<Told> {
         let told = self.waiting.pop_front()?;
         self.bytes -= size(&told);
@@ -142,6 +178,9 @@ fn size(told: &Told) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicUsize;
+    use std::task::Wake;
+
     use super::*;
 
     fn progress(text: &'static str) -> Told {
@@ -163,6 +202,30 @@ mod tests {
         });
         assert_eq!(text(Some(first)).as_deref(), Some("1"));
         assert_eq!((text(mailbox.take()).as_deref(), text(mailbox.take())), (Some("2"), None));
+    }
+
+    /// Counts how often it is woken.
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn a_call_that_is_taken_back_wakes_its_reader_whichever_was_first() {
+        let (mailbox, reader) = (Mailbox::new(ClientCapabilities::NONE), Arc::<Woken>::default());
+        let (waker, woken) = (reader.clone().into(), || reader.0.load(Ordering::Relaxed));
+        let cx = &mut Context::from_waker(&waker);
+        assert!(mailbox.poll_take(cx).is_pending() && mailbox.poll_cancelled(cx).is_pending());
+        assert_eq!((mailbox.is_cancelled(), woken()), (false, 0));
+        mailbox.cancel();
+        assert_eq!((mailbox.is_cancelled(), woken()), (true, 1));
+        assert!(mailbox.poll_take(cx).is_pending());
+        assert_eq!(woken(), 2);
+        assert!(mailbox.poll_cancelled(cx).is_ready());
     }
 
     #[test]

@@ -6,9 +6,10 @@ use std::future::{Future, poll_fn};
 use std::ops::Range;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
 use bytestring::ByteString;
 use http::HeaderMap;
 use serde_json::Value;
@@ -46,7 +47,7 @@ pub type Work = Pin<Box<dyn Future<Output = Reply> + Send>>;
 
 /// A request that a server answers, ready to be sent.
 pub struct Planned {
-    caller: Arc<Caller>,
+    caller: Caller,
     entry: Arc<Entry>,
     method: &'static str,
     /// What the client has sent: kept whole, so that its parts need not be copied.
@@ -78,7 +79,7 @@ pub fn method_of(method: &str) -> Option<&'static str> {
 /// # Errors
 /// The request is wrong, or nobody answers it: that is noted for the log.
 pub fn plan(
-    caller: Arc<Caller>,
+    caller: Caller,
     body: &ByteString,
     request: &Request<'_>,
     params: &Params<'_, '_>,
@@ -122,7 +123,7 @@ fn found(caller: &Caller, request: &Request<'_>, params: &Params<'_, '_>) -> Res
 }
 
 /// Where in a text this part of it is.
-fn place(part: &str, whole: &str) -> Range<usize> {
+pub fn place(part: &str, whole: &str) -> Range<usize> {
     let begin = part.as_ptr().addr().wrapping_sub(whole.as_ptr().addr());
     begin..begin.wrapping_add(part.len())
 }
@@ -346,6 +347,16 @@ impl Planned {
         self.about.as_deref().unwrap_or(&self.entry.name)
     }
 
+    /// The message as the client has sent it.
+    pub fn message(&self) -> Bytes {
+        self.body.as_bytes().clone()
+    }
+
+    /// The answer that it cannot be carried out.
+    pub fn refusal(&self, problem: &RpcProblem) -> Reply {
+        Reply::error(Some(self.id()), problem, self.revision)
+    }
+
     /// Who asks.
     pub fn caller(&self) -> &Caller {
         &self.caller
@@ -373,35 +384,38 @@ impl Planned {
         self.caller.takes_streams && (self.progress_token.is_some() || self.log_level.is_some() || asks)
     }
 
-    /// Sends it. Dropping the future cancels it at the server.
+    /// Sends it. Dropping the future cancels it at the server. Who gives it a mailbox reads that.
     pub async fn send(self: Box<Self>, mailbox: Option<Mailbox>) -> Reply {
         let caller = &self.caller;
         let session = caller.session.as_ref().filter(|_| !self.revision.is_modern());
-        let run = |session: &seal::Session| caller.app.mcp.live.run(session.id, self.id());
-        let running = match session.map(run).transpose() {
+        let unread = (mailbox.is_none() && session.is_some()).then(|| self.mailbox());
+        let run = |(session, told): (&seal::Session, _)| caller.app.mcp.live.run(session.id, self.id(), told);
+        let _running = match session.zip(mailbox.as_ref().or(unread.as_ref())).map(run).transpose() {
             Ok(running) => running,
             Err(CannotRun::SameId) => return self.failed(&RpcProblem::Request("a request with this id runs already")),
             Err(CannotRun::TooMany) => {
                 return self.failed(&RpcProblem::TooMany("the session has as many requests as it may: wait for some"));
             }
         };
-        let mut sent = pin!(self.sent(mailbox));
-        poll_fn(|cx| match (sent.as_mut().poll(cx), &running) {
-            (Poll::Pending, Some(running)) => {
-                let cancelled = running.poll_cancelled(cx);
-                cancelled.map(|()| Reply::error(Some(self.id()), &RpcProblem::Cancelled, self.revision))
-            }
-            (polled, _) => polled,
+        let is_cancelled = |cx: &mut Context<'_>| match (&mailbox, &unread) {
+            (Some(read), _) => read.is_cancelled(),
+            (None, Some(unread)) => unread.poll_cancelled(cx).is_ready(),
+            (None, None) => false,
+        };
+        let mut sent = pin!(self.sent(mailbox.as_ref()));
+        poll_fn(|cx| match sent.as_mut().poll(cx) {
+            Poll::Pending if is_cancelled(cx) => Poll::Ready(self.refusal(&RpcProblem::Cancelled)),
+            polled => polled,
         })
         .await
     }
 
     fn failed(&self, problem: &RpcProblem) -> Reply {
         note_refusal(&self.caller.recorder, problem);
-        Reply::error(Some(self.id()), problem, self.revision)
+        self.refusal(problem)
     }
 
-    async fn sent(&self, mailbox: Option<Mailbox>) -> Reply {
+    async fn sent(&self, mailbox: Option<&Mailbox>) -> Reply {
         let capabilities = if self.can_be_asked() { self.capabilities.to_json() } else { String::new() };
         let arguments = self.arguments();
         let mut params: SmallVec<[&str; 3]> = SmallVec::new();
@@ -410,7 +424,7 @@ impl Planned {
         }
         params.push(&self.others);
         let may_ask = self.method != "completion/complete";
-        let rounds = mailbox.as_ref().filter(|_| !self.revision.is_modern() && may_ask && self.can_be_asked());
+        let rounds = mailbox.filter(|_| !self.revision.is_modern() && may_ask && self.can_be_asked());
         let request = call::Request {
             method: self.method,
             subject: self.given.as_ref().map_or(Subject::Named, |(member, value)| Subject::Given(member, value)),
@@ -424,7 +438,7 @@ impl Planned {
                 capabilities: &capabilities,
                 log_level: self.log_level.map(|level| LEVELS_JSON[level]),
             },
-            mailbox: mailbox.as_ref(),
+            mailbox,
             answers_input: may_ask && (self.revision.is_modern() || rounds.is_some()),
         };
         let called = call::call(&self.entry, &request, &self.caller.app.metrics).await;
@@ -479,7 +493,7 @@ impl Planned {
             Err(Failure::Server(error)) => RpcProblem::Server(error),
             Err(failure) => RpcProblem::of_call(failure),
         };
-        Reply::error(Some(self.id()), &problem, self.revision)
+        self.refusal(&problem)
     }
 
     /// A result that asks for input, with the server's own state sealed; none if it asks for nothing.

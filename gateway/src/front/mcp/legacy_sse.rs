@@ -108,7 +108,6 @@ async fn taken(app: &Arc<App>, head: &mut Parts, recorder: &Recorder, body: Http
     let agreed = channel.agreed();
     (session.revision, session.capabilities) = (agreed.revision, agreed.capabilities);
     caller.session = Some(session);
-    let caller = Arc::new(caller);
     let fail = |(id, problem): (Option<String>, RpcProblem)| refused(id.as_deref(), &problem, agreed.revision);
     let body = ByteString::try_from(body).map_err(|_| fail((None, RpcProblem::Message(message::syntax()))))?;
     let mut space = Space::default();
@@ -143,7 +142,7 @@ fn read<'a>(body: &'a str, space: &mut Space<'a>) -> Result<Incoming<'a>, (Optio
 
 /// What a request puts onto the stream.
 fn job(
-    caller: &Arc<Caller>,
+    caller: &Caller,
     channel: &Channel,
     (request, space): (&message::Request<'_>, &Space<'_>),
     body: &ByteString,

@@ -4,14 +4,13 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use futures_util::task::AtomicWaker;
 use smallvec::SmallVec;
 
 use crate::random_keys::RandomKeyMap;
+use crate::upstream::Mailbox;
 
 /// Sessions with a log level of their own; of more, the one whose level was set first is forgotten.
 const MOST_KEPT: usize = 20_000;
@@ -46,7 +45,14 @@ pub struct Live {
     ends: AtomicUsize,
 }
 
-type Stripe = Mutex<Vec<(SessionKey, Arc<Cancel>)>>;
+type Stripe = Mutex<Vec<Noted>>;
+
+/// A request that runs, and by which it is cancelled.
+struct Noted {
+    session: SessionKey,
+    id: SmallVec<[u8; 24]>,
+    mailbox: Mailbox,
+}
 
 struct Level {
     level: usize,
@@ -62,14 +68,7 @@ struct Ended {
 /// A request that runs; it can be cancelled until this is dropped.
 pub struct Running<'a> {
     stripe: &'a Stripe,
-    request: Arc<Cancel>,
-}
-
-/// By which a request is cancelled.
-struct Cancel {
-    id: SmallVec<[u8; 24]>,
-    is_cancelled: AtomicBool,
-    waits: AtomicWaker,
+    mailbox: &'a Mailbox,
 }
 
 /// Why a request cannot run.
@@ -94,15 +93,15 @@ impl Default for Live {
 }
 
 impl Live {
-    /// Notes that a request runs.
+    /// Notes that a request runs. Its mailbox, which no other has, learns that it is cancelled.
     ///
     /// # Errors
     /// [`CannotRun`].
-    pub fn run(&self, session: SessionKey, id: &str) -> Result<Running<'_>, CannotRun> {
+    pub fn run<'a>(&'a self, session: SessionKey, id: &str, mailbox: &'a Mailbox) -> Result<Running<'a>, CannotRun> {
         let stripe = self.stripe(&session);
         let mut all = lock(stripe);
         let mut of_session = 0;
-        for (_, request) in all.iter().filter(|(of, _)| *of == session) {
+        for request in all.iter().filter(|request| request.session == session) {
             if *request.id == *id.as_bytes() {
                 return Err(CannotRun::SameId);
             }
@@ -111,18 +110,16 @@ impl Live {
         if of_session >= MOST_RUNNING {
             return Err(CannotRun::TooMany);
         }
-        let id = SmallVec::from_slice(id.as_bytes());
-        let request = Arc::new(Cancel { id, is_cancelled: AtomicBool::new(false), waits: AtomicWaker::new() });
-        all.push((session, request.clone()));
+        all.push(Noted { session, id: SmallVec::from_slice(id.as_bytes()), mailbox: mailbox.clone() });
         drop(all);
-        Ok(Running { stripe, request })
+        Ok(Running { stripe, mailbox })
     }
 
     /// Cancels the request of this id; false if it does not run here.
     pub fn cancel(&self, session: SessionKey, id: &str) -> bool {
         let all = lock(self.stripe(&session));
-        let found = all.iter().find(|(of, request)| *of == session && *request.id == *id.as_bytes());
-        found.inspect(|(_, request)| request.cancel()).is_some()
+        let found = all.iter().find(|request| request.session == session && *request.id == *id.as_bytes());
+        found.inspect(|request| request.mailbox.cancel()).is_some()
     }
 
     fn stripe(&self, session: &SessionKey) -> &Stripe {
@@ -165,7 +162,7 @@ impl Live {
         drop(ended);
         lock(&self.levels).remove(&session);
         let running = lock(self.stripe(&session));
-        running.iter().filter(|(of, _)| *of == session).for_each(|(_, request)| request.cancel());
+        running.iter().filter(|request| request.session == session).for_each(|request| request.mailbox.cancel());
     }
 
     /// Whether its client has ended it here.
@@ -179,74 +176,53 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Cancel {
-    fn cancel(&self) {
-        self.is_cancelled.store(true, Ordering::Release);
-        self.waits.wake();
-    }
-}
-
-impl Running<'_> {
-    /// Ready once the client has taken the request back.
-    pub fn poll_cancelled(&self, cx: &mut Context<'_>) -> Poll<()> {
-        // First, so that one who cancels in between wakes.
-        self.request.waits.register(cx.waker());
-        if self.request.is_cancelled.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending }
-    }
-}
-
 impl Drop for Running<'_> {
     fn drop(&mut self) {
         let mut all = lock(self.stripe);
-        if let Some(place) = all.iter().position(|(_, request)| Arc::ptr_eq(request, &self.request)) {
-            all.swap_remove(place);
-        }
+        let place = all.iter().position(|request| request.mailbox.is(self.mailbox));
+        let over = place.map(|place| all.swap_remove(place));
         if all.is_empty() && all.capacity() > KEPT {
             *all = Vec::new();
         }
+        drop(all);
+        drop(over);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::future::poll_fn;
-
     use super::*;
+    use crate::capabilities::ClientCapabilities;
 
-    #[tokio::test]
-    async fn a_running_request_can_be_cancelled_by_its_own_session_alone_and_leaves_nothing_behind() {
-        let live = Live::default();
-        let running = live.run([1; 12], "7").unwrap();
-        assert_eq!(live.run([1; 12], "7").err(), Some(CannotRun::SameId));
-        let other = live.run([2; 12], "7").unwrap();
+    fn mailbox() -> Mailbox {
+        Mailbox::new(ClientCapabilities::NONE)
+    }
+
+    #[test]
+    fn a_running_request_can_be_cancelled_by_its_own_session_alone_and_leaves_nothing_behind() {
+        let (live, one, two) = (Live::default(), mailbox(), mailbox());
+        let running = live.run([1; 12], "7", &one).unwrap();
+        assert_eq!(live.run([1; 12], "7", &two).err(), Some(CannotRun::SameId));
+        let other = live.run([2; 12], "7", &two).unwrap();
         assert!(live.cancel([1; 12], "7") && !live.cancel([3; 12], "7"));
-        poll_fn(|cx| running.poll_cancelled(cx)).await;
-        assert!(poll_fn(|cx| Poll::Ready(other.poll_cancelled(cx))).await.is_pending());
+        assert_eq!([one.is_cancelled(), two.is_cancelled()], [true, false]);
+        live.end([2; 12]);
+        assert!(two.is_cancelled());
         drop((running, other));
         assert!(live.running.iter().all(|stripe| lock(stripe).is_empty()));
     }
 
-    #[tokio::test]
-    async fn who_waits_for_a_request_to_be_taken_back_is_woken() {
-        let live = Live::default();
-        let running = live.run([1; 12], "7").unwrap();
-        let (cancelled, ()) = tokio::join!(poll_fn(|cx| running.poll_cancelled(cx).map(|()| true)), async {
-            tokio::task::yield_now().await;
-            live.end([1; 12]);
-        });
-        assert!(cancelled);
-    }
-
     #[test]
     fn a_session_runs_as_many_requests_as_it_may_and_keeps_no_others_from_running() {
-        let live = Live::default();
-        let all: Vec<_> = (0..MOST_RUNNING).map(|id| live.run([1; 12], &id.to_string()).unwrap()).collect();
-        assert_eq!(live.run([1; 12], "one more").err(), Some(CannotRun::TooMany));
+        let (live, mailboxes, one_more) = (Live::default(), [(); MOST_RUNNING].map(|()| mailbox()), mailbox());
+        let run = |(id, mailbox)| live.run([1; 12], &usize::to_string(&id), mailbox).unwrap();
+        let all: Vec<_> = mailboxes.iter().enumerate().map(run).collect();
+        assert_eq!(live.run([1; 12], "one more", &one_more).err(), Some(CannotRun::TooMany));
         let mut neighbour = [2; 12];
         neighbour[11] = 1;
-        assert!(live.run(neighbour, "7").is_ok(), "it is in the same list");
+        assert!(live.run(neighbour, "7", &one_more).is_ok(), "it is in the same list");
         drop(all);
-        assert!(live.run([1; 12], "one more").is_ok());
+        assert!(live.run([1; 12], "one more", &one_more).is_ok());
         assert!(live.running.iter().all(|stripe| lock(stripe).capacity() <= KEPT));
     }
 
@@ -262,7 +238,7 @@ mod tests {
     fn a_level_lasts_until_its_session_is_over() {
         let live = Live::default();
         live.set_level([1; 12], 4);
-        drop(live.run([1; 12], "1"));
+        drop(live.run([1; 12], "1", &mailbox()));
         assert_eq!((live.level(&[1; 12]), live.level(&[2; 12])), (Some(4), None));
         assert!(!live.has_ended(&[1; 12]));
         live.end([1; 12]);

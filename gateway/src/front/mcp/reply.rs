@@ -34,8 +34,8 @@ const COPIED: usize = 4096;
 
 /// One message, and the HTTP status that goes with it where it is the whole answer.
 pub struct Reply {
-    /// Its bytes, in parts.
-    pub parts: SmallVec<[Bytes; 3]>,
+    /// Its bytes, in parts. Most have one; what has more is long, so that the room for it does not count.
+    pub parts: SmallVec<[Bytes; 1]>,
     /// The HTTP status.
     pub status: StatusCode,
 }
@@ -43,7 +43,7 @@ pub struct Reply {
 impl Reply {
     /// The answer with this result: the parts of a JSON object.
     pub fn result(id: &str, result: impl IntoIterator<Item = Bytes>) -> Self {
-        let mut parts: SmallVec<[Bytes; 3]> = SmallVec::new();
+        let mut parts: SmallVec<[Bytes; 1]> = SmallVec::new();
         parts.push(format!(r#"{{"jsonrpc":"2.0","id":{id},"result":"#).into());
         parts.extend(result);
         parts.push(Bytes::from_static(b"}"));
@@ -65,12 +65,16 @@ impl Reply {
         // Not one byte more: with a rest of room, `Bytes` would need memory of its own.
         let mut text = Vec::with_capacity(copied + head.iter().map(|part| part.len()).sum::<usize>());
         head.iter().for_each(|part| text.extend_from_slice(part));
-        let mut parts: SmallVec<[Bytes; 3]> = SmallVec::new();
+        let mut parts: SmallVec<[Bytes; 1]> = SmallVec::new();
         if copied > 0 {
             text.extend_from_slice(&rest);
             text.push(b'}');
             parts.push(text.into());
         } else {
+            let rest = match rest {
+                Cow::Borrowed(rest) => result.text.slice_ref(rest),
+                Cow::Owned(rest) => rest.into(),
+            };
             parts.extend([text.into(), rest, Bytes::from_static(b"}")]);
         }
         Self { parts, status: StatusCode::OK }
@@ -110,32 +114,32 @@ impl Reply {
 
 /// A result as a caller of this revision expects it: what the server wrote, but for what the revisions differ in. It
 /// begins with a text, and goes on with what is left of it.
-fn fitted(result: &RpcResult, method: &str, revision: Revision) -> (Cow<'static, str>, Bytes) {
+fn fitted<'r>(result: &'r RpcResult, method: &str, revision: Revision) -> (Cow<'static, str>, Cow<'r, [u8]>) {
     let says = result.says;
     let fitted = match (revision.is_modern(), says.has_type || says.is_cacheable) {
         _ if says.nothing => None,
         (false, false) => None,
         (false, true) => without_result_type(result)
             .filter(|_| !says.is_cacheable)
-            .or_else(|| Some((Cow::Borrowed(""), without_modern_members(result)?))),
+            .or_else(|| Some((Cow::Borrowed(""), Cow::Owned(without_modern_members(result)?)))),
         (true, _) if says.has_type && method != "resources/read" => None,
         (true, _) => with_modern_members(result, method),
     };
-    fitted.unwrap_or_else(|| (Cow::Borrowed(""), result.text.clone()))
+    fitted.unwrap_or_else(|| (Cow::Borrowed(""), Cow::Borrowed(result)))
 }
 
 /// The result without the member that it begins with, if that is the usual one.
-fn without_result_type(result: &Bytes) -> Option<(Cow<'static, str>, Bytes)> {
+fn without_result_type(result: &[u8]) -> Option<(Cow<'static, str>, Cow<'_, [u8]>)> {
     let rest = result.strip_prefix(br#"{"resultType":"complete","#)?;
-    Some((Cow::Borrowed("{"), result.slice_ref(rest)))
+    Some((Cow::Borrowed("{"), Cow::Borrowed(rest)))
 }
 
-fn with_modern_members(result: &RpcResult, method: &str) -> Option<(Cow<'static, str>, Bytes)> {
+fn with_modern_members<'r>(result: &'r [u8], method: &str) -> Option<(Cow<'static, str>, Cow<'r, [u8]>)> {
     const USUAL: &str = r#"{"resultType":"complete","#;
     let inside = result.trim_ascii_start().strip_prefix(b"{")?;
     let is_empty = inside.trim_ascii_start().starts_with(b"}");
     if method != "resources/read" && !is_empty {
-        return Some((Cow::Borrowed(USUAL), result.slice_ref(inside)));
+        return Some((Cow::Borrowed(USUAL), Cow::Borrowed(inside)));
     }
     let members = Members::read(std::str::from_utf8(result).ok()?).ok()?;
     let mut added = String::from("{");
@@ -153,10 +157,10 @@ fn with_modern_members(result: &RpcResult, method: &str) -> Option<(Cow<'static,
     if members.0.is_empty() {
         added.pop();
     }
-    Some((Cow::Owned(added), result.slice_ref(inside)))
+    Some((Cow::Owned(added), Cow::Borrowed(inside)))
 }
 
-fn without_modern_members(result: &Bytes) -> Option<Bytes> {
+fn without_modern_members(result: &[u8]) -> Option<Vec<u8>> {
     let members = Members::read(std::str::from_utf8(result).ok()?).ok()?;
     let kept = members.0.iter().filter(|(key, _)| !MODERN_MEMBERS.contains(&&**key));
     let kept: Vec<String> = kept.map(|(key, value)| format!("{}:{}", json_string(key), value.get())).collect();
@@ -190,7 +194,7 @@ pub fn event_stream(body: Body) -> Response {
 }
 
 /// A body that is sent as it is, piece by piece.
-struct Pieces(smallvec::IntoIter<[Bytes; 3]>);
+struct Pieces(smallvec::IntoIter<[Bytes; 1]>);
 
 impl http_body::Body for Pieces {
     type Data = Bytes;
@@ -240,7 +244,8 @@ mod tests {
                 r#"{"resultType":"complete","cacheScope":"private","ttlMs":9,"contents":[]}"#,
             ),
         ] {
-            let (begin, rest) = fitted(&RpcResult::of(result.into()), method, revision);
+            let given = RpcResult::of(result.into());
+            let (begin, rest) = fitted(&given, method, revision);
             assert_eq!(format!("{begin}{}", std::str::from_utf8(&rest).unwrap()), expected, "{result} {revision}");
         }
     }

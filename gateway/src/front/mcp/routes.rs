@@ -1,6 +1,9 @@
 //! The routes of `/mcp`: one message, or several, and what they are answered with.
 
 use std::borrow::Cow;
+use std::future::Future;
+use std::ops::Range;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use axum::Router;
@@ -16,7 +19,7 @@ use http::request::Parts;
 use http::{HeaderValue, Method, StatusCode};
 
 use super::answers;
-use super::calls;
+use super::calls::{self, Planned, place};
 use super::gate;
 use super::legacy_sse;
 use super::listen;
@@ -71,7 +74,7 @@ pub async fn answer_post(app: &Arc<App>, head: &mut Parts, body: HttpBody, recor
         Ok(origin) => origin,
         Err(refused) => return refused.into_response(),
     };
-    let mut response = finish(answer(app, None, head, recorder, body).await);
+    let mut response = answer(app, None, head, recorder, body).await;
     gate::show_to(origin, &mut response);
     response
 }
@@ -126,24 +129,60 @@ pub(super) fn refused(id: Option<&str>, problem: &RpcProblem, revision: Revision
 
 async fn post_to(app: Arc<App>, server: Option<String>, request: Request) -> Response {
     let (mut head, recorder, body) = taken_apart(request);
-    finish(answer(&app, server.as_deref(), &mut head, &recorder, body).await)
+    answer(&app, server.as_deref(), &mut head, &recorder, body).await
 }
 
-/// The head stays where it is until all of its message is there: it is too large to be moved on and on.
 async fn answer(
     app: &Arc<App>,
     server: Option<&str>,
     head: &mut Parts,
     recorder: &Recorder,
     body: HttpBody,
-) -> Result<Response, Refused> {
+) -> Response {
+    match taken(app, server, head, recorder, body).await {
+        Ok(Next::Call(planned)) => call(planned).await,
+        Ok(Next::Answered(response)) => response,
+        Ok(Next::Later(answer)) => finish(answer.await),
+        Err(refused) => finish(Err(refused)),
+    }
+}
+
+/// What is to be done about a request that has been read.
+enum Next {
+    /// A server answers.
+    Call(Box<Planned>),
+    /// It is answered.
+    Answered(Response),
+    /// Somebody else may have to be asked. In a box, so that the usual call does not carry the room for it.
+    Later(Pin<Box<dyn Future<Output = Result<Response, Refused>> + Send>>),
+}
+
+impl Next {
+    fn later(answer: impl Future<Output = Result<Response, Refused>> + Send + 'static) -> Self {
+        Self::Later(Box::pin(answer))
+    }
+}
+
+/// The head stays where it is until all of its message is there: it is too large to be moved on and on.
+async fn taken(
+    app: &Arc<App>,
+    server: Option<&str>,
+    head: &mut Parts,
+    recorder: &Recorder,
+    body: HttpBody,
+) -> Result<Next, Refused> {
     let who = Who::of(app, server, head, recorder).await?;
     body::check_media_type(&head.headers)?;
+    let body = body::read(body, app.options.max_body).await?;
+    understood(app, who, head, recorder, body)
+}
+
+/// Waits for nothing, so that what the message is read into stays on the stack.
+fn understood(app: &Arc<App>, who: Who, head: &mut Parts, recorder: &Recorder, body: Bytes) -> Result<Next, Refused> {
     let said = Said::of(&head.headers);
     if !said.takes_json && !said.takes_streams {
         return Err(ApiError::Accept.into());
     }
-    let body = body::read(body, app.options.max_body).await?;
     let bad = |bad| refused(None, &RpcProblem::Message(bad), LEGACY);
     let bytes = body.len();
     let body = ByteString::try_from(body).map_err(|_| {
@@ -158,12 +197,12 @@ async fn answer(
             let id = bad.id.clone();
             refused(id.as_deref(), &RpcProblem::Message(bad), LEGACY)
         })?,
-        // In a box, like all that is seldom: so the usual request does not carry the room for it.
         Body::Batch(all) => {
             let (session, revision) = who.session(app, &said, None)?;
             let says = (session, said.takes_streams);
-            let caller = who.caller(app, says, head, recorder).into();
-            return Box::pin(answer_batch(caller, all, &body, revision)).await;
+            let all = all.into_iter().map(|one| place(one, &body)).collect();
+            let caller = who.caller(app, says, head, recorder);
+            return Ok(Next::later(answer_batch(caller, all, body.clone(), revision)));
         }
     };
     let request = match one {
@@ -173,24 +212,27 @@ async fn answer(
             if !is_modern(&method, &meta, said.version) {
                 let says = (who.session(app, &said, None)?.0, said.takes_streams);
                 let caller = who.caller(app, says, head, recorder);
-                if !notified(&caller, &method, &space)
-                    && let Some(response) = of_owner(&caller, Method::POST, body.as_bytes().clone()).await
-                {
-                    return Ok(response);
+                if !notified(&caller, &method, &space) {
+                    let body = body.as_bytes().clone();
+                    return Ok(Next::later(async move {
+                        Ok(of_owner(&caller, Method::POST, body).await.unwrap_or_else(accepted))
+                    }));
                 }
             }
-            return Ok(accepted());
+            return Ok(Next::Answered(accepted()));
         }
         Incoming::Response(id, answer) => {
             let says = (who.session(app, &said, None)?.0, said.takes_streams);
             let caller = who.caller(app, says, head, recorder);
             let elsewhere = if answered(&caller, id, answer) { None } else { app.mcp.asking.place_of(id) };
             let body = body.as_bytes().clone();
-            let handed = owner::hand_on_to(&caller, elsewhere.as_deref(), Method::POST, body, owner::SOON);
-            return Ok(match Box::pin(handed).await {
-                Handed::Answered(response) => *response,
-                Handed::Here | Handed::Unreachable | Handed::Lost => accepted(),
-            });
+            return Ok(Next::later(async move {
+                let handed = owner::hand_on_to(&caller, elsewhere.as_deref(), Method::POST, body, owner::SOON);
+                Ok(match handed.await {
+                    Handed::Answered(response) => *response,
+                    Handed::Here | Handed::Unreachable | Handed::Lost => accepted(),
+                })
+            }));
         }
     };
     let params = Params::of(&space).map_err(|problem| refused(Some(request.id), &problem, LEGACY))?;
@@ -200,16 +242,16 @@ async fn answer(
             refused(Some(request.id), &problem, MODERN)
         })?;
         let says = (None, said.takes_streams);
-        let caller = Arc::new(who.caller(app, says, head, recorder));
-        return answer_modern(caller, &request, &params, &body, capabilities).await;
+        let caller = who.caller(app, says, head, recorder);
+        return next_modern(caller, &request, &params, &body, capabilities);
     }
     let (session, revision) = match &*request.method {
         "initialize" => (None, LEGACY),
         _ => who.session(app, &said, Some(request.id))?,
     };
     let says = (session, said.takes_streams);
-    let caller = Arc::new(who.caller(app, says, head, recorder));
-    answer_legacy(caller, &request, &params, &body, revision).await
+    let caller = who.caller(app, says, head, recorder);
+    next_legacy(caller, &request, &params, &body, revision)
 }
 
 /// What is spoken where nothing says otherwise.
@@ -221,64 +263,77 @@ const MODERN: Revision = Revision::V2026_07_28;
 /// What another replica was to answer, and may have carried out.
 const LOST: RpcProblem = RpcProblem::Server(CallError::Lost);
 
-async fn answer_modern(
-    caller: Arc<Caller>,
+fn next_modern(
+    caller: Caller,
     request: &message::Request<'_>,
     params: &Params<'_, '_>,
     body: &ByteString,
     capabilities: ClientCapabilities,
-) -> Result<Response, Refused> {
-    let revision = MODERN;
-    let fail = |problem: RpcProblem| {
-        calls::note_refusal(&caller.recorder, &problem);
-        refused(Some(request.id), &problem, revision)
-    };
+) -> Result<Next, Refused> {
     let reply = match &*request.method {
-        "server/discover" => Ok(answers::discover(request)),
-        "subscriptions/listen" => return listen::subscribed(&caller, request, params).map_err(fail),
+        "server/discover" => Ok(answers::discover(request).into_response()),
+        "subscriptions/listen" => listen::subscribed(&caller, request, params),
         method if let Some(kind) = answers::listed_by(method) => {
-            answers::list(&caller, request, params, kind, revision)
+            answers::list(&caller, request, params, kind, MODERN).map(Reply::into_response)
         }
         method if calls::method_of(method).is_some() => {
             if let Some((digest, shape)) = calls::returning(&caller, request, params)
                 && let Some(state) = parking::state_of(&caller, params, &digest)
             {
-                let going_on = go_on(&caller, request.id, params, body, (state, shape));
-                return Box::pin(going_on).await.map_err(fail);
+                return Ok(Next::later(go_on(caller, body.clone(), (state, shape))));
             }
-            return call(caller, request, params, body, (revision, capabilities)).await;
+            return next_call(caller, request, params, body, (MODERN, capabilities));
         }
         method => Err(RpcProblem::method(method)),
     };
-    reply.map(Reply::into_response).map_err(fail)
+    reply.map(Next::Answered).map_err(|problem| {
+        calls::note_refusal(&caller.recorder, &problem);
+        refused(Some(request.id), &problem, MODERN)
+    })
 }
 
 /// Goes on with a call that waits, at the replica where it does.
 async fn go_on(
-    caller: &Caller,
-    id: &str,
-    params: &Params<'_, '_>,
-    body: &ByteString,
+    caller: Caller,
+    body: ByteString,
     (state, shape): (RequestState, stream::Shape),
-) -> Result<Response, RpcProblem> {
+) -> Result<Response, Refused> {
     let place = state.owner.as_deref();
-    match owner::hand_on_to(caller, place, Method::POST, body.as_bytes().clone(), owner::LONG).await {
-        Handed::Answered(response) => Ok(*response),
+    let handed = owner::hand_on_to(&caller, place, Method::POST, body.as_bytes().clone(), owner::LONG).await;
+    let mut space = Space::default();
+    let request = read_again(&body, &mut space)?;
+    let outcome = match handed {
+        Handed::Answered(response) => return Ok(*response),
         Handed::Lost => Err(LOST),
-        Handed::Unreachable | Handed::Here => parking::resume(caller, id, params, shape, state).await,
+        Handed::Unreachable | Handed::Here => match Params::of(&space) {
+            Ok(params) => parking::resume(&caller, request.id, &params, shape, state).await,
+            Err(problem) => Err(problem),
+        },
+    };
+    outcome.map_err(|problem| {
+        calls::note_refusal(&caller.recorder, &problem);
+        refused(Some(request.id), &problem, MODERN)
+    })
+}
+
+/// The request that was read from this body before.
+fn read_again<'a>(body: &'a ByteString, space: &mut Space<'a>) -> Result<message::Request<'a>, Refused> {
+    match message::single(body.trim_ascii(), space) {
+        Ok(Incoming::Request(request)) => Ok(request),
+        _ => Err(refused(None, &RpcProblem::Message(message::syntax()), LEGACY)),
     }
 }
 
-async fn answer_legacy(
-    caller: Arc<Caller>,
+fn next_legacy(
+    caller: Caller,
     request: &message::Request<'_>,
     params: &Params<'_, '_>,
     body: &ByteString,
     revision: Revision,
-) -> Result<Response, Refused> {
+) -> Result<Next, Refused> {
     if calls::method_of(&request.method).is_some() {
         let able = caller.session.as_ref().filter(|_| caller.takes_streams).map(|session| session.capabilities);
-        return call(caller, request, params, body, (revision, able.unwrap_or_default())).await;
+        return next_call(caller, request, params, body, (revision, able.unwrap_or_default()));
     }
     if request.method == "initialize" {
         let begun = answers::initialize(&caller, request, params);
@@ -287,22 +342,31 @@ async fn answer_legacy(
         if let Ok(id) = HeaderValue::from_str(&session.seal(&caller.app.sealer)) {
             response.headers_mut().insert(SESSION, id);
         }
-        return Ok(response);
+        return Ok(Next::Answered(response));
     }
-    if OF_OWNER.contains(&&*request.method)
-        && let Some(response) = of_owner(&caller, Method::POST, body.as_bytes().clone()).await
-    {
-        return Ok(response);
+    if OF_OWNER.contains(&&*request.method) {
+        return Ok(Next::later(answer_as_owner(caller, body.clone(), revision)));
     }
-    let reply = from_memory(&caller, request, params, revision);
-    if request.method == "logging/setLevel" {
-        Box::pin(told::level(&caller)).await;
-    }
-    Ok(reply.into_response())
+    Ok(Next::Answered(from_memory(&caller, request, params, revision).into_response()))
 }
 
 /// Methods whose effect the owner of the session has to remember.
 const OF_OWNER: [&str; 3] = ["logging/setLevel", "resources/subscribe", "resources/unsubscribe"];
+
+/// Answers one of [`OF_OWNER`], unless the owner does.
+async fn answer_as_owner(caller: Caller, body: ByteString, revision: Revision) -> Result<Response, Refused> {
+    if let Some(response) = of_owner(&caller, Method::POST, body.as_bytes().clone()).await {
+        return Ok(response);
+    }
+    let mut space = Space::default();
+    let request = read_again(&body, &mut space)?;
+    let params = Params::of(&space).map_err(|problem| refused(Some(request.id), &problem, LEGACY))?;
+    let reply = from_memory(&caller, &request, &params, revision);
+    if request.method == "logging/setLevel" {
+        told::level(&caller).await;
+    }
+    Ok(reply.into_response())
+}
 
 /// What the owner of the session answers, if that is another replica and can be reached. Who only needs what all
 /// replicas have is served without it.
@@ -334,28 +398,31 @@ pub(super) fn from_memory(
     })
 }
 
-async fn call(
-    caller: Arc<Caller>,
+fn next_call(
+    caller: Caller,
     request: &message::Request<'_>,
     params: &Params<'_, '_>,
     body: &ByteString,
     speaks: (Revision, ClientCapabilities),
-) -> Result<Response, Refused> {
-    let planned = calls::plan(caller, body, request, params, speaks)
-        .map_err(|problem| refused(Some(request.id), &problem, speaks.0))?;
+) -> Result<Next, Refused> {
+    let planned = calls::plan(caller, body, request, params, speaks);
+    planned.map(Next::Call).map_err(|problem| refused(Some(request.id), &problem, speaks.0))
+}
+
+async fn call(planned: Box<Planned>) -> Response {
     if planned.is_bound() {
         // In a box, so that the usual call does not carry the room for it.
-        let body = body.as_bytes().clone();
-        match Box::pin(owner::hand_on(planned.caller(), Method::POST, body, owner::LONG)).await {
-            Handed::Answered(response) => return Ok(*response),
+        let handed = Box::pin(owner::hand_on(planned.caller(), Method::POST, planned.message(), owner::LONG)).await;
+        match handed {
+            Handed::Answered(response) => return *response,
             // What was kept is gone, or cannot be reached: the client is to start anew.
-            Handed::Unreachable => return Err(refused(Some(request.id), &RpcProblem::StateLost, speaks.0)),
-            Handed::Lost => return Err(refused(Some(request.id), &LOST, speaks.0)),
+            Handed::Unreachable => return planned.refusal(&RpcProblem::StateLost).into_response(),
+            Handed::Lost => return planned.refusal(&LOST).into_response(),
             Handed::Here => {}
         }
     }
     if !planned.wants_more() {
-        return Ok(planned.send(None).await.into_response());
+        return planned.send(None).await.into_response();
     }
     let (mailbox, shape) = (planned.mailbox(), planned.shape());
     let parks = planned.may_park().then(|| (planned.caller().app.clone(), planned.id().to_owned()));
@@ -364,14 +431,14 @@ async fn call(
     if let Some((app, id)) = parks {
         work = app.mcp.parking.run(work, id);
     }
-    Ok(stream::answer(work, mailbox, shape).await)
+    stream::answer(work, mailbox, shape).await
 }
 
 /// Several messages, as 2025-03-26 alone has them: the answers come together.
 async fn answer_batch(
-    caller: Arc<Caller>,
-    all: Vec<&str>,
-    body: &ByteString,
+    caller: Caller,
+    all: Vec<Range<usize>>,
+    body: ByteString,
     revision: Revision,
 ) -> Result<Response, Refused> {
     const OTHER: RpcProblem =
@@ -386,7 +453,8 @@ async fn answer_batch(
         Handed::Lost => return Err(refused(None, &LOST, revision)),
         Handed::Unreachable | Handed::Here => {}
     }
-    let replies = join_all(all.into_iter().map(|one| answer_in_batch(&caller, one, body, revision))).await;
+    let all = all.into_iter().filter_map(|one| body.get(one));
+    let replies = join_all(all.map(|one| answer_in_batch(&caller, one, &body, revision))).await;
     let replies: Vec<Bytes> = replies.into_iter().flatten().map(Reply::into_bytes).collect();
     if replies.is_empty() {
         return Ok(accepted());
@@ -400,7 +468,7 @@ async fn answer_batch(
     Ok(Reply { parts: smallvec::smallvec![text.into()], status: StatusCode::OK }.into_response())
 }
 
-async fn answer_in_batch(caller: &Arc<Caller>, one: &str, body: &ByteString, revision: Revision) -> Option<Reply> {
+async fn answer_in_batch(caller: &Caller, one: &str, body: &ByteString, revision: Revision) -> Option<Reply> {
     let planned = {
         let mut space = Space::default();
         let request = match message::single(one, &mut space) {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use arc_swap::Guard;
 use http::{HeaderMap, Uri};
 
 use super::asking::Asking;
@@ -48,6 +49,7 @@ impl Mcp {
 }
 
 /// Who asks, and how.
+#[derive(Clone)]
 pub struct Caller {
     /// What the routes share.
     pub app: Arc<App>,
@@ -68,9 +70,9 @@ pub struct Caller {
 }
 
 impl Caller {
-    /// The newest catalog.
-    pub fn catalog(&self) -> Arc<Catalog> {
-        self.app.published.load_full()
+    /// The newest catalog. To look into at once: who keeps it makes others slower.
+    pub fn catalog(&self) -> Guard<Arc<Catalog>> {
+        self.app.published.load()
     }
 
     /// What of it is asked.
