@@ -15,7 +15,12 @@ const AGAIN: Duration = Duration::from_secs(15);
 /// The connection is over when so many were not answered.
 const MOST: u32 = 4;
 
-/// Has the system ask for signs of life while nothing comes over a TCP connection.
+/// And when what was sent was not confirmed for so long: the same. Linux goes on for a quarter of an hour by itself, and does
+/// not ask for signs of life meanwhile.
+const UNCONFIRMED: Duration = Duration::from_secs(QUIET.as_secs() + MOST as u64 * AGAIN.as_secs());
+
+/// Has the system ask for signs of life while nothing comes over a TCP connection, and give up after two minutes without
+/// any. What a listener accepts has it from the listener.
 ///
 /// # Errors
 /// The system's.
@@ -23,5 +28,7 @@ pub fn keep_alive(connection: &impl AsFd) -> io::Result<()> {
     sockopt::set_socket_keepalive(connection, true)?;
     sockopt::set_tcp_keepidle(connection, QUIET)?;
     sockopt::set_tcp_keepintvl(connection, AGAIN)?;
-    Ok(sockopt::set_tcp_keepcnt(connection, MOST)?)
+    sockopt::set_tcp_keepcnt(connection, MOST)?;
+    let milliseconds = u32::try_from(UNCONFIRMED.as_millis()).unwrap_or(u32::MAX);
+    Ok(sockopt::set_tcp_user_timeout(connection, milliseconds)?)
 }

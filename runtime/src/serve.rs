@@ -24,6 +24,7 @@ use tracing::{debug, error, info, warn};
 
 pub use self::pieces::poll_piece;
 pub use self::service::{Answer, RouterService, router};
+use crate::alive::keep_alive;
 use crate::chain::Chain;
 use crate::shutdown::Shutdown;
 use crate::workers::Workers;
@@ -79,6 +80,8 @@ pub async fn listen(address: SocketAddr) -> Result<TcpListener, ServeError> {
     let open = || {
         let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
         socket.set_reuseaddr(true)?;
+        // Callers may be gone without a word. Without it they are noticed later, so a refusal is no matter.
+        let _ = keep_alive(&socket);
         socket.bind(address)?;
         socket.listen(BACKLOG)
     };

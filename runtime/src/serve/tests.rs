@@ -8,6 +8,7 @@ use std::thread;
 use axum::Router;
 use axum::extract::ConnectInfo;
 use axum::routing::get;
+use rustix::net::sockopt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
@@ -290,6 +291,20 @@ async fn a_head_that_is_too_long_is_refused() {
         let text = rest(client).await;
         assert!(text.starts_with("HTTP/1.1 431 "), "{text}");
     }
+}
+
+#[tokio::test]
+async fn a_client_that_is_gone_without_a_word_is_noticed() {
+    let listener = listen(([127, 0, 0, 1], 0).into()).await.expect("port");
+    let _client = TcpStream::connect(listener.local_addr().expect("address")).await.expect("connect");
+    let (accepted, _) = within(listener.accept()).await.expect("accepted");
+
+    let asked = sockopt::tcp_keepidle(&accepted).and_then(|first| Ok((first, sockopt::tcp_keepintvl(&accepted)?)));
+    let most = sockopt::tcp_keepcnt(&accepted).and_then(|most| Ok((most, sockopt::tcp_user_timeout(&accepted)?)));
+
+    assert_eq!(sockopt::socket_keepalive(&accepted), Ok(true));
+    assert_eq!(asked, Ok((Duration::from_secs(60), Duration::from_secs(15))));
+    assert_eq!(most, Ok((4, 120_000)));
 }
 
 #[tokio::test]
