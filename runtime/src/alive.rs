@@ -17,7 +17,7 @@ const MOST: u32 = 4;
 
 /// And when what was sent was not confirmed for so long: the same. Linux goes on for a quarter of an hour by itself, and does
 /// not ask for signs of life meanwhile.
-const UNCONFIRMED: Duration = Duration::from_secs(QUIET.as_secs() + MOST as u64 * AGAIN.as_secs());
+const UNCONFIRMED: Duration = QUIET.saturating_add(AGAIN.saturating_mul(MOST));
 
 /// Has the system ask for signs of life while nothing comes over a TCP connection, and give up after two minutes without
 /// any. What a listener accepts has it from the listener.

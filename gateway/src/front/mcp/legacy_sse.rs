@@ -114,8 +114,9 @@ async fn taken(app: &Arc<App>, head: &mut Parts, recorder: &Recorder, body: Http
     match read(&body, &mut space).map_err(fail)? {
         Incoming::Request(request) => {
             note_method(recorder, &request.method);
-            let job = job(&caller, &channel, (&request, &space), &body, agreed);
-            if request.method == "logging/setLevel" {
+            let tells_level = (request.method == "logging/setLevel").then(|| caller.clone());
+            let job = job(caller, &channel, (&request, &space), &body, agreed);
+            if let Some(caller) = tells_level {
                 told::level(&caller).await;
             }
             channel.put(job).map_err(|cannot| match cannot {
@@ -142,38 +143,40 @@ fn read<'a>(body: &'a str, space: &mut Space<'a>) -> Result<Incoming<'a>, (Optio
 
 /// What a request puts onto the stream.
 fn job(
-    caller: &Caller,
+    caller: Caller,
     channel: &Channel,
     (request, space): (&message::Request<'_>, &Space<'_>),
     body: &ByteString,
     agreed: Agreed,
 ) -> Job {
     let revision = agreed.revision;
+    let refusal =
+        |problem: &RpcProblem| Job::Event(event(&Reply::error(Some(request.id), problem, revision).into_bytes()));
     let fail = |caller: &Caller, problem: &RpcProblem| {
         calls::note_refusal(&caller.recorder, problem);
-        Job::Event(event(&Reply::error(Some(request.id), problem, revision).into_bytes()))
+        refusal(problem)
     };
     let params = match Params::of(space) {
         Ok(params) => params,
-        Err(problem) => return fail(caller, &problem),
+        Err(problem) => return fail(&caller, &problem),
     };
     if request.method == "initialize" {
-        return match answers::initialize(caller, request, &params) {
+        return match answers::initialize(&caller, request, &params) {
             Ok((reply, begun)) => {
                 channel.agree(Agreed { revision: begun.revision, capabilities: begun.capabilities });
                 Job::Begun(event(&reply.into_bytes()))
             }
-            Err(problem) => fail(caller, &problem),
+            Err(problem) => fail(&caller, &problem),
         };
     }
     if calls::method_of(&request.method).is_none() {
-        return Job::Event(event(&from_memory(caller, request, &params, revision).into_bytes()));
+        return Job::Event(event(&from_memory(&caller, request, &params, revision).into_bytes()));
     }
-    match calls::plan(caller.clone(), body, request, &params, (revision, agreed.capabilities)) {
+    match calls::plan(caller, body, request, &params, (revision, agreed.capabilities)) {
         Ok(planned) => {
             let (mailbox, shape) = (planned.wants_more().then(|| planned.mailbox()), planned.shape());
             Job::Answering(Answering::among_others(pinned(|| planned.send(mailbox.clone())), mailbox, shape))
         }
-        Err(problem) => fail(caller, &problem),
+        Err(problem) => refusal(&problem),
     }
 }

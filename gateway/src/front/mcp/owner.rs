@@ -118,8 +118,8 @@ pub(super) fn routes() -> Router<Arc<App>> {
 
 /// Lets the owner of the caller's session answer, if that is another replica.
 pub async fn hand_on(caller: &Caller, method: Method, body: Bytes, limit: Duration) -> Handed {
-    let owner = caller.session.as_ref().and_then(|session| session.owner.clone());
-    hand_on_to(caller, owner.as_deref(), method, body, limit).await
+    let owner = caller.session.as_ref().and_then(|session| session.owner.as_deref());
+    hand_on_to(caller, owner, method, body, limit).await
 }
 
 /// Lets this replica answer, if it is another one.

@@ -132,6 +132,7 @@ async fn post_to(app: Arc<App>, server: Option<String>, request: Request) -> Res
     answer(&app, server.as_deref(), &mut head, &recorder, body).await
 }
 
+/// The head stays where it is until all of its message is there: it is too large to be moved on and on.
 async fn answer(
     app: &Arc<App>,
     server: Option<&str>,
@@ -139,7 +140,13 @@ async fn answer(
     recorder: &Recorder,
     body: HttpBody,
 ) -> Response {
-    match taken(app, server, head, recorder, body).await {
+    let next = async {
+        let who = Who::of(app, server, head, recorder).await?;
+        body::check_media_type(&head.headers)?;
+        let body = body::read(body, app.options.max_body).await?;
+        understood(app, who, head, recorder, body)
+    };
+    match next.await {
         Ok(Next::Call(planned)) => call(planned).await,
         Ok(Next::Answered(response)) => response,
         Ok(Next::Later(answer)) => finish(answer.await),
@@ -161,20 +168,6 @@ impl Next {
     fn later(answer: impl Future<Output = Result<Response, Refused>> + Send + 'static) -> Self {
         Self::Later(Box::pin(answer))
     }
-}
-
-/// The head stays where it is until all of its message is there: it is too large to be moved on and on.
-async fn taken(
-    app: &Arc<App>,
-    server: Option<&str>,
-    head: &mut Parts,
-    recorder: &Recorder,
-    body: HttpBody,
-) -> Result<Next, Refused> {
-    let who = Who::of(app, server, head, recorder).await?;
-    body::check_media_type(&head.headers)?;
-    let body = body::read(body, app.options.max_body).await?;
-    understood(app, who, head, recorder, body)
 }
 
 /// Waits for nothing, so that what the message is read into stays on the stack.
