@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use http::HeaderMap;
+use portcullis_runtime::serve::Fields;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
@@ -41,8 +42,8 @@ pub struct Request<'a> {
     pub arguments: &'a str,
     /// The server the caller prefers.
     pub preferred: Option<&'a Handle>,
-    /// Headers of the caller, of which a server may get some.
-    pub headers: &'a HeaderMap,
+    /// Header fields of the caller, of which a server may get some.
+    pub fields: &'a Fields,
     /// Who it is, where servers have a session for each.
     pub client: Client<'a>,
     /// What a server is told of the caller.
@@ -217,7 +218,7 @@ async fn attempt(
     let spec = server.spec();
     let Some(_slot) = server.slot(waits.then_some(began + silence)).await else { return Err(Failure::Busy) };
     let Some(live) = server.live() else { return Err(Failure::Server(CallError::NotSent("it has no session"))) };
-    let mut headers = forwarded(&spec.forward_headers, call.headers);
+    let mut headers = forwarded(&spec.forward_headers, call.fields);
     if !candidate.item.params.is_empty() {
         mirror(&candidate.item.params, call.arguments, &mut headers);
     }
@@ -288,13 +289,14 @@ pub(crate) async fn send(
     }
 }
 
-fn forwarded(names: &[String], headers: &HeaderMap) -> HeaderMap {
+fn forwarded(names: &[String], fields: &Fields) -> HeaderMap {
     let mut chosen = HeaderMap::new();
     for name in names {
-        if let Some(value) = headers.get(name.as_str())
+        if let Some(value) = fields.get(name)
+            && let Ok(value) = http::HeaderValue::from_bytes(value)
             && let Ok(name) = http::HeaderName::from_bytes(name.as_bytes())
         {
-            chosen.insert(name, value.clone());
+            chosen.insert(name, value);
         }
     }
     chosen

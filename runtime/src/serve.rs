@@ -4,8 +4,9 @@
 //! answer, would stay for ever.
 
 mod connection;
+mod direct;
+mod fields;
 mod head;
-mod pieces;
 mod service;
 mod socket;
 
@@ -22,7 +23,8 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::{sleep, timeout};
 use tracing::{debug, error, info, warn};
 
-pub use self::pieces::poll_piece;
+pub use self::direct::{Answering, Direct, Plain};
+pub use self::fields::{Fields, as_text};
 pub use self::service::{Answer, RouterService, router};
 use crate::alive::keep_alive;
 use crate::chain::Chain;

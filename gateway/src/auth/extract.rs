@@ -1,7 +1,7 @@
 //! Finds the one token of a request.
 use std::borrow::Cow;
 
-use http::{HeaderMap, header::AUTHORIZATION};
+use portcullis_runtime::serve::Fields;
 
 use super::AuthError;
 
@@ -10,11 +10,11 @@ use super::AuthError;
 /// # Errors
 /// If there is none, or more than one: which of two tokens counts is never guessed.
 pub(super) fn token<'a>(
-    headers: &'a HeaderMap,
+    fields: &'a Fields,
     query: Option<&'a str>,
     allow_query: bool,
 ) -> Result<Cow<'a, str>, AuthError> {
-    let mut values = headers.get_all(AUTHORIZATION).iter();
+    let mut values = fields.all("authorization");
     let header = values.next();
     if values.next().is_some() {
         return Err(AuthError::Several);
@@ -22,7 +22,7 @@ pub(super) fn token<'a>(
     let in_query = query.filter(|_| allow_query).map(from_query).transpose()?.flatten();
     match (header, in_query) {
         (Some(_), Some(_)) => Err(AuthError::BothPlaces),
-        (Some(value), None) => from_header(value.as_bytes()).map(Cow::Borrowed),
+        (Some(value), None) => from_header(value).map(Cow::Borrowed),
         (None, Some(token)) if !token.is_empty() => Ok(token),
         (None, _) => Err(AuthError::Missing),
     }

@@ -24,12 +24,13 @@ mod tests;
 use std::{fmt, sync::Arc, time::SystemTime};
 
 pub use error::AuthError;
-use http::{HeaderMap, HeaderValue};
+use http::HeaderValue;
 pub use issuers::IssuerFault;
 pub use jsonwebtoken::Algorithm;
 pub use jwks::{JwksError, Skipped};
 pub use keys::{KeyFault, KeySet};
 pub(crate) use load::shared_secret;
+use portcullis_runtime::serve::Fields;
 pub use settings::{
     DEFAULT_LEEWAY, Kubernetes, MAX_LEEWAY, MIN_SECRET_BYTES, Problem, Secret, Settings, UnknownAlgorithm,
     parse_algorithm,
@@ -122,8 +123,8 @@ impl Authenticator {
     ///
     /// `query` is the raw query of the request's address; its `token` counts only with `allow_query_token`. `now` is
     /// when the request came. Nothing in a refusal comes from the request.
-    pub fn look_at(&self, headers: &HeaderMap, query: Option<&str>, allow_query_token: bool, now: SystemTime) -> Look {
-        let token = match extract::token(headers, query, allow_query_token) {
+    pub fn look_at(&self, fields: &Fields, query: Option<&str>, allow_query_token: bool, now: SystemTime) -> Look {
+        let token = match extract::token(fields, query, allow_query_token) {
             Ok(token) if token.len() > MAX_TOKEN_BYTES => return Look::Refused(AuthError::TooLarge),
             Ok(token) => token,
             Err(error) => return Look::Refused(error),
@@ -199,12 +200,12 @@ impl Authenticator {
     #[cfg(test)]
     pub(crate) fn authenticate_at(
         &self,
-        headers: &HeaderMap,
+        headers: &http::HeaderMap,
         query: Option<&str>,
         allow_query_token: bool,
         now: SystemTime,
     ) -> Result<Arc<Identity>, AuthError> {
-        match self.look_at(headers, query, allow_query_token, now) {
+        match self.look_at(&headers.into(), query, allow_query_token, now) {
             Look::Known(identity) => Ok(identity),
             Look::Refused(error) => Err(error),
             Look::Open(question) => Err(question.found.map_or_else(|refusal| refusal.error, |_| AuthError::NoReview)),

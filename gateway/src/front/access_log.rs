@@ -4,9 +4,9 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use http::HeaderValue;
 use portcullis_runtime::LogSink;
 use portcullis_runtime::log::timestamp;
+use portcullis_runtime::serve::Fields;
 use serde_json::Value;
 
 use super::error::clip;
@@ -59,8 +59,8 @@ pub struct Line {
     pub method: http::Method,
     /// Path without the query, which may hold a token.
     pub path: Cow<'static, str>,
-    /// `User-Agent`.
-    pub user_agent: Option<HeaderValue>,
+    /// Its header fields, for `User-Agent`.
+    pub fields: Fields,
     /// What it came over.
     pub connection: Arc<Connection>,
     /// `X-Request-Id`.
@@ -114,11 +114,7 @@ impl AccessLog {
         out.extend_from_slice(br#","execution_time_ms":"#);
         millis(&mut out, took);
         member(&mut out, r#","remote_addr":"#, Some(line.connection.peer()));
-        member(
-            &mut out,
-            r#","user_agent":"#,
-            line.user_agent.as_ref().and_then(|value| value.to_str().ok()).map(clipped),
-        );
+        member(&mut out, r#","user_agent":"#, line.fields.text("user-agent").map(clipped));
         member(&mut out, r#","request_id":"#, Some(line.request_id.as_str()));
         member(&mut out, r#","subject":"#, facts.identity.as_deref().map(|identity| identity.subject.as_str()));
         number_member(&mut out, r#","attempts":"#, facts.attempts.into());

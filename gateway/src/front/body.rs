@@ -6,24 +6,24 @@ use std::task::Poll;
 
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, header};
 use http_body::Body as _;
-use portcullis_runtime::serve::poll_piece;
+use portcullis_runtime::serve::{Fields, as_text};
 use tokio::time::timeout;
 
 use super::app::BODY_LIMIT;
 use super::error::ApiError;
+use super::head::Sent;
 
 /// Refuses a body that is declared as something else than JSON.
 ///
 /// # Errors
 /// [`ApiError::MediaType`].
-pub fn check_media_type(headers: &HeaderMap) -> Result<(), ApiError> {
-    let Some(value) = headers.get(header::CONTENT_TYPE) else { return Ok(()) };
-    if value == "application/json" {
+pub fn check_media_type(fields: &Fields) -> Result<(), ApiError> {
+    let Some(value) = fields.get("content-type") else { return Ok(()) };
+    if value == b"application/json" {
         return Ok(());
     }
-    let text = value.to_str().unwrap_or_default();
+    let text = as_text(value).unwrap_or_default();
     let kind = text.split(';').next().unwrap_or_default().trim();
     let suffix = kind.len().checked_sub(5).and_then(|at| kind.get(at..));
     if kind.eq_ignore_ascii_case("application/json") || suffix.is_some_and(|end| end.eq_ignore_ascii_case("+json")) {
@@ -37,7 +37,12 @@ pub fn check_media_type(headers: &HeaderMap) -> Result<(), ApiError> {
 ///
 /// # Errors
 /// [`ApiError::BodyTooLarge`] and [`ApiError::BodyIncomplete`].
-pub async fn read(body: Body, limit: usize) -> Result<Bytes, ApiError> {
+pub async fn read(body: Sent, limit: usize) -> Result<Bytes, ApiError> {
+    let body = match body {
+        Sent::Whole(body) if body.len() > limit => return Err(ApiError::BodyTooLarge(limit)),
+        Sent::Whole(body) => return Ok(body),
+        Sent::Coming(body) => body,
+    };
     // Of a body with a length, its length.
     if body.size_hint().lower() > limit as u64 {
         return Err(ApiError::BodyTooLarge(limit));
@@ -70,7 +75,7 @@ async fn collected(mut body: Body, limit: usize) -> Result<Bytes, ApiError> {
 }
 
 async fn piece(body: &mut Body) -> Result<Option<Bytes>, ApiError> {
-    while let Some(frame) = poll_fn(|cx| poll_piece(Pin::new(&mut *body), cx)).await {
+    while let Some(frame) = poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await {
         // What is no data are trailers, which mean nothing here.
         if let Ok(data) = frame.map_err(|_| ApiError::BodyIncomplete)?.into_data() {
             return Ok(Some(data));

@@ -4,6 +4,7 @@ pub mod access_log;
 pub mod app;
 pub mod body;
 pub mod error;
+pub mod head;
 pub mod mcp;
 pub mod observe;
 pub mod openapi;

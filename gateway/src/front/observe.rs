@@ -9,12 +9,13 @@ use std::time::{Instant, SystemTime};
 use axum::extract::{MatchedPath, Request};
 use axum::middleware::Next;
 use axum::response::Response;
-use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use http_body::Body as _;
+use portcullis_runtime::serve::Fields;
 
 use super::access_log::{Facts, Line, short};
 use super::app::App;
+use super::head::Head;
 use super::service::Connection;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -52,7 +53,7 @@ const UNANSWERED: u16 = 499;
 /// The id of a request: the caller's own, or 16 hexadecimal digits.
 pub enum RequestId {
     /// The caller's, if it is harmless.
-    Given(HeaderValue),
+    Given(Box<str>),
     /// A new one.
     Own([u8; 16]),
 }
@@ -68,12 +69,11 @@ pub fn record(recorder: &Recording) -> MutexGuard<'_, Record> {
 }
 
 /// A request has come. `route` is what its path is called where that is known already.
-pub(super) fn begin(connection: Arc<Connection>, head: &Parts, route: Option<&'static str>) -> Recorder {
+pub(super) fn begin(connection: Arc<Connection>, method: Method, head: &Head, route: Option<&'static str>) -> Recorder {
     let path = route.map_or_else(|| Cow::Owned(short(head.uri.path())), Cow::Borrowed);
-    let user_agent = head.headers.get(header::USER_AGENT).cloned();
-    let request_id = RequestId::of(&head.headers);
+    let (fields, request_id) = (head.fields.clone(), RequestId::of(&head.fields));
     let (arrived, began) = (SystemTime::now(), Instant::now());
-    let line = Line { method: head.method.clone(), path, user_agent, connection, request_id, arrived, began };
+    let line = Line { method, path, fields, connection, request_id, arrived, began };
     let route = route.map(Cow::Borrowed);
     let watch = Watch { line, route, status: UNANSWERED, bytes: None, ends_with_answer: false };
     let record = Mutex::new(Record { facts: Facts::default(), watch: Some(watch) });
@@ -202,12 +202,9 @@ fn known_method(method: &Method) -> &'static str {
 // === impl RequestId ===
 
 impl RequestId {
-    fn of(headers: &HeaderMap) -> Self {
-        let harmless = |id: &&HeaderValue| {
-            let id = id.as_bytes();
-            (1..=128).contains(&id.len()) && id.iter().all(u8::is_ascii_graphic)
-        };
-        headers.get(&X_REQUEST_ID).filter(harmless).map_or_else(Self::unique, |id| Self::Given(id.clone()))
+    fn of(fields: &Fields) -> Self {
+        let harmless = |id: &&str| (1..=128).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic());
+        fields.text("x-request-id").filter(harmless).map_or_else(Self::unique, |id| Self::Given(id.into()))
     }
 
     /// No two of one thread are the same; those of two are as unlikely to be as random ones.
@@ -229,14 +226,14 @@ impl RequestId {
     /// As text.
     pub fn as_str(&self) -> &str {
         match self {
-            Self::Given(value) => value.to_str().unwrap_or_default(),
+            Self::Given(id) => id,
             Self::Own(digits) => std::str::from_utf8(digits).unwrap_or_default(),
         }
     }
 
     fn value(&self) -> Option<HeaderValue> {
         match self {
-            Self::Given(value) => Some(value.clone()),
+            Self::Given(id) => HeaderValue::from_str(id).ok(),
             Self::Own(digits) => HeaderValue::from_bytes(digits).ok(),
         }
     }
@@ -255,15 +252,12 @@ mod tests {
 
     #[test]
     fn the_callers_id_is_kept_if_it_is_harmless_and_each_other_request_gets_one_of_its_own() {
-        let id_of = |given: &str| {
-            let value = HeaderValue::from_bytes(given.as_bytes()).unwrap();
-            RequestId::of(&HeaderMap::from_iter([(X_REQUEST_ID, value)])).as_str().to_owned()
-        };
+        let id_of = |given: &str| RequestId::of(&Fields::from_iter([("X-Request-Id", given)])).as_str().to_owned();
         for kept in ["7", "a/b!x.-_", &"x".repeat(128)] {
             assert_eq!(id_of(kept), kept);
         }
         let mut own: Vec<String> = ["", "a b", "é", &"x".repeat(129)].map(id_of).into();
-        own.push(RequestId::of(&HeaderMap::new()).as_str().to_owned());
+        own.push(RequestId::of(&Fields::default()).as_str().to_owned());
         for id in &own {
             assert!(id.len() == 16 && id.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')), "{id}");
         }

@@ -10,12 +10,13 @@ use axum::middleware::from_fn;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use http::{HeaderName, HeaderValue, Method, header};
 
 use super::access_log::{Facts, short};
 use super::app::App;
 use super::body;
 use super::error::{ApiError, clip};
+use super::head::{Head, Sent};
 use super::mcp;
 use super::mcp::metadata::{self, Resource};
 use super::mcp::reply::HEADERS;
@@ -57,24 +58,19 @@ pub(super) fn router(app: Arc<App>, more: Router) -> Router {
 
 async fn tools(State(app): State<Arc<App>>, request: Request) -> Response {
     let recorder = recorder(&request);
-    let (parts, body) = request.into_parts();
-    call_tool(&app, &parts, body, &recorder).await
+    let (head, body) = taken_apart(request);
+    call_tool(&app, &head, body, &recorder).await
 }
 
 /// Answers `POST /tools`.
-pub(super) async fn call_tool(app: &App, parts: &http::request::Parts, body: Body, recorder: &Recorder) -> Response {
-    answer_call(app, parts, body, recorder).await.unwrap_or_else(IntoResponse::into_response)
+pub(super) async fn call_tool(app: &App, head: &Head, body: Sent, recorder: &Recorder) -> Response {
+    answer_call(app, head, body, recorder).await.unwrap_or_else(IntoResponse::into_response)
 }
 
-async fn answer_call(
-    app: &App,
-    parts: &http::request::Parts,
-    body: Body,
-    recorder: &Recorder,
-) -> Result<Response, ApiError> {
-    let query = parts.uri.query();
-    let identity = identify(app, &parts.headers, query, recorder).await?;
-    body::check_media_type(&parts.headers)?;
+async fn answer_call(app: &App, head: &Head, body: Sent, recorder: &Recorder) -> Result<Response, ApiError> {
+    let query = head.uri.query();
+    let identity = identify(app, head, recorder).await?;
+    body::check_media_type(&head.fields)?;
     let shape = Shape::of(query)?;
     let body = body::read(body, app.options.max_body).await?;
     record(recorder).bytes = body.len();
@@ -101,7 +97,7 @@ async fn answer_call(
         params: &[r#","arguments":"#, wanted.args],
         arguments: wanted.args,
         preferred: preferred.map(|server| &**server),
-        headers: &parts.headers,
+        fields: &head.fields,
         client: Client::Identity(&identity),
         caller: Caller::default(),
         mailbox: None,
@@ -182,12 +178,11 @@ impl Shape {
 
 async fn tools_list(State(app): State<Arc<App>>, request: Request) -> Response {
     let recorder = recorder(&request);
-    let (parts, _) = request.into_parts();
-    let query = parts.uri.query();
+    let (head, _) = taken_apart(request);
     let answer = async {
-        identify(&app, &parts.headers, query, &recorder).await?;
+        identify(&app, &head, &recorder).await?;
         let catalog = app.published.load_full();
-        Ok::<_, ApiError>(match parameter(query, "server") {
+        Ok::<_, ApiError>(match parameter(head.uri.query(), "server") {
             None => catalog.listing(),
             Some(name) => {
                 let server = catalog.server(&name).ok_or_else(|| ApiError::UnknownServer(short(&name)))?;
@@ -201,8 +196,8 @@ async fn tools_list(State(app): State<Arc<App>>, request: Request) -> Response {
 
 async fn servers(State(app): State<Arc<App>>, request: Request) -> Response {
     let recorder = recorder(&request);
-    let (parts, _) = request.into_parts();
-    match identify(&app, &parts.headers, parts.uri.query(), &recorder).await {
+    let (head, _) = taken_apart(request);
+    match identify(&app, &head, &recorder).await {
         Ok(_) => json_of(&Servers::of(&app.published.load())),
         Err(error) => error.into_response(),
     }
@@ -210,8 +205,8 @@ async fn servers(State(app): State<Arc<App>>, request: Request) -> Response {
 
 async fn health(State(app): State<Arc<App>>, request: Request) -> Response {
     let arrived = recorder(&request).arrived;
-    let (parts, _) = request.into_parts();
-    let known = caller(&app, &parts.headers, parts.uri.query(), app.options.allow_query_token, arrived).await.is_ok();
+    let (head, _) = taken_apart(request);
+    let known = caller(&app, &head, app.options.allow_query_token, arrived).await.is_ok();
     let soundness = app.soundness.borrow().clone();
     json_of(&Health::of(&app.published.load(), &soundness, known))
 }
@@ -230,13 +225,14 @@ async fn method(method: Method) -> ApiError {
 
 // === shared ===
 
-async fn identify(
-    app: &App,
-    headers: &HeaderMap,
-    query: Option<&str>,
-    recorder: &Recorder,
-) -> Result<Arc<Identity>, ApiError> {
-    identify_with(app, headers, query, (app.options.allow_query_token, None), recorder).await
+/// The head of a request, and its body.
+pub(super) fn taken_apart(request: Request) -> (Head, Sent) {
+    let (parts, body) = request.into_parts();
+    (Head::of(&parts), Sent::Coming(body))
+}
+
+async fn identify(app: &App, head: &Head, recorder: &Recorder) -> Result<Arc<Identity>, ApiError> {
+    identify_with(app, head, (app.options.allow_query_token, None), recorder).await
 }
 
 /// Who asks. Of `place`: whether `?token=` counts there, and what of `/mcp` it is.
@@ -245,12 +241,11 @@ async fn identify(
 /// [`ApiError::Auth`].
 pub async fn identify_with(
     app: &App,
-    headers: &HeaderMap,
-    query: Option<&str>,
+    head: &Head,
     (allow_query_token, resource): (bool, Option<Resource<'_>>),
     recorder: &Recorder,
 ) -> Result<Arc<Identity>, ApiError> {
-    match caller(app, headers, query, allow_query_token, recorder.arrived).await {
+    match caller(app, head, allow_query_token, recorder.arrived).await {
         Ok(identity) => {
             record(recorder).identity = Some(identity.clone());
             Ok(identity)
@@ -259,7 +254,7 @@ pub async fn identify_with(
             app.metrics.auth_rejections.with_label_values(&[error.kind()]).inc();
             let challenge = match resource {
                 None => app.auth.challenge(error, None),
-                Some(resource) => metadata::challenge(app, headers, resource, error),
+                Some(resource) => metadata::challenge(app, &head.fields, resource, error),
             };
             Err(ApiError::Auth(error, challenge))
         }
@@ -267,14 +262,8 @@ pub async fn identify_with(
 }
 
 /// Whose the request is. Waits only for a token that somebody has to be asked about.
-async fn caller(
-    app: &App,
-    headers: &HeaderMap,
-    query: Option<&str>,
-    allow_query_token: bool,
-    now: SystemTime,
-) -> Result<Arc<Identity>, AuthError> {
-    match app.auth.look_at(headers, query, allow_query_token, now) {
+async fn caller(app: &App, head: &Head, allow_query_token: bool, now: SystemTime) -> Result<Arc<Identity>, AuthError> {
+    match app.auth.look_at(&head.fields, head.uri.query(), allow_query_token, now) {
         Look::Known(identity) => Ok(identity),
         Look::Refused(error) => Err(error),
         // In a box, so that the usual request does not carry the room for it.

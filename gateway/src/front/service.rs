@@ -4,19 +4,21 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
 use axum::response::Response;
-use http::{Method, Request};
+use http::{Method, Request, Uri};
 use hyper::body::Incoming;
-use hyper::service::{Service as _, service_fn};
+use hyper::service::Service;
 use hyper_util::service::TowerToHyperService;
-use portcullis_runtime::serve::Answer;
+use portcullis_runtime::serve::{Answer, Answering, Direct, Plain};
 
 use super::app::App;
-use super::observe::{self, Recorder};
+use super::head::{Head, Sent};
+use super::observe;
 use super::{mcp, routes};
 use crate::boxed::pinned;
 
@@ -53,46 +55,114 @@ impl Front {
 
     /// What answers one connection.
     pub fn connection(self: &Arc<Self>, peer: SocketAddr) -> impl Answer + use<> {
-        let connection = Arc::new(Connection { front: self.clone(), peer: peer.ip().to_string() });
-        service_fn(move |request: Request<Incoming>| {
-            let connection = connection.clone();
-            // In a box: a connection keeps the room for its answer, which idle ones must not pay for.
-            pinned(|| async move { Ok::<_, Infallible>(connection.front.answer(request, &connection).await) })
-        })
+        Requests(Arc::new(Connection { front: self.clone(), peer: peer.ip().to_string() }))
     }
 
     async fn answer(&self, request: Request<Incoming>, connection: &Arc<Connection>) -> Response {
-        let (mut head, body) = request.into_parts();
-        let body = Body::new(body);
-        let call = (head.method == Method::POST).then(|| Call::of(head.uri.path())).flatten();
-        let recorder = observe::begin(connection.clone(), &head, call.map(Call::path));
+        let (parts, body) = request.into_parts();
+        let (head, body) = (Head::of(&parts), Body::new(body));
+        match Call::of(parts.method.as_str(), head.uri.path()) {
+            Some(call) => self.answer_call(call, &head, Sent::Coming(body), connection).await,
+            None => self.answer_other(Request::from_parts(parts, body), &head, connection).await,
+        }
+    }
+
+    async fn answer_call(&self, call: Call, head: &Head, body: Sent, connection: &Arc<Connection>) -> Response {
+        let recorder = observe::begin(connection.clone(), Method::POST, head, Some(call.path()));
         let mut response = match call {
-            Some(Call::Tools) => routes::call_tool(&self.app, &head, body, &recorder).await,
-            Some(Call::Mcp) => mcp::answer_post(&self.app, &mut head, body, &recorder).await,
-            None => self.route(Request::from_parts(head, body), recorder.clone()).await,
+            Call::Tools => routes::call_tool(&self.app, head, body, &recorder).await,
+            Call::Mcp => mcp::answer_post(&self.app, head, body, &recorder).await,
         };
         observe::end(&self.app, &recorder, &mut response);
         response
     }
 
-    /// In a box, so that a call does not carry the room for it.
-    async fn route(&self, mut request: Request<Body>, recorder: Recorder) -> Response {
-        request.extensions_mut().insert(recorder);
-        let Ok(response) = Box::pin(self.router.call(request)).await;
+    async fn answer_other(&self, mut request: Request<Body>, head: &Head, connection: &Arc<Connection>) -> Response {
+        let recorder = observe::begin(connection.clone(), request.method().clone(), head, None);
+        request.extensions_mut().insert(recorder.clone());
+        // In a box, so that a call does not carry the room for it.
+        let Ok(mut response) = Box::pin(self.router.call(request)).await;
+        observe::end(&self.app, &recorder, &mut response);
         response
+    }
+}
+
+/// What answers the requests of one connection.
+struct Requests(Arc<Connection>);
+
+impl Service<Request<Incoming>> for Requests {
+    type Response = Response;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let connection = self.0.clone();
+        // In a box: a connection keeps the room for its answer, which idle ones must not pay for.
+        pinned(|| async move { Ok(connection.front.answer(request, &connection).await) })
+    }
+}
+
+impl Answer for Requests {
+    type Reply = Body;
+
+    type Direct = Connection;
+
+    fn direct(&self) -> Option<Arc<Connection>> {
+        Some(self.0.clone())
+    }
+}
+
+impl Direct<Body> for Connection {
+    type Route = Route;
+
+    fn route(&self, method: &str, target: &str) -> Option<Route> {
+        if let Some(call) = Call::of(method, target) {
+            return Some(Route::Call(call));
+        }
+        let method =
+            [Method::GET, Method::POST, Method::DELETE, Method::OPTIONS].into_iter().find(|one| *one == method)?;
+        // What is no path is a matter of proxies.
+        let uri = target.starts_with('/').then(|| target.parse().ok())??;
+        Some(Route::Other(method, uri))
+    }
+
+    fn answer(self: Arc<Self>, request: Plain<Route>) -> Answering<Body> {
+        pinned(|| async move {
+            let Plain { route, fields, body } = request;
+            match route {
+                Route::Call(call) => {
+                    let head = Head { uri: Uri::from_static(call.path()), fields };
+                    self.front.answer_call(call, &head, Sent::Whole(body), &self).await
+                }
+                Route::Other(method, uri) => {
+                    let head = Head { uri, fields };
+                    self.front.answer_other(head.request(method, body), &head, &self).await
+                }
+            }
+        })
     }
 }
 
 /// What callers do most, and so goes round the router.
 #[derive(Clone, Copy)]
-enum Call {
+pub enum Call {
+    /// `POST /tools`.
     Tools,
+    /// `POST /mcp`.
     Mcp,
 }
 
+/// What is asked by a plain request.
+pub enum Route {
+    /// Something that goes round the router.
+    Call(Call),
+    /// Something else.
+    Other(Method, Uri),
+}
+
 impl Call {
-    fn of(path: &str) -> Option<Self> {
-        [Self::Tools, Self::Mcp].into_iter().find(|call| call.path() == path)
+    fn of(method: &str, path: &str) -> Option<Self> {
+        [Self::Tools, Self::Mcp].into_iter().find(|call| method == "POST" && call.path() == path)
     }
 
     fn path(self) -> &'static str {

@@ -20,6 +20,7 @@ pub(super) struct Received(Arc<Shared>);
 #[derive(Debug)]
 pub(super) struct HeadTimer {
     shared: Arc<Shared>,
+    first: Duration,
     head: Duration,
     idle: Duration,
 }
@@ -40,11 +41,12 @@ struct Wait {
     begun: bool,
 }
 
-/// Makes the timer of one connection; both limits count from the last event of their kind.
-pub(super) fn timer(head: Duration, idle: Duration) -> (HeadTimer, Received) {
-    let alarm = Mutex::new(Box::pin(tokio::time::sleep(head)));
+/// Makes the timer of one connection: limits for its first head, for each later one from its first byte, and for the
+/// time between requests.
+pub(super) fn timer(first: Duration, head: Duration, idle: Duration) -> (HeadTimer, Received) {
+    let alarm = Mutex::new(Box::pin(tokio::time::sleep(first)));
     let shared = Arc::new(Shared { received: AtomicU64::new(0), alarm });
-    (HeadTimer { shared: shared.clone(), head, idle }, Received(shared))
+    (HeadTimer { shared: shared.clone(), first, head, idle }, Received(shared))
 }
 
 // === impl Received ===
@@ -82,7 +84,7 @@ impl Timer for HeadTimer {
         let before = self.shared.received.load(Ordering::Relaxed);
         // Who has just connected has no business being idle.
         let begun = before == 0;
-        self.shared.set(if begun { self.head } else { self.idle });
+        self.shared.set(if begun { self.first } else { self.idle });
         Box::pin(Wait { shared: self.shared.clone(), head: self.head, before, begun })
     }
 
@@ -132,7 +134,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_first_head_is_due_from_the_start() {
-        let (timer, received) = timer(HEAD, IDLE);
+        let (timer, received) = timer(HEAD, HEAD, IDLE);
         let start = Instant::now();
         let mut wait = timer.sleep(HEAD);
 
@@ -145,7 +147,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_later_head_is_due_from_its_first_byte() {
-        let (timer, received) = timer(HEAD, IDLE);
+        let (timer, received) = timer(HEAD, HEAD, IDLE);
         let start = Instant::now();
         received.add(100);
         let mut wait = timer.sleep(HEAD);
@@ -162,7 +164,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_idle_connection_has_the_long_limit_after_each_answer() {
-        let (timer, received) = timer(HEAD, IDLE);
+        let (timer, received) = timer(HEAD, HEAD, IDLE);
         received.add(100);
         let mut wait = timer.sleep(HEAD);
         assert!(polled_once(&mut wait).await.is_pending());

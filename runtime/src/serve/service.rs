@@ -1,7 +1,9 @@
 //! What answers the requests of one connection.
 
+use std::convert::Infallible;
 use std::error::Error;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::ConnectInfo;
@@ -10,9 +12,11 @@ use hyper::service::Service;
 use hyper::{Request, Response};
 use hyper_util::service::TowerToHyperService;
 
-type BoxError = Box<dyn Error + Send + Sync>;
+use super::direct::Direct;
 
-/// Answers the requests of one connection: any hyper service whose parts can move between threads.
+pub(super) type BoxError = Box<dyn Error + Send + Sync>;
+
+/// Answers the requests of one connection: a hyper service whose parts can move between threads.
 ///
 /// An error closes the connection without an answer; services that always answer use `Infallible`.
 pub trait Answer:
@@ -20,14 +24,12 @@ pub trait Answer:
 {
     /// Body of the answers.
     type Reply: Body<Data: Send, Error: Into<BoxError>> + Send + 'static;
-}
 
-impl<S, B> Answer for S
-where
-    S: Service<Request<Incoming>, Response = Response<B>, Error: Into<BoxError>, Future: Send> + Send + 'static,
-    B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
-{
-    type Reply = B;
+    /// What answers plain requests.
+    type Direct: Direct<Self::Reply>;
+
+    /// What answers plain requests of this connection, if it is not to be hyper.
+    fn direct(&self) -> Option<Arc<Self::Direct>>;
 }
 
 /// An axum `Router` for one connection; handlers find the peer by `ConnectInfo<SocketAddr>`.
@@ -45,11 +47,20 @@ pub fn router(router: Router) -> impl Fn(SocketAddr) -> RouterService + Send + S
 
 impl Service<Request<Incoming>> for RouterService {
     type Response = Response<axum::body::Body>;
-    type Error = std::convert::Infallible;
+    type Error = Infallible;
     type Future = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Future;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         request.extensions_mut().insert(ConnectInfo(self.peer));
         self.router.call(request)
+    }
+}
+
+impl Answer for RouterService {
+    type Reply = axum::body::Body;
+    type Direct = Infallible;
+
+    fn direct(&self) -> Option<Arc<Infallible>> {
+        None
     }
 }

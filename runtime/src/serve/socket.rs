@@ -1,12 +1,12 @@
-//! A TCP stream that counts what it receives and gives up on a reader that takes nothing.
+//! A TCP stream that remembers what was read ahead, and gives up on a reader that takes nothing.
 
 use std::cell::RefCell;
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
 
@@ -14,6 +14,9 @@ use super::head::Received;
 
 /// Parts with no more bytes than this are copied together: the system takes one part sooner than several.
 const SHORT: usize = 4096;
+
+/// A connection without a request keeps no more room than this.
+const MUCH: usize = 16 * 1024;
 
 thread_local! {
     static TOGETHER: RefCell<Vec<u8>> = RefCell::new(Vec::with_capacity(SHORT));
@@ -23,15 +26,46 @@ thread_local! {
 #[derive(Debug)]
 pub(super) struct Socket {
     stream: TcpStream,
-    received: Received,
+    /// What has been read and not been taken. Whoever reads gets it first.
+    pub(super) ahead: Vec<u8>,
+    received: Option<Received>,
     stall: Duration,
     /// Set only while a write is pending, which is rare: most answers fit into the system's buffer.
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
 impl Socket {
-    pub(super) fn new(stream: TcpStream, received: Received, stall: Duration) -> Self {
-        Self { stream, received, stall, stalled: None }
+    pub(super) fn new(stream: TcpStream, stall: Duration) -> Self {
+        Self { stream, ahead: Vec::new(), received: None, stall, stalled: None }
+    }
+
+    /// Counts what is read from now on.
+    pub(super) fn count(&mut self, received: Received) {
+        self.received = Some(received);
+    }
+
+    /// Reads on, behind what was read ahead, with room for so many bytes if there is none. No bytes: the client sends no
+    /// more.
+    pub(super) fn poll_more(&mut self, room: usize, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if self.ahead.len() == self.ahead.capacity() {
+            self.ahead.reserve(room);
+        }
+        pin!(self.stream.read_buf(&mut self.ahead)).poll(context)
+    }
+
+    /// Drops so many bytes of what was read ahead.
+    pub(super) fn take(&mut self, bytes: usize) {
+        self.ahead.drain(..bytes);
+        if self.ahead.capacity() > MUCH {
+            self.shrink();
+        }
+    }
+
+    /// Keeps no room for what may come.
+    pub(super) fn shrink(&mut self) {
+        if self.ahead.is_empty() {
+            self.ahead = Vec::new();
+        }
     }
 
     /// Keeps the timer running while writes are pending, and ends it with any progress.
@@ -49,8 +83,18 @@ impl AsyncRead for Socket {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let before = buffer.filled().len();
-        let read = Pin::new(&mut this.stream).poll_read(context, buffer);
-        this.received.add(buffer.filled().len() - before);
+        let read = if this.ahead.is_empty() {
+            Pin::new(&mut this.stream).poll_read(context, buffer)
+        } else {
+            let bytes = this.ahead.len().min(buffer.remaining());
+            buffer.put_slice(&this.ahead[..bytes]);
+            this.take(bytes);
+            this.shrink();
+            Poll::Ready(Ok(()))
+        };
+        if let Some(received) = &this.received {
+            received.add(buffer.filled().len() - before);
+        }
         read
     }
 }

@@ -1,5 +1,6 @@
 //! What clients with vices get, over real sockets and with short limits.
 
+mod direct;
 mod shutdown;
 mod workers;
 

@@ -34,7 +34,7 @@ impl Running {
     pub(super) async fn ask(&self, token: &str) -> Result<String, AuthError> {
         let value = HeaderValue::try_from(format!("Bearer {token}")).unwrap();
         let headers = HeaderMap::from_iter([(AUTHORIZATION, value)]);
-        let identity = match self.auth.look_at(&headers, None, false, SystemTime::now()) {
+        let identity = match self.auth.look_at(&(&headers).into(), None, false, SystemTime::now()) {
             Look::Known(identity) => Ok(identity),
             Look::Refused(error) => Err(error),
             Look::Open(question) => self.auth.ask(*question).await,

@@ -15,7 +15,7 @@ fn settings() -> Settings {
 fn outcome(more: &str) -> Result<(), AuthError> {
     let token = HS256.plain_token(&format!(r#"{{"sub":"alice","exp":2000000600{more}}}"#));
     let value = HeaderValue::try_from(format!("Bearer {token}")).unwrap();
-    let headers = HeaderMap::from_iter([(http::header::AUTHORIZATION, value)]);
+    let headers = http::HeaderMap::from_iter([(http::header::AUTHORIZATION, value)]);
     Authenticator::new(&settings()).unwrap().authenticate_at(&headers, None, false, now()).map(|_| ())
 }
 

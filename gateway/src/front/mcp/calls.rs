@@ -285,8 +285,8 @@ impl Planned {
         let mut expected = HeaderMap::new();
         mirror(&candidate.item.params, arguments, &mut expected);
         for param in &candidate.item.params {
-            let sent = self.caller.headers.get(&param.name);
-            let (sent, expected) = (sent.map(|value| decoded(value.as_bytes())), expected.get(&param.name));
+            let sent = self.caller.fields.get(param.name.as_str());
+            let (sent, expected) = (sent.map(decoded), expected.get(&param.name));
             let same = match (&sent, expected) {
                 (None, None) => true,
                 (Some(Some(sent)), Some(expected)) => {
@@ -431,7 +431,7 @@ impl Planned {
             params: &params,
             arguments: arguments.unwrap_or("{}"),
             preferred: None,
-            headers: &self.caller.headers,
+            fields: &self.caller.fields,
             client: Client::Key(self.client()),
             caller: Told {
                 meta: &self.meta,

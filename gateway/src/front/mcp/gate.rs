@@ -10,10 +10,13 @@ use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, HeaderValue, StatusCode, header, uri::Authority};
+use portcullis_runtime::serve::{Fields, as_text};
 use thiserror::Error;
 use url::Url;
 
 use crate::front::{ApiError, App};
+
+const ORIGIN: &str = "origin";
 
 /// How long a browser may remember what it was allowed, in seconds.
 const REMEMBER: &str = "600";
@@ -96,15 +99,15 @@ impl Gate {
     ///
     /// # Errors
     /// Why not: HTTP status 403.
-    pub fn admits(&self, headers: &HeaderMap) -> Result<(), Refused> {
-        if self.rules.hosts.is_empty() && !headers.contains_key(header::ORIGIN) {
+    pub fn admits(&self, fields: &Fields) -> Result<(), Refused> {
+        if self.rules.hosts.is_empty() && fields.get(ORIGIN).is_none() {
             return Ok(());
         }
-        let host = host(headers);
+        let host = host(fields);
         if !self.rules.hosts.is_empty() && !host.as_ref().is_some_and(|host| self.knows(host)) {
             return Err(Refused::Host);
         }
-        let mut origins = headers.get_all(header::ORIGIN).iter();
+        let mut origins = fields.all(ORIGIN);
         match (origins.next(), origins.next()) {
             (None, _) => Ok(()),
             (Some(origin), None) if self.admits_origin(origin, host.as_ref()) => Ok(()),
@@ -112,9 +115,9 @@ impl Gate {
         }
     }
 
-    fn admits_origin(&self, origin: &HeaderValue, host: Option<&Authority>) -> bool {
+    fn admits_origin(&self, origin: &[u8], host: Option<&Authority>) -> bool {
         let Origins::Listed(listed) = &self.rules.origins else { return true };
-        let Some(origin) = origin.to_str().ok().and_then(Origin::parse) else { return false };
+        let Some(origin) = as_text(origin).and_then(Origin::parse) else { return false };
         listed.contains(&origin)
             || self.public.as_ref() == Some(&origin)
             || host.is_some_and(|host| self.is_own(&origin, host))
@@ -180,10 +183,10 @@ impl AllowedHost {
 }
 
 /// The one host that a request is for, if it names one that is well-formed.
-pub(super) fn host(headers: &HeaderMap) -> Option<Authority> {
-    let mut hosts = headers.get_all(header::HOST).iter();
+pub(super) fn host(fields: &Fields) -> Option<Authority> {
+    let mut hosts = fields.all("host");
     let (Some(host), None) = (hosts.next(), hosts.next()) else { return None };
-    let host: Authority = host.to_str().ok()?.parse().ok()?;
+    let host: Authority = as_text(host)?.parse().ok()?;
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._:[]".contains(&b);
     (!host.host().is_empty() && host.as_str().bytes().all(plain)).then_some(host)
 }
@@ -208,7 +211,7 @@ fn ip(host: &str) -> Option<IpAddr> {
 ///
 /// Routes below it take `OPTIONS` with [`preflight`].
 pub async fn keep(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    match admitted(&app, request.headers()) {
+    match admitted(&app, &request.headers().into()) {
         Ok(origin) => {
             let mut response = next.run(request).await;
             show_to(origin, &mut response);
@@ -222,12 +225,12 @@ pub async fn keep(State(app): State<Arc<App>>, request: Request, next: Next) -> 
 ///
 /// # Errors
 /// It is not admitted.
-pub(super) fn admitted(app: &App, headers: &HeaderMap) -> Result<Option<HeaderValue>, ApiError> {
-    let origin = headers.get(header::ORIGIN).cloned();
+pub(super) fn admitted(app: &App, fields: &Fields) -> Result<Option<HeaderValue>, ApiError> {
+    let origin = fields.get(ORIGIN).and_then(|origin| HeaderValue::from_bytes(origin).ok());
     if origin.is_none() && app.gate.rules.hosts.is_empty() {
         return Ok(None);
     }
-    match app.gate.admits(headers) {
+    match app.gate.admits(fields) {
         Ok(()) => Ok(origin),
         Err(refused) => {
             app.metrics.gate_refusals.with_label_values(&[refused.kind()]).inc();
@@ -269,17 +272,9 @@ mod tests {
         Gate::new(Rules { origins, hosts, public: None })
     }
 
-    fn headers(host: &str, origin: Option<&str>) -> HeaderMap {
-        let mut headers = HeaderMap::new();
-        headers.insert(header::HOST, host.parse().unwrap());
-        if let Some(origin) = origin {
-            headers.insert(header::ORIGIN, origin.parse().unwrap());
-        }
-        headers
-    }
-
     fn outcome(gate: &Gate, host: &str, origin: Option<&str>) -> Result<(), Refused> {
-        gate.admits(&headers(host, origin))
+        let origin = origin.map(|origin| ("Origin", origin));
+        gate.admits(&[("Host", host)].into_iter().chain(origin).collect())
     }
 
     #[test]
@@ -308,9 +303,8 @@ mod tests {
         ] {
             assert_eq!(outcome(&gate, "gateway.example.com", Some(origin)), Err(Refused::Origin), "{origin}");
         }
-        let mut twice = headers("a", Some("https://app.example.com"));
-        twice.append(header::ORIGIN, "https://evil.example".parse().unwrap());
-        assert_eq!(gate.admits(&twice), Err(Refused::Origin));
+        let twice = [("host", "a"), ("origin", "https://app.example.com"), ("origin", "https://evil.example")];
+        assert_eq!(gate.admits(&twice.into_iter().collect()), Err(Refused::Origin));
     }
 
     #[test]
@@ -348,7 +342,7 @@ mod tests {
     #[test]
     fn hosts_are_looked_at_only_when_some_are_listed() {
         let open = gate(&[], &[]);
-        assert_eq!([outcome(&open, "evil.example", None), open.admits(&HeaderMap::new())], [Ok(()); 2]);
+        assert_eq!([outcome(&open, "evil.example", None), open.admits(&Fields::default())], [Ok(()); 2]);
         let gate = gate(&[], &["mcp.example.com", "*.tools.example.com:8443"]);
         for host in [
             "mcp.example.com",
@@ -376,10 +370,9 @@ mod tests {
         ] {
             assert_eq!(outcome(&gate, host, None), Err(Refused::Host), "{host}");
         }
-        assert_eq!(gate.admits(&HeaderMap::new()), Err(Refused::Host));
-        let mut twice = headers("mcp.example.com", None);
-        twice.append(header::HOST, "evil.example".parse().unwrap());
-        assert_eq!(gate.admits(&twice), Err(Refused::Host));
+        assert_eq!(gate.admits(&Fields::default()), Err(Refused::Host));
+        let twice = [("host", "mcp.example.com"), ("host", "evil.example")];
+        assert_eq!(gate.admits(&twice.into_iter().collect()), Err(Refused::Host));
     }
 
     #[test]
@@ -393,13 +386,7 @@ mod tests {
         #[test]
         fn arbitrary_headers_never_panic(host in ".{0,40}", origin in ".{0,40}") {
             let gate = gate(&["https://a"], &["a"]);
-            let mut headers = HeaderMap::new();
-            for (name, value) in [(header::HOST, host), (header::ORIGIN, origin)] {
-                if let Ok(value) = HeaderValue::from_str(&value) {
-                    headers.insert(name, value);
-                }
-            }
-            let _ = gate.admits(&headers);
+            let _ = gate.admits(&[("host", host), ("origin", origin)].into_iter().collect());
         }
     }
 }

@@ -11,8 +11,7 @@ use axum::extract::{Request, State};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use bytestring::ByteString;
-use http::request::Parts;
-use http::{Method, StatusCode, header};
+use http::{Method, StatusCode};
 use url::form_urlencoded::byte_serialize;
 
 use super::channel::{Agreed, CannotTake, Channel, Channels, Job};
@@ -31,6 +30,7 @@ use crate::boxed::pinned;
 use crate::capabilities::ClientCapabilities;
 use crate::front::app::App;
 use crate::front::body;
+use crate::front::head::{Head, Sent};
 use crate::front::routes::{Recorder, parameter, record};
 use crate::revision::Revision;
 use crate::seal::Session;
@@ -53,11 +53,11 @@ pub(super) fn routes() -> Router<Arc<App>> {
 // === GET /sse ===
 
 async fn open(State(app): State<Arc<App>>, request: Request) -> Response {
-    let (mut head, recorder, _) = taken_apart(request);
-    finish(opened(&app, &mut head, &recorder).await)
+    let (head, recorder, _) = taken_apart(request);
+    finish(opened(&app, &head, &recorder).await)
 }
 
-async fn opened(app: &Arc<App>, head: &mut Parts, recorder: &Recorder) -> Result<Response, Refused> {
+async fn opened(app: &Arc<App>, head: &Head, recorder: &Recorder) -> Result<Response, Refused> {
     let who = Who::of(app, None, head, recorder).await?;
     let expires = SystemTime::now() + app.options.session_life;
     let session = Session::new(who.subject, FIRST, ClientCapabilities::NONE, expires, app.replica.clone());
@@ -72,9 +72,9 @@ async fn opened(app: &Arc<App>, head: &mut Parts, recorder: &Recorder) -> Result
 ///
 /// A client that brought its token in the address is told it back, for it takes the new address as it is; every message
 /// is checked like any other request.
-fn endpoint(app: &App, session: &Session, head: &Parts) -> String {
+fn endpoint(app: &App, session: &Session, head: &Head) -> String {
     let mut endpoint = format!("{}/message?{SESSION}={}", app.metadata.base_path(), session.seal(&app.sealer));
-    let by_query = app.options.allow_query_token_mcp && !head.headers.contains_key(header::AUTHORIZATION);
+    let by_query = app.options.allow_query_token_mcp && head.fields.get("authorization").is_none();
     if let Some(token) = parameter(head.uri.query(), "token").filter(|_| by_query) {
         endpoint.push_str("&token=");
         endpoint.extend(byte_serialize(token.as_bytes()));
@@ -85,17 +85,17 @@ fn endpoint(app: &App, session: &Session, head: &Parts) -> String {
 // === POST /message ===
 
 async fn take(State(app): State<Arc<App>>, request: Request) -> Response {
-    let (mut head, recorder, body) = taken_apart(request);
-    finish(taken(&app, &mut head, &recorder, body).await)
+    let (head, recorder, body) = taken_apart(request);
+    finish(taken(&app, &head, &recorder, body).await)
 }
 
-async fn taken(app: &Arc<App>, head: &mut Parts, recorder: &Recorder, body: HttpBody) -> Result<Response, Refused> {
+async fn taken(app: &Arc<App>, head: &Head, recorder: &Recorder, body: Sent) -> Result<Response, Refused> {
     let over = || refused(None, &RpcProblem::Session, FIRST);
     let who = Who::of(app, None, head, recorder).await?;
     let sealed = parameter(head.uri.query(), SESSION).ok_or_else(over)?;
     let session = Session::open(&app.sealer, &sealed, &who.subject, SystemTime::now());
     let mut session = session.map_err(|_| over())?;
-    body::check_media_type(&head.headers)?;
+    body::check_media_type(&head.fields)?;
     let body = body::read(body, app.options.max_body).await?;
     record(recorder).bytes = body.len();
     let mut caller = who.caller(app, (Some(session.clone()), true), head, recorder);

@@ -8,6 +8,7 @@ use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use http::{HeaderMap, HeaderValue, header};
+use portcullis_runtime::serve::Fields;
 use serde::Serialize;
 use url::Url;
 
@@ -107,20 +108,20 @@ impl Metadata {
     }
 
     /// Where callers find the gateway, without a slash at the end: as configured, or as this request found it.
-    fn base(&self, headers: &HeaderMap) -> Option<String> {
+    fn base(&self, fields: &Fields) -> Option<String> {
         if let Some(url) = &self.public_url {
             return Some(url.as_str().trim_end_matches('/').to_owned());
         }
-        let host = gate::host(headers)?;
-        let proto = headers.get(X_FORWARDED_PROTO).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let host = gate::host(fields)?;
+        let proto = fields.text(X_FORWARDED_PROTO).unwrap_or_default();
         let first = proto.split(',').next().unwrap_or_default().trim();
         let scheme = if first.eq_ignore_ascii_case("https") { "https" } else { "http" };
         Some(format!("{scheme}://{host}"))
     }
 
-    fn document(&self, headers: &HeaderMap, resource: Resource<'_>) -> Option<String> {
+    fn document(&self, fields: &Fields, resource: Resource<'_>) -> Option<String> {
         let document = Document {
-            resource: format!("{}{}", self.base(headers)?, resource.path()),
+            resource: format!("{}{}", self.base(fields)?, resource.path()),
             authorization_servers: &self.authorization_servers,
             bearer_methods_supported: ["header"],
             scopes_supported: &self.scopes,
@@ -129,8 +130,8 @@ impl Metadata {
         serde_json::to_string(&document).ok()
     }
 
-    fn address(&self, headers: &HeaderMap, resource: Resource<'_>) -> Option<String> {
-        Some(format!("{}{WELL_KNOWN}{}", self.base(headers)?, resource.path()))
+    fn address(&self, fields: &Fields, resource: Resource<'_>) -> Option<String> {
+        Some(format!("{}{WELL_KNOWN}{}", self.base(fields)?, resource.path()))
     }
 
     /// What follows the well-known path of the resource, without the path of the public address: clients put the one
@@ -144,8 +145,8 @@ impl Metadata {
 }
 
 /// The `WWW-Authenticate` header of a refusal on `/mcp`; `None` if another token would change nothing.
-pub fn challenge(app: &App, headers: &HeaderMap, resource: Resource<'_>, error: AuthError) -> Option<HeaderValue> {
-    app.auth.challenge(error, app.metadata.address(headers, resource).as_deref())
+pub fn challenge(app: &App, fields: &Fields, resource: Resource<'_>, error: AuthError) -> Option<HeaderValue> {
+    app.auth.challenge(error, app.metadata.address(fields, resource).as_deref())
 }
 
 /// The routes of the metadata. They need no token.
@@ -157,18 +158,18 @@ pub fn routes(app: &Arc<App>) -> Router<Arc<App>> {
 }
 
 async fn whole(State(app): State<Arc<App>>, headers: HeaderMap) -> Response {
-    answer(&app.metadata, &headers, "")
+    answer(&app.metadata, &(&headers).into(), "")
 }
 
 async fn part(State(app): State<Arc<App>>, Path(path): Path<String>, headers: HeaderMap) -> Response {
-    answer(&app.metadata, &headers, &path)
+    answer(&app.metadata, &(&headers).into(), &path)
 }
 
-fn answer(metadata: &Metadata, headers: &HeaderMap, path: &str) -> Response {
+fn answer(metadata: &Metadata, fields: &Fields, path: &str) -> Response {
     let Some(resource) = Resource::parse(metadata.without_prefix(path)) else {
         return ApiError::NoRoute.into_response();
     };
-    match metadata.document(headers, resource) {
+    match metadata.document(fields, resource) {
         Some(document) => ([(header::CONTENT_TYPE, "application/json")], document).into_response(),
         None => ApiError::NoHost.into_response(),
     }
@@ -186,18 +187,14 @@ mod tests {
         }
     }
 
-    fn headers(host: &str, proto: Option<&str>) -> HeaderMap {
-        let mut headers = HeaderMap::new();
-        headers.insert(header::HOST, host.parse().unwrap());
-        if let Some(proto) = proto {
-            headers.insert(X_FORWARDED_PROTO, proto.parse().unwrap());
-        }
-        headers
+    fn fields(host: &str, proto: Option<&str>) -> Fields {
+        let proto = proto.map(|proto| ("X-Forwarded-Proto", proto));
+        [("Host", host)].into_iter().chain(proto).collect()
     }
 
     #[test]
     fn the_document_says_what_rfc_9728_asks_for() {
-        let document = metadata(None).document(&headers("gateway:5000", None), Resource::Mcp);
+        let document = metadata(None).document(&fields("gateway:5000", None), Resource::Mcp);
         assert_eq!(
             document.as_deref(),
             Some(
@@ -206,14 +203,14 @@ mod tests {
         );
         let bare = Metadata { authorization_servers: vec![], scopes: vec![], ..metadata(None) };
         assert_eq!(
-            bare.document(&headers("gateway", None), Resource::Gateway).as_deref(),
+            bare.document(&fields("gateway", None), Resource::Gateway).as_deref(),
             Some(r#"{"resource":"http://gateway","bearer_methods_supported":["header"],"resource_name":"Portcullis"}"#)
         );
     }
 
     #[test]
     fn the_base_is_the_public_url_or_what_the_request_shows() {
-        let seen = |host: &str, proto| metadata(None).base(&headers(host, proto));
+        let seen = |host: &str, proto| metadata(None).base(&fields(host, proto));
         for (host, proto, expected) in [
             ("a.example", None, "http://a.example"),
             ("a.example:8080", Some("https"), "https://a.example:8080"),
@@ -227,7 +224,7 @@ mod tests {
             assert_eq!(seen(host, None), None, "{host}");
         }
         let public = metadata(Some("https://mcp.example.com/"));
-        assert_eq!(public.base(&headers("a", Some("http"))).as_deref(), Some("https://mcp.example.com"));
+        assert_eq!(public.base(&fields("a", Some("http"))).as_deref(), Some("https://mcp.example.com"));
     }
 
     #[test]
@@ -259,7 +256,7 @@ mod tests {
             ["tools/mcp", "mcp", "tools", "toolsmcp/mcp"].map(|path| Resource::parse(below.without_prefix(path)));
         assert_eq!(paths, [Some(Resource::Mcp), Some(Resource::Mcp), Some(Resource::Gateway), None]);
         assert_eq!(
-            below.address(&HeaderMap::new(), Resource::Server("a")).as_deref(),
+            below.address(&Fields::default(), Resource::Server("a")).as_deref(),
             Some("https://example.com/tools/.well-known/oauth-protected-resource/mcp/a")
         );
     }

@@ -150,7 +150,7 @@ pub async fn hand_on_to(
 }
 
 fn is_elsewhere(caller: &Caller, replica: &str) -> bool {
-    caller.app.replica.as_deref() != Some(replica) && !caller.headers.contains_key(MARK)
+    caller.app.replica.as_deref() != Some(replica) && caller.fields.get(MARK.as_str()).is_none()
 }
 
 async fn ask(caller: &Caller, owner: &str, method: Method, body: Bytes, limit: Duration) -> Result<Exchange, Failed> {
@@ -179,7 +179,7 @@ fn failed(error: &HttpError) -> Failed {
 }
 
 fn passed_on(caller: &Caller) -> HeaderMap {
-    let mut headers = caller.headers.clone();
+    let mut headers = caller.fields.to_map();
     drop_hop_headers(&mut headers);
     headers.insert(MARK, HeaderValue::from_static("1"));
     let record = record(&caller.recorder);

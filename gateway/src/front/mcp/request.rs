@@ -6,7 +6,7 @@ use std::borrow::Cow;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use http::HeaderValue;
+use portcullis_runtime::serve::as_text;
 
 use super::message::{Request, Space};
 use super::problem::RpcProblem;
@@ -129,13 +129,12 @@ pub fn level(value: Raw<'_>) -> Result<usize, RpcProblem> {
 }
 
 /// Whether a request is one of 2026-07-28 or later: by its body, or by the header that says the revision.
-pub fn is_modern(method: &str, meta: &Meta<'_>, header: Option<&HeaderValue>) -> bool {
+pub fn is_modern(method: &str, meta: &Meta<'_>, header: Option<&[u8]>) -> bool {
     if method == "initialize" && meta.version.is_none() {
         return false;
     }
     // Revisions are dates, so that the later one is the greater text.
-    meta.version.is_some()
-        || header.is_some_and(|version| version.as_bytes() >= Revision::V2026_07_28.as_str().as_bytes())
+    meta.version.is_some() || header.is_some_and(|version| version >= Revision::V2026_07_28.as_str().as_bytes())
 }
 
 /// Checks what every request of 2026-07-28 must say, and says the same in headers and body.
@@ -147,7 +146,7 @@ pub(super) fn check_modern(
     params: &Params<'_, '_>,
     said: &Said<'_>,
 ) -> Result<ClientCapabilities, RpcProblem> {
-    let header = said.version.and_then(|value| value.to_str().ok());
+    let header = said.version.and_then(as_text);
     let Some(version) = params.meta.version.as_deref() else { return Err(RpcProblem::Meta(VERSION)) };
     if header != Some(version) {
         return Err(RpcProblem::Header("MCP-Protocol-Version".into()));
@@ -157,12 +156,12 @@ pub(super) fn check_modern(
     }
     let capabilities = params.meta.capabilities.and_then(ClientCapabilities::from_json);
     let capabilities = capabilities.ok_or(RpcProblem::Meta(CAPABILITIES))?;
-    if said.method.map(HeaderValue::as_bytes) != Some(request.method.as_bytes()) {
+    if said.method != Some(request.method.as_bytes()) {
         return Err(RpcProblem::Header("Mcp-Method".into()));
     }
     if let Some(member) = named_by(&request.method) {
         let named = params.text(member);
-        let header = said.name.and_then(|value| decoded(value.as_bytes()));
+        let header = said.name.and_then(decoded);
         if named.is_some() && header.as_deref() != named.as_deref() {
             return Err(RpcProblem::Header("Mcp-Name".into()));
         }
@@ -193,8 +192,6 @@ pub fn decoded(value: &[u8]) -> Option<Cow<'_, str>> {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderName;
-
     use super::super::message::{Incoming, single};
     use super::*;
 
@@ -209,10 +206,9 @@ mod tests {
     fn checked(method: &str, params: &str, headers: &[(&'static str, &str)]) -> Result<ClientCapabilities, i64> {
         let (text, mut space) = (request(method, params), Space::default());
         let Ok(Incoming::Request(request)) = single(&text, &mut space) else { panic!("{text} is no request") };
-        let header = |(name, value): &(&'static str, &str)| (HeaderName::from_static(name), value.parse().unwrap());
-        let map = headers.iter().map(header).collect();
+        let fields = headers.iter().copied().collect();
         Params::of(&space)
-            .and_then(|params| check_modern(&request, &params, &Said::of(&map)))
+            .and_then(|params| check_modern(&request, &params, &Said::of(&fields)))
             .map_err(|problem| problem.code(Revision::V2026_07_28))
     }
 

@@ -7,7 +7,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::body::Body as HttpBody;
 use axum::extract::{Path, Request, State};
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse as _, Response};
@@ -15,7 +14,6 @@ use axum::routing::post;
 use bytes::Bytes;
 use bytestring::ByteString;
 use futures_util::future::join_all;
-use http::request::Parts;
 use http::{HeaderValue, Method, StatusCode};
 
 use super::answers;
@@ -39,7 +37,8 @@ use crate::front::access_log::short;
 use crate::front::app::App;
 use crate::front::body;
 use crate::front::error::ApiError;
-use crate::front::routes::{Recorder, record, recorder};
+use crate::front::head::{Head, Sent};
+use crate::front::routes::{self, Recorder, record, recorder};
 use crate::revision::Revision;
 use crate::seal::RequestState;
 use crate::upstream::CallError;
@@ -69,8 +68,8 @@ async fn answer_all(State(app): State<Arc<App>>, request: Request) -> Response {
 }
 
 /// Answers `POST /mcp`, which comes here past the router and its layers.
-pub async fn answer_post(app: &Arc<App>, head: &mut Parts, body: HttpBody, recorder: &Recorder) -> Response {
-    let origin = match gate::admitted(app, &head.headers) {
+pub async fn answer_post(app: &Arc<App>, head: &Head, body: Sent, recorder: &Recorder) -> Response {
+    let origin = match gate::admitted(app, &head.fields) {
         Ok(origin) => origin,
         Err(refused) => return refused.into_response(),
     };
@@ -128,21 +127,14 @@ pub(super) fn refused(id: Option<&str>, problem: &RpcProblem, revision: Revision
 // === POST ===
 
 async fn post_to(app: Arc<App>, server: Option<String>, request: Request) -> Response {
-    let (mut head, recorder, body) = taken_apart(request);
-    answer(&app, server.as_deref(), &mut head, &recorder, body).await
+    let (head, recorder, body) = taken_apart(request);
+    answer(&app, server.as_deref(), &head, &recorder, body).await
 }
 
-/// The head stays where it is until all of its message is there: it is too large to be moved on and on.
-async fn answer(
-    app: &Arc<App>,
-    server: Option<&str>,
-    head: &mut Parts,
-    recorder: &Recorder,
-    body: HttpBody,
-) -> Response {
+async fn answer(app: &Arc<App>, server: Option<&str>, head: &Head, recorder: &Recorder, body: Sent) -> Response {
     let next = async {
         let who = Who::of(app, server, head, recorder).await?;
-        body::check_media_type(&head.headers)?;
+        body::check_media_type(&head.fields)?;
         let body = body::read(body, app.options.max_body).await?;
         understood(app, who, head, recorder, body)
     };
@@ -171,8 +163,8 @@ impl Next {
 }
 
 /// Waits for nothing, so that what the message is read into stays on the stack.
-fn understood(app: &Arc<App>, who: Who, head: &mut Parts, recorder: &Recorder, body: Bytes) -> Result<Next, Refused> {
-    let said = Said::of(&head.headers);
+fn understood(app: &Arc<App>, who: Who, head: &Head, recorder: &Recorder, body: Bytes) -> Result<Next, Refused> {
+    let said = Said::of(&head.fields);
     if !said.takes_json && !said.takes_streams {
         return Err(ApiError::Accept.into());
     }
@@ -527,15 +519,15 @@ pub(super) fn answered(caller: &Caller, id: &str, answer: message::Answer<'_>) -
 // === GET, DELETE ===
 
 async fn get_from(app: Arc<App>, server: Option<String>, request: Request) -> Response {
-    let (mut head, recorder, _) = taken_apart(request);
+    let (head, recorder, _) = taken_apart(request);
     let listening = async {
         let who = Who::of(&app, server.as_deref(), &head, &recorder).await?;
-        let said = Said::of(&head.headers);
+        let said = Said::of(&head.fields);
         if !said.takes_streams {
             return Err(ApiError::Accept.into());
         }
         let (session, revision) = who.session(&app, &said, None)?;
-        let caller = who.caller(&app, (session, false), &mut head, &recorder);
+        let caller = who.caller(&app, (session, false), &head, &recorder);
         if let Some(response) = of_owner(&caller, Method::GET, Bytes::new()).await {
             return Ok(response);
         }
@@ -545,11 +537,11 @@ async fn get_from(app: Arc<App>, server: Option<String>, request: Request) -> Re
 }
 
 async fn delete(app: Arc<App>, server: Option<String>, request: Request) -> Response {
-    let (mut head, recorder, _) = taken_apart(request);
+    let (head, recorder, _) = taken_apart(request);
     let ending = async {
         let who = Who::of(&app, server.as_deref(), &head, &recorder).await?;
-        let (session, _) = who.session(&app, &Said::of(&head.headers), None)?;
-        let caller = who.caller(&app, (session, false), &mut head, &recorder);
+        let (session, _) = who.session(&app, &Said::of(&head.fields), None)?;
+        let caller = who.caller(&app, (session, false), &head, &recorder);
         if let Some(response) = of_owner(&caller, Method::DELETE, Bytes::new()).await {
             return Ok(response);
         }
@@ -564,9 +556,9 @@ async fn delete(app: Arc<App>, server: Option<String>, request: Request) -> Resp
 // === shared ===
 
 /// The head of a request, where its log line is gathered, and its body.
-pub(super) fn taken_apart(request: Request) -> (Parts, Recorder, HttpBody) {
+pub(super) fn taken_apart(request: Request) -> (Head, Recorder, Sent) {
     let recorder = recorder(&request);
-    let (head, body) = request.into_parts();
+    let (head, body) = routes::taken_apart(request);
     (head, recorder, body)
 }
 

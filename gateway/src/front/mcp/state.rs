@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use arc_swap::Guard;
-use http::{HeaderMap, Uri};
+use http::Uri;
+use portcullis_runtime::serve::Fields;
 
 use super::asking::Asking;
 use super::changes::Changes;
@@ -59,8 +60,8 @@ pub struct Caller {
     pub subject: SubjectId,
     /// Where to, as the request says it.
     pub uri: Uri,
-    /// With which headers.
-    pub headers: HeaderMap,
+    /// With which header fields.
+    pub fields: Fields,
     /// In which session.
     pub session: Option<Session>,
     /// Whether a stream of events may be the answer.

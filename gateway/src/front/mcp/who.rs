@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, header};
+use http::HeaderName;
+use portcullis_runtime::serve::{Fields, as_text};
 
 use super::metadata::Resource;
 use super::problem::RpcProblem;
@@ -13,6 +13,7 @@ use super::state::Caller;
 use crate::front::access_log::short;
 use crate::front::app::App;
 use crate::front::error::ApiError;
+use crate::front::head::Head;
 use crate::front::routes::{Recorder, identify_with};
 use crate::handle::Handle;
 use crate::revision::Revision;
@@ -20,11 +21,6 @@ use crate::seal::{Session, SubjectId};
 
 /// The header of a session's id.
 pub(super) const SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
-
-// As constants they need not be parsed to be looked for.
-const VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
-const METHOD: HeaderName = HeaderName::from_static("mcp-method");
-const NAME: HeaderName = HeaderName::from_static("mcp-name");
 
 /// What the specification has clients send; most send just that.
 const USUAL: &str = "application/json, text/event-stream";
@@ -45,13 +41,13 @@ pub(super) struct Said<'a> {
     /// Its answer may be a stream of events.
     pub(super) takes_streams: bool,
     /// The revision.
-    pub(super) version: Option<&'a HeaderValue>,
+    pub(super) version: Option<&'a [u8]>,
     /// The method, since 2026-07-28.
-    pub(super) method: Option<&'a HeaderValue>,
+    pub(super) method: Option<&'a [u8]>,
     /// What it is about, since 2026-07-28.
-    pub(super) name: Option<&'a HeaderValue>,
+    pub(super) name: Option<&'a [u8]>,
     /// The id of a session.
-    session: Option<&'a HeaderValue>,
+    session: Option<&'a [u8]>,
 }
 
 // === impl Who ===
@@ -64,12 +60,12 @@ impl Who {
     pub(super) async fn of(
         app: &App,
         server: Option<&str>,
-        head: &Parts,
+        head: &Head,
         recorder: &Recorder,
     ) -> Result<Self, ApiError> {
         let resource = server.map_or(Resource::Mcp, Resource::Server);
         let place = (app.options.allow_query_token_mcp, Some(resource));
-        let identity = identify_with(app, &head.headers, head.uri.query(), place, recorder).await?;
+        let identity = identify_with(app, head, place, recorder).await?;
         let server = match server {
             None => None,
             Some(name) => {
@@ -99,9 +95,9 @@ impl Who {
         let agreed = session.as_ref().map(|session| session.revision);
         let revision = match (said.version, agreed) {
             (None, _) => agreed.unwrap_or(LEGACY),
-            (Some(version), Some(agreed)) if version == agreed.as_str() => agreed,
+            (Some(version), Some(agreed)) if version == agreed.as_str().as_bytes() => agreed,
             (Some(version), _) => {
-                let version = version.to_str().unwrap_or_default();
+                let version = as_text(version).unwrap_or_default();
                 let known = Revision::parse(version).filter(|revision| !revision.is_modern());
                 let known = known.ok_or_else(|| refused(id, &RpcProblem::Version(short(version)), LEGACY))?;
                 agreed.unwrap_or(known)
@@ -110,20 +106,20 @@ impl Who {
         Ok((session, revision))
     }
 
-    /// All that is known of a request; takes over what its head says.
+    /// All that is known of a request.
     pub(super) fn caller(
         self,
         app: &Arc<App>,
         (session, takes_streams): (Option<Session>, bool),
-        head: &mut Parts,
+        head: &Head,
         recorder: &Recorder,
     ) -> Caller {
         Caller {
             app: app.clone(),
             server: self.server,
             subject: self.subject,
-            uri: std::mem::take(&mut head.uri),
-            headers: std::mem::take(&mut head.headers),
+            uri: head.uri.clone(),
+            fields: head.fields.clone(),
             session,
             takes_streams,
             recorder: recorder.clone(),
@@ -135,21 +131,22 @@ impl Who {
 
 impl<'a> Said<'a> {
     /// Who does not say which answers it takes gets JSON: curl cannot do much with a stream.
-    pub(super) fn of(headers: &'a HeaderMap) -> Self {
+    pub(super) fn of(fields: &'a Fields) -> Self {
         let (takes_json, takes_streams) = (false, false);
         let mut said = Self { takes_json, takes_streams, version: None, method: None, name: None, session: None };
         let mut accepts = false;
-        for (name, value) in headers {
-            let place = match name {
-                name if *name == header::ACCEPT => {
+        for (name, value) in fields.iter() {
+            let is = |other: &str| name.eq_ignore_ascii_case(other.as_bytes());
+            let place = match name.len() {
+                6 if is("accept") => {
                     accepts = true;
                     said.accepts(value);
                     continue;
                 }
-                name if *name == VERSION => &mut said.version,
-                name if *name == SESSION => &mut said.session,
-                name if *name == METHOD => &mut said.method,
-                name if *name == NAME => &mut said.name,
+                20 if is("mcp-protocol-version") => &mut said.version,
+                14 if is(SESSION.as_str()) => &mut said.session,
+                10 if is("mcp-method") => &mut said.method,
+                8 if is("mcp-name") => &mut said.name,
                 _ => continue,
             };
             place.get_or_insert(value);
@@ -158,12 +155,12 @@ impl<'a> Said<'a> {
         said
     }
 
-    fn accepts(&mut self, value: &HeaderValue) {
-        if value == USUAL {
+    fn accepts(&mut self, value: &[u8]) {
+        if value == USUAL.as_bytes() {
             (self.takes_json, self.takes_streams) = (true, true);
             return;
         }
-        for range in value.to_str().unwrap_or_default().split(',') {
+        for range in as_text(value).unwrap_or_default().split(',') {
             let range = range.split(';').next().unwrap_or_default().trim();
             let is_one_of = |kinds: &[&str]| kinds.iter().any(|kind| range.eq_ignore_ascii_case(kind));
             self.takes_json |= is_one_of(&["application/json", "*/*", "application/*"]);
@@ -189,21 +186,17 @@ mod tests {
             (&["text/html"], (false, false)),
             (&["\u{e9}"], (false, false)),
         ] {
-            let value = |text: &&str| (header::ACCEPT, HeaderValue::from_bytes(text.as_bytes()).unwrap());
-            let headers = accept.iter().map(value).collect();
-            let said = Said::of(&headers);
+            let fields = accept.iter().map(|value| ("Accept", value)).collect();
+            let said = Said::of(&fields);
             assert_eq!((said.takes_json, said.takes_streams), expected, "{accept:?}");
         }
     }
 
     #[test]
     fn of_a_header_that_is_there_twice_the_first_counts() {
-        let first = |name: &HeaderName| (name.clone(), HeaderValue::from_static("1"));
-        let second = |name: &HeaderName| (name.clone(), HeaderValue::from_static("2"));
-        let names = [&SESSION, &VERSION, &METHOD, &NAME];
-        let headers = names.map(first).into_iter().chain(names.map(second)).collect();
-        let said = Said::of(&headers);
-        let found = [said.session, said.version, said.method, said.name];
-        assert_eq!(found.map(|value| value.unwrap().to_str().unwrap()), ["1"; 4]);
+        let names = ["Mcp-Session-Id", "MCP-Protocol-Version", "mcp-method", "mcp-name"];
+        let fields = names.map(|name| (name, "1")).into_iter().chain(names.map(|name| (name, "2"))).collect();
+        let said = Said::of(&fields);
+        assert_eq!([said.session, said.version, said.method, said.name], [Some(&b"1"[..]); 4]);
     }
 }

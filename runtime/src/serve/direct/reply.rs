@@ -1,0 +1,232 @@
+//! Writes an answer: its head, and its body piece by piece, in as few parts as possible.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use http::{HeaderName, StatusCode, header};
+use hyper::Response;
+use hyper::body::{Body, Buf};
+use tokio::io::AsyncWriteExt as _;
+use tokio::time::Instant;
+
+use super::super::service::BoxError;
+use super::super::socket::Socket;
+use super::attended;
+use crate::shutdown::Shutdown;
+
+/// Room for the head of an answer.
+const ROOM: usize = 512;
+
+/// Pieces that are there at once go out together up to so many bytes; longer ones are not copied.
+const TOGETHER: usize = 16 * 1024;
+
+/// The connection can take another request.
+pub(super) struct GoesOn;
+
+/// How the client finds the end of a body.
+#[derive(Clone, Copy)]
+enum Framing {
+    /// There is none.
+    None,
+    /// So many bytes are missing.
+    Length(u64),
+    /// Each piece has its length before it.
+    Chunks,
+}
+
+/// Sends an answer. `None` if the connection is to be closed, because somebody said so or its client is gone.
+///
+/// # Errors
+/// The connection fails, or the body does.
+pub(super) async fn send<R>(
+    socket: &mut Socket,
+    response: Response<R>,
+    now: Instant,
+    shutdown: &Shutdown,
+) -> Result<Option<GoesOn>, BoxError>
+where
+    R: Body<Data: Send, Error: Into<BoxError>> + Send,
+{
+    let (head, body) = response.into_parts();
+    let mut framing = Framing::of(head.status, &body);
+    let exact = if let Framing::Length(length) = framing { usize::try_from(length).unwrap_or(TOGETHER) } else { 0 };
+    let mut out = Vec::with_capacity(ROOM + exact.min(TOGETHER));
+    let mut goes_on = write_head(&mut out, &head, framing, now);
+    if goes_on && shutdown.is_requested() {
+        goes_on = false;
+        out.extend_from_slice(b"connection: close\r\n");
+    }
+    out.extend_from_slice(b"\r\n");
+    let mut body = pin!(body);
+    while framing.awaits_more() {
+        let mut next = pin!(poll_fn(|context| poll_data(body.as_mut(), context)));
+        let data = match poll_fn(|context| Poll::Ready(next.as_mut().poll(context))).await {
+            Poll::Ready(data) => data,
+            Poll::Pending => {
+                socket.write_all(&out).await?;
+                // It may take hours, and there may be thousands that do.
+                out = Vec::new();
+                socket.shrink();
+                let Some(data) = attended(socket, next).await? else { return Ok(None) };
+                data
+            }
+        };
+        let Some(data) = data else {
+            framing.end(&mut out)?;
+            break;
+        };
+        put(socket, &mut out, data?, &mut framing).await?;
+    }
+    socket.write_all(&out).await?;
+    if goes_on {
+        return Ok(Some(GoesOn));
+    }
+    socket.shutdown().await?;
+    Ok(None)
+}
+
+/// Writes a piece of the body, or leaves it in `out` for later.
+async fn put(socket: &mut Socket, out: &mut Vec<u8>, mut data: impl Buf, framing: &mut Framing) -> io::Result<()> {
+    let length = data.remaining();
+    if length == 0 {
+        return Ok(());
+    }
+    framing.begin(out, length)?;
+    if length <= TOGETHER {
+        while data.has_remaining() {
+            let piece = data.chunk();
+            out.extend_from_slice(piece);
+            let length = piece.len();
+            data.advance(length);
+        }
+    } else {
+        socket.write_all_buf(&mut out.as_slice().chain(data)).await?;
+        out.clear();
+    }
+    if let Framing::Chunks = framing {
+        out.extend_from_slice(b"\r\n");
+    }
+    if out.len() > TOGETHER {
+        socket.write_all(out).await?;
+        out.clear();
+    }
+    Ok(())
+}
+
+/// Writes a head but for its last line. False if the answer says that the connection is to be closed.
+fn write_head(out: &mut Vec<u8>, head: &http::response::Parts, framing: Framing, now: Instant) -> bool {
+    let mut goes_on = true;
+    out.extend_from_slice(b"HTTP/1.1 ");
+    out.extend_from_slice(head.status.as_str().as_bytes());
+    out.push(b' ');
+    out.extend_from_slice(head.status.canonical_reason().unwrap_or_default().as_bytes());
+    out.extend_from_slice(b"\r\n");
+    for (name, value) in &head.headers {
+        if FRAMING.contains(name) {
+            continue;
+        }
+        if *name == header::CONNECTION {
+            goes_on &= !value.as_bytes().eq_ignore_ascii_case(b"close");
+        }
+        field(out, name.as_str(), value.as_bytes());
+    }
+    match framing {
+        Framing::None => {}
+        Framing::Length(length) => field(out, "content-length", itoa::Buffer::new().format(length).as_bytes()),
+        Framing::Chunks => field(out, "transfer-encoding", b"chunked"),
+    }
+    if !head.headers.contains_key(header::DATE) {
+        DATE.with_borrow_mut(|date| field(out, "date", date.at(now).as_bytes()));
+    }
+    goes_on
+}
+
+/// What the body itself tells.
+const FRAMING: [HeaderName; 2] = [header::CONTENT_LENGTH, header::TRANSFER_ENCODING];
+
+fn field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
+}
+
+thread_local! {
+    static DATE: RefCell<Date> = RefCell::default();
+}
+
+/// The date as text, which is the same for a second.
+#[derive(Default)]
+struct Date {
+    text: String,
+    until: Option<Instant>,
+}
+
+impl Date {
+    fn at(&mut self, now: Instant) -> &str {
+        if self.until.is_none_or(|until| until <= now) {
+            let date = SystemTime::now();
+            let within = date.duration_since(UNIX_EPOCH).unwrap_or_default().subsec_nanos();
+            self.until = Some(now + Duration::from_secs(1) - Duration::from_nanos(within.into()));
+            self.text = httpdate::fmt_http_date(date);
+        }
+        &self.text
+    }
+}
+
+/// The next piece of a body.
+fn poll_data<B>(mut body: Pin<&mut B>, context: &mut Context<'_>) -> Poll<Option<Result<B::Data, BoxError>>>
+where
+    B: Body<Error: Into<BoxError>>,
+{
+    loop {
+        let Some(frame) = ready!(body.as_mut().poll_frame(context)) else { return Poll::Ready(None) };
+        match frame.map(|frame| frame.into_data()) {
+            Ok(Ok(data)) => return Poll::Ready(Some(Ok(data))),
+            // What is no data are trailers, which nobody asks for.
+            Ok(Err(_)) => {}
+            Err(error) => return Poll::Ready(Some(Err(error.into()))),
+        }
+    }
+}
+
+// === impl Framing ===
+
+impl Framing {
+    fn of(status: StatusCode, body: &impl Body) -> Self {
+        if matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
+            return Self::None;
+        }
+        body.size_hint().exact().map_or(Self::Chunks, Self::Length)
+    }
+
+    fn awaits_more(self) -> bool {
+        !matches!(self, Self::None | Self::Length(0))
+    }
+
+    /// A piece follows.
+    fn begin(&mut self, out: &mut Vec<u8>, length: usize) -> io::Result<()> {
+        match self {
+            Self::None => {}
+            Self::Length(left) => *left = left.checked_sub(length as u64).ok_or(io::ErrorKind::InvalidData)?,
+            Self::Chunks => out.extend_from_slice(format!("{length:x}\r\n").as_bytes()),
+        }
+        Ok(())
+    }
+
+    /// Nothing follows.
+    fn end(self, out: &mut Vec<u8>) -> io::Result<()> {
+        match self {
+            Self::None | Self::Length(0) => Ok(()),
+            Self::Length(_) => Err(io::ErrorKind::UnexpectedEof.into()),
+            Self::Chunks => {
+                out.extend_from_slice(b"0\r\n\r\n");
+                Ok(())
+            }
+        }
+    }
+}
