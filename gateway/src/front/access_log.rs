@@ -6,10 +6,10 @@ use std::time::{Duration, Instant, SystemTime};
 
 use portcullis_runtime::LogSink;
 use portcullis_runtime::log::timestamp;
-use portcullis_runtime::serve::Fields;
 use serde_json::Value;
 
 use super::error::clip;
+use super::head::Head;
 use super::observe::RequestId;
 use super::service::Connection;
 use crate::auth::Identity;
@@ -59,8 +59,8 @@ pub struct Line {
     pub method: http::Method,
     /// Path without the query, which may hold a token.
     pub path: Cow<'static, str>,
-    /// Its header fields, for `User-Agent`.
-    pub fields: Fields,
+    /// What its head says.
+    pub head: Head,
     /// What it came over.
     pub connection: Arc<Connection>,
     /// `X-Request-Id`.
@@ -114,7 +114,7 @@ impl AccessLog {
         out.extend_from_slice(br#","execution_time_ms":"#);
         millis(&mut out, took);
         member(&mut out, r#","remote_addr":"#, Some(line.connection.peer()));
-        member(&mut out, r#","user_agent":"#, line.fields.text("user-agent").map(clipped));
+        member(&mut out, r#","user_agent":"#, line.head.fields.text("user-agent").map(clipped));
         member(&mut out, r#","request_id":"#, Some(line.request_id.as_str()));
         member(&mut out, r#","subject":"#, facts.identity.as_deref().map(|identity| identity.subject.as_str()));
         number_member(&mut out, r#","attempts":"#, facts.attempts.into());

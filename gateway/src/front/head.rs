@@ -1,15 +1,16 @@
 //! A request as those get it who answer it: what its head says, and its body, which may have to be waited for.
 
+use std::borrow::Cow;
+
 use axum::body::Body;
 use bytes::Bytes;
 use http::request::Parts;
-use http::{Method, Request, Uri};
 use portcullis_runtime::serve::Fields;
 
 /// What the head of a request says.
 pub struct Head {
-    /// Where to.
-    pub uri: Uri,
+    /// Its path, and its query.
+    pub target: Cow<'static, str>,
     /// Its header fields.
     pub fields: Fields,
 }
@@ -25,14 +26,17 @@ pub enum Sent {
 impl Head {
     /// Of a request that is in the form of the router's.
     pub fn of(parts: &Parts) -> Self {
-        Self { uri: parts.uri.clone(), fields: Fields::from(&parts.headers) }
+        let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
+        Self { target: target.to_owned().into(), fields: Fields::from(&parts.headers) }
     }
 
-    /// In the form of the router's requests.
-    pub fn request(&self, method: Method, body: Bytes) -> Request<Body> {
-        let mut request = Request::new(Body::from(body));
-        (*request.method_mut(), *request.uri_mut()) = (method, self.uri.clone());
-        *request.headers_mut() = self.fields.to_map();
-        request
+    /// Its path alone.
+    pub fn path(&self) -> &str {
+        self.target.split_once('?').map_or(&*self.target, |(path, _)| path)
+    }
+
+    /// Its query, without the question mark.
+    pub fn query(&self) -> Option<&str> {
+        self.target.split_once('?').map(|(_, query)| query)
     }
 }

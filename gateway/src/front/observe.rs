@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::cell::Cell;
+use std::mem;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
@@ -15,36 +16,31 @@ use portcullis_runtime::serve::Fields;
 
 use super::access_log::{Facts, Line, short};
 use super::app::App;
-use super::head::Head;
-use super::service::Connection;
+use super::head::{Head, Sent};
+use super::service::{Connection, Front};
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// What a handler tells about the request for its log line, which is written when all of these are gone.
+/// A request that is being answered: what it says, and what is noted for its log line, which is written when all of
+/// these are gone.
 pub type Recorder = Arc<Recording>;
 
 /// See [`Recorder`].
 pub struct Recording {
-    /// When the request came. Reading the clock takes longer than most of what it is read for.
-    pub arrived: SystemTime,
+    line: Line,
     record: Mutex<Record>,
 }
 
-/// What is known of one request.
-#[derive(Default)]
+/// What is found out while it is answered.
 pub struct Record {
     facts: Facts,
-    watch: Option<Watch>,
-}
-
-/// What is known of a request from the start, and how it was answered.
-struct Watch {
-    line: Line,
     route: Option<Cow<'static, str>>,
     status: u16,
     bytes: Option<u64>,
     /// It is over with its answer, whoever still holds the record.
     ends_with_answer: bool,
+    /// Its line is.
+    written: bool,
 }
 
 /// The status of a request that has not been answered.
@@ -58,50 +54,49 @@ pub enum RequestId {
     Own([u8; 16]),
 }
 
-/// Where the log line of a request is gathered.
-pub fn recorder(request: &Request) -> Recorder {
-    request.extensions().get::<Recorder>().cloned().unwrap_or_default()
-}
-
 /// What a handler tells.
 pub fn record(recorder: &Recording) -> MutexGuard<'_, Record> {
     recorder.record.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A request has come. `route` is what its path is called where that is known already.
-pub(super) fn begin(connection: Arc<Connection>, method: Method, head: &Head, route: Option<&'static str>) -> Recorder {
-    let path = route.map_or_else(|| Cow::Owned(short(head.uri.path())), Cow::Borrowed);
-    let (fields, request_id) = (head.fields.clone(), RequestId::of(&head.fields));
+pub(super) fn begin(connection: Arc<Connection>, method: Method, head: Head, route: Option<&'static str>) -> Recorder {
+    let path = route.map_or_else(|| Cow::Owned(short(head.path())), Cow::Borrowed);
+    let request_id = RequestId::of(&head.fields);
     let (arrived, began) = (SystemTime::now(), Instant::now());
-    let line = Line { method, path, fields, connection, request_id, arrived, began };
-    let route = route.map(Cow::Borrowed);
-    let watch = Watch { line, route, status: UNANSWERED, bytes: None, ends_with_answer: false };
-    let record = Mutex::new(Record { facts: Facts::default(), watch: Some(watch) });
-    Arc::new(Recording { arrived, record })
+    let line = Line { method, path, head, connection, request_id, arrived, began };
+    let (facts, route) = (Facts::default(), route.map(Cow::Borrowed));
+    let record = Record { facts, route, status: UNANSWERED, bytes: None, ends_with_answer: false, written: false };
+    Arc::new(Recording { line, record: Mutex::new(record) })
+}
+
+/// Takes a request of the router's apart.
+pub fn taken_apart(mut request: Request) -> (Recorder, Sent) {
+    let recorder = request.extensions_mut().remove().expect("all that is routed has been begun");
+    (recorder, Sent::Coming(request.into_body()))
 }
 
 /// Notes by which route the router answers a request.
 pub(super) async fn note_route(request: Request, next: Next) -> Response {
-    if let Some(watch) = &mut record(&recorder(&request)).watch {
-        watch.route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned().into());
+    if let Some(recorder) = request.extensions().get::<Recorder>() {
+        record(recorder).route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned().into());
     }
     next.run(request).await
 }
 
 /// An answer is about to be sent.
-pub(super) fn end(app: &App, recorder: &Recorder, response: &mut Response) {
-    let request_id = {
+pub(super) fn end(recorder: &Recorder, response: &mut Response) {
+    {
         let mut record = record(recorder);
-        record.answered(response);
-        let request_id = record.watch.as_ref().and_then(|watch| watch.line.request_id.value());
-        if record.watch.as_ref().is_some_and(|watch| watch.ends_with_answer) {
-            record.write();
+        record.status = response.status().as_u16();
+        record.bytes = response.body().size_hint().exact();
+        if record.ends_with_answer {
+            record.write(&recorder.line);
         }
-        request_id
-    };
+    }
     let headers = response.headers_mut();
     headers.reserve(4);
-    if let Some(value) = request_id {
+    if let Some(value) = recorder.line.request_id.value() {
         headers.insert(X_REQUEST_ID, value);
     }
     // Addresses of requests may hold tokens, and answers are for their callers alone.
@@ -109,58 +104,77 @@ pub(super) fn end(app: &App, recorder: &Recorder, response: &mut Response) {
     headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     // A client that keeps connections leaves by itself then, rather than meet one that is closed under its next request.
-    if app.readiness.is_draining() {
+    if recorder.app().readiness.is_draining() {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
 }
 
 // === impl Recording ===
 
-impl Default for Recording {
-    fn default() -> Self {
-        Self { arrived: SystemTime::now(), record: Mutex::default() }
+impl Recording {
+    /// What all requests share.
+    pub fn app(&self) -> &Arc<App> {
+        self.line.connection.app()
+    }
+
+    /// What answers it.
+    pub(super) fn front(&self) -> &Front {
+        self.line.connection.front()
+    }
+
+    /// What its head says.
+    pub fn head(&self) -> &Head {
+        &self.line.head
+    }
+
+    /// When it came. Reading the clock takes longer than most of what it is read for.
+    pub fn arrived(&self) -> SystemTime {
+        self.line.arrived
+    }
+
+    /// Its id.
+    pub fn request_id(&self) -> &str {
+        self.line.request_id.as_str()
+    }
+
+    /// It is over with its answer, though the call that it began goes on.
+    pub fn end_with_answer(&self) {
+        let mut record = record(self);
+        record.ends_with_answer = true;
+        if record.status != UNANSWERED {
+            record.write(&self.line);
+        }
+    }
+}
+
+/// When the request is over, or its caller has gone away; where the answer follows on a stream, when it has been given.
+impl Drop for Recording {
+    fn drop(&mut self) {
+        self.record.get_mut().unwrap_or_else(PoisonError::into_inner).write(&self.line);
     }
 }
 
 // === impl Record ===
 
 impl Record {
-    fn answered(&mut self, response: &Response) {
-        if let Some(watch) = &mut self.watch {
-            watch.status = response.status().as_u16();
-            watch.bytes = response.body().size_hint().exact();
-        }
-    }
-
-    /// The request is over with its answer, though the call that it began goes on.
-    pub fn end_with_answer(&mut self) {
-        match &mut self.watch {
-            Some(watch) if watch.status == UNANSWERED => watch.ends_with_answer = true,
-            _ => self.write(),
-        }
-    }
-
     /// What was found out within another request is told of this one.
     pub fn take_over(&mut self, facts: Facts) {
         self.facts = Facts { bytes: self.facts.bytes, ..facts };
     }
 
     /// Writes the line, once.
-    fn write(&mut self) {
-        let Some(watch) = self.watch.take() else { return };
-        let route = watch.route.as_deref().unwrap_or("other");
-        let method = known_method(&watch.line.method);
-        let status = StatusCode::from_u16(watch.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    fn write(&mut self, line: &Line) {
+        if mem::replace(&mut self.written, true) {
+            return;
+        }
+        let route = self.route.as_deref().unwrap_or("other");
+        let method = known_method(&line.method);
+        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let labels = [route, method, status.as_str()];
-        let elapsed = watch.line.began.elapsed();
-        let app = watch.line.connection.app();
+        let elapsed = line.began.elapsed();
+        let app = line.connection.app();
         app.metrics.http_duration.own().with_label_values(&labels).observe(elapsed.as_secs_f64());
-        app.log.write(&watch.line, &self.facts, elapsed, watch.status, watch.bytes);
-    }
-
-    /// The id of the request.
-    pub fn request_id(&self) -> Option<&str> {
-        self.watch.as_ref().map(|watch| watch.line.request_id.as_str())
+        app.log.write(line, &self.facts, elapsed, self.status, self.bytes);
     }
 }
 
@@ -175,13 +189,6 @@ impl Deref for Record {
 impl DerefMut for Record {
     fn deref_mut(&mut self) -> &mut Facts {
         &mut self.facts
-    }
-}
-
-/// When the request is over, or its caller has gone away; where the answer follows on a stream, when it has been given.
-impl Drop for Record {
-    fn drop(&mut self) {
-        self.write();
     }
 }
 

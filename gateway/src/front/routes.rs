@@ -1,11 +1,10 @@
 //! The REST routes.
 
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::middleware::from_fn;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -16,12 +15,12 @@ use super::access_log::{Facts, short};
 use super::app::App;
 use super::body;
 use super::error::{ApiError, clip};
-use super::head::{Head, Sent};
+use super::head::Sent;
 use super::mcp;
 use super::mcp::metadata::{self, Resource};
 use super::mcp::reply::HEADERS;
 use super::observe::note_route;
-pub use super::observe::{Recorder, record, recorder};
+pub use super::observe::{Recorder, record, taken_apart};
 use super::openapi;
 use super::page;
 use super::view::{Health, Servers};
@@ -56,20 +55,20 @@ pub(super) fn router(app: Arc<App>, more: Router) -> Router {
 
 // === POST /tools ===
 
-async fn tools(State(app): State<Arc<App>>, request: Request) -> Response {
-    let recorder = recorder(&request);
-    let (head, body) = taken_apart(request);
-    call_tool(&app, &head, body, &recorder).await
+async fn tools(request: Request) -> Response {
+    let (recorder, body) = taken_apart(request);
+    call_tool(&recorder, body).await
 }
 
 /// Answers `POST /tools`.
-pub(super) async fn call_tool(app: &App, head: &Head, body: Sent, recorder: &Recorder) -> Response {
-    answer_call(app, head, body, recorder).await.unwrap_or_else(IntoResponse::into_response)
+pub(super) async fn call_tool(recorder: &Recorder, body: Sent) -> Response {
+    answer_call(recorder, body).await.unwrap_or_else(IntoResponse::into_response)
 }
 
-async fn answer_call(app: &App, head: &Head, body: Sent, recorder: &Recorder) -> Result<Response, ApiError> {
-    let query = head.uri.query();
-    let identity = identify(app, head, recorder).await?;
+async fn answer_call(recorder: &Recorder, body: Sent) -> Result<Response, ApiError> {
+    let (app, head) = (recorder.app(), recorder.head());
+    let query = head.query();
+    let identity = identify(recorder).await?;
     body::check_media_type(&head.fields)?;
     let shape = Shape::of(query)?;
     let body = body::read(body, app.options.max_body).await?;
@@ -176,13 +175,12 @@ impl Shape {
 
 // === GET ===
 
-async fn tools_list(State(app): State<Arc<App>>, request: Request) -> Response {
-    let recorder = recorder(&request);
-    let (head, _) = taken_apart(request);
+async fn tools_list(request: Request) -> Response {
+    let (recorder, _) = taken_apart(request);
     let answer = async {
-        identify(&app, &head, &recorder).await?;
-        let catalog = app.published.load_full();
-        Ok::<_, ApiError>(match parameter(head.uri.query(), "server") {
+        identify(&recorder).await?;
+        let catalog = recorder.app().published.load_full();
+        Ok::<_, ApiError>(match parameter(recorder.head().query(), "server") {
             None => catalog.listing(),
             Some(name) => {
                 let server = catalog.server(&name).ok_or_else(|| ApiError::UnknownServer(short(&name)))?;
@@ -194,19 +192,18 @@ async fn tools_list(State(app): State<Arc<App>>, request: Request) -> Response {
     answer.await.map_or_else(IntoResponse::into_response, json)
 }
 
-async fn servers(State(app): State<Arc<App>>, request: Request) -> Response {
-    let recorder = recorder(&request);
-    let (head, _) = taken_apart(request);
-    match identify(&app, &head, &recorder).await {
-        Ok(_) => json_of(&Servers::of(&app.published.load())),
+async fn servers(request: Request) -> Response {
+    let (recorder, _) = taken_apart(request);
+    match identify(&recorder).await {
+        Ok(_) => json_of(&Servers::of(&recorder.app().published.load())),
         Err(error) => error.into_response(),
     }
 }
 
-async fn health(State(app): State<Arc<App>>, request: Request) -> Response {
-    let arrived = recorder(&request).arrived;
-    let (head, _) = taken_apart(request);
-    let known = caller(&app, &head, app.options.allow_query_token, arrived).await.is_ok();
+async fn health(request: Request) -> Response {
+    let (recorder, _) = taken_apart(request);
+    let app = recorder.app();
+    let known = caller(&recorder, app.options.allow_query_token).await.is_ok();
     let soundness = app.soundness.borrow().clone();
     json_of(&Health::of(&app.published.load(), &soundness, known))
 }
@@ -225,36 +222,30 @@ async fn method(method: Method) -> ApiError {
 
 // === shared ===
 
-/// The head of a request, and its body.
-pub(super) fn taken_apart(request: Request) -> (Head, Sent) {
-    let (parts, body) = request.into_parts();
-    (Head::of(&parts), Sent::Coming(body))
+async fn identify(recorder: &Recorder) -> Result<Arc<Identity>, ApiError> {
+    identify_with(recorder, recorder.app().options.allow_query_token, None).await
 }
 
-async fn identify(app: &App, head: &Head, recorder: &Recorder) -> Result<Arc<Identity>, ApiError> {
-    identify_with(app, head, (app.options.allow_query_token, None), recorder).await
-}
-
-/// Who asks. Of `place`: whether `?token=` counts there, and what of `/mcp` it is.
+/// Who asks. `resource` is what of `/mcp` it is that is asked.
 ///
 /// # Errors
 /// [`ApiError::Auth`].
 pub async fn identify_with(
-    app: &App,
-    head: &Head,
-    (allow_query_token, resource): (bool, Option<Resource<'_>>),
     recorder: &Recorder,
+    allow_query_token: bool,
+    resource: Option<Resource<'_>>,
 ) -> Result<Arc<Identity>, ApiError> {
-    match caller(app, head, allow_query_token, recorder.arrived).await {
+    match caller(recorder, allow_query_token).await {
         Ok(identity) => {
             record(recorder).identity = Some(identity.clone());
             Ok(identity)
         }
         Err(error) => {
+            let app = recorder.app();
             app.metrics.auth_rejections.with_label_values(&[error.kind()]).inc();
             let challenge = match resource {
                 None => app.auth.challenge(error, None),
-                Some(resource) => metadata::challenge(app, &head.fields, resource, error),
+                Some(resource) => metadata::challenge(app, &recorder.head().fields, resource, error),
             };
             Err(ApiError::Auth(error, challenge))
         }
@@ -262,12 +253,13 @@ pub async fn identify_with(
 }
 
 /// Whose the request is. Waits only for a token that somebody has to be asked about.
-async fn caller(app: &App, head: &Head, allow_query_token: bool, now: SystemTime) -> Result<Arc<Identity>, AuthError> {
-    match app.auth.look_at(&head.fields, head.uri.query(), allow_query_token, now) {
+async fn caller(recorder: &Recorder, allow_query_token: bool) -> Result<Arc<Identity>, AuthError> {
+    let (auth, head) = (&recorder.app().auth, recorder.head());
+    match auth.look_at(&head.fields, head.query(), allow_query_token, recorder.arrived()) {
         Look::Known(identity) => Ok(identity),
         Look::Refused(error) => Err(error),
         // In a box, so that the usual request does not carry the room for it.
-        Look::Open(question) => Box::pin(app.auth.ask(*question)).await,
+        Look::Open(question) => Box::pin(auth.ask(*question)).await,
     }
 }
 

@@ -18,7 +18,7 @@ use portcullis_runtime::serve::{Answer, Answering, Direct, Plain};
 
 use super::app::App;
 use super::head::{Head, Sent};
-use super::observe;
+use super::observe::{self, Recorder};
 use super::{mcp, routes};
 use crate::boxed::pinned;
 
@@ -36,8 +36,13 @@ pub struct Connection {
 
 impl Connection {
     /// What its requests need.
-    pub fn app(&self) -> &App {
+    pub fn app(&self) -> &Arc<App> {
         &self.front.app
+    }
+
+    /// What answers them.
+    pub(super) fn front(&self) -> &Front {
+        &self.front
     }
 
     /// The address of its other end, without the port.
@@ -58,31 +63,41 @@ impl Front {
         Requests(Arc::new(Connection { front: self.clone(), peer: peer.ip().to_string() }))
     }
 
-    async fn answer(&self, request: Request<Incoming>, connection: &Arc<Connection>) -> Response {
+    async fn answer(request: Request<Incoming>, connection: Arc<Connection>) -> Response {
         let (parts, body) = request.into_parts();
         let (head, body) = (Head::of(&parts), Body::new(body));
-        match Call::of(parts.method.as_str(), head.uri.path()) {
-            Some(call) => self.answer_call(call, &head, Sent::Coming(body), connection).await,
-            None => self.answer_other(Request::from_parts(parts, body), &head, connection).await,
+        match Call::of(parts.method.as_str(), head.path()) {
+            Some(call) => {
+                let recorder = observe::begin(connection, Method::POST, head, Some(call.path()));
+                match call {
+                    Call::Tools => Self::answer_tools(recorder, Sent::Coming(body)).await,
+                    Call::Mcp => Self::answer_mcp(recorder, Sent::Coming(body)).await,
+                }
+            }
+            None => {
+                let recorder = observe::begin(connection, parts.method.clone(), head, None);
+                Self::answer_other(recorder, Request::from_parts(parts, body)).await
+            }
         }
     }
 
-    async fn answer_call(&self, call: Call, head: &Head, body: Sent, connection: &Arc<Connection>) -> Response {
-        let recorder = observe::begin(connection.clone(), Method::POST, head, Some(call.path()));
-        let mut response = match call {
-            Call::Tools => routes::call_tool(&self.app, head, body, &recorder).await,
-            Call::Mcp => mcp::answer_post(&self.app, head, body, &recorder).await,
-        };
-        observe::end(&self.app, &recorder, &mut response);
+    async fn answer_tools(recorder: Recorder, body: Sent) -> Response {
+        let mut response = routes::call_tool(&recorder, body).await;
+        observe::end(&recorder, &mut response);
         response
     }
 
-    async fn answer_other(&self, mut request: Request<Body>, head: &Head, connection: &Arc<Connection>) -> Response {
-        let recorder = observe::begin(connection.clone(), request.method().clone(), head, None);
+    async fn answer_mcp(recorder: Recorder, body: Sent) -> Response {
+        let mut response = mcp::answer_post(&recorder, body).await;
+        observe::end(&recorder, &mut response);
+        response
+    }
+
+    async fn answer_other(recorder: Recorder, mut request: Request<Body>) -> Response {
         request.extensions_mut().insert(recorder.clone());
         // In a box, so that a call does not carry the room for it.
-        let Ok(mut response) = Box::pin(self.router.call(request)).await;
-        observe::end(&self.app, &recorder, &mut response);
+        let Ok(mut response) = Box::pin(recorder.front().router.call(request)).await;
+        observe::end(&recorder, &mut response);
         response
     }
 }
@@ -98,7 +113,7 @@ impl Service<Request<Incoming>> for Requests {
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let connection = self.0.clone();
         // In a box: a connection keeps the room for its answer, which idle ones must not pay for.
-        pinned(|| async move { Ok(connection.front.answer(request, &connection).await) })
+        pinned(|| async move { Ok(Front::answer(request, connection).await) })
     }
 }
 
@@ -123,23 +138,30 @@ impl Direct<Body> for Connection {
             [Method::GET, Method::POST, Method::DELETE, Method::OPTIONS].into_iter().find(|one| *one == method)?;
         // What is no path is a matter of proxies.
         let uri = target.starts_with('/').then(|| target.parse().ok())??;
-        Some(Route::Other(method, uri))
+        Some(Route::Other(Box::new((method, uri))))
     }
 
     fn answer(self: Arc<Self>, request: Plain<Route>) -> Answering<Body> {
-        pinned(|| async move {
-            let Plain { route, fields, body } = request;
-            match route {
-                Route::Call(call) => {
-                    let head = Head { uri: Uri::from_static(call.path()), fields };
-                    self.front.answer_call(call, &head, Sent::Whole(body), &self).await
-                }
-                Route::Other(method, uri) => {
-                    let head = Head { uri, fields };
-                    self.front.answer_other(head.request(method, body), &head, &self).await
+        let Plain { route, fields, body } = request;
+        match route {
+            Route::Call(call) => {
+                let head = Head { target: call.path().into(), fields };
+                let recorder = observe::begin(self, Method::POST, head, Some(call.path()));
+                match call {
+                    Call::Tools => pinned(|| Front::answer_tools(recorder, Sent::Whole(body))),
+                    Call::Mcp => pinned(|| Front::answer_mcp(recorder, Sent::Whole(body))),
                 }
             }
-        })
+            Route::Other(asked) => {
+                let mut request = Request::new(Body::from(body));
+                (*request.method_mut(), *request.uri_mut()) = *asked;
+                *request.headers_mut() = fields.to_map();
+                let (parts, body) = request.into_parts();
+                let head = Head { fields, ..Head::of(&parts) };
+                let recorder = observe::begin(self, parts.method.clone(), head, None);
+                pinned(|| Front::answer_other(recorder, Request::from_parts(parts, body)))
+            }
+        }
     }
 }
 
@@ -157,7 +179,7 @@ pub enum Route {
     /// Something that goes round the router.
     Call(Call),
     /// Something else.
-    Other(Method, Uri),
+    Other(Box<(Method, Uri)>),
 }
 
 impl Call {

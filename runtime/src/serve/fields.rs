@@ -18,6 +18,8 @@ pub struct Fields(Arc<Inner>);
 #[derive(Default)]
 struct Inner {
     text: Box<[u8]>,
+    /// A bit for each length that a name has: most names that are asked for are not there.
+    lengths: u64,
     places: Places,
 }
 
@@ -34,7 +36,12 @@ impl Fields {
         let start = head.as_ptr().addr();
         let place = |part: &[u8]| Place::of(part.as_ptr().addr().wrapping_sub(start), part.len());
         let places = headers.iter().map(|header| (place(header.name.as_bytes()), place(header.value))).collect();
-        Self(Arc::new(Inner { text: head.into(), places }))
+        Self::new(head.into(), places)
+    }
+
+    fn new(text: Box<[u8]>, places: Places) -> Self {
+        let lengths = places.iter().fold(0, |lengths, (name, _)| lengths | bit(name.len()));
+        Self(Arc::new(Inner { text, lengths, places }))
     }
 
     /// The value of the first field of this name, in whatever case.
@@ -54,7 +61,8 @@ impl Fields {
         let length = name.len();
         let same =
             move |place: &Place| place.len() == length && self.part(*place).eq_ignore_ascii_case(name.as_bytes());
-        self.0.places.iter().filter(move |(name, _)| same(name)).map(|(_, value)| self.part(*value))
+        let places = if self.0.lengths & bit(length) == 0 { &[][..] } else { &self.0.places };
+        places.iter().filter(move |(name, _)| same(name)).map(|(_, value)| self.part(*value))
     }
 
     /// Names, in the case in which they came, and values.
@@ -78,6 +86,11 @@ impl Fields {
     }
 }
 
+/// The bit of a length; long ones share the last.
+const fn bit(length: usize) -> u64 {
+    1 << if length < 63 { length } else { 63 }
+}
+
 /// The value of a field as text, if it is ASCII.
 pub fn as_text(value: &[u8]) -> Option<&str> {
     str::from_utf8(value).ok().filter(|text| text.is_ascii())
@@ -94,7 +107,7 @@ impl<N: AsRef<[u8]>, V: AsRef<[u8]>> FromIterator<(N, V)> for Fields {
         for (name, value) in fields {
             places.push((put(name.as_ref()), put(value.as_ref())));
         }
-        Self(Arc::new(Inner { text: text.into(), places }))
+        Self::new(text.into(), places)
     }
 }
 

@@ -44,7 +44,7 @@ pub fn initialize(
         }
         None => ClientCapabilities::NONE,
     };
-    let app = &caller.app;
+    let app = &caller.app();
     let expires = SystemTime::now() + app.options.session_life;
     let session = Session::new(caller.subject, revision, capabilities, expires, app.replica.clone());
     let result =
@@ -116,7 +116,7 @@ pub fn set_level(caller: &Caller, request: &Request<'_>, params: &Params<'_, '_>
     let level = params.get("level").ok_or(RpcProblem::Params("\"level\" is missing"))?;
     let level = request::level(level)?;
     if let Some(session) = &caller.session {
-        caller.app.mcp.live.set_level(session.id, level);
+        caller.app().mcp.live.set_level(session.id, level);
     }
     Ok(nothing(request, Revision::LATEST_WITH_INITIALIZE))
 }
@@ -136,7 +136,7 @@ pub fn follow(caller: &Caller, request: &Request<'_>, params: &Params<'_, '_>) -
     if entry.teller().is_none() {
         return Err(RpcProblem::Params("the server of this resource does not tell of changes: read it now and then"));
     }
-    let followed = caller.app.mcp.topics.follow(&catalog, caller.scope(), (follower, caller.subject), &uri);
+    let followed = caller.app().mcp.topics.follow(&catalog, caller.scope(), (follower, caller.subject), &uri);
     followed.map_err(|cannot| match cannot {
         CannotFollow::TooMany => TOO_MANY,
         CannotFollow::TooLong => TOO_LONG,
@@ -150,7 +150,7 @@ pub fn follow(caller: &Caller, request: &Request<'_>, params: &Params<'_, '_>) -
 /// The params are not of their form, or there is no session.
 pub fn unfollow(caller: &Caller, request: &Request<'_>, params: &Params<'_, '_>) -> Result<Reply, RpcProblem> {
     let (follower, uri) = followed(caller, params)?;
-    let _ = caller.app.mcp.topics.unfollow(caller.scope(), follower, &uri);
+    let _ = caller.app().mcp.topics.unfollow(caller.scope(), follower, &uri);
     Ok(nothing(request, Revision::LATEST_WITH_INITIALIZE))
 }
 

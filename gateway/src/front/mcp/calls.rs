@@ -25,6 +25,7 @@ use super::request::{LEVELS_JSON, Params, decoded};
 use super::rounds;
 use super::state::Caller;
 use super::stream::{DEFAULT_LEVEL, Ears, Shape};
+use crate::boxed::boxed;
 use crate::call::{self, Called, Failure, Subject};
 use crate::capabilities::ClientCapabilities;
 use crate::catalog::{Candidate, Catalog, Entry, Kind};
@@ -69,31 +70,43 @@ pub struct Planned {
     progress_token: Option<String>,
 }
 
+/// A request that a server answers, but for the body that it is read from: where its parts are in it is known.
+pub struct Plan(Box<Planned>);
+
+impl Plan {
+    /// With the body that [`plan`] has read.
+    pub fn of(self, body: ByteString) -> Box<Planned> {
+        let Self(mut planned) = self;
+        planned.body = body;
+        planned
+    }
+}
+
 /// The methods that servers answer.
 pub fn method_of(method: &str) -> Option<&'static str> {
     ["tools/call", "prompts/get", "resources/read", "completion/complete"].into_iter().find(|known| *known == method)
 }
 
-/// Finds who answers, and takes over what is passed on. `body` holds the request.
+/// Finds who answers, and takes over what is passed on. `body` holds the request, which is not copied.
 ///
 /// # Errors
 /// The request is wrong, or nobody answers it: that is noted for the log.
 pub fn plan(
     caller: Caller,
-    body: &ByteString,
+    body: &str,
     request: &Request<'_>,
     params: &Params<'_, '_>,
     (revision, capabilities): (Revision, ClientCapabilities),
-) -> Result<Box<Planned>, RpcProblem> {
+) -> Result<Plan, RpcProblem> {
     let refused = |caller: &Caller, problem: &RpcProblem| note_refusal(&caller.recorder, problem);
     let (method, (entry, about, given)) =
         found(&caller, request, params).inspect_err(|problem| refused(&caller, problem))?;
     let log_level = log_level(&caller, params, revision);
-    let mut planned = Box::new(Planned {
+    let mut planned = boxed(|| Planned {
         caller,
         entry,
         method,
-        body: body.clone(),
+        body: ByteString::new(),
         id: place(request.id, body),
         revision,
         given,
@@ -105,9 +118,9 @@ pub fn plan(
         log_level,
         progress_token: params.meta.progress_token.map(str::to_owned),
     });
-    let taken = planned.take(params).and_then(|()| planned.check_mirrored());
+    let taken = planned.take(params, body).and_then(|()| planned.check_mirrored(params));
     taken.inspect_err(|problem| refused(&planned.caller, problem))?;
-    Ok(planned)
+    Ok(Plan(planned))
 }
 
 /// The method, and who answers it.
@@ -154,7 +167,7 @@ fn named(caller: &Caller, catalog: &Catalog, method: &str, params: &Params<'_, '
         // A server that has just been configured may be the one that offers it.
         None if catalog.is_incomplete() => Err(RpcProblem::Unavailable),
         None if kind == Kind::Tools => {
-            caller.app.metrics.unknown_tools.inc();
+            caller.app().metrics.unknown_tools.inc();
             Err(RpcProblem::UnknownTool(clip(&name)))
         }
         None => Err(RpcProblem::UnknownPrompt(clip(&name))),
@@ -220,17 +233,17 @@ fn log_level(caller: &Caller, params: &Params<'_, '_>, revision: Revision) -> Op
         return params.meta.log_level;
     }
     let session = caller.session.as_ref();
-    let wanted = session.and_then(|session| caller.app.mcp.live.level(&session.id));
+    let wanted = session.and_then(|session| caller.app().mcp.live.level(&session.id));
     Some(wanted.unwrap_or(DEFAULT_LEVEL))
 }
 
 impl Planned {
     /// Takes over the members of `params` that a server gets as they are.
-    fn take(&mut self, params: &Params<'_, '_>) -> Result<(), RpcProblem> {
+    fn take(&mut self, params: &Params<'_, '_>, body: &str) -> Result<(), RpcProblem> {
         for (key, value) in params.iter() {
             match &**key {
                 "name" | "uri" | "ref" if key == self.first_member() => {}
-                "arguments" => self.arguments = Some(place(value.get(), &self.body)),
+                "arguments" => self.arguments = Some(place(value.get(), body)),
                 "requestState" => {
                     let inner = self.opened_state(*value)?;
                     self.others.push_str(&inner);
@@ -238,8 +251,8 @@ impl Planned {
                 _ => self.others.push_str(&joined(&[(key.clone(), *value)])),
             }
         }
-        if self.caller.app.log.payloads() {
-            let arguments = self.arguments().map(Into::into);
+        if self.caller.app().log.payloads() {
+            let arguments = params.get("arguments").map(|arguments| arguments.get().to_owned());
             record(&self.caller.recorder).arguments = arguments;
         }
         Ok(())
@@ -259,7 +272,7 @@ impl Planned {
             "\"requestState\" was not given out here, or is over: send the request again without it",
         );
         let sealed = text(value).ok_or(FORM)?;
-        let (app, digest) = (&self.caller.app, seal::digest(self.method, self.about()));
+        let (app, digest) = (&self.caller.app(), seal::digest(self.method, self.about()));
         let state = RequestState::open(&app.sealer, &sealed, &self.caller.subject, &digest, SystemTime::now());
         let state = state.map_err(|_| FORM)?;
         Arc::make_mut(&mut self.entry).candidates.retain(|candidate| candidate.server.key.to_string() == state.server);
@@ -274,18 +287,18 @@ impl Planned {
     }
 
     /// Arguments that travel as headers too, since 2026-07-28, must be the same in both.
-    fn check_mirrored(&self) -> Result<(), RpcProblem> {
+    fn check_mirrored(&self, params: &Params<'_, '_>) -> Result<(), RpcProblem> {
         if !self.revision.is_modern() || self.method != call::CALL_TOOL {
             return Ok(());
         }
         let Some(candidate) = self.entry.candidates.first().filter(|one| !one.item.params.is_empty()) else {
             return Ok(());
         };
-        let arguments = self.arguments().unwrap_or("{}");
+        let arguments = params.get("arguments").map_or("{}", |arguments| arguments.get());
         let mut expected = HeaderMap::new();
         mirror(&candidate.item.params, arguments, &mut expected);
         for param in &candidate.item.params {
-            let sent = self.caller.fields.get(param.name.as_str());
+            let sent = self.caller.head().fields.get(param.name.as_str());
             let (sent, expected) = (sent.map(decoded), expected.get(&param.name));
             let same = match (&sent, expected) {
                 (None, None) => true,
@@ -306,7 +319,7 @@ impl Planned {
         let caller = &self.caller;
         let ears = match &caller.session {
             Some(session) if !self.revision.is_modern() && self.can_be_asked() => {
-                Ears::Asks(Asker::new(caller.app.mcp.asking.clone(), Whom::of_session(session)))
+                Ears::Asks(Asker::new(caller.app().mcp.asking.clone(), Whom::of_session(session)))
             }
             _ if self.may_park() => Ears::Parks(Box::new(self.parker())),
             _ => Ears::None,
@@ -389,7 +402,7 @@ impl Planned {
         let caller = &self.caller;
         let session = caller.session.as_ref().filter(|_| !self.revision.is_modern());
         let unread = (mailbox.is_none() && session.is_some()).then(|| self.mailbox());
-        let run = |(session, told): (&seal::Session, _)| caller.app.mcp.live.run(session.id, self.id(), told);
+        let run = |(session, told): (&seal::Session, _)| caller.app().mcp.live.run(session.id, self.id(), told);
         let _running = match session.zip(mailbox.as_ref().or(unread.as_ref())).map(run).transpose() {
             Ok(running) => running,
             Err(CannotRun::SameId) => return self.failed(&RpcProblem::Request("a request with this id runs already")),
@@ -431,7 +444,7 @@ impl Planned {
             params: &params,
             arguments: arguments.unwrap_or("{}"),
             preferred: None,
-            fields: &self.caller.fields,
+            fields: &self.caller.head().fields,
             client: Client::Key(self.client()),
             caller: Told {
                 meta: &self.meta,
@@ -441,7 +454,7 @@ impl Planned {
             mailbox,
             answers_input: may_ask && (self.revision.is_modern() || rounds.is_some()),
         };
-        let called = call::call(&self.entry, &request, &self.caller.app.metrics).await;
+        let called = call::call(&self.entry, &request, &self.caller.app().metrics).await;
         self.note(&called);
         let Some(mailbox) = rounds.filter(|_| asks_for_input(&called)) else { return self.reply(called) };
         // In a box, so that the usual call does not carry the room for it.
@@ -471,14 +484,14 @@ impl Planned {
             entry.candidates.retain(|candidate| candidate.server.key == server.key);
             let params: SmallVec<[&str; 4]> = request.params.iter().copied().chain([more.as_str()]).collect();
             let again = call::Request { params: &params, ..request };
-            called = call::call(&entry, &again, &self.caller.app.metrics).await;
+            called = call::call(&entry, &again, &self.caller.app().metrics).await;
             self.note(&called);
         }
         if asks_for_input(&called) { Err(ENDLESS) } else { Ok(called) }
     }
 
     fn note(&self, called: &Called) {
-        note_call(&mut record(&self.caller.recorder), called, self.caller.app.log.payloads());
+        note_call(&mut record(&self.caller.recorder), called, self.caller.app().log.payloads());
     }
 
     fn reply(&self, called: Called) -> Reply {
@@ -521,7 +534,7 @@ impl Planned {
             inner,
             owner: None,
         };
-        let sealed = state.seal(&self.caller.app.sealer).map_err(|_| UNFIT)?;
+        let sealed = state.seal(&self.caller.app().sealer).map_err(|_| UNFIT)?;
         members.0.retain(|(key, _)| key != "requestState");
         Ok(Some(RpcResult::of(format!(r#"{{"requestState":"{sealed}"{}}}"#, joined(&members.0)).into())))
     }

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use axum::Router;
 use axum::body::Body as HttpBody;
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use bytestring::ByteString;
@@ -20,7 +20,7 @@ use super::owner::{self, Handed};
 use super::problem::RpcProblem;
 use super::reply::{Reply, event, event_stream};
 use super::request::Params;
-use super::routes::{Refused, answered, finish, from_memory, note_method, notified, refused, taken_apart};
+use super::routes::{Refused, answered, finish, from_memory, note_method, notified, refused};
 use super::state::Caller;
 use super::stream::Answering;
 use super::told;
@@ -31,7 +31,7 @@ use crate::capabilities::ClientCapabilities;
 use crate::front::app::App;
 use crate::front::body;
 use crate::front::head::{Head, Sent};
-use crate::front::routes::{Recorder, parameter, record};
+use crate::front::routes::{Recorder, parameter, record, taken_apart};
 use crate::revision::Revision;
 use crate::seal::Session;
 
@@ -52,17 +52,18 @@ pub(super) fn routes() -> Router<Arc<App>> {
 
 // === GET /sse ===
 
-async fn open(State(app): State<Arc<App>>, request: Request) -> Response {
-    let (head, recorder, _) = taken_apart(request);
-    finish(opened(&app, &head, &recorder).await)
+async fn open(request: Request) -> Response {
+    let (recorder, _) = taken_apart(request);
+    finish(opened(&recorder).await)
 }
 
-async fn opened(app: &Arc<App>, head: &Head, recorder: &Recorder) -> Result<Response, Refused> {
-    let who = Who::of(app, None, head, recorder).await?;
+async fn opened(recorder: &Recorder) -> Result<Response, Refused> {
+    let app = recorder.app();
+    let who = Who::of(recorder, None).await?;
     let expires = SystemTime::now() + app.options.session_life;
     let session = Session::new(who.subject, FIRST, ClientCapabilities::NONE, expires, app.replica.clone());
-    let first = format!("event: endpoint\ndata: {}\n\n", endpoint(app, &session, head));
-    let caller = who.caller(app, (Some(session.clone()), false), head, recorder);
+    let first = format!("event: endpoint\ndata: {}\n\n", endpoint(app, &session, recorder.head()));
+    let caller = who.caller(recorder, (Some(session.clone()), false));
     let listening = listen::before_agreement(&caller, first.into());
     let listening = listening.map_err(|problem| refused(None, &problem, FIRST))?;
     Ok(event_stream(HttpBody::new(Channels::open(app, session, listening))))
@@ -75,7 +76,7 @@ async fn opened(app: &Arc<App>, head: &Head, recorder: &Recorder) -> Result<Resp
 fn endpoint(app: &App, session: &Session, head: &Head) -> String {
     let mut endpoint = format!("{}/message?{SESSION}={}", app.metadata.base_path(), session.seal(&app.sealer));
     let by_query = app.options.allow_query_token_mcp && head.fields.get("authorization").is_none();
-    if let Some(token) = parameter(head.uri.query(), "token").filter(|_| by_query) {
+    if let Some(token) = parameter(head.query(), "token").filter(|_| by_query) {
         endpoint.push_str("&token=");
         endpoint.extend(byte_serialize(token.as_bytes()));
     }
@@ -84,21 +85,22 @@ fn endpoint(app: &App, session: &Session, head: &Head) -> String {
 
 // === POST /message ===
 
-async fn take(State(app): State<Arc<App>>, request: Request) -> Response {
-    let (head, recorder, body) = taken_apart(request);
-    finish(taken(&app, &head, &recorder, body).await)
+async fn take(request: Request) -> Response {
+    let (recorder, body) = taken_apart(request);
+    finish(taken(&recorder, body).await)
 }
 
-async fn taken(app: &Arc<App>, head: &Head, recorder: &Recorder, body: Sent) -> Result<Response, Refused> {
+async fn taken(recorder: &Recorder, body: Sent) -> Result<Response, Refused> {
     let over = || refused(None, &RpcProblem::Session, FIRST);
-    let who = Who::of(app, None, head, recorder).await?;
-    let sealed = parameter(head.uri.query(), SESSION).ok_or_else(over)?;
+    let (app, head) = (recorder.app(), recorder.head());
+    let who = Who::of(recorder, None).await?;
+    let sealed = parameter(head.query(), SESSION).ok_or_else(over)?;
     let session = Session::open(&app.sealer, &sealed, &who.subject, SystemTime::now());
     let mut session = session.map_err(|_| over())?;
     body::check_media_type(&head.fields)?;
     let body = body::read(body, app.options.max_body).await?;
     record(recorder).bytes = body.len();
-    let mut caller = who.caller(app, (Some(session.clone()), true), head, recorder);
+    let mut caller = who.caller(recorder, (Some(session.clone()), true));
     match owner::hand_on(&caller, Method::POST, body.clone(), owner::SOON).await {
         Handed::Answered(response) => return Ok(*response),
         Handed::Unreachable | Handed::Lost => return Err(over()),
@@ -173,7 +175,8 @@ fn job(
         return Job::Event(event(&from_memory(&caller, request, &params, revision).into_bytes()));
     }
     match calls::plan(caller, body, request, &params, (revision, agreed.capabilities)) {
-        Ok(planned) => {
+        Ok(plan) => {
+            let planned = plan.of(body.clone());
             let (mailbox, shape) = (planned.wants_more().then(|| planned.mailbox()), planned.shape());
             Job::Answering(Answering::among_others(pinned(|| planned.send(mailbox.clone())), mailbox, shape))
         }

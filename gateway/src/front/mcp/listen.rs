@@ -95,7 +95,7 @@ pub fn before_agreement(caller: &Caller, first: Bytes) -> Result<Listening, RpcP
 
 fn of_session_with(caller: &Caller, filter: Filter, first: Bytes) -> Result<Listening, RpcProblem> {
     let session = caller.session.as_ref().map(|session| session.id);
-    let stream = caller.app.mcp.streams.open(caller.subject, session);
+    let stream = caller.app().mcp.streams.open(caller.subject, session);
     let stream = stream.map_err(|TooMany| TOO_MANY)?;
     Ok(Listening::new(caller, stream, filter, None, first))
 }
@@ -112,8 +112,8 @@ pub fn subscribed(caller: &Caller, request: &Request<'_>, params: &Params<'_, '_
     if filter.resource_subscriptions.len() > MOST_SUBSCRIPTIONS {
         return Err(RpcProblem::Params("more than 1000 resources are subscribed to at once"));
     }
-    let stream = caller.app.mcp.streams.open(caller.subject, None).map_err(|TooMany| TOO_MANY)?;
-    let following = Following { app: caller.app.clone(), follower: Follower::Stream(stream.number()) };
+    let stream = caller.app().mcp.streams.open(caller.subject, None).map_err(|TooMany| TOO_MANY)?;
+    let following = Following { app: caller.app().clone(), follower: Follower::Stream(stream.number()) };
     filter.resource_subscriptions.retain(|uri| following.begin(caller, uri));
     let meta = format!(r#""_meta":{{"io.modelcontextprotocol/subscriptionId":{}}}"#, request.id);
     let acknowledged = format!(
@@ -175,11 +175,11 @@ const KINDS: [Kind; 3] = [Kind::Tools, Kind::Prompts, Kind::Resources];
 impl Listening {
     fn new(caller: &Caller, stream: Stream, filter: Filter, tag: Option<Tag>, first: Bytes) -> Self {
         // First, so that a change meanwhile is looked at again.
-        let looked_at = caller.app.mcp.changes.number();
+        let looked_at = caller.app().mcp.changes.number();
         let catalog = caller.catalog();
         let shown = KINDS.map(|kind| catalog.fingerprint(kind, caller.scope()));
         Self {
-            app: caller.app.clone(),
+            app: caller.app().clone(),
             server: caller.server.clone(),
             stream,
             filter,

@@ -23,7 +23,6 @@ use url::Url;
 use super::state::Caller;
 use super::streams::{Stream, TooMany};
 use crate::front::app::App;
-use crate::front::routes::record;
 use crate::guard::Guard;
 use crate::seal::{Purpose, Sealer};
 use crate::upstream::http::{Exchange, HttpError, HttpPool, Origin};
@@ -133,7 +132,7 @@ pub async fn hand_on_to(
     let Some(owner) = replica.filter(|replica| is_elsewhere(caller, replica)) else { return Handed::Here };
     let stream = match (&method, &caller.session) {
         // As long as it is open, it is a stream of this replica too.
-        (&Method::GET, _) => match caller.app.mcp.streams.open(caller.subject, None) {
+        (&Method::GET, _) => match caller.app().mcp.streams.open(caller.subject, None) {
             Ok(stream) => Some(stream),
             Err(TooMany) => return Handed::Here,
         },
@@ -145,22 +144,21 @@ pub async fn hand_on_to(
         Err(Failed::Unreachable) => (HANDED_ON[1], Handed::Unreachable),
         Err(Failed::Lost) => (HANDED_ON[2], Handed::Lost),
     };
-    caller.app.metrics.handed_on.with_label_values(&[word]).inc();
+    caller.app().metrics.handed_on.with_label_values(&[word]).inc();
     handed
 }
 
 fn is_elsewhere(caller: &Caller, replica: &str) -> bool {
-    caller.app.replica.as_deref() != Some(replica) && caller.fields.get(MARK.as_str()).is_none()
+    caller.app().replica.as_deref() != Some(replica) && caller.head().fields.get(MARK.as_str()).is_none()
 }
 
 async fn ask(caller: &Caller, owner: &str, method: Method, body: Bytes, limit: Duration) -> Result<Exchange, Failed> {
-    let owners = &caller.app.mcp.owners;
+    let owners = &caller.app().mcp.owners;
     let (pool, is_proven) = owners.pool(owner).ok_or(Failed::Unreachable)?;
     if !is_proven {
-        owners.prove(&pool, &caller.app.sealer, owner).await?;
+        owners.prove(&pool, &caller.app().sealer, owner).await?;
     }
-    let path = caller.uri.path_and_query().map_or("/", |path| path.as_str());
-    let path: Uri = path.parse().map_err(|_| Failed::Unreachable)?;
+    let path: Uri = caller.head().target.parse().map_err(|_| Failed::Unreachable)?;
     let sent = timeout(limit, pool.send(method, &path, &passed_on(caller), body)).await;
     sent.unwrap_or(Err(HttpError::Lost)).map_err(|error| {
         let failed = failed(&error);
@@ -179,11 +177,10 @@ fn failed(error: &HttpError) -> Failed {
 }
 
 fn passed_on(caller: &Caller) -> HeaderMap {
-    let mut headers = caller.fields.to_map();
+    let mut headers = caller.head().fields.to_map();
     drop_hop_headers(&mut headers);
     headers.insert(MARK, HeaderValue::from_static("1"));
-    let record = record(&caller.recorder);
-    if let Some(id) = record.request_id().and_then(|id| HeaderValue::from_str(id).ok()) {
+    if let Ok(id) = HeaderValue::from_str(caller.recorder.request_id()) {
         headers.insert("x-request-id", id);
     }
     headers

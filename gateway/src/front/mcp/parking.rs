@@ -17,6 +17,7 @@ use super::reply::Reply;
 use super::request::Params;
 use super::state::Caller;
 use super::stream::{self, Ears, Shape};
+use crate::front::access_log::Facts;
 use crate::front::app::App;
 use crate::front::routes::{Recorder, record};
 use crate::json::{Members, text};
@@ -52,9 +53,11 @@ struct Parked {
     asked: usize,
     subject: SubjectId,
     since: Instant,
-    /// Of the request that began it, or went on with it last.
-    recorder: Recorder,
+    facts: FoundOut,
 }
+
+/// What was found out for the request that began a call, or went on with it last.
+type FoundOut = Box<dyn FnOnce() -> Facts + Send>;
 
 /// What its server wants to know, by the keys that the client was given.
 type Questions = Vec<(String, Asked)>;
@@ -155,7 +158,7 @@ impl Drop for AbortOnDrop {
 impl Parker {
     /// For the request `id` of `caller`, to `server`, with this digest.
     pub fn new(caller: &Caller, id: &str, server: String, digest: [u8; 16]) -> Self {
-        let (app, recorder) = (caller.app.clone(), caller.recorder.clone());
+        let (app, recorder) = (caller.app().clone(), caller.recorder.clone());
         Self { app, id: id.to_owned(), server, subject: caller.subject, digest, asked: 0, recorder }
     }
 
@@ -180,10 +183,11 @@ impl Parker {
         let requests: Vec<String> = questions.iter().map(|(key, asked)| request_text(key, asked)).collect();
         let (id, subject, asked) = (self.id.clone(), self.subject, self.asked);
         let (recorder, since) = (self.recorder.clone(), Instant::now());
-        let parked = Parked { work, mailbox, id: id.clone(), questions, asked, subject, since, recorder };
+        let facts = Box::new(move || std::mem::take(&mut **record(&recorder)));
+        let parked = Parked { work, mailbox, id: id.clone(), questions, asked, subject, since, facts };
         let state = self.app.mcp.parking.park(parked).and_then(|number| self.state(number));
         let Some(state) = state else { return Reply::error(Some(&id), &FULL, REVISION) };
-        record(&self.recorder).end_with_answer();
+        self.recorder.end_with_answer();
         let requests = requests.join(",");
         let result =
             format!(r#"{{"resultType":"input_required","inputRequests":{{{requests}}},"requestState":"{state}"}}"#);
@@ -217,7 +221,7 @@ fn request_text(key: &str, asked: &Asked) -> String {
 /// The state that a request brings, if a call waits for it; at this replica or at its owner.
 pub fn state_of(caller: &Caller, params: &Params<'_, '_>, digest: &[u8; 16]) -> Option<RequestState> {
     let sealed = text(params.get("requestState")?)?;
-    let state = RequestState::open(&caller.app.sealer, &sealed, &caller.subject, digest, SystemTime::now()).ok()?;
+    let state = RequestState::open(&caller.app().sealer, &sealed, &caller.subject, digest, SystemTime::now()).ok()?;
     matches!(state.inner, Inner::Parked(_)).then_some(state)
 }
 
@@ -241,11 +245,11 @@ pub async fn resume(
         None => Members::default(),
     };
     let Inner::Parked(number) = state.inner else { return Err(OVER) };
-    let parked = caller.app.mcp.parking.take(number, &caller.subject).ok_or(OVER)?;
-    let Parked { work, mailbox, id: before, questions, asked, recorder, .. } = parked;
+    let parked = caller.app().mcp.parking.take(number, &caller.subject).ok_or(OVER)?;
+    let Parked { work, mailbox, id: before, questions, asked, facts, .. } = parked;
     let mut parker = Parker::new(caller, id, state.server, state.digest);
     parker.asked = asked;
-    let work = retold(readdressed(work, before, id.to_owned()), recorder, caller.recorder.clone());
+    let work = retold(readdressed(work, before, id.to_owned()), facts, caller.recorder.clone());
     let left = answer_all(questions, &answers);
     if !left.is_empty() {
         return Ok(parker.keep(work, mailbox, left).into_response());
@@ -272,11 +276,10 @@ fn readdressed(work: Work, before: String, now: String) -> Work {
 }
 
 /// What is found out of a call is noted in the record of the request that began it; it belongs to that which ends it.
-fn retold(work: Work, before: Recorder, now: Recorder) -> Work {
+fn retold(work: Work, facts: FoundOut, now: Recorder) -> Work {
     Box::pin(async move {
         let reply = work.await;
-        let facts = std::mem::take(&mut **record(&before));
-        record(&now).take_over(facts);
+        record(&now).take_over(facts());
         reply
     })
 }
@@ -291,8 +294,8 @@ mod tests {
     fn parked(subject: u8, work: Work) -> Parked {
         let mailbox = Mailbox::new(ClientCapabilities::ROOTS);
         let subject = SubjectId([subject; 16]);
-        let (since, recorder) = (Instant::now(), Recorder::default());
-        Parked { work, mailbox, id: "1".into(), questions: Vec::new(), asked: 0, subject, since, recorder }
+        let (since, facts) = (Instant::now(), Box::new(Facts::default));
+        Parked { work, mailbox, id: "1".into(), questions: Vec::new(), asked: 0, subject, since, facts }
     }
 
     fn parking() -> Parking {

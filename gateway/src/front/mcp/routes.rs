@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{Path, Request, State};
+use axum::extract::{Path, Request};
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::post;
@@ -17,7 +17,7 @@ use futures_util::future::join_all;
 use http::{HeaderValue, Method, StatusCode};
 
 use super::answers;
-use super::calls::{self, Planned, place};
+use super::calls::{self, Plan, Planned, place};
 use super::gate;
 use super::legacy_sse;
 use super::listen;
@@ -37,8 +37,8 @@ use crate::front::access_log::short;
 use crate::front::app::App;
 use crate::front::body;
 use crate::front::error::ApiError;
-use crate::front::head::{Head, Sent};
-use crate::front::routes::{self, Recorder, record, recorder};
+use crate::front::head::Sent;
+use crate::front::routes::{Recorder, record, taken_apart};
 use crate::revision::Revision;
 use crate::seal::RequestState;
 use crate::upstream::CallError;
@@ -63,39 +63,39 @@ fn name_of(path: &ServerPath) -> String {
     path.0.iter().map(|(_, part)| part.as_str()).collect::<Vec<_>>().join("/")
 }
 
-async fn answer_all(State(app): State<Arc<App>>, request: Request) -> Response {
-    post_to(app, None, request).await
+async fn answer_all(request: Request) -> Response {
+    post_to(None, request).await
 }
 
 /// Answers `POST /mcp`, which comes here past the router and its layers.
-pub async fn answer_post(app: &Arc<App>, head: &Head, body: Sent, recorder: &Recorder) -> Response {
-    let origin = match gate::admitted(app, &head.fields) {
+pub async fn answer_post(recorder: &Recorder, body: Sent) -> Response {
+    let origin = match gate::admitted(recorder.app(), &recorder.head().fields) {
         Ok(origin) => origin,
         Err(refused) => return refused.into_response(),
     };
-    let mut response = answer(app, None, head, recorder, body).await;
+    let mut response = answer(recorder, None, body).await;
     gate::show_to(origin, &mut response);
     response
 }
 
-async fn answer_one(State(app): State<Arc<App>>, path: ServerPath, request: Request) -> Response {
-    post_to(app, Some(name_of(&path)), request).await
+async fn answer_one(path: ServerPath, request: Request) -> Response {
+    post_to(Some(name_of(&path)), request).await
 }
 
-async fn listen_all(State(app): State<Arc<App>>, request: Request) -> Response {
-    get_from(app, None, request).await
+async fn listen_all(request: Request) -> Response {
+    get_from(None, request).await
 }
 
-async fn listen_one(State(app): State<Arc<App>>, path: ServerPath, request: Request) -> Response {
-    get_from(app, Some(name_of(&path)), request).await
+async fn listen_one(path: ServerPath, request: Request) -> Response {
+    get_from(Some(name_of(&path)), request).await
 }
 
-async fn end_all(State(app): State<Arc<App>>, request: Request) -> Response {
-    delete(app, None, request).await
+async fn end_all(request: Request) -> Response {
+    delete(None, request).await
 }
 
-async fn end_one(State(app): State<Arc<App>>, path: ServerPath, request: Request) -> Response {
-    delete(app, Some(name_of(&path)), request).await
+async fn end_one(path: ServerPath, request: Request) -> Response {
+    delete(Some(name_of(&path)), request).await
 }
 
 /// A request that cannot be answered as it is.
@@ -126,22 +126,27 @@ pub(super) fn refused(id: Option<&str>, problem: &RpcProblem, revision: Revision
 
 // === POST ===
 
-async fn post_to(app: Arc<App>, server: Option<String>, request: Request) -> Response {
-    let (head, recorder, body) = taken_apart(request);
-    answer(&app, server.as_deref(), &head, &recorder, body).await
+async fn post_to(server: Option<String>, request: Request) -> Response {
+    let (recorder, body) = taken_apart(request);
+    answer(&recorder, server.as_deref(), body).await
 }
 
-async fn answer(app: &Arc<App>, server: Option<&str>, head: &Head, recorder: &Recorder, body: Sent) -> Response {
+async fn answer(recorder: &Recorder, server: Option<&str>, body: Sent) -> Response {
     let next = async {
-        let who = Who::of(app, server, head, recorder).await?;
-        body::check_media_type(&head.fields)?;
-        let body = body::read(body, app.options.max_body).await?;
-        understood(app, who, head, recorder, body)
+        let who = Who::of(recorder, server).await?;
+        body::check_media_type(&recorder.head().fields)?;
+        let body = body::read(body, recorder.app().options.max_body).await?;
+        let bytes = body.len();
+        let body = ByteString::try_from(body).map_err(|_| {
+            record(recorder).bytes = bytes;
+            refused(None, &RpcProblem::Message(message::syntax()), LEGACY)
+        })?;
+        Ok::<_, Refused>((understood(who, recorder, &body)?, body))
     };
     match next.await {
-        Ok(Next::Call(planned)) => call(planned).await,
-        Ok(Next::Answered(response)) => response,
-        Ok(Next::Later(answer)) => finish(answer.await),
+        Ok((Next::Call(plan), body)) => call(plan.of(body)).await,
+        Ok((Next::Answered(response), _)) => response,
+        Ok((Next::Later(answer), _)) => finish(answer.await),
         Err(refused) => finish(Err(refused)),
     }
 }
@@ -149,7 +154,7 @@ async fn answer(app: &Arc<App>, server: Option<&str>, head: &Head, recorder: &Re
 /// What is to be done about a request that has been read.
 enum Next {
     /// A server answers.
-    Call(Box<Planned>),
+    Call(Plan),
     /// It is answered.
     Answered(Response),
     /// Somebody else may have to be asked. In a box, so that the usual call does not carry the room for it.
@@ -163,20 +168,15 @@ impl Next {
 }
 
 /// Waits for nothing, so that what the message is read into stays on the stack.
-fn understood(app: &Arc<App>, who: Who, head: &Head, recorder: &Recorder, body: Bytes) -> Result<Next, Refused> {
-    let said = Said::of(&head.fields);
+fn understood(who: Who, recorder: &Recorder, body: &ByteString) -> Result<Next, Refused> {
+    let (app, said) = (recorder.app(), Said::of(&recorder.head().fields));
     if !said.takes_json && !said.takes_streams {
         return Err(ApiError::Accept.into());
     }
     let bad = |bad| refused(None, &RpcProblem::Message(bad), LEGACY);
-    let bytes = body.len();
-    let body = ByteString::try_from(body).map_err(|_| {
-        record(recorder).bytes = bytes;
-        bad(message::syntax())
-    })?;
     let mut space = Space::default();
-    let read = message::read(&body, &mut space);
-    note_message(recorder, &body, &read);
+    let read = message::read(body, &mut space);
+    note_message(recorder, body, &read);
     let one = match read.map_err(bad)? {
         Body::One(one) => one.map_err(|bad| {
             let id = bad.id.clone();
@@ -185,8 +185,8 @@ fn understood(app: &Arc<App>, who: Who, head: &Head, recorder: &Recorder, body: 
         Body::Batch(all) => {
             let (session, revision) = who.session(app, &said, None)?;
             let says = (session, said.takes_streams);
-            let all = all.into_iter().map(|one| place(one, &body)).collect();
-            let caller = who.caller(app, says, head, recorder);
+            let all = all.into_iter().map(|one| place(one, body)).collect();
+            let caller = who.caller(recorder, says);
             return Ok(Next::later(answer_batch(caller, all, body.clone(), revision)));
         }
     };
@@ -196,7 +196,7 @@ fn understood(app: &Arc<App>, who: Who, head: &Head, recorder: &Recorder, body: 
             let meta = Params::of(&space).map(|params| params.meta).unwrap_or_default();
             if !is_modern(&method, &meta, said.version) {
                 let says = (who.session(app, &said, None)?.0, said.takes_streams);
-                let caller = who.caller(app, says, head, recorder);
+                let caller = who.caller(recorder, says);
                 if !notified(&caller, &method, &space) {
                     let body = body.as_bytes().clone();
                     return Ok(Next::later(async move {
@@ -208,7 +208,7 @@ fn understood(app: &Arc<App>, who: Who, head: &Head, recorder: &Recorder, body: 
         }
         Incoming::Response(id, answer) => {
             let says = (who.session(app, &said, None)?.0, said.takes_streams);
-            let caller = who.caller(app, says, head, recorder);
+            let caller = who.caller(recorder, says);
             let elsewhere = if answered(&caller, id, answer) { None } else { app.mcp.asking.place_of(id) };
             let body = body.as_bytes().clone();
             return Ok(Next::later(async move {
@@ -227,16 +227,16 @@ fn understood(app: &Arc<App>, who: Who, head: &Head, recorder: &Recorder, body: 
             refused(Some(request.id), &problem, MODERN)
         })?;
         let says = (None, said.takes_streams);
-        let caller = who.caller(app, says, head, recorder);
-        return next_modern(caller, &request, &params, &body, capabilities);
+        let caller = who.caller(recorder, says);
+        return next_modern(caller, &request, &params, body, capabilities);
     }
     let (session, revision) = match &*request.method {
         "initialize" => (None, LEGACY),
         _ => who.session(app, &said, Some(request.id))?,
     };
     let says = (session, said.takes_streams);
-    let caller = who.caller(app, says, head, recorder);
-    next_legacy(caller, &request, &params, &body, revision)
+    let caller = who.caller(recorder, says);
+    next_legacy(caller, &request, &params, body, revision)
 }
 
 /// What is spoken where nothing says otherwise.
@@ -324,7 +324,7 @@ fn next_legacy(
         let begun = answers::initialize(&caller, request, params);
         let (reply, session) = begun.map_err(|problem| refused(Some(request.id), &problem, LEGACY))?;
         let mut response = reply.into_response();
-        if let Ok(id) = HeaderValue::from_str(&session.seal(&caller.app.sealer)) {
+        if let Ok(id) = HeaderValue::from_str(&session.seal(&caller.app().sealer)) {
             response.headers_mut().insert(SESSION, id);
         }
         return Ok(Next::Answered(response));
@@ -410,7 +410,7 @@ async fn call(planned: Box<Planned>) -> Response {
         return planned.send(None).await.into_response();
     }
     let (mailbox, shape) = (planned.mailbox(), planned.shape());
-    let parks = planned.may_park().then(|| (planned.caller().app.clone(), planned.id().to_owned()));
+    let parks = planned.may_park().then(|| (planned.caller().app().clone(), planned.id().to_owned()));
     let told = mailbox.clone();
     let mut work: calls::Work = pinned(|| planned.send(Some(told)));
     if let Some((app, id)) = parks {
@@ -483,7 +483,7 @@ async fn answer_in_batch(caller: &Caller, one: &str, body: &ByteString, revision
             return Some(from_memory(caller, &request, &params, revision));
         }
         match calls::plan(caller.clone(), body, &request, &params, (revision, ClientCapabilities::NONE)) {
-            Ok(planned) => planned,
+            Ok(plan) => plan.of(body.clone()),
             Err(problem) => return fail(&problem),
         }
     };
@@ -500,7 +500,7 @@ pub(super) fn notified(caller: &Caller, method: &str, space: &Space<'_>) -> bool
         && let Ok(params) = Params::of(space)
         && let Some(id) = params.get("requestId")
     {
-        return caller.app.mcp.live.cancel(session.id, id.get());
+        return caller.app().mcp.live.cancel(session.id, id.get());
     }
     false
 }
@@ -513,21 +513,21 @@ pub(super) fn answered(caller: &Caller, id: &str, answer: message::Answer<'_>) -
         message::Answer::Result(result) => Ok(result.get()),
         message::Answer::Error(error) => Err(error.get()),
     };
-    caller.app.mcp.asking.answer(&session.id, id, answer)
+    caller.app().mcp.asking.answer(&session.id, id, answer)
 }
 
 // === GET, DELETE ===
 
-async fn get_from(app: Arc<App>, server: Option<String>, request: Request) -> Response {
-    let (head, recorder, _) = taken_apart(request);
+async fn get_from(server: Option<String>, request: Request) -> Response {
+    let (recorder, _) = taken_apart(request);
     let listening = async {
-        let who = Who::of(&app, server.as_deref(), &head, &recorder).await?;
-        let said = Said::of(&head.fields);
+        let who = Who::of(&recorder, server.as_deref()).await?;
+        let said = Said::of(&recorder.head().fields);
         if !said.takes_streams {
             return Err(ApiError::Accept.into());
         }
-        let (session, revision) = who.session(&app, &said, None)?;
-        let caller = who.caller(&app, (session, false), &head, &recorder);
+        let (session, revision) = who.session(recorder.app(), &said, None)?;
+        let caller = who.caller(&recorder, (session, false));
         if let Some(response) = of_owner(&caller, Method::GET, Bytes::new()).await {
             return Ok(response);
         }
@@ -536,17 +536,17 @@ async fn get_from(app: Arc<App>, server: Option<String>, request: Request) -> Re
     finish(listening.await)
 }
 
-async fn delete(app: Arc<App>, server: Option<String>, request: Request) -> Response {
-    let (head, recorder, _) = taken_apart(request);
+async fn delete(server: Option<String>, request: Request) -> Response {
+    let (recorder, _) = taken_apart(request);
     let ending = async {
-        let who = Who::of(&app, server.as_deref(), &head, &recorder).await?;
-        let (session, _) = who.session(&app, &Said::of(&head.fields), None)?;
-        let caller = who.caller(&app, (session, false), &head, &recorder);
+        let who = Who::of(&recorder, server.as_deref()).await?;
+        let (session, _) = who.session(recorder.app(), &Said::of(&recorder.head().fields), None)?;
+        let caller = who.caller(&recorder, (session, false));
         if let Some(response) = of_owner(&caller, Method::DELETE, Bytes::new()).await {
             return Ok(response);
         }
         if let Some(session) = &caller.session {
-            told::over(&app, session.id);
+            told::over(recorder.app(), session.id);
         }
         Ok(StatusCode::NO_CONTENT.into_response())
     };
@@ -554,13 +554,6 @@ async fn delete(app: Arc<App>, server: Option<String>, request: Request) -> Resp
 }
 
 // === shared ===
-
-/// The head of a request, where its log line is gathered, and its body.
-pub(super) fn taken_apart(request: Request) -> (Head, Recorder, Sent) {
-    let recorder = recorder(&request);
-    let (head, body) = routes::taken_apart(request);
-    (head, recorder, body)
-}
 
 fn note_message(recorder: &Recorder, body: &str, read: &Result<Body<'_>, message::BadMessage>) {
     let mut facts = record(recorder);

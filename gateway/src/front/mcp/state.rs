@@ -3,8 +3,6 @@
 use std::sync::Arc;
 
 use arc_swap::Guard;
-use http::Uri;
-use portcullis_runtime::serve::Fields;
 
 use super::asking::Asking;
 use super::changes::Changes;
@@ -16,6 +14,7 @@ use super::streams::Streams;
 use super::topics::{Follower, Topics};
 use crate::catalog::{Catalog, Scope};
 use crate::front::app::App;
+use crate::front::head::Head;
 use crate::front::routes::Recorder;
 use crate::handle::Handle;
 use crate::seal::{Session, SubjectId};
@@ -52,28 +51,32 @@ impl Mcp {
 /// Who asks, and how.
 #[derive(Clone)]
 pub struct Caller {
-    /// What the routes share.
-    pub app: Arc<App>,
+    /// The request; takes what its log line is to say.
+    pub recorder: Recorder,
     /// The one server that is asked, if it is not all of them.
     pub server: Option<Arc<Handle>>,
     /// Who.
     pub subject: SubjectId,
-    /// Where to, as the request says it.
-    pub uri: Uri,
-    /// With which header fields.
-    pub fields: Fields,
     /// In which session.
     pub session: Option<Session>,
     /// Whether a stream of events may be the answer.
     pub takes_streams: bool,
-    /// Takes what the log line is to say.
-    pub recorder: Recorder,
 }
 
 impl Caller {
+    /// What the routes share.
+    pub fn app(&self) -> &Arc<App> {
+        self.recorder.app()
+    }
+
+    /// What the request says.
+    pub fn head(&self) -> &Head {
+        self.recorder.head()
+    }
+
     /// The newest catalog. To look into at once: who keeps it makes others slower.
     pub fn catalog(&self) -> Guard<Arc<Catalog>> {
-        self.app.published.load()
+        self.app().published.load()
     }
 
     /// What of it is asked.

@@ -29,7 +29,7 @@ pub fn roots_changed(caller: &Caller) {
 /// The client wants another log level; servers have heard of it when this returns.
 pub async fn level(caller: &Caller) {
     let Some(session) = &caller.session else { return };
-    let Some(level) = caller.app.mcp.live.level(&session.id) else { return };
+    let Some(level) = caller.app().mcp.live.level(&session.id) else { return };
     let level = format!("\"{}\"", LEVELS[level]);
     join_all(lines(caller, session).iter().map(|line| line.tell_level(&level))).await;
 }

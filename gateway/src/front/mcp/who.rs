@@ -13,7 +13,6 @@ use super::state::Caller;
 use crate::front::access_log::short;
 use crate::front::app::App;
 use crate::front::error::ApiError;
-use crate::front::head::Head;
 use crate::front::routes::{Recorder, identify_with};
 use crate::handle::Handle;
 use crate::revision::Revision;
@@ -34,7 +33,7 @@ pub(super) struct Who {
     now: SystemTime,
 }
 
-/// What the head of a request says in headers of MCP's own; found in one pass.
+/// What the head of a request says in headers of MCP's own.
 pub(super) struct Said<'a> {
     /// Its answer may be one JSON message.
     pub(super) takes_json: bool,
@@ -57,15 +56,10 @@ impl Who {
     ///
     /// # Errors
     /// It does not count, or there is no such server.
-    pub(super) async fn of(
-        app: &App,
-        server: Option<&str>,
-        head: &Head,
-        recorder: &Recorder,
-    ) -> Result<Self, ApiError> {
+    pub(super) async fn of(recorder: &Recorder, server: Option<&str>) -> Result<Self, ApiError> {
+        let app = recorder.app();
         let resource = server.map_or(Resource::Mcp, Resource::Server);
-        let place = (app.options.allow_query_token_mcp, Some(resource));
-        let identity = identify_with(app, head, place, recorder).await?;
+        let identity = identify_with(recorder, app.options.allow_query_token_mcp, Some(resource)).await?;
         let server = match server {
             None => None,
             Some(name) => {
@@ -73,7 +67,7 @@ impl Who {
                 Some(catalog.server(name).cloned().ok_or_else(|| ApiError::UnknownServer(short(name)))?)
             }
         };
-        Ok(Self { subject: SubjectId::of(&identity), server, now: recorder.arrived })
+        Ok(Self { subject: SubjectId::of(&identity), server, now: recorder.arrived() })
     }
 
     /// The session of a request before 2026-07-28, if it has one, and its revision.
@@ -107,23 +101,8 @@ impl Who {
     }
 
     /// All that is known of a request.
-    pub(super) fn caller(
-        self,
-        app: &Arc<App>,
-        (session, takes_streams): (Option<Session>, bool),
-        head: &Head,
-        recorder: &Recorder,
-    ) -> Caller {
-        Caller {
-            app: app.clone(),
-            server: self.server,
-            subject: self.subject,
-            uri: head.uri.clone(),
-            fields: head.fields.clone(),
-            session,
-            takes_streams,
-            recorder: recorder.clone(),
-        }
+    pub(super) fn caller(self, recorder: &Recorder, (session, takes_streams): (Option<Session>, bool)) -> Caller {
+        Caller { server: self.server, subject: self.subject, session, takes_streams, recorder: recorder.clone() }
     }
 }
 
@@ -132,26 +111,17 @@ impl Who {
 impl<'a> Said<'a> {
     /// Who does not say which answers it takes gets JSON: curl cannot do much with a stream.
     pub(super) fn of(fields: &'a Fields) -> Self {
-        let (takes_json, takes_streams) = (false, false);
-        let mut said = Self { takes_json, takes_streams, version: None, method: None, name: None, session: None };
-        let mut accepts = false;
-        for (name, value) in fields.iter() {
-            let is = |other: &str| name.eq_ignore_ascii_case(other.as_bytes());
-            let place = match name.len() {
-                6 if is("accept") => {
-                    accepts = true;
-                    said.accepts(value);
-                    continue;
-                }
-                20 if is("mcp-protocol-version") => &mut said.version,
-                14 if is(SESSION.as_str()) => &mut said.session,
-                10 if is("mcp-method") => &mut said.method,
-                8 if is("mcp-name") => &mut said.name,
-                _ => continue,
-            };
-            place.get_or_insert(value);
-        }
-        said.takes_json |= !accepts;
+        let mut said = Self {
+            takes_json: false,
+            takes_streams: false,
+            version: fields.get("mcp-protocol-version"),
+            method: fields.get("mcp-method"),
+            name: fields.get("mcp-name"),
+            session: fields.get(SESSION.as_str()),
+        };
+        let mut ranges = fields.all("accept").peekable();
+        said.takes_json = ranges.peek().is_none();
+        ranges.for_each(|value| said.accepts(value));
         said
     }
 
