@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use axum::body::Body;
 use bytes::Bytes;
+use http::Uri;
 use http::request::Parts;
 use portcullis_runtime::serve::Fields;
 
@@ -26,8 +27,13 @@ pub enum Sent {
 impl Head {
     /// Of a request that is in the form of the router's.
     pub fn of(parts: &Parts) -> Self {
-        let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
-        Self { target: target.to_owned().into(), fields: Fields::from(&parts.headers) }
+        Self::new(&parts.uri, Fields::from(&parts.headers))
+    }
+
+    /// With this target.
+    pub fn new(target: &Uri, fields: Fields) -> Self {
+        let target = target.path_and_query().map_or("/", |target| target.as_str());
+        Self { target: target.to_owned().into(), fields }
     }
 
     /// Its path alone.

@@ -70,17 +70,20 @@ pub(super) fn begin(connection: Arc<Connection>, method: Method, head: Head, rou
     Arc::new(Recording { line, record: Mutex::new(record) })
 }
 
-/// Takes a request of the router's apart.
-pub fn taken_apart(mut request: Request) -> (Recorder, Sent) {
-    let recorder = request.extensions_mut().remove().expect("all that is routed has been begun");
-    (recorder, Sent::Coming(request.into_body()))
+/// What is kept of a request of the router's.
+pub fn recorder(request: &Request) -> &Recorder {
+    request.extensions().get().expect("whatever is routed has been begun")
+}
+
+/// The same, and its body.
+pub fn taken_apart(request: Request) -> (Recorder, Sent) {
+    (recorder(&request).clone(), Sent::Coming(request.into_body()))
 }
 
 /// Notes by which route the router answers a request.
 pub(super) async fn note_route(request: Request, next: Next) -> Response {
-    if let Some(recorder) = request.extensions().get::<Recorder>() {
-        record(recorder).route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned().into());
-    }
+    let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned().into());
+    record(recorder(&request)).route = route;
     next.run(request).await
 }
 

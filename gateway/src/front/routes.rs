@@ -20,7 +20,7 @@ use super::mcp;
 use super::mcp::metadata::{self, Resource};
 use super::mcp::reply::HEADERS;
 use super::observe::note_route;
-pub use super::observe::{Recorder, record, taken_apart};
+pub use super::observe::{Recorder, record, recorder, taken_apart};
 use super::openapi;
 use super::page;
 use super::view::{Health, Servers};
@@ -36,7 +36,7 @@ const X_SERVER: HeaderName = HeaderName::from_static("x-portcullis-server");
 const X_ATTEMPTS: HeaderName = HeaderName::from_static("x-portcullis-attempts");
 
 /// All routes, and those of `more`.
-pub(super) fn router(app: Arc<App>, more: Router) -> Router {
+pub(super) fn router(more: Router) -> Router {
     Router::new()
         .route("/tools", post(tools))
         .route("/tools/list", get(tools_list))
@@ -44,13 +44,12 @@ pub(super) fn router(app: Arc<App>, more: Router) -> Router {
         .route("/health", get(health))
         .route("/openapi.json", get(openapi_json))
         .route("/docs", get(page::answer))
-        .merge(mcp::routes(&app))
-        .merge(metadata::routes(&app))
-        .merge(more.with_state(()))
+        .merge(mcp::routes())
+        .merge(metadata::routes())
+        .merge(more)
         .fallback(no_route)
         .method_not_allowed_fallback(method)
         .layer(from_fn(note_route))
-        .with_state(app)
 }
 
 // === POST /tools ===

@@ -54,7 +54,7 @@ impl Connection {
 impl Front {
     /// All routes, and those of `more`, which get ids, log lines and measures too.
     pub fn new(app: Arc<App>, more: Router) -> Arc<Self> {
-        let router = TowerToHyperService::new(routes::router(app.clone(), more));
+        let router = TowerToHyperService::new(routes::router(more));
         Arc::new(Self { app, router })
     }
 
@@ -153,13 +153,12 @@ impl Direct<Body> for Connection {
                 }
             }
             Route::Other(asked) => {
+                let (method, uri) = *asked;
                 let mut request = Request::new(Body::from(body));
-                (*request.method_mut(), *request.uri_mut()) = *asked;
                 *request.headers_mut() = fields.to_map();
-                let (parts, body) = request.into_parts();
-                let head = Head { fields, ..Head::of(&parts) };
-                let recorder = observe::begin(self, parts.method.clone(), head, None);
-                pinned(|| Front::answer_other(recorder, Request::from_parts(parts, body)))
+                let recorder = observe::begin(self, method.clone(), Head::new(&uri, fields), None);
+                (*request.method_mut(), *request.uri_mut()) = (method, uri);
+                pinned(|| Front::answer_other(recorder, request))
             }
         }
     }

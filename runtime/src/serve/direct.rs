@@ -35,16 +35,16 @@ pub(super) const MOMENT: Duration = Duration::from_millis(250);
 /// Room for what comes next: more than most requests take.
 const ROOM: usize = 4096;
 
-/// Room for what may come during an answer. Usually nothing does.
-const LITTLE: usize = 64;
+/// So much is read of what comes during an answer. Usually nothing does.
+const LITTLE: usize = 256;
 
 /// A service that answers plain requests itself.
 pub trait Direct<R>: Send + Sync + 'static {
     /// What it makes of a method and a target.
     type Route: Send;
 
-    /// Whether it answers this method for this target, and what it makes of them. Not of `HEAD` and `CONNECT`, which
-    /// have rules of their own.
+    /// Whether it answers this method for this target, and what it makes of them. It is not asked about `HEAD` and
+    /// `CONNECT`, which have rules of their own.
     fn route(&self, method: &str, target: &str) -> Option<Self::Route>;
 
     /// Answers one. Dropping the future means that nobody waits for the answer any more.
@@ -78,7 +78,6 @@ pub struct Plain<T> {
 }
 
 /// How it goes on with a connection.
-#[derive(Debug, PartialEq, Eq)]
 pub(super) enum Then {
     /// It is over.
     Closed,
@@ -101,63 +100,72 @@ where
     D: Direct<R>,
 {
     let mut idle = Idle::new(limits.header_timeout);
-    let mut head = Some(idle.until);
+    // Of the first head the deadline runs from the start.
+    let mut first = Some(idle.until);
     loop {
-        let Some(request) = next(socket, |method, target| service.route(method, target), &mut idle, shutdown).await?
-        else {
-            if socket.ahead.is_empty() {
-                return Ok(Then::Closed);
+        let route = |method: &str, target: &str| service.route(method, target);
+        let request = match next(socket, route, &mut idle, shutdown).await? {
+            Next::Plain(request) => request,
+            Next::Closed => return Ok(Then::Closed),
+            Next::Other(since) => {
+                let until = first.unwrap_or(since + limits.header_timeout);
+                return Ok(Then::Other(until.saturating_duration_since(Instant::now())));
             }
-            // Of the first one the deadline has been running since the client connected.
-            let left = head.map(|until| until.saturating_duration_since(Instant::now()));
-            return Ok(Then::Other(left.unwrap_or(limits.header_timeout)));
         };
         let mut answering = service.clone().answer(request);
         let Some(response) = attended(socket, answering.as_mut()).await? else { return Ok(Then::Closed) };
         drop(answering);
-        let now = Instant::now();
-        if reply::send(socket, response, now, shutdown).await?.is_none() {
+        let Some(end) = reply::send(socket, response, Instant::now(), shutdown).await? else {
             return Ok(Then::Closed);
-        }
-        idle.restart(now + limits.idle_timeout);
-        head = None;
+        };
+        idle.restart(end + limits.idle_timeout);
+        first = None;
     }
 }
 
-/// The next request, if it is plain. What is no part of it stays in the socket.
+/// What comes next on a connection.
+enum Next<T> {
+    /// A plain request.
+    Plain(Plain<T>),
+    /// Something else, or the rest of a request takes its time. It began to come then.
+    Other(Instant),
+    /// Nothing.
+    Closed,
+}
+
+/// Waits for what comes next. What is no part of a plain request stays in the socket.
 async fn next<T>(
     socket: &mut Socket,
     route: impl Fn(&str, &str) -> Option<T>,
     idle: &mut Idle,
     shutdown: &Shutdown,
-) -> io::Result<Option<Plain<T>>> {
-    let mut until = None;
+) -> io::Result<Next<T>> {
+    if socket.ahead.is_empty() && poll_fn(|context| idle.poll(socket, shutdown, context)).await? == 0 {
+        return Ok(Next::Closed);
+    }
+    let mut begun = None;
     loop {
-        if socket.ahead.is_empty() && poll_fn(|context| idle.poll(socket, shutdown, context)).await? == 0 {
-            return Ok(None);
-        }
-        match request::read(&socket.ahead, &route) {
+        let needed = match request::read(&socket.ahead, &route) {
             Read::Whole(plain, length) => {
                 socket.take(length);
-                return Ok(Some(plain));
+                return Ok(Next::Plain(plain));
             }
-            Read::Other => return Ok(None),
-            Read::Part => {
-                let until = *until.get_or_insert_with(|| Instant::now() + MOMENT);
-                match timeout_at(until, poll_fn(|context| socket.poll_more(ROOM, context))).await {
-                    Ok(Ok(0)) => {
-                        socket.ahead.clear();
-                        return Ok(None);
-                    }
-                    Ok(more) => drop(more?),
-                    Err(_) => return Ok(None),
-                }
+            Read::Part(needed) => needed,
+            Read::Other => return Ok(Next::Other(begun.unwrap_or_else(Instant::now))),
+        };
+        let begun = *begun.get_or_insert_with(Instant::now);
+        while socket.ahead.len() < needed {
+            match timeout_at(begun + MOMENT, poll_fn(|context| socket.poll_more(ROOM, context))).await {
+                // What is to be said about half a request, hyper says.
+                Ok(Ok(0)) | Err(_) => return Ok(Next::Other(begun)),
+                Ok(more) => drop(more?),
             }
         }
     }
 }
 
-/// Works until the client is gone; requests that it sends meanwhile wait.
+/// Works until the client is gone. Requests that it sends meanwhile wait, most of them in the system; whether a client
+/// is gone that has sent some is not looked for.
 async fn attended<F>(socket: &mut Socket, mut work: Pin<&mut F>) -> io::Result<Option<F::Output>>
 where
     F: Future + ?Sized,
@@ -166,11 +174,11 @@ where
         if let Poll::Ready(done) = work.as_mut().poll(context) {
             return Poll::Ready(Ok(Some(done)));
         }
-        while socket.ahead.len() < WHOLE {
+        while socket.ahead.len() < LITTLE {
             match socket.poll_more(LITTLE, context)? {
-                Poll::Ready(0) => return Poll::Ready(Ok(None)),
+                Poll::Ready(0) if socket.ahead.is_empty() => return Poll::Ready(Ok(None)),
+                Poll::Ready(0) | Poll::Pending => break,
                 Poll::Ready(_) => {}
-                Poll::Pending => break,
             }
         }
         Poll::Pending

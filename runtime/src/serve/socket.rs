@@ -23,7 +23,8 @@ thread_local! {
 }
 
 /// The stream of one connection. A write fails with `TimedOut` when the peer has taken no byte for the limit.
-#[derive(Debug)]
+///
+/// What was read ahead may hold tokens, so it has no `Debug`.
 pub(super) struct Socket {
     stream: TcpStream,
     /// What has been read and not been taken. Whoever reads gets it first.

@@ -52,16 +52,11 @@ impl Served {
     }
 
     async fn connect(&self) -> TcpStream {
-        TcpStream::connect(self.address).await.expect("connect")
+        connect(self.address).await
     }
 
     async fn wait_for_open(&self, count: u64) {
-        within(async {
-            while self.connections.open() != count {
-                sleep(Duration::from_millis(1)).await;
-            }
-        })
-        .await;
+        wait_for_open(&self.connections, count).await;
     }
 
     async fn ended(&mut self) {
@@ -93,6 +88,19 @@ fn routes() -> (Router, Slow) {
             }),
         );
     (routes, Slow { started, go_on })
+}
+
+async fn connect(address: SocketAddr) -> TcpStream {
+    TcpStream::connect(address).await.expect("connect")
+}
+
+async fn wait_for_open(connections: &Connections, count: u64) {
+    within(async {
+        while connections.open() != count {
+            sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await;
 }
 
 fn limits() -> Limits {

@@ -44,7 +44,7 @@ pub fn initialize(
         }
         None => ClientCapabilities::NONE,
     };
-    let app = &caller.app();
+    let app = caller.app();
     let expires = SystemTime::now() + app.options.session_life;
     let session = Session::new(caller.subject, revision, capabilities, expires, app.replica.clone());
     let result =

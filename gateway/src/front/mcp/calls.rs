@@ -272,7 +272,7 @@ impl Planned {
             "\"requestState\" was not given out here, or is over: send the request again without it",
         );
         let sealed = text(value).ok_or(FORM)?;
-        let (app, digest) = (&self.caller.app(), seal::digest(self.method, self.about()));
+        let (app, digest) = (self.caller.app(), seal::digest(self.method, self.about()));
         let state = RequestState::open(&app.sealer, &sealed, &self.caller.subject, &digest, SystemTime::now());
         let state = state.map_err(|_| FORM)?;
         Arc::make_mut(&mut self.entry).candidates.retain(|candidate| candidate.server.key.to_string() == state.server);

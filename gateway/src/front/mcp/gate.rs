@@ -4,9 +4,8 @@
 //! 2026-07-28, streamable HTTP, "Security warning".
 
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::Arc;
 
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, HeaderValue, StatusCode, header, uri::Authority};
@@ -14,6 +13,7 @@ use portcullis_runtime::serve::{Fields, as_text};
 use thiserror::Error;
 use url::Url;
 
+use crate::front::observe::recorder;
 use crate::front::{ApiError, App};
 
 const ORIGIN: &str = "origin";
@@ -210,8 +210,9 @@ fn ip(host: &str) -> Option<IpAddr> {
 /// Refuses who is not admitted, and tells browsers that an admitted page may read the answer.
 ///
 /// Routes below it take `OPTIONS` with [`preflight`].
-pub async fn keep(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    match admitted(&app, &request.headers().into()) {
+pub async fn keep(request: Request, next: Next) -> Response {
+    let recorder = recorder(&request);
+    match admitted(recorder.app(), &recorder.head().fields) {
         Ok(origin) => {
             let mut response = next.run(request).await;
             show_to(origin, &mut response);
@@ -226,12 +227,8 @@ pub async fn keep(State(app): State<Arc<App>>, request: Request, next: Next) -> 
 /// # Errors
 /// It is not admitted.
 pub(super) fn admitted(app: &App, fields: &Fields) -> Result<Option<HeaderValue>, ApiError> {
-    let origin = fields.get(ORIGIN).and_then(|origin| HeaderValue::from_bytes(origin).ok());
-    if origin.is_none() && app.gate.rules.hosts.is_empty() {
-        return Ok(None);
-    }
     match app.gate.admits(fields) {
-        Ok(()) => Ok(origin),
+        Ok(()) => Ok(fields.get(ORIGIN).and_then(|origin| HeaderValue::from_bytes(origin).ok())),
         Err(refused) => {
             app.metrics.gate_refusals.with_label_values(&[refused.kind()]).inc();
             Err(ApiError::Gate(refused))

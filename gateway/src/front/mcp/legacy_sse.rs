@@ -2,7 +2,6 @@
 //!
 //! The session is the stream: it is at one replica, named in the sealed session, and others hand messages on to it.
 
-use std::sync::Arc;
 use std::time::SystemTime;
 
 use axum::Router;
@@ -44,7 +43,7 @@ const FIRST: Revision = Revision::V2024_11_05;
 const TOO_MANY: RpcProblem = RpcProblem::TooMany("the session has as many requests as it may: wait for some");
 
 /// The routes.
-pub(super) fn routes() -> Router<Arc<App>> {
+pub(super) fn routes() -> Router {
     Router::new()
         .route("/sse", get(open).options(gate::preflight))
         .route("/message", post(take).options(gate::preflight))

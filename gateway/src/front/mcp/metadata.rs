@@ -1,19 +1,18 @@
 //! Tells clients where tokens come from: protected resource metadata (RFC 9728), and the challenge that leads to it.
 
-use std::sync::Arc;
-
 use axum::Router;
-use axum::extract::{Path, State};
-use axum::middleware::from_fn_with_state;
+use axum::extract::{Path, Request};
+use axum::middleware::from_fn;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use http::{HeaderMap, HeaderValue, header};
+use http::{HeaderValue, header};
 use portcullis_runtime::serve::Fields;
 use serde::Serialize;
 use url::Url;
 
 use super::gate;
 use crate::auth::{AuthError, Authenticator};
+use crate::front::observe::{Recorder, recorder};
 use crate::front::{ApiError, App};
 
 /// RFC 9728, section 3.
@@ -150,22 +149,23 @@ pub fn challenge(app: &App, fields: &Fields, resource: Resource<'_>, error: Auth
 }
 
 /// The routes of the metadata. They need no token.
-pub fn routes(app: &Arc<App>) -> Router<Arc<App>> {
+pub fn routes() -> Router {
     Router::new()
         .route(WELL_KNOWN, get(whole).options(gate::preflight))
         .route(&format!("{WELL_KNOWN}/{{*path}}"), get(part).options(gate::preflight))
-        .layer(from_fn_with_state(app.clone(), gate::keep))
+        .layer(from_fn(gate::keep))
 }
 
-async fn whole(State(app): State<Arc<App>>, headers: HeaderMap) -> Response {
-    answer(&app.metadata, &(&headers).into(), "")
+async fn whole(request: Request) -> Response {
+    answer(recorder(&request), "")
 }
 
-async fn part(State(app): State<Arc<App>>, Path(path): Path<String>, headers: HeaderMap) -> Response {
-    answer(&app.metadata, &(&headers).into(), &path)
+async fn part(Path(path): Path<String>, request: Request) -> Response {
+    answer(recorder(&request), &path)
 }
 
-fn answer(metadata: &Metadata, fields: &Fields, path: &str) -> Response {
+fn answer(recorder: &Recorder, path: &str) -> Response {
+    let (metadata, fields) = (&recorder.app().metadata, &recorder.head().fields);
     let Some(resource) = Resource::parse(metadata.without_prefix(path)) else {
         return ApiError::NoRoute.into_response();
     };

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{RawQuery, State};
+use axum::extract::Request;
 use axum::http::Uri;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
@@ -22,7 +22,7 @@ use url::Url;
 
 use super::state::Caller;
 use super::streams::{Stream, TooMany};
-use crate::front::app::App;
+use crate::front::observe::recorder;
 use crate::guard::Guard;
 use crate::seal::{Purpose, Sealer};
 use crate::upstream::http::{Exchange, HttpError, HttpPool, Origin};
@@ -111,7 +111,7 @@ struct Known {
 }
 
 /// Answers to whoever holds a session key that this is a replica.
-pub(super) fn routes() -> Router<Arc<App>> {
+pub(super) fn routes() -> Router {
     Router::new().route(PROOF_PATH, get(prove))
 }
 
@@ -243,8 +243,10 @@ async fn ask_for_proof(pool: &Arc<HttpPool>, sealer: &Sealer, owner: &str) -> Re
     (answer == hex(&secret)).then_some(()).ok_or(())
 }
 
-async fn prove(State(app): State<Arc<App>>, RawQuery(query): RawQuery) -> Response {
-    let solved = query.and_then(|riddle| app.sealer.open(Purpose::Replica, &riddle).ok());
+async fn prove(request: Request) -> Response {
+    let recorder = recorder(&request);
+    let (app, riddle) = (recorder.app(), recorder.head().query());
+    let solved = riddle.and_then(|riddle| app.sealer.open(Purpose::Replica, riddle).ok());
     let solved = solved.as_deref().and_then(<[u8]>::split_first_chunk::<16>);
     match solved {
         Some((secret, owner)) if app.replica.as_deref().map(str::as_bytes) == Some(owner) => {

@@ -279,7 +279,8 @@ fn readdressed(work: Work, before: String, now: String) -> Work {
 fn retold(work: Work, facts: FoundOut, now: Recorder) -> Work {
     Box::pin(async move {
         let reply = work.await;
-        record(&now).take_over(facts());
+        let facts = facts();
+        record(&now).take_over(facts);
         reply
     })
 }

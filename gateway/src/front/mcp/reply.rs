@@ -25,8 +25,7 @@ pub const SERVER_INFO: &str =
 /// Members that results have since 2026-07-28, and had not before.
 const MODERN_MEMBERS: [&str; 3] = ["resultType", "ttlMs", "cacheScope"];
 
-/// Room for the headers of an answer. The map rounds this up, so that it also holds those that clients of MCP usually
-/// send: hyper reads the next request into the same map, and one that grows is written anew.
+/// Room for the headers of an answer: a map that grows is written anew.
 pub const HEADERS: usize = 8;
 
 /// A result up to so many bytes is copied into its message; a longer one is sent beside it.

@@ -4,11 +4,10 @@ use std::borrow::Cow;
 use std::future::Future;
 use std::ops::Range;
 use std::pin::Pin;
-use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{Path, Request};
-use axum::middleware::from_fn_with_state;
+use axum::middleware::from_fn;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::post;
 use bytes::Bytes;
@@ -34,7 +33,6 @@ use super::who::{SESSION, Said, Who};
 use crate::boxed::pinned;
 use crate::capabilities::ClientCapabilities;
 use crate::front::access_log::short;
-use crate::front::app::App;
 use crate::front::body;
 use crate::front::error::ApiError;
 use crate::front::head::Sent;
@@ -44,7 +42,7 @@ use crate::seal::RequestState;
 use crate::upstream::CallError;
 
 /// The routes.
-pub fn routes(app: &Arc<App>) -> Router<Arc<App>> {
+pub fn routes() -> Router {
     let all = || post(answer_all).get(listen_all).delete(end_all).options(gate::preflight);
     let one = || post(answer_one).get(listen_one).delete(end_one).options(gate::preflight);
     Router::new()
@@ -52,7 +50,7 @@ pub fn routes(app: &Arc<App>) -> Router<Arc<App>> {
         .route("/mcp/{server}", one())
         .route("/mcp/{namespace}/{server}", one())
         .merge(legacy_sse::routes())
-        .layer(from_fn_with_state(app.clone(), gate::keep))
+        .layer(from_fn(gate::keep))
         .merge(owner::routes())
 }
 
@@ -407,7 +405,8 @@ async fn call(planned: Box<Planned>) -> Response {
         }
     }
     if !planned.wants_more() {
-        return planned.send(None).await.into_response();
+        // In a box as below, so that no request carries the room for it, which would be moved with it.
+        return pinned(|| planned.send(None)).await.into_response();
     }
     let (mailbox, shape) = (planned.mailbox(), planned.shape());
     let parks = planned.may_park().then(|| (planned.caller().app().clone(), planned.id().to_owned()));

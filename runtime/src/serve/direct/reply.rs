@@ -24,9 +24,6 @@ const ROOM: usize = 512;
 /// Pieces that are there at once go out together up to so many bytes; longer ones are not copied.
 const TOGETHER: usize = 16 * 1024;
 
-/// The connection can take another request.
-pub(super) struct GoesOn;
-
 /// How the client finds the end of a body.
 #[derive(Clone, Copy)]
 enum Framing {
@@ -38,7 +35,8 @@ enum Framing {
     Chunks,
 }
 
-/// Sends an answer. `None` if the connection is to be closed, because somebody said so or its client is gone.
+/// Sends an answer, and tells when that was over. `None` if the connection is to be closed, because somebody said so or
+/// its client is gone.
 ///
 /// # Errors
 /// The connection fails, or the body does.
@@ -47,13 +45,13 @@ pub(super) async fn send<R>(
     response: Response<R>,
     now: Instant,
     shutdown: &Shutdown,
-) -> Result<Option<GoesOn>, BoxError>
+) -> Result<Option<Instant>, BoxError>
 where
     R: Body<Data: Send, Error: Into<BoxError>> + Send,
 {
     let (head, body) = response.into_parts();
     let mut framing = Framing::of(head.status, &body);
-    let exact = if let Framing::Length(length) = framing { usize::try_from(length).unwrap_or(TOGETHER) } else { 0 };
+    let exact = if let Framing::Length(length) = framing { usize::try_from(length).unwrap_or(usize::MAX) } else { 0 };
     let mut out = Vec::with_capacity(ROOM + exact.min(TOGETHER));
     let mut goes_on = write_head(&mut out, &head, framing, now);
     if goes_on && shutdown.is_requested() {
@@ -61,12 +59,13 @@ where
         out.extend_from_slice(b"connection: close\r\n");
     }
     out.extend_from_slice(b"\r\n");
-    let mut body = pin!(body);
+    let (mut body, mut is_long) = (pin!(body), exact > TOGETHER);
     while framing.awaits_more() {
         let mut next = pin!(poll_fn(|context| poll_data(body.as_mut(), context)));
         let data = match poll_fn(|context| Poll::Ready(next.as_mut().poll(context))).await {
             Poll::Ready(data) => data,
             Poll::Pending => {
+                is_long = true;
                 socket.write_all(&out).await?;
                 // It may take hours, and there may be thousands that do.
                 out = Vec::new();
@@ -82,11 +81,11 @@ where
         put(socket, &mut out, data?, &mut framing).await?;
     }
     socket.write_all(&out).await?;
-    if goes_on {
-        return Ok(Some(GoesOn));
+    if !goes_on {
+        socket.shutdown().await?;
+        return Ok(None);
     }
-    socket.shutdown().await?;
-    Ok(None)
+    Ok(Some(if is_long { Instant::now() } else { now }))
 }
 
 /// Writes a piece of the body, or leaves it in `out` for later.

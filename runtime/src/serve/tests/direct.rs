@@ -73,8 +73,8 @@ struct Requests(Arc<Shared>);
 
 impl Service<Request<Incoming>> for Requests {
     type Response = Response<Body>;
-    type Error = hyper::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, hyper::Error>> + Send>>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let shared = self.0.clone();
@@ -82,7 +82,11 @@ impl Service<Request<Incoming>> for Requests {
             let (head, mut body) = request.into_parts();
             let mut bytes = Vec::new();
             while let Some(frame) = std::future::poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
-                bytes.extend_from_slice(frame?.data_ref().map_or(&[], |data| data));
+                let Ok(frame) = frame else {
+                    let cut = Response::builder().status(StatusCode::BAD_REQUEST);
+                    return Ok(cut.body(Body::from("cut.")).expect("valid"));
+                };
+                bytes.extend_from_slice(frame.data_ref().map_or(&[], |data| data));
             }
             Ok(shared.reply(head.uri.path(), "hyper", Fields::from(&head.headers), bytes.into()).await)
         })
@@ -104,7 +108,7 @@ impl Direct<Body> for Shared {
     type Route = &'static str;
 
     fn route(&self, method: &str, target: &str) -> Option<&'static str> {
-        let known = matches!(method, "GET" | "POST");
+        let known = method != "DELETE";
         ROUTES.into_iter().find(|route| known && *route == target.split('?').next().unwrap_or_default())
     }
 
@@ -139,7 +143,7 @@ impl Listener {
     }
 
     async fn connect(&self) -> TcpStream {
-        TcpStream::connect(self.address).await.expect("connect")
+        connect(self.address).await
     }
 
     /// Writes the body of the next `/pieces`.
@@ -157,12 +161,7 @@ impl Listener {
     }
 
     async fn wait_for_open(&self, count: u64) {
-        within(async {
-            while self.connections.open() != count {
-                sleep(Duration::from_millis(1)).await;
-            }
-        })
-        .await;
+        wait_for_open(&self.connections, count).await;
     }
 }
 
@@ -170,25 +169,23 @@ fn post(path: &str, fields: &str, body: &str) -> String {
     format!("POST {path} HTTP/1.1\r\nHost: a\r\n{fields}Content-Length: {}\r\n\r\n{body}", body.len())
 }
 
-/// An answer without its date, and who gave it.
-fn plain(answer: &str) -> (String, Option<&str>) {
-    let by = answer.split_once("x-by: ").and_then(|(_, rest)| rest.split("\r\n").next());
+/// Answers without their dates, and who gave the last.
+fn plain(answers: &str) -> (String, Option<&str>) {
+    let by = answers.rsplit_once("x-by: ").and_then(|(_, rest)| rest.split("\r\n").next());
     let dull = |line: &&str| !line.starts_with("date: ") && !line.starts_with("x-by: ");
-    (answer.split("\r\n").filter(dull).collect::<Vec<_>>().join("\n"), by)
+    (answers.split("\r\n").filter(dull).collect::<Vec<_>>().join("\n"), by)
 }
 
-/// What a client gets who sends this and then no more, and who answered last.
-async fn outcome(address: SocketAddr, text: &[u8]) -> (String, Option<String>) {
-    let mut client = TcpStream::connect(address).await.expect("connect");
-    client.write_all(text).await.expect("send");
-    let (mut got, mut most) = (Vec::new(), PATIENCE);
-    // An answer is complete when nothing follows for a while; what is never answered ends by the deadline of its head.
-    while let Ok(Ok(bytes)) = timeout(most, client.read_buf(&mut got)).await {
-        if bytes == 0 {
-            break;
-        }
-        most = SHORT / 4;
+/// What a client gets who sends this, and who answered last. It sends no more, and says so if it `closes`; else all is
+/// over when it has been idle for long.
+async fn outcome(address: SocketAddr, bytes: &[u8], closes: bool) -> (String, Option<String>) {
+    let mut client = connect(address).await;
+    client.write_all(bytes).await.expect("send");
+    if closes {
+        client.shutdown().await.expect("shut down");
     }
+    let mut got = Vec::new();
+    let _ = within(client.read_to_end(&mut got)).await;
     let text = String::from_utf8_lossy(&got).into_owned();
     let (text, by) = plain(&text);
     (text, by.map(str::to_owned))
@@ -196,8 +193,9 @@ async fn outcome(address: SocketAddr, text: &[u8]) -> (String, Option<String>) {
 
 #[tokio::test]
 async fn plain_requests_are_answered_directly_and_all_others_by_hyper_with_the_same_answers() {
-    let quick = Limits { header_timeout: SHORT, idle_timeout: SHORT, ..limits() };
-    let (direct, hyper) = (Listener::start(quick).await, Listener::start_with(quick, true).await);
+    let quick = Limits { header_timeout: 5 * SHORT, idle_timeout: 2 * SHORT, ..limits() };
+    let served = (Listener::start(quick).await, Listener::start_with(quick, true).await);
+    let (direct, hyper) = (served.0.address, served.1.address);
     let long = "x".repeat(70_000);
     let longer_head = format!("x: {}\r\n", "y".repeat(33_000));
     let many = "x: y\r\n".repeat(70);
@@ -223,6 +221,10 @@ async fn plain_requests_are_answered_directly_and_all_others_by_hyper_with_the_s
         (post("/echo?a=b", "", ""), Some("direct")),
         (format!("\r\n{}", echo("")), Some("direct")),
         (raw("", ""), Some("direct")),
+        (echo("Host: b\r\nConnection: keep-alive\r\nconnection: keep-alive\r\n"), Some("direct")),
+        (echo("").replace("\r\n", "\n"), Some("direct")),
+        (post("/echo?a=b#c", "", ""), Some("direct")),
+        (echo("") + "\r\n" + &echo(""), Some("direct")),
         // Not plain.
         (post("/other", "", ""), Some("hyper")),
         ("HEAD /echo HTTP/1.1\r\n\r\n".into(), Some("hyper")),
@@ -238,7 +240,7 @@ async fn plain_requests_are_answered_directly_and_all_others_by_hyper_with_the_s
         (raw("content-length: 4\r\ncontent-length: 4\r\n", "body"), Some("hyper")),
         (raw("Transfer-Encoding: chunked\r\n", "4\r\nbody\r\n0\r\n\r\n"), Some("hyper")),
         (raw("content-length: 0000004\r\n", "body"), Some("hyper")),
-        (echo("") + "HEAD /echo HTTP/1.1\r\n\r\n" + &echo(""), Some("direct")),
+        (echo("") + "HEAD /echo HTTP/1.1\r\n\r\n" + &echo(""), Some("hyper")),
         // No request at all.
         (echo(&too_many), None),
         (echo(&longer_head), None),
@@ -256,12 +258,29 @@ async fn plain_requests_are_answered_directly_and_all_others_by_hyper_with_the_s
         ("POST /echo\r\n\r\n".into(), None),
         ("POS".into(), None),
     ];
-    for (text, by) in cases {
-        let shown = &text[..text.len().min(200)];
-        let (got, first) = outcome(direct.address, text.as_bytes()).await;
-        let (expected, _) = outcome(hyper.address, text.as_bytes()).await;
+    let no_text: [(&[u8], _); 3] = [
+        (b"POST /echo HTTP/1.1\r\nx: \xe9\xff\r\ncontent-length: 1\r\n\r\n\xff", Some("direct")),
+        (b"POST /echo\xff HTTP/1.1\r\ncontent-length: 0\r\n\r\n", None),
+        (b"\x16\x03\x01\x02\x00\x01\x00", None),
+    ];
+    let cases = cases.into_iter().map(|(text, by)| (text.into_bytes(), by));
+    let cases = cases.chain(no_text.map(|(bytes, by)| (bytes.to_vec(), by)));
+    // Side by side: most wait for a deadline.
+    let compared = cases.map(|(bytes, by)| async move {
+        let shown = String::from_utf8_lossy(&bytes[..bytes.len().min(200)]).into_owned();
+        let ((got, last), (expected, _)) = tokio::join!(outcome(direct, &bytes, false), outcome(hyper, &bytes, false));
         assert_eq!(got, expected, "{shown}");
-        assert_eq!(first.as_deref(), by, "{shown}");
+        assert_eq!(last.as_deref(), by, "{shown}");
+        let (half, short) = (bytes.len() / 2, bytes.len() - 1);
+        for end in [half, short] {
+            let ((got, _), (expected, _)) =
+                tokio::join!(outcome(direct, &bytes[..end], true), outcome(hyper, &bytes[..end], true));
+            assert_eq!(got, expected, "the first {end} bytes of {shown}");
+        }
+    });
+    let mut all: JoinSet<()> = compared.collect();
+    while let Some(end) = all.join_next().await {
+        end.expect("the same answers");
     }
 }
 
@@ -324,9 +343,13 @@ async fn half_a_plain_head_is_closed_after_the_limit_for_heads() {
         send(client, "POST /echo HTTP/1.1\r\nhost").await;
     }
 
+    let start = Instant::now();
+
     for client in [&mut silent, &mut first, &mut later] {
         assert_eq!(rest(client).await, "");
     }
+
+    assert!(start.elapsed() < PATIENCE / 2, "{:?}", start.elapsed());
 }
 
 #[tokio::test]
@@ -346,6 +369,22 @@ async fn an_idle_connection_has_its_own_limit_from_its_last_answer() {
 
         assert!((SHORT..PATIENCE / 2).contains(&start.elapsed()), "{:?}", start.elapsed());
     }
+}
+
+#[tokio::test]
+async fn an_answer_that_takes_long_is_no_idling() {
+    let served = Listener::start(Limits { idle_timeout: 2 * SHORT, ..limits() }).await;
+    let (pieces, mut client) = (served.pieces(), served.connect().await);
+    send(&mut client, &post("/pieces", "", "")).await;
+    answer(&mut client, "\r\n\r\n").await;
+    sleep(3 * SHORT).await;
+    drop(pieces);
+    answer(&mut client, "0\r\n\r\n").await;
+    sleep(SHORT).await;
+
+    send(&mut client, &post("/echo", "", "body")).await;
+
+    assert_eq!(plain(&answer(&mut client, "body\".").await).1, Some("direct"));
 }
 
 #[tokio::test]
@@ -369,11 +408,12 @@ async fn requests_that_come_during_another_are_answered_in_their_order() {
     send(&mut client, &post("/waiting", "", "")).await;
     let waiting = within(told).await.expect("asked");
     send(&mut client, &(post("/echo", "", "second") + &post("/echo", "", "third"))).await;
+    client.shutdown().await.expect("shut down");
     // Long enough for them to have come.
     sleep(SHORT / 4).await;
     waiting.send(()).expect("somebody waits");
 
-    let got = answer(&mut client, "third\".").await;
+    let got = rest(&mut client).await;
 
     let places: Vec<_> = ["waited.", "second", "third"].map(|text| got.find(text)).into();
     assert!(places.is_sorted() && places[0].is_some(), "{got}");
@@ -456,7 +496,9 @@ async fn shutdown_lets_direct_answers_finish_and_closes_idle_connections() {
 
     served.stop.request();
 
+    let start = Instant::now();
     assert_eq!(rest(&mut idle).await, "");
+    assert!(start.elapsed() < PATIENCE / 2, "{:?}", start.elapsed());
     waiting.send(()).expect("somebody waits");
     let text = rest(&mut slow).await;
     assert!(text.contains("\r\nconnection: close\r\n") && text.ends_with("\r\n\r\nwaited."), "{text}");
