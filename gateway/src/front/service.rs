@@ -119,7 +119,6 @@ impl Service<Request<Incoming>> for Requests {
 
 impl Answer for Requests {
     type Reply = Body;
-
     type Direct = Connection;
 
     fn direct(&self) -> Option<Arc<Connection>> {
