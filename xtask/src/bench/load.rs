@@ -138,8 +138,13 @@ impl<'a> Target<'a> {
 /// Measures all targets, one after the other, and that several times: what disturbs the machine for a while then
 /// disturbs all of them.
 pub fn rounds(stage: &Stage, shape: Shape, targets: &[Target<'_>]) -> anyhow::Result<Runs> {
+    so_many_rounds(ROUNDS, stage, shape, targets)
+}
+
+/// The same so many times.
+pub fn so_many_rounds(count: usize, stage: &Stage, shape: Shape, targets: &[Target<'_>]) -> anyhow::Result<Runs> {
     let mut runs = Runs::default();
-    for _ in 0..ROUNDS {
+    for _ in 0..count {
         for target in targets {
             runs.0.entry(target.name).or_default().push(target.measure(stage, shape)?);
         }
