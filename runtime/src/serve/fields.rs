@@ -66,7 +66,7 @@ impl Fields {
     }
 
     /// Names, in the case in which they came, and values.
-    pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+    fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         self.0.places.iter().map(|(name, value)| (self.part(*name), self.part(*value)))
     }
 
