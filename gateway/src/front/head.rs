@@ -5,7 +5,6 @@ use std::borrow::Cow;
 use axum::body::Body;
 use bytes::Bytes;
 use http::Uri;
-use http::request::Parts;
 use portcullis_runtime::serve::Fields;
 
 /// What the head of a request says.
@@ -25,12 +24,7 @@ pub enum Sent {
 }
 
 impl Head {
-    /// Of a request that is in the form of the router's.
-    pub fn of(parts: &Parts) -> Self {
-        Self::new(&parts.uri, Fields::from(&parts.headers))
-    }
-
-    /// With this target.
+    /// With this target, and these fields.
     pub fn new(target: &Uri, fields: Fields) -> Self {
         let target = target.path_and_query().map_or("/", |target| target.as_str());
         Self { target: target.to_owned().into(), fields }

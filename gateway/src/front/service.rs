@@ -10,11 +10,12 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::Body;
 use axum::response::Response;
+use futures_util::FutureExt as _;
 use http::{Method, Request, Uri};
 use hyper::body::Incoming;
 use hyper::service::Service;
 use hyper_util::service::TowerToHyperService;
-use portcullis_runtime::serve::{Answer, Answering, Direct, Plain};
+use portcullis_runtime::serve::{Answer, Answering, Direct, Fields, Plain};
 
 use super::app::App;
 use super::head::{Head, Sent};
@@ -63,22 +64,19 @@ impl Front {
         Requests(Arc::new(Connection { front: self.clone(), peer: peer.ip().to_string() }))
     }
 
-    async fn answer(request: Request<Incoming>, connection: Arc<Connection>) -> Response {
-        let (parts, body) = request.into_parts();
-        let (head, body) = (Head::of(&parts), Body::new(body));
-        match Call::of(parts.method.as_str(), head.path()) {
-            Some(call) => {
-                let recorder = observe::begin(connection, Method::POST, head, Some(call.path()));
-                match call {
-                    Call::Tools => Self::answer_tools(recorder, Sent::Coming(body)).await,
-                    Call::Mcp => Self::answer_mcp(recorder, Sent::Coming(body)).await,
-                }
-            }
-            None => {
-                let recorder = observe::begin(connection, parts.method.clone(), head, None);
-                Self::answer_other(recorder, Request::from_parts(parts, body)).await
-            }
+    /// Begins a call. Each kind has a box of its own, so that none carries the room for another.
+    fn call(connection: Arc<Connection>, call: Call, head: Head, body: Sent) -> Answering<Body> {
+        let recorder = observe::begin(connection, Method::POST, head, Some(call.path()));
+        match call {
+            Call::Tools => pinned(|| Self::answer_tools(recorder, body)),
+            Call::Mcp => pinned(|| Self::answer_mcp(recorder, body)),
         }
+    }
+
+    /// Begins anything else.
+    fn route(connection: Arc<Connection>, head: Head, request: Request<Body>) -> Answering<Body> {
+        let recorder = observe::begin(connection, request.method().clone(), head, None);
+        pinned(|| Self::answer_other(recorder, request))
     }
 
     async fn answer_tools(recorder: Recorder, body: Sent) -> Response {
@@ -95,8 +93,7 @@ impl Front {
 
     async fn answer_other(recorder: Recorder, mut request: Request<Body>) -> Response {
         request.extensions_mut().insert(recorder.clone());
-        // In a box, so that a call does not carry the room for it.
-        let Ok(mut response) = Box::pin(recorder.front().router.call(request)).await;
+        let Ok(mut response) = recorder.front().router.call(request).await;
         observe::end(&recorder, &mut response);
         response
     }
@@ -111,9 +108,14 @@ impl Service<Request<Incoming>> for Requests {
     type Future = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let connection = self.0.clone();
-        // In a box: a connection keeps the room for its answer, which idle ones must not pay for.
-        pinned(|| async move { Ok(Front::answer(request, connection).await) })
+        let (parts, body) = request.into_parts();
+        let (connection, body) = (self.0.clone(), Body::new(body));
+        let head = Head::new(&parts.uri, Fields::from(&parts.headers));
+        let answering = match Call::of(parts.method.as_str(), head.path()) {
+            Some(call) => Front::call(connection, call, head, Sent::Coming(body)),
+            None => Front::route(connection, head, Request::from_parts(parts, body)),
+        };
+        Box::pin(answering.map(Ok))
     }
 }
 
@@ -144,20 +146,15 @@ impl Direct<Body> for Connection {
         let Plain { route, fields, body } = request;
         match route {
             Route::Call(call) => {
-                let head = Head { target: call.path().into(), fields };
-                let recorder = observe::begin(self, Method::POST, head, Some(call.path()));
-                match call {
-                    Call::Tools => pinned(|| Front::answer_tools(recorder, Sent::Whole(body))),
-                    Call::Mcp => pinned(|| Front::answer_mcp(recorder, Sent::Whole(body))),
-                }
+                Front::call(self, call, Head { target: call.path().into(), fields }, Sent::Whole(body))
             }
             Route::Other(asked) => {
                 let (method, uri) = *asked;
                 let mut request = Request::new(Body::from(body));
                 *request.headers_mut() = fields.to_map();
-                let recorder = observe::begin(self, method.clone(), Head::new(&uri, fields), None);
+                let head = Head::new(&uri, fields);
                 (*request.method_mut(), *request.uri_mut()) = (method, uri);
-                pinned(|| Front::answer_other(recorder, request))
+                Front::route(self, head, request)
             }
         }
     }

@@ -1,6 +1,5 @@
 //! A TCP stream that remembers what was read ahead, and gives up on a reader that takes nothing.
 
-use std::cell::RefCell;
 use std::io;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
@@ -12,15 +11,8 @@ use tokio::time::{Sleep, sleep};
 
 use super::head::Received;
 
-/// Parts with no more bytes than this are copied together: the system takes one part sooner than several.
-const SHORT: usize = 4096;
-
 /// A connection without a request keeps no more room than this.
 const MUCH: usize = 16 * 1024;
-
-thread_local! {
-    static TOGETHER: RefCell<Vec<u8>> = RefCell::new(Vec::with_capacity(SHORT));
-}
 
 /// The stream of one connection. A write fails with `TimedOut` when the peer has taken no byte for the limit.
 ///
@@ -113,15 +105,7 @@ impl AsyncWrite for Socket {
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let stream = Pin::new(&mut this.stream);
-        let written = match parts.iter().map(|part| part.len()).sum() {
-            ..=SHORT => TOGETHER.with_borrow_mut(|bytes| {
-                bytes.clear();
-                parts.iter().for_each(|part| bytes.extend_from_slice(part));
-                stream.poll_write(context, bytes)
-            }),
-            _ => stream.poll_write_vectored(context, parts),
-        };
+        let written = Pin::new(&mut this.stream).poll_write_vectored(context, parts);
         this.guarded(written, context)
     }
 
