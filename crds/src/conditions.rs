@@ -90,6 +90,8 @@ reasons! {
     Accepted => Accepted, "";
     /// A field has a value that cannot be used; the message names it.
     Invalid => Accepted, "Correct the field that the message names.";
+    /// It takes more than 64 KiB, the most that one server may take.
+    TooLarge => Accepted, "Shorten or drop what takes most: descriptions in tools.overrides, values of headers.";
     /// The operator does not serve this namespace.
     NamespaceNotSelected => Accepted, "Give the namespace the labels that watch.namespaceSelector of the chart asks for.";
     /// Two manifests declare the same namespace and name.
@@ -126,8 +128,8 @@ reasons! {
     NoGateway => Programmed, "Look at the pods of the gateway.";
     /// A gateway replica does not answer the operator.
     GatewayUnreachable => Programmed, "Look at the pods of the gateway, and at NetworkPolicies towards their admin port.";
-    /// The slot of this server would not fit into one ConfigMap.
-    SnapshotTooLarge => Programmed, "Raise snapshot.slots of the chart, or shorten descriptions.";
+    /// Its ConfigMap has no room for it, because its namespace takes more than its share there; no gateway serves it.
+    SnapshotTooLarge => Programmed, "Shorten or remove servers of this namespace: the youngest and largest are left out first. Or raise snapshot.slots of the chart.";
     /// It is not given to the gateway, because of another condition.
     NotAccepted => Programmed, "See the other conditions.";
 

@@ -8,6 +8,7 @@ use crate::conditions::Reason;
 use crate::mcpserver::{McpServer, Scheme, ServicePort, ServiceRef, Transport};
 use crate::names::{DEFAULT_NAMESPACE, ServerKey};
 use crate::rules;
+use crate::slots::MAX_ENTRY_BYTES;
 use crate::snapshot::{Server, Snapshot};
 
 /// What `resolve` made of its input.
@@ -35,7 +36,7 @@ pub struct Verdict {
 /// What is wrong with an McpServer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// The reason of the condition: `Invalid`, `Duplicate`, `ServiceNotFound` or `PortNotFound`.
+    /// The reason of the condition: `Invalid`, `TooLarge`, `Duplicate`, `ServiceNotFound` or `PortNotFound`.
     pub reason: Reason,
     /// One sentence for people.
     pub message: String,
@@ -105,6 +106,11 @@ fn judge(
         (None, None) => (None, None),
     };
     let server = url.map(|url| Box::new(server_of(key, same[0], home, url)));
+    let bytes = server.as_ref().map_or(0, |server| server.to_text().len());
+    if bytes > MAX_ENTRY_BYTES {
+        let message = format!("it takes {bytes} bytes, and at most {MAX_ENTRY_BYTES} fit: shorten tools and headers");
+        return (None, Some(refusal(Reason::TooLarge, message)));
+    }
     (server, refused)
 }
 

@@ -9,6 +9,13 @@ use crate::mcpserver::{Header, McpServerSpec, ServicePort, ServiceRef, Tls, Tool
 /// The longest URL taken, in bytes.
 pub const MAX_URL_BYTES: usize = 2048;
 
+/// What all headers take together in a slot, in bytes. With [`MAX_TOOLS_BYTES`] and the bounds of all other fields, a
+/// valid server takes no more than [`crate::slots::MAX_ENTRY_BYTES`].
+const MAX_HEADERS_BYTES: usize = 12 * 1024;
+
+/// What all rules about tools take together in a slot, in bytes.
+const MAX_TOOLS_BYTES: usize = 36 * 1024;
+
 /// Headers that carry the protocol itself, or that would hand on the caller's identity.
 const OWN_HEADERS: [&str; 9] = [
     "accept",
@@ -183,6 +190,32 @@ fn headers(headers: &[Header], found: &mut Vec<String>) {
         }
         seen.push(lower);
     }
+    if headers.iter().map(bytes_of_header).sum::<usize>() > MAX_HEADERS_BYTES {
+        found.push("headers take more than 12 KiB together: shorten or drop some".into());
+    }
+}
+
+/// Bytes of a text in JSON, with its quotes.
+fn quoted(text: &str) -> usize {
+    serde_json::to_string(text).map_or(usize::MAX, |text| text.len())
+}
+
+/// What a header takes in JSON, with some to spare for what stands around it; the definition counts the same.
+fn bytes_of_header(header: &Header) -> usize {
+    let texts = [Some(&header.name), header.prefix.as_ref(), header.value.as_ref()];
+    let reference = header.secret_ref.as_ref().map_or(0, |it| it.name.len() + it.key.len());
+    50 + texts.into_iter().flatten().map(|text| quoted(text)).sum::<usize>() + reference
+}
+
+/// The same for rules about tools.
+fn bytes_of_tools(rules: &ToolRules) -> usize {
+    let names = rules.include.iter().chain(&rules.exclude).map(|pattern| 1 + quoted(pattern));
+    let changes = rules.overrides.iter().map(|change| {
+        let texts = [Some(&change.name), change.rename.as_ref(), change.description.as_ref()];
+        let hints = if change.annotations.is_some() { 110 } else { 0 };
+        40 + texts.into_iter().flatten().map(|text| quoted(text)).sum::<usize>() + hints
+    });
+    names.sum::<usize>() + changes.sum::<usize>()
 }
 
 fn forwarded(names: &[String], found: &mut Vec<String>) {
@@ -238,6 +271,9 @@ fn tools(rules: &ToolRules, found: &mut Vec<String>) {
             found.push(format!("tools.{field} has more than 128 entries"));
         }
     }
+    if bytes_of_tools(rules) > MAX_TOOLS_BYTES {
+        found.push("tools take more than 36 KiB together: shorten descriptions or drop entries".into());
+    }
     let mut seen = Vec::new();
     for change in &rules.overrides {
         if change.rename.as_deref().is_some_and(|name| name.len() > 64 || !is_tool_name(name)) {
@@ -253,6 +289,7 @@ fn tools(rules: &ToolRules, found: &mut Vec<String>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::slots::MAX_ENTRY_BYTES;
 
     /// The same cases are put to a real API server by `e2e/tests/control_plane`.
     #[derive(serde::Deserialize)]
@@ -284,6 +321,50 @@ mod tests {
             let problems = problems(&spec);
             assert!(problems.len() == 1 && problems[0].contains(&rules), "{spec:?} gives {problems:?}");
         }
+    }
+
+    fn over(count: usize, description: String) -> McpServerSpec {
+        let overrides: Vec<_> =
+            (0..count).map(|n| serde_json::json!({"name": format!("t{n}"), "description": description})).collect();
+        let headers: Vec<_> =
+            (0..3).map(|n| serde_json::json!({"name": format!("h{n}"), "value": "v".repeat(4000)})).collect();
+        let forwarded: Vec<_> = (0..16).map(|n| format!("{n:x<128}")).collect();
+        let long = |length: usize| "n".repeat(length);
+        serde_json::from_value(serde_json::json!({
+            "url": format!("https://a/{}", "\"".repeat(MAX_URL_BYTES - 10)),
+            "displayName": "\u{1f9f1}".repeat(128),
+            "description": "\u{1f9f1}".repeat(1024),
+            "headers": headers,
+            "forwardHeaders": forwarded,
+            "tls": {
+                "caRef": {"kind": "ConfigMap", "name": long(253), "key": long(253)},
+                "clientCertRef": {"name": long(253)},
+                "serverName": "\u{1f9f1}".repeat(253),
+            },
+            "session": "PerClient",
+            "clientSessions": {"idleSeconds": 86399, "max": 99999, "maxPerCaller": 99999},
+            "tools": {"prefix": long(32), "overrides": overrides},
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_valid_server_takes_no_more_than_64_kib_and_a_larger_one_is_refused() {
+        for description in ["d".repeat(226), "\"".repeat(112), "\u{1f9f1}".repeat(56)] {
+            let mut server = crate::McpServer::new(&"n".repeat(63), over(128, description.clone()));
+            assert_eq!(problems(&server.spec), Vec::<String>::new());
+            server.metadata.namespace = Some("n".repeat(63));
+            let resolution = crate::resolve([&server], "home", crate::Services::Unknown);
+            assert_eq!(resolution.verdicts[0].refusal, None);
+            let bytes = resolution.snapshot.servers[0].to_text().len();
+            assert!((56 * 1024..=MAX_ENTRY_BYTES).contains(&bytes), "{bytes}");
+            let problems = problems(&over(128, description.repeat(2)));
+            assert_eq!(problems, ["tools take more than 36 KiB together: shorten descriptions or drop entries"]);
+        }
+        // A control character takes six bytes, which the definition does not count.
+        let server = crate::McpServer::new("a", over(10, "\u{1}".repeat(4096)));
+        let refusal = crate::resolve([&server], "home", crate::Services::Unknown).verdicts.remove(0).refusal.unwrap();
+        assert_eq!(refusal.reason, crate::Reason::Invalid);
     }
 
     #[test]

@@ -22,7 +22,17 @@ pub const READABLE_BYTES: usize = 700 * 1024;
 /// Bytes of an object's data that the API server takes, less what metadata needs.
 pub const MAX_BYTES: usize = 1000 * 1024;
 
-/// What a compressed slot may grow to: 10,000 servers are about 4 MiB.
+/// Bytes of one server's text: what a valid McpServer takes at most, so that none takes a slot for itself.
+pub const MAX_ENTRY_BYTES: usize = 64 * 1024;
+
+/// Bytes of a slot's text, however well it can be compressed: 10,000 servers of usual length are about 4 MiB. Gateways
+/// hold all of it, so it is far below what they can unpack.
+pub const MAX_TEXT_BYTES: usize = 4 * 1024 * 1024;
+
+/// A text of so many bytes fits into a slot whatever it holds: at the worst, gzip adds some bytes for each block.
+pub const SURE_BYTES: usize = 960 * 1024;
+
+/// What a compressed slot may unpack to.
 const MAX_UNPACKED: u64 = 64 * 1024 * 1024;
 
 /// A slot as it is written.

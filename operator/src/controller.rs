@@ -278,8 +278,8 @@ impl Controller {
     fn wanted(&self, key: &ServerKey, now: Instant) -> Option<(McpServerStatus, McpServerStatus, bool)> {
         let entry = self.inventory.get(key)?;
         let view = self.replicas.view(key, entry.verdict.revision.as_deref(), now);
-        let too_large = self.slots.is_too_large(self.inventory.slot_of(key));
-        let new = status::desired(entry, &view, too_large, &this_second());
+        let left_out = self.slots.is_left_out(self.inventory.slot_of(key), key);
+        let new = status::desired(entry, &view, left_out, &this_second());
         let settled = status::is_settled(&new, &view);
         Some((entry.object.status.clone(), new, settled))
     }
@@ -297,9 +297,8 @@ impl Controller {
         if !self.may_write() {
             return;
         }
-        let resized = self.slots.write_due(&self.inventory, now);
-        if !resized.is_empty() {
-            self.touch_all(now);
+        for key in self.slots.write_due(&self.inventory, now) {
+            self.touch(&key, now);
         }
         while let Some(key) = self.statuses.take_due(now) {
             let Some((old, new, _)) = self.wanted(&key, now) else { continue };

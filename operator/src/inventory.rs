@@ -7,9 +7,11 @@ use std::sync::Arc;
 
 use portcullis_crds::mcpserver::McpServerStatus;
 use portcullis_crds::resolve::{ServicePorts, key_of};
-use portcullis_crds::slots::{Packed, slot_of};
+use portcullis_crds::slots::slot_of;
 use portcullis_crds::snapshot::revision_of;
 use portcullis_crds::{McpServer, Reason, Refusal, ServerKey, Services, Verdict, resolve};
+
+use crate::share::{self, Content, Text, Texts};
 
 /// All McpServers, and what they became.
 #[derive(Debug)]
@@ -20,7 +22,7 @@ pub struct Inventory {
     services: ServicePorts,
     /// Which servers name a Service.
     users: BTreeMap<(String, String), BTreeSet<ServerKey>>,
-    slots: Vec<BTreeMap<ServerKey, String>>,
+    slots: Vec<Texts>,
 }
 
 /// One McpServer.
@@ -89,7 +91,7 @@ impl Inventory {
             entries: BTreeMap::new(),
             services: ServicePorts::new(),
             users: BTreeMap::new(),
-            slots: vec![BTreeMap::new(); slots],
+            slots: vec![Texts::new(); slots],
         }
     }
 
@@ -109,13 +111,8 @@ impl Inventory {
     }
 
     /// The content of a slot, as it should be written.
-    pub fn slot(&self, index: usize) -> Packed {
-        Packed::of_servers(self.slots.get(index).into_iter().flat_map(BTreeMap::values).map(String::as_str))
-    }
-
-    /// How many servers a slot holds.
-    pub fn slot_len(&self, index: usize) -> usize {
-        self.slots.get(index).map_or(0, BTreeMap::len)
+    pub fn slot(&self, index: usize) -> Content {
+        self.slots.get(index).map_or_else(|| share::content(&Texts::new()), share::content)
     }
 
     /// Which slot a server is in.
@@ -204,7 +201,7 @@ impl Inventory {
     }
 
     /// What becomes of an object: the verdict, its text in the slot, and its URL.
-    fn verdict(&self, key: &ServerKey, object: &Object) -> (Verdict, Option<String>, Option<String>) {
+    fn verdict(&self, key: &ServerKey, object: &Object) -> (Verdict, Option<Text>, Option<String>) {
         let refused = |reason: Reason, message: String| {
             let refusal = Some(Refusal { reason, message });
             (Verdict { key: key.clone(), generation: object.generation, refusal, revision: None }, None, None)
@@ -225,8 +222,8 @@ impl Inventory {
             return refused(Reason::Invalid, "the object has no name".into());
         };
         let server = resolution.snapshot.servers.pop();
-        let text = server.as_ref().map(portcullis_crds::Server::to_text);
-        verdict.revision = text.as_deref().map(revision_of);
+        let text = server.as_ref().map(|server| Text { text: server.to_text(), created: server.created });
+        verdict.revision = text.as_ref().map(|text| revision_of(&text.text));
         (verdict, text, server.map(|server| server.url))
     }
 
@@ -271,7 +268,7 @@ mod tests {
     }
 
     fn urls(inventory: &Inventory) -> Vec<String> {
-        let slots = (0..inventory.slots.len()).map(|index| inventory.slot(index).unpack().unwrap());
+        let slots = (0..inventory.slots.len()).map(|index| inventory.slot(index).packed.unpack().unwrap());
         join(slots).servers.into_iter().map(|server| server.url).collect()
     }
 
@@ -348,7 +345,7 @@ mod tests {
                 }
             }
             let expected = resolve(model.values(), "a", Services::Unknown).snapshot;
-            let slots: Vec<Snapshot> = (0..3).map(|index| inventory.slot(index).unpack().unwrap()).collect();
+            let slots: Vec<Snapshot> = (0..3).map(|index| inventory.slot(index).packed.unpack().unwrap()).collect();
             prop_assert_eq!(slots, split(&expected, 3));
             for (key, entry) in &inventory.entries {
                 let server = expected.servers.iter().find(|server| server.key == *key);

@@ -17,6 +17,7 @@ pub mod poll;
 pub mod publish;
 pub mod replicas;
 pub mod run_command;
+pub mod share;
 pub mod status;
 pub mod statuses;
 pub mod watch;

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 
 use prometheus::core::Collector;
-use prometheus::{Histogram, HistogramOpts, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+use prometheus::{GaugeVec, Histogram, HistogramOpts, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
 /// Seconds from a change of an McpServer to the ConfigMap that holds it.
 const BUCKETS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
@@ -21,6 +21,10 @@ pub struct Metrics {
     pub slot_writes: IntCounterVec,
     /// `portcullis_operator_slot_bytes{slot}`
     pub slot_bytes: IntGaugeVec,
+    /// `portcullis_operator_slot_fill_ratio{slot}`
+    pub slot_fill: GaugeVec,
+    /// `portcullis_operator_servers_left_out{slot}`
+    pub left_out: IntGaugeVec,
     /// `portcullis_operator_publish_duration_seconds`
     pub publish: Histogram,
     /// `portcullis_operator_status_writes_total{outcome}`
@@ -70,6 +74,12 @@ impl Metrics {
             servers: make.gauges("mcpservers", "McpServers by the status of their condition Ready.", &["ready"]),
             slot_writes: make.counters("slot_writes_total", "ConfigMaps written for the gateway.", &["outcome"]),
             slot_bytes: make.gauges("slot_bytes", "Size of a ConfigMap's content.", &["slot"]),
+            slot_fill: make.ratios(
+                "slot_fill_ratio",
+                "What all servers of a ConfigMap would take, of what fits: above 1 some are left out.",
+                &["slot"],
+            ),
+            left_out: make.gauges("servers_left_out", "Servers for which a ConfigMap has no room.", &["slot"]),
             publish: make
                 .histogram("publish_duration_seconds", "From a change of an McpServer to the ConfigMap that holds it."),
             status_writes: make.counters("status_writes_total", "Statuses written.", &["outcome"]),
@@ -108,6 +118,10 @@ impl Maker {
 
     fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
         self.register("gauge", IntGaugeVec::new(Opts::new(named(name), help), labels))
+    }
+
+    fn ratios(&self, name: &str, help: &str, labels: &[&str]) -> GaugeVec {
+        self.register("gauge", GaugeVec::new(Opts::new(named(name), help), labels))
     }
 
     fn gauge(&self, name: &str, help: &str) -> IntGauge {

@@ -2,7 +2,7 @@
 //!
 //! A single change is written at once; many are gathered, so that a flood of changes costs few writes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::resume_unwind;
 use std::time::Duration;
 
@@ -13,16 +13,18 @@ use k8s_openapi::jiff::Timestamp;
 use kube::api::{Patch, PatchParams};
 use kube::runtime::watcher::Event;
 use kube::{Api, Client};
+use portcullis_crds::ServerKey;
 use portcullis_crds::names::{REVISION_ANNOTATION, SLOT_GZIP_KEY, SLOT_TEXT_KEY, WRITTEN_ANNOTATION};
-use portcullis_crds::slots::{MAX_BYTES, Packed};
+use portcullis_crds::slots::Packed;
 use serde_json::json;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use crate::bucket::Bucket;
 use crate::inventory::Inventory;
 use crate::metrics::Metrics;
+use crate::share::Content;
 use crate::watch::{Listing, Step};
 
 /// The one field manager of everything that the operator applies.
@@ -42,6 +44,9 @@ const SPACING: Duration = Duration::from_millis(20);
 
 /// The same in terms of the time it takes to make its content: a large slot is written less often.
 const SPACING_FACTOR: u32 = 10;
+
+/// Servers that are left out whose namespaces a line of the log names.
+const NAMED: usize = 100;
 
 /// The longest pause after failures.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -71,7 +76,8 @@ struct Slot {
     not_before: Instant,
     failures: u32,
     bucket: Bucket,
-    too_large: bool,
+    /// Servers for which there is no room.
+    left_out: BTreeSet<ServerKey>,
 }
 
 struct Wanted {
@@ -112,7 +118,7 @@ impl Slots {
             not_before: now,
             failures: 0,
             bucket: Bucket::new(BURST.0, BURST.1, now),
-            too_large: false,
+            left_out: BTreeSet::new(),
         };
         Self {
             api: Api::namespaced(client.clone(), namespace),
@@ -148,9 +154,9 @@ impl Slots {
         self.slots.iter().all(|slot| slot.listing.is_complete())
     }
 
-    /// Whether a slot cannot be written because it is too large.
-    pub fn is_too_large(&self, index: usize) -> bool {
-        self.slots.get(index).is_some_and(|slot| slot.too_large)
+    /// Whether there is no room in a slot for one of its servers.
+    pub fn is_left_out(&self, index: usize, key: &ServerKey) -> bool {
+        self.slots.get(index).is_some_and(|slot| slot.left_out.contains(key))
     }
 
     /// When something is to be written next.
@@ -159,19 +165,15 @@ impl Slots {
         waiting.map(|slot| slot.not_before.max(slot.bucket.next(now))).min()
     }
 
-    /// Writes what is due. Returns the slots that became, or are no longer, too large.
-    pub fn write_due(&mut self, inventory: &Inventory, now: Instant) -> Vec<usize> {
+    /// Writes what is due. Returns the servers that are left out now, or no longer.
+    pub fn write_due(&mut self, inventory: &Inventory, now: Instant) -> Vec<ServerKey> {
         let mut changed = Vec::new();
         for index in 0..self.slots.len() {
             let slot = &mut self.slots[index];
             if !slot.is_pending() || slot.not_before > now {
                 continue;
             }
-            let was_too_large = slot.too_large;
-            slot.make(index, inventory, &self.metrics);
-            if slot.too_large != was_too_large {
-                changed.push(index);
-            }
+            changed.extend(slot.make(index, inventory, &self.metrics));
             if slot.differs() && slot.bucket.take(now) {
                 self.start(index, now);
             }
@@ -291,31 +293,37 @@ impl Slot {
     }
 
     fn differs(&self) -> bool {
-        !self.too_large && self.wanted.as_ref().is_some_and(|wanted| !self.there.is(&wanted.revision))
+        self.wanted.as_ref().is_some_and(|wanted| !self.there.is(&wanted.revision))
     }
 
-    fn make(&mut self, index: usize, inventory: &Inventory, metrics: &Metrics) {
-        if !self.stale {
-            return;
+    /// Makes what it should hold, if the servers have changed. Returns those that are left out now, or no longer.
+    fn make(&mut self, index: usize, inventory: &Inventory, metrics: &Metrics) -> Vec<ServerKey> {
+        if !std::mem::take(&mut self.stale) {
+            return Vec::new();
         }
         let began = Instant::now();
-        let packed = inventory.slot(index);
-        let too_large = packed.len() > MAX_BYTES;
-        if too_large && !self.too_large {
-            error!(
+        let Content { packed, servers, left_out, fill } = inventory.slot(index);
+        let slot = [self.name.as_str()];
+        metrics.slot_bytes.with_label_values(&slot).set(i64::try_from(packed.len()).unwrap_or(i64::MAX));
+        metrics.slot_fill.with_label_values(&slot).set(fill);
+        metrics.left_out.with_label_values(&slot).set(i64::try_from(left_out.len()).unwrap_or(i64::MAX));
+        let changed: Vec<ServerKey> = self.left_out.symmetric_difference(&left_out).cloned().collect();
+        if left_out.len() > self.left_out.len() {
+            let namespaces: BTreeSet<&str> = left_out.iter().map(|key| key.namespace.as_str()).take(NAMED).collect();
+            warn!(
                 configmap = self.name,
-                bytes = packed.len(),
-                "the slot is too large for a ConfigMap, its last content stays: use more slots"
+                left_out = left_out.len(),
+                ?namespaces,
+                "these namespaces take more than their share of a ConfigMap, some of their servers are left out"
             );
         }
-        metrics.slot_bytes.with_label_values(&[&self.name]).set(i64::try_from(packed.len()).unwrap_or(i64::MAX));
         let revision = packed.revision();
-        let servers = inventory.slot_len(index);
         self.wanted = Some(Wanted { packed, revision, servers, took: began.elapsed() });
-        (self.stale, self.too_large) = (false, too_large);
+        self.left_out = left_out;
         if !self.differs() {
             self.changed_at = None;
         }
+        changed
     }
 }
 

@@ -13,6 +13,10 @@ use crate::inventory::Entry;
 /// The longest message of a condition, in characters: enough for people, little enough for 10,000 objects.
 const MAX_MESSAGE: usize = 512;
 
+/// What is said of a server for which there is no room.
+const NO_ROOM: &str = "Its namespace takes more than its share of the ConfigMap, so no gateway serves it: shorten or \
+                       remove servers of the namespace, or raise snapshot.slots of the chart.";
+
 /// How much a status differs from the one before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Change {
@@ -46,12 +50,12 @@ impl Verdict {
     }
 }
 
-/// The status that an object should have. `too_large`: its slot does not fit into one ConfigMap.
-pub fn desired(entry: &Entry, view: &View, too_large: bool, now: &Time) -> McpServerStatus {
+/// The status that an object should have. `left_out`: there is no room for it in its ConfigMap.
+pub fn desired(entry: &Entry, view: &View, left_out: bool, now: &Time) -> McpServerStatus {
     let old = &entry.object.status;
     let accepted = accepted(entry);
     let refs = resolved_refs(entry, view);
-    let programmed = programmed(entry, view, too_large);
+    let programmed = programmed(entry, view, left_out);
     let ready = ready(entry, view, &refs, &programmed);
     let speaks = view.reports.iter().rev().find(|report| report.transport.is_some());
     let last_error = view.reports.iter().find(|report| !report.ready).map(|report| report.message.clone());
@@ -167,21 +171,16 @@ fn names_secrets(server: &McpServer) -> bool {
     tls || server.spec.headers.iter().any(|header| header.secret_ref.is_some())
 }
 
-fn programmed(entry: &Entry, view: &View, too_large: bool) -> Verdict {
+fn programmed(entry: &Entry, view: &View, left_out: bool) -> Verdict {
     if entry.verdict.revision.is_none() {
         return Verdict::new("False", Reason::NotAccepted, "It is not given to the gateway, see the other conditions.");
     }
+    if left_out {
+        return Verdict::new("False", Reason::SnapshotTooLarge, NO_ROOM);
+    }
     let of_all = |verb: &str| format!("{} of {} gateway replicas {verb} this generation", view.applied, view.total);
-    // What was applied before its ConfigMap grew too large stays in use.
     if view.total > 0 && view.applied == view.total {
         return Verdict::new("True", Reason::Programmed, of_all("have applied"));
-    }
-    if too_large {
-        return Verdict::new(
-            "False",
-            Reason::SnapshotTooLarge,
-            "Its ConfigMap would be larger than Kubernetes allows.",
-        );
     }
     if view.total == 0 {
         return Verdict::new("Unknown", Reason::NoGateway, "No gateway replica is ready.");
@@ -377,18 +376,18 @@ mod tests {
                 "True/Accepted True/ResolvedRefs Unknown/GatewayUnreachable Unknown/NotProgrammed",
             ),
             (
-                "too large",
+                "no room",
                 plain(),
                 view(1, 0, vec![]),
                 true,
                 "True/Accepted True/ResolvedRefs False/SnapshotTooLarge False/NotProgrammed",
             ),
             (
-                "too large since it was applied",
+                "no room any more, and some gateway still has it",
                 plain(),
                 view(1, 0, vec![ready()]),
                 true,
-                "True/Accepted True/ResolvedRefs True/Programmed True/Ready",
+                "True/Accepted True/ResolvedRefs False/SnapshotTooLarge False/NotProgrammed",
             ),
             (
                 "first attempt",
@@ -454,8 +453,8 @@ mod tests {
                 "True/Accepted True/ResolvedRefs True/Programmed False/Draining",
             ),
         ];
-        for (what, entry, view, too_large, expected) in cases {
-            let status = desired(&entry, &view, too_large, &at(1));
+        for (what, entry, view, left_out, expected) in cases {
+            let status = desired(&entry, &view, left_out, &at(1));
             let found: Vec<String> = words(&status)
                 .iter()
                 .filter_map(|word| word.split_once('='))
