@@ -192,7 +192,7 @@ async fn main() {
     let (samples, many) = (number(1, 100), number(2, 10_000));
     let cluster = Cluster::own_control_plane();
     let client = cluster.client().await;
-    let crd = Path::new(env!("CARGO_MANIFEST_DIR")).join("../helm/portcullis/crds/mcpservers.portcullis.dev.yaml");
+    let crd = Path::new(env!("CARGO_MANIFEST_DIR")).join("../helm/portcullis/files/mcpservers.portcullis.dev.yaml");
     cluster.kubectl(&["apply", "--server-side", "-f", &crd.display().to_string()]).good();
     cluster.kubectl(&["wait", "--for=condition=Established", "crd/mcpservers.portcullis.dev"]).good();
     let free = || port::hold().port();

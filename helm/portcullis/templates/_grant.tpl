@@ -37,6 +37,6 @@ roleRef:
   name: {{ $name }}
 subjects:
   - kind: ServiceAccount
-    name: {{ include "portcullis.fullname" $root }}-{{ $part }}
+    name: {{ include "portcullis.serviceAccount" (list $root $part) }}
     namespace: {{ $root.Release.Namespace }}
 {{ end -}}

@@ -78,16 +78,24 @@ app.kubernetes.io/part-of: portcullis
 {{- $root := index . 0 }}
 {{- $part := index . 1 }}
 {{- $values := index . 2 -}}
-serviceAccountName: {{ include "portcullis.fullname" $root }}-{{ $part }}
+serviceAccountName: {{ include "portcullis.serviceAccount" (list $root $part) }}
 automountServiceAccountToken: false
 enableServiceLinks: false
-securityContext:
-  runAsNonRoot: true
-  runAsUser: 65532
-  runAsGroup: 65532
-  fsGroup: 65532
-  seccompProfile:
-    type: RuntimeDefault
+{{- include "portcullis.podSecurity" (list $root $values) }}
+{{- with $values.runtimeClassName }}
+runtimeClassName: {{ . }}
+{{- end }}
+{{- with $values.dnsPolicy }}
+dnsPolicy: {{ . }}
+{{- end }}
+{{- with $values.dnsConfig }}
+dnsConfig:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $values.hostAliases }}
+hostAliases:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
 {{- with $root.Values.imagePullSecrets }}
 imagePullSecrets:
   {{- toYaml . | nindent 2 }}
@@ -116,6 +124,10 @@ topologySpreadConstraints:
         {{- include "portcullis.selector" (list $root $part) | nindent 8 }}
     {{- end }}
   {{- end }}
+{{- with $values.extraInitContainers }}
+initContainers:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
 {{- end -}}
 
 {{- define "portcullis.spread" -}}
@@ -129,12 +141,91 @@ topologySpreadConstraints:
   matchLabelKeys: [pod-template-hash]
 {{- end -}}
 
+{{/* Security context of pods: (list . .Values.gateway). OpenShift refuses users and groups that it did not choose. */}}
+{{- define "portcullis.podSecurity" -}}
+{{- $root := first . }}
+{{- $context := (last .).podSecurityContext }}
+{{- if include "portcullis.openshift" $root }}
+{{- $context = omit $context "runAsUser" "runAsGroup" "fsGroup" }}
+{{- end }}
+{{- with $context }}
+securityContext:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{/* Security context of containers: (list . .Values.gateway). */}}
 {{- define "portcullis.containerSecurity" -}}
-allowPrivilegeEscalation: false
-readOnlyRootFilesystem: true
-runAsNonRoot: true
-capabilities:
-  drop: [ALL]
+{{- $context := (last .).securityContext }}
+{{- if include "portcullis.openshift" (first .) }}
+{{- $context = omit $context "runAsUser" "runAsGroup" }}
+{{- end }}
+{{- with $context }}
+securityContext:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{/* Not empty on OpenShift. */}}
+{{- define "portcullis.openshift" -}}
+{{- $given := toString .Values.openshift -}}
+{{- if or (eq $given "true") (and (eq $given "auto") (.Capabilities.APIVersions.Has "security.openshift.io/v1")) -}}
+true
+{{- end -}}
+{{- end -}}
+
+{{/* Mode of mounted Secrets and tokens: (list . .Values.gateway). Without an fsGroup of ours, the group of the files is
+     root's and the process is in another one; no other user has processes in the pod. */}}
+{{- define "portcullis.fileMode" -}}
+{{- if and (last .).podSecurityContext.fsGroup (not (include "portcullis.openshift" (first .))) -}}
+288 # 0440
+{{- else -}}
+292 # 0444
+{{- end -}}
+{{- end -}}
+
+{{/* Name of the service account of a part: (list . "gateway"). */}}
+{{- define "portcullis.serviceAccount" -}}
+{{- $root := first . -}}
+{{- $part := last . -}}
+{{ default (printf "%s-%s" (include "portcullis.fullname" $root) $part) (get $root.Values.serviceAccount $part).name }}
+{{- end -}}
+
+{{/* How Prometheus scrapes the admin ports: .Values.monitoring.podMonitor or the like. */}}
+{{- define "portcullis.scrape" -}}
+port: admin
+interval: {{ .interval }}
+{{- with .scrapeTimeout }}
+scrapeTimeout: {{ . }}
+{{- end }}
+{{- with .relabelings }}
+relabelings:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .metricRelabelings }}
+metricRelabelings:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{/* Variables of a container: (list YAML MORE). One of MORE replaces one of the same name, for two would be refused. */}}
+{{- define "portcullis.env" -}}
+{{- $more := dict }}
+{{- range last . }}
+{{- $_ := set $more .name . }}
+{{- end }}
+{{- $variables := list }}
+{{- range first . | fromYamlArray }}
+{{- $variables = append $variables (default . (get $more .name)) }}
+{{- $more = omit $more .name }}
+{{- end }}
+{{- range last . }}
+{{- if hasKey $more .name }}
+{{- $variables = append $variables (get $more .name) }}
+{{- $more = omit $more .name }}
+{{- end }}
+{{- end }}
+{{- toYaml $variables }}
 {{- end -}}
 
 {{/* Only the process itself counts for life; a pod that waits for its configuration is not ready, but alive. */}}
@@ -155,11 +246,12 @@ readinessProbe:
   failureThreshold: 2
 {{- end -}}
 
-{{/* What the client of the API server reads, with a token that lives for an hour and is renewed by the kubelet. */}}
+{{/* What the client of the API server reads, with a token that lives for an hour and is renewed by the kubelet:
+     (list . .Values.gateway). */}}
 {{- define "portcullis.apiAccess" -}}
 - name: api-access
   projected:
-    defaultMode: 288 # 0440
+    defaultMode: {{ include "portcullis.fileMode" . }}
     sources:
       - serviceAccountToken: {path: token, expirationSeconds: 3600}
       - configMap:
