@@ -200,7 +200,7 @@ fn quoted(text: &str) -> usize {
     serde_json::to_string(text).map_or(usize::MAX, |text| text.len())
 }
 
-/// What a header takes in JSON, with some to spare for what stands around it; the definition counts the same.
+/// What a header takes in JSON, with some to spare for what stands around it. The definition counts characters alone.
 fn bytes_of_header(header: &Header) -> usize {
     let texts = [Some(&header.name), header.prefix.as_ref(), header.value.as_ref()];
     let reference = header.secret_ref.as_ref().map_or(0, |it| it.name.len() + it.key.len());
@@ -361,7 +361,7 @@ mod tests {
             let problems = problems(&over(128, description.repeat(2)));
             assert_eq!(problems, ["tools take more than 36 KiB together: shorten descriptions or drop entries"]);
         }
-        // A control character takes six bytes, which the definition does not count.
+        // A control character takes six bytes, and the definition counts one.
         let server = crate::McpServer::new("a", over(10, "\u{1}".repeat(4096)));
         let refusal = crate::resolve([&server], "home", crate::Services::Unknown).verdicts.remove(0).refusal.unwrap();
         assert_eq!(refusal.reason, crate::Reason::Invalid);
