@@ -415,6 +415,12 @@ mod tests {
         .unwrap();
         let expected: Vec<SocketAddr> = ["10.0.0.1:9090", "10.0.0.3:9090"].map(|a| a.parse().unwrap()).into();
         assert_eq!(addresses_of(&slice), expected);
+        let slice: EndpointSlice = serde_json::from_value(json!({
+            "addressType": "IPv6", "metadata": {"name": "b"}, "ports": [{"name": "admin", "port": 9090}],
+            "endpoints": [{"addresses": ["fd00::1"]}],
+        }))
+        .unwrap();
+        assert_eq!(addresses_of(&slice), ["[fd00::1]:9090".parse().unwrap()]);
     }
 
     #[test]

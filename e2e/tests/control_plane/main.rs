@@ -3,6 +3,7 @@
 mod crowd;
 mod definition;
 mod election;
+mod families;
 mod outage;
 mod reconcile;
 mod setting;
