@@ -420,7 +420,8 @@ mod tests {
             "endpoints": [{"addresses": ["fd00::1"]}],
         }))
         .unwrap();
-        assert_eq!(addresses_of(&slice), ["[fd00::1]:9090".parse().unwrap()]);
+        let expected: Vec<SocketAddr> = vec!["[fd00::1]:9090".parse().unwrap()];
+        assert_eq!(addresses_of(&slice), expected);
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! The definition of McpServer: one release owns and upgrades it, others leave it alone, and no McpServer is ever lost.
 
 use std::process::Command;
+use std::time::Duration;
 
-use portcullis_e2e::cluster::{Cluster, Said, Tier, startable};
+use portcullis_e2e::cluster::{Cluster, Said, Tier, run, startable};
 use portcullis_e2e::require;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -52,13 +53,17 @@ fn owner(cluster: &Cluster) -> Option<String> {
     definition(cluster)["metadata"]["annotations"]["meta.helm.sh/release-name"].as_str().map(str::to_owned)
 }
 
-/// As docs/upgrading.md says.
+/// Runs what docs/upgrading.md says, for the release of this name. Nothing waits for pods, which no node would run.
 fn hand_over(cluster: &Cluster, name: &str) {
-    let of = ["--overwrite", "customresourcedefinition", NAME];
-    cluster.kubectl(&[&["label"], &of[..], &["app.kubernetes.io/managed-by=Helm"]].concat()).good();
-    let release = [format!("meta.helm.sh/release-name={name}"), format!("meta.helm.sh/release-namespace={name}")];
-    cluster.kubectl(&[&["annotate"], &of[..], &[&release[0], &release[1]]].concat()).good();
-    helm(cluster, "upgrade", name, &[&folder(), "--reset-then-reuse-values", "--force-conflicts"]).good();
+    let page = std::fs::read_to_string(repository("docs/upgrading.md")).expect("the page");
+    let block = page.split("```sh\n").find(|block| block.starts_with("kubectl label")).expect("the commands");
+    let commands = block.split("```").next().expect("an end");
+    let commands = commands
+        .replace("upgrade portcullis helm/portcullis", &format!("upgrade {name} {}", folder()))
+        .replace("=portcullis", &format!("={name}"))
+        .replace("--namespace portcullis", &format!("--namespace {name}"))
+        .replace(" --wait", "");
+    run(cluster.program("sh").args(["-euc", &commands]), Duration::from_secs(60)).good();
 }
 
 fn make_server(cluster: &Cluster) {

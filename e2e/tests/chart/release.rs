@@ -198,6 +198,23 @@ async fn uninstalling_leaves_mcpservers_and_nothing_else() {
     Release::install(&space, &[]);
 }
 
+/// Roles and the definition are somebody else's then.
+#[tokio::test]
+async fn an_installer_that_sees_one_namespace_alone_can_install_the_chart() {
+    require!(available(Tier::ControlPlane));
+    let space = Space::new(control_plane()).await;
+    let kinds = "secrets,configmaps,services,serviceaccounts,pods,deployments.apps,leases.coordination.k8s.io,\
+                 poddisruptionbudgets.policy";
+    let account = format!("--serviceaccount={}:installer", space.name);
+    space.kubectl(&["create", "serviceaccount", "installer"]).good();
+    space.kubectl(&["create", "role", "installer", "--verb=*", &format!("--resource={kinds}")]).good();
+    space.kubectl(&["create", "rolebinding", "installer", "--role=installer", &account]).good();
+    let user = format!("--kube-as-user=system:serviceaccount:{}:installer", space.name);
+    let arguments = ["--set", "crds.install=false,rbac.create=false", &user];
+    let release = Release::install(&space, &arguments);
+    release.upgrade(&arguments);
+}
+
 #[tokio::test]
 async fn a_random_secret_is_made_once() {
     require!(available(Tier::ControlPlane));
