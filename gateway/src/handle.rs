@@ -1,5 +1,8 @@
 //! One server as calls see it: its session, its load, its health. Shared by the call path and the server's task.
 
+mod in_force;
+mod known;
+
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -12,6 +15,9 @@ use prometheus::{Histogram, HistogramVec};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
+use self::in_force::InForce;
+use self::known::Known;
+pub use self::known::Lists;
 use crate::clients::Clients;
 use crate::item::{Items, Kind};
 use crate::limit::{Slot, Slots};
@@ -60,7 +66,8 @@ pub struct Handle {
     born: Instant,
     retired: AtomicBool,
     status: Mutex<Status>,
-    revision: Mutex<Option<(Arc<Server>, String)>>,
+    known: Mutex<Known>,
+    in_force: Mutex<InForce>,
     told: Told,
     /// Sessions that clients have for themselves, if it is configured so.
     clients: Option<Arc<Clients>>,
@@ -202,6 +209,7 @@ impl Handle {
             notices: Arc::default(),
             subscriptions: Subscriptions::default(),
             slots: Slots::new(spec.limits.max_concurrent_requests),
+            in_force: Mutex::new(InForce::new(&spec)),
             spec: ArcSwap::new(spec),
             live: ArcSwapOption::empty(),
             opened: watch::Sender::new(0),
@@ -215,7 +223,7 @@ impl Handle {
             born: Instant::now(),
             retired: AtomicBool::new(false),
             status: Mutex::new(Status::new(phase)),
-            revision: Mutex::default(),
+            known: Mutex::default(),
             told: Told::default(),
             clients: None,
             series: Series::new(&name, metrics),
@@ -255,21 +263,12 @@ impl Handle {
         self.spec.load().weight > 0
     }
 
-    /// Takes over a changed configuration that the session can live with.
-    pub fn set_spec(&self, spec: Arc<Server>) {
+    /// Takes over a changed configuration that the session can live with; true if it offers something else then.
+    pub fn set_spec(&self, spec: Arc<Server>) -> bool {
         self.slots.set_limit(spec.limits.max_concurrent_requests);
-        self.spec.store(spec);
+        let before = self.spec.swap(spec.clone());
         self.touch();
-    }
-
-    /// Tells one configuration from another.
-    pub fn revision(&self) -> String {
-        let spec = self.spec();
-        let mut known = self.revision.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*known {
-            Some((of, revision)) if Arc::ptr_eq(of, &spec) => revision.clone(),
-            _ => known.insert((spec.clone(), spec.revision())).1.clone(),
-        }
+        (&before.tools, before.state) != (&spec.tools, spec.state) && self.renew(|_| ())
     }
 
     /// The open session.
@@ -277,9 +276,12 @@ impl Handle {
         self.live.load_full()
     }
 
-    /// A session was opened. Returns its number. It gets its chance at once, but a pause after it stays a long one.
-    pub fn open(&self, session: Arc<Session>) -> u64 {
+    /// A session was opened that sends what `spec` says. Returns its number. It gets its chance at once, but a pause after
+    /// it stays a long one.
+    pub fn open(&self, session: Arc<Session>, spec: &Arc<Server>) -> u64 {
         let number = *self.opened.borrow() + 1;
+        // First: whoever sees the session sees what it sends.
+        self.note_sent(spec);
         self.live.store(Some(Arc::new(Live { session, number })));
         self.failures.store(0, Ordering::Relaxed);
         self.ejected_until.store(0, Ordering::Relaxed);
@@ -316,8 +318,14 @@ impl Handle {
         self.offer.load_full()
     }
 
-    /// Changes what it brings into the catalog; true if that makes a difference.
+    /// Changes what it brings into the catalog, whatever it has told; true if that makes a difference.
     pub fn set_offer(&self, offer: Offer) -> bool {
+        let mut known = self.known();
+        *known = Known::of(&offer);
+        self.store_offer(offer)
+    }
+
+    fn store_offer(&self, offer: Offer) -> bool {
         let changed = **self.offer.load() != offer;
         if changed {
             self.offer.store(Arc::new(offer));
@@ -326,12 +334,10 @@ impl Handle {
         changed
     }
 
-    /// Changes it to what it has told itself; true if that makes a difference.
-    pub fn set_own_offer(&self, offer: Offer) -> bool {
-        let changed = self.set_offer(offer);
+    /// Its offer is what it has told itself from now on.
+    pub fn has_told(&self) {
         // After the offer: whoever sees this sees that too.
         self.listed_itself.store(true, Ordering::Release);
-        changed
     }
 
     /// Whether its offer is what it has told itself: what a restart took over may not be what it has now.

@@ -4,15 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderMap;
-use portcullis_crds::mcpserver::ToolRules;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use thiserror::Error;
+use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use crate::item::{Found, Kind, MAX_ITEMS, MAX_LIST_BYTES};
 use crate::plain;
-use crate::tool::read_tools;
+use crate::raw_tools::{LARGE, RawTools};
 use crate::upstream::message::json_string;
 use crate::upstream::timing::Timing;
 use crate::upstream::{Call, CallError, Reply, Session};
@@ -56,25 +56,44 @@ pub enum Why {
     Slow,
 }
 
+/// A list as it was read.
+pub enum Listed {
+    /// Of tools, to which the rules of the configuration are still to be applied.
+    Tools(Arc<RawTools>),
+    /// Of anything else.
+    Others(Found),
+}
+
 /// One page, whatever its kind.
 struct Page<'a> {
     definitions: Vec<&'a RawValue>,
     next_cursor: Option<String>,
 }
 
-/// Reads everything of one kind that a server has and applies its rules. What exceeds the bounds is left out and
-/// counted.
+/// Reads everything of one kind that a server has. What exceeds the bounds is left out and counted.
 ///
 /// # Errors
 /// See [`ListError`]; a server without the method has nothing of the kind, which is no error.
-pub async fn list(session: &Session, kind: Kind, rules: &ToolRules) -> Result<Found, ListError> {
+pub async fn list(session: &Session, kind: Kind) -> Result<Listed, ListError> {
     let failed = |why| ListError { kind, why };
     let (definitions, beyond) =
         timeout(LIST_LIMIT, pages(session, kind)).await.map_err(|_| failed(Why::Slow))?.map_err(failed)?;
-    let texts = definitions.iter().map(String::as_str);
-    let mut found = if kind == Kind::Tools { read_tools(texts, rules) } else { plain::read(kind, texts) };
+    if kind == Kind::Tools {
+        return Ok(Listed::Tools(Arc::new(packed(definitions, beyond).await)));
+    }
+    let mut found = plain::read(kind, definitions.iter().map(String::as_str));
     found.left_out += beyond;
-    Ok(found)
+    Ok(Listed::Others(found))
+}
+
+async fn packed(definitions: Vec<String>, beyond: usize) -> RawTools {
+    let bytes: usize = definitions.iter().map(String::len).sum();
+    if bytes <= LARGE {
+        return RawTools::pack(&definitions, beyond);
+    }
+    let packing = spawn_blocking(move || RawTools::pack(&definitions, beyond));
+    // It fails only if the process ends meanwhile.
+    packing.await.unwrap_or_else(|_| RawTools::pack(&[], beyond))
 }
 
 /// All pages, and how many definitions were too many.

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
-use portcullis_crds::mcpserver::State;
 use portcullis_crds::report::SlotReport;
 use portcullis_crds::{Server, ServerKey};
 use portcullis_runtime::{Latch, Workers};
@@ -21,7 +20,7 @@ use tracing::{error, info};
 use crate::board::Board;
 use crate::catalog::Catalog;
 use crate::clients::Clients;
-use crate::handle::{Handle, Offer};
+use crate::handle::Handle;
 use crate::plan::{Plan, plan};
 use crate::server::{self, Order, Shared, Trying};
 use crate::source::{Configuration, Servers, Slot};
@@ -140,7 +139,8 @@ impl Pool {
                         (&mut stop).await;
                         break;
                     }
-                    self.take(&configurations.borrow_and_update().clone());
+                    let newest = configurations.borrow_and_update().clone();
+                    self.take(&newest).await;
                 }
                 Ok(()) = secrets.changed() => self.tell_all(),
                 Some(ended) = self.tasks.join_next_with_id() => self.ended(ended),
@@ -170,7 +170,8 @@ impl Pool {
         let (trying, attempts) = mpsc::channel(1);
         self.trying = Some(trying);
         loop {
-            self.take(&configurations.borrow_and_update().clone());
+            let newest = configurations.borrow_and_update().clone();
+            self.take(&newest).await;
             if self.servers.is_some() {
                 break;
             }
@@ -188,10 +189,10 @@ impl Pool {
     }
 
     /// Takes over what has changed of a configuration.
-    fn take(&mut self, configuration: &Configuration) {
+    async fn take(&mut self, configuration: &Configuration) {
         if let Some(servers) = &configuration.servers {
             if !self.servers.as_ref().is_some_and(|old| Arc::ptr_eq(old, servers)) {
-                self.apply(servers);
+                self.apply(servers).await;
                 self.servers = Some(servers.clone());
             }
             self.note_delays(&configuration.slots);
@@ -216,9 +217,10 @@ impl Pool {
         }
     }
 
-    fn apply(&mut self, wanted: &[Arc<Server>]) {
+    async fn apply(&mut self, wanted: &[Arc<Server>]) {
         let began = Instant::now();
         let Plan { start, stop, restart, update } = plan(self.members.values().map(|member| &member.spec), wanted);
+        self.prepare(restart.iter().chain(&update)).await;
         let (starts, stops, restarts, updates) = (start.len(), stop.len(), restart.len(), update.len());
         let stopped: Vec<_> = stop.iter().filter_map(|key| self.stop(key)).collect();
         // Their tools keep their names and stay listed for a while, so that no list flaps and no name changes hands.
@@ -235,6 +237,9 @@ impl Pool {
         if starts + stops + restarts + changed > 0 {
             self.publish();
         }
+        for spec in update {
+            self.members.get(&spec.key).into_iter().for_each(|member| member.handle.note_published(&spec));
+        }
         self.shared.metrics.applied(began.elapsed());
         info!(
             started = starts,
@@ -246,6 +251,19 @@ impl Pool {
         );
     }
 
+    /// Applies other rules to long lists of tools beforehand: that takes its time, and calls go on meanwhile.
+    async fn prepare(&self, changed: impl Iterator<Item = &Arc<Server>>) {
+        let handle = |spec: &Arc<Server>| self.members.get(&spec.key).map(|member| member.handle.clone());
+        let long =
+            |(handle, spec): &(Arc<Handle>, &Arc<Server>)| handle.has_many_tools() && handle.spec().tools != spec.tools;
+        let long = changed.filter_map(|spec| Some((handle(spec)?, spec))).filter(long);
+        let long: Vec<_> = long.map(|(handle, spec)| (handle, spec.clone())).collect();
+        if !long.is_empty() {
+            let reading = move || long.iter().for_each(|(handle, spec)| handle.prepare(&spec.tools));
+            let _ = tokio::task::spawn_blocking(reading).await;
+        }
+    }
+
     /// Starts a server, which takes the place of `before`.
     fn start(&mut self, spec: Arc<Server>, before: Option<&Arc<Handle>>) {
         let handle = Handle::new(spec.clone(), &self.shared.metrics).telling(self.shared.touched.clone());
@@ -254,9 +272,7 @@ impl Pool {
             clients.succeed(old);
         }
         let handle = Arc::new(clients.into_iter().fold(handle, Handle::with_clients));
-        let offer = before.map(|before| before.offer()).unwrap_or_default();
-        let listed = offer.listed && spec.state == State::Enabled;
-        handle.set_offer(Offer { listed, ..(*offer).clone() });
+        before.into_iter().for_each(|before| handle.succeed(before));
         let orders = watch::Sender::new(Order::default());
         let running = server::run(handle.clone(), self.shared.clone(), orders.subscribe(), self.trying.clone());
         let task = match self.workers.seat() {
@@ -281,14 +297,9 @@ impl Pool {
     fn update(&mut self, spec: &Arc<Server>) -> bool {
         let Some(member) = self.members.get_mut(&spec.key) else { return false };
         let before = std::mem::replace(&mut member.spec, spec.clone());
-        let enabled = spec.state == State::Enabled;
-        member.handle.set_spec(spec.clone());
-        let offer = member.handle.offer();
-        if offer.listed && !enabled {
-            member.handle.set_offer(Offer { listed: false, ..(*offer).clone() });
-        }
+        let offers = member.handle.set_spec(spec.clone());
         member.orders.send_modify(|order| order.changes += 1);
-        (before.created, before.state, &before.label) != (spec.created, spec.state, &spec.label)
+        offers || shown_by_the_catalog(&before) != shown_by_the_catalog(spec)
     }
 
     /// Secrets have changed: each server's task looks whether that is its own.
@@ -332,6 +343,28 @@ impl Pool {
             () = all => {}
             () = sleep(STOP_LIMIT) => {}
         }
+    }
+}
+
+/// A configuration without what the catalog does not show: that is looked at with each call, or in each session. What
+/// servers offer is compared for itself.
+fn shown_by_the_catalog(server: &Server) -> Server {
+    let plain = Server::from_url("", "");
+    Server {
+        generation: 0,
+        weight: plain.weight,
+        priority: plain.priority,
+        display_name: None,
+        description: None,
+        headers: Vec::new(),
+        forward_headers: Vec::new(),
+        timeouts: plain.timeouts,
+        health_check: plain.health_check,
+        limits: plain.limits,
+        client_sessions: plain.client_sessions,
+        tools: plain.tools,
+        read_from: plain.read_from,
+        ..server.clone()
     }
 }
 

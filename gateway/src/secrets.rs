@@ -22,6 +22,9 @@ pub use watch::follow;
 
 use crate::upstream::stream::{Named, TlsMaterial};
 
+/// A header's value may be so long: most servers refuse longer ones, and it is sent with each request.
+const MAX_HEADER_BYTES: usize = 16 * 1024;
+
 /// Where Secrets lie.
 #[derive(Clone)]
 pub enum Secrets {
@@ -80,6 +83,16 @@ pub struct Resolved {
     pub tls: TlsMaterial,
     /// What they were filled in from.
     references: Vec<Reference>,
+}
+
+impl Resolved {
+    /// Sends the headers of others from now on; what TLS was set up with stays.
+    pub fn take_headers_of(&mut self, others: Self) {
+        self.headers = others.headers;
+        // A value of either may be taken back.
+        self.references.extend(others.references);
+        self.references.dedup();
+    }
 }
 
 // === impl Secrets ===
@@ -144,6 +157,10 @@ impl Reader<'_> {
                 let reference = self.reference(Kind::Secret, &secret.name, &secret.key, true);
                 place = self.secrets.name(&reference);
                 let secret = trimmed(self.read(reference)?);
+                if secret.len() > MAX_HEADER_BYTES {
+                    let limit = MAX_HEADER_BYTES;
+                    return self.refused(SecretError::TooLong { place, limit, authority: false });
+                }
                 // A file that is just being written is empty for a moment.
                 if secret.is_empty() {
                     return self.refused(SecretError::NotAHeader(place));

@@ -2,6 +2,7 @@
 //!
 //! The task ends only when it is told to; whatever the server does is an event, never an error of ours.
 
+mod adapt;
 mod lists;
 mod subscribe;
 
@@ -21,6 +22,8 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{info, warn};
 use url::Url;
 
+use self::adapt::Adapted;
+pub(crate) use self::adapt::limits;
 use crate::backoff::{self, HEALTHY_AFTER};
 use crate::capabilities::ClientCapabilities;
 use crate::clients::keep::keep;
@@ -97,6 +100,17 @@ pub struct Order {
     pub stop: bool,
 }
 
+/// For a task that nobody orders any more.
+const STOP: Order = Order { changes: 0, stop: true };
+
+/// How an attempt to open a session came to its end.
+enum Attempted {
+    Ended(Result<Opened, Trouble>),
+    /// It would have gone on with credentials that are no longer configured.
+    Outdated,
+    Stopped,
+}
+
 /// How a session came to its end.
 enum Over {
     Ended(End),
@@ -117,18 +131,6 @@ impl Over {
             Self::Ended(_) | Self::Unhealthy | Self::Revoked(_) => HEALTHY_AFTER,
         }
     }
-}
-
-/// What a changed configuration means for an open session.
-enum Adapted {
-    /// It goes on.
-    Kept,
-    /// It goes on as before, because the new cannot be used.
-    Troubled,
-    /// It needs a successor.
-    Outdated,
-    /// It must end.
-    Revoked(Trouble),
 }
 
 /// What a health check says.
@@ -202,14 +204,13 @@ impl Task {
         }
         self.hear_updates();
         // Tools taken over from before a restart are listed for the grace alone.
-        let mut away_since = self.is_listed().then(Instant::now);
+        let mut away_since = self.handle.is_fresh().then(Instant::now);
         while !self.orders.borrow().stop {
-            let mut orders = self.orders.clone();
-            self.seen = orders.borrow().changes;
-            let opened = tokio::select! {
-                biased;
-                _ = orders.wait_for(|order| order.stop) => return,
-                opened = self.open() => opened,
+            self.seen = self.orders.borrow().changes;
+            let opened = match self.open_as_configured().await {
+                Attempted::Stopped => return,
+                Attempted::Outdated => continue,
+                Attempted::Ended(opened) => opened,
             };
             match opened {
                 Err(trouble) => {
@@ -270,7 +271,7 @@ impl Task {
                     }
                     seen = order.changes;
                 }
-                () = sleep_until(unlist_at), if self.is_listed() => self.unlist(),
+                () = sleep_until(unlist_at), if self.handle.is_fresh() => self.unlist(),
                 () = sleep_until(until) => return false,
             }
         }
@@ -286,6 +287,31 @@ impl Task {
     }
 
     // --- opening ---
+
+    /// Opens a session. Meanwhile a change reaches the session of before, which calls may still use; and what would still
+    /// send what was configured before is not gone on with.
+    async fn open_as_configured(&mut self) -> Attempted {
+        let (mut orders, mut seen) = (self.orders.clone(), self.seen);
+        let (handle, shared) = (self.handle.clone(), self.shared.clone());
+        let mut tried = shared.secrets.resolve(&handle.spec());
+        let mut opening = std::pin::pin!(self.open());
+        loop {
+            let order = tokio::select! {
+                biased;
+                order = orders.wait_for(|order| order.stop || order.changes != seen) => order.map_or(STOP, |order| *order),
+                opened = &mut opening => return Attempted::Ended(opened),
+            };
+            if order.stop {
+                return Attempted::Stopped;
+            }
+            seen = order.changes;
+            adapt::adapt_left_over(&handle, &shared);
+            let now = shared.secrets.resolve(&handle.spec());
+            if std::mem::replace(&mut tried, now) != tried {
+                return Attempted::Outdated;
+            }
+        }
+    }
 
     /// Opens a session and lists its tools, when it is this server's turn.
     async fn open(&mut self) -> Result<Opened, Trouble> {
@@ -319,7 +345,7 @@ impl Task {
             Trouble::Connect(error)
         })?;
         let listed = tokio::select! {
-            listed = self.first_lists(&connected.session, connected.capabilities, &spec.tools) => listed,
+            listed = self.first_lists(&connected.session, connected.capabilities) => listed,
             end = &mut connected.attend => return Err(match end {
                 End::Broken(why) => Trouble::ListBroken(why),
                 End::Closed | End::Expired => Trouble::ListEnded,
@@ -331,7 +357,7 @@ impl Task {
                 if let Some(clients) = self.handle.clients() {
                     clients.note_spoken(self.spoken);
                 }
-                self.publish(lists, connected.capabilities);
+                self.publish(lists, connected.capabilities).await;
                 Ok(Opened { connected, resolved, spec })
             }
             Err(problem) => {
@@ -363,7 +389,7 @@ impl Task {
 
     async fn serve(&mut self, mut opened: Opened) -> Over {
         let mut retiring = Retiring::new();
-        self.opened(&opened.connected);
+        self.opened(&mut opened);
         self.first = None;
         let mut again = None;
         loop {
@@ -400,7 +426,9 @@ impl Task {
     /// Opens a session with changed credentials while the old one still serves; if that fails, the old one stays.
     /// Tells whether there is a new one, or how the old one ended.
     async fn replace(&mut self, opened: &mut Opened, retiring: &mut Retiring) -> Result<bool, Over> {
-        let (mut orders, mut seen, secrets) = (self.orders.clone(), self.seen, self.shared.secrets.clone());
+        let (mut orders, mut seen) = (self.orders.clone(), self.seen);
+        let (handle, shared) = (self.handle.clone(), self.shared.clone());
+        let tried = shared.secrets.resolve(&handle.spec());
         let outcome = {
             let mut opening = std::pin::pin!(self.open());
             loop {
@@ -408,23 +436,26 @@ impl Task {
                     end = &mut opened.connected.attend => return Err(Over::Ended(end)),
                     outcome = &mut opening => break outcome,
                     order = orders.wait_for(|order| order.stop || order.changes != seen) => {
-                        order.map_or(Order { stop: true, changes: seen }, |order| *order)
+                        order.map_or(STOP, |order| *order)
                     }
                 };
                 if order.stop {
                     return Err(Over::Stopped);
                 }
                 seen = order.changes;
-                // The old session goes on sending them meanwhile, and the new one may take its time.
-                if let Some(error) = secrets.revoked(&opened.resolved) {
-                    return Err(Over::Revoked(error.into()));
+                // The old session goes on meanwhile, and the new one may take its time.
+                match adapt::adapt(&handle, &shared, &opened.connected.session, &mut opened.resolved) {
+                    Adapted::Revoked(trouble) => return Err(Over::Revoked(trouble)),
+                    // Whoever follows the changes next begins anew.
+                    _ if shared.secrets.resolve(&handle.spec()) != tried => return Ok(true),
+                    _ => {}
                 }
             }
         };
         match outcome {
-            Ok(new) => {
+            Ok(mut new) => {
                 self.handle.count_reconnect("changed");
-                self.opened(&new.connected);
+                self.opened(&mut new);
                 let old = std::mem::replace(opened, new);
                 retiring.push(Box::pin(finish(self.handle.clone(), old.connected)));
                 Ok(true)
@@ -458,7 +489,7 @@ impl Task {
                 biased;
                 end = &mut connected.attend => return Over::Ended(end),
                 order = orders.wait_for(|order| order.stop || order.changes != *seen) => {
-                    order.map_or(Order { stop: true, changes: *seen }, |order| *order)
+                    order.map_or(STOP, |order| *order)
                 }
                 Some(()) = retiring.next() => continue,
                 Some(over) = watching.next() => return over,
@@ -468,29 +499,29 @@ impl Task {
             if order.stop {
                 return Over::Stopped;
             }
-            again = match self.adapt(&session, resolved) {
+            again = match adapt::adapt(&self.handle, &self.shared, &session, resolved) {
                 Adapted::Kept => None,
                 Adapted::Troubled => Some(credentials_again()),
                 Adapted::Outdated => return Over::Changed,
                 Adapted::Revoked(trouble) => return Over::Revoked(trouble),
             };
             let before = std::mem::replace(spec, self.handle.spec());
-            self.hurry(&before, spec);
+            if before.health_check != spec.health_check {
+                // It would go on for long with what was configured before.
+                self.handle.notices.suspect.notify_one();
+            }
         }
     }
 
-    /// Wakes whoever would go on for long with what has changed.
-    fn hurry(&self, before: &Server, now: &Server) {
-        if (&before.tools, before.state) != (&now.tools, now.state) {
-            self.tools_changed();
+    fn opened(&self, opened: &mut Opened) {
+        let Opened { connected, resolved, spec } = opened;
+        let now = self.handle.spec();
+        if !Arc::ptr_eq(spec, &now) {
+            // No call may find what was configured when its opening began. What this means for the session itself is
+            // looked at by whoever follows the changes.
+            let _ = adapt::adapt(&self.handle, &self.shared, &connected.session, resolved);
         }
-        if before.health_check != now.health_check {
-            self.handle.notices.suspect.notify_one();
-        }
-    }
-
-    fn opened(&self, connected: &Connected) {
-        let number = self.handle.open(connected.session.clone());
+        let number = self.handle.open(connected.session.clone(), &now);
         self.handle.alive();
         let transport = match connected.spoken {
             Spoken::Sse => "sse",
@@ -507,39 +538,6 @@ impl Task {
         let (tools, prompts, resources) = (offer.tools.len(), offer.prompts.len(), offer.resources.len());
         info!(server = %self.handle.name, transport, version = %connected.version, tools, prompts, resources, session = number, "server is ready");
         self.shared.dirty.notify_one();
-    }
-
-    /// Takes a changed configuration over into the open session, as far as it can.
-    fn adapt(&self, session: &Session, resolved: &mut Resolved) -> Adapted {
-        match self.shared.secrets.resolve(&self.handle.spec()) {
-            Ok(new) if new.tls == resolved.tls => {
-                session.set_headers(new.headers.clone());
-                *resolved = new;
-                self.handle.update_status(|status| status.clear(is_about_credentials));
-                Adapted::Kept
-            }
-            Ok(new) => match url_of(&self.handle.spec()).and_then(|url| tls(&self.shared, &url, &new)) {
-                Ok(_) => Adapted::Outdated,
-                Err(trouble) => self.keep_the_last_good(resolved, trouble),
-            },
-            Err(error) => self.keep_the_last_good(resolved, error.into()),
-        }
-    }
-
-    /// What was valid stays in use until the connection needs the new, unless it may not be used any more.
-    fn keep_the_last_good(&self, used: &Resolved, trouble: Trouble) -> Adapted {
-        if trouble.is_revocation() {
-            return Adapted::Revoked(trouble);
-        }
-        if let Some(error) = self.shared.secrets.revoked(used) {
-            return Adapted::Revoked(error.into());
-        }
-        let problem = trouble.to_string();
-        if trouble.reason() != Reason::Probing && self.handle.status().last_error.as_ref() != Some(&problem) {
-            warn!(server = %self.handle.name, problem, "credentials cannot be used, the previous ones stay in use");
-            self.handle.update_status(|status| status.note(&trouble));
-        }
-        Adapted::Troubled
     }
 
     /// Reads the lists when they change, keeps it subscribed, and checks the health, until the health is lost.
@@ -577,7 +575,8 @@ impl Task {
                 Health::Bad => {
                     (bad, good) = (bad + 1, 0);
                     self.set_phase(Phase::Degraded);
-                    if bad >= u32::from(check.unhealthy_threshold) {
+                    // The check may have taken long.
+                    if bad >= u32::from(self.handle.spec().health_check.unhealthy_threshold) {
                         return Over::Unhealthy;
                     }
                 }
@@ -623,10 +622,6 @@ impl Task {
 
     // --- small parts ---
 
-    fn is_listed(&self) -> bool {
-        self.handle.offer().listed
-    }
-
     fn set_phase(&self, phase: Phase) {
         self.handle.update_status(|status| {
             status.phase = phase;
@@ -651,7 +646,7 @@ pub(crate) fn target_of(
         Some(port) => format!("{}:{port}", url.host_str().unwrap_or_default()),
         None => url.host_str().unwrap_or_default().to_owned(),
     };
-    let step = Duration::from_secs(spec.timeouts.connect_seconds.into());
+    let (step, idle) = limits(spec);
     let pool = HttpPool::new(Origin {
         port: url.port_or_known_default().unwrap_or(80),
         authority: authority.parse().map_err(|_| Trouble::Url)?,
@@ -659,7 +654,7 @@ pub(crate) fn target_of(
         guard: shared.guard.clone(),
         tls,
         connect_timeout: step,
-        idle_timeout: Duration::from_secs(spec.timeouts.idle_seconds.into()),
+        idle_timeout: idle,
     });
     Ok(Target {
         url,

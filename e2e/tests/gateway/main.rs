@@ -10,6 +10,7 @@ mod entrance;
 mod files;
 mod fleet;
 mod guard;
+mod in_force;
 mod issuers;
 mod log;
 mod real_servers;

@@ -76,6 +76,7 @@ async fn only_what_has_visibly_changed_is_new() {
 
     let spec = b.spec();
     b.set_spec(Arc::new(Server { weight: 7, ..(*spec).clone() }));
+    b.note_published(&b.spec());
     assert_eq!(kit.after(2).await, row(3, &["b"], &[]), "its revision is another one");
     assert_eq!(kit.after(1).await, row(3, &["a", "b"], &[]));
 }

@@ -16,7 +16,7 @@ use crate::capabilities::ClientCapabilities;
 use crate::handle::Handle;
 use crate::pool::TIDY;
 use crate::secrets::Resolved;
-use crate::server::{CLOSE_LIMIT, Order, Shared, target_of};
+use crate::server::{CLOSE_LIMIT, Order, Shared, limits, target_of};
 use crate::trouble::Trouble;
 use crate::upstream::{CallError, Notices, Target, connect};
 
@@ -24,7 +24,8 @@ use crate::upstream::{CallError, Notices, Target, connect};
 pub async fn keep(handle: Arc<Handle>, clients: Arc<Clients>, shared: Arc<Shared>, mut orders: watch::Receiver<Order>) {
     let to_open = clients.to_open.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
     let Some(to_open) = to_open else { return };
-    let mut keeper = Keeper { handle, clients, shared, used: None, running: JoinSet::new() };
+    let idle_seconds = handle.spec().client_sessions.idle_seconds;
+    let mut keeper = Keeper { handle, clients, shared, used: None, idle_seconds, running: JoinSet::new() };
     keeper.run(to_open, &mut orders).await;
     keeper.finish().await;
 }
@@ -35,6 +36,8 @@ struct Keeper {
     shared: Arc<Shared>,
     /// What the open ones were made with.
     used: Option<(Resolved, Target)>,
+    /// How long a session may be without calls, as they were told last.
+    idle_seconds: u32,
     running: JoinSet<()>,
 }
 
@@ -51,7 +54,7 @@ impl Keeper {
                         return;
                     }
                     seen = order.changes;
-                    self.adapt();
+                    drop(self.adapt());
                 }
                 Some(line) = to_open.recv() => self.open(line),
                 Some(_) = self.running.join_next() => {}
@@ -62,8 +65,7 @@ impl Keeper {
 
     fn open(&mut self, line: Arc<Line>) {
         // The others must not miss a change that this one finds before it is told.
-        self.adapt();
-        let spec = self.handle.spec();
+        let spec = self.adapt();
         match self.target(&spec) {
             Ok(target) => {
                 let target = Target { capabilities: line.key.capabilities, ..target };
@@ -91,10 +93,24 @@ impl Keeper {
         Ok(target)
     }
 
-    /// Takes changed credentials over into the open sessions, as far as they can be.
-    fn adapt(&mut self) {
+    /// Takes a changed configuration over into the open sessions, as far as it can be. Returns which one.
+    fn adapt(&mut self) -> Arc<Server> {
+        let spec = self.handle.spec();
+        self.adapt_credentials(&spec);
+        let idle_seconds = spec.client_sessions.idle_seconds;
+        if std::mem::replace(&mut self.idle_seconds, idle_seconds) != idle_seconds {
+            self.clients.all().iter().for_each(|line| line.look_again());
+        }
+        self.handle.note_sent_for_clients(&spec);
+        spec
+    }
+
+    fn adapt_credentials(&mut self, spec: &Server) {
         let Some((before, target)) = &mut self.used else { return };
-        match self.shared.secrets.resolve(&self.handle.spec()) {
+        let (connect, idle) = limits(spec);
+        target.step = connect;
+        target.pool.set_limits(connect, idle);
+        match self.shared.secrets.resolve(spec) {
             Ok(new) if new.tls == before.tls => {
                 if new.headers != before.headers {
                     target.headers.clone_from(&new.headers);
@@ -173,6 +189,7 @@ async fn attend(handle: Arc<Handle>, clients: Arc<Clients>, line: Arc<Line>, tar
                 _ = &mut connected.attend => break,
                 lives = connected.session.check(connected.session.ping_method()) => if lives.is_err() { break },
             },
+            () = line.looked_at_again() => {}
             () = sleep_until(line.idle_at(idle)) => if clients.remove_idle(&line, idle) { break },
         }
     }

@@ -28,6 +28,8 @@ pub struct Line {
     /// The server has answered a call, and so may keep something for the next.
     served: AtomicBool,
     closing: Notify,
+    /// What is configured for it has changed.
+    again: Notify,
     /// A call had no answer.
     suspect: Notify,
     /// The log level that the server was told, as JSON.
@@ -60,6 +62,7 @@ impl Line {
             used: Mutex::new(Used { running: 0, last: Instant::now() }),
             served: AtomicBool::new(false),
             closing: Notify::new(),
+            again: Notify::new(),
             suspect: Notify::new(),
             level: Mutex::default(),
         }
@@ -129,6 +132,15 @@ impl Line {
 
     pub(super) async fn closed(&self) {
         self.closing.notified().await;
+    }
+
+    /// It may be idle for longer or shorter than before.
+    pub(super) fn look_again(&self) {
+        self.again.notify_one();
+    }
+
+    pub(super) async fn looked_at_again(&self) {
+        self.again.notified().await;
     }
 
     /// Something went wrong: look whether the server still answers in it.

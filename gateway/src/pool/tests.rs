@@ -9,6 +9,7 @@ use tokio::sync::{Notify, Semaphore};
 use super::*;
 use crate::front::mcp::asking::Asking;
 use crate::front::mcp::streams::{StreamLimits, Streams};
+use crate::handle::Offer;
 use crate::metrics::Metrics;
 use crate::secrets::Secrets;
 use crate::server::HANDSHAKES;
@@ -55,22 +56,22 @@ async fn one_change_among_many_servers_costs_little() {
     for count in [1_000, 10_000] {
         let mut pool = pool();
         let mut servers: Vec<_> = (0..count).map(server).collect();
-        let timed = |pool: &mut Pool, servers: &[Arc<Server>], what: &str| {
+        let timed = async |pool: &mut Pool, servers: &[Arc<Server>], what: &str| {
             let began = Instant::now();
-            pool.apply(servers);
+            pool.apply(servers).await;
             println!("{count} servers, {what}: {:?}", began.elapsed());
         };
-        timed(&mut pool, &servers, "all new");
+        timed(&mut pool, &servers, "all new").await;
         connect(&mut pool);
-        timed(&mut pool, &servers, "no change");
+        timed(&mut pool, &servers, "no change").await;
         servers[7] = Arc::new(Server { weight: 7, ..(*servers[7]).clone() });
-        timed(&mut pool, &servers, "one updated");
+        timed(&mut pool, &servers, "one updated").await;
         servers[8] = Arc::new(Server { url: "http://127.0.0.1:2/".into(), ..(*servers[8]).clone() });
-        timed(&mut pool, &servers, "one restarted");
+        timed(&mut pool, &servers, "one restarted").await;
         servers.remove(9);
-        timed(&mut pool, &servers, "one removed");
+        timed(&mut pool, &servers, "one removed").await;
         servers.push(server(count));
-        timed(&mut pool, &servers, "one added");
+        timed(&mut pool, &servers, "one added").await;
         let began = Instant::now();
         let whole = pool.board.report(None);
         println!("{count} servers, the whole status: {:?}", began.elapsed());
@@ -87,19 +88,19 @@ async fn an_incomplete_configuration_is_not_applied_and_its_slots_are_told_witho
         report: SlotReport { name: "s".into(), revision: "abc".into(), origin: origin.into(), problem: None },
         written: Some(SystemTime::now()),
     };
-    pool.take(&Configuration { servers: None, slots: vec![slot("api")] });
+    pool.take(&Configuration { servers: None, slots: vec![slot("api")] }).await;
     assert!(pool.servers.is_none() && pool.members.is_empty());
     assert_eq!(pool.board.report(None).slots[0].revision, "");
     let delays = |pool: &Pool| pool.shared.metrics.snapshot_delay.get_sample_count();
 
-    pool.take(&Configuration { servers: Some(Arc::new(vec![server(1)])), slots: vec![slot("api")] });
+    pool.take(&Configuration { servers: Some(Arc::new(vec![server(1)])), slots: vec![slot("api")] }).await;
     assert_eq!((pool.members.len(), delays(&pool)), (1, 0), "the first configuration is of any age");
     assert_eq!(pool.board.report(None).slots[0].revision, "abc");
 
     let mut next = slot("api");
     next.report.revision = "def".into();
     next.written = Some(SystemTime::now() + Duration::from_secs(60));
-    pool.take(&Configuration { servers: pool.servers.clone(), slots: vec![next] });
+    pool.take(&Configuration { servers: pool.servers.clone(), slots: vec![next] }).await;
     assert_eq!(delays(&pool), 1);
     assert!(pool.shared.metrics.snapshot_delay.get_sample_sum() < f64::EPSILON, "a clock ahead of ours is no delay");
 }
@@ -107,7 +108,7 @@ async fn an_incomplete_configuration_is_not_applied_and_its_slots_are_told_witho
 #[tokio::test]
 async fn a_server_whose_task_broke_off_goes_on_with_a_new_one_that_callers_get() {
     let mut pool = pool();
-    pool.apply(&[server(1)]);
+    pool.apply(&[server(1)]).await;
     connect(&mut pool);
     let before = pool.published.load().servers()[0].clone();
     pool.tasks.abort_all();

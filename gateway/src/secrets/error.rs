@@ -6,12 +6,13 @@ use portcullis_crds::Reason;
 use thiserror::Error;
 
 use super::{Kind, ObjectKey};
+use crate::setting_names::{Setting, way_to_secrets};
 
 /// Why a value cannot be used.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum SecretError {
     /// No folder was given.
-    #[error("{0} is needed, but there is no folder of Secrets: give one with --secrets")]
+    #[error("{0} is needed, but {way}", way = way_to_secrets())]
     NoFolder(String),
     /// The file is not there or cannot be read.
     #[error("{place} cannot be read in the folder of Secrets: put the value into the file {place} there")]
@@ -24,11 +25,21 @@ pub enum SecretError {
     /// A header cannot carry the value.
     #[error("{0} holds what no header can carry: use one line of visible characters")]
     NotAHeader(String),
+    /// A value is longer than any that is of use.
+    #[error("{place} is longer than {limit} bytes: put the value alone there")]
+    TooLong {
+        /// Where it lies.
+        place: String,
+        /// How long it may be.
+        limit: usize,
+        /// Whether it would hold certificate authorities.
+        authority: bool,
+    },
     /// The gateway was not given the namespace.
     #[error(
-        "{0} is needed, but the gateway reads no credentials in namespace {namespace}: add it to \
-         credentials.namespaces of the chart (CREDENTIAL_NAMESPACES)",
-        namespace = .0.namespace
+        "{0} is needed, but the gateway reads no credentials in namespace {namespace}: add it to {setting}",
+        namespace = .0.namespace,
+        setting = Setting::Credentials.name()
     )]
     Namespace(ObjectKey),
     /// It may be there; the API server has not said yet.
@@ -76,7 +87,8 @@ impl SecretError {
         match self {
             Self::NoFolder(_) | Self::Namespace(_) => Reason::NamespaceNotAllowed,
             Self::Unreadable { reason, .. } => *reason,
-            Self::NotAHeader(_) => Reason::SecretInvalid,
+            Self::TooLong { authority: true, .. } => Reason::CaInvalid,
+            Self::NotAHeader(_) | Self::TooLong { .. } => Reason::SecretInvalid,
             Self::Pending(_) => Reason::Probing,
             Self::NotFound { authority: true, .. } => Reason::CaNotFound,
             Self::NotFound { .. } => Reason::SecretNotFound,

@@ -52,6 +52,30 @@ fn headers_take_their_values_from_the_folder() {
     assert_eq!(nowhere.resolve(&with_header("token")).err(), Some(SecretError::NoFolder(place("token"))));
 }
 
+#[test]
+fn values_that_are_too_long_are_named_and_neither_cut_nor_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["github", "ca"] {
+        std::fs::create_dir(folder.path().join(name)).unwrap();
+    }
+    std::fs::write(folder.path().join("github/token"), "s".repeat(16 * 1024 + 1)).unwrap();
+    std::fs::write(folder.path().join("ca/ca.crt"), "s".repeat(1024 * 1024 + 1)).unwrap();
+    let secrets = Secrets::Folder(Some(folder.path().into()));
+    let authority = server("https://x/", "{tls: {caRef: {name: ca}}}");
+    for (server, reason, told) in [
+        (with_header("token"), Reason::SecretInvalid, "github/token is longer than 16384 bytes"),
+        (authority, Reason::CaInvalid, "ca/ca.crt is longer than 1048576 bytes"),
+    ] {
+        let error = secrets.resolve(&server).err().unwrap();
+        assert_eq!(error.reason(), reason);
+        assert!(error.to_string().starts_with(told) && !error.to_string().contains("sss"), "{error}");
+    }
+    let in_cluster = Secrets::Cluster(store("https://mcp.example.com", &"s".repeat(1_000_000)));
+    let error = in_cluster.resolve(&with_header("token")).err().unwrap();
+    assert_eq!(error.reason(), Reason::SecretInvalid);
+    assert!(error.to_string().starts_with("Secret team/github, key token is longer than"), "{error}");
+}
+
 /// A store of the namespace `team` in which one Secret and one ConfigMap are labelled.
 fn store(origin: &str, value: &str) -> Arc<Store> {
     let store = Arc::new(Store::new("team".parse().unwrap()));
@@ -116,7 +140,7 @@ fn each_reason_names_the_object_and_says_what_to_do() {
             Server { key: ServerKey::new("other", "x"), ..with_header("token") },
             Reason::NamespaceNotAllowed,
             "Secret other/github is needed, but the gateway reads no credentials in namespace other: add it to \
-             credentials.namespaces of the chart (CREDENTIAL_NAMESPACES)",
+             CREDENTIAL_NAMESPACES",
         ),
         (
             server("https://mcp.example.com/", "{tls: {clientCertRef: {name: github}}}"),

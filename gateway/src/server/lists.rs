@@ -7,16 +7,16 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use futures_util::future::{join3, pending};
-use portcullis_crds::mcpserver::{State, ToolRules};
 use tokio::sync::Notify;
+use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 use tracing::warn;
 
 use super::Task;
 use crate::backoff;
-use crate::handle::Offer;
+use crate::handle::Lists;
 use crate::item::{Found, Kind};
-use crate::listing::{self, ListError};
+use crate::listing::{self, ListError, Listed};
 use crate::upstream::{Notices, ServerCapabilities, Session};
 
 /// Changes that come in bursts are read once.
@@ -41,9 +41,6 @@ enum Group {
     Prompts,
     Resources,
 }
-
-/// Lists as they were read.
-pub(super) type Lists = Vec<(Kind, Found)>;
 
 impl Group {
     fn kinds(self) -> &'static [Kind] {
@@ -79,16 +76,16 @@ impl Group {
         }
     }
 
-    async fn read(self, session: &Session, rules: &ToolRules) -> Result<Lists, ListError> {
+    async fn read(self, session: &Session) -> Result<Lists, ListError> {
         let mut lists = Lists::new();
         for kind in self.kinds() {
-            lists.push((*kind, listing::list(session, *kind, rules).await?));
+            lists.push((*kind, listing::list(session, *kind).await?));
         }
         Ok(lists)
     }
 
     fn nothing(self) -> Lists {
-        self.kinds().iter().map(|kind| (*kind, Found::default())).collect()
+        self.kinds().iter().map(|kind| (*kind, Listed::Others(Found::default()))).collect()
     }
 }
 
@@ -98,19 +95,18 @@ impl Task {
         &self,
         session: &Session,
         capabilities: ServerCapabilities,
-        rules: &ToolRules,
     ) -> Result<Lists, ListError> {
         let other = |group: Group| async move {
             if !group.is_there(capabilities) {
                 return group.nothing();
             }
-            let read = timeout(OTHERS_LIMIT, Box::pin(group.read(session, rules))).await;
+            let read = timeout(OTHERS_LIMIT, Box::pin(group.read(session))).await;
             read.ok().and_then(Result::ok).unwrap_or_else(|| {
                 group.changed(&self.handle.notices).notify_one();
                 Lists::new()
             })
         };
-        let tools = Box::pin(Group::Tools.read(session, rules));
+        let tools = Box::pin(Group::Tools.read(session));
         let (tools, prompts, resources) = join3(tools, other(Group::Prompts), other(Group::Resources)).await;
         Ok([tools?, prompts, resources].into_iter().flatten().collect())
     }
@@ -136,13 +132,12 @@ impl Task {
                 () = changed.notified() => sleep(LIST_DEBOUNCE).await,
                 () = sleep(backoff::jittered(poll)) => {}
             }
-            let spec = self.handle.spec();
             // In a box: it is seldom there, and each of thousands of servers has room for what it may become.
-            match Box::pin(group.read(session, &spec.tools)).await {
+            match Box::pin(group.read(session)).await {
                 Ok(lists) => {
                     self.handle.alive();
                     self.handle.update_status(|status| status.clear_lists(group.kinds()));
-                    self.publish(lists, capabilities);
+                    Box::pin(self.publish(lists, capabilities)).await;
                 }
                 Err(error) => {
                     self.handle.update_status(|status| status.note(&error.into()));
@@ -154,30 +149,20 @@ impl Task {
     }
 
     /// Takes lists over into what is offered; the others stay.
-    pub(super) fn publish(&self, lists: Lists, capabilities: ServerCapabilities) {
-        let listed = self.handle.spec().state == State::Enabled;
-        let mut offer = Offer { capabilities, listed, ..(*self.handle.offer()).clone() };
-        for (kind, found) in lists {
-            self.handle.note_left_out(kind, found.left_out);
-            if kind == Kind::Tools {
-                self.handle.update_status(|status| status.left_out = found.left_out);
-            }
-            *offer.of_mut(kind) = found.shared();
-        }
-        if self.handle.set_own_offer(offer) {
+    pub(super) async fn publish(&self, lists: Lists, capabilities: ServerCapabilities) {
+        let is_large = lists.iter().any(|(_, listed)| matches!(listed, Listed::Tools(tools) if tools.is_large()));
+        let handle = self.handle.clone();
+        let take = move || handle.take_lists(lists, capabilities);
+        // Reading thousands of tools must not hold up the calls that this thread serves too.
+        let changed = if is_large { spawn_blocking(take).await.unwrap_or(false) } else { take() };
+        if changed {
             self.shared.dirty.notify_one();
         }
     }
 
     pub(super) fn unlist(&self) {
-        let offer = self.handle.offer();
-        self.handle.set_offer(Offer { listed: false, ..(*offer).clone() });
+        self.handle.unlist();
         warn!(server = %self.handle.name, "server was away too long, what it offers is no longer listed");
         self.shared.dirty.notify_one();
-    }
-
-    /// The lists are to be read anew: what is made of them has changed.
-    pub(super) fn tools_changed(&self) {
-        Group::Tools.changed(&self.handle.notices).notify_one();
     }
 }

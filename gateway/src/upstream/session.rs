@@ -210,6 +210,11 @@ impl Session {
         self.heads().configure(headers);
     }
 
+    /// Replaces the limits for a connection to the server, and for one that is not used.
+    pub fn set_limits(&self, connect: Duration, idle: Duration) {
+        self.core().pool.set_limits(connect, idle);
+    }
+
     /// The method that asks whether the server lives: 2026-07-28 has no `ping`.
     pub fn ping_method(&self) -> &'static str {
         if self.is_modern() { "server/discover" } else { "ping" }

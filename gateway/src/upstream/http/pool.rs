@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -39,22 +40,29 @@ pub struct Origin {
     pub guard: Arc<Guard>,
     /// TLS, for https.
     pub tls: Option<TlsTarget>,
-    /// Limit for the TCP and the TLS handshake, each.
+    /// Limit for the TCP and the TLS handshake, each, as long as nobody sets another.
     pub connect_timeout: Duration,
-    /// How long an unused connection is kept; servers that announce less get less.
+    /// How long an unused connection is kept, likewise; servers that announce less get less.
     pub idle_timeout: Duration,
 }
 
 /// Pooled connections to one origin.
 pub struct HttpPool {
     origin: Origin,
+    limits: Arc<Limits>,
     parts: Parts<Arc<Part>>,
+}
+
+/// Limits of the pool, in milliseconds.
+struct Limits {
+    connect: AtomicU64,
+    idle: AtomicU64,
 }
 
 /// The connections that one worker has opened.
 #[repr(align(128))]
 pub(super) struct Part {
-    idle_timeout: Duration,
+    limits: Arc<Limits>,
     /// Oldest first; the newest is used first.
     idle: Mutex<VecDeque<Idle>>,
     /// Answers whose last bytes nobody waits for; once they have arrived, the connection is as good as any.
@@ -69,9 +77,19 @@ struct Idle {
 impl HttpPool {
     /// A pool without connections; they are made when needed.
     pub fn new(origin: Origin) -> Arc<Self> {
-        let idle_timeout = origin.idle_timeout;
-        let part = || Arc::new(Part { idle_timeout, idle: Mutex::default(), lingering: Mutex::default() });
-        Arc::new(Self { origin, parts: Parts::new(part) })
+        let limits = Arc::new(Limits { connect: AtomicU64::new(0), idle: AtomicU64::new(0) });
+        limits.set(origin.connect_timeout, origin.idle_timeout);
+        let of_part = limits.clone();
+        let part =
+            move || Arc::new(Part { limits: of_part.clone(), idle: Mutex::default(), lingering: Mutex::default() });
+        Arc::new(Self { origin, limits, parts: Parts::new(part) })
+    }
+
+    /// Replaces the limits for a connection to be made, and for one that is not used.
+    pub fn set_limits(&self, connect: Duration, idle: Duration) {
+        if self.limits.set(connect, idle) {
+            self.parts.iter().for_each(|part| part.shorten(idle));
+        }
     }
 
     /// Value of the `Host` header.
@@ -127,12 +145,13 @@ impl HttpPool {
 
     async fn connect(&self) -> Result<Stream, HttpError> {
         let origin = &self.origin;
-        let until = Instant::now() + origin.connect_timeout;
+        let limit = self.limits.connect();
+        let until = Instant::now() + limit;
         let tcp = dial(&origin.host, origin.port, &origin.guard, until).await?;
         tcp.set_nodelay(true).map_err(|_| HttpError::Connect("the connection closed at once"))?;
         match &origin.tls {
             None => Ok(Stream::Tcp(tcp)),
-            Some(tls) => timeout(origin.connect_timeout, tls.handshake(tcp))
+            Some(tls) => timeout(limit, tls.handshake(tcp))
                 .await
                 .map_err(|_| HttpError::Connect("no TLS handshake in time"))?
                 .map_err(HttpError::Connect),
@@ -148,6 +167,25 @@ impl HttpPool {
     #[cfg(test)]
     pub(super) fn unused(&self) -> usize {
         self.parts.iter().map(|part| part.idle().len()).sum()
+    }
+}
+
+impl Limits {
+    /// True if one of them is another one then.
+    fn set(&self, connect: Duration, idle: Duration) -> bool {
+        let set = |place: &AtomicU64, limit: Duration| {
+            let limit = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+            place.swap(limit, Ordering::Relaxed) != limit
+        };
+        set(&self.connect, connect) | set(&self.idle, idle)
+    }
+
+    fn connect(&self) -> Duration {
+        Duration::from_millis(self.connect.load(Ordering::Relaxed))
+    }
+
+    fn idle(&self) -> Duration {
+        Duration::from_millis(self.idle.load(Ordering::Relaxed))
     }
 }
 
@@ -188,13 +226,19 @@ impl Part {
     }
 
     pub(super) fn put_back(&self, stream: Stream, announced: Option<Duration>) {
-        let limit = self.idle_timeout.min(announced.unwrap_or(DEFAULT_IDLE));
+        let limit = self.limits.idle().min(announced.unwrap_or(DEFAULT_IDLE));
         let mut idle = self.idle();
         let now = Instant::now();
         while idle.len() >= MAX_IDLE || idle.front().is_some_and(|oldest| oldest.until <= now) {
             idle.pop_front();
         }
         idle.push_back(Idle { stream, until: now + limit });
+    }
+
+    /// No unused connection is kept for longer than this from now on.
+    fn shorten(&self, limit: Duration) {
+        let latest = Instant::now() + limit;
+        self.idle().iter_mut().for_each(|idle| idle.until = idle.until.min(latest));
     }
 
     fn sweep(&self) {

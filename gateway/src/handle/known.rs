@@ -1,0 +1,216 @@
+//! What a server has told of itself, and the offer that follows from it by the rules of its configuration.
+//!
+//! The rules are applied here, to what was told last, whenever they or the lists change: whether the server answers at
+//! that moment plays no part.
+
+use std::sync::{Arc, MutexGuard, PoisonError};
+
+use portcullis_crds::mcpserver::{State, ToolRules};
+
+use super::{Handle, Offer};
+use crate::item::{Items, Kind};
+use crate::listing::Listed;
+use crate::raw_tools::RawTools;
+use crate::upstream::ServerCapabilities;
+
+/// Lists as they were read.
+pub type Lists = Vec<(Kind, Listed)>;
+
+/// What a server has told of itself.
+#[derive(Clone, Default)]
+pub(super) struct Known {
+    tools: Option<Arc<RawTools>>,
+    /// What was made of them last.
+    made: Option<Made>,
+    /// Whether that is listed where the configuration allows: it has told its lists, and has not been away for too long.
+    fresh: bool,
+}
+
+#[derive(Clone)]
+struct Made {
+    tools: Arc<RawTools>,
+    rules: ToolRules,
+    items: Items,
+    left_out: usize,
+}
+
+impl Known {
+    /// What is known of a server whose offer somebody else has made.
+    pub(super) fn of(offer: &Offer) -> Self {
+        Self { fresh: offer.listed, ..Self::default() }
+    }
+
+    /// Whether its tools need not be read again for these rules.
+    fn is_made(&self, rules: &ToolRules) -> bool {
+        match (&self.tools, &self.made) {
+            (None, _) => true,
+            (Some(tools), Some(made)) => Arc::ptr_eq(tools, &made.tools) && made.rules == *rules,
+            (Some(_), None) => false,
+        }
+    }
+}
+
+impl Handle {
+    /// Takes lists over that it has told; the others stay. True if it offers something else then.
+    pub fn take_lists(&self, lists: Lists, capabilities: ServerCapabilities) -> bool {
+        let mut others = Vec::new();
+        let mut known = self.known();
+        known.fresh = true;
+        for (kind, listed) in lists {
+            match listed {
+                Listed::Tools(tools) if known.tools.as_ref().is_some_and(|old| old.is(&tools)) => {}
+                Listed::Tools(tools) => known.tools = Some(tools),
+                Listed::Others(found) => {
+                    self.note_left_out(kind, found.left_out);
+                    others.push((kind, found.shared()));
+                }
+            }
+        }
+        drop(known);
+        let changed = self.renew(|offer| {
+            offer.capabilities = capabilities;
+            others.into_iter().for_each(|(kind, items)| *offer.of_mut(kind) = items);
+        });
+        self.has_told();
+        changed
+    }
+
+    /// Takes over what another handle of the same server knows, and offers it by the rules of its own configuration.
+    pub fn succeed(&self, before: &Self) {
+        let mut known = before.known().clone();
+        known.fresh &= self.spec().state != State::Disabled;
+        *self.known() = known;
+        self.renew(|offer| *offer = (*before.offer()).clone());
+    }
+
+    /// Lists it no longer; it keeps its names.
+    pub fn unlist(&self) {
+        self.known().fresh = false;
+        self.renew(|_| ());
+    }
+
+    /// Whether what it has told is recent enough to be listed.
+    pub fn is_fresh(&self) -> bool {
+        self.known().fresh
+    }
+
+    /// Whether it takes its time to apply other rules.
+    pub fn has_many_tools(&self) -> bool {
+        self.known().tools.as_ref().is_some_and(|tools| tools.is_large())
+    }
+
+    /// Reads its tools by these rules, unless that was done last: what follows costs nothing then.
+    pub fn prepare(&self, rules: &ToolRules) {
+        let tools = {
+            let known = self.known();
+            if known.is_made(rules) { None } else { known.tools.clone() }
+        };
+        let Some(tools) = tools else { return };
+        let found = tools.offered(rules);
+        let left_out = found.left_out;
+        let made = Made { tools, rules: rules.clone(), items: found.shared(), left_out };
+        self.known().made = Some(made);
+    }
+
+    /// Makes the offer anew from what is known and what is configured; true if it is another one then.
+    pub(super) fn renew(&self, change: impl FnOnce(&mut Offer)) -> bool {
+        loop {
+            let spec = self.spec();
+            self.prepare(&spec.tools);
+            let known = self.known();
+            // Reading takes its time, and meanwhile either may have changed.
+            if !known.is_made(&spec.tools) || !Arc::ptr_eq(&spec, &self.spec()) {
+                continue;
+            }
+            let mut offer = (*self.offer()).clone();
+            change(&mut offer);
+            if let (Some(made), Some(_)) = (&known.made, &known.tools) {
+                offer.tools = made.items.clone();
+                self.note_left_out(Kind::Tools, made.left_out);
+                self.update_status(|status| status.left_out = made.left_out);
+            }
+            offer.listed = known.fresh && spec.state == State::Enabled;
+            return self.store_offer(offer);
+        }
+    }
+
+    pub(super) fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use portcullis_crds::Server;
+
+    use super::*;
+    use crate::metrics::Metrics;
+
+    fn told(handle: &Handle, names: &[&str]) -> bool {
+        let texts: Vec<String> =
+            names.iter().map(|name| format!(r#"{{"name":"{name}","inputSchema":{{"type":"object"}}}}"#)).collect();
+        let tools = Listed::Tools(Arc::new(RawTools::pack(&texts, 0)));
+        handle.take_lists(vec![(Kind::Tools, tools)], ServerCapabilities::default())
+    }
+
+    fn names(handle: &Handle) -> Vec<String> {
+        let offer = handle.offer();
+        if offer.listed { offer.tools.iter().map(|tool| tool.name.to_string()).collect() } else { Vec::new() }
+    }
+
+    fn with(before: &Handle, rules: &str, state: State) -> Arc<Server> {
+        let tools = serde_yaml::from_str(rules).unwrap();
+        Arc::new(Server { tools, state, ..(*before.spec()).clone() })
+    }
+
+    fn server() -> Handle {
+        Handle::new(Server::from_url("a", "http://a/mcp"), &Metrics::new())
+    }
+
+    #[test]
+    fn other_rules_hold_for_what_was_told_before_and_for_what_is_told_later() {
+        let handle = server();
+        assert!(told(&handle, &["x", "y"]));
+        assert!(!told(&handle, &["x", "y"]), "nothing is new");
+        for (rules, expected) in [
+            ("{exclude: [x]}", vec!["y"]),
+            ("{prefix: p}", vec!["p__x", "p__y"]),
+            ("{include: [x], overrides: [{name: x, rename: z}]}", vec!["z"]),
+            ("{exclude: ['*']}", vec![]),
+            ("{}", vec!["x", "y"]),
+        ] {
+            assert!(handle.set_spec(with(&handle, rules, State::Enabled)), "{rules}");
+            assert_eq!(names(&handle), expected, "{rules}");
+            told(&handle, &["x", "y", "0"]);
+            told(&handle, &["x", "y"]);
+            assert_eq!(names(&handle), expected, "{rules}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_listed_for_a_while_is_listed_again_without_asking_unless_it_was_away() {
+        let handle = server();
+        told(&handle, &["x"]);
+        for state in [State::Draining, State::Enabled] {
+            assert!(handle.set_spec(with(&handle, "{}", state)));
+            assert_eq!(names(&handle).is_empty(), state == State::Draining);
+        }
+        handle.unlist();
+        assert_eq!(names(&handle).len(), 0);
+        handle.set_spec(with(&handle, "{prefix: p}", State::Enabled));
+        assert_eq!((names(&handle).len(), &*handle.offer().tools[0].name), (0, "p__x"), "it keeps its names");
+    }
+
+    #[test]
+    fn a_successor_offers_what_its_predecessor_knew_by_rules_of_its_own() {
+        let before = server();
+        told(&before, &["x", "y"]);
+        let successor = |rules: &str, state| {
+            let after = Handle::new(with(&before, rules, state), &Metrics::new());
+            after.succeed(&before);
+            (names(&after), after.has_listed())
+        };
+        assert_eq!(successor("{exclude: [y], prefix: p}", State::Enabled), (vec!["p__x".to_owned()], false));
+        assert_eq!(successor("{}", State::Disabled), (vec![], false));
+    }
+}
