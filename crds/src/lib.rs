@@ -4,6 +4,7 @@
 
 pub mod conditions;
 pub mod crd;
+pub mod kept_keys;
 pub mod mcpserver;
 pub mod names;
 pub mod report;
@@ -11,6 +12,7 @@ pub mod resolve;
 pub mod rules;
 pub mod slots;
 pub mod snapshot;
+pub mod yaml;
 
 pub use conditions::{ConditionType, Reason};
 pub use mcpserver::{McpServer, McpServerSpec};

@@ -9,6 +9,9 @@ use kube::{CustomResource, KubeSchema};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
+/// The revisions of MCP that a server can be spoken to in.
+pub const PROTOCOL_VERSIONS: [&str; 5] = ["2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25", "2026-07-28"];
+
 /// One MCP server behind the gateway: where it is, how to reach it, which of its tools to offer.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[kube(
@@ -61,7 +64,7 @@ pub struct McpServerSpec {
     pub transport: Transport,
     /// Speak only this protocol version, such as `2025-11-25`. Absent: negotiate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(regex(pattern = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$"))]
+    #[schemars(extend("enum" = PROTOCOL_VERSIONS))]
     pub protocol_version: Option<String>,
     /// Name for people, shown in `/servers`.
     #[serde(default, skip_serializing_if = "Option::is_none")]

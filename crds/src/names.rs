@@ -25,7 +25,15 @@ pub const SLOT_TEXT_KEY: &str = "servers.json";
 /// Key of a slot's ConfigMap that holds it compressed (in `binaryData`).
 pub const SLOT_GZIP_KEY: &str = "servers.json.gz";
 
-/// Annotation of a slot's ConfigMap: SHA-256 of its content, in hexadecimal.
+/// Key of a slot's ConfigMap that holds the SHA-256 of its content, in hexadecimal (in `data`): a mounted copy has no
+/// annotations.
+pub const SLOT_REVISION_KEY: &str = "revision";
+
+/// Key of the ConfigMap that keeps the public keys of the cluster's service accounts.
+pub const KEPT_KEYS_KEY: &str = "keys.json";
+
+/// Annotation of a slot's ConfigMap: SHA-256 of its content, in hexadecimal. A content of another revision is not what
+/// the operator wrote, and is not used.
 pub const REVISION_ANNOTATION: &str = "portcullis.dev/revision";
 
 /// Annotation of a slot's ConfigMap: when the operator wrote it (RFC 3339, with microseconds).

@@ -4,7 +4,7 @@
 
 use url::Url;
 
-use crate::mcpserver::{Header, McpServerSpec, ServicePort, ServiceRef, Tls, ToolRules, Transport};
+use crate::mcpserver::{Header, McpServerSpec, PROTOCOL_VERSIONS, ServicePort, ServiceRef, Tls, ToolRules, Transport};
 
 /// The longest URL taken, in bytes.
 pub const MAX_URL_BYTES: usize = 2048;
@@ -86,8 +86,11 @@ pub fn problems(spec: &McpServerSpec) -> Vec<String> {
     check(spec.weight <= 1000, "weight is over 1000: use 0 to 1000");
     check(spec.priority <= 9, "priority is over 9: use 0 to 9");
     check(
-        spec.protocol_version.as_deref().is_none_or(is_revision),
-        "protocolVersion is no MCP revision: write it as 2025-11-25, or leave it out to negotiate",
+        spec.protocol_version.as_deref().is_none_or(|version| PROTOCOL_VERSIONS.contains(&version)),
+        &format!(
+            "protocolVersion is none that the gateway speaks: use one of {}, or leave it out to negotiate",
+            PROTOCOL_VERSIONS.join(", ")
+        ),
     );
     check(
         spec.transport != Transport::Sse || spec.protocol_version.as_deref().is_none_or(|v| v < "2026-07-28"),
@@ -150,12 +153,6 @@ pub fn without_values(error: &str) -> String {
         [first, .., last] => format!("{first}\"...\"{last}"),
         _ => error.to_owned(),
     }
-}
-
-fn is_revision(text: &str) -> bool {
-    let bytes = text.as_bytes();
-    bytes.len() == 10
-        && bytes.iter().enumerate().all(|(i, b)| if i == 4 || i == 7 { *b == b'-' } else { b.is_ascii_digit() })
 }
 
 fn is_token(name: &str) -> bool {

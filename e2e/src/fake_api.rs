@@ -14,7 +14,9 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use portcullis_crds::Snapshot;
-use portcullis_crds::names::{REVISION_ANNOTATION, SLOT_GZIP_KEY, SLOT_TEXT_KEY, WRITTEN_ANNOTATION};
+use portcullis_crds::names::{
+    REVISION_ANNOTATION, SLOT_GZIP_KEY, SLOT_REVISION_KEY, SLOT_TEXT_KEY, WRITTEN_ANNOTATION,
+};
 use portcullis_crds::slots::Packed;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -111,8 +113,9 @@ impl FakeApi {
         let packed = Packed::pack(snapshot);
         let annotations = json!({REVISION_ANNOTATION: packed.revision(), WRITTEN_ANNOTATION: now()});
         let mut object = json!({"metadata": {"annotations": annotations}});
+        object["data"] = json!({SLOT_REVISION_KEY: packed.revision()});
         match &packed {
-            Packed::Text(text) => object["data"] = json!({SLOT_TEXT_KEY: text}),
+            Packed::Text(text) => object["data"][SLOT_TEXT_KEY] = json!(text),
             Packed::Gzip(bytes) => {
                 let bytes = k8s_openapi::ByteString(bytes.clone());
                 object["binaryData"] = json!({SLOT_GZIP_KEY: bytes});
@@ -121,9 +124,20 @@ impl FakeApi {
         self.put(name, object);
     }
 
-    /// Writes anything as the text of a slot.
+    /// Writes anything as the text of a slot, as an operator that is not ours would.
     pub fn write_text(&self, name: &str, text: &str) {
-        self.put(name, json!({"data": {SLOT_TEXT_KEY: text}}));
+        let revision = Packed::Text(text.to_owned()).revision();
+        let annotations = json!({REVISION_ANNOTATION: revision});
+        let data = json!({SLOT_TEXT_KEY: text, SLOT_REVISION_KEY: revision});
+        self.put(name, json!({"metadata": {"annotations": annotations}, "data": data}));
+    }
+
+    /// Replaces the text of a slot and leaves everything else, as `kubectl edit` does.
+    pub fn edit_text(&self, name: &str, snapshot: &Snapshot) {
+        let there = self.state.data().objects.iter().find(|object| object["metadata"]["name"] == name).cloned();
+        let mut object = there.expect("it was there");
+        object["data"][SLOT_TEXT_KEY] = json!(snapshot.to_text());
+        self.put(name, object);
     }
 
     /// Deletes a ConfigMap.

@@ -16,6 +16,8 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use thiserror::Error;
 use tokio::sync::watch;
 
+use crate::setting_names::Setting;
+
 /// What is configured.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rules {
@@ -37,31 +39,31 @@ pub struct Ranges(Vec<IpNet>);
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub enum Refusal {
     /// 127.0.0.0/8, `::1`, and 0.0.0.0/8 and `::`, which lead there too.
-    #[error("a loopback address; use another address, or allow it with ALLOWED_ADDRESSES")]
+    #[error("a loopback address; use another address, or allow it with {}", Setting::AllowedAddresses.name())]
     Loopback,
     /// 169.254.0.0/16, fe80::/10, fec0::/10.
-    #[error("a link-local address; use another address, or allow it with ALLOWED_ADDRESSES")]
+    #[error("a link-local address; use another address, or allow it with {}", Setting::AllowedAddresses.name())]
     LinkLocal,
     /// Where clouds tell credentials to whoever asks.
-    #[error("the metadata service of a cloud; use another address, or allow it with ALLOWED_ADDRESSES")]
+    #[error("the metadata service of a cloud; use another address, or allow it with {}", Setting::AllowedAddresses.name())]
     Metadata,
     /// Multicast and broadcast.
     #[error("an address of many hosts; use the address of one")]
     Multicast,
     /// Ranges for documentation and for protocols.
-    #[error("an address that no host has; use another address, or allow it with ALLOWED_ADDRESSES")]
+    #[error("an address that no host has; use another address, or allow it with {}", Setting::AllowedAddresses.name())]
     Reserved,
     /// Tunnels and translations whose far end cannot be seen.
-    #[error("an address that stands for another one; use that other address, or allow it with ALLOWED_ADDRESSES")]
+    #[error("an address that stands for another one; use that other address, or allow it with {}", Setting::AllowedAddresses.name())]
     Disguised,
     /// The API server.
-    #[error("the API server of the cluster; use another address, or allow it with ALLOWED_ADDRESSES")]
+    #[error("the API server of the cluster; use another address, or allow it with {}", Setting::AllowedAddresses.name())]
     ApiServer,
     /// The gateway.
-    #[error("the gateway itself; use another address, or allow it with ALLOWED_ADDRESSES")]
+    #[error("the gateway itself; use another address, or allow it with {}", Setting::AllowedAddresses.name())]
     Own,
     /// `BLOCKED_ADDRESSES`.
-    #[error("one of BLOCKED_ADDRESSES; use another address")]
+    #[error("one of {}; use another address", Setting::BlockedAddresses.name())]
     Configured,
 }
 

@@ -65,6 +65,11 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_server_can_be_pinned_to_every_revision_that_is_spoken_and_to_no_other() {
+        assert_eq!(Revision::ALL.map(Revision::as_str), portcullis_crds::mcpserver::PROTOCOL_VERSIONS);
+    }
+
+    #[test]
     fn revisions_are_read_as_they_are_written_and_later_ones_are_greater() {
         for revision in Revision::ALL {
             assert_eq!(Revision::parse(revision.as_str()), Some(revision));

@@ -14,7 +14,9 @@ use kube::api::{Patch, PatchParams};
 use kube::runtime::watcher::Event;
 use kube::{Api, Client};
 use portcullis_crds::ServerKey;
-use portcullis_crds::names::{REVISION_ANNOTATION, SLOT_GZIP_KEY, SLOT_TEXT_KEY, WRITTEN_ANNOTATION};
+use portcullis_crds::names::{
+    REVISION_ANNOTATION, SLOT_GZIP_KEY, SLOT_REVISION_KEY, SLOT_TEXT_KEY, WRITTEN_ANNOTATION,
+};
 use portcullis_crds::slots::Packed;
 use serde_json::json;
 use tokio::task::JoinSet;
@@ -87,11 +89,12 @@ struct Wanted {
     took: Duration,
 }
 
-/// What a ConfigMap holds: the revision of its content, and the one that it claims to have.
+/// What a ConfigMap holds: the revision of its content, and those that it claims to have, in its annotation and its data.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct There {
     content: Option<String>,
     claimed: Option<String>,
+    kept: Option<String>,
 }
 
 /// The end of a write.
@@ -259,10 +262,13 @@ impl Slots {
 async fn write(api: &Api<ConfigMap>, object: &ConfigMap) -> kube::Result<ConfigMap> {
     let name = object.metadata.name.as_deref().unwrap_or_default();
     let applied = api.patch(name, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(object)).await?;
-    let stray = match &object.data {
-        Some(_) if has(&applied.binary_data, SLOT_GZIP_KEY) => json!({"binaryData": {SLOT_GZIP_KEY: null}}),
-        None if has(&applied.data, SLOT_TEXT_KEY) => json!({"data": {SLOT_TEXT_KEY: null}}),
-        _ => return Ok(applied),
+    let strays = |key| has(&applied.data, key) && !has(&object.data, key);
+    let stray = if has(&applied.binary_data, SLOT_GZIP_KEY) && !has(&object.binary_data, SLOT_GZIP_KEY) {
+        json!({"binaryData": {SLOT_GZIP_KEY: null}})
+    } else if strays(SLOT_TEXT_KEY) {
+        json!({"data": {SLOT_TEXT_KEY: null}})
+    } else {
+        return Ok(applied);
     };
     let manager = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
     api.patch(name, &manager, &Patch::Merge(&stray)).await
@@ -333,11 +339,15 @@ impl Wanted {
         let annotations = [(REVISION_ANNOTATION, self.revision.clone()), (WRITTEN_ANNOTATION, written)];
         let annotations = annotations.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
         let metadata = ObjectMeta { name: Some(name.into()), annotations: Some(annotations), ..ObjectMeta::default() };
-        let (data, binary_data) = match &self.packed {
-            Packed::Text(text) => (Some(BTreeMap::from([(SLOT_TEXT_KEY.into(), text.clone())])), None),
-            Packed::Gzip(bytes) => (None, Some(BTreeMap::from([(SLOT_GZIP_KEY.into(), ByteString(bytes.clone()))]))),
-        };
-        ConfigMap { metadata, data, binary_data, immutable: None }
+        let mut data = BTreeMap::from([(SLOT_REVISION_KEY.to_owned(), self.revision.clone())]);
+        let mut binary_data = None;
+        match &self.packed {
+            Packed::Text(text) => drop(data.insert(SLOT_TEXT_KEY.into(), text.clone())),
+            Packed::Gzip(bytes) => {
+                binary_data = Some(BTreeMap::from([(SLOT_GZIP_KEY.into(), ByteString(bytes.clone()))]));
+            }
+        }
+        ConfigMap { metadata, data: Some(data), binary_data, immutable: None }
     }
 }
 
@@ -352,11 +362,12 @@ impl There {
             _ => None,
         };
         let claimed = object.metadata.annotations.as_ref().and_then(|all| all.get(REVISION_ANNOTATION)).cloned();
-        Self { content: packed.map(|packed| packed.revision()), claimed }
+        let kept = object.data.as_ref().and_then(|data| data.get(SLOT_REVISION_KEY)).cloned();
+        Self { content: packed.map(|packed| packed.revision()), claimed, kept }
     }
 
     fn is(&self, revision: &str) -> bool {
-        self.content.as_deref() == Some(revision) && self.claimed.as_deref() == Some(revision)
+        [&self.content, &self.claimed, &self.kept].into_iter().all(|noted| noted.as_deref() == Some(revision))
     }
 }
 
@@ -374,8 +385,9 @@ mod tests {
             let wanted = wanted(packed);
             let object = wanted.object("a");
             assert!(There::of(&object).is(&wanted.revision));
-            let edits: [fn(&mut ConfigMap); 4] = [
+            let edits: [fn(&mut ConfigMap); 5] = [
                 |object| object.data = Some(BTreeMap::from([(SLOT_TEXT_KEY.into(), "{} ".into())])),
+                |object| drop(object.data.as_mut().and_then(|data| data.remove(SLOT_REVISION_KEY))),
                 |object| (object.data, object.binary_data) = (None, None),
                 |object| object.metadata.annotations = None,
                 |object| object.binary_data = Some(BTreeMap::from([(SLOT_GZIP_KEY.into(), ByteString(vec![7]))])),

@@ -98,11 +98,15 @@ async fn no_bad_content_removes_anything_and_all_of_it_is_told() {
     let gateway = steady(&api, &server).await;
     let before = slot(&gateway, 0).await;
     under_load(&gateway, "steady", async {
-        for reason in ["missing", "empty", "corrupt", "version"] {
+        for reason in ["missing", "empty", "corrupt", "edited", "version"] {
             match reason {
                 "missing" => api.delete(SLOTS[0]),
                 "empty" => api.create(SLOTS[0]),
                 "corrupt" => api.write_text(SLOTS[0], "{"),
+                "edited" => {
+                    api.write(SLOTS[0], &snapshot(&[("steady", &server)]));
+                    api.edit_text(SLOTS[0], &snapshot(&[]));
+                }
                 _ => api.write_text(SLOTS[0], r#"{"version":2,"servers":[]}"#),
             }
             gateway.counts(&format!(r#"portcullis_snapshot_rejected_total{{reason="{reason}"}}"#), 1.0).await;

@@ -91,3 +91,32 @@ async fn a_gateway_starts_with_a_broken_file_and_without_servers() {
     manifests.add("broken", &server.url(), "");
     soon(gateway.offers(&["echo"])).await;
 }
+
+#[tokio::test]
+async fn a_file_that_would_take_minutes_to_read_is_named_at_once_and_the_rest_is_applied() {
+    let (server, other) = (Faulty::start(Mode::Sse).await, Faulty::start(Mode::Streamable).await);
+    let manifests = Manifests::new();
+    manifests.add("one", &server.url(), "");
+    manifests.write("bomb.yaml", &"{".repeat(160_000));
+    let gateway = Gateway::start(manifests.options()).await;
+    gateway.offers(&["echo"]).await;
+    let file = format!("{}: ", manifests.servers().join("bomb.yaml").display());
+    is_told(&gateway, &file, 1.0).await;
+    let has = async |count: usize| {
+        wait_for("the other server", SOON, async || {
+            let servers = gateway.servers().await["servers"].take();
+            if servers.as_object().is_some_and(|all| all.len() == count) { Ok(()) } else { Err(servers) }
+        })
+        .await;
+    };
+    for text in ["- ".repeat(80_000), "{\"]\":".repeat(40_000), "a: [".repeat(40_000)] {
+        manifests.write("bomb.yaml", &text);
+        manifests.add("two", &other.url(), "");
+        has(2).await;
+        let problems = gateway.health().await["configuration"]["problems"].take();
+        assert!(problems[0].as_str().is_some_and(|told| told.starts_with(&file)), "{problems}");
+        manifests.remove("two");
+        has(1).await;
+    }
+    gateway.stop().await.expect("it ends");
+}

@@ -2,6 +2,7 @@
 use std::path::PathBuf;
 
 use jsonwebtoken::AlgorithmFamily;
+use portcullis_crds::yaml;
 use serde_yaml::{Mapping, Value};
 use url::{Host, Url};
 
@@ -77,8 +78,11 @@ pub enum IssuerFault {
 ///
 /// # Errors
 /// Everything that is wrong, at once.
-pub(super) fn read(yaml: &[u8], own: Option<&str>) -> Result<Vec<Listed>, Vec<IssuerFault>> {
-    let value: Value = serde_yaml::from_slice(yaml).map_err(|error| vec![IssuerFault::Yaml(error.to_string())])?;
+pub(super) fn read(file: &[u8], own: Option<&str>) -> Result<Vec<Listed>, Vec<IssuerFault>> {
+    let fault = |problem: String| vec![IssuerFault::Yaml(problem)];
+    let text = str::from_utf8(file).map_err(|_| fault("it is no text".to_owned()))?;
+    yaml::check(text).map_err(fault)?;
+    let value: Value = serde_yaml::from_str(text).map_err(|error| fault(error.to_string()))?;
     let Value::Sequence(entries) = value else { return Err(vec![IssuerFault::NoList]) };
     if entries.is_empty() {
         return Err(vec![IssuerFault::NoList]);

@@ -9,7 +9,9 @@ use futures_util::stream::select_all;
 use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::jiff::Timestamp;
 use kube::{Api, Client};
-use portcullis_crds::names::{REVISION_ANNOTATION, SLOT_GZIP_KEY, SLOT_TEXT_KEY, WRITTEN_ANNOTATION};
+use portcullis_crds::names::{
+    REVISION_ANNOTATION, SLOT_GZIP_KEY, SLOT_REVISION_KEY, SLOT_TEXT_KEY, WRITTEN_ANNOTATION,
+};
 use portcullis_crds::slots::Packed;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
@@ -148,17 +150,25 @@ async fn unpacked(found: Found) -> Result<Option<Content>, Refusal> {
     }
 }
 
-/// With both keys, the one that the operator wrote last: it leaves what somebody else has put there.
+/// The content that has the revision which the operator noted. With both keys, that tells which one it wrote last: it
+/// leaves what somebody else has put there.
 fn found_in(object: &ConfigMap) -> Found {
     let text = object.data.as_ref().and_then(|data| data.get(SLOT_TEXT_KEY));
     let gzip = object.binary_data.as_ref().and_then(|data| data.get(SLOT_GZIP_KEY));
-    match (text.map(|text| Packed::Text(text.clone())), gzip.map(|bytes| Packed::Gzip(bytes.0.clone()))) {
-        (Some(text), Some(gzip)) => {
-            let current = annotation(object, REVISION_ANNOTATION).is_some_and(|revision| gzip.revision() == revision);
-            Found::Written(if current { gzip } else { text })
-        }
-        (Some(packed), None) | (None, Some(packed)) => Found::Written(packed),
-        (None, None) => Found::NotWritten,
+    let all = [text.map(|text| Packed::Text(text.clone())), gzip.map(|bytes| Packed::Gzip(bytes.0.clone()))];
+    chosen(all.into_iter().flatten().collect(), |packed| {
+        annotation(object, REVISION_ANNOTATION).is_some_and(|revision| packed.revision() == revision)
+    })
+}
+
+/// The first content that is `wanted`; one that is empty is told as such.
+fn chosen(mut all: Vec<Packed>, wanted: impl Fn(&Packed) -> bool) -> Found {
+    if all.is_empty() {
+        return Found::NotWritten;
+    }
+    match all.iter().position(|packed| wanted(packed) || packed.is_empty()) {
+        Some(index) => Found::Written(all.swap_remove(index)),
+        None => Found::Edited,
     }
 }
 
@@ -171,13 +181,16 @@ fn written_at(object: &ConfigMap) -> Option<SystemTime> {
     Some(time.into())
 }
 
-/// What lies in the mounted copy of one ConfigMap.
+/// What lies in the mounted copy of one ConfigMap. Operators of before have written no revision into it; then its content
+/// is used as it is.
 fn found_at(folder: &Path) -> Result<Found, Refusal> {
+    let mut all = Vec::new();
     if let Some(bytes) = contents(&folder.join(SLOT_TEXT_KEY))? {
-        return String::from_utf8(bytes).map(|text| Found::Written(Packed::Text(text))).map_err(|_| Refusal::Corrupt);
+        all.push(Packed::Text(String::from_utf8(bytes).map_err(|_| Refusal::Corrupt)?));
     }
-    let gzip = contents(&folder.join(SLOT_GZIP_KEY))?;
-    Ok(gzip.map_or(Found::NotWritten, |bytes| Found::Written(Packed::Gzip(bytes))))
+    all.extend(contents(&folder.join(SLOT_GZIP_KEY))?.map(Packed::Gzip));
+    let revision = contents(&folder.join(SLOT_REVISION_KEY))?;
+    Ok(chosen(all, |packed| revision.as_ref().is_none_or(|revision| packed.revision().as_bytes() == revision)))
 }
 
 fn contents(path: &Path) -> Result<Option<Vec<u8>>, Refusal> {
@@ -197,7 +210,7 @@ fn contents(path: &Path) -> Result<Option<Vec<u8>>, Refusal> {
 mod tests {
     use super::*;
     use k8s_openapi::ByteString;
-    use portcullis_crds::Snapshot;
+    use portcullis_crds::{Server, Snapshot};
 
     #[test]
     fn with_both_keys_the_annotation_says_which_one_counts() {
@@ -205,14 +218,37 @@ mod tests {
         let mut object = ConfigMap::default();
         assert_eq!(found_in(&object), Found::NotWritten);
         object.data = Some([("servers.json".to_owned(), r#"{"version":1,"servers":[]}"#.to_owned())].into());
-        assert_eq!(found_in(&object), Found::Written(text.clone()));
         object.binary_data = Some([("servers.json.gz".to_owned(), ByteString(b"packed".to_vec()))].into());
-        assert_eq!(found_in(&object), Found::Written(text));
-        object.metadata.annotations = Some([(REVISION_ANNOTATION.to_owned(), gzip.revision())].into());
-        assert_eq!(found_in(&object), Found::Written(gzip.clone()));
-        object.data = None;
-        object.metadata.annotations = None;
-        assert_eq!(found_in(&object), Found::Written(gzip));
+        for written in [text, gzip] {
+            object.metadata.annotations = Some([(REVISION_ANNOTATION.to_owned(), written.revision())].into());
+            assert_eq!(found_in(&object), Found::Written(written));
+        }
+    }
+
+    #[test]
+    fn a_content_that_the_operator_did_not_write_is_told_from_its_own() {
+        let snapshot = |name: &str| Packed::pack(&Snapshot::new(vec![Server::from_url(name, "http://a/")]));
+        let text = |packed: &Packed| if let Packed::Text(text) = packed { text.clone() } else { unreachable!() };
+        let (own, other) = (snapshot("own"), snapshot("other"));
+        let object = |content: &Packed, revision: Option<String>| ConfigMap {
+            data: Some([("servers.json".to_owned(), text(content))].into()),
+            metadata: kube::api::ObjectMeta {
+                annotations: revision.map(|revision| [(REVISION_ANNOTATION.to_owned(), revision)].into()),
+                ..kube::api::ObjectMeta::default()
+            },
+            ..ConfigMap::default()
+        };
+        assert_eq!(found_in(&object(&own, Some(own.revision()))), Found::Written(own.clone()));
+        for revision in [Some(own.revision()), Some(String::new()), None] {
+            assert_eq!(found_in(&object(&other, revision.clone())), Found::Edited, "{revision:?}");
+        }
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("servers.json"), text(&own)).unwrap();
+        assert_eq!(found_at(folder.path()), Ok(Found::Written(own.clone())), "as operators of before left it");
+        std::fs::write(folder.path().join("revision"), own.revision()).unwrap();
+        assert_eq!(found_at(folder.path()), Ok(Found::Written(own)));
+        std::fs::write(folder.path().join("servers.json"), text(&other)).unwrap();
+        assert_eq!(found_at(folder.path()), Ok(Found::Edited));
     }
 
     #[test]

@@ -21,6 +21,9 @@ use super::{Soundness, manifests};
 /// A file of manifests may be so long.
 const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;
 
+/// All files of a folder may be so long together: they are read again whenever one of them changes.
+const MAX_FOLDER_BYTES: u64 = 64 * 1024 * 1024;
+
 /// Files read of one folder; more are a mistake.
 const MAX_FILES: usize = 10_000;
 
@@ -81,10 +84,10 @@ impl Folder {
         match self.files() {
             Ok(files) => {
                 let stamp = stamp(&files).filter(|(_, age)| *age > TICK);
-                let mut all_read = true;
+                let (mut all_read, mut left) = (true, MAX_FOLDER_BYTES);
                 self.good.retain(|path, _| files.binary_search(path).is_ok());
                 for path in files {
-                    let text = read_text(&path);
+                    let text = read_text(&path, &mut left);
                     all_read &= text.is_ok();
                     match text.and_then(|text| manifests::read(&text)) {
                         Ok(Some(servers)) => drop(self.good.insert(path, servers)),
@@ -155,14 +158,24 @@ impl Folder {
     }
 }
 
-fn read_text(path: &Path) -> Result<String, String> {
-    let mut text = String::new();
-    let file = std::fs::File::open(path).map_err(|error| format!("cannot read it: {}", error.kind()))?;
-    let read = file.take(MAX_FILE_BYTES + 1).read_to_string(&mut text);
-    read.map_err(|error| format!("cannot read it: {}", error.kind()))?;
-    if text.len() as u64 > MAX_FILE_BYTES {
+/// The text of a file. `left` bytes may be read of it and those after it.
+fn read_text(path: &Path, left: &mut u64) -> Result<String, String> {
+    let unreadable = |error: std::io::Error| format!("cannot read it: {}", error.kind());
+    let metadata = std::fs::metadata(path).map_err(unreadable)?;
+    // Opening a pipe would wait for a writer.
+    if !metadata.is_file() {
+        return Err("it is no regular file: write the manifests into one".into());
+    }
+    if metadata.len() > MAX_FILE_BYTES {
         return Err(format!("it is longer than {MAX_FILE_BYTES} bytes: split it"));
     }
+    if metadata.len() > *left {
+        return Err(format!("it and the files before it hold more than {MAX_FOLDER_BYTES} bytes: take some away"));
+    }
+    let mut text = String::new();
+    let file = std::fs::File::open(path).map_err(unreadable)?;
+    file.take(MAX_FILE_BYTES).read_to_string(&mut text).map_err(unreadable)?;
+    *left = left.saturating_sub(text.len() as u64);
     Ok(text)
 }
 

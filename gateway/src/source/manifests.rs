@@ -5,6 +5,7 @@
 use portcullis_crds::McpServer;
 use portcullis_crds::names::GROUP;
 use portcullis_crds::rules::without_values;
+use portcullis_crds::yaml;
 use serde::Deserialize;
 use serde_yaml::Value;
 
@@ -24,6 +25,7 @@ struct Head {
 /// # Errors
 /// One sentence, with the number of the document where there are several.
 pub fn read(text: &str) -> Result<Option<Vec<McpServer>>, String> {
+    yaml::check(text).map_err(|problem| without_values(&problem))?;
     let mut servers = Vec::new();
     let mut documents = 0;
     for (index, document) in serde_yaml::Deserializer::from_str(text).enumerate() {

@@ -8,13 +8,14 @@ pub mod watch;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use kube::Client;
 use portcullis_crds::report::SlotReport;
 use portcullis_crds::{Server, Snapshot};
 use portcullis_runtime::signal::Reload;
 use tokio::sync::watch as channel;
+use tokio::time::timeout;
 use tracing::info;
 
 use crate::config::SourceConfig;
@@ -26,7 +27,10 @@ use folder::Folder;
 pub type Servers = Arc<Vec<Arc<Server>>>;
 
 /// Why a configuration was refused, as a metric label: a manifest that is invalid, or what [`slots::Refusal`] says.
-pub const REFUSALS: [&str; 5] = ["invalid", "missing", "empty", "corrupt", "version"];
+pub const REFUSALS: [&str; 6] = ["invalid", "missing", "empty", "corrupt", "edited", "version"];
+
+/// When reading a folder takes longer, that is told.
+const READING: Duration = Duration::from_secs(20);
 
 /// What is to be applied.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -151,7 +155,7 @@ async fn follow_files(
     let (mut seen, mut anyway) = (None, false);
     loop {
         if let Some(known) = folder.take() {
-            let (known, snapshot, soundness) = read_apart(known, anyway).await;
+            let (known, snapshot, soundness) = read_apart(known, anyway, outlet).await;
             folder = known;
             if let Some(snapshot) = snapshot {
                 outlet.replace(snapshot);
@@ -237,14 +241,29 @@ async fn asked(reload: &mut Option<Reload>) {
 
 /// Reads many files without holding up the calls that this thread serves too; where nothing has changed, only if it is to
 /// be done `anyway`.
-async fn read_apart(mut folder: Folder, anyway: bool) -> (Option<Folder>, Option<Snapshot>, Option<Soundness>) {
+async fn read_apart(
+    mut folder: Folder,
+    anyway: bool,
+    outlet: &Outlet,
+) -> (Option<Folder>, Option<Snapshot>, Option<Soundness>) {
     let path = folder.path().to_owned();
-    let reading = tokio::task::spawn_blocking(move || {
+    let mut reading = tokio::task::spawn_blocking(move || {
         let read = if anyway { Some(folder.read()) } else { folder.read_if_changed() };
         let (snapshot, soundness) = read.unzip();
         (Some(folder), snapshot, soundness)
     });
-    match reading.await {
+    let read = match timeout(READING, &mut reading).await {
+        Ok(read) => read,
+        // Bounds keep reading short: the disk, or a file system on the network, does not answer.
+        Err(_) => {
+            let (place, limit) = (path.display(), READING.as_secs());
+            let problem = format!("{place}: reading it takes longer than {limit} s: look whether its disk answers");
+            let before = outlet.soundness.borrow().clone();
+            outlet.tell_invalid(Soundness { problems: vec![problem] });
+            reading.await.map(|(folder, snapshot, soundness)| (folder, snapshot, soundness.or(Some(before))))
+        }
+    };
+    match read {
         Ok(read) => read,
         Err(_) => {
             let problem = format!("{}: reading it failed; the log has more", path.display());

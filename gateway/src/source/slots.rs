@@ -30,6 +30,8 @@ pub enum Found {
     NotWritten,
     /// It has this one.
     Written(Packed),
+    /// It has one of another revision than the operator has noted: somebody else has changed it.
+    Edited,
 }
 
 /// Why what was found is not used.
@@ -41,6 +43,8 @@ pub enum Refusal {
     Empty,
     /// It cannot be read.
     Corrupt,
+    /// The operator did not write it.
+    Edited,
     /// A newer operator wrote it.
     Version(u32),
 }
@@ -92,6 +96,7 @@ pub fn read(found: &Found) -> Result<Option<Content>, Refusal> {
     match found {
         Found::Missing => Err(Refusal::Missing),
         Found::NotWritten => Ok(None),
+        Found::Edited => Err(Refusal::Edited),
         Found::Written(packed) if packed.is_empty() => Err(Refusal::Empty),
         Found::Written(packed) => match packed.unpack() {
             Ok(snapshot) => Ok(Some(Content { servers: snapshot.servers, revision: packed.revision() })),
@@ -213,13 +218,15 @@ impl Slot {
         let name = &self.name;
         let stay = if self.good.is_some() { "; its servers stay as they were" } else { "" };
         Some(match refusal {
-            Refusal::Missing => format!(
-                "ConfigMap {name} is not there{stay}: run helm upgrade, which creates it, or correct CONFIGMAPS"
-            ),
+            Refusal::Missing => format!("ConfigMap {name} is not there{stay}: run helm upgrade, which creates it"),
             Refusal::Empty => format!("ConfigMap {name} is empty{stay}: start the operator, which fills it"),
             Refusal::Corrupt => {
                 format!("ConfigMap {name} cannot be read{stay}: start the operator, which writes it anew")
             }
+            Refusal::Edited => format!(
+                "ConfigMap {name} was changed by somebody else than the operator{stay}: start the operator, which writes \
+                 it anew, and change the McpServer instead"
+            ),
             Refusal::Version(found) => format!(
                 "ConfigMap {name} has version {found} and this gateway reads up to {}{stay}: update the gateway",
                 portcullis_crds::snapshot::VERSION
@@ -245,6 +252,7 @@ impl Refusal {
             Self::Missing => "missing",
             Self::Empty => "empty",
             Self::Corrupt => "corrupt",
+            Self::Edited => "edited",
             Self::Version(_) => "version",
         }
     }
@@ -288,6 +296,7 @@ mod tests {
             (text(r#"{"version":1}"#), "corrupt"),
             (text(r#"{"version":1,"servers":[{"name":"x"}]}"#), "corrupt"),
             (Found::Written(Packed::Gzip(b"no gzip".to_vec())), "corrupt"),
+            (Found::Edited, "edited"),
             (text(r#"{"version":2,"servers":[]}"#), "version"),
         ]
     }

@@ -15,6 +15,7 @@ use url::Url;
 
 use crate::front::observe::recorder;
 use crate::front::{ApiError, App};
+use crate::setting_names::Setting;
 
 const ORIGIN: &str = "origin";
 
@@ -61,10 +62,10 @@ pub struct AllowedHost {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum Refused {
     /// A page of another origin sent it.
-    #[error("pages of this origin may not use the gateway: add the origin to ALLOWED_ORIGINS")]
+    #[error("pages of this origin may not use the gateway: add the origin to {}", Setting::AllowedOrigins.name())]
     Origin,
     /// It was meant for another name.
-    #[error("the gateway does not go by this name: use another, or add it to ALLOWED_HOSTS")]
+    #[error("the gateway does not go by this name: use another, or add it to {}", Setting::AllowedHosts.name())]
     Host,
 }
 

@@ -249,3 +249,57 @@ async fn what_could_not_be_read_is_tried_again_though_it_has_not_changed() {
         assert_eq!(soundness.problems.len(), 1, "{soundness:?}");
     }
 }
+
+#[test]
+fn one_file_beyond_the_bounds_is_named_and_holds_up_no_other() {
+    let folder = tempfile::tempdir().unwrap();
+    write_one(&folder.path().join("b-good.yaml"), "good");
+    let bomb = format!("a: &a [{}]\nb: [{}]\n", "x,".repeat(1_000), "*a,".repeat(1_000));
+    for (name, text, problem) in [
+        ("a.yaml", "{".repeat(160_000), "levels"),
+        ("a.yaml", "- ".repeat(80_000), "levels"),
+        ("a.json", "[".repeat(1_000_000), "line 1"),
+        ("a.yaml", bomb, "aliases"),
+        ("a.yaml", "- x\n".repeat(400_000), "values"),
+        ("a.yaml", "é".repeat(3 * 1024 * 1024), "longer than 4194304 bytes"),
+        ("z.yaml", "x".repeat(5 * 1024 * 1024), "longer than 4194304 bytes"),
+    ] {
+        let file = folder.path().join(name);
+        std::fs::write(&file, text).unwrap();
+        let began = std::time::Instant::now();
+        let (snapshot, soundness) = Folder::open(folder.path()).unwrap().read();
+        assert!(began.elapsed() < Duration::from_secs(20), "{problem}: {:?}", began.elapsed());
+        assert_eq!(names(&snapshot), ["good"], "{problem}");
+        let [told] = &soundness.problems[..] else { panic!("{:?}", soundness.problems) };
+        assert!(told.starts_with(&file.display().to_string()) && told.contains(problem), "{told}");
+        std::fs::remove_file(file).unwrap();
+    }
+}
+
+#[test]
+fn files_beyond_what_is_read_of_a_folder_keep_their_last_good_content_and_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    write_one(&folder.path().join("z.yaml"), "last");
+    let mut source = Folder::open(folder.path()).unwrap();
+    source.read();
+    for n in 0..17 {
+        std::fs::write(folder.path().join(format!("{n:02}.yaml")), "#".repeat(4 * 1024 * 1024)).unwrap();
+    }
+    let (snapshot, soundness) = source.read();
+    assert_eq!(names(&snapshot), ["last"]);
+    let named: Vec<bool> =
+        soundness.problems.iter().map(|problem| problem.contains("more than 67108864 bytes")).collect();
+    assert_eq!(named, [true, true], "{:?}", soundness.problems);
+}
+
+#[test]
+fn a_pipe_instead_of_a_file_is_refused_rather_than_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let pipe = folder.path().join("pipe.yaml");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+    if !made.is_ok_and(|status| status.success()) {
+        return;
+    }
+    let (_, soundness) = Folder::open(&pipe).unwrap().read();
+    assert!(soundness.problems[0].contains("no regular file"), "{:?}", soundness.problems);
+}
