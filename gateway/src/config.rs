@@ -107,6 +107,9 @@ pub struct Options {
     /// Audience (aud) that service-account tokens must have
     #[arg(long, global = true, env = "KUBERNETES_AUDIENCE", value_name = "AUDIENCE", default_value = "portcullis")]
     pub kubernetes_audience: Option<String>,
+    /// File with the cluster's public keys, as the operator keeps them: used if the API server is away at the start
+    #[arg(long, global = true, env = "KUBERNETES_KEYS_FILE", value_name = "FILE")]
+    pub kubernetes_keys_file: Option<PathBuf>,
     /// Ask the API server too whether a service-account token still holds, once in 30 s for each: true or false
     #[arg(long, global = true, env = "TOKEN_REVIEW", value_name = "BOOL", default_value = "false")]
     pub token_review: Option<String>,
@@ -338,7 +341,8 @@ impl Options {
             problems.push("TOKEN_REVIEW is true without KUBERNETES_TOKENS: set KUBERNETES_TOKENS=true too".into());
         }
         let audience = text(&self.kubernetes_audience).unwrap_or("portcullis").to_owned();
-        wanted.then_some(auth::Kubernetes { audience, review })
+        let kept = path(&self.kubernetes_keys_file);
+        wanted.then_some(auth::Kubernetes { audience, kept, review })
     }
 
     /// Where the servers come from.

@@ -19,6 +19,9 @@ pub struct Options {
     /// Names of the ConfigMaps that the gateway watches, separated by commas
     #[arg(long, global = true, env = "CONFIGMAPS", value_name = "NAMES")]
     pub configmaps: Option<String>,
+    /// Name of the ConfigMap that keeps the cluster's public keys for gateways that start while the API server is away
+    #[arg(long, global = true, env = "KEYS_CONFIGMAP", value_name = "NAME")]
+    pub keys_configmap: Option<String>,
     /// Name of the headless Service of the gateway's admin ports; its ready pods are asked what they have applied
     #[arg(long, global = true, env = "GATEWAY_SERVICE", value_name = "NAME")]
     pub gateway_service: Option<String>,
@@ -61,6 +64,8 @@ pub struct Config {
     pub namespace: Option<String>,
     /// The slots' ConfigMaps, in their order.
     pub slots: Vec<String>,
+    /// The ConfigMap of the cluster's public keys; none: they are not kept.
+    pub keys: Option<String>,
     /// Where gateway replicas are found.
     pub gateways: Gateways,
     /// Whose McpServers are reconciled.
@@ -137,6 +142,7 @@ impl Options {
         let config = Config {
             namespace: text(&self.namespace).map(str::to_owned),
             slots: self.slots(&mut problems),
+            keys: text(&self.keys_configmap).map(str::to_owned),
             gateways: self.gateways(&mut problems),
             scope: self.scope(&mut problems),
             home: text(&self.home_namespace).unwrap_or(DEFAULT_NAMESPACE).to_owned(),

@@ -10,6 +10,7 @@ pub mod controller;
 pub mod events;
 pub mod fleet;
 pub mod inventory;
+pub mod keys;
 pub mod leader;
 pub mod metrics;
 pub mod operator;

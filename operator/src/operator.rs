@@ -17,7 +17,7 @@ use tracing::info;
 use crate::config::Config;
 use crate::controller::Controller;
 use crate::metrics::Metrics;
-use crate::{events, leader};
+use crate::{events, keys, leader};
 
 /// Connections to the admin port: a scraper, a few probes.
 const ADMIN_CONNECTIONS: usize = 64;
@@ -105,6 +105,9 @@ impl Operator {
 
         // The Lease is given back only after the last write.
         let (leads, leading) = watch::channel(false);
+        let keeping =
+            keys::run(client.clone(), namespace.clone(), config.keys.clone(), leading.clone(), tasks.shutdown());
+        tasks.spawn("keys", ended(keeping));
         let controller = Controller::new(&client, &config, &namespace, teller, metrics.clone(), complete);
         let (stop, election) = (tasks.shutdown(), config.election.clone());
         let electing = leader::run(elector, namespace.clone(), election, leads, tasks.shutdown());

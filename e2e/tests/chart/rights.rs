@@ -42,6 +42,7 @@ fn own_of_operator() -> BTreeSet<Right> {
     wanted([
         ("configmaps", "portcullis-servers-2-0", "create get list patch watch"),
         ("configmaps", "portcullis-servers-2-1", "create get list patch watch"),
+        ("configmaps", "portcullis-keys", "create patch"),
         ("leases.coordination.k8s.io", "portcullis-operator", "get patch update"),
         ("leases.coordination.k8s.io", "", "create"),
         ("endpointslices.discovery.k8s.io", "", "get list watch"),

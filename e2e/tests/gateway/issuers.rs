@@ -1,11 +1,15 @@
 //! Tokens of other issuers: who the log says has called, and the refusals that callers see.
 
 use std::fs;
+use std::time::SystemTime;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::Method;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
+use portcullis_crds::kept_keys::KeptKeys;
+use portcullis_crds::{Server, Snapshot};
+use portcullis_e2e::fake_api::FakeApi;
 use portcullis_e2e::faulty::{Faulty, Mode};
 use portcullis_e2e::gateway::{Gateway, LIMIT, options};
 use portcullis_e2e::http::{self as client, Request};
@@ -13,6 +17,7 @@ use portcullis_e2e::token::after;
 use portcullis_e2e::wait::wait_for;
 use portcullis_gateway::Options;
 use rcgen::{KeyPair, PublicKeyData as _};
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -99,4 +104,47 @@ async fn a_gateway_is_not_ready_before_it_has_keys() {
         if answer.status == 503 && answer.text() == "keys\n" { Ok(()) } else { Err(answer.text().to_owned()) }
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_gateway_that_starts_while_the_api_server_is_away_knows_service_accounts_by_the_kept_keys() {
+    let issuer = Issuer::new("jwksFile: KEYS");
+    let server = Faulty::start(Mode::Streamable).await;
+    let mut api = FakeApi::start().await;
+    api.go_away().await;
+    let mounted = tempfile::tempdir().expect("a folder");
+    let slot = Snapshot::new(vec![Server::from_url("one", &server.url())]);
+    fs::create_dir(mounted.path().join("s")).expect("a folder");
+    fs::write(mounted.path().join("s/servers.json"), slot.to_text()).expect("written");
+    let keys = fs::read_to_string(issuer.folder.path().join("keys.json")).expect("keys");
+    let kept = |age: u64| {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("a time").as_secs();
+        let fetched = i64::try_from(now - age).expect("a time");
+        let keys = RawValue::from_string(keys.clone()).expect("JSON");
+        KeptKeys { version: 1, fetched, issuer: "https://issuer.invalid".into(), algorithms: None, keys }.to_text()
+    };
+    let file = mounted.path().join("keys.json");
+    let options = || Options {
+        configmaps: Some("s".into()),
+        configmaps_mounted: Some(mounted.path().into()),
+        allowed_addresses: Some("127.0.0.0/8".into()),
+        kubeconfig: Some(api.kubeconfig()),
+        kubernetes_tokens: Some("true".into()),
+        kubernetes_keys_file: Some(file.clone()),
+        ..options()
+    };
+    fs::write(&file, kept(3600)).expect("written");
+    let gateway = Gateway::start(options()).await;
+    gateway.connected(1).await;
+    assert_eq!(send(call(&gateway, &issuer.token("portcullis"))).await.status, 200);
+    is_error(
+        &send(call(&gateway, &issuer.token("elsewhere"))).await,
+        401,
+        "the token is not meant for this service (aud)",
+    );
+
+    fs::write(&file, kept(25 * 3600)).expect("written");
+    let late = Gateway::start(options()).await;
+    late.connected(1).await;
+    assert_ne!(send(call(&late, &issuer.token("portcullis"))).await.status, 200, "they are too old");
 }

@@ -1,9 +1,15 @@
 //! Fetches what an issuer publishes: its name, its algorithms and its keys. Every answer has a deadline and a bound.
-use std::{fs::File, io::Read, path::PathBuf, time::Duration};
+use std::{
+    fs::File,
+    io::Read,
+    path::PathBuf,
+    time::{Duration, SystemTime},
+};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Limited};
+use portcullis_crds::kept_keys::{self, KeptKeys, KeptKeysError};
 use serde::Deserialize;
 use tokio::time::timeout;
 use url::Url;
@@ -38,7 +44,12 @@ pub(super) enum KeySource {
         ca_file: Option<PathBuf>,
     },
     /// The API server.
-    Cluster(kube::Client),
+    Cluster {
+        /// The way to it.
+        client: kube::Client,
+        /// The mounted copy of what the operator has fetched.
+        kept: Option<PathBuf>,
+    },
 }
 
 /// What an issuer publishes.
@@ -77,6 +88,15 @@ pub(super) enum FetchError {
     Api,
 }
 
+/// Why the keys that the operator has kept are not used.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum KeptError {
+    #[error(transparent)]
+    File(#[from] FetchError),
+    #[error(transparent)]
+    Kept(#[from] KeptKeysError),
+}
+
 impl FetchError {
     /// Whether an answer came, though an unusable one.
     pub(super) fn answered(&self) -> bool {
@@ -96,7 +116,7 @@ impl KeySource {
     /// What is published now. `issuer` is the name that the issuer was configured with.
     pub(super) async fn fetch(&self, issuer: Option<&str>) -> Result<Published, FetchError> {
         match self {
-            Self::Cluster(client) => of_cluster(client).await,
+            Self::Cluster { client, .. } => of_cluster(client).await,
             Self::Listed { place: KeyPlace::File(path), .. } => {
                 let published = |keys: Vec<u8>| Published { max_age: AGES.0, ..Published::of(keys.into()) };
                 read_file(path).map(published)
@@ -117,6 +137,23 @@ impl KeySource {
             }
         }
     }
+}
+
+impl KeySource {
+    /// What the operator has kept of it; none if it keeps nothing of this one.
+    pub(super) fn kept(&self) -> Option<Result<Published, KeptError>> {
+        let Self::Cluster { kept: Some(path), .. } = self else { return None };
+        Some(read_kept(path))
+    }
+}
+
+fn read_kept(path: &PathBuf) -> Result<Published, KeptError> {
+    let text = read_bounded(path, kept_keys::MAX_BYTES)?;
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    let kept = KeptKeys::parse(&text, i64::try_from(now).unwrap_or(i64::MAX))?;
+    let keys = kept.keys.get().to_owned();
+    let (issuer, algorithms) = (Some(kept.issuer), kept.algorithms);
+    Ok(Published { issuer, algorithms, ..Published::of(keys.into()) })
 }
 
 impl Published {
@@ -219,10 +256,14 @@ fn origin(url: &Url, ca_file: Option<&PathBuf>) -> Result<Origin, FetchError> {
 }
 
 fn read_file(path: &PathBuf) -> Result<Vec<u8>, FetchError> {
+    read_bounded(path, MAX_BYTES)
+}
+
+fn read_bounded(path: &PathBuf, limit: usize) -> Result<Vec<u8>, FetchError> {
     let failed = |error: std::io::Error| FetchError::File(error.kind());
     let mut bytes = Vec::new();
-    File::open(path).map_err(failed)?.take(MAX_BYTES as u64 + 1).read_to_end(&mut bytes).map_err(failed)?;
-    if bytes.len() > MAX_BYTES { Err(FetchError::TooLarge) } else { Ok(bytes) }
+    File::open(path).map_err(failed)?.take(limit as u64 + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() > limit { Err(FetchError::TooLarge) } else { Ok(bytes) }
 }
 
 fn document(json: &[u8]) -> Result<Document, FetchError> {

@@ -133,7 +133,7 @@ fn of_cluster(settings: &Settings, kubernetes: &Kubernetes, client: Option<&kube
         scopes: Vec::new(),
         ..Issuer::bare(settings, Trust { name: Name::Unknown, keys: KeySet::default() })
     };
-    let source = client.cloned().map(KeySource::Cluster);
+    let source = client.cloned().map(|client| KeySource::Cluster { client, kept: kubernetes.kept.clone() });
     Loaded { issuer, source, review: kubernetes.review.then(|| kubernetes.clone()) }
 }
 

@@ -26,6 +26,8 @@ use crate::backoff::random;
 const ASK_EVERY: Duration = Duration::from_secs(30);
 /// How long a request waits for keys that it has asked for.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// An issuer has so long to answer before what was kept of it is used.
+const KEPT_AFTER: Duration = Duration::from_secs(1);
 /// First and longest pause after failures; each doubles the one before.
 const RETRIES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
@@ -66,7 +68,7 @@ impl Remote {
 
     /// Whether its keys are the cluster's.
     pub(super) fn is_cluster(&self) -> bool {
-        matches!(self.source, KeySource::Cluster(_))
+        matches!(self.source, KeySource::Cluster { .. })
     }
 
     /// Asks for newer keys and waits until they are there. False: not now, or not soon enough.
@@ -125,7 +127,7 @@ impl Authenticator {
         let mut failures = 0;
         loop {
             remote.begin();
-            let outcome = self.refresh(remote).await;
+            let outcome = self.refresh_or_use_kept(remote, release).await;
             release();
             remote.end();
             let pause = match outcome {
@@ -143,6 +145,41 @@ impl Authenticator {
                 () = sleep(pause.mul_f64(0.8 + 0.2 * random())) => {}
                 () = remote.wanted.notified() => {}
             }
+        }
+    }
+
+    /// One look at what the issuer publishes. While it does not answer and nothing is known of it, what was kept of it is
+    /// used.
+    async fn refresh_or_use_kept(&self, remote: &Remote, release: &impl Fn()) -> Result<Duration, ()> {
+        let mut refreshing = std::pin::pin!(self.refresh(remote));
+        let outcome = match timeout(KEPT_AFTER, &mut refreshing).await {
+            Ok(outcome) => outcome,
+            Err(_) => {
+                self.use_kept(remote);
+                release();
+                refreshing.await
+            }
+        };
+        if outcome.is_err() {
+            self.use_kept(remote);
+        }
+        outcome
+    }
+
+    fn use_kept(&self, remote: &Remote) {
+        let issuer = &self.issuers[remote.issuer];
+        if !issuer.trust().keys.is_empty() {
+            return;
+        }
+        let Some(kept) = remote.source.kept() else { return };
+        let used = kept.map_err(|error| error.to_string());
+        let used = used.and_then(|published| self.apply(remote, &published).map_err(|error| error.to_string()));
+        match used {
+            Ok(_) => warn!(
+                issuer = issuer.label,
+                "the API server has not answered, tokens are checked with the keys that the operator has kept"
+            ),
+            Err(problem) => warn!(issuer = issuer.label, problem, "the keys that the operator has kept are not used"),
         }
     }
 

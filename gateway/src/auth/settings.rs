@@ -68,6 +68,8 @@ pub struct Settings {
 pub struct Kubernetes {
     /// `KUBERNETES_AUDIENCE`: what `aud` must contain.
     pub audience: String,
+    /// `KUBERNETES_KEYS_FILE`: the mounted copy of the keys that the operator keeps.
+    pub kept: Option<PathBuf>,
     /// `TOKEN_REVIEW`: ask the API server about each token too, once in 30 s.
     pub review: bool,
 }

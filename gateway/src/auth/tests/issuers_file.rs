@@ -137,7 +137,7 @@ fn files_that_issuers_name_are_looked_at_at_start() {
 
 #[test]
 fn one_source_of_keys_is_enough() {
-    let kubernetes = Some(Kubernetes { audience: "portcullis".into(), review: true });
+    let kubernetes = Some(Kubernetes { audience: "portcullis".into(), kept: None, review: true });
     assert!(Authenticator::new(&Settings { kubernetes, ..Settings::default() }).is_ok());
     assert_eq!(Authenticator::new(&Settings::default()).err(), Some(vec![Problem::NoKeySource]));
 }

@@ -1,4 +1,6 @@
 //! Service-account tokens of the cluster, and asking it whether they still hold.
+use std::time::Instant;
+
 use super::{
     fake::Fake,
     fetching::{DISCOVERY, Running, jwks, token},
@@ -20,7 +22,10 @@ async fn cluster() -> (Fake, kube::Client) {
 }
 
 fn settings(review: bool) -> Settings {
-    Settings { kubernetes: Some(Kubernetes { audience: "portcullis".into(), review }), ..Settings::default() }
+    Settings {
+        kubernetes: Some(Kubernetes { audience: "portcullis".into(), kept: None, review }),
+        ..Settings::default()
+    }
 }
 
 fn review(authenticated: bool, user: &str, audiences: &[&str]) -> Value {
@@ -128,4 +133,66 @@ fn an_accepted_review_is_remembered_for_thirty_seconds_and_no_longer() {
     cache.insert(&cache.ticket("token"), &identity, now(), MAX_AGE_REVIEWED);
     let at = |seconds| cache.get(&cache.ticket("token"), now() + Duration::from_secs(seconds)).is_some();
     assert_eq!([0, 29, 30, 59].map(at), [true, true, false, false]);
+}
+
+/// Settings with a file of kept keys that was fetched so many seconds ago.
+fn with_kept(folder: &tempfile::TempDir, age: i64, keys: &Value) -> Settings {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let fetched = i64::try_from(now).unwrap() - age;
+    let kept = json!({"version": 1, "fetched": fetched, "issuer": ISS, "algorithms": ["RS256"], "keys": keys});
+    let path = folder.path().join("keys.json");
+    std::fs::write(&path, kept.to_string()).unwrap();
+    let kubernetes = Kubernetes { audience: "portcullis".into(), kept: Some(path), review: false };
+    Settings { kubernetes: Some(kubernetes), ..Settings::default() }
+}
+
+#[tokio::test]
+async fn a_cluster_that_is_away_at_the_start_is_checked_with_the_keys_that_were_kept_until_it_answers() {
+    for away in ["refuses", "hangs"] {
+        let (fake, client) = cluster().await;
+        match away {
+            "refuses" => fake.show_raw(DISCOVERY, "503 Service Unavailable", ""),
+            _ => fake.hang(DISCOVERY),
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let settings = with_kept(&folder, 3600, &jwks(&[("1", &RS256)]));
+        let began = Instant::now();
+        let running = Running::start(&settings, Some(&client));
+        running.ready().await;
+        assert!(began.elapsed() < Duration::from_secs(4), "{away}: {:?}", began.elapsed());
+        assert_eq!(running.ask(&token(&RS256, "1", ISS, SUB)).await, Ok(SUB.into()), "{away}");
+        assert_eq!(running.ask(&token(&ES256, "2", ISS, SUB)).await, Err(AuthError::UnknownKey), "{away}");
+    }
+}
+
+#[tokio::test]
+async fn kept_keys_that_are_old_broken_or_missing_vouch_for_nobody() {
+    let folder = tempfile::tempdir().unwrap();
+    let keys = jwks(&[("1", &RS256)]);
+    let (fake, client) = cluster().await;
+    fake.show_raw(DISCOVERY, "503 Service Unavailable", "");
+    let two_days = 2 * 24 * 3600;
+    for (settings, what) in [
+        (with_kept(&folder, two_days, &keys), "old"),
+        (with_kept(&folder, -3600, &keys), "of the future"),
+        (with_kept(&folder, 0, &json!({"keys": []})), "without keys"),
+    ] {
+        let running = Running::start(&settings, Some(&client));
+        let before = fake.count(DISCOVERY);
+        while fake.count(DISCOVERY) <= before {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert_eq!(running.ask(&token(&RS256, "1", ISS, SUB)).await, Err(AuthError::NoKeys), "{what}");
+    }
+}
+
+#[tokio::test]
+async fn the_cluster_itself_counts_more_than_what_was_kept_of_it() {
+    let (_fake, client) = cluster().await;
+    let folder = tempfile::tempdir().unwrap();
+    // Somebody has put a key of his own there.
+    let running = Running::start(&with_kept(&folder, 0, &jwks(&[("mine", &RS256)])), Some(&client));
+    running.ready().await;
+    assert_eq!(running.ask(&token(&RS256, "mine", ISS, SUB)).await, Err(AuthError::UnknownKey));
+    assert_eq!(running.ask(&token(&RS256, "1", ISS, SUB)).await, Ok(SUB.into()));
 }

@@ -56,7 +56,7 @@ fn a_token_that_is_refused_for_more_than_its_scopes_is_refused_for_the_rest() {
 
 #[test]
 fn tokens_of_the_cluster_need_no_scopes() {
-    let kubernetes = Some(Kubernetes { audience: "portcullis".into(), review: false });
+    let kubernetes = Some(Kubernetes { audience: "portcullis".into(), kept: None, review: false });
     let loaded = load::issuers(&Settings { kubernetes, ..settings() }, None).unwrap();
     let issuers: Vec<Issuer> = loaded.into_iter().map(|loaded| loaded.issuer).collect();
     let scopes: Vec<(&str, &[String])> = issuers.iter().map(|it| (it.label.as_str(), it.scopes.as_slice())).collect();

@@ -1,0 +1,215 @@
+//! Keeps the public keys of the cluster's service accounts in a ConfigMap beside the slots, so that a gateway that starts
+//! while the API server is away has them in its mounted copy.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use http_body_util::{BodyExt as _, Limited};
+use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{Patch, PatchParams};
+use kube::{Api, Client};
+use portcullis_crds::kept_keys::{KeptKeys, MAX_BYTES, VERSION};
+use portcullis_crds::names::KEPT_KEYS_KEY;
+use portcullis_runtime::Shutdown;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout};
+use tracing::{info, warn};
+
+use crate::publish::{FIELD_MANAGER, REQUEST_LIMIT};
+
+/// Between two looks at what the API server publishes.
+const LOOK: Duration = Duration::from_secs(300);
+
+/// Before another look after one that failed.
+const AGAIN: Duration = Duration::from_secs(15);
+
+/// The same keys are written anew so often, so that they are told from old ones.
+const REWRITE: Duration = Duration::from_secs(3600);
+
+const DISCOVERY: &str = "/.well-known/openid-configuration";
+const KEYS: &str = "/openid/v1/jwks";
+
+/// What was written last, but for its time, and when.
+type Last = Option<(String, Instant)>;
+
+/// A document of OpenID Connect Discovery, as far as it is kept.
+#[derive(Deserialize)]
+struct Document {
+    issuer: String,
+    id_token_signing_alg_values_supported: Option<Vec<String>>,
+}
+
+/// Keeps them in the ConfigMap of this name while this replica leads, until the process stops; without a name nothing is
+/// kept.
+pub async fn run(
+    client: Client,
+    namespace: String,
+    name: Option<String>,
+    mut leads: watch::Receiver<bool>,
+    stop: Shutdown,
+) {
+    let keeping = async {
+        let Some(name) = name else { return std::future::pending().await };
+        let api: Api<ConfigMap> = Api::namespaced(client.clone(), &namespace);
+        let mut last = None;
+        while leads.wait_for(|leads| *leads).await.is_ok() {
+            let pause = match keep(&client, &api, &name, &mut last).await {
+                Ok(()) => LOOK,
+                Err(problem) => {
+                    warn!(
+                        configmap = name,
+                        problem, "the keys of service accounts are not kept for gateways that start"
+                    );
+                    AGAIN
+                }
+            };
+            sleep(pause).await;
+        }
+        // Nobody tells any more who leads: the process is about to end.
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        () = keeping => {}
+        () = stop.requested() => {}
+    }
+}
+
+/// One look, and a write if something is new or the last one is old.
+async fn keep(client: &Client, api: &Api<ConfigMap>, name: &str, last: &mut Last) -> Result<(), String> {
+    let kept = fetch(client).await?;
+    let timeless = KeptKeys { fetched: 0, ..kept.clone() }.to_text();
+    if last.as_ref().is_some_and(|(before, at)| *before == timeless && at.elapsed() < REWRITE) {
+        return Ok(());
+    }
+    let object = ConfigMap {
+        metadata: ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() },
+        data: Some(BTreeMap::from([(KEPT_KEYS_KEY.to_owned(), kept.to_text())])),
+        ..ConfigMap::default()
+    };
+    let apply = PatchParams::apply(FIELD_MANAGER).force();
+    let patch = Patch::Apply(&object);
+    let writing = timeout(REQUEST_LIMIT, api.patch(name, &apply, &patch));
+    writing.await.map_err(|_| late())?.map_err(|error| error.to_string())?;
+    info!(configmap = name, issuer = kept.issuer, "the keys of service accounts are kept");
+    *last = Some((timeless, Instant::now()));
+    Ok(())
+}
+
+async fn fetch(client: &Client) -> Result<KeptKeys, String> {
+    let document = get(client, DISCOVERY).await?;
+    let document: Document =
+        serde_json::from_slice(&document).map_err(|_| format!("{DISCOVERY} is no discovery document"))?;
+    let keys = get(client, KEYS).await?;
+    let keys: Box<RawValue> = serde_json::from_slice(&keys).map_err(|_| format!("{KEYS} is no JSON"))?;
+    Ok(KeptKeys {
+        version: VERSION,
+        fetched: Timestamp::now().as_second(),
+        issuer: document.issuer,
+        algorithms: document.id_token_signing_alg_values_supported,
+        keys,
+    })
+}
+
+async fn get(client: &Client, path: &'static str) -> Result<bytes::Bytes, String> {
+    let mut request = http::Request::new(kube::client::Body::empty());
+    *request.uri_mut() = http::Uri::from_static(path);
+    let asking = async {
+        let answer = client.send(request).await.map_err(|error| format!("{path}: {error}"))?;
+        if !answer.status().is_success() {
+            return Err(format!("{path} is answered with HTTP status {}", answer.status().as_u16()));
+        }
+        // Beside the keys there is a little room for the rest.
+        let body = Limited::new(answer.into_body(), MAX_BYTES / 2).collect().await;
+        body.map(|body| body.to_bytes()).map_err(|_| format!("{path} is cut, or longer than {} bytes", MAX_BYTES / 2))
+    };
+    timeout(REQUEST_LIMIT, asking).await.map_err(|_| late())?
+}
+
+fn late() -> String {
+    "the API server did not answer in time".to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use axum::Router;
+    use axum::http::{Method, StatusCode, Uri};
+    use axum::response::{IntoResponse as _, Response};
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Fake {
+        keys: Option<&'static str>,
+        written: Vec<Value>,
+    }
+
+    fn api(fake: &Arc<Mutex<Fake>>) -> Client {
+        let fake = Arc::clone(fake);
+        let answer = move |method: Method, uri: Uri, body: axum::body::Bytes| async move {
+            let mut fake = fake.lock().expect("nobody panicked");
+            answer(&mut fake, &method, &uri, &body)
+        };
+        Client::new(Router::new().fallback(answer), "n")
+    }
+
+    fn answer(fake: &mut Fake, method: &Method, uri: &Uri, body: &[u8]) -> Response {
+        let Some(keys) = fake.keys else { return (StatusCode::INTERNAL_SERVER_ERROR, "no").into_response() };
+        match (method, uri.path()) {
+            (&Method::GET, DISCOVERY) => {
+                json!({"issuer": "https://i", "id_token_signing_alg_values_supported": ["RS256"]})
+                    .to_string()
+                    .into_response()
+            }
+            (&Method::GET, KEYS) => keys.into_response(),
+            (&Method::PATCH, "/api/v1/namespaces/n/configmaps/k") => {
+                let object: Value = serde_json::from_slice(body).expect("an object");
+                fake.written
+                    .push(serde_json::from_str(object["data"][KEPT_KEYS_KEY].as_str().expect("a text")).expect("JSON"));
+                body.to_vec().into_response()
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn keys_are_written_when_they_change_and_now_and_then_and_failures_are_made_good() {
+        let fake = Arc::new(Mutex::new(Fake::default()));
+        let client = api(&fake);
+        let (leads, leading) = watch::channel(false);
+        let tasks = portcullis_runtime::Supervisor::new();
+        let running = run(client, "n".into(), Some("k".into()), leading, tasks.shutdown());
+        let written = || -> Vec<Value> {
+            fake.lock().expect("nobody panicked").written.iter().map(|kept| kept["keys"].clone()).collect()
+        };
+        let set = |keys| fake.lock().expect("nobody panicked").keys = keys;
+        let story = async {
+            set(Some(r#"{"keys":[1]}"#));
+            sleep(LOOK * 2).await;
+            assert_eq!(written(), Vec::<Value>::new(), "another replica leads");
+            leads.send_replace(true);
+            sleep(LOOK * 3).await;
+            assert_eq!(written(), [json!({"keys": [1]})], "once");
+            set(None);
+            sleep(LOOK * 2).await;
+            set(Some(r#"{"keys":[2]}"#));
+            sleep(AGAIN * 2).await;
+            assert_eq!(written().len(), 2);
+            sleep(REWRITE + LOOK * 2).await;
+            assert_eq!(written(), [json!({"keys": [1]}), json!({"keys": [2]}), json!({"keys": [2]})]);
+        };
+        tokio::select! {
+            () = running => panic!("it ended"),
+            () = story => {}
+        }
+        let first = fake.lock().expect("nobody panicked").written[0].clone();
+        assert_eq!((first["version"].as_u64(), first["issuer"].as_str()), (Some(1), Some("https://i")));
+        assert_eq!(first["algorithms"], json!(["RS256"]));
+    }
+}
