@@ -105,7 +105,7 @@ const STOP: Order = Order { changes: 0, stop: true };
 
 /// How an attempt to open a session came to its end.
 enum Attempted {
-    Ended(Result<Opened, Trouble>),
+    Ended(Box<Result<Opened, Trouble>>),
     /// It would have gone on with credentials that are no longer configured.
     Outdated,
     Stopped,
@@ -210,7 +210,7 @@ impl Task {
             let opened = match self.open_as_configured().await {
                 Attempted::Stopped => return,
                 Attempted::Outdated => continue,
-                Attempted::Ended(opened) => opened,
+                Attempted::Ended(opened) => *opened,
             };
             match opened {
                 Err(trouble) => {
@@ -299,7 +299,7 @@ impl Task {
             let order = tokio::select! {
                 biased;
                 order = orders.wait_for(|order| order.stop || order.changes != seen) => order.map_or(STOP, |order| *order),
-                opened = &mut opening => return Attempted::Ended(opened),
+                opened = &mut opening => return Attempted::Ended(Box::new(opened)),
             };
             if order.stop {
                 return Attempted::Stopped;

@@ -39,6 +39,9 @@ Each replica tells at `/status` of its admin port what it has applied and how ev
 
 `GET /health` says whether the configuration is sound; with a token, what is wrong with it. The metric
 `portcullis_configuration_ok` is 0 while part of the configuration is refused; the last good one stays in use.
+
+A ConfigMap of which it says that somebody else than the operator has changed it is not used, even if it is valid: change the
+McpServer instead. The operator writes the ConfigMap anew when it sees it, so a message that stays means that no operator runs.
 ";
 
 /// The whole page.
