@@ -347,7 +347,7 @@ pub enum HealthMode {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Limits {
-    /// Calls at the same time from each gateway replica; over it callers wait shortly, then get 429.
+    /// Calls at the same time from each gateway replica; over it callers wait for half of requestSeconds, then get 429.
     #[serde(default = "default_max_concurrent_requests")]
     #[schemars(range(min = 1, max = 10000))]
     pub max_concurrent_requests: u32,

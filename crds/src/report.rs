@@ -92,6 +92,12 @@ pub struct ServerReport {
     /// Tools left out because they are invalid, double or too many.
     #[serde(default)]
     pub left_out: u32,
+    /// What is wrong with what it lists: left out, or shown without something.
+    #[serde(default)]
+    pub list_problems: u32,
+    /// The first of these, a sentence each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub first_list_problems: Vec<String>,
     /// Prompts offered.
     #[serde(default)]
     pub prompts: u32,

@@ -30,7 +30,7 @@ pub struct Server {
     pub key: ServerKey,
     /// The name callers know it by.
     pub name: String,
-    /// What `/servers` calls it, where that is not the name: the URL as configured.
+    /// What `/servers` calls it, where that is not the name: the URL as configured, without its query.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label: Option<String>,
     /// `metadata.generation`.

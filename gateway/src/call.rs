@@ -2,10 +2,14 @@
 //!
 //! Another server is tried only if the first provably never got the call, or if it may be made twice.
 
+use std::future::ready;
+use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use http::HeaderMap;
 use portcullis_runtime::serve::Fields;
 use smallvec::SmallVec;
@@ -14,14 +18,18 @@ use tokio::time::Instant;
 use crate::catalog::{Candidate, Entry};
 use crate::clients::{self, Client};
 use crate::handle::{Handle, Live};
+use crate::limit::Slot;
 use crate::metrics::{Metrics, Outcome};
 use crate::pick::{self, View};
 use crate::upstream::params::mirror;
-use crate::upstream::timing::Timing;
+use crate::upstream::timing::{Timing, woken};
 use crate::upstream::{Call, CallError, Caller, Mailbox, Reply, RpcError, Session};
 
-/// What callers are told to wait when no server can take their call.
+/// What callers are told to wait when no server can be reached.
 pub const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// The same when all servers are busy: whoever comes back at once finds the same queue.
+pub const RETRY_AFTER_BUSY: Duration = Duration::from_secs(5);
 
 /// Spreads equal candidates; shared by all calls.
 static TURN: AtomicUsize = AtomicUsize::new(0);
@@ -52,6 +60,8 @@ pub struct Request<'a> {
     pub mailbox: Option<&'a Mailbox>,
     /// The caller can answer a result that asks for input.
     pub answers_input: bool,
+    /// When whoever waits for the answer looks up, though there is none.
+    pub looks_up: Option<Instant>,
 }
 
 /// What a call is about.
@@ -102,15 +112,16 @@ pub async fn call(entry: &Entry, call: &Request<'_>, metrics: &Metrics) -> Calle
 
 async fn attempt_all<'a>(entry: &'a Entry, call: &Request<'_>, guard: &mut Observed<'a>) -> Called {
     let order = order(entry, call);
-    // Only who stands alone is waited for at once; among several, the first busy one gets a second turn.
-    let mut turns: SmallVec<[(usize, bool); 4]> = order.iter().map(|index| (*index, order.len() == 1)).collect();
-    let (mut attempts, mut busy) = (0, false);
+    let mut turns = order.iter().copied();
+    // Those without a free place: waited for when all others have had their turn, whoever is free first.
+    let mut busy: SmallVec<[usize; 4]> = SmallVec::new();
+    let (mut attempts, mut was_busy) = (0, false);
     // The first server's limit is the call's: a second attempt gets what is left of it. The clock is read once for each.
     let (mut now, mut until) = (guard.began, None);
     let mut failure = Failure::Unavailable;
     let mut last: Option<&Candidate> = None;
     guard.server = entry.candidates.first().map(|candidate| &*candidate.server);
-    while let Some((index, waits)) = turns.get(attempts).copied() {
+    loop {
         if attempts > 0 {
             now = Instant::now();
         }
@@ -118,16 +129,36 @@ async fn attempt_all<'a>(entry: &'a Entry, call: &Request<'_>, guard: &mut Obser
             // Progress may have moved the limit of the first server, but leaves nothing for another.
             break;
         }
+        let (index, slot) = match turns.next() {
+            Some(index) => (index, entry.candidates[index].server.slot()),
+            None if busy.is_empty() => break,
+            None => {
+                was_busy = true;
+                // In a box, so that the usual call does not carry the room for it.
+                let Some((index, slot)) = Box::pin(first_free(entry, &mem::take(&mut busy), call)).await else { break };
+                // The time of a call begins when it has its place.
+                let begins = Instant::now();
+                until = until.map(|until: Instant| until + (begins - now));
+                now = begins;
+                (index, Some(slot))
+            }
+        };
         let candidate = &entry.candidates[index];
-        if let Some(previous) = last.replace(candidate) {
+        if let Some(previous) = last.replace(candidate)
+            && !std::ptr::eq(previous, candidate)
+        {
             previous.server.series.failovers.inc();
         }
         guard.server = Some(&candidate.server);
         attempts += 1;
+        let Some(slot) = slot else {
+            busy.push(index);
+            continue;
+        };
         let silence = candidate.server.silence();
         let until = *until.get_or_insert(now + silence);
         let silence = silence.min(until.saturating_duration_since(now));
-        match attempt(candidate, call, waits, (now, silence)).await {
+        match attempt(candidate, call, slot, (now, silence)).await {
             Ok(reply) => {
                 candidate.server.succeeded();
                 return called(last, attempts.min(order.len()), Ok(reply));
@@ -146,12 +177,7 @@ async fn attempt_all<'a>(entry: &'a Entry, call: &Request<'_>, guard: &mut Obser
                 failure = refused;
                 break;
             }
-            Err(Failure::Busy | Failure::Unavailable) => {
-                if !busy && !waits {
-                    turns.push((index, true));
-                }
-                busy = true;
-            }
+            Err(Failure::Busy | Failure::Unavailable) => {}
         }
     }
     let unreachable = matches!(
@@ -160,7 +186,7 @@ async fn attempt_all<'a>(entry: &'a Entry, call: &Request<'_>, guard: &mut Obser
             | Failure::Server(CallError::NotSent(_) | CallError::Blocked(_) | CallError::SessionExpired)
     );
     // Busy says more than a server that could not be reached.
-    match (unreachable, busy) {
+    match (unreachable, was_busy || !busy.is_empty()) {
         (true, true) => failure = Failure::Busy,
         (true, false) => failure = Failure::Unavailable,
         (false, _) => {}
@@ -207,22 +233,33 @@ fn is_same(preferred: Option<&Handle>, server: &Handle) -> bool {
     preferred.is_some_and(|preferred| preferred.key == server.key)
 }
 
-/// One server: takes a slot, sends the call, and once opens the session anew where the server has forgotten it.
+/// A place at one of these servers, the first that is free.
+async fn first_free<'a>(entry: &'a Entry, busy: &[usize], call: &Request<'_>) -> Option<(usize, Slot<'a>)> {
+    let (caller, now) = (call.client.key().subject.number(), Instant::now());
+    let waits = busy.iter().map(|index| async move {
+        let server = &entry.candidates[*index].server;
+        Some((*index, server.wait_for_slot(caller, now + server.patience()).await?))
+    });
+    let mut waits: FuturesUnordered<_> = waits.collect();
+    let first = async { (&mut waits).filter_map(ready).next().await };
+    woken(first, call.looks_up).await
+}
+
+/// One server, where the call has a place: sends the call, and once opens the session anew where the server has forgotten it.
 async fn attempt(
     candidate: &Candidate,
     call: &Request<'_>,
-    waits: bool,
+    _slot: Slot<'_>,
     (began, silence): (Instant, Duration),
 ) -> Result<Reply, Failure> {
     let server = &candidate.server;
     let spec = server.spec();
-    let Some(_slot) = server.slot(waits.then_some(began + silence)).await else { return Err(Failure::Busy) };
     let Some(live) = server.live() else { return Err(Failure::Server(CallError::NotSent("it has no session"))) };
     let mut headers = forwarded(&spec.forward_headers, call.fields);
     if !candidate.item.params.is_empty() {
         mirror(&candidate.item.params, call.arguments, &mut headers);
     }
-    let timing = Arc::new(Timing::since(began, silence));
+    let timing = Arc::new(Timing::since(began, silence).waking(call.looks_up));
     if let Some(clients) = server.clients()
         && !live.session.is_modern()
     {
@@ -322,7 +359,7 @@ fn outcome(answer: &Result<Reply, Failure>) -> Outcome {
 struct Observed<'a> {
     metrics: &'a Metrics,
     method: &'static str,
-    tool: &'a str,
+    tool: &'a Arc<str>,
     server: Option<&'a Handle>,
     outcome: Outcome,
     began: Instant,
@@ -343,6 +380,6 @@ impl Drop for Observed<'_> {
             let labels = [server.name.as_str(), self.outcome.as_str()];
             self.metrics.call_duration.own().with_label_values(&labels).observe(seconds);
         }
-        self.metrics.calls.own().with_label_values(&[server.name.as_str(), self.tool, self.outcome.as_str()]).inc();
+        server.series.calls.count(self.tool, self.outcome, |name| server.offers_tool(name));
     }
 }

@@ -176,6 +176,12 @@ impl Catalog {
         self.table(kind).listed().count()
     }
 
+    /// Whether a tool of this server goes by this name, here or where it is alone.
+    pub fn offers_tool(&self, server: &Handle, name: &str) -> bool {
+        let is_its = |entry: &Arc<Entry>| entry.candidates.iter().any(|candidate| candidate.server.key == server.key);
+        self.table(Kind::Tools).get(name).is_some_and(is_its) || server.offers_tool(name)
+    }
+
     /// How many items of a kind a server lists here.
     pub fn offered_by(&self, server: &Handle, kind: Kind) -> usize {
         self.alone(server).map_or(0, |alone| alone.shown(kind).len())

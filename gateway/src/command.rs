@@ -1,6 +1,9 @@
 //! The command line.
 
-use clap::{Parser, Subcommand};
+use std::ffi::OsString;
+
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use portcullis_runtime::flags;
 
 use crate::config::Options;
 use crate::demo::DemoArgs;
@@ -40,3 +43,29 @@ pub enum Command {
 
 const AFTER_HELP: &str = "The shared secret of the tokens is read from the variable JWT_SECRET (at least 32 bytes), \
 or from a file with --jwt-secret-file; there is no flag for it, because everybody can read flags.";
+
+impl Cli {
+    /// The command line, in which each subcommand has the flags that it uses.
+    pub fn scoped() -> clap::Command {
+        flags::scoped(Self::command(), uses)
+    }
+
+    /// Reads the arguments of the process.
+    ///
+    /// # Errors
+    /// They cannot be understood, or hold a flag that the subcommand does not use.
+    pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        Self::from_arg_matches(&flags::matches(&mut Self::scoped(), uses, arguments)?)
+    }
+}
+
+fn uses(subcommand: &str, setting: &str) -> bool {
+    match subcommand {
+        "run" | "check" => true,
+        "token" => OF_TOKENS.contains(&setting),
+        _ => false,
+    }
+}
+
+/// What a token is made with.
+const OF_TOKENS: [&str; 5] = ["jwt_secret_file", "jwt_algorithm", "jwt_issuer", "jwt_audience", "jwt_max_lifetime"];

@@ -19,6 +19,7 @@ pub use mcp::{McpConfig, ReplicaAddress};
 use crate::auth::{self, Secret, parse_algorithm};
 use crate::guard;
 use crate::secrets::Namespaces;
+use crate::shown;
 
 /// Each is watched over a connection of its own.
 const MAX_CONFIGMAPS: usize = 64;
@@ -143,6 +144,9 @@ pub struct Options {
     /// How long a session of /mcp lasts, in seconds, 60 to 31536000
     #[arg(long, global = true, env = "SESSION_SECONDS", value_name = "SECONDS", default_value = "604800")]
     pub session_seconds: Option<String>,
+    /// A call that is not answered after so long goes on as a stream of events, for clients of /mcp that take one, in seconds
+    #[arg(long, global = true, env = "STREAM_AFTER_SECONDS", value_name = "SECONDS", default_value = "10")]
+    pub stream_after_seconds: Option<String>,
     /// Streams of clients of /mcp that may be open at the same time
     #[arg(long, global = true, env = "MAX_SESSIONS", value_name = "COUNT", default_value = "8000")]
     pub max_sessions: Option<String>,
@@ -333,6 +337,19 @@ impl Options {
         }
     }
 
+    /// Those alone that a token is made with.
+    pub fn of_tokens(&self) -> Self {
+        Self {
+            jwt_secret: self.jwt_secret.clone(),
+            jwt_secret_file: self.jwt_secret_file.clone(),
+            jwt_algorithm: self.jwt_algorithm.clone(),
+            jwt_issuer: self.jwt_issuer.clone(),
+            jwt_audience: self.jwt_audience.clone(),
+            jwt_max_lifetime: self.jwt_max_lifetime.clone(),
+            ..Self::default()
+        }
+    }
+
     /// Whether and how service-account tokens are checked.
     fn kubernetes(&self, problems: &mut Vec<Problem>) -> Option<auth::Kubernetes> {
         let wanted = boolean(problems, "KUBERNETES_TOKENS", &self.kubernetes_tokens, false);
@@ -471,8 +488,11 @@ fn is_object_name(name: &str) -> bool {
 }
 
 /// Servers for plain URLs: the URL is what `/servers` calls them, a short name is what tools and logs use.
+///
+/// Queries often hold keys, so the URL is shown without; of several that differ in nothing else, all but the first are
+/// shown by their names.
 fn servers_of(urls: &[&str], problems: &mut Vec<Problem>) -> Vec<Server> {
-    let mut seen = HashSet::new();
+    let (mut seen, mut labels) = (HashSet::new(), HashSet::new());
     let mut names = HashSet::new();
     let mut servers = Vec::new();
     for (index, text) in urls.iter().enumerate() {
@@ -484,7 +504,10 @@ fn servers_of(urls: &[&str], problems: &mut Vec<Problem>) -> Vec<Server> {
             Ok(url) => {
                 let name = free_name(&slug(&url), &mut names);
                 let created = i64::try_from(index).unwrap_or(i64::MAX);
-                servers.push(Server { label: Some((*text).to_owned()), created, ..Server::from_url(&name, text) });
+                // A URL that is written without a query means its own server.
+                let label = Some(shown::address(text)).filter(|label| label == text || !urls.contains(&&**label));
+                let label = label.filter(|label| labels.insert(label.clone()));
+                servers.push(Server { label, created, ..Server::from_url(&name, text) });
             }
         }
     }
@@ -633,11 +656,20 @@ mod tests {
         assert_eq!(
             found,
             [
-                ("localhost-9000-sse", "http://localhost:9000/sse?key=1", 0),
-                ("localhost-9000-sse-2", "http://localhost:9000/sse?key=2", 1),
+                ("localhost-9000-sse", "http://localhost:9000/sse", 0),
+                ("localhost-9000-sse-2", "localhost-9000-sse-2", 1),
                 ("api-example-com", "https://api.example.com/", 2)
             ]
         );
+    }
+
+    #[test]
+    fn a_url_that_is_written_without_a_query_is_shown_for_its_own_server() {
+        let options =
+            Options { mcp_urls: given("http://a/sse?key=1,http://a/sse,http://a/sse?"), ..Options::default() };
+        let SourceConfig::Urls(servers) = options.check().unwrap().source else { panic!("urls") };
+        let labels: Vec<_> = servers.iter().map(|server| server.label()).collect();
+        assert_eq!(labels, ["a-sse", "http://a/sse", "a-sse-3"]);
     }
 
     #[test]

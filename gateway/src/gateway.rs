@@ -304,6 +304,7 @@ fn options(config: &Config) -> FrontOptions {
         allow_query_token: config.allow_query_token,
         allow_query_token_mcp: config.mcp.allow_query_token,
         max_body: config.max_body,
+        stream_after: config.mcp.stream_after,
         session_life: config.mcp.session_life,
         max_sessions: config.mcp.max_sessions,
         max_sessions_per_subject: config.mcp.max_sessions_per_subject,

@@ -19,8 +19,10 @@ use self::in_force::InForce;
 use self::known::Known;
 pub use self::known::Lists;
 use crate::clients::Clients;
+use crate::definition::Problems;
 use crate::item::{Items, Kind};
 use crate::limit::{Slot, Slots};
+use crate::metrics::tools::ToolCounts;
 use crate::metrics::{Metrics, Outcome, Parted};
 use crate::server::RECONNECT_REASONS;
 use crate::subscriptions::Subscriptions;
@@ -37,8 +39,8 @@ const FIRST_EJECTION: Duration = Duration::from_secs(1);
 /// The longest pause.
 const LONGEST_EJECTION: Duration = Duration::from_secs(30);
 
-/// How long a call may wait for a slot of a busy server.
-const SLOT_WAIT: Duration = Duration::from_secs(1);
+/// How long a call may wait for a place at a busy server that has failed lately.
+const SLOT_WAIT_FAILED: Duration = Duration::from_secs(1);
 
 /// One server.
 pub struct Handle {
@@ -154,6 +156,8 @@ pub struct Status {
     pub unread: Option<Kind>,
     /// Tools left out because they are invalid, double or too many.
     pub left_out: usize,
+    /// What is wrong with what it lists, for each kind.
+    pub problems: [Arc<Problems>; Kind::ALL.len()],
 }
 
 /// Where a server is between connecting and ready.
@@ -175,6 +179,8 @@ pub enum Phase {
 pub struct Series {
     /// Calls that were answered.
     pub ok: Answered,
+    /// Calls of each tool.
+    pub calls: ToolCounts,
     /// Calls tried elsewhere.
     pub failovers: Count,
     /// Times it was put last.
@@ -183,6 +189,8 @@ pub struct Series {
     reconnects: [Count; RECONNECT_REASONS.len()],
     /// Items of each kind that are invalid, double or too many.
     left_out: [AtomicU32; Kind::ALL.len()],
+    /// What is wrong with its items of each kind, whether they are left out or not.
+    problems: [AtomicU32; Kind::ALL.len()],
 }
 
 /// How long calls took that were answered: a series that is looked up once, and is there once a call was.
@@ -360,12 +368,20 @@ impl Handle {
         self.slots.taken()
     }
 
-    /// Takes a place. When all are taken it may wait shortly until `deadline`, unless too many wait already.
-    pub async fn slot(&self, deadline: Option<Instant>) -> Option<Slot<'_>> {
-        match (self.slots.take(), deadline) {
-            (None, Some(deadline)) => Box::pin(self.slots.wait(deadline.min(Instant::now() + SLOT_WAIT))).await,
-            (taken, _) => taken,
-        }
+    /// A place for a call, if there is one for which nobody waits.
+    pub fn slot(&self) -> Option<Slot<'_>> {
+        self.slots.take()
+    }
+
+    /// A place for a call of this caller as soon as one is free.
+    pub async fn wait_for_slot(&self, caller: u64, until: Instant) -> Option<Slot<'_>> {
+        self.slots.wait(caller, until).await
+    }
+
+    /// How long a call waits for a place: half of the time that it may take, for a burst that others have sent just before
+    /// is worth waiting for; at a server that has failed lately hardly at all, because its places stay taken.
+    pub fn patience(&self) -> Duration {
+        if self.is_ejected() || self.is_degraded() { SLOT_WAIT_FAILED } else { self.silence() / 2 }
     }
 
     /// A check was answered: the server lives, which does not say that its calls work.
@@ -420,6 +436,11 @@ impl Handle {
         Duration::from_millis(self.now().saturating_sub(self.last_success.load(Ordering::Relaxed)))
     }
 
+    /// Whether it offers a tool under this name.
+    pub fn offers_tool(&self, name: &str) -> bool {
+        self.offer.load().of(Kind::Tools).binary_search_by(|item| (*item.name).cmp(name)).is_ok()
+    }
+
     /// Counts that a session has ended, or could not be opened, for one of [`RECONNECT_REASONS`].
     pub fn count_reconnect(&self, reason: &str) {
         let place = RECONNECT_REASONS.iter().position(|known| *known == reason);
@@ -435,6 +456,17 @@ impl Handle {
     pub fn note_left_out(&self, kind: Kind, count: usize) {
         let count = u32::try_from(count).unwrap_or(u32::MAX);
         self.series.left_out[kind as usize].store(count, Ordering::Relaxed);
+    }
+
+    /// This is wrong with what it lists of a kind.
+    pub fn note_problems(&self, kind: Kind, problems: Problems) {
+        self.series.problems[kind as usize].store(problems.count, Ordering::Relaxed);
+        self.update_status(|status| status.problems[kind as usize] = Arc::new(problems));
+    }
+
+    /// How much is wrong with what it lists.
+    pub fn problems(&self) -> u64 {
+        self.series.problems.iter().map(|count| u64::from(count.load(Ordering::Relaxed))).sum()
     }
 
     /// How many of its items of a kind are invalid, double or too many.
@@ -520,10 +552,12 @@ impl Series {
         let all = metrics.call_duration.clone();
         Self {
             ok: Answered { server: server.to_owned(), all, parts: Parts::default() },
+            calls: ToolCounts::default(),
             failovers: Count::default(),
             ejections: Count::default(),
             reconnects: Default::default(),
             left_out: Default::default(),
+            problems: Default::default(),
         }
     }
 }
@@ -556,6 +590,13 @@ impl Status {
         self.unread = if let Trouble::List(error) = trouble { Some(error.kind) } else { None };
     }
 
+    /// What is wrong with what it lists, of all kinds.
+    pub fn all_problems(&self) -> Problems {
+        let mut all = Problems::default();
+        self.problems.iter().for_each(|problems| all.extend(problems));
+        all
+    }
+
     /// These lists can be read.
     pub fn clear_lists(&mut self, kinds: &[Kind]) {
         let about_these = self.unread.is_none_or(|unread| kinds.contains(&unread));
@@ -580,6 +621,7 @@ impl Status {
             reason: None,
             unread: None,
             left_out: 0,
+            problems: Default::default(),
         }
     }
 }

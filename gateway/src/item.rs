@@ -11,6 +11,7 @@ use serde::de::{MapAccess, Visitor};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use crate::definition::Problems;
 use crate::upstream::message::json_string;
 use crate::upstream::params::ParamHeader;
 
@@ -70,6 +71,8 @@ pub struct Found {
     pub items: Vec<Item>,
     /// How many were left out because they are invalid, twice there, or too many.
     pub left_out: usize,
+    /// What is wrong with them, and with those that are shown without something.
+    pub problems: Problems,
 }
 
 // === impl Kind ===
@@ -77,6 +80,16 @@ pub struct Found {
 impl Kind {
     /// Every kind.
     pub const ALL: [Self; 4] = [Self::Tools, Self::Prompts, Self::Resources, Self::Templates];
+
+    /// What one of them is called.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Tools => "tool",
+            Self::Prompts => "prompt",
+            Self::Resources => "resource",
+            Self::Templates => "resource template",
+        }
+    }
 
     /// The member of a list's result that holds the definitions.
     pub fn member(self) -> &'static str {
@@ -126,6 +139,12 @@ impl Item {
 // === impl Found ===
 
 impl Found {
+    /// One is left out, and it is told why.
+    pub fn leave_out(&mut self, kind: Kind, name: Option<&str>, why: &str) {
+        self.left_out += 1;
+        self.problems.add(kind, name, "left out", why);
+    }
+
     /// What can be offered, to be shared.
     pub fn shared(self) -> Items {
         Arc::new(self.items.into_iter().map(Arc::new).collect())

@@ -3,6 +3,7 @@
 //! Pure.
 
 mod scan;
+pub mod tree;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -55,6 +56,11 @@ impl<'a> Raw<'a> {
     /// Its text.
     pub fn get(self) -> &'a str {
         self.0
+    }
+
+    /// Whether it is `null`, which serializers of several languages write for a member that is absent.
+    pub fn is_null(self) -> bool {
+        self.0 == "null"
     }
 }
 
@@ -185,8 +191,18 @@ pub fn is_plain(text: &str) -> bool {
 
 /// The text that a value is, borrowed where it has no escapes; `None` if it is none, or no Unicode.
 pub fn text(raw: Raw<'_>) -> Option<Cow<'_, str>> {
-    let inside = raw.0.strip_prefix('"')?.strip_suffix('"')?;
-    if is_plain(inside) { Some(Cow::Borrowed(inside)) } else { unescaped(raw.0) }
+    unquoted(raw.0)
+}
+
+/// The same of the text of a value.
+fn unquoted(value: &str) -> Option<Cow<'_, str>> {
+    let inside = value.strip_prefix('"')?.strip_suffix('"')?;
+    if is_plain(inside) { Some(Cow::Borrowed(inside)) } else { unescaped(value) }
+}
+
+/// A text as JSON.
+fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
 }
 
 /// What stands in these quotes.

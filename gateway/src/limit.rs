@@ -1,16 +1,22 @@
 //! How many calls a server has at a time, and who waits for a place.
 //!
-//! Every call takes a place and leaves it, on any thread: that is one atomic operation each while nobody waits.
+//! Every call takes a place and leaves it, on any thread: that is one atomic operation each while nobody waits. Who waits
+//! gets a place in turn, but callers take turns first: one that sends a thousand calls holds up no other.
 
-use std::collections::VecDeque;
+mod queue;
+
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, timeout_at};
 
-/// Calls that may wait for a place, for each place there is: a burst passes, because nobody waits longer than a second.
+use self::queue::{Queue, Tell};
+
+/// Calls that may wait for a place, for each place there is, and at least so many: a burst of a whole fleet of agents. What
+/// a call holds while it waits is its body, for which there is a bound of its own, and a few kilobytes.
 const WAITING_PER_SLOT: u32 = 4;
+const LEAST_WAITING: u32 = 1000;
 
 /// The places of one server. Apart in memory from what is only read.
 #[repr(align(128))]
@@ -19,8 +25,8 @@ pub struct Slots {
     /// How many are about to wait, or do.
     waiting: AtomicU32,
     limit: AtomicU32,
-    /// Who waits, the first in front. Whoever is told has a place.
-    queue: Mutex<VecDeque<oneshot::Sender<()>>>,
+    /// Who waits. Whoever is told has a place.
+    queue: Mutex<Queue>,
     idle: Notify,
 }
 
@@ -64,23 +70,27 @@ impl Slots {
         (self.waiting.load(Ordering::SeqCst) == 0 && self.try_take()).then(|| Slot(self))
     }
 
-    /// A place as soon as one is free; `None` after `until`, and at once if too many wait already.
-    pub async fn wait(&self, until: Instant) -> Option<Slot<'_>> {
-        let places = self.limit.load(Ordering::Relaxed).saturating_mul(WAITING_PER_SLOT);
-        let _waiting = Waiting::one(&self.waiting, places)?;
+    /// A place as soon as one is free, for this caller; `None` after `until`, and at once if too many wait already.
+    pub async fn wait(&self, caller: u64, until: Instant) -> Option<Slot<'_>> {
+        let _waiting = Waiting::one(&self.waiting);
         let mut turn = {
             let (tell, told) = oneshot::channel();
             let mut queue = self.queue();
-            // Who has given up leaves a sender behind.
-            if queue.len() >= places as usize {
-                queue.retain(|other| !other.is_closed());
+            if !queue.push(caller, tell, self.most_waiting()) {
+                return None;
             }
-            queue.push_back(tell);
             self.serve(&mut queue);
             Turn { slots: self, told }
         };
         timeout_at(until, &mut turn.told).await.ok()?.ok()?;
         Some(Slot(self))
+    }
+
+    fn most_waiting(&self) -> usize {
+        match self.limit.load(Ordering::Relaxed) {
+            0 => 0,
+            limit => limit.saturating_mul(WAITING_PER_SLOT).max(LEAST_WAITING) as usize,
+        }
     }
 
     /// Waits until all places are free.
@@ -112,16 +122,16 @@ impl Slots {
     }
 
     /// Gives free places to those who wait.
-    fn serve(&self, queue: &mut VecDeque<oneshot::Sender<()>>) {
+    fn serve(&self, queue: &mut Queue) {
         while !queue.is_empty() && self.try_take() {
-            let told = std::iter::from_fn(|| queue.pop_front()).any(|next| next.send(()).is_ok());
+            let told = std::iter::from_fn(|| queue.pop()).any(|next: Tell| next.send(()).is_ok());
             if !told {
                 self.taken.fetch_sub(1, Ordering::SeqCst);
             }
         }
     }
 
-    fn queue(&self) -> MutexGuard<'_, VecDeque<oneshot::Sender<()>>> {
+    fn queue(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -143,12 +153,9 @@ impl Drop for Turn<'_> {
 }
 
 impl<'a> Waiting<'a> {
-    fn one(count: &'a AtomicU32, places: u32) -> Option<Self> {
-        if count.fetch_add(1, Ordering::SeqCst) >= places {
-            count.fetch_sub(1, Ordering::SeqCst);
-            return None;
-        }
-        Some(Self(count))
+    fn one(count: &'a AtomicU32) -> Self {
+        count.fetch_add(1, Ordering::SeqCst);
+        Self(count)
     }
 }
 
@@ -175,7 +182,7 @@ mod tests {
 
     /// So many who wait, the first in front.
     fn who_wait(slots: &Slots, count: u32) -> Vec<Pin<Box<impl Future<Output = Option<Slot<'_>>>>>> {
-        let mut all: Vec<_> = (0..count).map(|_| Box::pin(slots.wait(soon()))).collect();
+        let mut all: Vec<_> = (0..count).map(|_| Box::pin(slots.wait(0, soon()))).collect();
         all.iter_mut().for_each(|one| assert!(one.now_or_never().is_none()));
         all
     }
@@ -187,7 +194,7 @@ mod tests {
         assert!(one.is_some() && two.is_some() && slots.take().is_none());
         drop(one);
         assert_eq!((slots.taken(), slots.take().is_some()), (1, true));
-        assert!(Slots::new(0).wait(soon()).await.is_none(), "without places nobody may wait");
+        assert!(Slots::new(0).wait(0, soon()).await.is_none(), "without places nobody may wait");
     }
 
     #[tokio::test(start_paused = true)]
@@ -211,12 +218,28 @@ mod tests {
         let slots = Slots::new(1);
         let _held = slots.take();
         let began = Instant::now();
-        assert!(slots.wait(began + Duration::from_millis(300)).await.is_none());
+        assert!(slots.wait(0, began + Duration::from_millis(300)).await.is_none());
         assert_eq!(began.elapsed(), Duration::from_millis(300));
-        let mut crowd = who_wait(&slots, WAITING_PER_SLOT);
-        assert!(slots.wait(soon()).now_or_never().expect("at once").is_none());
+        let mut crowd = who_wait(&slots, LEAST_WAITING);
+        assert!(slots.wait(0, soon()).now_or_never().expect("at once").is_none());
         crowd.pop();
-        assert!(slots.wait(soon()).now_or_never().is_none(), "there is room again in the queue");
+        assert!(slots.wait(0, soon()).now_or_never().is_none(), "there is room again in the queue");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn callers_take_turns_and_who_has_the_most_gives_way_when_all_are_full() {
+        let slots = Slots::new(1);
+        let mut held = slots.take();
+        let mut greedy: Vec<_> = (0..LEAST_WAITING).map(|_| Box::pin(slots.wait(1, soon()))).collect();
+        greedy.iter_mut().for_each(|one| assert!(one.now_or_never().is_none()));
+        let mut other = Box::pin(slots.wait(2, soon()));
+        assert!((&mut other).now_or_never().is_none(), "it waits instead of the last of the other");
+        assert!(greedy.pop().and_then(|last| last.now_or_never()).expect("at once").is_none());
+        drop(held.take());
+        let first = greedy.remove(0).now_or_never().flatten();
+        assert!(first.is_some());
+        drop(first);
+        assert!(other.now_or_never().flatten().is_some(), "it does not wait for all others");
     }
 
     #[tokio::test(start_paused = true)]
@@ -236,15 +259,15 @@ mod tests {
     async fn who_has_given_up_is_in_nobodys_way() {
         let slots = Slots::new(1);
         let held = slots.take();
-        for _ in 0..3 * WAITING_PER_SLOT {
-            assert!(slots.wait(Instant::now()).await.is_none());
+        for number_of_caller in 0..3 * u64::from(LEAST_WAITING) {
+            assert!(slots.wait(number_of_caller % 7, Instant::now()).await.is_none());
         }
-        assert!(slots.queue().len() <= WAITING_PER_SLOT as usize);
+        assert!(slots.queue().len() <= LEAST_WAITING as usize);
         drop(held);
         // Somebody is about to wait, so that the next one may not just take the free place.
-        let _other = Waiting::one(&slots.waiting, u32::MAX);
+        let _other = Waiting::one(&slots.waiting);
         assert!(slots.take().is_none());
-        assert!(slots.wait(soon()).now_or_never().flatten().is_some());
+        assert!(slots.wait(0, soon()).now_or_never().flatten().is_some());
     }
 
     #[tokio::test(start_paused = true)]
@@ -274,7 +297,9 @@ mod tests {
                     let slot = match slots.take() {
                         Some(slot) => Some(slot),
                         // Some give up while they wait.
-                        None => slots.wait(Instant::now() + Duration::from_micros(number * 37 + round)).await,
+                        None => {
+                            slots.wait(number % 5, Instant::now() + Duration::from_micros(number * 37 + round)).await
+                        }
                     };
                     most.fetch_max(slots.taken(), Ordering::Relaxed);
                     tokio::task::yield_now().await;
@@ -285,7 +310,7 @@ mod tests {
         }
         let got: u32 = tasks.join_all().await.into_iter().sum();
         assert!(got > 0 && most.load(Ordering::Relaxed) <= 3, "{got}");
-        assert_eq!((slots.taken(), slots.queue().iter().filter(|one| !one.is_closed()).count()), (0, 0));
+        assert_eq!((slots.taken(), slots.queue().open()), (0, 0));
         assert!(slots.take().is_some());
     }
 

@@ -2,7 +2,6 @@
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory as _, Parser};
 use portcullis_gateway::command::{Cli, Command};
 use portcullis_gateway::{check_command, demo, run_command, token_command};
 
@@ -11,7 +10,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     portcullis_runtime::process::use_small_pages();
-    let Cli { command, options } = Cli::parse();
+    let Cli { command, options } = Cli::read(std::env::args_os()).unwrap_or_else(|error| error.exit());
     let options = options.with_secret(std::env::var("JWT_SECRET").ok());
     let outcome = match command {
         None | Some(Command::Run) => run_command::run(&options),
@@ -19,10 +18,10 @@ fn main() -> ExitCode {
         Some(Command::Token(args)) => token_command::main(args, &options),
         Some(Command::Check) => check_command::run(&options),
         Some(Command::Completions { shell }) => {
-            clap_complete::generate(shell, &mut Cli::command(), "portcullis-gateway", &mut std::io::stdout());
+            clap_complete::generate(shell, &mut Cli::scoped(), "portcullis-gateway", &mut std::io::stdout());
             Ok(())
         }
-        Some(Command::Man) => clap_mangen::Man::new(Cli::command()).render(&mut std::io::stdout()).map_err(Into::into),
+        Some(Command::Man) => clap_mangen::Man::new(Cli::scoped()).render(&mut std::io::stdout()).map_err(Into::into),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

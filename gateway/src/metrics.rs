@@ -5,6 +5,7 @@
 mod kept;
 mod parted;
 mod servers;
+pub mod tools;
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
@@ -41,8 +42,6 @@ pub struct Metrics {
     pub waiting_calls: IntGauge,
     /// `portcullis_server_request_duration_seconds{server, method, outcome}`: prompts, resources, completion.
     pub request_duration: Parted<HistogramVec>,
-    /// `portcullis_tool_calls_total{server,tool,outcome}`
-    pub calls: Parted<IntCounterVec>,
     /// `portcullis_unknown_tool_calls_total`
     pub unknown_tools: IntCounter,
     /// `portcullis_auth_rejections_total{reason}`
@@ -111,6 +110,11 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// Where it stands in [`OUTCOMES`].
+    pub fn place(self) -> usize {
+        self as usize
+    }
+
     /// The label.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -191,7 +195,6 @@ impl Metrics {
                 "calls_waiting_for_input",
                 "Calls that wait until clients without sessions come back with answers to questions of servers.",
             ),
-            calls: make.parted_counters("tool_calls_total", "Tool calls.", &["server", "tool", "outcome"]),
             unknown_tools: make.counter("unknown_tool_calls_total", "Calls of tools that no server offers."),
             auth_rejections: make.counters("auth_rejections_total", "Requests refused for their token.", &["reason"]),
             gate_refusals: make.counters(
@@ -267,7 +270,6 @@ impl Metrics {
         // Only these have labels that are not known here. It looks at every series, so it is done once for all.
         if !servers.is_empty() {
             forget_in(&self.request_duration, servers);
-            forget_in(&self.calls, servers);
         }
     }
 }
@@ -350,12 +352,6 @@ impl Maker {
     fn histogram(&self, name: &str, help: &str) -> Histogram {
         let opts = HistogramOpts::new(named(name), help).buckets(BUCKETS.to_vec());
         self.register("histogram", Histogram::with_opts(opts))
-    }
-
-    fn parted_counters(&self, name: &str, help: &str, labels: &[&str]) -> Parted<IntCounterVec> {
-        let opts = Opts::new(named(name), help);
-        let part = || IntCounterVec::new(opts.clone(), labels).expect(VALID);
-        self.register("counter", Ok(Parted::new(part)))
     }
 
     fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {

@@ -2,6 +2,7 @@
 //!
 //! Pure. A bad one is left out and counted, never the whole server: many clients refuse a whole list for one of them.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -9,26 +10,11 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use url::Url;
 
+use crate::definition::{self, Shown};
 use crate::item::{Found, Item, Kind, MAX_ITEMS, Members, add_member, digest_of, number_of};
 use crate::short::MAX_NAME_BYTES;
 use crate::upstream::message::json_string;
 use crate::uri_template::{MAX_URI_BYTES, UriTemplate};
-
-/// The form that a member must have where it is there.
-type Form = fn(&Value) -> bool;
-
-/// The members with a form of their own; all others are carried as they are.
-const FORMS: [(&str, Form); 9] = [
-    ("name", |value| value.as_str().is_some_and(|name| !name.is_empty())),
-    ("title", Value::is_string),
-    ("description", Value::is_string),
-    ("mimeType", Value::is_string),
-    ("arguments", are_arguments),
-    ("size", Value::is_number),
-    ("annotations", Value::is_object),
-    ("icons", Value::is_array),
-    ("_meta", Value::is_object),
-];
 
 /// Reads definitions of prompts, resources or templates as they came.
 pub fn read<'a>(kind: Kind, definitions: impl IntoIterator<Item = &'a str>) -> Found {
@@ -36,32 +22,57 @@ pub fn read<'a>(kind: Kind, definitions: impl IntoIterator<Item = &'a str>) -> F
     let mut found = Found::default();
     for text in definitions {
         match read_one(kind, text) {
-            Some(item) if found.items.len() < MAX_ITEMS && seen.insert(item.name.clone()) => found.items.push(item),
-            _ => found.left_out += 1,
+            Ok((item, without)) if found.items.len() < MAX_ITEMS && seen.insert(item.name.clone()) => {
+                without.iter().for_each(|why| found.problems.add(kind, Some(&item.name), "shown without this", why));
+                found.items.push(item);
+            }
+            Ok((item, _)) => {
+                found.leave_out(kind, Some(&item.name), "it is there twice, or there are more than 1,000");
+            }
+            Err((name, why)) => found.leave_out(kind, name.as_deref(), why),
         }
     }
     found.items.sort_by(|a, b| a.name.cmp(&b.name));
     found
 }
 
-fn read_one(kind: Kind, text: &str) -> Option<Item> {
-    let Members(members) = serde_json::from_str(text).ok()?;
-    let (mut own_name, mut kept, mut same) = (None, String::new(), Map::new());
-    for (key, value) in &members {
-        if key == kind.naming() {
-            own_name = serde_json::from_str::<String>(value.get()).ok();
-        } else if value.get() != "null" {
-            // Null is what some servers write for nothing, and what some clients refuse.
-            let value = judged(key, value)?;
-            add_member(&mut kept, key, value.0);
-            if makes_it_the_same(kind, key) {
-                same.insert(key.clone(), value.1.unwrap_or_default());
+/// Why a definition is left out, and its name if it has one.
+type Bad = (Option<String>, &'static str);
+
+/// The item, and what it is shown without.
+fn read_one(kind: Kind, text: &str) -> Result<(Item, Vec<String>), Bad> {
+    let Members(members) =
+        serde_json::from_str(text).map_err(|_| (None, "it is no object that has each member once"))?;
+    let given = |wanted: &str| members.iter().find(|(key, value)| key == wanted && value.get() != "null");
+    let text_of = |value: &RawValue| serde_json::from_str::<String>(value.get()).ok();
+    let name = given(kind.naming()).and_then(|(_, value)| text_of(value)).filter(|name| is_good(kind, name));
+    let name: Arc<str> = name.ok_or((None, "it has no name or address that can be used"))?.into();
+    let bad = |why| (Some(name.to_string()), why);
+    if given("name").and_then(|(_, value)| text_of(value)).is_none_or(|name| name.is_empty()) {
+        return Err(bad("it has no name"));
+    }
+    let (mut kept, mut same, mut without) = (String::new(), Map::new(), Vec::new());
+    // Null is what some servers write for nothing, and what some clients refuse.
+    for (key, value) in members.iter().filter(|(key, value)| key != kind.naming() && value.get() != "null") {
+        let shown = match &**key {
+            "arguments" if kind == Kind::Prompts => {
+                definition::arguments(value.get()).ok_or_else(|| bad("arguments is no list of things with names"))?
             }
+            key => definition::shown(key, value.get()),
+        };
+        let (text, why) = match shown {
+            Shown::AsIs => (Some(Cow::Borrowed(value.get())), None),
+            Shown::Instead(text, why) => (Some(Cow::Owned(text)), Some(why)),
+            Shown::Not(why) => (None, Some(why)),
+        };
+        without.extend(why);
+        let Some(text) = text else { continue };
+        add_member(&mut kept, key, &text);
+        if makes_it_the_same(kind, key) {
+            same.insert(key.clone(), serde_json::from_str(&text).unwrap_or_default());
         }
     }
-    let is_named = kind == Kind::Prompts || members.iter().any(|(key, value)| key == "name" && value.get() != "null");
-    let name: Arc<str> = own_name.filter(|name| is_named && is_good(kind, name))?.into();
-    Some(Item {
+    let item = Item {
         own_name_json: json_string(&name).into(),
         own_name: name.clone(),
         name,
@@ -71,14 +82,8 @@ fn read_one(kind: Kind, text: &str) -> Option<Item> {
         digest: digest_of(&Value::Object(same)),
         repeatable: true,
         params: Vec::new(),
-    })
-}
-
-/// A member's text, and its value where its form matters; none if it has another form.
-fn judged<'a>(key: &str, raw: &'a RawValue) -> Option<(&'a str, Option<Value>)> {
-    let Some((_, form)) = FORMS.iter().find(|(name, _)| *name == key) else { return Some((raw.get(), None)) };
-    let value: Value = serde_json::from_str(raw.get()).ok()?;
-    form(&value).then(|| (raw.get(), Some(value)))
+    };
+    Ok((item, without))
 }
 
 /// What people choose by. Sizes and dates differ between replicas of one server.
@@ -96,16 +101,6 @@ fn is_good(kind: Kind, name: &str) -> bool {
         Kind::Resources => name.len() <= MAX_URI_BYTES && Url::parse(name).is_ok(),
         Kind::Templates => UriTemplate::parse(name).is_some(),
     }
-}
-
-fn are_arguments(value: &Value) -> bool {
-    let is_argument = |value: &Value| {
-        let absent_or = |key, form: Form| value.get(key).is_none_or(form);
-        value.get("name").is_some_and(Value::is_string)
-            && absent_or("description", Value::is_string)
-            && absent_or("required", Value::is_boolean)
-    };
-    value.as_array().is_some_and(|all| all.iter().all(is_argument))
 }
 
 #[cfg(test)]
@@ -149,7 +144,6 @@ mod tests {
             r#"{"name":7}"#,
             r#"{"name":null}"#,
             r#"{"description":"d"}"#,
-            r#"{"name":"a","description":7}"#,
             r#"{"name":"a","arguments":{}}"#,
             r#"{"name":"a","arguments":[{"name":7}]}"#,
             r#"{"name":"a","arguments":[{}]}"#,
@@ -163,8 +157,7 @@ mod tests {
             r#"{"uri":"test://a"}"#,
             r#"{"uri":"test://a","name":null}"#,
             r#"{"uri":"no uri","name":"n"}"#,
-            r#"{"uri":"test://a","name":"n","mimeType":[]}"#,
-            r#"{"uri":"test://a","name":"n","size":"1"}"#,
+            r#"{"uri":"test://a","name":7}"#,
         ];
         assert_eq!(names(Kind::Resources, &bad), (vec![], bad.len()));
         let bad = [r#"{"uriTemplate":"test://{","name":"n"}"#, r#"{"uriTemplate":"test://{a}"}"#];
@@ -173,6 +166,37 @@ mod tests {
         let many: Vec<&str> = many.iter().map(String::as_str).collect();
         let (kept, left_out) = names(Kind::Prompts, &many);
         assert_eq!((kept.len(), left_out, kept.last().map(String::as_str)), (1_000, 200, Some("p0999")));
+    }
+
+    #[test]
+    fn what_clients_would_refuse_a_whole_list_for_is_not_shown_and_told() {
+        let prompt = r#"{"name":"p","title":7,"arguments":[{"name":"a","required":null}],"_meta":[]}"#;
+        let resource = r#"{"uri":"a://b","name":"n","size":"1","annotations":{"priority":0.5,"lastModified":"today"}}"#;
+        for (kind, text, members, problems) in [
+            (
+                Kind::Prompts,
+                prompt,
+                r#","arguments":[{"name":"a"}]"#,
+                vec![
+                    "prompt \"p\" is shown without this: title is no text",
+                    "prompt \"p\" is shown without this: arguments.0.required is null",
+                    "prompt \"p\" is shown without this: _meta is no object",
+                ],
+            ),
+            (
+                Kind::Resources,
+                resource,
+                r#","name":"n","annotations":{"priority":0.5}"#,
+                vec![
+                    "resource \"a://b\" is shown without this: size is no number",
+                    "resource \"a://b\" is shown without this: annotations.lastModified is no time of ISO 8601 with a zone",
+                ],
+            ),
+        ] {
+            let found = read(kind, [text]);
+            assert_eq!((&*found.items[0].members, found.left_out), (members, 0), "{text}");
+            assert_eq!(found.problems.first, problems, "{text}");
+        }
     }
 
     #[test]

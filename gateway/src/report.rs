@@ -10,6 +10,9 @@ use portcullis_crds::{Reason, Server};
 use crate::catalog::{Catalog, Kind};
 use crate::handle::{Handle, Phase, Status};
 
+/// So many problems of its lists are told in words, and so many characters of each: a message has its bounds.
+const TOLD: (usize, usize) = (3, 240);
+
 /// What this replica tells of a server.
 pub fn report(catalog: &Catalog, handle: &Handle) -> ServerReport {
     let (spec, status) = (handle.spec(), handle.status());
@@ -17,6 +20,7 @@ pub fn report(catalog: &Catalog, handle: &Handle) -> ServerReport {
     let reason = reason(&spec, &status, ready);
     let (offer, place) = (handle.offer(), catalog.place(handle));
     let listed = |kind| if offer.listed { u32::try_from(offer.of(kind).len()).unwrap_or(u32::MAX) } else { 0 };
+    let problems = status.all_problems();
     let (server_name, server_version) = status.server_info.unzip();
     ServerReport {
         key: handle.key.clone(),
@@ -32,11 +36,17 @@ pub fn report(catalog: &Catalog, handle: &Handle) -> ServerReport {
         renamed: place.renamed,
         shortened: place.shortened,
         left_out: u32::try_from(status.left_out).unwrap_or(u32::MAX),
+        list_problems: problems.count,
+        first_list_problems: problems.first.iter().take(TOLD.0).map(|text| clipped(text)).collect(),
         prompts: listed(Kind::Prompts),
         resources: listed(Kind::Resources),
         templates: listed(Kind::Templates),
         hidden: place.hidden,
     }
+}
+
+fn clipped(text: &str) -> String {
+    text.chars().take(TOLD.1).collect()
 }
 
 /// A call through this replica works: the session is open, the published catalog lists the tools, no check fails.

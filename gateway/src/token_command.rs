@@ -89,7 +89,7 @@ pub enum TokenError {
 /// Wrong settings, one line each, or a [`TokenError`].
 pub fn main(args: TokenArgs, options: &crate::config::Options) -> anyhow::Result<()> {
     let mut problems = Vec::new();
-    let settings = options.auth(&mut problems);
+    let settings = options.of_tokens().auth(&mut problems);
     if !problems.is_empty() {
         return Err(crate::run_command::told(problems));
     }

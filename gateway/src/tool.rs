@@ -13,18 +13,27 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use crate::item::{Found, Item, MAX_ITEMS, Members, add_member, digest_of, number_of};
+use crate::definition::{self, Shown};
+use crate::item::{Found, Item, Kind, MAX_ITEMS, Members, add_member, digest_of, number_of};
+use crate::schema::{self, Wrong};
 use crate::short::{MAX_NAME_BYTES, is_short, short_form};
 use crate::upstream::message::json_string;
 use crate::upstream::params::param_headers;
 
-/// The members of a definition that matter here; everything else is only carried.
+/// A definition as it came.
 struct Definition<'a> {
     name: String,
-    description: Option<&'a RawValue>,
-    input_schema: &'a RawValue,
-    annotations: Option<&'a RawValue>,
-    others: Vec<(String, &'a RawValue)>,
+    /// All other members in their order, but for those that are null.
+    members: Vec<(String, &'a RawValue)>,
+}
+
+/// A definition as it is shown.
+#[derive(Default)]
+struct Judged<'a> {
+    /// Its members in their order.
+    members: Vec<(String, Cow<'a, str>)>,
+    /// What it is shown without.
+    without: Vec<String>,
 }
 
 #[derive(Default, Deserialize)]
@@ -42,15 +51,20 @@ pub fn read_tools<'a>(definitions: impl IntoIterator<Item = &'a str>, rules: &To
     let mut found = Found::default();
     for text in definitions {
         let Some(definition) = Definition::read(text) else {
-            found.left_out += 1;
+            found.leave_out(Kind::Tools, None, "it has no name, or it is no object with each member once");
             continue;
         };
-        if !is_offered(&definition.name, rules) {
+        let name = definition.name.clone();
+        if !is_offered(&name, rules) {
             continue;
         }
         match definition.into_tool(rules) {
-            Some(tool) if found.items.len() < MAX_ITEMS && seen.insert(tool.name.clone()) => found.items.push(tool),
-            _ => found.left_out += 1,
+            Ok((tool, without)) if found.items.len() < MAX_ITEMS && seen.insert(tool.name.clone()) => {
+                without.iter().for_each(|why| found.problems.add(Kind::Tools, Some(&name), "shown without this", why));
+                found.items.push(tool);
+            }
+            Ok(_) => found.leave_out(Kind::Tools, Some(&name), "it is there twice, or there are more than 1,000"),
+            Err(why) => found.leave_out(Kind::Tools, Some(&name), &why),
         }
     }
     found.items.sort_by(|a, b| a.name.cmp(&b.name));
@@ -88,45 +102,45 @@ fn glob(pattern: &[u8], text: &[u8]) -> bool {
 impl<'a> Definition<'a> {
     fn read(text: &'a str) -> Option<Self> {
         let members: Members<'a> = serde_json::from_str(text).ok()?;
-        let (mut name, mut description, mut input_schema, mut annotations) = (None, None, None, None);
-        let mut others = Vec::new();
+        let mut name = None;
+        let mut others = Vec::with_capacity(members.0.len());
         for (key, value) in members.0 {
             match key.as_str() {
                 // Strict clients would refuse the whole list for one of these.
                 _ if value.get() == "null" => {}
-                "outputSchema" if !is_of_objects(value) => {}
                 "name" => name = serde_json::from_str::<String>(value.get()).ok(),
-                "description" => description = Some(value),
-                "inputSchema" => input_schema = Some(value),
-                "annotations" => annotations = Some(value),
                 "available_servers" | "server_count" => {} // ours to say
                 _ => others.push((key, value)),
             }
         }
         let name = name.filter(|name| (1..=MAX_NAME_BYTES).contains(&name.len()))?;
-        Some(Self { name, description, input_schema: input_schema?, annotations, others })
+        Some(Self { name, members: others })
     }
 
-    fn into_tool(self, rules: &ToolRules) -> Option<Item> {
+    /// The tool, and what it is shown without.
+    fn into_tool(self, rules: &ToolRules) -> Result<(Item, Vec<String>), String> {
         let change = rules.overrides.iter().find(|change| change.name == self.name);
         let base = change.and_then(|change| change.rename.as_deref()).unwrap_or(&self.name);
         let name = match rules.prefix.as_deref() {
             None | Some("") => base.to_owned(),
             Some(prefix) => format!("{prefix}{TOOL_NAME_JOINER}{base}"),
         };
-        let mut schema: Value = serde_json::from_str(self.input_schema.get()).ok()?;
-        let kind = schema.as_object_mut()?.entry("type").or_insert_with(|| "object".into());
-        if kind != "object" {
-            return None;
+        let mut judged = Judged::of(self.members)?;
+        if let Some(change) = change {
+            judged.change(change);
         }
-        let params = param_headers(&schema).ok()?;
-        let annotations = self.annotations(change)?;
-        let hints: Hints =
-            annotations.as_deref().map_or(Some(Hints::default()), |text| serde_json::from_str(text).ok())?;
-        let members = self.members(change, annotations.as_deref());
+        let schema = judged.get("inputSchema").ok_or("inputSchema is missing")?;
+        let schema: Value = serde_json::from_str(schema).map_err(|_| "inputSchema is no valid JSON")?;
+        if schema["type"] != "object" {
+            return Err("inputSchema is not one of objects: its type must be \"object\"".into());
+        }
+        let params = param_headers(&schema).map_err(|why| format!("inputSchema is wrong: {why}"))?;
+        let hints = judged.get("annotations").and_then(|text| serde_json::from_str::<Hints>(text).ok());
+        let hints = hints.unwrap_or_default();
+        let members = judged.written();
         let own_name: Arc<str> = self.name.into();
         let full: Arc<str> = if *own_name == *name { own_name.clone() } else { name.into() };
-        Some(Item {
+        let item = Item {
             own_name_json: json_string(&own_name).into(),
             shown: number_of(&members),
             members: members.into(),
@@ -136,68 +150,104 @@ impl<'a> Definition<'a> {
             digest: digest_of(&schema),
             repeatable: hints.read_only_hint == Some(true) || hints.idempotent_hint == Some(true),
             params,
-        })
+        };
+        Ok((item, judged.without))
+    }
+}
+
+// === impl Judged ===
+
+impl<'a> Judged<'a> {
+    /// Judges every member as strict clients do.
+    fn of(members: Vec<(String, &'a RawValue)>) -> Result<Self, String> {
+        let mut judged = Self::default();
+        for (key, value) in members {
+            if let Some(text) = judged.member(&key, value.get())? {
+                judged.members.push((key, text));
+            }
+        }
+        Ok(judged)
     }
 
-    /// The annotations after the override, as JSON; the outer `None` is an annotation that is no object.
-    #[expect(clippy::option_option, reason = "invalid and absent are different outcomes")]
-    fn annotations(&self, change: Option<&ToolOverride>) -> Option<Option<String>> {
-        let Some(hints) = change.and_then(|change| change.annotations) else {
-            return Some(self.annotations.map(|raw| raw.get().to_owned()));
+    /// As it is shown, if it is.
+    fn member(&mut self, key: &str, text: &'a str) -> Result<Option<Cow<'a, str>>, String> {
+        let told = |wrong: Wrong| wrong.below(key).to_string();
+        match key {
+            "inputSchema" => {
+                let mended = schema::of_arguments(text).map_err(told)?;
+                self.without.extend(mended.without.into_iter().map(told));
+                return Ok(Some(with_type(mended.text)));
+            }
+            "outputSchema" => match schema::of_results(text).map(with_type) {
+                Ok(text) if is_of_objects(&text) => return Ok(Some(text)),
+                Ok(_) => self.without.push("outputSchema is not one of objects".into()),
+                Err(wrong) => self.without.push(format!("outputSchema, in which {}", told(wrong))),
+            },
+            _ => match definition::shown(key, text) {
+                Shown::AsIs => return Ok(Some(Cow::Borrowed(text))),
+                Shown::Instead(text, why) => {
+                    self.without.push(why);
+                    return Ok(Some(Cow::Owned(text)));
+                }
+                Shown::Not(why) => self.without.push(why),
+            },
+        }
+        Ok(None)
+    }
+
+    fn get(&self, key: &str) -> Option<&str> {
+        self.members.iter().find(|(name, _)| name == key).map(|(_, text)| &**text)
+    }
+
+    fn set(&mut self, key: &str, text: String) {
+        match self.members.iter_mut().find(|(name, _)| name == key) {
+            Some((_, before)) => *before = text.into(),
+            None => self.members.push((key.to_owned(), text.into())),
+        }
+    }
+
+    /// Applies what the McpServer says of this tool.
+    fn change(&mut self, change: &ToolOverride) {
+        if let Some(description) = change.description.as_deref() {
+            self.set("description", json_string(description));
+        }
+        let Some(ToolHints { read_only_hint, destructive_hint, idempotent_hint, open_world_hint }) = change.annotations
+        else {
+            return;
         };
-        let mut all: serde_json::Map<String, Value> =
-            self.annotations.map_or(Some(serde_json::Map::new()), |raw| serde_json::from_str(raw.get()).ok())?;
-        let ToolHints { read_only_hint, destructive_hint, idempotent_hint, open_world_hint } = hints;
         let changes = [
             ("readOnlyHint", read_only_hint),
             ("destructiveHint", destructive_hint),
             ("idempotentHint", idempotent_hint),
             ("openWorldHint", open_world_hint),
         ];
-        for (key, value) in changes {
-            if let Some(value) = value {
-                all.insert(key.to_owned(), Value::Bool(value));
-            }
-        }
-        Some(Some(Value::Object(all).to_string()))
+        let hints = changes.into_iter().filter_map(|(key, value)| Some((key, value?)));
+        let text = definition::with_flags(self.get("annotations").unwrap_or("{}"), hints);
+        self.set("annotations", text);
     }
 
-    fn members(&self, change: Option<&ToolOverride>, annotations: Option<&str>) -> String {
+    /// As JSON without braces.
+    fn written(&self) -> String {
         let mut text = String::new();
-        let mut add = |key: &str, value: &str| add_member(&mut text, key, value);
-        match change.and_then(|change| change.description.as_deref()) {
-            Some(description) => add("description", &json_string(description)),
-            None => {
-                if let Some(description) = self.description {
-                    add("description", description.get());
-                }
-            }
-        }
-        add("inputSchema", &with_type(self.input_schema.get()));
-        if let Some(annotations) = annotations {
-            add("annotations", annotations);
-        }
-        for (key, value) in &self.others {
-            add(key, value.get());
-        }
+        self.members.iter().for_each(|(key, value)| add_member(&mut text, key, value));
         text
     }
 }
 
 /// Whether a schema says that it is one of objects.
-fn is_of_objects(schema: &RawValue) -> bool {
-    serde_json::from_str::<Value>(schema.get()).is_ok_and(|schema| schema["type"] == "object")
+fn is_of_objects(schema: &str) -> bool {
+    serde_json::from_str::<Value>(schema).is_ok_and(|schema| schema["type"] == "object")
 }
 
-/// A schema of arguments with its `type`, which some servers leave out though it must be there.
-fn with_type(schema: &str) -> Cow<'_, str> {
-    let has_type = serde_json::from_str::<Value>(schema).is_ok_and(|schema| !schema["type"].is_null());
+/// A schema with its `type`, which some servers leave out though it must be there.
+fn with_type(schema: Cow<'_, str>) -> Cow<'_, str> {
+    let has_type = serde_json::from_str::<Value>(&schema).is_ok_and(|schema| !schema["type"].is_null());
     match schema.strip_prefix('{') {
         Some(rest) if !has_type => {
             let comma = if rest.trim_start().starts_with('}') { "" } else { "," };
             Cow::Owned(format!(r#"{{"type":"object"{comma}{rest}"#))
         }
-        _ => Cow::Borrowed(schema),
+        _ => schema,
     }
 }
 
@@ -225,7 +275,7 @@ mod tests {
         let tool = &found.items[0];
         assert_eq!(
             &*tool.members,
-            r#","description":"d\u00e9","inputSchema":{"type":"object","x":12345678901234567890123},"annotations":{"readOnlyHint":true},"zzz":{"b":1,"a":1.10},"execution":{"taskSupport":"optional"}"#
+            r#","zzz":{"b":1,"a":1.10},"inputSchema":{"type":"object","x":12345678901234567890123},"description":"d\u00e9","annotations":{"readOnlyHint":true},"execution":{"taskSupport":"optional"}"#
         );
         assert!(tool.repeatable);
     }
@@ -277,6 +327,32 @@ mod tests {
     }
 
     #[test]
+    fn what_a_tool_is_shown_without_is_told_with_its_path() {
+        let text = r#"{"name":"t","title":7,"inputSchema":{"properties":{"a":{"type":"int","description":"A"}}},
+            "annotations":{"readOnlyHint":"yes","openWorldHint":false},"x":1.10,
+            "outputSchema":{"type":"object","properties":{"v":{"pattern":"(?i)a"}}}}"#;
+        let found = read_tools([text, r#"{"name":"u"}"#, "7"], &ToolRules::default());
+        assert_eq!(
+            &*found.items[0].members,
+            r#","inputSchema":{"type":"object","properties":{"a":{"description":"A"}}},"annotations":{"openWorldHint":false},"x":1.10"#
+        );
+        assert!(!found.items[0].repeatable);
+        assert_eq!((found.left_out, found.problems.count), (2, 6));
+        assert_eq!(
+            found.problems.first,
+            [
+                r#"tool "t" is shown without this: title is no text"#,
+                r#"tool "t" is shown without this: inputSchema.properties.a.type is none of the types of JSON Schema"#,
+                r#"tool "t" is shown without this: annotations.readOnlyHint is neither true nor false"#,
+                "tool \"t\" is shown without this: outputSchema, in which outputSchema.properties.v.pattern is no regular \
+                 expression that clients can compile (ECMAScript)",
+                r#"tool "u" is left out: inputSchema is missing"#,
+                "a tool is left out: it has no name, or it is no object with each member once",
+            ]
+        );
+    }
+
+    #[test]
     fn bad_tools_are_left_out_and_counted() {
         let bad = [
             r#"{"name":"","inputSchema":{}}"#,
@@ -288,7 +364,6 @@ mod tests {
             r#"{"name":"a","inputSchema":true}"#,
             r#"{"name":7,"inputSchema":{}}"#,
             r#"{"name":"a","name":"b","inputSchema":{}}"#,
-            r#"{"name":"a","inputSchema":{},"annotations":{"readOnlyHint":"yes"}}"#,
             r#"{"name":"a","inputSchema":{"properties":{"p":{"type":"string","x-mcp-header":""}}}}"#,
             "[]",
             "7",
@@ -343,7 +418,7 @@ mod tests {
         assert_eq!(summary, [("gh__find", "search", true), ("gh__issues_list", "issues_list", false)]);
         assert_eq!(
             &*found.items[0].members,
-            r#","description":"D","inputSchema":{"type":"object"},"annotations":{"readOnlyHint":true}"#
+            r#","inputSchema":{"type":"object"},"description":"D","annotations":{"readOnlyHint":true}"#
         );
     }
 

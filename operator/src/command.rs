@@ -1,7 +1,10 @@
 //! The command line.
 
-use clap::{Parser, Subcommand};
+use std::ffi::OsString;
+
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use clap_complete::Shell;
+use portcullis_runtime::flags;
 
 use crate::config::Options;
 
@@ -31,4 +34,23 @@ pub enum Command {
     },
     /// Print the manual page
     Man,
+}
+
+impl Cli {
+    /// The command line, in which each subcommand has the flags that it uses.
+    pub fn scoped() -> clap::Command {
+        flags::scoped(Self::command(), uses)
+    }
+
+    /// Reads the arguments of the process.
+    ///
+    /// # Errors
+    /// They cannot be understood, or hold a flag that the subcommand does not use.
+    pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        Self::from_arg_matches(&flags::matches(&mut Self::scoped(), uses, arguments)?)
+    }
+}
+
+fn uses(subcommand: &str, _setting: &str) -> bool {
+    subcommand == "run"
 }

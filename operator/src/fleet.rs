@@ -185,6 +185,8 @@ mod tests {
             renamed: 0,
             shortened: 0,
             left_out: 0,
+            list_problems: 0,
+            first_list_problems: Vec::new(),
             prompts: 0,
             resources: 0,
             templates: 0,

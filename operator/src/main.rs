@@ -2,7 +2,6 @@
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory as _, Parser as _};
 use portcullis_operator::command::{Cli, Command};
 use portcullis_operator::run_command;
 
@@ -11,7 +10,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     portcullis_runtime::process::use_small_pages();
-    let Cli { command, options } = Cli::parse();
+    let Cli { command, options } = Cli::read(std::env::args_os()).unwrap_or_else(|error| error.exit());
     let outcome = match command {
         None | Some(Command::Run) => run_command::run(&options),
         Some(Command::Crd) => {
@@ -19,10 +18,10 @@ fn main() -> ExitCode {
             Ok(())
         }
         Some(Command::Completions { shell }) => {
-            clap_complete::generate(shell, &mut Cli::command(), "portcullis-operator", &mut std::io::stdout());
+            clap_complete::generate(shell, &mut Cli::scoped(), "portcullis-operator", &mut std::io::stdout());
             Ok(())
         }
-        Some(Command::Man) => clap_mangen::Man::new(Cli::command()).render(&mut std::io::stdout()).map_err(Into::into),
+        Some(Command::Man) => clap_mangen::Man::new(Cli::scoped()).render(&mut std::io::stdout()).map_err(Into::into),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -242,6 +242,11 @@ fn offer_in_words(view: &View) -> String {
     add(most(|r| r.hidden), &|n| {
         format!("; {n} of these are read at this server alone because an older one has the URI")
     });
+    let told = view.reports.iter().find(|report| !report.first_list_problems.is_empty());
+    add(most(|r| r.list_problems), &|n| {
+        let first = told.map(|report| report.first_list_problems.join("; ")).unwrap_or_default();
+        format!("; {n} problems of its lists, such as: {first}")
+    });
     text
 }
 
@@ -316,6 +321,8 @@ mod tests {
             renamed: 0,
             shortened: 0,
             left_out: 0,
+            list_problems: 0,
+            first_list_problems: Vec::new(),
             prompts: 0,
             resources: 0,
             templates: 0,
@@ -502,11 +509,12 @@ mod tests {
     fn a_ready_server_says_what_it_offers_and_what_became_of_its_names() {
         let one = ServerReport { renamed: 1, prompts: 3, ..report(Reason::Ready, "") };
         let other = ServerReport { shortened: 2, left_out: 4, resources: 5, templates: 6, hidden: 7, ..one.clone() };
+        let other = ServerReport { list_problems: 8, first_list_problems: vec!["p".into(), "q".into()], ..other };
         let status = desired(&plain(), &view(2, 0, vec![one, other]), false, &at(1));
         let expected = "2 tools, 1 of them as SERVER__TOOL because an older server has the name, 2 of them under a short \
                         form because not every client takes the name; 4 more are invalid, double or too many; 3 prompts; \
                         5 resources; 6 resource templates; 7 of these are read at this server alone because an older one \
-                        has the URI";
+                        has the URI; 8 problems of its lists, such as: p; q";
         assert_eq!(find(&status, ConditionType::Ready).unwrap().message, expected);
     }
 

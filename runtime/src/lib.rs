@@ -2,6 +2,7 @@
 //!
 //! | module | duty |
 //! |---|---|
+//! | [`flags`] | which flags a subcommand offers and takes |
 //! | [`log`] | log lines that never make a request wait: levels, formats, the writer thread |
 //! | [`shutdown`] | the one way to tell a task to stop |
 //! | [`supervise`] | every task has a name and an owner; an unexpected end stops the process |
@@ -19,6 +20,7 @@
 pub mod admin;
 pub mod alive;
 pub mod chain;
+pub mod flags;
 pub mod log;
 pub mod process;
 pub mod ready;

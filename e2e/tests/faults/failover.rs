@@ -201,10 +201,11 @@ async fn a_busy_server_is_passed_over_at_once_and_when_all_are_busy_callers_are_
     assert_eq!((first.seen().calls, second.seen().calls), (2, 2));
     let answers = join_all((0..12).map(|_| stack.timed("slow"))).await;
     let busy: Vec<_> = answers.iter().filter(|(answer, _)| answer.status == 429).collect();
-    assert_eq!((busy.len(), answers.len() - busy.len()), (8, 4));
+    // Four at once, four when these are done, and the others wait for half of the time that a call may take.
+    assert_eq!((busy.len(), answers.len() - busy.len()), (4, 8));
     for (answer, took) in busy {
-        assert_eq!(answer.header("retry-after"), "1");
-        assert!(*took < Duration::from_millis(2_500), "{took:?}");
+        assert_eq!(answer.header("retry-after"), "5");
+        assert!(*took > Duration::from_millis(4_900) && *took < Duration::from_millis(6_500), "{took:?}");
     }
 }
 

@@ -235,3 +235,24 @@ async fn prompts_that_cannot_be_listed_cost_nothing_but_themselves() {
     };
     join_all([Mode::Sse, Mode::Streamable, Mode::Modern].map(one)).await;
 }
+
+#[tokio::test]
+async fn numbers_of_tools_that_are_gone_end() {
+    let faulty = Faulty::with_tools(Mode::Streamable, vec![Tool::echo("first"), Tool::echo("stays")]).await;
+    let stack = Stack::ready([server("a", &faulty)]).await;
+    for tool in ["first", "stays", "stays"] {
+        assert_eq!(stack.call(tool).await.status, 200);
+    }
+    let count = async |tool: &str| {
+        let tool = format!(r#"tool="{tool}""#);
+        stack.metric("portcullis_tool_calls_total", &[r#"server="a""#, r#"outcome="ok""#, &tool]).await
+    };
+    assert!((count("first").await - 1.0).abs() < 0.1 && (count("stays").await - 2.0).abs() < 0.1);
+    for round in 0..5 {
+        let name = format!("round-{round}");
+        faulty.change_tools(vec![Tool::echo(&name), Tool::echo("stays")]).await;
+        stack.works(&name).await;
+    }
+    assert!(count("first").await.abs() < 0.1 && count("round-3").await.abs() < 0.1);
+    assert!(count("round-4").await > 0.5 && (count("stays").await - 2.0).abs() < 0.1);
+}

@@ -11,6 +11,7 @@ mod lists;
 mod memory;
 mod modern;
 mod order;
+mod schemas;
 mod sessions;
 mod stack;
 mod storm;

@@ -187,6 +187,13 @@ impl Stack {
         .await
     }
 
+    /// The tools of one server as they are listed, by their names.
+    pub(crate) async fn listing(&self, server: &str) -> Value {
+        let list = self.get(&format!("/tools/list?server={server}")).await;
+        let tools = list["tools"].as_array().expect("a list").iter();
+        tools.map(|tool| (tool["name"].as_str().expect("a name").to_owned(), tool.clone())).collect()
+    }
+
     /// Names of all listed tools.
     pub(crate) async fn tools(&self) -> Vec<String> {
         let list = self.get("/tools/list").await;

@@ -168,6 +168,7 @@ fn help_shows_every_setting_with_its_flag_variable_and_default() {
         ("--log-level <LEVEL>", "LOG_LEVEL", "INFO"),
         ("--log-format <FORMAT>", "LOG_FORMAT", "json"),
         ("--log-payloads <BOOL>", "LOG_PAYLOADS", "false"),
+        ("--stream-after-seconds <SECONDS>", "STREAM_AFTER_SECONDS", "10"),
         ("--max-body-bytes <BYTES>", "MAX_BODY_BYTES", "1048576"),
         ("--max-result-bytes <BYTES>", "MAX_RESULT_BYTES", "8388608"),
         ("--max-connections <COUNT>", "MAX_CONNECTIONS", "10000"),
@@ -184,6 +185,37 @@ fn help_shows_every_setting_with_its_flag_variable_and_default() {
     assert!(words.contains("JWT_SECRET (at least 32 bytes)"), "{words}");
     let version = concat!("portcullis-gateway ", env!("CARGO_PKG_VERSION"), "\n");
     assert_eq!(binary::run(&["--version"], &[]), succeeded(version));
+}
+
+#[test]
+fn a_command_offers_and_takes_the_flags_that_it_uses_alone() {
+    for (arguments, flag, command) in [
+        (&["demo", "--port", "6123"][..], "port", "demo"),
+        (&["--port", "6123", "demo"], "port", "demo"),
+        (&["completions", "bash", "--host=::1"], "host", "completions"),
+        (&["man", "--log-level", "INFO"], "log-level", "man"),
+        (&["token", "--subject", "a", "--mcp-url", "http://a/?key=hunter2"], "mcp-url", "token"),
+    ] {
+        let refused = binary::run(arguments, &[KEY]);
+        let expected = format!("error: unexpected argument '--{flag}' found: {command} does not use it\n");
+        assert_eq!((refused.code, refused.stdout.as_str()), (Some(2), ""), "{arguments:?}");
+        assert!(refused.stderr.starts_with(&expected) && !refused.stderr.contains("hunter2"), "{}", refused.stderr);
+    }
+    let help = |command: &str| binary::run(&[command, "--help"], &[]).stdout;
+    let shown = |command: &str| ["--demo-port", "--jwt-issuer", "--mcp-urls"].map(|flag| help(command).contains(flag));
+    assert_eq!(
+        [shown("demo"), shown("token"), shown("check"), shown("man")],
+        [[true, false, false], [false, true, false], [false, true, true], [false; 3]]
+    );
+    // Where settings stand makes no difference, and variables that a command does not use none at all.
+    let manifests = Manifests::new();
+    manifests.add("one", "http://one.invalid/mcp", "");
+    let (folder, well) = (manifests.servers(), succeeded("all is well: 1 server(s)\n"));
+    assert_eq!(binary::run(&["check", "--servers", text(&folder)], &[KEY]), well);
+    assert_eq!(binary::run(&["--servers", text(&folder), "check"], &[KEY]), well);
+    let strange = [KEY, ("PORT", "http"), ("KUBERNETES_TOKENS", "perhaps"), ("JWT_LEEWAY", "99")];
+    assert_eq!(binary::run(&["token", "--subject", "a"], &strange).code, Some(0));
+    assert_eq!(binary::run(&["man"], &strange).code, Some(0));
 }
 
 #[test]

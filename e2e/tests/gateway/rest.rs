@@ -1,14 +1,15 @@
 //! The REST contract: every route, and every refusal with its whole body and its headers.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use http::Method;
-use portcullis_e2e::faulty::{Door, Faulty, Mode, Tool};
+use portcullis_e2e::faulty::{Door, Faulty, Handler, Mode, Tool};
 use portcullis_e2e::gateway::{Gateway, LIMIT, options};
 use portcullis_e2e::http::{self as client, Answer, Request};
 use portcullis_e2e::manifests::Manifests;
 use portcullis_e2e::port;
+use portcullis_e2e::token::mint;
 use portcullis_e2e::wait::wait_for;
 use portcullis_gateway::Options;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -59,7 +60,7 @@ async fn a_body_that_is_no_call_is_refused_with_the_reason() {
         (r#"{"method":7}"#, "\"method\" must be the name of a tool, as a text"),
         (r#"{"method":"echo","args":[]}"#, "\"args\" must be an object"),
         (r#"{"method":"echo","args":"{}"}"#, "\"args\" must be an object"),
-        (r#"{"method":"echo","args":null}"#, "\"args\" must be an object"),
+        (r#"{"method":null}"#, "\"method\" is missing: it is the name of the tool"),
         (r#"{"method":"echo","server":1}"#, "\"server\" must be the name or URL of a server, as a text"),
         (r#"{"method":"echo","method":"echo"}"#, "a member of the body is there twice: send each once"),
         (r#"{"method":"echo","args":{},"args":{}}"#, "a member of the body is there twice: send each once"),
@@ -89,11 +90,12 @@ async fn a_body_that_is_no_call_is_refused_with_the_reason() {
 async fn a_wrong_path_or_method_is_told_what_there_is() {
     let (gateway, _server) = start().await;
     let nothing = "there is nothing at this path: see GET /openapi.json";
-    for path in ["/", "/tool", "/tools/", "/tools/list/x", "/servers/x"] {
+    for path in ["/", "/tool", "/tools//", "/tools/list/x", "/servers/x"] {
         is_error(&send(gateway.get(path)).await, 404, nothing);
     }
     let cases = [
         (Method::GET, "/tools", "POST"),
+        (Method::GET, "/tools/", "POST"),
         (Method::DELETE, "/tools", "POST"),
         (Method::POST, "/tools/list", "GET,HEAD"),
         (Method::PUT, "/servers", "GET,HEAD"),
@@ -104,6 +106,86 @@ async fn a_wrong_path_or_method_is_told_what_there_is() {
         is_error(&answer, 405, &format!("this path does not take {method}"));
         assert_eq!(answer.header("allow"), allowed, "{method} {path}");
     }
+}
+
+#[tokio::test]
+async fn a_slash_at_the_end_of_a_path_makes_no_difference() {
+    let (gateway, _server) = start().await;
+    for path in ["/tools/list", "/servers", "/health", "/openapi.json", "/docs", "/livez", "/readyz"] {
+        let [without, with] = [path.to_owned(), format!("{path}/")].map(|path| gateway.get(&path));
+        let (without, with) = (send(without).await, send(with).await);
+        let seen = |answer: &Answer| (answer.status, answer.header("content-type").to_owned());
+        assert_eq!((seen(&with), with.status), (seen(&without), 200), "{path}");
+    }
+    let body = r#"{"method":"echo","args":{"a":1}}"#;
+    for path in ["/tools/", "/tools/?shape=result"] {
+        let call = || client::request(Method::POST, &gateway.url(path)).bearer(&gateway.token).body(body);
+        let plain = send(call()).await;
+        // Neither of these goes the plain way.
+        let upgraded = send(call().header("expect", "100-continue")).await;
+        let stranger = send(client::request(Method::POST, &gateway.url(path)).body(body)).await;
+        assert_eq!([plain.status, upgraded.status, stranger.status], [200, 200, 401], "{path}");
+        assert_eq!(plain.json()["content"][0]["text"], r#"{"a":1}"#);
+    }
+    let listed = send(gateway.get("/tools/list/?server=nobody")).await;
+    is_error(&listed, 404, "there is no server \"nobody\": GET /servers lists them");
+}
+
+#[tokio::test]
+async fn null_counts_as_absent() {
+    let (gateway, _server) = start().await;
+    let body = r#"{"method":"echo","args":null,"server":null,"more":null}"#;
+    let answer = send(gateway.post(body)).await;
+    assert_eq!((answer.status, answer.json()["content"][0]["text"].as_str()), (200, Some("{}")));
+}
+
+#[tokio::test]
+async fn the_data_of_a_servers_error_reaches_callers_of_rest() {
+    let data = r#"{"elicitations":[{"mode":"url","url":"https://login.example/consent?x=1&y=2"}],"n":1.10}"#;
+    let mut consent = Tool::echo("consent");
+    consent.handler = Handler::Error(format!(r#"{{"code":-32042,"message":"Sign in","data":{data}}}"#));
+    let mut long = Tool::echo("long");
+    long.handler = Handler::Error(format!(r#"{{"code":-32000,"message":"m","data":"{}"}}"#, "x".repeat(70_000)));
+    let mut arguments = Tool::echo("arguments");
+    arguments.handler = Handler::Error(r#"{"code":-32602,"message":"wrong","data":["a"]}"#.into());
+    let server = Faulty::with_tools(Mode::Streamable, vec![consent, long, arguments]).await;
+    let gateway = Gateway::before(&[&server.url()]).await;
+    gateway.connected(1).await;
+    let begin = r#"{"error":{"message":"the server answered with error "#;
+    for (tool, status, rest) in [
+        ("consent", 502, format!(r#"-32042: Sign in","code":502,"rpc_code":-32042,"rpc_data":{data}}}}}"#)),
+        ("long", 502, r#"-32000: m","code":502,"rpc_code":-32000}}"#.to_owned()),
+        ("arguments", 400, r#"-32602: wrong","code":400,"rpc_code":-32602,"rpc_data":["a"]}}"#.to_owned()),
+    ] {
+        let answer = gateway.call(tool, "{}").await;
+        assert_eq!((answer.status, answer.text()), (status, format!("{begin}{rest}").as_str()), "{tool}");
+    }
+}
+
+#[tokio::test]
+async fn what_the_query_of_a_configured_url_holds_is_shown_nowhere_and_still_names_its_server() {
+    let (one, other) = (Faulty::start(Mode::Sse).await, Faulty::start(Mode::Streamable).await);
+    let urls = [format!("{}?key=hunter2", one.url()), format!("{}?key=hunter2&x=1", other.url())];
+    let gateway = Gateway::before(&[&urls[0], &urls[1], &format!("{}?key=hunter2-b", other.url())]).await;
+    gateway.connected(3).await;
+    let shown = urls.each_ref().map(|url| url.split('?').next().expect("a part").to_owned());
+    for path in ["/servers", "/health", "/tools/list", "/metrics", "/openapi.json"] {
+        let answer = send(gateway.get(path)).await;
+        assert!(answer.status == 200 && !answer.text().contains("hunter2"), "{path}: {}", answer.text());
+    }
+    let servers = gateway.servers().await;
+    let names: Vec<&String> = servers["servers"].as_object().expect("servers").keys().collect();
+    assert!(shown.iter().all(|url| names.contains(&url)) && names.len() == 3, "{names:?}");
+    for name in urls.iter().chain(&shown) {
+        let answer = gateway.call_at(name, "echo", "{}").await;
+        assert_eq!(answer.status, 200, "{name}");
+        assert!(answer.headers.iter().all(|(_, value)| !value.to_str().unwrap_or_default().contains("hunter2")));
+    }
+    let unknown = gateway.call_at(&format!("{}?key=other", one.url()), "echo", "{}").await;
+    assert_eq!(unknown.status, 404);
+    one.behave(|it| it.call = Door::Slams);
+    assert!(!gateway.call_at(&shown[0], "echo", "{}").await.text().contains("hunter2"));
+    assert!(!gateway.log().contains("hunter2"), "{}", gateway.log());
 }
 
 #[tokio::test]
@@ -207,25 +289,62 @@ async fn a_tool_whose_only_server_is_away_is_unavailable_for_now() {
 }
 
 #[tokio::test]
-async fn a_busy_server_queues_a_little_and_then_refuses() {
+async fn a_call_waits_for_a_place_for_half_of_its_time_and_is_then_told_when_to_come_back() {
     let server = Faulty::with_tools(Mode::Sse, vec![Tool::text("slow", "done").takes(Duration::from_secs(3))]).await;
     let manifests = Manifests::new();
-    manifests.add("one", &server.url(), "limits: {maxConcurrentRequests: 1}");
+    manifests.add("one", &server.url(), "limits: {maxConcurrentRequests: 1}\ntimeouts: {requestSeconds: 4}");
     let gateway = Gateway::start(manifests.options()).await;
     gateway.connected(1).await;
     let first = gateway.call("slow", "{}");
     let others = async {
         wait_for("the first call", LIMIT, async || server.running() == 1).await;
-        join_all((0..3).map(|_| gateway.call("slow", "{}"))).await
+        let began = Instant::now();
+        (join_all((0..3).map(|_| gateway.call("slow", "{}"))).await, began.elapsed())
     };
-    let (first, others) = tokio::join!(first, others);
+    let (first, (others, took)) = tokio::join!(first, others);
     assert_eq!(first.status, 200);
     for answer in others {
         is_error(&answer, 429, "every server that offers the tool \"slow\" has as many calls as it may: try again");
-        assert_eq!(answer.header("retry-after"), "1");
+        assert_eq!(answer.header("retry-after"), "5");
     }
+    assert!(took > Duration::from_millis(1_900) && took < Duration::from_millis(2_900), "{took:?}");
     assert_eq!(server.seen().calls, 1);
     assert_eq!(gateway.call("slow", "{}").await.status, 200, "it is free again");
+}
+
+#[tokio::test]
+async fn a_burst_that_a_server_can_serve_in_time_is_served_and_the_time_of_a_call_begins_with_its_place() {
+    let tool = Tool::text("slow", "done").takes(Duration::from_millis(700));
+    let server = Faulty::with_tools(Mode::Streamable, vec![tool]).await;
+    let manifests = Manifests::new();
+    // The last ones wait for two seconds and more, and the call alone has three.
+    manifests.add("one", &server.url(), "limits: {maxConcurrentRequests: 25}\ntimeouts: {requestSeconds: 5}");
+    let gateway = Gateway::start(manifests.options()).await;
+    gateway.connected(1).await;
+    let answers = join_all((0..100).map(|_| gateway.call("slow", "{}"))).await;
+    let statuses: Vec<u16> = answers.iter().map(|answer| answer.status).collect();
+    assert_eq!(statuses, [200; 100]);
+}
+
+#[tokio::test]
+async fn a_caller_with_a_crowd_in_the_queue_holds_up_no_other() {
+    let tool = Tool::text("slow", "done").takes(Duration::from_millis(300));
+    let server = Faulty::with_tools(Mode::Streamable, vec![tool]).await;
+    let manifests = Manifests::new();
+    manifests.add("one", &server.url(), "limits: {maxConcurrentRequests: 1}");
+    let gateway = Gateway::start(manifests.options()).await;
+    gateway.connected(1).await;
+    let crowd = join_all((0..12).map(|_| gateway.call("slow", "{}")));
+    let other = async {
+        wait_for("the crowd", LIMIT, async || server.seen().calls >= 2).await;
+        let before = server.seen().calls;
+        let call = client::post(&gateway.url("/tools"), r#"{"method":"slow"}"#).bearer(&mint("other")).limit(LIMIT);
+        let answer = send(call).await;
+        (answer.status, server.seen().calls - before)
+    };
+    let (crowd, (status, served)) = tokio::join!(crowd, other);
+    assert!(crowd.iter().all(|answer| answer.status == 200));
+    assert!(status == 200 && served <= 3, "{status}: {served} calls were made before it");
 }
 
 #[tokio::test]

@@ -6,5 +6,6 @@ mod changes;
 mod entrance;
 mod eras;
 mod kit;
+mod long;
 mod messages;
 mod parked;

@@ -221,3 +221,64 @@ async fn one_server_is_reached_alone_under_the_names_that_it_has_itself() {
     let nobody = at("/mcp/nobody", call).send().await.unwrap();
     assert_eq!(nobody.status, 404);
 }
+
+#[tokio::test]
+async fn members_that_are_null_count_as_absent_whatever_a_client_speaks() {
+    let (gateway, server) = start().await;
+    let request = |method: &str, params: &str| {
+        format!(r#"{{"jsonrpc":"2.0","id":"x","method":"{method}","params":{params},"result":null,"error":null}}"#)
+    };
+    let session = initialize(&gateway, "2025-11-25").await;
+    let post = async |path: &str, text: String| {
+        let request = client::post(&gateway.url(path), text).bearer(&gateway.token);
+        request.header("mcp-session-id", &session).send().await.unwrap()
+    };
+    let meta = r#"{"progressToken":null,"a/b":null}"#;
+    let call = |meta: &str| format!(r#"{{"name":"echo","arguments":null,"task":null,"_meta":{meta}}}"#);
+    for (method, params) in [
+        ("ping", "null".to_owned()),
+        ("tools/list", "null".into()),
+        ("tools/list", r#"{"cursor":null,"_meta":null}"#.into()),
+        ("prompts/list", r#"{"cursor":null}"#.into()),
+        ("resources/templates/list", "null".into()),
+        ("tools/call", call("null")),
+        ("tools/call", call(meta)),
+        ("initialize", r#"{"protocolVersion":"2025-11-25","capabilities":null,"clientInfo":null,"_meta":null}"#.into()),
+    ] {
+        for path in ["/mcp", "/mcp/"] {
+            let answer = post(path, request(method, &params)).await;
+            assert!(
+                answer.status == 200 && answer.json().get("result").is_some(),
+                "{method} {params}: {}",
+                answer.text()
+            );
+        }
+    }
+    for text in [
+        r#"{"jsonrpc":"2.0","method":"notifications/initialized","params":null}"#,
+        r#"{"jsonrpc":"2.0","id":null,"method":"notifications/cancelled","params":{"requestId":7,"reason":null}}"#,
+        r#"{"jsonrpc":"2.0","id":"q","method":null,"params":null,"result":{},"error":null}"#,
+    ] {
+        assert_eq!(post("/mcp", text.into()).await.status, 202, "{text}");
+    }
+    let batch = format!("[{},{}]", request("ping", "null"), request("tools/call", &call(meta)));
+    let batch = message(&gateway, batch).send().await.unwrap();
+    assert!(
+        batch.json().as_array().is_some_and(|all| all.iter().all(|one| one.get("result").is_some())),
+        "{}",
+        batch.text()
+    );
+    for (method, name, params) in
+        [("tools/list", None, r#""cursor":null"#), ("tools/call", Some("echo"), r#""name":"echo","arguments":null"#)]
+    {
+        let answer = modern(&gateway, "/mcp/", method, name, params).send().await.unwrap();
+        assert!(answer.status == 200 && answer.json().get("result").is_some(), "{method}: {}", answer.text());
+    }
+    // A list is no object, and what must be there must not be null.
+    for (method, params, code) in [("ping", "[]", -32600), ("tools/call", r#"{"name":null}"#, -32602)] {
+        assert_eq!(post("/mcp", request(method, params)).await.json()["error"]["code"], code, "{method} {params}");
+    }
+    let seen = server.seen();
+    let calls = seen.of("tools/call");
+    assert!(calls.len() == 6 && calls.iter().all(|call| call.param("arguments").is_none_or(|text| text == "{}")));
+}

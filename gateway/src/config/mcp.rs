@@ -8,6 +8,7 @@ use url::Url;
 
 use super::{Options, Problem, boolean, number, path, text};
 use crate::front::mcp::gate::{self, AllowedHost, Origin};
+use crate::shown;
 
 /// The configured part of `/mcp`.
 #[derive(Clone, Debug)]
@@ -16,6 +17,8 @@ pub struct McpConfig {
     pub session_keys: Option<PathBuf>,
     /// How long a session lasts.
     pub session_life: Duration,
+    /// A call that is not answered by then goes on as a stream, for clients that take one.
+    pub stream_after: Duration,
     /// Open streams of clients in all.
     pub max_sessions: usize,
     /// Open streams of one caller.
@@ -74,6 +77,13 @@ impl Options {
                 604_800,
                 60..=31_536_000,
             )),
+            stream_after: Duration::from_secs(number(
+                problems,
+                "STREAM_AFTER_SECONDS",
+                &self.stream_after_seconds,
+                10,
+                1..=3600,
+            )),
             max_sessions: count(problems, "MAX_SESSIONS", &self.max_sessions, 8_000),
             max_sessions_per_subject: count(problems, "MAX_SESSIONS_PER_SUBJECT", &self.max_sessions_per_subject, 2000),
             gate: gate::Rules {
@@ -103,8 +113,9 @@ impl Options {
                 _ if entry == "*" => return gate::Origins::All,
                 Some(origin) => origins.push(origin),
                 None => problems.push(format!(
-                    "ALLOWED_ORIGINS holds {entry:?}: use origins such as https://app.example.com separated by commas, \
-                     or * for all"
+                    "ALLOWED_ORIGINS holds {:?}: use origins such as https://app.example.com separated by commas, \
+                     or * for all",
+                    shown::address(entry)
                 )),
             }
         }
@@ -171,8 +182,10 @@ impl Options {
         let given = text(&self.replica_address)?;
         let address = ReplicaAddress::parse(given);
         if address.is_none() {
-            problems
-                .push(format!("REPLICA_ADDRESS is {given:?}: it must be an IP address, or as in http://10.0.0.1:5000"));
+            problems.push(format!(
+                "REPLICA_ADDRESS is {:?}: it must be an IP address, or as in http://10.0.0.1:5000",
+                shown::address(given)
+            ));
         }
         address
     }
@@ -249,14 +262,15 @@ mod tests {
     fn wrong_settings_of_mcp_are_told_at_once() {
         let options = Options {
             session_seconds: given("59"),
+            stream_after_seconds: given("0"),
             max_sessions: given("0"),
             max_sessions_per_subject: given("many"),
-            allowed_origins: given("app.example.com, https://a/path"),
+            allowed_origins: given("app.example.com, https://u:s3cret@a/path?s3cret"),
             allowed_hosts: given("http://a, *"),
             public_url: given("https://u:s3cret@a/"),
             authorization_servers: given("https://a, http://b, https://u:s3cret@c"),
             required_scopes: given("a\"b"),
-            replica_address: given("https://a"),
+            replica_address: given("https://u:s3cret@a"),
             ..options()
         };
         let problems = options.check().unwrap_err();
@@ -267,6 +281,7 @@ mod tests {
                 "REQUIRED_SCOPES",
                 "PUBLIC_URL",
                 "SESSION_SECONDS",
+                "STREAM_AFTER_SECONDS",
                 "MAX_SESSIONS",
                 "MAX_SESSIONS_PER_SUBJECT",
                 "ALLOWED_ORIGINS",

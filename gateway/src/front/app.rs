@@ -58,6 +58,8 @@ pub struct FrontOptions {
     pub max_body: usize,
     /// How long a session lasts.
     pub session_life: Duration,
+    /// A call that is not answered by then goes on as a stream, for callers of `/mcp` that take one.
+    pub stream_after: Duration,
     /// Open streams of clients in all.
     pub max_sessions: usize,
     /// Open streams of one caller.

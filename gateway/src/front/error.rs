@@ -11,11 +11,14 @@ use thiserror::Error;
 use super::mcp::gate::Refused;
 use super::wire::BadCall;
 use crate::auth::AuthError;
-use crate::call::{Failure, RETRY_AFTER};
+use crate::call::{Failure, RETRY_AFTER, RETRY_AFTER_BUSY};
 use crate::upstream::{CallError, RpcError};
 
 /// JSON-RPC: the caller's arguments are wrong.
 const INVALID_PARAMS: i64 = -32602;
+
+/// The data of a server's error is passed on up to so many bytes of JSON.
+const MOST_DATA: usize = 64 * 1024;
 
 /// An answer that is not a success.
 #[derive(Clone, Debug, Error)]
@@ -111,7 +114,7 @@ impl ApiError {
 
     fn retry_after(&self) -> Option<Duration> {
         let later = matches!(self.status(), StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS);
-        later.then_some(RETRY_AFTER)
+        later.then_some(if matches!(self, Self::Busy(_)) { RETRY_AFTER_BUSY } else { RETRY_AFTER })
     }
 
     /// The JSON body.
@@ -120,7 +123,9 @@ impl ApiError {
         let code = self.status().as_u16();
         match self {
             Self::Rpc(error) => {
-                format!(r#"{{"error":{{"message":{message},"code":{code},"rpc_code":{}}}}}"#, error.code)
+                let data = error.data.as_deref().filter(|data| data.len() <= MOST_DATA && *data != "null");
+                let data = data.map_or_else(String::new, |data| format!(r#","rpc_data":{data}"#));
+                format!(r#"{{"error":{{"message":{message},"code":{code},"rpc_code":{}{data}}}}}"#, error.code)
             }
             _ => format!(r#"{{"error":{{"message":{message},"code":{code}}}}}"#),
         }
@@ -151,4 +156,33 @@ fn shortened(message: &str) -> String {
 /// Names that callers send come back shortened: an error need not be as long as its request.
 pub fn clip(name: &str) -> String {
     name.chars().take(128).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn body(data: Option<&str>) -> String {
+        ApiError::Rpc(RpcError { code: -32042, message: "m".into(), data: data.map(str::to_owned) }).body()
+    }
+
+    #[test]
+    fn the_data_of_a_servers_error_is_passed_on_as_it_is_up_to_a_bound() {
+        let begin = r#"{"error":{"message":"the server answered with error -32042: m","code":502,"rpc_code":-32042"#;
+        let text = |length: usize| format!("\"{}\"", "x".repeat(length - 2));
+        let (most, more) = (text(MOST_DATA), text(MOST_DATA + 1));
+        for (data, member) in [
+            (None, String::new()),
+            (Some("null"), String::new()),
+            (
+                Some(r#"{"b": 1.10,"a":[12345678901234567890123]}"#),
+                r#","rpc_data":{"b": 1.10,"a":[12345678901234567890123]}"#.into(),
+            ),
+            (Some("0"), r#","rpc_data":0"#.into()),
+            (Some(&most), format!(r#","rpc_data":{most}"#)),
+            (Some(&more), String::new()),
+        ] {
+            assert_eq!(body(data), format!("{begin}{member}}}}}"));
+        }
+    }
 }

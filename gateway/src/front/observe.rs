@@ -135,6 +135,11 @@ impl Recording {
         self.line.arrived
     }
 
+    /// The same by a clock that nobody sets.
+    pub fn began(&self) -> Instant {
+        self.line.began
+    }
+
     /// Its id.
     pub fn request_id(&self) -> &str {
         self.line.request_id.as_str()

@@ -100,6 +100,7 @@ async fn answer_call(recorder: &Recorder, body: Sent) -> Result<Response, ApiErr
         caller: Caller::default(),
         mailbox: None,
         answers_input: false,
+        looks_up: None,
     };
     let called = call::call(&entry, &call, &app.metrics).await;
     note_call(&mut record(recorder), &called, app.log.payloads());

@@ -11,6 +11,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::response::Response;
 use futures_util::FutureExt as _;
+use http::uri::PathAndQuery;
 use http::{Method, Request, Uri};
 use hyper::body::Incoming;
 use hyper::service::Service;
@@ -108,8 +109,11 @@ impl Service<Request<Incoming>> for Requests {
     type Future = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
         let (connection, body) = (self.0.clone(), Body::new(body));
+        if let Some(uri) = without_slash(parts.uri.path_and_query().map_or("/", PathAndQuery::as_str)) {
+            parts.uri = uri;
+        }
         let head = Head::new(&parts.uri, Fields::from(&parts.headers));
         let answering = match Call::of(parts.method.as_str(), head.path()) {
             Some(call) => Front::call(connection, call, head, Sent::Coming(body)),
@@ -135,10 +139,16 @@ impl Direct<Body> for Connection {
         if let Some(call) = Call::of(method, target) {
             return Some(Route::Call(call));
         }
+        let shorter = without_slash(target);
+        if let Some(call) =
+            shorter.as_ref().filter(|uri| uri.query().is_none()).and_then(|uri| Call::of(method, uri.path()))
+        {
+            return Some(Route::Call(call));
+        }
         let method =
             [Method::GET, Method::POST, Method::DELETE, Method::OPTIONS].into_iter().find(|one| *one == method)?;
         // What is no path is a matter of proxies.
-        let uri = target.starts_with('/').then(|| target.parse().ok())??;
+        let uri = shorter.or_else(|| target.starts_with('/').then(|| target.parse().ok())?)?;
         Some(Route::Other(Box::new((method, uri))))
     }
 
@@ -186,6 +196,37 @@ impl Call {
         match self {
             Self::Tools => "/tools",
             Self::Mcp => "/mcp",
+        }
+    }
+}
+
+/// What is meant by a target whose path ends with a slash: the same without it, for people write both. None if it has
+/// none at its end. No redirect, on which clients lose their token or their body.
+fn without_slash(target: &str) -> Option<Uri> {
+    let end = target.find('?').unwrap_or(target.len());
+    let path = target[..end].strip_suffix('/').filter(|path| path.starts_with('/'))?;
+    format!("{path}{}", &target[end..]).parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slash_at_the_end_of_a_path_makes_no_difference() {
+        let short = |target: &str| without_slash(target).map(|uri| uri.to_string());
+        for (target, expected) in [
+            ("/mcp/", Some("/mcp")),
+            ("/mcp/a/?x=/", Some("/mcp/a?x=/")),
+            ("/tools/list/?server=http://h/", Some("/tools/list?server=http://h/")),
+            ("/", None),
+            ("/?a/", None),
+            ("/mcp", None),
+            ("/mcp?a=/", None),
+            ("*", None),
+            ("//", Some("/")),
+        ] {
+            assert_eq!(short(target).as_deref(), expected, "{target}");
         }
     }
 }

@@ -11,12 +11,13 @@ use utoipa::ToSchema;
 
 use crate::catalog::{Catalog, Kind};
 use crate::handle::Handle;
+use crate::shown;
 use crate::source::Soundness;
 
 /// The body of `GET /servers`.
 #[derive(Serialize, ToSchema)]
 pub struct Servers<'a> {
-    /// Each server, by its name, or by its URL where it was configured as a URL.
+    /// Each server, by its name, or by its URL without the query where it was configured as a URL.
     servers: BTreeMap<String, ServerView<'a>>,
     /// All of them together.
     summary: Summary,
@@ -69,6 +70,11 @@ struct ServerView<'a> {
     server_info: Option<ServerInfo>,
     /// Tools that are invalid, double or too many.
     tools_left_out: usize,
+    /// What is wrong with what it lists: what is left out, or shown without something, because clients would refuse the
+    /// whole list for it. The first 16, a sentence each.
+    list_problems: Vec<String>,
+    /// How many such problems there are.
+    list_problems_count: u32,
     /// Calls it has now.
     calls_in_flight: u32,
     /// It failed several calls in a row: others are tried first.
@@ -115,7 +121,7 @@ struct HealthServers {
     total: usize,
     /// How many have an open session.
     connected: usize,
-    /// Each server, by its name; with a token, by its URL where it was configured as a URL.
+    /// Each server, by its name; with a token, by its URL without the query where it was configured as a URL.
     status: BTreeMap<String, HealthServer>,
 }
 
@@ -171,6 +177,7 @@ impl<'a> ServerView<'a> {
     fn of(catalog: &Catalog, server: &Handle, available_tools: Vec<&'a str>) -> Self {
         let (status, spec) = (server.status(), server.spec());
         let listed = |kind| catalog.offered_by(server, kind);
+        let problems = status.all_problems();
         Self {
             connected: catalog.is_connected(server),
             tools_count: available_tools.len(),
@@ -188,11 +195,13 @@ impl<'a> ServerView<'a> {
                 portcullis_crds::mcpserver::State::Draining => "draining",
                 _ => status.phase.as_str(),
             },
-            url: without_query(&spec.url),
+            url: shown::address(&spec.url),
             display_name: spec.display_name.clone(),
             description: spec.description.clone(),
             server_info: status.server_info.map(|(name, version)| ServerInfo { name, version }),
             tools_left_out: status.left_out,
+            list_problems: problems.first,
+            list_problems_count: problems.count,
             calls_in_flight: server.outstanding(),
             ejected: server.is_ejected(),
         }
@@ -233,11 +242,6 @@ fn names_by_server(catalog: &Catalog) -> std::collections::HashMap<*const Handle
         }
     }
     names
-}
-
-/// Queries of URLs often hold keys.
-fn without_query(url: &str) -> String {
-    url.split('?').next().unwrap_or_default().to_owned()
 }
 
 fn rfc3339(time: SystemTime) -> String {

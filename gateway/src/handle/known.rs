@@ -8,6 +8,7 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 use portcullis_crds::mcpserver::{State, ToolRules};
 
 use super::{Handle, Offer};
+use crate::definition::Problems;
 use crate::item::{Items, Kind};
 use crate::listing::Listed;
 use crate::raw_tools::RawTools;
@@ -32,6 +33,7 @@ struct Made {
     rules: ToolRules,
     items: Items,
     left_out: usize,
+    problems: Problems,
 }
 
 impl Known {
@@ -62,6 +64,7 @@ impl Handle {
                 Listed::Tools(tools) => known.tools = Some(tools),
                 Listed::Others(found) => {
                     self.note_left_out(kind, found.left_out);
+                    self.note_problems(kind, found.problems.clone());
                     others.push((kind, found.shared()));
                 }
             }
@@ -107,8 +110,8 @@ impl Handle {
         };
         let Some(tools) = tools else { return };
         let found = tools.offered(rules);
-        let left_out = found.left_out;
-        let made = Made { tools, rules: rules.clone(), items: found.shared(), left_out };
+        let (left_out, problems) = (found.left_out, found.problems.clone());
+        let made = Made { tools, rules: rules.clone(), items: found.shared(), left_out, problems };
         self.known().made = Some(made);
     }
 
@@ -127,6 +130,7 @@ impl Handle {
             if let (Some(made), Some(_)) = (&known.made, &known.tools) {
                 offer.tools = made.items.clone();
                 self.note_left_out(Kind::Tools, made.left_out);
+                self.note_problems(Kind::Tools, made.problems.clone());
                 self.update_status(|status| status.left_out = made.left_out);
             }
             offer.listed = known.fresh && spec.state == State::Enabled;

@@ -128,21 +128,17 @@ mod tests {
     async fn what_all_workers_have_counted_is_one_sum() {
         let (metrics, count) = (Metrics::new(), workers::count());
         in_each(&metrics, |metrics| {
-            metrics.calls.own().with_label_values(&["a", "echo", "ok"]).inc_by(2);
             let http = metrics.http_duration.own().with_label_values(&["/tools", "POST", "200"]);
             http.observe(0.002);
             http.observe(70.0);
         })
         .await;
 
-        let calls = lines(&metrics, "portcullis_tool_calls_total");
         let http = lines(&metrics, "portcullis_http_request_duration_seconds");
 
         let labels = r#"method="POST",route="/tools",status="200""#;
         let name = "portcullis_http_request_duration_seconds";
         let bucket = |bound, count| format!(r#"{name}_bucket{{{labels},le="{bound}"}} {count}"#);
-        let total = format!(r#"portcullis_tool_calls_total{{outcome="ok",server="a",tool="echo"}} {}"#, 2 * count);
-        assert_eq!(calls, [total]);
         assert_eq!((&http[1], &http[2]), (&bucket("0.001", 0), &bucket("0.0025", count)));
         assert_eq!(http[13..15], [bucket("60", count), bucket("+Inf", 2 * count)]);
         assert_eq!(http.last(), Some(&format!("{name}_count{{{labels}}} {}", 2 * count)));
@@ -153,22 +149,22 @@ mod tests {
         let metrics = Metrics::new();
         in_each(&metrics, |metrics| {
             let thread = std::thread::current().name().unwrap_or_default().to_owned();
-            metrics.calls.own().with_label_values(&["a", thread.as_str(), "ok"]).inc();
+            metrics.call_duration.own().with_label_values(&[thread.as_str(), "ok"]).observe(1.0);
         })
         .await;
 
-        let line =
-            |number| format!(r#"portcullis_tool_calls_total{{outcome="ok",server="a",tool="worker-{number}"}} 1"#);
+        let line = |number| {
+            format!(r#"portcullis_tool_call_duration_seconds_count{{outcome="ok",server="worker-{number}"}} 1"#)
+        };
         let mut wanted: Vec<String> = (0..workers::count()).map(line).collect();
         wanted.sort();
-        assert_eq!(lines(&metrics, "portcullis_tool_calls_total"), wanted);
+        assert_eq!(lines(&metrics, "portcullis_tool_call_duration_seconds_count"), wanted);
     }
 
     #[tokio::test]
     async fn a_server_is_forgotten_in_all_parts() {
         let metrics = Metrics::new();
         in_each(&metrics, |metrics| {
-            metrics.calls.own().with_label_values(&["a", "echo", "ok"]).inc();
             metrics.call_duration.own().with_label_values(&["a", "ok"]).observe(1.0);
             metrics.request_duration.own().with_label_values(&["a", "prompts/get", "ok"]).observe(1.0);
         })

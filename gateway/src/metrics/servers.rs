@@ -1,11 +1,13 @@
 //! Numbers that servers keep themselves, read when somebody asks: a series in memory is ten times as large as its number,
 //! and there may be ten thousand servers.
 
+use std::sync::Arc;
+
 use prometheus::Opts;
 use prometheus::core::{Collector, Desc, Describer as _};
 use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
 
-use super::{Definition, named};
+use super::{Definition, OUTCOMES, named};
 use crate::catalog::{Catalog, Kind, Place};
 use crate::handle::Handle;
 use crate::pool::Published;
@@ -43,6 +45,8 @@ enum Read {
     Clients,
     /// One for each reason that there was.
     Reconnects,
+    /// One for each of its tools that was called, and each outcome.
+    Calls,
 }
 
 const fn gauge(name: &'static str, help: &'static str, read: Read) -> Family {
@@ -53,7 +57,7 @@ const fn counter(name: &'static str, help: &'static str, read: Read) -> Family {
     Family { name, kind: MetricType::COUNTER, help, read }
 }
 
-const FAMILIES: [Family; 18] = [
+const FAMILIES: [Family; 20] = [
     gauge(
         "server_up",
         "1 with an open session to the server.",
@@ -61,6 +65,7 @@ const FAMILIES: [Family; 18] = [
     ),
     gauge("server_calls_in_flight", "Calls the server has now.", Read::Always(|row| row.server.outstanding().into())),
     gauge("client_upstream_sessions", "Sessions with the server that clients have for themselves.", Read::Clients),
+    counter("tool_calls_total", "Tool calls.", Read::Calls),
     counter(
         "failovers_total",
         "Calls tried elsewhere after this server failed them.",
@@ -124,6 +129,11 @@ const FAMILIES: [Family; 18] = [
         Read::Sparse(|row| row.left_out(Kind::Templates)),
     ),
     gauge(
+        "list_problems",
+        "Definitions of the server that are left out, or shown without something, where there are any.",
+        Read::Sparse(|row| row.server.problems()),
+    ),
+    gauge(
         "resources_hidden",
         "Resources and templates of the server whose URI another server has, where there are any.",
         Read::Sparse(|row| row.place.hidden.into()),
@@ -172,7 +182,11 @@ impl Collector for OfServers {
 
 impl Family {
     fn labels(&self) -> &'static [&'static str] {
-        if matches!(self.read, Read::Reconnects) { &["server", "reason"] } else { &["server"] }
+        match self.read {
+            Read::Reconnects => &["server", "reason"],
+            Read::Calls => &["server", "tool", "outcome"],
+            Read::Always(_) | Read::Sparse(_) | Read::Clients => &["server"],
+        }
     }
 
     fn opts(&self) -> Opts {
@@ -201,7 +215,19 @@ impl Family {
                 let there = all.filter(|(_, count)| *count > 0);
                 there.map(|(reason, count)| self.metric(&[&row.server.name, reason], count)).collect()
             }
+            Read::Calls => self.calls(row),
         }
+    }
+
+    /// Of the tools that are there: a name that nobody can call any more has no series.
+    fn calls(&self, row: &Row<'_>) -> Vec<Metric> {
+        let is_there = |name: &str| row.catalog.offers_tool(row.server, name);
+        let all = row.server.series.calls.all(is_there);
+        let of_tool = |(tool, counts): &(Arc<str>, [u64; OUTCOMES.len()])| -> Vec<Metric> {
+            let there = OUTCOMES.iter().zip(counts).filter(|(_, count)| **count > 0);
+            there.map(|(outcome, count)| self.metric(&[&row.server.name, tool, outcome.as_str()], *count)).collect()
+        };
+        all.iter().flat_map(of_tool).collect()
     }
 
     #[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^52")]
@@ -242,8 +268,6 @@ impl Row<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use portcullis_crds::Server;
     use prometheus::{Registry, TextEncoder};
 

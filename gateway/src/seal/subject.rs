@@ -14,6 +14,12 @@ impl SubjectId {
         identity.subject_id
     }
 
+    /// A number for it, for what need not be told apart for certain.
+    pub fn number(&self) -> u64 {
+        let (first, _) = self.0.split_first_chunk().unwrap_or((&[0; 8], &[]));
+        u64::from_le_bytes(*first)
+    }
+
     /// That of this subject of this issuer.
     pub fn new(issuer: Option<&str>, subject: &str) -> Self {
         Self(short_digest(&[issuer.unwrap_or_default(), subject]))

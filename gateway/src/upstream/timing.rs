@@ -1,7 +1,7 @@
 //! The deadline of a call: progress of the tool moves it, a cap ends it.
 
 use std::future::Future;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
@@ -26,6 +26,8 @@ pub struct Timing {
     progress: AtomicU64,
     /// So many reasons not to count the time now.
     held: AtomicU32,
+    /// When whoever waits is to be woken once, though there is no answer.
+    wake: Option<Instant>,
 }
 
 /// As long as it lives, the call counts as making progress.
@@ -40,7 +42,13 @@ impl Timing {
 
     /// The same of one that began then.
     pub fn since(began: Instant, silence: Duration) -> Self {
-        Self { began, silence, progress: AtomicU64::new(0), held: AtomicU32::new(0) }
+        Self { began, silence, progress: AtomicU64::new(0), held: AtomicU32::new(0), wake: None }
+    }
+
+    /// The same, waking whoever waits for the answer at this time too. That takes no timer of its own.
+    #[must_use]
+    pub fn waking(self, wake: Option<Instant>) -> Self {
+        Self { wake, ..self }
     }
 
     /// The tool said that it works on.
@@ -70,15 +78,28 @@ impl Timing {
     /// # Errors
     /// [`Elapsed`] at the deadline.
     pub async fn limit<T>(&self, mut work: Pin<&mut impl Future<Output = T>>) -> Result<T, Elapsed> {
+        let mut wake = self.wake;
         loop {
             let deadline = self.deadline();
-            match timeout_at(deadline, work.as_mut()).await {
+            let until = wake.take().map_or(deadline, |wake| wake.min(deadline));
+            match timeout_at(until, work.as_mut()).await {
                 Ok(value) => return Ok(value),
-                Err(_) if self.deadline() > deadline => {}
+                Err(_) if until < deadline || self.deadline() > deadline => {}
                 Err(_) => return Err(Elapsed),
             }
         }
     }
+}
+
+/// Waits for `work`, and wakes whoever polls this at that time too.
+pub async fn woken<T>(work: impl Future<Output = T>, at: Option<Instant>) -> T {
+    let mut work = pin!(work);
+    if let Some(at) = at
+        && let Ok(value) = timeout_at(at, work.as_mut()).await
+    {
+        return value;
+    }
+    work.await
 }
 
 impl Drop for Held {
@@ -90,7 +111,8 @@ impl Drop for Held {
 
 #[cfg(test)]
 mod tests {
-    use std::pin::pin;
+    use std::future::poll_fn;
+    use std::task::Poll;
 
     use super::*;
 
@@ -127,6 +149,33 @@ mod tests {
             assert_eq!(timing.limit(pin!(waiting)).await, Err(Elapsed));
             assert_eq!(timing.began.elapsed(), Duration::from_secs(expected), "{held_seconds}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_waits_is_woken_once_more_and_the_deadline_stays() {
+        for (wake, expected) in [(0, 1), (400, 2), (1000, 1), (2000, 1)] {
+            let began = Instant::now();
+            let timing = Timing::new(Duration::from_secs(1)).waking(Some(began + Duration::from_millis(wake)));
+            let mut polled = Vec::new();
+            let mut never = pin!(std::future::pending::<()>());
+            let mut waiting = pin!(timing.limit(never.as_mut()));
+            let ended = poll_fn(|cx| {
+                polled.push(began.elapsed());
+                waiting.as_mut().poll(cx)
+            });
+            assert_eq!((ended.await, began.elapsed()), (Err(Elapsed), Duration::from_secs(1)));
+            let meanwhile = polled.iter().filter(|at| **at < Duration::from_secs(1)).count();
+            assert_eq!(meanwhile, expected, "{wake}: {polled:?}");
+        }
+        let began = Instant::now();
+        let mut work = pin!(woken(tokio::time::sleep(Duration::from_secs(9)), Some(began + Duration::from_secs(1))));
+        let mut polled = 0;
+        poll_fn(|cx| {
+            polled += 1;
+            if began.elapsed() == Duration::from_secs(1) { Poll::Ready(()) } else { work.as_mut().poll(cx) }
+        })
+        .await;
+        assert_eq!((polled, began.elapsed()), (2, Duration::from_secs(1)));
     }
 
     #[tokio::test(start_paused = true)]

@@ -207,7 +207,7 @@ fn completed(caller: &Caller, catalog: &Catalog, params: &Params<'_, '_>) -> Res
             let entry = entry.ok_or_else(|| RpcProblem::UnknownPrompt(clip(&name)))?.into_owned();
             // All who offer it know it by the same name, or it would not be one prompt.
             let own = entry.candidates.first().map(|one| one.item.own_name_json.to_string()).unwrap_or_default();
-            members.0.retain(|(key, _)| key != "name");
+            members.0.retain(|(key, value)| key != "name" && !value.is_null());
             let others = joined(&members.0);
             Ok((entry, Some(name.into_owned()), Some((format!(r#""ref":{{"name":{own}{others}}}"#), String::new()))))
         }
@@ -453,6 +453,7 @@ impl Planned {
             },
             mailbox,
             answers_input: may_ask && (self.revision.is_modern() || rounds.is_some()),
+            looks_up: self.caller.goes_on_at(),
         };
         let called = call::call(&self.entry, &request, &self.caller.app().metrics).await;
         self.note(&called);

@@ -32,10 +32,19 @@ const TOO_MANY: RpcProblem = RpcProblem::TooMany("as many streams are open as ma
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Filter {
+    #[serde(deserialize_with = "given")]
     tools_list_changed: bool,
+    #[serde(deserialize_with = "given")]
     prompts_list_changed: bool,
+    #[serde(deserialize_with = "given")]
     resources_list_changed: bool,
+    #[serde(deserialize_with = "given")]
     resource_subscriptions: Vec<String>,
+}
+
+/// A member, which is absent if it is null.
+fn given<'de, D: serde::Deserializer<'de>, T: Default + Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
 impl Filter {

@@ -15,6 +15,9 @@ const MAX_BATCH: usize = 100;
 /// An id is no longer, as JSON.
 const MAX_ID: usize = 256;
 
+/// Begins the method of every message that wants no answer.
+const NOTIFICATION: &str = "notifications/";
+
 /// What a message is read into, and stays in: it is too large to be moved about.
 #[derive(Debug, Default)]
 pub struct Space<'a> {
@@ -103,6 +106,8 @@ pub fn single<'a>(body: &'a str, space: &mut Space<'a>) -> Result<Incoming<'a>, 
     let mut said = Envelope::default();
     for (key, value) in &space.message.0 {
         match &**key {
+            // Null counts as absent, but for an id, without which a request has no answer, and for a result.
+            "params" | "method" | "error" if value.is_null() => {}
             "jsonrpc" => {
                 said.is_ours = value.get() == r#""2.0""# || text(*value).is_some_and(|version| version == "2.0")
             }
@@ -124,9 +129,11 @@ pub fn single<'a>(body: &'a str, space: &mut Space<'a>) -> Result<Incoming<'a>, 
     let method = said.method.map(|method| text(method).ok_or_else(|| bad("\"method\" must be a text", id)));
     match (method.transpose()?, said.id, id) {
         (Some(method), Some(_), Some(id)) => Ok(Incoming::Request(Request { id, method })),
+        (Some(method), Some("null"), None) if method.starts_with(NOTIFICATION) => Ok(Incoming::Notification(method)),
         (_, Some(_), None) => Err(bad("\"id\" must be a text or a number", None)),
         (Some(method), None, _) => Ok(Incoming::Notification(method)),
         (None, Some(_), Some(id)) => match (said.result, said.error) {
+            (Some(result), Some(error)) if result.is_null() => Ok(Incoming::Response(id, Answer::Error(error))),
             (Some(result), None) => Ok(Incoming::Response(id, Answer::Result(result))),
             (None, Some(error)) => Ok(Incoming::Response(id, Answer::Error(error))),
             _ => Err(bad("\"method\" is missing", Some(id))),
@@ -202,6 +209,14 @@ mod tests {
             (r#"{"jsonrpc":"2.0","method":"n","params":{}}"#, "notification n {}"),
             (r#"{"jsonrpc":"2.0","id":"a","result":{"x":1}}"#, r#"result "a" {"x":1}"#),
             (r#"{"jsonrpc":"2.0","id":-7,"error":{"code":1}}"#, r#"error -7 {"code":1}"#),
+            (r#"{"jsonrpc":"2.0","id":1,"method":"m","params":null}"#, "request 1 m null"),
+            (
+                r#"{"jsonrpc":"2.0","id":null,"method":"notifications/n","params":null}"#,
+                "notification notifications/n null",
+            ),
+            (r#"{"jsonrpc":"2.0","id":1,"method":null,"params":null,"result":{},"error":null}"#, "result 1 {}"),
+            (r#"{"jsonrpc":"2.0","id":1,"method":null,"result":null,"error":{}}"#, "error 1 {}"),
+            (r#"{"jsonrpc":"2.0","id":1,"result":null,"error":null}"#, "result 1 null"),
             (
                 r#"[{"jsonrpc":"2.0","id":1,"method":"a"},{"jsonrpc":"2.0","method":"b"},7]"#,
                 "request 1 a - | notification b - | the body must be one JSON-RPC message: an object",
@@ -227,6 +242,8 @@ mod tests {
             (r#"{"jsonrpc":"2.0","id":"a","method":7}"#, false, Some("\"a\"")),
             (r#"{"jsonrpc":"2.0","id":"a","method":"m","params":[]}"#, false, Some("\"a\"")),
             (r#"{"jsonrpc":"2.0","id":"a"}"#, false, Some("\"a\"")),
+            (r#"{"jsonrpc":"2.0","id":"a","method":null}"#, false, Some("\"a\"")),
+            (r#"{"jsonrpc":null,"id":"a","method":"m"}"#, false, Some("\"a\"")),
             (r#"{"jsonrpc":"2.0","id":1,"id":2,"method":"m"}"#, false, None),
             (r#"{"jsonrpc":"2.0","id":1,"result":{},"error":{}}"#, false, Some("1")),
         ] {

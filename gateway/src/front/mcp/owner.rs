@@ -45,8 +45,8 @@ const PROOF: Duration = Duration::from_secs(5);
 /// For whatever is answered from memory.
 pub const SOON: Duration = Duration::from_secs(10);
 
-/// For an answer that a server gives: `requestSeconds` is at most an hour.
-pub const LONG: Duration = Duration::from_secs(3660);
+/// For an answer that a server gives: `requestSeconds` is at most an hour, and half of that may go by before it begins.
+pub const LONG: Duration = Duration::from_secs(5460);
 
 /// A proof holds so long; then the address may be another's. No cluster gives one away again sooner.
 const PROOF_LIFE: Duration = Duration::from_secs(2);

@@ -16,7 +16,7 @@ use super::problem::RpcProblem;
 use super::reply::Reply;
 use super::request::Params;
 use super::state::Caller;
-use super::stream::{self, Ears, Shape};
+use super::stream::{self, Ears, Patience, Shape};
 use crate::front::access_log::Facts;
 use crate::front::app::App;
 use crate::front::routes::{Recorder, record};
@@ -25,6 +25,7 @@ use crate::metrics::Counted;
 use crate::revision::Revision;
 use crate::seal::{Inner, RequestState, SubjectId};
 use crate::upstream::message::json_string;
+use crate::upstream::timing::woken;
 use crate::upstream::{Asked, Mailbox, Told};
 
 /// Calls that may wait in all.
@@ -255,7 +256,10 @@ pub async fn resume(
         return Ok(parker.keep(work, mailbox, left).into_response());
     }
     let shape = Shape { ears: Ears::Parks(Box::new(parker)), ..shape };
-    Ok(stream::answer(work, mailbox, shape).await)
+    // The call began long ago, and wakes nobody any more.
+    let until = caller.goes_on_at();
+    let work = Box::pin(woken(work, until));
+    Ok(stream::answer(work, mailbox, shape, Patience::until(until)).await)
 }
 
 /// Answers what there is an answer for, and gives back the rest. An answer is an object; anything else is none.

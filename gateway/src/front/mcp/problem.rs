@@ -6,7 +6,7 @@ use http::StatusCode;
 use thiserror::Error;
 
 use super::message::BadMessage;
-use crate::call::{Failure, RETRY_AFTER};
+use crate::call::{Failure, RETRY_AFTER, RETRY_AFTER_BUSY};
 use crate::capabilities::ClientCapabilities;
 use crate::front::error::clip;
 use crate::revision::Revision;
@@ -175,7 +175,8 @@ impl RpcProblem {
             }
             Self::UnknownResource(uri) => Some(format!(r#"{{"uri":{}}}"#, json_string(uri))),
             Self::Unavailable | Self::Busy => {
-                Some(format!(r#"{{"reason":"{}","retryAfterMs":{}}}"#, self.outcome(), RETRY_AFTER.as_millis()))
+                let pause = if matches!(self, Self::Busy) { RETRY_AFTER_BUSY } else { RETRY_AFTER };
+                Some(format!(r#"{{"reason":"{}","retryAfterMs":{}}}"#, self.outcome(), pause.as_millis()))
             }
             Self::Capability(needed) => Some(format!(r#"{{"requiredCapabilities":{}}}"#, needed.to_json())),
             Self::Rpc(error) => error.data.clone(),

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use axum::body::Body;
-use axum::response::Response;
+use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
 use http_body::{Frame, SizeHint};
@@ -56,6 +56,11 @@ impl Reply {
         Self { parts: SmallVec::from_iter([text.into()]), status: problem.status(revision) }
     }
 
+    /// That what came is accepted, and has no answer.
+    pub fn none() -> Self {
+        Self { parts: SmallVec::new(), status: StatusCode::ACCEPTED }
+    }
+
     /// The answer with a result that a server gave.
     pub fn passed_on(id: &str, result: &RpcResult, method: &str, revision: Revision) -> Self {
         let (begin, rest) = fitted(result, method, revision);
@@ -102,6 +107,9 @@ impl Reply {
     /// As an HTTP answer of one JSON message.
     pub fn into_response(self) -> Response {
         let mut parts = self.parts;
+        if parts.is_empty() {
+            return self.status.into_response();
+        }
         let body = if parts.len() == 1 { Body::from(parts.remove(0)) } else { Body::new(Pieces(parts.into_iter())) };
         let mut response = Response::new(body);
         *response.status_mut() = self.status;

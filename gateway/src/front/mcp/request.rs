@@ -68,20 +68,21 @@ impl<'m, 'a> Params<'m, 'a> {
         let members = members.map_err(|_| FORM)?;
         let meta = match meta.get() {
             Some(meta) => Meta::of(meta.map_err(|_| META)?)?,
-            None if members.get("_meta").is_some() => return Err(META),
+            None if members.get("_meta").is_some_and(|meta| !meta.is_null()) => return Err(META),
             None => Meta::default(),
         };
         Ok(Self { members: Some(members), meta })
     }
 
-    /// All members but `_meta`.
+    /// All members but `_meta`, and but for those that are null: null counts as absent.
     pub fn iter(&self) -> impl Iterator<Item = &'m (Cow<'a, str>, Raw<'a>)> {
-        self.members.into_iter().flat_map(|members| &members.0).filter(|(key, _)| key != "_meta")
+        let members = self.members.into_iter().flat_map(|members| &members.0);
+        members.filter(|(key, value)| key != "_meta" && !value.is_null())
     }
 
-    /// The value of this member.
+    /// The value of this member, which is absent if it is null.
     pub fn get(&self, key: &str) -> Option<Raw<'a>> {
-        self.members?.get(key)
+        self.members?.get(key).filter(|value| !value.is_null())
     }
 
     /// The text of this member; `None` if it is absent or no text.
@@ -95,6 +96,7 @@ impl<'a> Meta<'a> {
         let mut meta = Self::default();
         for (key, value) in &members.0 {
             match &**key {
+                "progressToken" | VERSION | CAPABILITIES | LOG_LEVEL if value.is_null() => {}
                 "progressToken" => meta.progress_token = Some(progress_token(*value)?),
                 VERSION => meta.version = Some(text(*value).ok_or(RpcProblem::Meta(VERSION))?),
                 CAPABILITIES => meta.capabilities = Some(value.get()),
@@ -225,11 +227,29 @@ mod tests {
     }
 
     #[test]
+    fn members_that_are_null_count_as_absent() {
+        let meta = r#"{"progressToken":null,"io.modelcontextprotocol/logLevel":null,"io.modelcontextprotocol/protocolVersion":null,"a/b":null}"#;
+        for (text, keys, passed_on) in [
+            ("null".to_owned(), vec![], ""),
+            (r#"{"cursor":null,"arguments":null,"_meta":null,"name":"n"}"#.to_owned(), vec!["name"], ""),
+            (format!(r#"{{"uri":"a:b","_meta":{meta}}}"#), vec!["uri"], r#""a/b":null"#),
+        ] {
+            let (text, mut space) = (request("m", &text), Space::default());
+            single(&text, &mut space).unwrap();
+            let params = Params::of(&space).unwrap();
+            assert_eq!(params.iter().map(|(key, _)| &**key).collect::<Vec<_>>(), keys, "{text}");
+            assert!(["cursor", "arguments"].iter().all(|key| params.get(key).is_none()), "{text}");
+            let meta = &params.meta;
+            assert_eq!((meta.progress_token, meta.version.as_deref(), meta.log_level), (None, None, None), "{text}");
+            assert_eq!(meta.passed_on, passed_on, "{text}");
+        }
+    }
+
+    #[test]
     fn params_of_a_wrong_form_are_refused() {
         for text in [
             r#"{"_meta":[]}"#,
             r#"{"_meta":{"progressToken":{}}}"#,
-            r#"{"_meta":{"progressToken":null}}"#,
             r#"{"_meta":{"io.modelcontextprotocol/logLevel":"loud"}}"#,
             r#"{"_meta":{"io.modelcontextprotocol/protocolVersion":7}}"#,
             r#"{"a":1,"a":2}"#,

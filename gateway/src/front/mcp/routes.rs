@@ -27,7 +27,7 @@ use super::problem::RpcProblem;
 use super::reply::Reply;
 use super::request::{Params, check_modern, is_modern};
 use super::state::Caller;
-use super::stream;
+use super::stream::{self, Patience};
 use super::told;
 use super::who::{SESSION, Said, Who};
 use crate::boxed::pinned;
@@ -40,6 +40,7 @@ use crate::front::routes::{Recorder, record, taken_apart};
 use crate::revision::Revision;
 use crate::seal::RequestState;
 use crate::upstream::CallError;
+use crate::upstream::timing::woken;
 
 /// The routes.
 pub fn routes() -> Router {
@@ -404,18 +405,21 @@ async fn call(planned: Box<Planned>) -> Response {
             Handed::Here => {}
         }
     }
+    let until = planned.caller().goes_on_at();
+    let patience = Patience::until(until);
     if !planned.wants_more() {
         // In a box as below, so that no request carries the room for it, which would be moved with it.
-        return pinned(|| planned.send(None)).await.into_response();
+        return stream::answer_alone(pinned(|| planned.send(None)), patience).await;
     }
     let (mailbox, shape) = (planned.mailbox(), planned.shape());
     let parks = planned.may_park().then(|| (planned.caller().app().clone(), planned.id().to_owned()));
     let told = mailbox.clone();
     let mut work: calls::Work = pinned(|| planned.send(Some(told)));
     if let Some((app, id)) = parks {
-        work = app.mcp.parking.run(work, id);
+        // It runs on its own, and wakes itself alone.
+        work = Box::pin(woken(app.mcp.parking.run(work, id), until));
     }
-    stream::answer(work, mailbox, shape).await
+    stream::answer(work, mailbox, shape, patience).await
 }
 
 /// Several messages, as 2025-03-26 alone has them: the answers come together.
@@ -437,11 +441,19 @@ async fn answer_batch(
         Handed::Lost => return Err(refused(None, &LOST, revision)),
         Handed::Unreachable | Handed::Here => {}
     }
-    let all = all.into_iter().filter_map(|one| body.get(one));
-    let replies = join_all(all.map(|one| answer_in_batch(&caller, one, &body, revision))).await;
-    let replies: Vec<Bytes> = replies.into_iter().flatten().map(Reply::into_bytes).collect();
+    let patience = Patience::until(caller.goes_on_at());
+    let work = async move {
+        let all = all.into_iter().filter_map(|one| body.get(one));
+        let replies = join_all(all.map(|one| answer_in_batch(&caller, one, &body, revision))).await;
+        together(replies.into_iter().flatten().map(Reply::into_bytes).collect())
+    };
+    Ok(stream::answer_alone(Box::pin(work), patience).await)
+}
+
+/// The answers to a batch in one, or that there are none.
+fn together(replies: Vec<Bytes>) -> Reply {
     if replies.is_empty() {
-        return Ok(accepted());
+        return Reply::none();
     }
     let mut text = Vec::with_capacity(replies.iter().map(|reply| reply.len() + 1).sum::<usize>() + 1);
     for reply in replies {
@@ -449,7 +461,7 @@ async fn answer_batch(
         text.extend_from_slice(&reply);
     }
     text.push(b']');
-    Ok(Reply { parts: smallvec::smallvec![text.into()], status: StatusCode::OK }.into_response())
+    Reply { parts: smallvec::smallvec![text.into()], status: StatusCode::OK }
 }
 
 async fn answer_in_batch(caller: &Caller, one: &str, body: &ByteString, revision: Revision) -> Option<Reply> {

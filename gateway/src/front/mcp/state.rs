@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use arc_swap::Guard;
+use tokio::time::Instant;
 
 use super::asking::Asking;
 use super::changes::Changes;
@@ -77,6 +78,12 @@ impl Caller {
     /// The newest catalog. To look into at once: who keeps it makes others slower.
     pub fn catalog(&self) -> Guard<Arc<Catalog>> {
         self.app().published.load()
+    }
+
+    /// When an answer that is not there goes on as a stream of events: never for a caller that takes none.
+    pub fn goes_on_at(&self) -> Option<Instant> {
+        let began = || Instant::from_std(self.recorder.began());
+        self.takes_streams.then(|| began() + self.app().options.stream_after)
     }
 
     /// What of it is asked.

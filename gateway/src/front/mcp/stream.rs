@@ -1,7 +1,9 @@
-//! The answer to one request: JSON if nothing comes before it, a stream of events from the first that does.
+//! The answer to one request: JSON if nothing comes before it, a stream of events from the first that does, or from when
+//! it has taken long: callers and proxies give up on an answer of which they see nothing.
 
 use std::convert::Infallible;
 use std::future::{Future as _, poll_fn};
+use std::mem;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -10,7 +12,7 @@ use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
 use http_body::Frame;
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep};
 
 use super::asking::Asker;
 use super::calls::Work;
@@ -49,6 +51,27 @@ pub enum Ears {
     Asks(Asker),
     /// By an answer that says what is missing; the call waits.
     Parks(Box<Parker>),
+}
+
+/// How long a caller waits for an answer that is no stream.
+///
+/// It has no timer of its own: the call wakes it (see [`crate::call::Request::looks_up`]). Most are answered when they are
+/// looked at for the second time, so the clock is read for the others alone.
+pub struct Patience {
+    until: Option<Instant>,
+    looked: bool,
+}
+
+impl Patience {
+    /// Until then; none: for ever.
+    pub fn until(until: Option<Instant>) -> Self {
+        Self { until, looked: false }
+    }
+
+    fn is_over(&mut self) -> bool {
+        let again = mem::replace(&mut self.looked, true);
+        again && self.until.is_some_and(|until| until <= Instant::now())
+    }
 }
 
 /// What becomes of something told.
@@ -105,12 +128,33 @@ fn with_token(params: &Bytes, token: &str) -> Option<String> {
     Some(format!(r#"{{"progressToken":{token}{others}}}"#))
 }
 
+/// Waits for an answer before which nothing can come.
+pub async fn answer_alone(mut work: Work, mut patience: Patience) -> Response {
+    let answered = poll_fn(|cx| match work.as_mut().poll(cx) {
+        Poll::Ready(reply) => Poll::Ready(Some(reply)),
+        Poll::Pending if patience.is_over() => Poll::Ready(None),
+        Poll::Pending => Poll::Pending,
+    });
+    match answered.await {
+        Some(reply) => reply.into_response(),
+        None => {
+            let shape = Shape { progress_token: None, log_level: None, ears: Ears::None };
+            let mut events = Answering::among_others(work, None, shape);
+            (events.waiting, events.alive) = (Some(Bytes::from_static(COMMENT)), Some(keep_alive()));
+            event_stream(Body::new(events))
+        }
+    }
+}
+
 /// Waits for the answer, or for the first thing that comes before it.
-pub async fn answer(mut work: Work, mailbox: Mailbox, mut shape: Shape) -> Response {
+pub async fn answer(mut work: Work, mailbox: Mailbox, mut shape: Shape, mut patience: Patience) -> Response {
     let first = poll_fn(|cx| match work.as_mut().poll(cx) {
         // All that came before the answer is there now.
         Poll::Ready(reply) => Poll::Ready(Ok((reply, shown_already(&mailbox, &mut shape)))),
-        Poll::Pending => next_shown(&mailbox, &mut shape, cx).map(Err),
+        Poll::Pending => match next_shown(&mailbox, &mut shape, cx) {
+            Poll::Pending if patience.is_over() => Poll::Ready(Err(Shown::Event(Bytes::from_static(COMMENT)))),
+            shown => shown.map(Err),
+        },
     });
     let (work, waiting, end) = match first.await {
         Ok((reply, None | Some(Shown::Question(_)))) => return reply.into_response(),
@@ -226,10 +270,22 @@ impl http_body::Body for Answering {
 mod tests {
     use super::*;
     use crate::front::mcp::reply::Reply;
+    use crate::upstream::timing::woken;
+    use futures_util::FutureExt as _;
     use http_body_util::BodyExt as _;
 
     fn shape() -> Shape {
         Shape { progress_token: Some("\"p\"".into()), log_level: Some(4), ears: Ears::None }
+    }
+
+    fn patient() -> Patience {
+        Patience::until(None)
+    }
+
+    /// Work that takes so long and wakes whoever waits after 10 s.
+    fn taking(seconds: u64) -> Work {
+        let at = Some(Instant::now() + Duration::from_secs(10));
+        Box::pin(woken(sleep(Duration::from_secs(seconds)), at).map(|()| done()))
     }
 
     fn progress(n: u32) -> Told {
@@ -256,7 +312,8 @@ mod tests {
 
     #[tokio::test]
     async fn an_answer_alone_is_json() {
-        let response = answer(Box::pin(async { done() }), Mailbox::new(ClientCapabilities::NONE), shape()).await;
+        let response =
+            answer(Box::pin(async { done() }), Mailbox::new(ClientCapabilities::NONE), shape(), patient()).await;
         assert_eq!(text(response).await, ("application/json".into(), r#"{"jsonrpc":"2.0","id":1,"result":{}}"#.into()));
     }
 
@@ -273,7 +330,7 @@ mod tests {
                 assert!(server.put(progress(2)).is_ok() && server.put(progress(3)).is_ok());
                 done()
             });
-            let response = answer(work, mailbox, shape()).await;
+            let response = answer(work, mailbox, shape(), patient()).await;
             let expected = format!("{}{}{}{END}", event_of(1), event_of(2), event_of(3));
             assert_eq!(text(response).await, ("text/event-stream".into(), expected), "{late}");
         }
@@ -286,7 +343,7 @@ mod tests {
         let all = [log("info"), log("error"), Told::Log(Bytes::from_static(b"{}")), progress(1)];
         assert!(all.into_iter().all(|told| mailbox.put(told).is_ok()));
         let shape = Shape { progress_token: None, log_level: Some(4), ears: Ears::None };
-        let response = answer(Box::pin(async { done() }), mailbox, shape).await;
+        let response = answer(Box::pin(async { done() }), mailbox, shape, patient()).await;
         let expected = "event: message\ndata: {\"jsonrpc\":\"2.0\",\"method\":\"notifications/message\",\"params\":{\"level\":\"error\",\"data\":1}}\n\n";
         assert_eq!(text(response).await.1, format!("{expected}{END}"));
     }
@@ -299,7 +356,32 @@ mod tests {
             sleep(Duration::from_secs(40)).await;
             done()
         });
-        let response = answer(work, mailbox, shape()).await;
+        let response = answer(work, mailbox, shape(), patient()).await;
         assert_eq!(text(response).await.1, format!("{}: \n\n: \n\n{END}", event_of(1)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_takes_long_goes_on_as_a_stream_for_who_takes_one() {
+        let json = r#"{"jsonrpc":"2.0","id":1,"result":{}}"#.to_owned();
+        for with_mailbox in [false, true] {
+            for (seconds, takes_streams, kind, expected) in [
+                (9, true, "application/json", json.clone()),
+                (11, true, "text/event-stream", format!(": \n\n{END}")),
+                (41, true, "text/event-stream", format!(": \n\n: \n\n: \n\n{END}")),
+                (41, false, "application/json", json.clone()),
+            ] {
+                let (began, work) = (Instant::now(), taking(seconds));
+                let patience = Patience::until(takes_streams.then(|| began + Duration::from_secs(10)));
+                let response = if with_mailbox {
+                    answer(work, Mailbox::new(ClientCapabilities::NONE), shape(), patience).await
+                } else {
+                    answer_alone(work, patience).await
+                };
+                let head = began.elapsed().as_secs();
+                assert_eq!(text(response).await, (kind.to_owned(), expected), "{seconds} {with_mailbox}");
+                let is_stream = kind == "text/event-stream";
+                assert_eq!((head, began.elapsed().as_secs()), (if is_stream { 10 } else { seconds }, seconds));
+            }
+        }
     }
 }

@@ -10,8 +10,8 @@ pub(super) struct ToolCall {
     /// Name of the tool, as `GET /tools/list` has it.
     #[schema(min_length = 1, example = "greet")]
     method: String,
-    /// The arguments, which go to the server byte for byte.
-    #[schema(value_type = Option<Object>, nullable = false, default = json!({}), example = json!({"name": "world"}))]
+    /// The arguments, which go to the server byte for byte; null counts as absent.
+    #[schema(value_type = Option<Object>, default = json!({}), example = json!({"name": "world"}))]
     args: Option<Value>,
     /// The server to try first, by name or by its URL as configured.
     server: Option<String>,
@@ -62,7 +62,7 @@ pub(super) struct ListedTool {
     /// Hints, such as `readOnlyHint` and `idempotentHint`.
     #[schema(value_type = Option<Object>, nullable = false)]
     annotations: Option<Value>,
-    /// The servers that offer it, by name, or by URL where they were configured as URLs. Absent with `?server=`.
+    /// The servers that offer it, by name, or by URL without the query where they were configured as URLs. Absent with `?server=`.
     #[schema(nullable = false)]
     available_servers: Option<Vec<String>>,
     /// How many there are. Absent with `?server=`.
@@ -91,4 +91,8 @@ pub(super) struct ErrorInBody {
     /// The server's JSON-RPC error code, if the error is the server's.
     #[schema(nullable = false)]
     rpc_code: Option<i64>,
+    /// The `data` of that error as the server wrote it, up to 64 KiB: with -32042 it says which address is to be visited
+    /// first.
+    #[schema(value_type = Option<Value>)]
+    rpc_data: Option<Value>,
 }
