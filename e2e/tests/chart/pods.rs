@@ -138,7 +138,7 @@ fn a_variable_may_be_replaced_and_is_never_there_twice() {
 }
 
 /// Variables that the chart leaves to extraEnv: they mean nothing in a cluster, or their defaults are seldom changed.
-const LEFT_TO_GATEWAY: [&str; 18] = [
+const LEFT_TO_GATEWAY: [&str; 17] = [
     "DEBUG",
     "HOST",
     "JWT_JWKS_FILE",
@@ -156,7 +156,6 @@ const LEFT_TO_GATEWAY: [&str; 18] = [
     "PORT",
     "SECRETS_DIR",
     "SERVERS",
-    "STREAM_AFTER_SECONDS",
 ];
 const LEFT_TO_OPERATOR: [&str; 2] = ["GATEWAYS", "TAKEOVER_SECONDS"];
 

@@ -106,11 +106,18 @@ const COUNTS: [&[&str]; 2] = [&["1", "1000000"], &["0", "1000001", "-5", "0.5", 
 const FLAGS: [&[&str]; 2] = [&["true", "false"], &["2", "\"perhaps\"", "\"truth\"", "[]"]];
 
 /// Every value that a program checks, but for those of the sections below.
-pub const OF_GATEWAY: [Setting; 18] = [
+pub const OF_GATEWAY: [Setting; 19] = [
     setting("gateway.logLevel", "LOG_LEVEL", Text, LEVELS[0], LEVELS[1]),
     setting("gateway.logFormat", "LOG_FORMAT", Text, FORMATS[0], FORMATS[1]),
     setting("gateway.drainSeconds", "DRAIN_SECONDS", Plain, SECONDS[0], SECONDS[1]),
     setting("gateway.graceSeconds", "GRACE_SECONDS", Plain, SECONDS[0], SECONDS[1]),
+    setting(
+        "gateway.streamAfterSeconds",
+        "STREAM_AFTER_SECONDS",
+        Plain,
+        &["1", "10", "3600"],
+        &["0", "-1", "3601", "0.5", "\"soon\""],
+    ),
     setting("egress.guardAddresses", "GUARD_ADDRESSES", Plain, FLAGS[0], FLAGS[1]),
     setting("egress.allowedAddresses", "ALLOWED_ADDRESSES", List, RANGES[0], RANGES[1]),
     setting("egress.blockedAddresses", "BLOCKED_ADDRESSES", List, RANGES[0], RANGES[1]),
