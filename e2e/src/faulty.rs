@@ -25,7 +25,8 @@ use tokio::time::sleep;
 pub use seen::{Request, Seen};
 pub use tool::{Handler, MESSAGE_SCHEMA, Tool, invalid_tools};
 pub use vice::{
-    Answer, Behaviour, Connection, Door, Endpoint, Form, Framing, List, Listen, Lost, Refusal, Reply, garbage,
+    Answer, Behaviour, Connection, Door, Endpoint, Form, Framing, List, Listen, Lost, Refusal, Reply, Uninitialized,
+    garbage,
 };
 
 use crate::port::{self, Held};

@@ -120,6 +120,8 @@ async fn attempt_all<'a>(entry: &'a Entry, call: &Request<'_>, guard: &mut Obser
     let (mut now, mut until) = (guard.began, None);
     let mut failure = Failure::Unavailable;
     let mut last: Option<&Candidate> = None;
+    // An error that came as an HTTP failure: it is the answer, unless another server has a better one.
+    let mut refused: Option<(&Candidate, Reply)> = None;
     guard.server = entry.candidates.first().map(|candidate| &*candidate.server);
     loop {
         if attempts > 0 {
@@ -161,6 +163,10 @@ async fn attempt_all<'a>(entry: &'a Entry, call: &Request<'_>, guard: &mut Obser
         match attempt(candidate, call, slot, (now, silence)).await {
             Ok(reply) => {
                 candidate.server.succeeded();
+                if turns.len() > 0 && may_be_tried_elsewhere(&reply, candidate.item.repeatable) {
+                    refused = Some((candidate, reply));
+                    continue;
+                }
                 return called(last, attempts.min(order.len()), Ok(reply));
             }
             Err(Failure::Server(error)) => {
@@ -180,6 +186,9 @@ async fn attempt_all<'a>(entry: &'a Entry, call: &Request<'_>, guard: &mut Obser
             Err(Failure::Busy | Failure::Unavailable) => {}
         }
     }
+    if let Some((candidate, reply)) = refused {
+        return called(Some(candidate), attempts.min(order.len()), Ok(reply));
+    }
     let unreachable = matches!(
         failure,
         Failure::Unavailable
@@ -192,6 +201,15 @@ async fn attempt_all<'a>(entry: &'a Entry, call: &Request<'_>, guard: &mut Obser
         (false, _) => {}
     }
     called(last, attempts.min(order.len()), Err(failure))
+}
+
+/// Whether another server may do what this one has answered with an error in an HTTP failure.
+fn may_be_tried_elsewhere(reply: &Reply, repeatable: bool) -> bool {
+    match reply {
+        Reply::Error(RpcError { status: Some(401 | 403), .. }) => true,
+        Reply::Error(RpcError { status: Some(500..), .. }) => repeatable,
+        _ => false,
+    }
 }
 
 fn called(last: Option<&Candidate>, attempts: usize, answer: Result<Reply, Failure>) -> Called {

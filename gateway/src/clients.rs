@@ -181,6 +181,13 @@ impl Clients {
         self.lock().remove(line, lost);
     }
 
+    /// The client has been told that its session is lost.
+    fn told(&self, key: &ClientKey) {
+        if let Some(session) = &key.session {
+            self.lock().lost.take(session);
+        }
+    }
+
     /// Takes it out if no call has used it for so long.
     fn remove_idle(&self, line: &Arc<Line>, idle: Duration) -> bool {
         // A call that takes it needs this lock.

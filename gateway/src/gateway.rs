@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -124,6 +125,7 @@ impl Gateway {
             handshakes: Semaphore::new(HANDSHAKES),
             touched: Arc::default(),
             asking: asking.clone(),
+            away: AtomicU32::new(0),
         });
         let published = Published::default();
         let board = Arc::new(Board::new(published.clone(), shared.touched.clone()));

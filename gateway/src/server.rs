@@ -8,6 +8,7 @@ mod subscribe;
 
 use std::convert::Infallible;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -47,7 +48,7 @@ pub const LIST_GRACE: Duration = Duration::from_secs(30);
 const LAST_QUICK_ATTEMPT: u32 = 1;
 
 /// Between checks of a server that failed the last one, or whose calls fail.
-const RECHECK: Duration = Duration::from_millis(500);
+pub(crate) const RECHECK: Duration = Duration::from_millis(500);
 
 /// Before credentials that cannot be used are looked at again, though nobody has said that they changed.
 const CREDENTIALS_AGAIN: Duration = Duration::from_secs(10);
@@ -89,6 +90,8 @@ pub struct Shared {
     pub touched: Arc<Touched>,
     /// Asks clients for servers.
     pub asking: Arc<Asking>,
+    /// Servers that wait for their next attempt.
+    pub away: AtomicU32,
 }
 
 /// What a server's task is told.
@@ -162,6 +165,25 @@ async fn finish(handle: Arc<Handle>, mut connected: Connected) {
     let _ = timeout(CLOSE_LIMIT, goodbye).await;
 }
 
+/// Counts a server among those that are away.
+struct Away {
+    all: Arc<Shared>,
+    number: u32,
+}
+
+impl Away {
+    fn count(all: &Arc<Shared>) -> Self {
+        let number = all.away.fetch_add(1, Ordering::Relaxed) + 1;
+        Self { all: all.clone(), number }
+    }
+}
+
+impl Drop for Away {
+    fn drop(&mut self) {
+        self.all.away.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 struct Task {
     handle: Arc<Handle>,
     shared: Arc<Shared>,
@@ -170,6 +192,8 @@ struct Task {
     seen: u64,
     spoken: Option<Spoken>,
     attempts: u32,
+    /// Since when there has been trouble: sessions that end soon after their opening are no end of it.
+    troubled: Option<Instant>,
     first: Option<Trying>,
     /// What the last attempt was made with.
     tried: Option<(Arc<Server>, Result<Resolved, SecretError>)>,
@@ -183,7 +207,17 @@ pub type Trying = mpsc::Sender<Infallible>;
 pub async fn run(handle: Arc<Handle>, shared: Arc<Shared>, orders: watch::Receiver<Order>, first: Option<Trying>) {
     let clients = handle.clients().cloned();
     let clients = clients.map(|clients| keep(handle.clone(), clients, shared.clone(), orders.clone()));
-    let task = Task { handle: handle.clone(), shared, orders, seen: 0, spoken: None, attempts: 0, first, tried: None };
+    let task = Task {
+        handle: handle.clone(),
+        shared,
+        orders,
+        seen: 0,
+        spoken: None,
+        attempts: 0,
+        troubled: None,
+        first,
+        tried: None,
+    };
     let running = async {
         task.run().await;
         handle.shut();
@@ -225,7 +259,7 @@ impl Task {
                     let is_streamable = matches!(*opened.connected.session, Session::Streamable(_));
                     let over = self.serve(opened).await;
                     if opened_at.elapsed() >= over.earns_quick_reconnect_after() {
-                        self.attempts = 0;
+                        (self.attempts, self.troubled) = (0, None);
                     }
                     // The server tells each call that it has forgotten the session, and calls that are told so wait for
                     // the next one: without any session, those that come meanwhile would fail.
@@ -255,7 +289,10 @@ impl Task {
 
     /// Waits before the next attempt; true if the task is told to stop meanwhile.
     async fn pause(&mut self, away_since: Option<Instant>) -> bool {
-        let pause = backoff::pause(self.attempts, backoff::random());
+        let troubled = *self.troubled.get_or_insert_with(Instant::now);
+        let away = Away::count(&self.shared);
+        let outage = backoff::Outage { attempt: self.attempts, lasts: troubled.elapsed(), away: away.number };
+        let pause = backoff::reconnect(outage, backoff::random());
         let lacks_credentials = matches!(self.tried, Some((_, Err(_))));
         let until = Instant::now() + if lacks_credentials { pause.min(CREDENTIALS_AGAIN) } else { pause };
         self.attempts = self.attempts.saturating_add(1);
@@ -586,8 +623,7 @@ impl Task {
     }
 
     async fn check(&self, session: &Session, mode: HealthMode) -> Health {
-        let method = if mode == HealthMode::ListTools { "tools/list" } else { session.ping_method() };
-        match session.check(method).await {
+        match session.check(mode == HealthMode::ListTools).await {
             Ok(()) => {
                 self.handle.alive();
                 Health::Good

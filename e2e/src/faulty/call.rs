@@ -5,15 +5,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::Response;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::frame;
-use super::pipe::Pipe;
+use super::pipe::{Payload, Pipe, whole};
 use super::rpc::{self, Message};
+use super::service::respond;
 use super::state::State;
 use super::tool::{Handler, Tool, text_result};
 use super::vice::{Answer, Framing};
-use super::{Mode, rpc::Params};
+use super::{Mode, methods, rpc::Params};
 
 /// The size of the pieces that huge and endless answers are made of.
 const BLOCK: usize = 64 * 1024;
@@ -34,6 +36,8 @@ pub(super) struct Call {
     token: Option<String>,
     pub(super) tool: Option<Tool>,
     pub(super) answer: Answer,
+    /// What is answered instead, by a server that does not know its client any more.
+    refused: Option<String>,
 }
 
 impl Call {
@@ -49,7 +53,21 @@ impl Call {
             token: params.meta.get("progressToken").map(|raw| raw.get().to_owned()),
             tool,
             answer,
+            refused: methods::uninitialized(state, message),
         }
+    }
+
+    /// Carries it out and answers its POST, if that is its way.
+    pub(super) fn http(&self, state: &State) -> Option<Response<Payload>> {
+        let Answer::Http(status, body) = &self.answer else { return None };
+        state.seen().begin(&self.arguments);
+        let kind = if body.starts_with('{') { "application/json" } else { "text/plain" };
+        Some(respond(*status, &[("content-type", kind)], whole(body.replace("ID", &self.id))))
+    }
+
+    /// Whether its answer is a JSON-RPC error.
+    pub(super) fn fails(&self, state: &State) -> bool {
+        rpc::is_error(&self.text(&self.id, state.mode == Mode::Modern))
     }
 
     /// Whether it will report progress.
@@ -59,7 +77,9 @@ impl Call {
 
     /// Works and answers, until done, cancelled, or nobody reads any more.
     pub(super) async fn run(self, state: Arc<State>, out: Out) {
-        state.seen().begin(&self.arguments);
+        if self.refused.is_none() {
+            state.seen().begin(&self.arguments);
+        }
         let running = state.run(&self.session, &self.id);
         let stop = Arc::clone(&running.stop);
         tokio::select! {
@@ -106,7 +126,10 @@ impl Call {
     }
 
     async fn deliver(&self, state: &State, out: &Out) {
-        let text = |id: &str| self.text(id, state.mode == Mode::Modern);
+        let text = |id: &str| match &self.refused {
+            Some(error) => error.clone(),
+            None => self.text(id, state.mode == Mode::Modern),
+        };
         let honest = text(&self.id);
         match &self.answer {
             Answer::Honest => out.message(state, &honest).await,
@@ -138,7 +161,12 @@ impl Call {
                 out.raw(bytes.clone()).await;
                 out.message(state, &honest).await;
             }
-            Answer::Huge(size) => self.huge(out, *size).await,
+            Answer::Huge(size) => self.huge(out, *size, &rpc::result(&self.id, &text_result("", ""))).await,
+            Answer::HugeIdLast(size) => {
+                let result = text_result("", "");
+                self.huge(out, *size, &format!(r#"{{"jsonrpc":"2.0","result":{result},"id":{}}}"#, self.id)).await;
+            }
+            Answer::Http(..) => {}
             Answer::EndlessLine => out.endless("data: ", "x").await,
             Answer::EndlessLines => {
                 out.endless("", "data: xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\n").await
@@ -147,10 +175,10 @@ impl Call {
     }
 
     /// A valid answer whose text block has `size` bytes, never held in memory as a whole.
-    async fn huge(&self, out: &Out, size: u64) {
-        const FILL: char = 'x';
-        let answer = rpc::result(&self.id, &text_result(&FILL.to_string(), ""));
-        let (before, after) = answer.split_once(FILL).expect("the text is in the answer");
+    async fn huge(&self, out: &Out, size: u64, empty: &str) {
+        const TEXT: &str = r#""text":""#;
+        let at = empty.find(TEXT).expect("the answer has a text") + TEXT.len();
+        let (before, after) = empty.split_at(at);
         let (open, close) = if out.events { ("event: message\ndata: ", "\n\n") } else { ("", "") };
         let block = u64::try_from(BLOCK).expect("64 KiB");
         let rest = usize::try_from(size % block).expect("below 64 KiB");

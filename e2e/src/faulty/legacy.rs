@@ -31,7 +31,8 @@ pub(super) async fn take(
 ) -> Result<Response<Payload>, Cut> {
     let query = request.uri().query().unwrap_or_default();
     let session = query.split('&').find_map(|pair| pair.strip_prefix("sessionId=")).unwrap_or_default();
-    let Some(Some(pipe)) = state.session(session) else { return lost(state).await };
+    let id = message.as_ref().and_then(Message::id);
+    let Some(Some(pipe)) = state.session(session) else { return lost(state, id).await };
     let Some(message) = message else { return Ok(plain(400, "Could not parse message")) };
     let out = Out { pipe, events: true };
     match message.method() {
@@ -39,6 +40,9 @@ pub(super) async fn take(
             let call = Call::new(state, session, &message);
             if matches!(call.answer, Answer::CutBeforeAccepting) {
                 return Err(Cut);
+            }
+            if let Some(answer) = call.http(state) {
+                return Ok(answer);
             }
             state.spawn(call.run(Arc::clone(state), out));
         }
@@ -89,7 +93,7 @@ async fn announce(state: &State, behaviour: &Behaviour, pipe: &Pipe, target: &st
     let framing = &behaviour.framing;
     let host = state.address;
     let endpoint = match &behaviour.endpoint {
-        Endpoint::Honest | Endpoint::Twice(_) | Endpoint::MessageFirst => format!("/{target}"),
+        Endpoint::Honest | Endpoint::Twice(_) | Endpoint::MessageFirst | Endpoint::PingFirst => format!("/{target}"),
         Endpoint::Absolute => format!("http://{host}/{target}"),
         Endpoint::Relative => target.to_owned(),
         Endpoint::Authority(authority) => format!("//{authority}/{target}"),
@@ -102,6 +106,10 @@ async fn announce(state: &State, behaviour: &Behaviour, pipe: &Pipe, target: &st
     if matches!(behaviour.endpoint, Endpoint::MessageFirst) {
         let early = r#"{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}"#;
         write(pipe, framing, "message", early).await;
+    }
+    if matches!(behaviour.endpoint, Endpoint::PingFirst) {
+        write(pipe, framing, "ping", "2026-09-01T12:00:00Z").await;
+        pipe.write("data: hello\n\n", framing).await;
     }
     write(pipe, framing, "endpoint", &endpoint).await;
     if let Endpoint::Twice(origin) = &behaviour.endpoint {

@@ -20,6 +20,11 @@ const MODERN_EXTRAS: &str = r#","resultType":"complete","ttlMs":0,"cacheScope":"
 pub(super) fn answer(state: &State, message: &Message) -> Option<String> {
     let (id, params, behaviour) = (message.id()?, message.params(), state.behaviour());
     let modern = state.mode == Mode::Modern;
+    if let Some(error) = uninitialized(state, message) {
+        return Some(error);
+    }
+    let text = format!("\"{id}\"");
+    let id = if behaviour.text_ids { &text } else { id };
     match message.method() {
         "initialize" if !modern => reply(id, behaviour.init.clone(), initialize(&params, &behaviour)),
         "server/discover" if modern => reply(id, behaviour.init.clone(), discover(&behaviour)),
@@ -30,6 +35,17 @@ pub(super) fn answer(state: &State, message: &Message) -> Option<String> {
             None => Some(rpc::error_of(id, -32601, "Method not found")),
         },
     }
+}
+
+/// What a server says that does not know its client any more, if it does not.
+pub(super) fn uninitialized(state: &State, message: &Message) -> Option<String> {
+    let error = state.behaviour().uninitialized?;
+    match message.method() {
+        "initialize" => state.behave(|it| it.uninitialized = None),
+        "ping" if error.pings => {}
+        _ => return Some(rpc::error_of(message.id()?, error.code, error.message)),
+    }
+    None
 }
 
 /// How a list of something else than tools is answered, if it has any.

@@ -64,3 +64,8 @@ pub(super) fn error(id: &str, error: &str) -> String {
 pub(super) fn error_of(id: &str, code: i64, message: &str) -> String {
     error(id, &format!(r#"{{"code":{code},"message":"{message}"}}"#))
 }
+
+/// Whether a message of ours is an error.
+pub(super) fn is_error(text: &str) -> bool {
+    text.contains(r#","error":{"#)
+}

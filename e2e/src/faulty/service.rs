@@ -14,7 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::pipe::{Cut, Payload, whole};
-use super::rpc::Message;
+use super::rpc::{self, Message};
 use super::seen;
 use super::state::State;
 use super::vice::{Connection, Door, Lost, Refusal};
@@ -80,10 +80,11 @@ async fn handle(state: Arc<State>, request: Request<Incoming>) -> Result<Respons
         id: message.as_ref().and_then(|message| message.id().map(str::to_owned)),
     });
     let behaviour = state.behaviour();
-    let called = message.as_ref().is_some_and(|message| message.method() == "tools/call");
+    let is = |method: &str| message.as_ref().is_some_and(|message| message.method() == method);
     let doors = match *request.method() {
         Method::GET => vec![behaviour.get.clone()],
-        Method::POST if called => vec![behaviour.call.clone(), behaviour.post.clone()],
+        Method::POST if is("tools/call") => vec![behaviour.call.clone(), behaviour.post.clone()],
+        Method::POST if is("ping") => vec![behaviour.ping_door.clone(), behaviour.post.clone()],
         _ => vec![behaviour.post.clone()],
     };
     if let Some(refusal) = knock(doors).await {
@@ -112,8 +113,8 @@ async fn knock(doors: Vec<Door>) -> Option<Result<Response<Payload>, Cut>> {
     None
 }
 
-/// What a caller with an unknown session is told.
-pub(super) async fn lost(state: &State) -> Result<Response<Payload>, Cut> {
+/// What a caller with an unknown session is told, to the request with this id.
+pub(super) async fn lost(state: &State, id: Option<&str>) -> Result<Response<Payload>, Cut> {
     state.seen().lost += 1;
     Ok(match state.behaviour().lost {
         Lost::NotFound => plain(404, "Could not find session"),
@@ -124,6 +125,8 @@ pub(super) async fn lost(state: &State) -> Result<Response<Payload>, Cut> {
             400,
             r#"{"jsonrpc":"2.0","error":{"code":-32000,"message":"Bad Request: No valid session ID provided"},"id":null}"#,
         ),
+        Lost::Gone => plain(410, "Gone"),
+        Lost::Uninitialized(code) => json(200, rpc::error_of(id.unwrap_or("null"), code, "Server not initialized")),
         Lost::Hangs => pending().await,
     })
 }
@@ -156,7 +159,7 @@ fn refused(refusal: Refusal) -> Response<Payload> {
     respond(refusal.status, &headers, whole(refusal.body))
 }
 
-fn respond(status: u16, headers: &[(&str, &str)], body: Payload) -> Response<Payload> {
+pub(super) fn respond(status: u16, headers: &[(&str, &str)], body: Payload) -> Response<Payload> {
     let builder = headers.iter().fold(Response::builder().status(status), |it, (name, value)| it.header(*name, *value));
     builder.body(body).expect("the test gives valid headers")
 }

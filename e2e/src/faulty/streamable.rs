@@ -12,7 +12,7 @@ use super::rpc::Message;
 use super::service::{event_stream, header, json, json_body, lost, plain};
 use super::state::State;
 use super::vice::{Answer, Behaviour, Form, Listen};
-use super::{Mode, methods, modern};
+use super::{Mode, methods, modern, rpc};
 
 const SESSION: &str = "mcp-session-id";
 
@@ -66,7 +66,7 @@ async fn post(
         return Ok(json(400, text));
     }
     if state.session(session).is_none() {
-        return lost(state).await;
+        return lost(state, message.id()).await;
     }
     answer(state, behaviour, session, message).await
 }
@@ -90,14 +90,20 @@ async fn answer(
     let (pipe, body) = pipe();
     let out = Out { pipe, events: behaviour.form == Form::Sse };
     out.message(state, &text).await;
-    Ok(if out.events { event_stream(body) } else { json_body(200, body) })
+    let status = if rpc::is_error(&text) { behaviour.error_status.unwrap_or(200) } else { 200 };
+    Ok(if out.events && status == 200 { event_stream(body) } else { json_body(status, body) })
 }
 
 async fn call(state: &Arc<State>, behaviour: &Behaviour, call: Call) -> Result<Response<Payload>, Cut> {
     if matches!(call.answer, Answer::CutBeforeAccepting) {
         return Err(Cut);
     }
+    if let Some(answer) = call.http(state) {
+        return Ok(answer);
+    }
+    let failing = behaviour.error_status.filter(|_| call.fails(state));
     let events = match behaviour.form {
+        _ if failing.is_some() => false,
         Form::Auto => call.reports(),
         Form::Json => false,
         Form::Sse => true,
@@ -111,7 +117,7 @@ async fn call(state: &Arc<State>, behaviour: &Behaviour, call: Call) -> Result<R
         // The head of a JSON answer comes when the answer is there; dropping this future is the caller's going away.
         call.run(Arc::clone(state), out).await;
     }
-    Ok(if events { event_stream(body) } else { json_body(200, body) })
+    Ok(if events { event_stream(body) } else { json_body(failing.unwrap_or(200), body) })
 }
 
 async fn get(state: &Arc<State>, behaviour: &Behaviour, session: &str) -> Result<Response<Payload>, Cut> {
@@ -121,7 +127,7 @@ async fn get(state: &Arc<State>, behaviour: &Behaviour, session: &str) -> Result
         Listen::Open | Listen::Closes => {}
     }
     if state.session(session).is_none() {
-        return lost(state).await;
+        return lost(state, None).await;
     }
     let (pipe, body) = pipe();
     state.seen().streams += 1;

@@ -24,6 +24,15 @@ pub struct Behaviour {
     pub init: Reply,
     /// How `ping` is answered.
     pub ping: Reply,
+    /// What happens to POST requests that carry a `ping`.
+    pub ping_door: Door,
+    /// The HTTP status of answers over streamable HTTP that hold a JSON-RPC error; 200 if there is none.
+    pub error_status: Option<u16>,
+    /// Every request but `initialize`, and `ping` where that is said, is answered with this error until the next
+    /// `initialize`: as by a server that was restarted behind its address.
+    pub uninitialized: Option<Uninitialized>,
+    /// The ids of answers to requests of the protocol itself are written as strings.
+    pub text_ids: bool,
     /// How `tools/list` is answered.
     pub list: List,
     /// How `prompts/list` is answered; absent: it says that it has none, and knows no such method.
@@ -105,6 +114,8 @@ pub enum Endpoint {
     Twice(String),
     /// A `message` event before the endpoint event.
     MessageFirst,
+    /// A keep-alive event of the server's own, and one without a name, before the endpoint event.
+    PingFirst,
     /// No event at all.
     Never,
     /// Exactly this text as the endpoint.
@@ -163,6 +174,17 @@ pub enum Reply {
     Error(String),
 }
 
+/// What a server says that does not know its client any more.
+#[derive(Clone, Debug)]
+pub struct Uninitialized {
+    /// The code.
+    pub code: i64,
+    /// The message.
+    pub message: &'static str,
+    /// It answers `ping` all the same, as the specification allows.
+    pub pings: bool,
+}
+
 /// How `tools/list` is answered.
 #[derive(Clone, Debug, Default)]
 pub enum List {
@@ -215,6 +237,10 @@ pub enum Answer {
     AfterRaw(Bytes),
     /// One event (or body) of so many bytes.
     Huge(u64),
+    /// The same, with the id at its end.
+    HugeIdLast(u64),
+    /// The call is carried out, then its POST is answered with this HTTP status and body; `ID` stands for the id.
+    Http(u16, String),
     /// A `data:` line (or a body) that never ends.
     EndlessLine,
     /// `data:` lines without end and without an empty line between.
@@ -235,6 +261,10 @@ pub enum Lost {
     BadRequest,
     /// 400 with a JSON-RPC error -32000, as server-everything says.
     BadRequestError,
+    /// 410.
+    Gone,
+    /// 200 with this JSON-RPC error code and the words "Server not initialized", for the id of the request.
+    Uninitialized(i64),
     /// Nothing: the request hangs, as server-everything lets it.
     Hangs,
 }

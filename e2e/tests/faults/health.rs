@@ -93,7 +93,8 @@ async fn a_server_that_dies_after_each_handshake_is_not_hammered() {
         }
         assert!((2..=14).contains(&deaths), "{mode:?}: {deaths} handshakes");
         let lists = faulty.seen().lists;
-        assert!(lists <= deaths + 4, "{mode:?}: {lists} lists");
+        // One for each session, and one to check whether it is really lost.
+        assert!(lists <= 2 * deaths + 4, "{mode:?}: {lists} lists");
     };
     join_all([Mode::Sse, Mode::Streamable].map(one)).await;
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use portcullis_e2e::faulty::{Answer, Faulty, Framing, Mode, Tool};
+use portcullis_e2e::faulty::{Answer, Faulty, Form, Framing, Mode, Tool};
 use serde_json::json;
 
 use crate::stack::{Stack, server, text};
@@ -65,6 +65,34 @@ async fn ids_cannot_be_guessed_from_those_of_another_session() {
     stack.call("b").await;
     let id = |faulty: &Faulty| faulty.seen().ids("tools/call")[0].parse::<u64>().expect("a number");
     let (first, second) = (id(&a), id(&b));
-    assert!(first < 1 << 53 && second < 1 << 53);
-    assert!(first.abs_diff(second) > 1_000_000, "{first} and {second} are close");
+    assert!(first.abs_diff(second) > 10_000, "{first} and {second} are close");
+}
+
+#[tokio::test]
+async fn ids_fit_into_32_bits_and_none_is_zero() {
+    for mode in [Mode::Sse, Mode::Streamable, Mode::Modern] {
+        let faulty = Faulty::start(mode).await;
+        let stack = Stack::ready([server("a", &faulty)]).await;
+        stack.call("echo").await;
+        for request in faulty.seen().requests.iter().filter(|request| request.id.is_some()) {
+            let id = request.id.as_deref().and_then(|id| id.parse::<i32>().ok());
+            assert!(id.is_some_and(|id| id > 0), "{mode:?}: {request:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_writes_ids_as_strings_is_used_like_any_other() {
+    for (mode, form) in [(Mode::Sse, Form::Auto), (Mode::Streamable, Form::Json), (Mode::Streamable, Form::Sse)] {
+        let faulty = Faulty::with_tools(mode, vec![Tool::echo("echo"), Tool::error("fails", -5, "no")]).await;
+        faulty.behave(|it| (it.form, it.text_ids, it.answer) = (form, true, Answer::StringId));
+        let stack = Stack::ready([server("a", &faulty)]).await;
+        for n in 0..3 {
+            let arguments = format!(r#"{{"number":{n}}}"#);
+            let answer = stack.request("echo", &arguments).send().await.expect("an answer");
+            assert_eq!(text(&answer), arguments, "{mode:?} {form:?}");
+        }
+        let answer = stack.call("fails").await;
+        assert!(answer.text().contains("error -5: no"), "{mode:?} {form:?}: {}", answer.text());
+    }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use portcullis_crds::Server;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{MissedTickBehavior, interval, sleep_until, timeout};
+use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until, timeout};
 use tracing::{debug, warn};
 
 use super::line::as_call_error;
@@ -16,9 +16,9 @@ use crate::capabilities::ClientCapabilities;
 use crate::handle::Handle;
 use crate::pool::TIDY;
 use crate::secrets::Resolved;
-use crate::server::{CLOSE_LIMIT, Order, Shared, limits, target_of};
+use crate::server::{CLOSE_LIMIT, Order, RECHECK, Shared, limits, target_of};
 use crate::trouble::Trouble;
-use crate::upstream::{CallError, Notices, Target, connect};
+use crate::upstream::{CallError, Notices, Session, Target, connect};
 
 /// Keeps them until the server's task is to stop, then until their calls have finished or their time is over.
 pub async fn keep(handle: Arc<Handle>, clients: Arc<Clients>, shared: Arc<Shared>, mut orders: watch::Receiver<Order>) {
@@ -165,6 +165,21 @@ impl Drop for There<'_> {
     }
 }
 
+/// Waits until a check finds that the session cannot be used. Nobody else looks after it, and calls that come again and
+/// again keep it from being idle.
+async fn lost(session: &Session, line: &Line, notices: &Notices) {
+    loop {
+        tokio::select! {
+            () = line.suspected() => {}
+            () = notices.suspect.notified() => {}
+        }
+        if session.check(false).await.is_err() {
+            return;
+        }
+        sleep(RECHECK).await;
+    }
+}
+
 /// One session from its opening to its end.
 async fn attend(handle: Arc<Handle>, clients: Arc<Clients>, line: Arc<Line>, target: Target) {
     let over = CallError::NotSent("its session is over");
@@ -179,16 +194,14 @@ async fn attend(handle: Arc<Handle>, clients: Arc<Clients>, line: Arc<Line>, tar
         }
     };
     line.opened(connected.session.clone(), connected.capabilities.logging);
+    let session = connected.session.clone();
+    let mut lost = Box::pin(lost(&session, &line, &notices));
     loop {
         let idle = Duration::from_secs(handle.spec().client_sessions.idle_seconds.into());
         tokio::select! {
             _ = &mut connected.attend => break,
             () = line.closed() => break,
-            // Nobody else looks after it, and calls that come again and again keep it from being idle.
-            () = line.suspected() => tokio::select! {
-                _ = &mut connected.attend => break,
-                lives = connected.session.check(connected.session.ping_method()) => if lives.is_err() { break },
-            },
+            () = &mut lost => break,
             () = line.looked_at_again() => {}
             () = sleep_until(line.idle_at(idle)) => if clients.remove_idle(&line, idle) { break },
         }

@@ -203,9 +203,13 @@ impl Lease {
         }
     }
 
-    /// The server has forgotten it. Its client hears of it from this call.
+    /// The server has forgotten it. Its client hears of it from this call, if there is something to hear.
     pub(super) fn forgotten(&self) {
         self.clients.remove(&self.line, false);
+        if self.line.holds_state() {
+            // Its task may have noted it already.
+            self.clients.told(&self.line.key);
+        }
         self.line.close();
     }
 }

@@ -163,7 +163,8 @@ mod tests {
     use super::*;
 
     fn body(data: Option<&str>) -> String {
-        ApiError::Rpc(RpcError { code: -32042, message: "m".into(), data: data.map(str::to_owned) }).body()
+        ApiError::Rpc(RpcError { code: -32042, message: "m".into(), data: data.map(str::to_owned), status: None })
+            .body()
     }
 
     #[test]

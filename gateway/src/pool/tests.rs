@@ -29,6 +29,7 @@ fn pool() -> Pool {
         handshakes: Semaphore::new(HANDSHAKES),
         touched: Arc::default(),
         asking: Arc::new(Asking::new(Arc::new(streams), Arc::default(), Metrics::new().client_questions)),
+        away: Default::default(),
     });
     let published = Published::default();
     let board = Arc::new(Board::new(published.clone(), shared.touched.clone()));

@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures_util::future::{join3, pending};
 use tokio::sync::Notify;
 use tokio::task::spawn_blocking;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::warn;
 
 use super::Task;
@@ -21,6 +21,12 @@ use crate::upstream::{Notices, ServerCapabilities, Session};
 
 /// Changes that come in bursts are read once.
 const LIST_DEBOUNCE: Duration = Duration::from_millis(250);
+
+/// Of a list that changes again and again, the changes of so long are read together: reading it takes time of others.
+const LIST_DEBOUNCE_LONGEST: Duration = Duration::from_secs(2);
+
+/// A list that has not changed for so long is read soon again.
+const LIST_CALM: Duration = Duration::from_secs(10);
 
 /// How often a list is read of a server that does not say when it changes.
 const LIST_POLL: Duration = Duration::from_secs(60);
@@ -126,12 +132,19 @@ impl Task {
     async fn keep(&self, group: Group, session: &Session, capabilities: ServerCapabilities) -> Infallible {
         let changed = group.changed(&self.handle.notices);
         let announced = group.is_announced(capabilities);
+        let (mut debounce, mut read_at) = (LIST_DEBOUNCE, Instant::now());
         loop {
             let poll = if announced && session.hears() { LIST_POLL_ANNOUNCED } else { LIST_POLL };
             tokio::select! {
-                () = changed.notified() => sleep(LIST_DEBOUNCE).await,
+                () = changed.notified() => {
+                    let is_calm = read_at.elapsed() >= LIST_CALM;
+                    debounce = if is_calm { LIST_DEBOUNCE } else { debounce };
+                    sleep(debounce).await;
+                    debounce = (2 * debounce).min(LIST_DEBOUNCE_LONGEST);
+                }
                 () = sleep(backoff::jittered(poll)) => {}
             }
+            read_at = Instant::now();
             // In a box: it is seldom there, and each of thousands of servers has room for what it may become.
             match Box::pin(group.read(session)).await {
                 Ok(lists) => {

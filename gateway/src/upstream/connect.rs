@@ -17,7 +17,8 @@ use thiserror::Error;
 use tokio::time::timeout;
 use url::Url;
 
-use super::event_stream::{Event, Parser};
+use super::event_stream::Event;
+use super::events::Events;
 use super::http::{HttpPool, Media};
 use super::message::{self, Reply};
 use super::session::{Call, CallError, Core, End, Notices, Session};
@@ -321,10 +322,10 @@ async fn open_sse(target: &Target, notices: &Arc<Notices>) -> Result<Connected, 
     if stream.head.media != Media::EventStream {
         return Err(ConnectError::NotMcp("GET gives no event stream"));
     }
-    let mut parser = Parser::new(target.max_message);
-    let first = timeout(target.step, first_event(&mut stream, &mut parser)).await;
-    let post_to = endpoint_in(&target.url, &first.map_err(|_| ConnectError::Silent("endpoint event"))??)?;
-    let (session, reader) = SseSession::new(core, outbox, post_to, target.headers.clone(), stream, parser);
+    let mut events = Events::new(target.max_message);
+    let told = timeout(target.step, endpoint_event(&mut stream, &mut events)).await;
+    let post_to = endpoint_in(&target.url, &told.map_err(|_| ConnectError::Silent("endpoint event"))??)?;
+    let (session, reader) = SseSession::new(core, outbox, post_to, target.headers.clone(), stream, events);
     let session = Arc::new(session);
     let reading = session.clone();
     let mut attend = Box::pin(async move { reading.read(reader).await });
@@ -469,20 +470,16 @@ fn clipped(text: String) -> String {
     text.chars().filter(|c| !c.is_control()).take(128).collect()
 }
 
-async fn first_event(stream: &mut super::http::Exchange, parser: &mut Parser) -> Result<Bytes, ConnectError> {
+/// The data of the `endpoint` event. The caller sets the deadline.
+async fn endpoint_event(stream: &mut super::http::Exchange, events: &mut Events) -> Result<Bytes, ConnectError> {
+    const TOO_LARGE: ConnectError = ConnectError::NotMcp("its endpoint event is too large");
     loop {
-        while let Some(event) = parser.next_event().map_err(|_| ConnectError::NotMcp("its first event is too large"))? {
-            match event {
-                Event::Comment => {}
-                Event::Message { name, data } if name == "endpoint" => return Ok(data),
-                Event::Message { .. } => return Err(ConnectError::NotMcp("its first event is no endpoint event")),
-            }
-        }
-        match stream.chunk().await {
-            Ok(Some(piece)) => parser.push(&piece),
-            Ok(None) | Err(_) => {
-                return Err(ConnectError::Unreachable("the event stream ended before its first event"));
-            }
+        match events.next(stream).await.map_err(|_| TOO_LARGE)? {
+            Some(Event::Message { name, data }) if name == "endpoint" => return Ok(data),
+            Some(Event::TooLarge { name, .. }) if name == "endpoint" => return Err(TOO_LARGE),
+            // Whatever comes before, such as a keep-alive of the server's own, is not for us.
+            Some(_) => {}
+            None => return Err(ConnectError::Unreachable("the event stream ended before its endpoint event")),
         }
     }
 }
@@ -528,6 +525,7 @@ fn problem(error: CallError, what: &'static str) -> ConnectError {
         CallError::SessionExpired => ConnectError::Status(404),
         CallError::Refused(status) => status_problem(status),
         CallError::Nonsense(why) | CallError::Unfit(why) => ConnectError::NotMcp(why),
+        CallError::TooLarge(_) => ConnectError::NotMcp("its answer to the handshake is too large"),
         CallError::Timeout => ConnectError::Silent(what),
     }
 }

@@ -1,7 +1,8 @@
 //! Parses `text/event-stream` from pieces of any size.
 //!
 //! Pure. Takes LF, CRLF and CR line ends, a BOM, comments, fields with and without a space, data over several
-//! lines. An event in one piece is passed on without copying. Source of the rules: WHATWG HTML §9.2.6.
+//! lines. An event in one piece is passed on without copying; one beyond the limit is passed over as it comes.
+//! Source of the rules: WHATWG HTML §9.2.6.
 
 use std::time::Duration;
 
@@ -21,12 +22,24 @@ pub enum Event {
         /// The `data` field, lines joined by LF.
         data: Bytes,
     },
+    /// The data of an event has grown beyond the limit; the rest of it is passed over.
+    TooLarge {
+        /// The `event` field.
+        name: Bytes,
+        /// How the data begins.
+        head: Bytes,
+    },
+    /// The event that was too large has ended.
+    PassedOver {
+        /// How its data ended.
+        tail: Bytes,
+    },
 }
 
-/// An event grew beyond the limit.
+/// An event, or a line that is none of its data, does not end; the stream is then of no more use.
 #[derive(Debug, Error, PartialEq, Eq)]
-#[error("an event is longer than {0} bytes")]
-pub struct TooLarge(pub usize);
+#[error("an event does not end within {0} bytes")]
+pub struct Endless(pub usize);
 
 /// The parser's state between pieces.
 pub struct Parser {
@@ -41,7 +54,36 @@ pub struct Parser {
     retry: Option<Duration>,
     after_cr: bool,
     started: bool,
+    over: Over,
 }
+
+/// What is passed over.
+#[derive(Default)]
+struct Over {
+    /// In the middle of a line that is too long.
+    line: Option<Long>,
+    /// In an event that is too large: how its data ended so far.
+    tail: Option<Vec<u8>>,
+    bytes: usize,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Long {
+    Data,
+    Other,
+}
+
+enum Line {
+    Whole(usize),
+    Long,
+    Begun,
+}
+
+/// So much of the data of an event that is too large is told, of its begin and of its end.
+const TOLD: usize = 1024;
+
+/// What is passed over is not longer than so many times the limit.
+const MOST_PASSED_OVER: usize = 64;
 
 /// Longer ids are passed over: they would have to be sent back.
 const MAX_ID: usize = 1024;
@@ -66,6 +108,7 @@ impl Parser {
             retry: None,
             after_cr: false,
             started: false,
+            over: Over::default(),
         }
     }
 
@@ -90,18 +133,17 @@ impl Parser {
         self.buffer.extend_from_slice(piece);
     }
 
-    /// The next event that is complete.
+    /// The next event that is complete, or too large.
     ///
     /// # Errors
-    /// [`TooLarge`] when a line or the data of an event exceeds the limit; the stream is then of no more use.
-    pub fn next_event(&mut self) -> Result<Option<Event>, TooLarge> {
-        while let Some(length) = self.line()? {
-            let (event, left) = match self.buffer[..length] {
-                [] => (self.dispatch(), 0),
-                [b':', ..] => (Some(Event::Comment), length),
-                _ => (None, self.field(length)?),
+    /// [`Endless`] when what is passed over does not end.
+    pub fn next_event(&mut self) -> Result<Option<Event>, Endless> {
+        while self.pass_over_line()? {
+            let event = match self.line() {
+                Line::Begun => break,
+                Line::Long => self.long_line(),
+                Line::Whole(length) => self.whole_line(length)?,
             };
-            self.pass(left);
             if event.is_some() {
                 return Ok(event);
             }
@@ -113,8 +155,78 @@ impl Parser {
         Ok(None)
     }
 
-    /// The length of the line that begins the buffer, if it is whole.
-    fn line(&mut self) -> Result<Option<usize>, TooLarge> {
+    fn whole_line(&mut self, length: usize) -> Result<Option<Event>, Endless> {
+        let (event, left) = match self.buffer[..length] {
+            [] => (self.dispatch(), 0),
+            [b':', ..] => (Some(Event::Comment), length),
+            _ => (None, self.field(length)?),
+        };
+        self.pass(left);
+        let grown = matches!(&self.data, Data::Many(all) if all.len() > self.limit);
+        Ok(if grown { Some(self.begin_over(0)) } else { event })
+    }
+
+    /// A line that is too long has come so far.
+    fn long_line(&mut self) -> Option<Event> {
+        let Some(value) = self.buffer.strip_prefix(b"data:") else {
+            self.over.line = Some(Long::Other);
+            return None;
+        };
+        let begin = self.buffer.len() - value.strip_prefix(b" ").unwrap_or(value).len();
+        self.over.line = Some(Long::Data);
+        let event = self.over.tail.is_none().then(|| self.begin_over(begin));
+        self.buffer.advance(begin);
+        event
+    }
+
+    /// Gives up the data of an event, of which some more may stand from here on in the buffer.
+    fn begin_over(&mut self, begin: usize) -> Event {
+        let data = match std::mem::replace(&mut self.data, Data::None) {
+            Data::None => Bytes::new(),
+            Data::One(data) => data,
+            Data::Many(data) => data.freeze(),
+        };
+        let mut head = data[..data.len().min(TOLD)].to_vec();
+        if begin > 0 && head.len() < TOLD {
+            let end = self.buffer.len().min(begin + TOLD - head.len());
+            head.extend_from_slice(&self.buffer[begin..end]);
+        }
+        self.over.tail = Some(data[data.len().saturating_sub(TOLD)..].to_vec());
+        Event::TooLarge { name: self.name.clone(), head: head.into() }
+    }
+
+    /// Passes over the rest of a line that is too long; false if it has not ended yet.
+    fn pass_over_line(&mut self) -> Result<bool, Endless> {
+        let Some(kind) = self.over.line else { return Ok(true) };
+        let end = memchr2(b'\n', b'\r', &self.buffer);
+        let length = end.unwrap_or(self.buffer.len());
+        let passed = self.buffer.split_to(length);
+        self.count_passed_over(&passed, kind == Long::Data)?;
+        self.searched = 0;
+        if end.is_none() {
+            return Ok(false);
+        }
+        self.over.line = None;
+        self.pass(0);
+        Ok(true)
+    }
+
+    fn count_passed_over(&mut self, passed: &[u8], is_data: bool) -> Result<(), Endless> {
+        self.over.bytes += passed.len();
+        let most = self.limit.saturating_mul(MOST_PASSED_OVER);
+        if self.over.bytes > most {
+            return Err(Endless(most));
+        }
+        if let Some(tail) = self.over.tail.as_mut().filter(|_| is_data) {
+            let new = &passed[passed.len().saturating_sub(TOLD)..];
+            tail.drain(..(tail.len() + new.len()).saturating_sub(TOLD).min(tail.len()));
+            tail.extend_from_slice(new);
+        }
+        Ok(())
+    }
+
+    /// The line that begins the buffer.
+    fn line(&mut self) -> Line {
         if self.after_cr && !self.buffer.is_empty() {
             self.after_cr = false;
             if self.buffer[0] == b'\n' {
@@ -122,14 +234,14 @@ impl Parser {
             }
         }
         if !self.started && !self.skip_bom() {
-            return Ok(None);
+            return Line::Begun;
         }
         let found = memchr2(b'\n', b'\r', &self.buffer[self.searched..]).map(|found| self.searched + found);
         if found.unwrap_or(self.buffer.len()) > self.limit {
-            return Err(TooLarge(self.limit));
+            return Line::Long;
         }
         self.searched = if found.is_some() { 0 } else { self.buffer.len() };
-        Ok(found)
+        found.map_or(Line::Begun, Line::Whole)
     }
 
     /// Passes over what is left of a line, and its end.
@@ -157,14 +269,17 @@ impl Parser {
     }
 
     /// Reads a line of this length; tells how much of it is left in the buffer.
-    fn field(&mut self, length: usize) -> Result<usize, TooLarge> {
+    fn field(&mut self, length: usize) -> Result<usize, Endless> {
         let line = &self.buffer[..length];
         let colon = memchr(b':', line).unwrap_or(length);
         let begin = (colon + 1 + usize::from(line.get(colon + 1) == Some(&b' '))).min(length);
         match &line[..colon] {
             b"data" => {
                 let value = self.take(begin, length);
-                self.append(value)?;
+                match self.over.tail {
+                    Some(_) => self.count_passed_over(&value, true)?,
+                    None => self.append(value),
+                }
                 Ok(0)
             }
             // What nearly all events are called costs nothing.
@@ -190,7 +305,7 @@ impl Parser {
         }
     }
 
-    fn append(&mut self, value: Bytes) -> Result<(), TooLarge> {
+    fn append(&mut self, value: Bytes) {
         self.data = match std::mem::replace(&mut self.data, Data::None) {
             Data::None => Data::One(value),
             Data::One(first) => {
@@ -200,15 +315,15 @@ impl Parser {
             }
             Data::Many(all) => Data::Many(joined(all, &value)),
         };
-        match &self.data {
-            Data::Many(all) if all.len() > self.limit => Err(TooLarge(self.limit)),
-            _ => Ok(()),
-        }
     }
 
     fn dispatch(&mut self) -> Option<Event> {
         let name = std::mem::take(&mut self.name);
         self.last_id = self.id.take().or(self.last_id.take());
+        self.over.bytes = 0;
+        if let Some(tail) = self.over.tail.take() {
+            return Some(Event::PassedOver { tail: tail.into() });
+        }
         match std::mem::replace(&mut self.data, Data::None) {
             Data::None => None,
             Data::One(data) => Some(Event::Message { name, data }),
@@ -228,7 +343,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn parse(pieces: &[&[u8]], limit: usize) -> Result<Vec<Event>, TooLarge> {
+    fn parse(pieces: &[&[u8]], limit: usize) -> Result<Vec<Event>, Endless> {
         let mut parser = Parser::new(limit);
         let mut events = Vec::new();
         for piece in pieces {
@@ -285,9 +400,63 @@ mod tests {
     }
 
     #[test]
-    fn an_endless_line_and_endless_data_are_refused() {
-        assert_eq!(parse(&[&[b'x'; 65]], 64), Err(TooLarge(64)));
-        assert_eq!(parse(&["data: 0123456789\n".repeat(7).as_bytes()], 64), Err(TooLarge(64)));
+    fn what_does_not_end_is_refused() {
+        let most = 64 * MOST_PASSED_OVER;
+        for (begin, rest) in
+            [("x", "x"), (":", "x"), ("data: ", "x"), ("", "data: 0123456789\n"), ("data: x\n", "id: 7\n")]
+        {
+            let (mut parser, mut pushed) = (Parser::new(64), 0);
+            parser.push(begin.as_bytes());
+            let end = loop {
+                match parser.next_event() {
+                    Ok(Some(_)) => {}
+                    Ok(None) if pushed < 100 * most => {
+                        parser.push(rest.repeat(10).as_bytes());
+                        pushed += 10 * rest.len();
+                    }
+                    end => break end,
+                }
+            };
+            let expected = if rest.starts_with("id") { Ok(None) } else { Err(Endless(most)) };
+            assert_eq!(end, expected, "{begin}{rest}");
+            assert!(parser.buffer.capacity() < 64 * 1024, "{}", parser.buffer.capacity());
+        }
+    }
+
+    #[test]
+    fn an_event_that_is_too_large_is_passed_over_and_the_next_is_read() {
+        let large = |head: &'static str, tail: &'static str| {
+            let name = Bytes::from_static(b"message");
+            let head = Bytes::from_static(head.as_bytes());
+            [Event::TooLarge { name, head }, Event::PassedOver { tail: Bytes::from_static(tail.as_bytes()) }]
+        };
+        let x = "x".repeat(70);
+        let cases = [
+            format!("event: message\ndata: a{x}b\n\n"),
+            format!("event: message\r\ndata: a{x}b\r\nid: 7\r\n\r\n"),
+            format!("event: message\rdata:a{x}b\r\r"),
+            format!("event: message\ndata: a\ndata: {}\ndata: {}b\n\n", &x[..40], &x[..29]),
+            format!("event: message\ndata: a\n:{x}\n{x}\ndata: {x}\ndata: b\n\n"),
+        ];
+        for text in cases {
+            let text = format!("data: 1\n\n{text}data: 2\n\n");
+            for size in [1, 3, text.len()] {
+                let pieces: Vec<&[u8]> = text.as_bytes().chunks(size).collect();
+                let mut events = parse(&pieces, 64).unwrap();
+                events.retain(|event| *event != Event::Comment);
+                let shown = |bytes: &Bytes| bytes.first().copied().zip(bytes.last().copied());
+                let brief = |event: &Event| match event {
+                    Event::TooLarge { name, head } => (name.clone(), shown(head).map(|(first, _)| first)),
+                    Event::PassedOver { tail } => (Bytes::new(), shown(tail).map(|(_, last)| last)),
+                    Event::Message { data, .. } => (data.clone(), None),
+                    Event::Comment => (Bytes::new(), None),
+                };
+                let found: Vec<_> = events.iter().map(brief).collect();
+                let [begin, end] = large("a", "b").map(|event| brief(&event));
+                let expected = [(Bytes::from_static(b"1"), None), begin, end, (Bytes::from_static(b"2"), None)];
+                assert_eq!(found, expected, "{text:?} in pieces of {size}");
+            }
+        }
     }
 
     proptest! {

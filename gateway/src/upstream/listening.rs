@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::connect::ServerCapabilities;
-use super::event_stream::Parser;
+use super::events::Events;
 use super::http::{Exchange, Media};
 use super::message;
 use super::session::{Call, CallError, End, refusal};
@@ -44,11 +44,11 @@ impl StreamableSession {
                         self.core.notices.lists_may_have_changed();
                     }
                     let _hearing = Hearing::begin(&self.hears);
-                    match self.read_listening(&mut stream, &mut resources, capabilities).await {
-                        Some(end @ End::Broken(_)) => return end,
-                        Some(_) => {}
-                        None => continue,
+                    if self.read_listening(&mut stream, &mut resources, capabilities).await.is_none() {
+                        continue;
                     }
+                    // The server may be gone: who watches it does not wait for the next check.
+                    self.core.notices.suspect.notify_one();
                 }
                 Ok(Ok(None)) => return std::future::pending().await,
                 // A ping tells whether it is the session or only this stream: some servers answer 404 where they have none.
@@ -71,16 +71,14 @@ impl StreamableSession {
     ) -> Option<End> {
         let take = |message| self.core.handle(message, None);
         loop {
-            let mut parser = Parser::new(self.core.max_message);
+            let mut events = Events::new(self.core.max_message);
             tokio::select! {
-                end = read_stream(stream, &mut parser, take) => return Some(end),
+                end = read_stream(stream, &mut events, take) => return Some(end),
                 _ = resources.changed() => {}
             }
             let next = timeout(POST_LIMIT, self.open_listening(capabilities)).await;
             // What has come meanwhile, or came at the same time, was said to be heard.
-            if let Some(end) = read_arrived(stream, &mut parser, take) {
-                return Some(end);
-            }
+            read_arrived(stream, &mut events, take).await;
             *stream = next.ok()?.ok()??;
         }
     }
@@ -97,10 +95,11 @@ impl StreamableSession {
             self.core.pool.exchange(self.heads.listen(None)).await?
         };
         let status = exchange.head.status.as_u16();
-        match refusal(status, self.has_session) {
+        match refusal(status) {
             _ if exchange.head.status.is_success() => {}
             // For now, or until its credentials are others.
             refusal @ CallError::Refused(401 | 403 | 429) => return Err(refusal),
+            CallError::Refused(404) if self.has_session => return Err(CallError::SessionExpired),
             CallError::Refused(404 | 405) => return Ok(None),
             CallError::Refused(400..500) if self.modern => return Ok(None),
             refusal => return Err(refusal),

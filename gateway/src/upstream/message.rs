@@ -31,6 +31,16 @@ pub struct RpcError {
     /// Its data, as JSON.
     #[serde(default, deserialize_with = "as_written")]
     pub data: Option<String>,
+    /// The HTTP status that it came with, if that is one for failures.
+    #[serde(skip)]
+    pub status: Option<u16>,
+}
+
+impl RpcError {
+    /// Whether the server does not know the method.
+    pub fn is_no_such_method(&self) -> bool {
+        self.code == -32601
+    }
 }
 
 fn as_written<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
@@ -59,6 +69,8 @@ pub enum Message {
     Updated(String),
     /// Any other notification.
     Notification,
+    /// An answer to the request with this id that is larger than it may be, and was passed over.
+    TooLarge(u64),
     /// No message, or an answer to nothing of ours.
     Nonsense,
 }
@@ -113,9 +125,9 @@ struct Unusual<'a> {
 }
 
 #[derive(Deserialize)]
-struct ProgressParams {
-    #[serde(rename = "progressToken")]
-    token: u64,
+struct ProgressParams<'a> {
+    #[serde(rename = "progressToken", borrow)]
+    token: &'a RawValue,
 }
 
 #[derive(Deserialize)]
@@ -190,8 +202,8 @@ fn notification(whole: &Bytes, method: &str, params: Option<&str>) -> Message {
     let raw = |params: &str| whole.slice_ref(params.as_bytes());
     let found = match method {
         "notifications/progress" => params.and_then(|params| {
-            let read: ProgressParams = serde_json::from_str(params).ok()?;
-            Some(Message::Progress(read.token, raw(params)))
+            let read: ProgressParams<'_> = serde_json::from_str(params).ok()?;
+            Some(Message::Progress(number(read.token.get())?, raw(params)))
         }),
         "notifications/message" => params.map(|params| Message::Log(raw(params))),
         "notifications/tools/list_changed" => Some(Message::ListChanged(List::Tools)),
@@ -224,17 +236,27 @@ fn answer(
         (None, Some(error)) => serde_json::from_str(error).ok().map(Reply::Error),
         _ => None,
     };
-    match (id.map(str::parse), reply) {
+    match (id.map(number), reply) {
         (None, Some(Reply::Error(error))) => Message::Complaint(error),
-        (Some(Ok(id)), Some(reply)) => Message::Reply(id, reply),
-        (Some(Ok(id)), None) => Message::Unusable(id),
+        (Some(Some(id)), Some(reply)) => Message::Reply(id, reply),
+        (Some(Some(id)), None) => Message::Unusable(id),
         _ => Message::Nonsense,
     }
 }
 
-/// The JSON-RPC error in an answer whose id does not matter, as in the body of an HTTP 400.
-pub fn error_in(text: &[u8]) -> Option<RpcError> {
-    serde_json::from_str(Envelope::read(text)?.error?).ok()
+/// An id of ours as a server repeats it: some write the number as a string, others as a floating-point number.
+pub(super) fn number(id: &str) -> Option<u64> {
+    let digits = id.strip_prefix('"').and_then(|id| id.strip_suffix('"')).unwrap_or(id);
+    let digits = digits.strip_suffix(".0").unwrap_or(digits);
+    let is_number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    if is_number { digits.parse().ok() } else { None }
+}
+
+/// The JSON-RPC error in the body of an HTTP failure, whatever its id, and whether that is the id of this request.
+pub fn error_in(text: &[u8], id: u64) -> Option<(RpcError, bool)> {
+    let envelope = Envelope::read(text)?;
+    let error = serde_json::from_str(envelope.error?).ok()?;
+    Some((error, envelope.id.and_then(number) == Some(id)))
 }
 
 /// Writes `text` as a JSON string.
@@ -266,7 +288,12 @@ mod tests {
                 r#"{"id":7,"error":{"code":-32602,"message":"no","data":{}}}"#,
                 vec![Message::Reply(
                     7,
-                    Reply::Error(RpcError { code: -32602, message: "no".into(), data: Some("{}".into()) }),
+                    Reply::Error(RpcError {
+                        code: -32602,
+                        message: "no".into(),
+                        data: Some("{}".into()),
+                        status: None,
+                    }),
                 )],
             ),
             (
@@ -293,10 +320,21 @@ mod tests {
                 r#"{"method":"notifications/progress","params":{"progressToken":9,"progress":1}}"#,
                 vec![Message::Progress(9, Bytes::from_static(br#"{"progressToken":9,"progress":1}"#))],
             ),
+            (
+                r#"{"method":"notifications/progress","params":{"progressToken":"9"}}"#,
+                vec![Message::Progress(9, Bytes::from_static(br#"{"progressToken":"9"}"#))],
+            ),
             (r#"{"method":"notifications/progress","params":{"progressToken":"x"}}"#, vec![Message::Notification]),
             (r#"{"method":"notifications/message"}"#, vec![Message::Notification]),
             (r#"[{"id":1,"result":{}},{"id":2,"result":{}}]"#, vec![result(1, "{}"), result(2, "{}")]),
-            (r#"{"id":"7","result":{}}"#, vec![Message::Nonsense]),
+            (r#"{"id":"7","result":{}}"#, vec![result(7, "{}")]),
+            (r#"{"id":7.0,"result":{}}"#, vec![result(7, "{}")]),
+            (r#"{"id":"7.0"}"#, vec![Message::Unusable(7)]),
+            (r#"{"id":"seven","result":{}}"#, vec![Message::Nonsense]),
+            (r#"{"id":"+7","result":{}}"#, vec![Message::Nonsense]),
+            (r#"{"id":"","result":{}}"#, vec![Message::Nonsense]),
+            (r#"{"id":"18446744073709551616","result":{}}"#, vec![Message::Nonsense]),
+            (r#"{"id":-7,"result":{}}"#, vec![Message::Nonsense]),
             (r#"{"id":7}"#, vec![Message::Unusable(7)]),
             (r#"{"id":7,"result":{},"error":{"code":1}}"#, vec![Message::Unusable(7)]),
             (r#"{"id":7,"id":8,"result":{}}"#, vec![Message::Nonsense]),
@@ -304,9 +342,15 @@ mod tests {
             (r#"{"id":null,"result":{}}"#, vec![Message::Nonsense]),
             (
                 r#"{"id":null,"error":{"code":-32001,"message":"no"}}"#,
-                vec![Message::Complaint(RpcError { code: -32001, message: "no".into(), data: None })],
+                vec![Message::Complaint(RpcError { code: -32001, message: "no".into(), data: None, status: None })],
             ),
-            (r#"{"id":"7","error":{"code":1,"message":""}}"#, vec![Message::Nonsense]),
+            (
+                r#"{"id":"7","error":{"code":1,"message":""}}"#,
+                vec![Message::Reply(
+                    7,
+                    Reply::Error(RpcError { code: 1, message: String::new(), data: None, status: None }),
+                )],
+            ),
             ("", vec![Message::Nonsense]),
             ("<html>", vec![Message::Nonsense]),
             ("[1,", vec![Message::Nonsense]),

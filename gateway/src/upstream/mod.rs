@@ -12,13 +12,17 @@ macro_rules! client_info {
 mod asked;
 pub mod connect;
 mod dial;
+mod doubts;
 pub mod event_stream;
+mod events;
 mod heads;
 pub mod http;
+mod large;
 mod listening;
 mod mailbox;
 pub mod message;
 pub mod params;
+mod refusal;
 mod request;
 pub mod result;
 pub mod session;

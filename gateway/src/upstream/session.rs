@@ -1,6 +1,7 @@
 //! What every upstream session offers, whatever transport it speaks.
 
 use std::collections::BTreeSet;
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -11,10 +12,12 @@ use thiserror::Error;
 use tokio::sync::{Notify, mpsc};
 
 use super::asked::Asked;
+use super::doubts::{self, Doubts, Heard, Hears as _, Verdict};
 use super::heads::Heads;
-use super::http::{HttpError, HttpPool};
+use super::http::{Exchange, HttpError, HttpPool};
 use super::mailbox::{Mailbox, Told};
-use super::message::{List, Message, Question, Reply};
+use super::message::{self, List, Message, Question, Reply, RpcError};
+use super::refusal::Denial;
 use super::sse::SseSession;
 use super::streamable::StreamableSession;
 use super::timing::{Elapsed, Timing};
@@ -26,8 +29,11 @@ const OUTBOX: usize = 256;
 /// What is echoed of a request of the server may be so long: answers to it wait in memory.
 const MAX_ECHO: usize = 1024;
 
-/// A check is answered at once or not at all.
-const CHECK_LIMIT: Duration = Duration::from_secs(5);
+/// Ids are below 2^31: some servers keep them in 32 bits. None is 0, which some take for none.
+const IDS: u64 = (1 << 31) - 1;
+
+/// A body of an HTTP failure is read up to here, to find the JSON-RPC error in it.
+const MAX_ERROR_BODY: usize = 64 * 1024;
 
 /// An open session.
 pub enum Session {
@@ -90,6 +96,9 @@ pub enum CallError {
     /// It was carried out, but its answer cannot be passed on; another server's would be no better.
     #[error("the server's answer cannot be passed on: {0}")]
     Unfit(&'static str),
+    /// It was carried out, but its answer is longer than so many bytes.
+    #[error("the server's answer is too large, longer than {0} bytes: ask for less, or raise MAX_RESULT_BYTES")]
+    TooLarge(usize),
     /// No answer in time.
     #[error("the server did not answer in time")]
     Timeout,
@@ -142,6 +151,8 @@ pub(super) struct Core {
     pub(super) pool: Arc<HttpPool>,
     pub(super) notices: Arc<Notices>,
     pub(super) max_message: usize,
+    /// Whether the server still knows the session.
+    pub(super) doubts: Doubts,
     ids: AtomicU64,
     outbox: mpsc::Sender<Bytes>,
 }
@@ -174,10 +185,56 @@ impl Session {
     /// # Errors
     /// See [`CallError`]; an error that the server answers is a [`Reply::Error`].
     pub async fn call(&self, call: &Call<'_>, timing: &Arc<Timing>) -> Result<Reply, CallError> {
-        match self {
-            Self::Sse(session) => session.call(call, timing).await,
-            Self::Streamable(session) => session.call(call, timing).await,
+        let Heard { answer, refusal } = match self {
+            Self::Sse(session) => session.hear(call, timing).await,
+            Self::Streamable(session) => session.hear(call, timing).await,
+        };
+        match refusal.filter(|said| said.is_suspicious()) {
+            None => answer,
+            // In a box, so that the usual call does not carry the room for it.
+            Some(said) => Box::pin(self.doubted(answer, &said, call.method, timing)).await,
         }
+    }
+
+    /// The answer that sounds as if the server did not know the session, or that it does not: then nothing was done, if
+    /// the server refuses whatever it is asked in the same words.
+    async fn doubted(
+        &self,
+        answer: Result<Reply, CallError>,
+        said: &Denial,
+        method: &str,
+        timing: &Timing,
+    ) -> Result<Reply, CallError> {
+        let doubts = &self.core().doubts;
+        if said.is_by_the_book() && self.is_long_open() {
+            doubts.expire();
+            return Err(CallError::SessionExpired);
+        }
+        let asking = pin!(doubts.verdict(method != doubts::LIST));
+        match timing.limit(asking).await.unwrap_or(Verdict::Unclear) {
+            Verdict::Lost(refusals) if said.is_by_the_book() || refusals.contains(said) => {
+                Err(CallError::SessionExpired)
+            }
+            Verdict::Split(refusal) if refusal == *said => {
+                doubts.expire();
+                Err(CallError::SessionExpired)
+            }
+            Verdict::Unclear if said.is_by_the_book() => {
+                doubts.expire();
+                Err(CallError::SessionExpired)
+            }
+            Verdict::Unclear => {
+                self.core().notices.suspect.notify_one();
+                answer
+            }
+            Verdict::Known | Verdict::Split(_) | Verdict::Lost(_) => answer,
+        }
+    }
+
+    /// Whether it was opened so long ago that the server may well have forgotten it since. The word of one that has just
+    /// opened it is checked, or calls could have it opened anew again and again.
+    fn is_long_open(&self) -> bool {
+        matches!(self, Self::Streamable(session) if session.is_long_open())
     }
 
     /// Queues a notification for the server: `params` is a JSON object, or empty.
@@ -215,28 +272,14 @@ impl Session {
         self.core().pool.set_limits(connect, idle);
     }
 
-    /// The method that asks whether the server lives: 2026-07-28 has no `ping`.
-    pub fn ping_method(&self) -> &'static str {
-        if self.is_modern() { "server/discover" } else { "ping" }
-    }
-
-    /// Asks with this method whether the server lives, and still speaks as it did when the session was opened.
+    /// Asks whether the server lives, and still knows this session; `by_list`: with the list of its tools.
     ///
     /// # Errors
-    /// What tells that it does not.
-    pub async fn check(&self, method: &str) -> Result<(), CallError> {
-        const OTHERWISE: CallError = CallError::Nonsense("it no longer speaks as it did");
-        let none = HeaderMap::new();
-        let call = Call::of_our_own(method, &[], &none);
-        match self.call(&call, &Arc::new(Timing::new(CHECK_LIMIT))).await {
-            Ok(Reply::Error(error)) if tells_of_another_revision(self.is_modern(), method, error.code) => {
-                Err(OTHERWISE)
-            }
-            // An error is an answer too: some servers know no ping.
-            Ok(Reply::Result(_) | Reply::Error(_)) => Ok(()),
-            // It lives and says so, if only that it is asked too often.
-            Err(CallError::Refused(status)) if !matches!(status, 401 | 403 | 404 | 503) => Ok(()),
-            Err(error) => Err(error),
+    /// [`CallError::SessionExpired`] if the session is lost; others if the server does not answer.
+    pub async fn check(&self, by_list: bool) -> Result<(), CallError> {
+        match self {
+            Self::Sse(session) => doubts::check(&**session, by_list).await,
+            Self::Streamable(session) => doubts::check(&**session, by_list).await,
         }
     }
 
@@ -273,33 +316,47 @@ impl Session {
     }
 }
 
-/// Whether the answer to a check, which is well-formed and needs nothing, comes from a server that wants to be spoken
-/// to otherwise: another one has taken the place of that with which the session was opened.
-fn tells_of_another_revision(is_modern: bool, method: &str, code: i64) -> bool {
-    match code {
-        // Of 2026-07-28: something is missing in the request.
-        -32602 | -32022..=-32020 => true,
-        // Before it: the session is missing.
-        -32600 | -32000 => is_modern,
-        -32601 => is_modern && method == "server/discover",
-        _ => false,
-    }
-}
-
 // === impl Core ===
 
 impl Core {
     pub(super) fn new(pool: Arc<HttpPool>, notices: Arc<Notices>, max_message: usize) -> (Self, mpsc::Receiver<Bytes>) {
         let (outbox, queue) = mpsc::channel(OUTBOX);
-        // Servers must not be able to guess an id, and JavaScript must be able to hold it: below 2^53.
-        let mut seed = [0; 8];
+        // Servers must not be able to guess an id of a session with another.
+        let mut seed = [0; 4];
         let _ = aws_lc_rs::rand::fill(&mut seed);
-        let ids = AtomicU64::new(u64::from_le_bytes(seed) >> 13);
-        (Self { pool, notices, max_message, ids, outbox }, queue)
+        let ids = AtomicU64::new(u32::from_le_bytes(seed).into());
+        (Self { pool, notices, max_message, doubts: Doubts::default(), ids, outbox }, queue)
     }
 
     pub(super) fn next_id(&self) -> u64 {
-        self.ids.fetch_add(1, Ordering::Relaxed)
+        1 + self.ids.fetch_add(1, Ordering::Relaxed) % IDS
+    }
+
+    /// What an HTTP failure in answer to a request says. A JSON-RPC error in it is the server's answer, whatever the
+    /// status; but who is not let in, or asks too often, is refused whatever the reason that is given.
+    pub(super) async fn refused(&self, exchange: Exchange, id: u64, method: &str, has_session: bool) -> Heard {
+        let status = exchange.head.status.as_u16();
+        let refused = refusal(status);
+        if exchange.head.status.is_redirection() {
+            return refused.into();
+        }
+        let body = exchange.whole(MAX_ERROR_BODY).await.unwrap_or_default();
+        let (error, is_answer) = message::error_in(&body, id).unzip();
+        let is_answer = is_answer == Some(true);
+        let said = Denial::of_status(
+            status,
+            error.as_ref(),
+            &String::from_utf8_lossy(&body),
+            method,
+            (has_session, is_answer),
+        );
+        let answer = match (status, error) {
+            (429, _) | (_, None) => Err(refused),
+            (401 | 403, Some(_)) if !is_answer => Err(refused),
+            (_, Some(_)) if said.is_by_the_book() => Err(refused),
+            (status, Some(error)) => Ok(Reply::Error(RpcError { status: Some(status), ..error })),
+        };
+        Heard { answer, refusal: Some(Box::new(said)) }
     }
 
     /// Queues a message that nobody waits for; a full queue drops it, counted.
@@ -332,7 +389,11 @@ impl Core {
                 (None, Some(unasked)) => drop(unasked.take(Told::Log(params))),
                 _ => self.put(of_call, Told::Log(params)),
             },
-            Message::Nonsense | Message::Unusable(_) | Message::Reply(..) | Message::Complaint(_) => self.drop_one(),
+            Message::Nonsense
+            | Message::Unusable(_)
+            | Message::TooLarge(_)
+            | Message::Reply(..)
+            | Message::Complaint(_) => self.drop_one(),
             Message::Notification | Message::Progress(..) => {}
         }
     }
@@ -382,7 +443,7 @@ impl From<HttpError> for CallError {
             HttpError::Blocked(refusal) => Self::Blocked(refusal),
             HttpError::NotSent => Self::NotSent("the connection closed"),
             HttpError::Lost => Self::Lost,
-            HttpError::TooLarge(_) => Self::Unfit("it is too large"),
+            HttpError::TooLarge(limit) => Self::TooLarge(limit),
         }
     }
 }
@@ -402,13 +463,13 @@ impl CallError {
         match self {
             Self::NotSent(_) | Self::Blocked(_) | Self::SessionExpired => true,
             Self::Refused(status) => matches!(status, 400 | 401 | 403..=406 | 413 | 415 | 421 | 429),
-            Self::Lost | Self::Nonsense(_) | Self::Unfit(_) | Self::Timeout => false,
+            Self::Lost | Self::Nonsense(_) | Self::Unfit(_) | Self::TooLarge(_) | Self::Timeout => false,
         }
     }
 
     /// Whether it tells something about the server, rather than about this one call.
     pub fn lies_with_the_server(&self) -> bool {
-        !matches!(self, Self::Refused(400 | 402 | 405..=428 | 430..=499) | Self::Unfit(_))
+        !matches!(self, Self::Refused(400 | 402 | 405..=428 | 430..=499) | Self::Unfit(_) | Self::TooLarge(_))
     }
 
     /// A short fixed word for metrics.
@@ -420,16 +481,15 @@ impl CallError {
             Self::Refused(_) => "refused",
             Self::Lost => "lost",
             Self::Nonsense(_) => "nonsense",
-            Self::Unfit(_) => "unfit",
+            Self::Unfit(_) | Self::TooLarge(_) => "unfit",
             Self::Timeout => "timeout",
         }
     }
 }
 
 /// Classifies an HTTP status that carries no answer to a request.
-pub(super) fn refusal(status: u16, has_session: bool) -> CallError {
+pub(super) fn refusal(status: u16) -> CallError {
     match status {
-        404 if has_session => CallError::SessionExpired,
         300..=399 => CallError::NotSent("it redirects, and redirects are not followed"),
         400..=499 => CallError::Refused(status),
         503 => CallError::Refused(status),

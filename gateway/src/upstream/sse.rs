@@ -3,23 +3,28 @@
 //! Answers arrive only on the stream, so a stream that ends takes its unanswered calls with it.
 
 use std::collections::HashMap;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ::http::{HeaderMap, HeaderValue, Uri};
 use bytes::Bytes;
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
-use super::event_stream::{Event, Parser};
+use super::doubts::{Heard, Hears, is_check, settle_doubts};
+use super::event_stream::Event;
+use super::events::Events;
 use super::heads::Heads;
 use super::http::{Exchange, Outgoing};
+use super::large::Large;
 use super::mailbox::{Mailbox, Told};
 use super::message::{self, Message, Reply};
 use super::request::request;
-use super::session::{Call, CallError, Core, End, UNUSABLE, refusal};
+use super::session::{Call, CallError, Core, End, UNUSABLE};
 use super::timing::Timing;
 
 /// A POST is only acknowledged, so it must be quick; some servers never answer one with an unknown session.
@@ -27,6 +32,12 @@ const POST_LIMIT: Duration = Duration::from_secs(10);
 
 /// How long the acknowledgement of a POST may lag behind the answer itself.
 const LATE_ACKNOWLEDGEMENT: Duration = Duration::from_millis(100);
+
+/// Of a stream that is given up, no more is read than this.
+const MAX_ARRIVED: usize = 1024 * 1024;
+
+/// Nothing more can be read of such a stream.
+const ENDLESS: End = End::Broken("an event on its stream does not end");
 
 /// A session over legacy HTTP+SSE.
 pub struct SseSession {
@@ -62,7 +73,7 @@ struct Ticket<'a> {
 /// The receiving half: read by the owner of the session.
 pub struct Reader {
     stream: Exchange,
-    parser: Parser,
+    events: Events,
     outbox: mpsc::Receiver<Bytes>,
 }
 
@@ -75,11 +86,11 @@ impl SseSession {
         post_to: Uri,
         configured: HeaderMap,
         stream: Exchange,
-        parser: Parser,
+        events: Events,
     ) -> (Self, Reader) {
         let heads = Heads::new(&core.pool, post_to, configured, &[]);
         let session = Self { core, heads, waiting: Waiting::default() };
-        (session, Reader { stream, parser, outbox: queue })
+        (session, Reader { stream, events, outbox: queue })
     }
 
     /// Asks for this version in the headers of every request from now on.
@@ -89,47 +100,41 @@ impl SseSession {
         }
     }
 
+    /// A request without doubts about the session, which is not there yet.
     pub(super) async fn call(&self, call: &Call<'_>, timing: &Arc<Timing>) -> Result<Reply, CallError> {
-        let id = self.core.next_id();
-        let (answer, mut answered) = oneshot::channel();
-        let waiter = Waiter { answer, timing: timing.clone(), mailbox: call.mailbox.cloned() };
-        self.waiting.lock().insert(id, waiter);
-        let mut ticket = Ticket { session: self, id, cancel: true };
-        if self.waiting.closed.load(Ordering::Acquire) {
-            ticket.cancel = false;
-            return Err(CallError::NotSent("its event stream is closed"));
-        }
-        let mut digits = itoa::Buffer::new();
-        let text = self.heads.call(call.headers, &[], &request(digits.format(id), call, &[call.caller.meta]));
-        let outcome = pin!(async {
-            let mut posting = pin!(self.post(text));
-            let answer = tokio::select! {
-                biased;
-                posted = self.acknowledged(&mut posting) => {
-                    posted?;
-                    return answered.await.unwrap_or(Err(CallError::Lost));
-                }
-                answer = &mut answered => answer,
-            };
-            // The rest of the acknowledgement frees its connection, or tells that the call was never sent.
-            let posted = timeout(LATE_ACKNOWLEDGEMENT, posting).await;
-            match (answer, posted) {
-                (Ok(answer), _) => answer,
-                (Err(_), Ok(Err(error))) if error.is_harmless() => Err(error),
-                (Err(_), _) => Err(CallError::Lost),
+        self.hear(call, timing).await.answer
+    }
+
+    /// Posts a request and waits for its answer on the stream.
+    async fn outcome(
+        &self,
+        (id, method): (u64, &str),
+        text: Outgoing,
+        mut answered: oneshot::Receiver<Result<Reply, CallError>>,
+    ) -> Heard {
+        let mut posting = pin!(self.post(text, id, method));
+        let answer = tokio::select! {
+            biased;
+            posted = self.acknowledged(&mut posting) => match posted {
+                Ok(()) => return Heard::of(answered.await.unwrap_or(Err(CallError::Lost)), method),
+                Err(refused) => return refused,
+            },
+            answer = &mut answered => answer,
+        };
+        // The rest of the acknowledgement frees its connection, or tells that the call was never sent.
+        let posted = timeout(LATE_ACKNOWLEDGEMENT, posting).await;
+        match (answer, posted) {
+            (Ok(answer), _) => Heard::of(answer, method),
+            (Err(_), Ok(Err(refused))) if refused.answer.as_ref().map_or_else(CallError::is_harmless, |_| true) => {
+                refused
             }
-        });
-        let answer = timing.limit(outcome).await?;
-        ticket.cancel = false;
-        answer
+            (Err(_), _) => CallError::Lost.into(),
+        }
     }
 
     /// Waits for the acknowledgement of a call. Some servers give it only when the tool has finished, so it may be
     /// late; but then the server is looked at.
-    async fn acknowledged(
-        &self,
-        posting: &mut (impl Future<Output = Result<(), CallError>> + Unpin),
-    ) -> Result<(), CallError> {
+    async fn acknowledged(&self, posting: &mut (impl Future<Output = Result<(), Heard>> + Unpin)) -> Result<(), Heard> {
         match timeout(POST_LIMIT, &mut *posting).await {
             Ok(posted) => posted,
             Err(_) => {
@@ -141,30 +146,51 @@ impl SseSession {
 
     /// Sends a notification, or an answer of ours.
     pub(super) async fn notify(&self, text: Bytes) -> Result<(), CallError> {
-        let sent = timeout(POST_LIMIT, self.post(self.heads.post(text))).await;
-        sent.unwrap_or_else(|_| {
-            self.core.notices.suspect.notify_one();
-            Err(CallError::Lost)
-        })
+        match timeout(POST_LIMIT, self.post(self.heads.post(text), 0, "")).await {
+            Ok(posted) => posted.or_else(|refused| refused.answer.map(drop)),
+            Err(_) => {
+                self.core.notices.suspect.notify_one();
+                Err(CallError::Lost)
+            }
+        }
     }
 
-    async fn post(&self, request: Outgoing) -> Result<(), CallError> {
-        let exchange = self.core.pool.exchange(request).await?;
-        let status = exchange.head.status.as_u16();
+    /// # Errors
+    /// What the server says when it does not take it.
+    async fn post(&self, request: Outgoing, id: u64, method: &str) -> Result<(), Heard> {
+        let exchange = self.core.pool.exchange(request).await.map_err(CallError::from)?;
         if exchange.head.status.is_success() {
             exchange.linger();
             return Ok(());
         }
-        self.core.notices.suspect.notify_one();
-        Err(refusal(status, true))
+        if !is_check(method) {
+            self.core.notices.suspect.notify_one();
+        }
+        Err(Box::pin(self.core.refused(exchange, id, method, true)).await)
     }
 
-    /// Reads the stream until it ends, answers the server's own requests, and sends what is in the outbox.
+    /// Reads the stream until it ends, answers the server's own requests, sends what is in the outbox, and checks what
+    /// is doubted.
     pub(super) async fn read(&self, mut reader: Reader) -> End {
         let _closing = Closing(&self.waiting);
+        let outbox = &mut reader.outbox;
+        // With a waker of their own: each answer on the stream wakes this task, and need not look at these.
+        let mut others: FuturesUnordered<Pin<Box<dyn Future<Output = End> + Send + '_>>> = FuturesUnordered::new();
+        others.push(Box::pin(async {
+            send_all(outbox, |text| async {
+                let _ = self.notify(text).await;
+            })
+            .await;
+            End::Closed
+        }));
+        others.push(Box::pin(async {
+            settle_doubts(self).await;
+            End::Expired
+        }));
         tokio::select! {
-            end = read_stream(&mut reader.stream, &mut reader.parser, |message| self.take(message)) => end,
-            () = send_all(&mut reader.outbox, |text| async { let _ = self.notify(text).await; }) => End::Closed,
+            biased;
+            end = read_stream(&mut reader.stream, &mut reader.events, |message| self.take(message)) => end,
+            Some(end) = others.next() => end,
         }
     }
 
@@ -179,6 +205,7 @@ impl SseSession {
         match message {
             Message::Reply(id, reply) => self.settle(id, Ok(reply)),
             Message::Unusable(id) => self.settle(id, Err(UNUSABLE)),
+            Message::TooLarge(id) => self.settle(id, Err(CallError::TooLarge(self.core.max_message))),
             Message::Progress(token, params) => {
                 if let Some(waiter) = self.waiting.lock().get(&token) {
                     waiter.timing.progressed();
@@ -188,6 +215,34 @@ impl SseSession {
             // The stream does not say to which call it belongs.
             other => self.core.handle(other, None),
         }
+    }
+}
+
+impl Hears for SseSession {
+    async fn hear(&self, call: &Call<'_>, timing: &Arc<Timing>) -> Heard {
+        let id = self.core.next_id();
+        let (answer, answered) = oneshot::channel();
+        let waiter = Waiter { answer, timing: timing.clone(), mailbox: call.mailbox.cloned() };
+        self.waiting.lock().insert(id, waiter);
+        let mut ticket = Ticket { session: self, id, cancel: true };
+        if self.waiting.closed.load(Ordering::Acquire) {
+            ticket.cancel = false;
+            return CallError::NotSent("its event stream is closed").into();
+        }
+        let mut digits = itoa::Buffer::new();
+        let text = self.heads.call(call.headers, &[], &request(digits.format(id), call, &[call.caller.meta]));
+        let outcome = pin!(self.outcome((id, call.method), text, answered));
+        let Ok(heard) = timing.limit(outcome).await else { return CallError::Timeout.into() };
+        ticket.cancel = false;
+        heard
+    }
+
+    fn core(&self) -> &Core {
+        &self.core
+    }
+
+    fn is_modern(&self) -> bool {
+        false
     }
 }
 
@@ -223,40 +278,59 @@ impl Drop for Ticket<'_> {
 // === shared with the streamable transport ===
 
 /// Reads events until the stream ends; every message goes to `take`.
-pub(super) async fn read_stream(stream: &mut Exchange, parser: &mut Parser, mut take: impl FnMut(Message)) -> End {
+pub(super) async fn read_stream(stream: &mut Exchange, events: &mut Events, mut take: impl FnMut(Message)) -> End {
+    let mut large = None;
     loop {
-        if let Some(end) = read_events(parser, &mut take) {
-            return end;
-        }
-        match stream.chunk().await {
-            Ok(Some(piece)) => parser.push(&piece),
-            Ok(None) | Err(_) => return End::Closed,
+        match events.next(stream).await {
+            Ok(Some(event)) => read_event(events, event, &mut large, &mut take),
+            Ok(None) => return End::Closed,
+            Err(_) => return ENDLESS,
         }
     }
 }
 
 /// Reads the events that have arrived on a stream that is given up.
-pub(super) fn read_arrived(stream: &mut Exchange, parser: &mut Parser, mut take: impl FnMut(Message)) -> Option<End> {
-    loop {
-        if let Some(end) = read_events(parser, &mut take) {
-            return Some(end);
-        }
-        parser.push(&stream.arrived()?);
+pub(super) async fn read_arrived(stream: &mut Exchange, events: &mut Events, mut take: impl FnMut(Message)) {
+    let (mut large, mut left) = (None, MAX_ARRIVED);
+    while let Ok(Some(event)) = events.arrived(stream, &mut left).await {
+        read_event(events, event, &mut large, &mut take);
     }
 }
 
-/// Reads the events that are whole; tells if no more can be read after them.
-fn read_events(parser: &mut Parser, take: &mut impl FnMut(Message)) -> Option<End> {
-    loop {
-        match parser.next_event() {
-            Ok(Some(Event::Message { name, data })) if name.is_empty() || name == "message" => {
-                message::read(&data, &mut *take);
+/// Reads one event. `large`: what is known of the message that is passed over.
+fn read_event(events: &mut Events, event: Event, large: &mut Option<Large>, take: &mut impl FnMut(Message)) {
+    match event {
+        Event::Message { name, data } if is_message(&name) && !events.is_noted(&data) => {
+            let mut may_come_again = true;
+            message::read(&data, |message| {
+                may_come_again &= matches!(message, Message::ListChanged(_) | Message::Updated(_));
+                take(message);
+            });
+            if may_come_again {
+                events.note(&data);
             }
-            Ok(Some(_)) => {}
-            Ok(None) => return None,
-            Err(_) => return Some(End::Broken("an event on its stream is too large")),
         }
+        Event::TooLarge { name, head } if is_message(&name) => {
+            let begun = Large::of_head(&head);
+            if let Large::Answer(Some(id)) = begun {
+                take(Message::TooLarge(id));
+            }
+            *large = Some(begun);
+        }
+        Event::PassedOver { tail } => match large.take() {
+            None | Some(Large::Answer(Some(_))) => {}
+            Some(Large::Other) => take(Message::Nonsense),
+            Some(Large::Answer(None) | Large::Unknown) => {
+                take(Large::id_in_tail(&tail).map_or(Message::Nonsense, Message::TooLarge));
+            }
+        },
+        Event::Message { .. } | Event::TooLarge { .. } | Event::Comment => {}
     }
+}
+
+/// Whether events of this name are messages.
+pub(super) fn is_message(name: &[u8]) -> bool {
+    matches!(name, b"" | b"message")
 }
 
 /// Sends what comes into an outbox, one after the other.

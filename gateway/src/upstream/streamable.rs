@@ -10,19 +10,22 @@ use std::time::Duration;
 
 use ::http::{HeaderMap, HeaderName, HeaderValue, Uri};
 use bytes::Bytes;
-use tokio::sync::{Notify, mpsc, watch};
-use tokio::time::{sleep, timeout};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::connect::ServerCapabilities;
+use super::doubts::{Heard, Hears, is_check, settle_doubts};
 use super::event_stream::{Event, Parser};
+use super::events::Events;
 use super::heads::Heads;
 use super::http::{Exchange, Media, Outgoing};
+use super::large::Large;
 use super::mailbox::{Mailbox, Told};
 use super::message::{self, Message, Reply};
 use super::params::encode_value;
 use super::request::{modern_request, request};
 use super::session::{Call, CallError, Core, End, UNUSABLE, refusal};
-use super::sse::send_all;
+use super::sse::{is_message, send_all};
 use super::timing::Timing;
 
 /// The first revision without sessions.
@@ -34,8 +37,8 @@ static NAMED: [HeaderName; 2] = [HeaderName::from_static("mcp-method"), HeaderNa
 /// For messages that are only acknowledged.
 pub(super) const POST_LIMIT: Duration = Duration::from_secs(10);
 
-/// A body of an HTTP error is read up to here, to find the JSON-RPC error in it.
-const MAX_ERROR_BODY: usize = 64 * 1024;
+/// A session that has been open for so long may be forgotten without anybody's doing.
+const LONG_OPEN: Duration = Duration::from_secs(60);
 
 /// Before what follows on a stream that has broken off is asked for, where the server does not say when.
 const GO_ON: Duration = Duration::from_secs(1);
@@ -43,9 +46,6 @@ const GO_ON: Duration = Duration::from_secs(1);
 /// Servers that say when are believed between these.
 const SOONEST: Duration = Duration::from_millis(100);
 const LATEST: Duration = Duration::from_secs(60);
-
-/// JSON-RPC code that some servers use for a session they have forgotten.
-const SESSION_NOT_FOUND: i64 = -32001;
 
 /// JSON-RPC code for arguments that did not travel as headers as the schema says (since 2026-07-28).
 const HEADER_MISMATCH: i64 = -32020;
@@ -60,7 +60,7 @@ pub struct StreamableSession {
     pub(super) heads: Heads,
     pub(super) has_session: bool,
     pub(super) modern: bool,
-    expired: Notify,
+    born: Instant,
     /// The listening stream is open.
     pub(super) hears: AtomicBool,
     /// Single resources that the listening stream is to tell of, since 2026-07-28.
@@ -73,8 +73,8 @@ impl StreamableSession {
         if modern {
             heads.own("mcp-protocol-version", HeaderValue::from_static(MODERN));
         }
-        let (expired, hears, resources) = (Notify::new(), AtomicBool::new(false), watch::Sender::default());
-        Self { core, heads, has_session: false, modern, expired, hears, resources }
+        let (hears, resources) = (AtomicBool::new(false), watch::Sender::default());
+        Self { core, heads, has_session: false, modern, born: Instant::now(), hears, resources }
     }
 
     /// Whether the server has a way to tell now that its tools have changed.
@@ -107,19 +107,14 @@ impl StreamableSession {
         }
     }
 
+    /// Whether it has been open for long.
+    pub(super) fn is_long_open(&self) -> bool {
+        self.born.elapsed() >= LONG_OPEN
+    }
+
+    /// A request without doubts about the session, which there may not be yet.
     pub(super) async fn call(&self, call: &Call<'_>, timing: &Arc<Timing>) -> Result<Reply, CallError> {
-        let id = self.core.next_id();
-        let mut guard = CancelOnDrop { session: self, id, armed: !self.modern };
-        let work = pin!(async {
-            let exchange = self.post(call, id).await?;
-            self.read_answer(exchange, id, timing, call.mailbox).await
-        });
-        let answer = timing.limit(work).await?;
-        guard.armed = false;
-        if answer == Err(CallError::SessionExpired) {
-            self.expired.notify_one();
-        }
-        answer
+        self.hear(call, timing).await.answer
     }
 
     /// Sends a request and returns the head of its answer.
@@ -139,6 +134,7 @@ impl StreamableSession {
         self.heads.call(call.headers, named, &modern_request(id, call))
     }
 
+    /// The answer to a request of a handshake.
     pub(super) async fn read_answer(
         &self,
         exchange: Exchange,
@@ -147,8 +143,18 @@ impl StreamableSession {
         mailbox: Option<&Mailbox>,
     ) -> Result<Reply, CallError> {
         if !exchange.head.status.is_success() {
-            return Box::pin(self.read_refusal(exchange)).await;
+            return Box::pin(self.read_refusal(exchange, id, "")).await.answer;
         }
+        self.read_success(exchange, id, timing, mailbox).await
+    }
+
+    async fn read_success(
+        &self,
+        exchange: Exchange,
+        id: u64,
+        timing: &Timing,
+        mailbox: Option<&Mailbox>,
+    ) -> Result<Reply, CallError> {
         match exchange.head.media {
             Media::Json => {
                 let body = exchange.whole(self.core.max_message).await?;
@@ -160,7 +166,7 @@ impl StreamableSession {
                     Message::Complaint(error) if found.is_none() => found = Some(Ok(Reply::Error(error))),
                     other => self.core.handle(other, mailbox),
                 });
-                self.judge(found.ok_or(CallError::Nonsense("it is no answer to the request"))??)
+                found.ok_or(CallError::Nonsense("it is no answer to the request"))?
             }
             Media::EventStream => self.read_events(exchange, id, timing, mailbox).await,
             Media::Other => Err(CallError::Nonsense("it is neither JSON nor an event stream")),
@@ -174,16 +180,37 @@ impl StreamableSession {
         timing: &Timing,
         mailbox: Option<&Mailbox>,
     ) -> Result<Reply, CallError> {
-        let mut parser = Parser::new(self.core.max_message);
+        let too_large = CallError::TooLarge(self.core.max_message);
+        let mut events = Events::new(self.core.max_message);
         let mut found = None;
         loop {
-            while let Some(event) = parser.next_event().map_err(|_| CallError::Unfit("it is too large"))? {
-                let Event::Message { name, data } = event else { continue };
-                // One without data only has an id.
-                if !(name.is_empty() || name == "message") || data.is_empty() {
+            let event = match events.next(&mut exchange).await {
+                Ok(Some(event)) => event,
+                Ok(None) => {
+                    exchange = Box::pin(self.gone_on(events.parser())).await.ok_or(CallError::Lost)?;
+                    events = events.going_on();
                     continue;
                 }
-                message::read(&data, |message| match message {
+                Err(_) => return Err(too_large),
+            };
+            let data = match event {
+                // One without data only has an id.
+                Event::Message { name, data } if is_message(&name) && !data.is_empty() => data,
+                // The stream is this call's own: an answer that does not begin with another id is its.
+                Event::TooLarge { name, head } if is_message(&name) => match Large::of_head(&head) {
+                    Large::Answer(of) if of.is_none_or(|of| of == id) => return Err(too_large),
+                    _ => continue,
+                },
+                Event::PassedOver { tail } if Large::id_in_tail(&tail) == Some(id) => return Err(too_large),
+                _ => continue,
+            };
+            if events.is_noted(&data) {
+                continue;
+            }
+            let mut may_come_again = true;
+            message::read(&data, |message| {
+                may_come_again &= matches!(message, Message::ListChanged(_) | Message::Updated(_));
+                match message {
                     Message::Reply(of, reply) if of == id => found = Some(Ok(reply)),
                     Message::Unusable(of) if of == id => found = Some(Err(UNUSABLE)),
                     Message::Complaint(error) if found.is_none() => found = Some(Ok(Reply::Error(error))),
@@ -192,18 +219,14 @@ impl StreamableSession {
                         self.core.put(mailbox, Told::Progress(params));
                     }
                     other => self.core.handle(other, mailbox),
-                });
-                if let Some(reply) = found {
-                    exchange.linger();
-                    return self.judge(reply?);
                 }
+            });
+            if let Some(reply) = found {
+                exchange.linger();
+                return reply;
             }
-            match exchange.chunk().await {
-                Ok(Some(piece)) => parser.push(&piece),
-                Ok(None) | Err(_) => {
-                    exchange = Box::pin(self.gone_on(&parser)).await.ok_or(CallError::Lost)?;
-                    parser = parser.going_on();
-                }
+            if may_come_again {
+                events.note(&data);
             }
         }
     }
@@ -217,47 +240,17 @@ impl StreamableSession {
         (exchange.head.status.is_success() && exchange.head.media == Media::EventStream).then_some(exchange)
     }
 
-    /// An HTTP error may carry a JSON-RPC error, which is the better answer.
-    async fn read_refusal(&self, exchange: Exchange) -> Result<Reply, CallError> {
-        let status = exchange.head.status.as_u16();
-        let refusal = refusal(status, self.has_session);
-        // Who is not let in, or asks too often, is refused whatever the reason that is given.
-        let at_the_door = matches!(status, 401 | 403 | 429);
-        if refusal == CallError::SessionExpired || !(400..500).contains(&status) || at_the_door {
-            return Err(refusal);
+    async fn read_refusal(&self, exchange: Exchange, id: u64, method: &str) -> Heard {
+        let heard = self.core.refused(exchange, id, method, self.has_session).await;
+        if let Ok(Reply::Error(error)) = &heard.answer
+            && error.status == Some(400)
+            && !OF_ONE_CALL.contains(&error.code)
+            && !is_check(method)
+        {
+            // A server that speaks otherwise may have taken its place: the health check tells.
+            self.core.notices.suspect.notify_one();
         }
-        let body = exchange.whole(MAX_ERROR_BODY).await.unwrap_or_default();
-        let error = message::error_in(&body);
-        let text = error.as_ref().map_or_else(|| String::from_utf8_lossy(&body), |error| (&error.message).into());
-        if status == 400 && self.has_session && tells_of_no_session(&text) {
-            return Err(CallError::SessionExpired);
-        }
-        match error {
-            Some(error) => {
-                if status == 400 && !OF_ONE_CALL.contains(&error.code) {
-                    // A server that speaks otherwise may have taken its place: the health check tells.
-                    self.core.notices.suspect.notify_one();
-                }
-                self.judge(Reply::Error(error))
-            }
-            None => Err(refusal),
-        }
-    }
-
-    fn judge(&self, reply: Reply) -> Result<Reply, CallError> {
-        match &reply {
-            Reply::Error(error)
-                if self.has_session && error.code == SESSION_NOT_FOUND && tells_of_no_session(&error.message) =>
-            {
-                Err(CallError::SessionExpired)
-            }
-            Reply::Error(error) if self.modern && error.code == HEADER_MISMATCH => {
-                // The schema has changed since it was listed, and with it the arguments that travel as headers.
-                self.core.notices.tools_changed.notify_one();
-                Ok(reply)
-            }
-            _ => Ok(reply),
-        }
+        heard
     }
 
     /// Sends a notification.
@@ -266,7 +259,14 @@ impl StreamableSession {
         let exchange = sent.map_err(|_| CallError::Timeout)??;
         let status = exchange.head.status;
         exchange.linger();
-        if status.is_success() { Ok(()) } else { Err(refusal(status.as_u16(), self.has_session)) }
+        if status.is_success() { Ok(()) } else { Err(refusal(status.as_u16())) }
+    }
+
+    /// The same, of which nobody waits for the end.
+    async fn notify_or_suspect(&self, text: Bytes) {
+        if let Err(CallError::Refused(404 | 410)) = self.notify(text).await {
+            self.core.notices.suspect.notify_one();
+        }
     }
 
     /// Listens for what the server says unasked, and sends what is in the outbox, until the session ends.
@@ -277,8 +277,8 @@ impl StreamableSession {
         let listening = async { if listens { self.listen(capabilities).await } else { std::future::pending().await } };
         tokio::select! {
             end = listening => end,
-            () = self.expired.notified() => End::Expired,
-            () = send_all(&mut outbox, |text| async { let _ = self.notify(text).await; }) => End::Closed,
+            () = settle_doubts(self) => End::Expired,
+            () = send_all(&mut outbox, |text| self.notify_or_suspect(text)) => End::Closed,
         }
     }
 
@@ -290,10 +290,37 @@ impl StreamableSession {
     }
 }
 
-/// What servers write with HTTP 400 when they do not know the session, where the specification wants 404.
-fn tells_of_no_session(text: &str) -> bool {
-    let text = text.to_ascii_lowercase();
-    text.contains("session") || text.contains("not initialized")
+impl Hears for StreamableSession {
+    async fn hear(&self, call: &Call<'_>, timing: &Arc<Timing>) -> Heard {
+        let id = self.core.next_id();
+        let mut guard = CancelOnDrop { session: self, id, armed: !self.modern };
+        let work = pin!(async {
+            let exchange = match self.post(call, id).await {
+                Ok(exchange) if exchange.head.status.is_success() => exchange,
+                Ok(exchange) => return Box::pin(self.read_refusal(exchange, id, call.method)).await,
+                Err(error) => return error.into(),
+            };
+            Heard::of(self.read_success(exchange, id, timing, call.mailbox).await, call.method)
+        });
+        let Ok(heard) = timing.limit(work).await else { return CallError::Timeout.into() };
+        guard.armed = false;
+        if let Ok(Reply::Error(error)) = &heard.answer
+            && error.code == HEADER_MISMATCH
+            && self.modern
+        {
+            // The schema has changed since it was listed, and with it the arguments that travel as headers.
+            self.core.notices.tools_changed.notify_one();
+        }
+        heard
+    }
+
+    fn core(&self) -> &Core {
+        &self.core
+    }
+
+    fn is_modern(&self) -> bool {
+        self.modern
+    }
 }
 
 /// Cancels a call whose caller goes away; since 2026-07-28 the closed connection says it.

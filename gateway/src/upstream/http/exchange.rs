@@ -5,12 +5,17 @@ use std::sync::Weak;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
+use tokio::task::yield_now;
 
 use super::HttpError;
 use super::body::Body;
 use super::connection::Connection;
 use super::head::Head;
 use super::pool::Part;
+
+/// So much of a body is looked at before others have their turn; a piece counts for itself, however short it is.
+const TURN: usize = 64 * 1024;
+const PIECE: usize = 64;
 
 /// An answer whose head has arrived. Dropping it before its end closes the connection.
 pub struct Exchange {
@@ -84,8 +89,13 @@ impl Exchange {
         let Some(second) = self.chunk().await? else { return Ok(first) };
         let mut all = Vec::with_capacity((first.len() + second.len()) * 2);
         all.extend_from_slice(&first);
-        let mut next = Some(second);
+        let (mut next, mut turn) = (Some(second), 0);
         while let Some(chunk) = next {
+            turn += chunk.len() + PIECE;
+            if turn >= TURN {
+                yield_now().await;
+                turn = 0;
+            }
             if all.len() + chunk.len() > limit {
                 return Err(HttpError::TooLarge(limit));
             }
@@ -105,17 +115,20 @@ impl Exchange {
         }
     }
 
-    /// Whether the body has ended: `Some(true)` with its connection back in the pool, `Some(false)` with it lost.
+    /// Whether the body has ended: `Some(true)` with its connection back in the pool, `Some(false)` with it lost. A body
+    /// of which much comes has not.
     pub(super) fn ended_now(&mut self) -> Option<bool> {
         let mut cx = Context::from_waker(Waker::noop());
-        loop {
+        let mut turn = 0;
+        while turn < TURN {
             match self.poll_chunk(&mut cx) {
                 Poll::Pending => return None,
-                Poll::Ready(Ok(Some(_))) => {}
+                Poll::Ready(Ok(Some(chunk))) => turn += chunk.len() + PIECE,
                 Poll::Ready(Ok(None)) => return Some(true),
                 Poll::Ready(Err(_)) => return Some(false),
             }
         }
+        None
     }
 
     fn finish(&mut self) {

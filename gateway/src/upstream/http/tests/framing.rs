@@ -226,3 +226,49 @@ proptest! {
         prop_assert_eq!(understood(text.as_bytes().chunks(size)), answer(200, &chunks.concat(), true));
     }
 }
+
+#[tokio::test]
+async fn a_body_in_many_pieces_is_read_in_turns() {
+    let (pool, listener) = pool_and_listener().await;
+    let (server, exchange) = soon(async {
+        let serving = async {
+            let (mut server, _) = listener.accept().await.unwrap();
+            read_request(&mut server, 0).await;
+            let head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+            let body = "1\r\nx\r\n".repeat(10_000);
+            // All of it is there before anybody reads.
+            server.write_all(format!("{head}{body}0\r\n\r\n").as_bytes()).await.unwrap();
+            server
+        };
+        tokio::join!(serving, ask(&pool, b""))
+    })
+    .await;
+    let (mut polls, mut whole) = (0, Box::pin(exchange.unwrap().whole(100_000)));
+    let body = soon(std::future::poll_fn(|cx| {
+        polls += 1;
+        whole.as_mut().poll(cx)
+    }));
+    assert_eq!(body.await.unwrap().len(), 10_000);
+    assert!(polls > 5, "{polls}");
+    drop(server);
+}
+
+#[tokio::test]
+async fn a_body_that_goes_on_and_on_is_not_read_to_its_end_when_nobody_waits_for_it() {
+    let (pool, listener) = pool_and_listener().await;
+    let (server, exchange) = soon(async {
+        let serving = async {
+            let (mut server, _) = listener.accept().await.unwrap();
+            read_request(&mut server, 0).await;
+            let body = "x".repeat(300_000);
+            server.write_all(format!("HTTP/1.1 200 OK\r\n\r\n{body}").as_bytes()).await.unwrap();
+            server
+        };
+        tokio::join!(serving, ask(&pool, b""))
+    })
+    .await;
+    drop(server);
+    let mut exchange = exchange.unwrap();
+    hear().await;
+    assert_eq!(exchange.ended_now(), None);
+}
