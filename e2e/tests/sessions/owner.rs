@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use http::Method;
 use portcullis_e2e::conformance::Conforming;
+use portcullis_e2e::faulty::{Faulty, Mode, Tool};
 use portcullis_e2e::gateway::{Gateway, LIMIT};
 use portcullis_e2e::http as client;
 use portcullis_e2e::manifests::Manifests;
@@ -156,4 +157,24 @@ async fn a_stranger_at_the_address_of_the_owner_never_sees_a_token() {
         tokio::time::timeout(LIMIT, async { tokio::join!(listening, asking) }).await.expect("in time");
     assert!(seen.starts_with("GET /.well-known/portcullis-replica?"), "{seen}");
     assert!(!seen.to_lowercase().contains("authorization") && !seen.contains(&other.token), "{seen}");
+}
+
+#[tokio::test]
+async fn a_long_call_that_the_owner_answers_is_a_stream_at_every_replica() {
+    let tool = Tool::text("slow", "done").takes(Duration::from_millis(2_500));
+    let server = Faulty::with_tools(Mode::Streamable, vec![tool]).await;
+    let manifests = Manifests::new();
+    manifests.add("own", &server.url(), "session: PerClient\nprotocolVersion: 2025-11-25");
+    std::fs::write(manifests.secrets().join("../keys"), KEYS).expect("a file");
+    let options = || Options { stream_after_seconds: Some("1".into()), ..replica(&manifests, 0) };
+    let (owner, other) = (Gateway::start(options()).await, Gateway::start(options()).await);
+    owner.connected(1).await;
+    other.connected(1).await;
+    let session = Session::begin(&owner, "/mcp").await;
+    let call = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "slow"}});
+    let began = Instant::now();
+    let mut events = sse::open(session.request(&other, Method::POST, &call.to_string())).await.expect("a stream");
+    assert!(began.elapsed() < Duration::from_millis(2_400), "the stream began after {:?}", began.elapsed());
+    assert_eq!(next(&mut events).await["result"]["content"][0]["text"], "done");
+    other.counts(OK, 1.0).await;
 }
