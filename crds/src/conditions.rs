@@ -17,11 +17,13 @@ pub enum ConditionType {
     Programmed,
     /// Every gateway replica has made the MCP handshake and listed the tools: they can be called.
     Ready,
+    /// The server shares its tools with its pool. Only where `spec.pool` is set; the tools can be called either way.
+    Pooled,
 }
 
 impl ConditionType {
     /// All of them, in the order in which they come true.
-    pub const ALL: [Self; 4] = [Self::Accepted, Self::ResolvedRefs, Self::Programmed, Self::Ready];
+    pub const ALL: [Self; 5] = [Self::Accepted, Self::ResolvedRefs, Self::Programmed, Self::Ready, Self::Pooled];
 
     /// The word in `status.conditions[].type`.
     pub const fn as_str(self) -> &'static str {
@@ -30,6 +32,7 @@ impl ConditionType {
             Self::ResolvedRefs => "ResolvedRefs",
             Self::Programmed => "Programmed",
             Self::Ready => "Ready",
+            Self::Pooled => "Pooled",
         }
     }
 }
@@ -157,6 +160,12 @@ reasons! {
     RefsNotResolved => Ready, "See the condition ResolvedRefs.";
     /// Not every gateway replica knows this generation yet.
     NotProgrammed => Ready, "See the condition Programmed.";
+
+    /// The server and its pool agree on the tools that they share.
+    Pooled => Pooled, "";
+    /// An older server of the pool has tools of the same names with other input schemas; the message names them. They go by
+    /// names of their own, as if there were no pool.
+    PoolMismatch => Pooled, "Give the servers the same version, rename the tools with spec.tools.overrides, or take one out of the pool.";
 }
 
 impl fmt::Display for Reason {

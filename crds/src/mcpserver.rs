@@ -74,7 +74,7 @@ pub struct McpServerSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024))]
     pub description: Option<String>,
-    /// Share of the calls among servers of one priority that offer the same tool. 0: only when named.
+    /// Share of the calls among servers of one priority that share a tool. 0: only when named.
     #[serde(default = "default_weight")]
     #[schemars(range(max = 1000))]
     pub weight: u16,
@@ -118,6 +118,12 @@ pub struct McpServerSpec {
     /// How much the server is given at once.
     #[serde(default)]
     pub limits: Limits,
+    /// Name of a pool: servers of one namespace that name the same one offer tools of the same name and input schema as
+    /// one tool, whatever else differs. Absent: tools are one where everything shown of them is the same and the servers
+    /// call themselves the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+    pub pool: Option<String>,
     /// Whether clients share one session with the server. `PerClient`: each has its own; for servers that keep state per
     /// session, or ask the client (elicitation, sampling, roots).
     #[serde(default)]
@@ -486,7 +492,7 @@ pub struct McpServerStatus {
     /// The last failure, as a short text without secrets.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
-    /// `Accepted`, `ResolvedRefs`, `Programmed` and `Ready`.
+    /// `Accepted`, `ResolvedRefs`, `Programmed` and `Ready`; `Pooled` too where `spec.pool` is set.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,

@@ -83,7 +83,7 @@ pub struct ServerReport {
     /// Tools offered.
     #[serde(default)]
     pub tools: u32,
-    /// Of these, offered as `SERVER__TOOL` because an older server has the name.
+    /// Of these, offered with the server's name in theirs because another server has the name.
     #[serde(default)]
     pub renamed: u32,
     /// Of these, offered under a short form of their name because some clients would refuse it.
@@ -107,7 +107,13 @@ pub struct ServerReport {
     /// Resource templates offered.
     #[serde(default)]
     pub templates: u32,
-    /// Resources and templates that are not listed because an older server has the URI.
+    /// Resources and templates that are not listed because another server has the URI.
     #[serde(default)]
     pub hidden: u32,
+    /// Tools and prompts on which an older server of its pool does not agree; the first few.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub disagreed: Vec<String>,
+    /// How many there are.
+    #[serde(default)]
+    pub disagreements: u32,
 }

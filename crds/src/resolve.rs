@@ -176,6 +176,7 @@ fn server_of(key: &ServerKey, server: &McpServer, home: &str, url: String) -> Se
         timeouts: spec.timeouts,
         health_check: spec.health_check,
         limits: spec.limits,
+        pool: spec.pool.clone(),
         session: spec.session,
         client_sessions: spec.client_sessions,
         tools: spec.tools.clone(),

@@ -109,6 +109,7 @@ pub fn problems(spec: &McpServerSpec) -> Vec<String> {
         (1..=10000).contains(&spec.limits.max_concurrent_requests),
         "limits.maxConcurrentRequests is outside 1 to 10000",
     );
+    check(spec.pool.as_deref().is_none_or(is_dns_label), "pool: use at most 63 of a-z, 0-9 and '-', not '-' at an end");
     let own = &spec.client_sessions;
     check((10..=86400).contains(&own.idle_seconds), "clientSessions.idleSeconds is outside 10 to 86400");
     check((1..=100_000).contains(&own.max), "clientSessions.max is outside 1 to 100000");
@@ -141,7 +142,7 @@ fn is_path(path: &str) -> bool {
 }
 
 /// Whether a name is a DNS label: 1 to 63 of `a-z`, `0-9` and `-`, not `-` at an end (RFC 1123).
-pub(crate) fn is_dns_label(name: &str) -> bool {
+pub fn is_dns_label(name: &str) -> bool {
     let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
     (1..=63).contains(&name.len()) && name.bytes().all(inner) && !name.starts_with('-') && !name.ends_with('-')
 }

@@ -36,7 +36,7 @@ pub struct Server {
     /// `metadata.generation`.
     #[serde(default)]
     pub generation: i64,
-    /// When it was created, in seconds since 1970: the older one keeps a contested tool name.
+    /// When it was created, in seconds since 1970: of two servers of a namespace the older one keeps a contested name.
     #[serde(default)]
     pub created: i64,
     /// Absolute URL of the MCP endpoint.
@@ -79,6 +79,9 @@ pub struct Server {
     /// How much it is given at once.
     #[serde(default)]
     pub limits: Limits,
+    /// The pool that it belongs to: its tools are one with those of other members.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool: Option<String>,
     /// Whether clients share one session with it.
     #[serde(default, skip_serializing_if = "SessionMode::is_shared")]
     pub session: SessionMode,
@@ -207,11 +210,17 @@ impl Server {
             timeouts: Timeouts::default(),
             health_check: HealthCheck::default(),
             limits: Limits::default(),
+            pool: None,
             session: SessionMode::default(),
             client_sessions: ClientSessions::default(),
             tools: ToolRules::default(),
             read_from: ReadFrom::default(),
         }
+    }
+
+    /// Whether it belongs to the home namespace, whose servers and tools go by their bare names.
+    pub fn is_home(&self) -> bool {
+        self.name == self.key.name
     }
 
     /// What `/servers` calls it.

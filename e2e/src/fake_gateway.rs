@@ -162,6 +162,8 @@ impl Known {
             resources: 0,
             templates: 0,
             hidden: 0,
+            disagreed: vec![],
+            disagreements: 0,
         }
     }
 }

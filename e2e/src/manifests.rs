@@ -21,6 +21,11 @@ pub fn manifest(name: &str, url: &str, more: &str) -> String {
     )
 }
 
+/// The manifest of a server in a namespace; see [`manifest`].
+pub fn manifest_in(namespace: &str, name: &str, url: &str, more: &str) -> String {
+    manifest(name, url, more).replacen("metadata:\n", &format!("metadata:\n  namespace: {namespace}\n"), 1)
+}
+
 impl Default for Manifests {
     fn default() -> Self {
         Self::new()
@@ -55,6 +60,11 @@ impl Manifests {
     /// Writes the manifest of a server into a file of its own; see [`manifest`].
     pub fn add(&self, name: &str, url: &str, more: &str) {
         self.write(&format!("{name}.yaml"), &manifest(name, url, more));
+    }
+
+    /// Writes the manifest of a server in a namespace into a file `NAMESPACE.NAME.yaml`.
+    pub fn add_in(&self, namespace: &str, name: &str, url: &str, more: &str) {
+        self.write(&format!("{namespace}.{name}.yaml"), &manifest_in(namespace, name, url, more));
     }
 
     /// Writes a file of manifests in place, as `echo > FILE` does.

@@ -230,6 +230,12 @@ fn order(entry: &Entry, call: &Request<'_>) -> SmallVec<[usize; 4]> {
         let usable = entry.candidates[index].server.is_usable();
         return if usable { smallvec::smallvec![index] } else { SmallVec::new() };
     }
+    if entry.in_order {
+        let usable = |candidate: &Candidate| candidate.server.is_usable() && candidate.server.weighs();
+        let priority = |index: &usize| entry.candidates[*index].server.spec().priority;
+        let all = 0..entry.candidates.len();
+        return all.filter(|index| usable(&entry.candidates[*index])).min_by_key(priority).into_iter().collect();
+    }
     let views: SmallVec<[View; 8]> = entry.candidates.iter().map(|candidate| view(candidate, preferred)).collect();
     pick::order(&views, TURN.fetch_add(1, Ordering::Relaxed))
 }

@@ -2,62 +2,88 @@
 //!
 //! An immutable view: built anew when something changed and swapped in whole, so that a call never sees half a change.
 
+mod family;
+mod naming;
 mod pages;
 mod reader;
 mod rest;
 mod table;
+mod view;
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use portcullis_crds::ServerKey;
 use smallvec::smallvec;
 
+use self::family::Family;
+use self::naming::{Named, Naming};
 use self::pages::{Pages, number_of_row};
-use self::reader::Places;
-use self::table::{Named, Table};
+use self::table::Table;
+use self::view::{Servers, View};
 use crate::handle::{Handle, Offer, Phase};
-use crate::item::{Item, Items};
-use crate::short::{is_short, short_form};
-use crate::uri_template::UriTemplate;
+use crate::item::Item;
+use crate::short::{is_makeable, short_form};
 
+pub use self::naming::{Tenancy, uri_forms};
 pub use self::pages::{BadCursor, PAGE};
 pub use self::table::{Candidate, Entry};
 pub use crate::item::Kind;
 
-/// What a caller looks at: everything, or one server alone with the names that it offers.
-pub type Scope<'a> = Option<&'a Arc<Handle>>;
+/// What a caller looks at.
+#[derive(Clone, Copy)]
+pub enum Scope<'a> {
+    /// Everything, under names that say of other namespaces than the home one whose they are.
+    All,
+    /// The servers of one namespace, with names of their own.
+    Namespace(&'a str),
+    /// One server alone, with the names that it offers.
+    Server(&'a Arc<Handle>),
+}
 
 /// Everything of all servers.
 #[derive(Default)]
 pub struct Catalog {
-    tables: [Table; Kind::ALL.len()],
+    all: View,
+    tenancy: Tenancy,
     servers: Vec<Arc<Handle>>,
     /// For each of the servers, in the same order.
     places: Vec<Place>,
     /// For each of the servers, in the same order.
     alone: Vec<Alone>,
+    /// For each of the servers, in the same order.
+    families: Vec<Family>,
+    /// Few namespaces are looked at alone.
+    namespaces: OnceLock<HashMap<Box<str>, NamespaceView>>,
     /// Where the server stands that callers mean by a name.
     names: OnceLock<HashMap<Box<str>, usize>>,
     listing: OnceLock<Bytes>,
-    resource_places: OnceLock<Places>,
+}
+
+/// The servers of one namespace, and what is shown of them alone.
+struct NamespaceView {
+    range: Range<usize>,
+    view: OnceLock<View>,
 }
 
 /// A server's place in the view.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Place {
     /// What it offers is listed here.
     pub listed: bool,
     /// It is what it has told itself.
     pub own: bool,
-    /// So many of its tools go by `server__tool` because another server has their name.
+    /// So many of its tools have the server's name in theirs because another server has the bare one.
     pub renamed: u32,
     /// So many of its tools go by a short form of their name.
     pub shortened: u32,
     /// So many of its resources and templates are not shown because another server has their URI.
     pub hidden: u32,
+    /// Its tools and prompts on which an older server of its pool does not agree, so that they are not shared.
+    pub disagreed: Vec<Arc<str>>,
 }
 
 /// One server's offer as it was when the view was built, and what is shown of it alone.
@@ -78,10 +104,13 @@ pub struct Difference<'a> {
 }
 
 impl Catalog {
-    /// Builds the view. Servers come in any order.
-    ///
-    /// A server that is older keeps a contested name, so that adding one never renames what exists.
-    pub fn build(mut servers: Vec<Arc<Handle>>) -> Self {
+    /// Builds the view of a cluster whose namespaces belong to different teams. Servers come in any order.
+    pub fn build(servers: Vec<Arc<Handle>>) -> Self {
+        Self::build_for(Tenancy::Isolated, servers)
+    }
+
+    /// Builds the view.
+    pub fn build_for(tenancy: Tenancy, mut servers: Vec<Arc<Handle>>) -> Self {
         servers.sort_by(|a, b| a.key.cmp(&b.key));
         let mut places = Vec::with_capacity(servers.len());
         let mut alone = Vec::with_capacity(servers.len());
@@ -92,30 +121,48 @@ impl Catalog {
             places.push(Place { listed: offer.listed, own, ..Place::default() });
             alone.push(Alone { offer, pages: OnceLock::new(), numbers: OnceLock::new() });
         }
-        let mut by_age: Vec<usize> = (0..servers.len()).collect();
-        // Stable: of two of one age the first by key comes first.
-        by_age.sort_by_cached_key(|index| servers[*index].spec().created);
-        let tables = Kind::ALL.map(|kind| {
-            let count = alone.iter().map(|alone| alone.offer.of(kind).len()).sum();
-            let mut table = Table::with_capacity(count);
-            for index in &by_age {
-                let (server, offer) = (&servers[*index], &alone[*index].offer);
-                let place = &mut places[*index];
-                for item in in_precedence(kind, offer.of(kind)) {
-                    place.note(kind, item, &table.add(kind, server, item, offer.listed));
-                }
+        let families = Family::of_all(servers.iter().zip(alone.iter().map(|alone| &alone.offer)));
+        let (range, naming) = (0..servers.len(), Naming::of_all(tenancy, &servers));
+        let given = Servers { servers: &servers, alone: &alone, families: &families };
+        let all = View::build(given, range, naming, &mut places);
+        let (namespaces, names, listing) = (OnceLock::new(), OnceLock::new(), OnceLock::new());
+        Self { all, tenancy, servers, places, alone, families, namespaces, names, listing }
+    }
+
+    fn all_servers(&self) -> Servers<'_> {
+        Servers { servers: &self.servers, alone: &self.alone, families: &self.families }
+    }
+
+    /// What several servers offer together; none for one alone, or where there is no server.
+    fn view(&self, scope: Scope<'_>) -> Option<&View> {
+        let namespace = match scope {
+            Scope::All => return Some(&self.all),
+            Scope::Namespace(namespace) => self.namespaces().get(namespace)?,
+            Scope::Server(_) => return None,
+        };
+        Some(namespace.view.get_or_init(|| {
+            let mut places = vec![Place::default(); namespace.range.len()];
+            View::build(self.all_servers(), namespace.range.clone(), Naming::default(), &mut places)
+        }))
+    }
+
+    fn namespaces(&self) -> &HashMap<Box<str>, NamespaceView> {
+        self.namespaces.get_or_init(|| {
+            let mut all = HashMap::new();
+            let mut begin = 0;
+            for same in self.servers.chunk_by(|a, b| a.key.namespace == b.key.namespace) {
+                let range = begin..begin + same.len();
+                begin = range.end;
+                let namespace = same.first().map(|server| server.key.namespace.as_str()).unwrap_or_default();
+                all.insert(namespace.into(), NamespaceView { range, view: OnceLock::new() });
             }
-            table
-        });
-        Self {
-            tables,
-            servers,
-            places,
-            alone,
-            names: OnceLock::new(),
-            listing: OnceLock::new(),
-            resource_places: OnceLock::new(),
-        }
+            all
+        })
+    }
+
+    /// Whether a server is in this namespace.
+    pub fn has_namespace(&self, namespace: &str) -> bool {
+        self.namespaces().contains_key(namespace)
     }
 
     // --- what is offered ---
@@ -123,10 +170,10 @@ impl Catalog {
     /// The item of this name, if anybody has it. A tool is found by its full name too where that is shortened.
     pub fn find(&self, kind: Kind, scope: Scope<'_>, name: &str) -> Option<Cow<'_, Arc<Entry>>> {
         let found = |name: &str| match scope {
-            None => self.table(kind).get(name).map(Cow::Borrowed),
-            Some(server) => self.find_alone(kind, server, name).map(|entry| Cow::Owned(Arc::new(entry))),
+            Scope::Server(server) => self.find_alone(kind, server, name).map(|entry| Cow::Owned(Arc::new(entry))),
+            scope => self.view(scope)?.table(kind).get(name).map(Cow::Borrowed),
         };
-        let is_full = || kind == Kind::Tools && !is_short(name);
+        let is_full = || kind == Kind::Tools && !is_makeable(name);
         found(name).or_else(|| is_full().then(|| found(&short_form(name))).flatten())
     }
 
@@ -135,7 +182,7 @@ impl Catalog {
         let items = offer.of(kind);
         let item = &items[items.binary_search_by(|item| (*item.name).cmp(name)).ok()?];
         let candidate = Candidate { server: server.clone(), item: item.clone(), listed: offer.listed };
-        Some(Entry { name: item.name.clone(), candidates: smallvec![candidate], listed: offer.listed })
+        Some(Entry { name: item.name.clone(), candidates: smallvec![candidate], listed: offer.listed, in_order: true })
     }
 
     /// A page of a list as MCP has it: `"tools":[...]`, then `,"nextCursor":"..."` if more follow; no braces.
@@ -145,9 +192,12 @@ impl Catalog {
     /// # Errors
     /// The cursor was never given out.
     pub fn page(&self, kind: Kind, scope: Scope<'_>, cursor: Option<&str>) -> Result<Bytes, BadCursor> {
-        let Some(server) = scope else { return self.table(kind).pages(kind).page(cursor) };
-        match self.alone(server) {
-            Some(alone) => alone.pages(kind).page(cursor),
+        let pages = match scope {
+            Scope::Server(server) => self.alone(server).map(|alone| alone.pages(kind)),
+            scope => self.view(scope).map(|view| view.table(kind).pages(kind)),
+        };
+        match pages {
+            Some(pages) => pages.page(cursor),
             None => Pages::new(kind, Vec::new()).page(cursor),
         }
     }
@@ -155,8 +205,8 @@ impl Catalog {
     /// A number that changes when the pages of a kind do; that of resources also when those of templates do.
     pub fn fingerprint(&self, kind: Kind, scope: Scope<'_>) -> u64 {
         let of = |kind| match scope {
-            None => self.table(kind).fingerprint(),
-            Some(server) => self.alone(server).map_or(0, |alone| alone.fingerprint(kind)),
+            Scope::Server(server) => self.alone(server).map_or(0, |alone| alone.fingerprint(kind)),
+            scope => self.view(scope).map_or(0, |view| view.table(kind).fingerprint()),
         };
         match kind {
             Kind::Resources => of(Kind::Resources).wrapping_add(of(Kind::Templates).rotate_left(1)),
@@ -166,9 +216,7 @@ impl Catalog {
 
     /// The listed items of a kind, sorted by name.
     pub fn listed(&self, kind: Kind) -> Vec<&Entry> {
-        let mut all: Vec<_> = self.table(kind).listed().collect();
-        all.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-        all
+        sorted(self.table(kind))
     }
 
     /// How many items of a kind are listed.
@@ -188,7 +236,7 @@ impl Catalog {
     }
 
     fn table(&self, kind: Kind) -> &Table {
-        &self.tables[kind as usize]
+        self.all.table(kind)
     }
 
     fn alone(&self, server: &Handle) -> Option<&Alone> {
@@ -202,8 +250,9 @@ impl Catalog {
         &self.servers
     }
 
-    /// The server that a caller means: by name, by the URL as configured, with its namespace, or by its bare name where
-    /// only one has it.
+    /// The server that a caller means: by name, by the URL as configured, or with its namespace. With
+    /// [`Tenancy::Isolated`] a URL, like a bare name, means one of the home namespace: else another namespace could take
+    /// it. With [`Tenancy::Shared`] a bare name means the only server that has it, too.
     pub fn server(&self, wanted: &str) -> Option<&Arc<Handle>> {
         let named = self.names.get_or_init(|| self.all_names()).get(wanted).map(|at| &self.servers[*at]);
         named.or_else(|| self.server_of(&wanted.split_once('/').map(|(space, name)| ServerKey::new(space, name))?))
@@ -212,7 +261,8 @@ impl Catalog {
     /// Every name by which one of the servers is meant but for that with its namespace; what counts more comes later.
     fn all_names(&self) -> HashMap<Box<str>, usize> {
         // Of two with the same the first counts.
-        let servers = || self.servers.iter().enumerate().rev();
+        let is_shared = self.tenancy == Tenancy::Shared;
+        let servers = || self.servers.iter().enumerate().rev().filter(|(_, one)| is_shared || one.spec().is_home());
         let mut names: HashMap<Box<str>, usize> = HashMap::with_capacity(self.servers.len());
         let mut twice = HashSet::new();
         for (at, server) in servers() {
@@ -245,13 +295,12 @@ impl Catalog {
 
     /// Whether the tools of this server are listed here, as it has told them since it was started last.
     pub fn lists(&self, server: &Handle) -> bool {
-        let place = self.place(server);
-        place.listed && place.own
+        self.index_of(&server.key).is_some_and(|index| self.places[index].listed && self.places[index].own)
     }
 
     /// A server's place; that of one that is not here is empty.
     pub fn place(&self, server: &Handle) -> Place {
-        self.index_of(&server.key).map(|index| self.places[index]).unwrap_or_default()
+        self.index_of(&server.key).map(|index| self.places[index].clone()).unwrap_or_default()
     }
 
     fn index_of(&self, key: &ServerKey) -> Option<usize> {
@@ -283,30 +332,22 @@ impl Catalog {
     }
 }
 
-impl Place {
-    fn note(&mut self, kind: Kind, item: &Item, named: &Named) {
-        if kind == Kind::Tools {
-            let short = match named {
-                Named::Kept => item.full.is_some(),
-                Named::RenamedShort => true,
-                Named::Renamed | Named::Hidden => false,
-            };
-            self.shortened += u32::from(short);
-            self.renamed += u32::from(matches!(named, Named::Renamed | Named::RenamedShort));
-        }
-        if matches!(kind, Kind::Resources | Kind::Templates) {
-            self.hidden += u32::from(matches!(named, Named::Hidden));
-        }
-    }
+/// The listed items, sorted by name.
+fn sorted(table: &Table) -> Vec<&Entry> {
+    let mut all: Vec<_> = table.listed().collect();
+    all.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+    all
 }
 
-/// A server's items in the order of their names; its templates with those first that say more of a URI.
-fn in_precedence(kind: Kind, items: &Items) -> impl Iterator<Item = &Arc<Item>> {
-    let literals = |item: &Arc<Item>| UriTemplate::parse(&item.name).map_or(0, |template| template.literals());
-    let mut templates: Vec<_> = if kind == Kind::Templates { items.iter().collect() } else { Vec::new() };
-    templates.sort_by_cached_key(|item| std::cmp::Reverse(literals(item)));
-    let others = if kind == Kind::Templates { &[] } else { items.as_slice() };
-    templates.into_iter().chain(others)
+impl Place {
+    /// Notes what became of the name of a tool or a prompt; none: there is no other for it.
+    fn note(&mut self, kind: Kind, named: Option<Named>, disagreed: Option<&Arc<str>>) {
+        if kind == Kind::Tools {
+            self.shortened += u32::from(named.is_some_and(|named| named.shortened));
+            self.renamed += u32::from(named.is_some_and(|named| named.renamed));
+        }
+        self.disagreed.extend(disagreed.cloned());
+    }
 }
 
 impl Alone {

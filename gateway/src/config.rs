@@ -17,6 +17,7 @@ use url::Url;
 pub use mcp::{McpConfig, ReplicaAddress};
 
 use crate::auth::{self, Secret, parse_algorithm};
+use crate::catalog::Tenancy;
 use crate::guard;
 use crate::secrets::Namespaces;
 use crate::shown;
@@ -48,6 +49,9 @@ pub struct Options {
     /// kubeconfig file to reach the Kubernetes API with; without it, ~/.kube/config or the service account of the pod
     #[arg(long, global = true, env = "KUBECONFIG", value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
+    /// Isolated: names of tools say their namespace, but for the home namespace's; Shared: all stand side by side
+    #[arg(long, global = true, env = "TENANCY", value_name = "TENANCY", default_value = "Isolated")]
+    pub tenancy: Option<String>,
     /// Folder with what manifests name in Secrets and ConfigMaps, as DIR/NAME/KEY
     #[arg(long, global = true, env = "SECRETS_DIR", value_name = "DIR")]
     pub secrets: Option<PathBuf>,
@@ -194,6 +198,8 @@ pub struct Config {
     pub admin: Option<SocketAddr>,
     /// Where the servers come from.
     pub source: SourceConfig,
+    /// Whether names say their namespace.
+    pub tenancy: Tenancy,
     /// Which kubeconfig leads to the cluster, if not the usual one.
     pub kubeconfig: Option<PathBuf>,
     /// Where Secrets lie.
@@ -286,6 +292,14 @@ impl Options {
             listen: SocketAddr::new(host, u16::try_from(port).unwrap_or_default()),
             admin: self.admin(&mut problems),
             source: self.source(&mut problems),
+            tenancy: parsed(
+                &mut problems,
+                "TENANCY",
+                &self.tenancy,
+                "Isolated",
+                "Isolated or Shared",
+                Tenancy::from_str,
+            ),
             kubeconfig: path(&self.kubeconfig),
             secrets: self.secrets(&mut problems),
             guard: self.guard(&mut problems),

@@ -172,7 +172,7 @@ impl Gateway {
             replica: replica.map(Into::into),
             options: options(&config),
         });
-        let pool = Pool::new(shared.clone(), published, board.clone());
+        let pool = Pool::new(shared.clone(), published, board.clone()).with_tenancy(config.tenancy);
         let keys = (latch, key_file);
         Ok(Self {
             config,

@@ -56,6 +56,8 @@ pub struct Handle {
     live: ArcSwapOption<Live>,
     opened: watch::Sender<u64>,
     offer: ArcSwap<Offer>,
+    /// What it called itself in the newest handshake.
+    software: Mutex<Option<Arc<str>>>,
     /// The offer is what a session of its own has told, not what was known from before a restart.
     listed_itself: AtomicBool,
     slots: Slots,
@@ -108,6 +110,8 @@ pub struct Offer {
     pub templates: Items,
     /// What it says that it can do.
     pub capabilities: ServerCapabilities,
+    /// What it calls itself (`serverInfo.name`), if it says so: replicas of one server say the same.
+    pub software: Option<Arc<str>>,
     /// Whether all this is listed now.
     pub listed: bool,
 }
@@ -131,6 +135,12 @@ impl Offer {
             Kind::Resources => &mut self.resources,
             Kind::Templates => &mut self.templates,
         }
+    }
+
+    /// Whether it can be asked for resources: it says so, lists some, or a tool of it names one.
+    pub fn has_resources(&self) -> bool {
+        let names_some = || self.tools.iter().any(|tool| !tool.links.is_empty());
+        self.capabilities.resources || !self.resources.is_empty() || !self.templates.is_empty() || names_some()
     }
 }
 
@@ -222,6 +232,7 @@ impl Handle {
             live: ArcSwapOption::empty(),
             opened: watch::Sender::new(0),
             offer: ArcSwap::default(),
+            software: Mutex::default(),
             listed_itself: AtomicBool::new(false),
             failures: AtomicU32::new(0),
             ejections: AtomicU32::new(0),
@@ -326,6 +337,12 @@ impl Handle {
         self.offer.load_full()
     }
 
+    /// Whether it says that it has resources, or lists some. Asked on calls: looks at no tool.
+    pub fn says_resources(&self) -> bool {
+        let offer = self.offer.load();
+        offer.capabilities.resources || !offer.resources.is_empty() || !offer.templates.is_empty()
+    }
+
     /// Changes what it brings into the catalog, whatever it has told; true if that makes a difference.
     pub fn set_offer(&self, offer: Offer) -> bool {
         let mut known = self.known();
@@ -346,6 +363,16 @@ impl Handle {
     pub fn has_told(&self) {
         // After the offer: whoever sees this sees that too.
         self.listed_itself.store(true, Ordering::Release);
+    }
+
+    /// It has called itself so in a handshake.
+    pub fn set_software(&self, name: Option<&str>) {
+        *self.software.lock().unwrap_or_else(PoisonError::into_inner) = name.map(Into::into);
+    }
+
+    /// What it called itself in the newest handshake.
+    pub fn software(&self) -> Option<Arc<str>> {
+        self.software.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Whether its offer is what it has told itself: what a restart took over may not be what it has now.

@@ -3,7 +3,7 @@
 //! Pure. Definitions stay as the server wrote them; only the member that names them is replaced.
 
 use std::hash::{DefaultHasher, Hasher as _};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use aws_lc_rs::digest;
 use serde::Deserialize;
@@ -12,6 +12,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::definition::Problems;
+use crate::links::{self, Link};
 use crate::upstream::message::json_string;
 use crate::upstream::params::ParamHeader;
 
@@ -55,14 +56,32 @@ pub struct Item {
     pub members: Box<str>,
     /// Tells one text of `members` from another, in this process.
     pub shown: u64,
-    /// SHA-256 of what makes it the same thing at another server, whatever the order of members: of a tool its input
-    /// schema. Items of one name and digest are one.
+    /// SHA-256 of what its callers rely on, whatever the order of members: of a tool its input schema, of a prompt its
+    /// arguments. Servers of one declared pool must agree on it.
     pub digest: [u8; 32],
+    /// SHA-256 of everything that is shown of it but its name, whatever the order of members.
+    pub same: [u8; 32],
+    /// Resources that its definition names: its page, if it has one.
+    pub links: Box<[Link]>,
+    /// Its name where its namespace is part of it; made when it is first needed.
+    pub spaced: SpacedName,
     /// It may be called again when an answer was lost: it is said to be read-only or idempotent, or reads only.
     pub repeatable: bool,
     /// Arguments that travel as headers too.
     pub params: Vec<ParamHeader>,
 }
+
+/// A name that is made once for an item; it says nothing that the item does not.
+#[derive(Clone, Debug, Default)]
+pub struct SpacedName(pub OnceLock<(Arc<str>, bool)>);
+
+impl PartialEq for SpacedName {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for SpacedName {}
 
 /// What a list of definitions came to.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -130,9 +149,31 @@ impl Item {
             members: "".into(),
             shown: 0,
             digest: [0; 32],
+            same: [0; 32],
+            links: Box::default(),
+            spaced: SpacedName::default(),
             repeatable: true,
             params: Vec::new(),
         }
+    }
+
+    /// The same item, whose definition names other resources; `rename` gives the new URI of one, if it has one.
+    pub fn relinked(&self, rename: impl Fn(&str) -> Option<String>) -> Option<Self> {
+        let members = links::renamed(&self.members, &self.links, rename)?;
+        Some(Self {
+            own_name_json: self.own_name_json.clone(),
+            own_name: self.own_name.clone(),
+            name: self.name.clone(),
+            full: self.full.clone(),
+            shown: number_of(&members),
+            members: members.into(),
+            digest: self.digest,
+            same: self.same,
+            links: self.links.clone(),
+            spaced: self.spaced.clone(),
+            repeatable: self.repeatable,
+            params: self.params.clone(),
+        })
     }
 }
 
@@ -203,6 +244,12 @@ pub fn digest_of(value: &Value) -> [u8; 32] {
     out
 }
 
+/// SHA-256 of a definition that is written as members, whatever their order.
+pub fn digest_of_members(members: &str) -> [u8; 32] {
+    let object = format!("{{{}}}", members.strip_prefix(',').unwrap_or(members));
+    digest_of(&serde_json::from_str(&object).unwrap_or_default())
+}
+
 fn write_sorted(value: &Value, text: &mut String) {
     match value {
         Value::Object(members) => {
@@ -238,5 +285,8 @@ mod tests {
         let digest = |text: &str| digest_of(&serde_json::from_str(text).unwrap());
         assert_eq!(digest(r#"{"a":1,"b":{"c":[1],"d":2}}"#), digest(r#"{ "b":{"d":2,"c":[1]},"a":1}"#));
         assert_ne!(digest(r#"{"a":[1,2]}"#), digest(r#"{"a":[2,1]}"#));
+        let members = r#","b":[1],"a":{"d":2,"c":1}"#;
+        assert_eq!(digest_of_members(members), digest(r#"{"a":{"c":1,"d":2},"b":[1]}"#));
+        assert_eq!(digest_of_members(""), digest("{}"));
     }
 }

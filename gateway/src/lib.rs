@@ -23,6 +23,7 @@ pub mod handle;
 pub mod item;
 pub mod json;
 mod limit;
+pub mod links;
 pub mod listing;
 pub mod metrics;
 pub mod pick;

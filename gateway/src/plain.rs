@@ -11,7 +11,9 @@ use serde_json::{Map, Value};
 use url::Url;
 
 use crate::definition::{self, Shown};
-use crate::item::{Found, Item, Kind, MAX_ITEMS, Members, add_member, digest_of, number_of};
+use crate::item::{
+    Found, Item, Kind, MAX_ITEMS, Members, SpacedName, add_member, digest_of, digest_of_members, number_of,
+};
 use crate::short::MAX_NAME_BYTES;
 use crate::upstream::message::json_string;
 use crate::uri_template::{MAX_URI_BYTES, UriTemplate};
@@ -68,7 +70,7 @@ fn read_one(kind: Kind, text: &str) -> Result<(Item, Vec<String>), Bad> {
         without.extend(why);
         let Some(text) = text else { continue };
         add_member(&mut kept, key, &text);
-        if makes_it_the_same(kind, key) {
+        if is_relied_on(kind, key) {
             same.insert(key.clone(), serde_json::from_str(&text).unwrap_or_default());
         }
     }
@@ -78,6 +80,9 @@ fn read_one(kind: Kind, text: &str) -> Result<(Item, Vec<String>), Bad> {
         name,
         full: None,
         shown: number_of(&kept),
+        same: digest_of_members(&kept),
+        links: Box::default(),
+        spaced: SpacedName::default(),
         members: kept.into(),
         digest: digest_of(&Value::Object(same)),
         repeatable: true,
@@ -86,11 +91,11 @@ fn read_one(kind: Kind, text: &str) -> Result<(Item, Vec<String>), Bad> {
     Ok((item, without))
 }
 
-/// What people choose by. Sizes and dates differ between replicas of one server.
-fn makes_it_the_same(kind: Kind, key: &str) -> bool {
+/// What callers rely on. Sizes and dates of resources differ between replicas of one server.
+fn is_relied_on(kind: Kind, key: &str) -> bool {
     match kind {
         Kind::Tools => false,
-        Kind::Prompts => matches!(key, "arguments" | "description"),
+        Kind::Prompts => key == "arguments",
         Kind::Resources | Kind::Templates => matches!(key, "name" | "title" | "description" | "mimeType"),
     }
 }
@@ -200,22 +205,22 @@ mod tests {
     }
 
     #[test]
-    fn what_people_choose_by_makes_two_of_them_the_same() {
-        let same = |kind, a, b| only(kind, a).digest == only(kind, b).digest;
+    fn two_are_the_same_if_all_that_is_shown_is_or_for_resources_what_callers_rely_on() {
+        let same = |kind, a, b| only(kind, a).same == only(kind, b).same;
+        let alike = |kind, a, b| only(kind, a).digest == only(kind, b).digest;
         let prompt = r#"{"name":"p","description":"d","arguments":[{"name":"a","required":true}],"_meta":{"v":1}}"#;
-        assert!(same(
-            Kind::Prompts,
-            prompt,
-            r#"{"arguments":[{"required":true,"name":"a"}],"name":"p","description":"d"}"#
-        ));
-        assert!(!same(
-            Kind::Prompts,
-            prompt,
-            r#"{"name":"p","description":"e","arguments":[{"name":"a","required":true}]}"#
-        ));
-        assert!(!same(Kind::Prompts, prompt, r#"{"name":"p","description":"d"}"#));
+        let turned = r#"{"arguments":[{"required":true,"name":"a"}],"_meta":{"v":1},"name":"p","description":"d"}"#;
+        assert!(same(Kind::Prompts, prompt, turned) && alike(Kind::Prompts, prompt, turned));
+        for other in [
+            r#"{"name":"p","description":"e","arguments":[{"name":"a","required":true}],"_meta":{"v":1}}"#,
+            r#"{"name":"p","description":"d","arguments":[{"name":"a","required":true}],"_meta":{"v":2}}"#,
+            r#"{"name":"p","title":"P","description":"d","arguments":[{"name":"a","required":true}],"_meta":{"v":1}}"#,
+        ] {
+            assert!(!same(Kind::Prompts, prompt, other) && alike(Kind::Prompts, prompt, other), "{other}");
+        }
+        assert!(!alike(Kind::Prompts, prompt, r#"{"name":"p","description":"d","_meta":{"v":1}}"#));
         let resource = r#"{"uri":"a://b","name":"n","size":1,"annotations":{"lastModified":"2026-01-01T00:00:00Z"}}"#;
-        assert!(same(Kind::Resources, resource, r#"{"uri":"a://b","name":"n","size":2}"#));
-        assert!(!same(Kind::Resources, resource, r#"{"uri":"a://b","name":"n","mimeType":"text/plain"}"#));
+        assert!(alike(Kind::Resources, resource, r#"{"uri":"a://b","name":"n","size":2}"#));
+        assert!(!alike(Kind::Resources, resource, r#"{"uri":"a://b","name":"n","mimeType":"text/plain"}"#));
     }
 }

@@ -18,7 +18,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, tim
 use tracing::{error, info};
 
 use crate::board::Board;
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, Tenancy};
 use crate::clients::Clients;
 use crate::handle::Handle;
 use crate::plan::{Plan, plan};
@@ -54,6 +54,7 @@ pub struct Pool {
     members: BTreeMap<ServerKey, Member>,
     tasks: JoinSet<()>,
     workers: Workers,
+    tenancy: Tenancy,
     owners: BTreeMap<Id, ServerKey>,
     /// What was applied last.
     servers: Option<Servers>,
@@ -103,6 +104,7 @@ impl Pool {
             members: BTreeMap::new(),
             tasks: JoinSet::new(),
             workers: Workers::default(),
+            tenancy: Tenancy::default(),
             owners: BTreeMap::new(),
             servers: None,
             slots: Vec::new(),
@@ -115,6 +117,12 @@ impl Pool {
     #[must_use]
     pub fn with_workers(self, workers: Workers) -> Self {
         Self { workers, ..self }
+    }
+
+    /// The same, for namespaces of one team or of several.
+    #[must_use]
+    pub fn with_tenancy(self, tenancy: Tenancy) -> Self {
+        Self { tenancy, ..self }
     }
 
     /// Follows the configuration until `stop` says so. `secrets` counts changes of Secrets.
@@ -327,7 +335,8 @@ impl Pool {
 
     fn publish(&mut self) {
         let began = Instant::now();
-        let catalog = Arc::new(Catalog::build(self.members.values().map(|member| member.handle.clone()).collect()));
+        let servers = self.members.values().map(|member| member.handle.clone()).collect();
+        let catalog = Arc::new(Catalog::build_for(self.tenancy, servers));
         let before = self.published.swap(catalog.clone());
         self.shared.published.notify_one();
         let difference = catalog.since(&before);

@@ -12,6 +12,8 @@ use crate::handle::{Handle, Phase, Status};
 
 /// So many problems of its lists are told in words, and so many characters of each: a message has its bounds.
 const TOLD: (usize, usize) = (3, 240);
+/// Tools named in one report.
+const MOST_NAMED: usize = 10;
 
 /// What this replica tells of a server.
 pub fn report(catalog: &Catalog, handle: &Handle) -> ServerReport {
@@ -42,6 +44,8 @@ pub fn report(catalog: &Catalog, handle: &Handle) -> ServerReport {
         resources: listed(Kind::Resources),
         templates: listed(Kind::Templates),
         hidden: place.hidden,
+        disagreed: place.disagreed.iter().take(MOST_NAMED).map(|name| name.to_string()).collect(),
+        disagreements: u32::try_from(place.disagreed.len()).unwrap_or(u32::MAX),
     }
 }
 

@@ -394,6 +394,7 @@ impl Task {
                 if let Some(clients) = self.handle.clients() {
                     clients.note_spoken(self.spoken);
                 }
+                self.handle.set_software(connected.server_info.as_ref().map(|(name, _)| name.as_str()));
                 self.publish(lists, connected.capabilities).await;
                 Ok(Opened { connected, resolved, spec })
             }

@@ -19,10 +19,16 @@ pub fn is_short(name: &str) -> bool {
     name.len() <= MAX_SHORT && is_tool_name(name)
 }
 
-/// The short form of a name: its first 55 characters with `_` for each that clients refuse, `_`, and 8 hexadecimal
-/// digits of the SHA-256 of the whole name.
+/// Whether a name may be one that the gateway makes: at most 64 characters, all of `A-Za-z0-9_-`. Several interfaces of
+/// language models refuse the dot, which a server may have in names of its own.
+pub fn is_makeable(name: &str) -> bool {
+    is_short(name) && !name.contains('.')
+}
+
+/// The short form of a name: its first 55 characters with `_` for each that clients refuse and for dots, `_`, and 8
+/// hexadecimal digits of the SHA-256 of the whole name.
 pub fn short_form(name: &str) -> String {
-    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
+    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
     let mut short: String = name.chars().take(KEPT).map(|c| if fits(c) { c } else { '_' }).collect();
     short.push('_');
     let digest = digest::digest(&digest::SHA256, name.as_bytes());
@@ -37,7 +43,12 @@ mod tests {
 
     #[test]
     fn a_short_form_keeps_the_beginning_and_tells_names_apart() {
-        let cases = [("has space", "has_space_47b5c36f"), ("Größe/Δ", "Gr__e___dea71bbd"), ("", "_e3b0c442")];
+        let cases = [
+            ("has space", "has_space_47b5c36f"),
+            ("Größe/Δ", "Gr__e___dea71bbd"),
+            ("", "_e3b0c442"),
+            ("a.b c", "a_b_c_"),
+        ];
         for (name, begins) in cases {
             assert!(!is_short(name) && short_form(name).starts_with(begins), "{name}: {}", short_form(name));
         }
@@ -50,7 +61,7 @@ mod tests {
     proptest! {
         #[test]
         fn every_short_form_can_be_offered(name in ".{0,200}") {
-            prop_assert!(is_short(&short_form(&name)));
+            prop_assert!(is_makeable(&short_form(&name)));
         }
     }
 }

@@ -14,7 +14,10 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::definition::{self, Shown};
-use crate::item::{Found, Item, Kind, MAX_ITEMS, Members, add_member, digest_of, number_of};
+use crate::item::{
+    Found, Item, Kind, MAX_ITEMS, Members, SpacedName, add_member, digest_of, digest_of_members, number_of,
+};
+use crate::links;
 use crate::schema::{self, Wrong};
 use crate::short::{MAX_NAME_BYTES, is_short, short_form};
 use crate::upstream::message::json_string;
@@ -143,6 +146,9 @@ impl<'a> Definition<'a> {
         let item = Item {
             own_name_json: json_string(&own_name).into(),
             shown: number_of(&members),
+            same: digest_of_members(&members),
+            links: links::of_members(&members),
+            spaced: SpacedName::default(),
             members: members.into(),
             name: if is_short(&full) { full.clone() } else { short_form(&full).into() },
             full: (!is_short(&full)).then_some(full),

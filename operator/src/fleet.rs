@@ -191,6 +191,8 @@ mod tests {
             resources: 0,
             templates: 0,
             hidden: 0,
+            disagreed: vec![],
+            disagreements: 0,
         }
     }
 

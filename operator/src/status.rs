@@ -57,10 +57,11 @@ pub fn desired(entry: &Entry, view: &View, left_out: bool, now: &Time) -> McpSer
     let refs = resolved_refs(entry, view);
     let programmed = programmed(entry, view, left_out);
     let ready = ready(entry, view, &refs, &programmed);
+    let pooled = pooled(entry, view);
     let speaks = view.reports.iter().rev().find(|report| report.transport.is_some());
     let last_error = view.reports.iter().find(|report| !report.ready).map(|report| report.message.clone());
-    let all = [accepted, refs, programmed, ready];
-    let conditions = ConditionType::ALL.into_iter().zip(all);
+    let all = [Some(accepted), Some(refs), Some(programmed), Some(ready), pooled];
+    let conditions = ConditionType::ALL.into_iter().zip(all).filter_map(|(kind, verdict)| Some((kind, verdict?)));
     McpServerStatus {
         observed_generation: Some(entry.object.generation),
         url: entry.url.clone(),
@@ -222,6 +223,29 @@ fn ready(entry: &Entry, view: &View, refs: &Verdict, programmed: &Verdict) -> Ve
     }
 }
 
+/// Whether it agrees with its pool; none if it names none.
+fn pooled(entry: &Entry, view: &View) -> Option<Verdict> {
+    let pool = entry.object.content.as_ref().ok()?.spec.pool.as_ref()?;
+    entry.verdict.revision.as_ref()?;
+    if view.reports.is_empty() {
+        return Some(Verdict::new("Unknown", Reason::NotProgrammed, "No gateway replica has applied this generation."));
+    }
+    let Some(report) = view.reports.iter().max_by_key(|report| report.disagreements).filter(|r| r.disagreements > 0)
+    else {
+        return Some(Verdict::new("True", Reason::Pooled, format!("It agrees with the pool {pool:?}.")));
+    };
+    let named = u32::try_from(report.disagreed.len()).unwrap_or(u32::MAX);
+    let more = match report.disagreements.saturating_sub(named) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let message = format!(
+        "An older server of the pool {pool:?} has other input schemas under these names, so they are not shared: {}{more}",
+        report.disagreed.join(", ")
+    );
+    Some(Verdict::new("False", Reason::PoolMismatch, message))
+}
+
 /// What the replicas offer of it, and what became of its names.
 fn offer_in_words(view: &View) -> String {
     let most = |count: fn(&ServerReport) -> u32| view.reports.iter().map(count).max().unwrap_or(0);
@@ -231,7 +255,9 @@ fn offer_in_words(view: &View) -> String {
             text.push_str(&words(count));
         }
     };
-    add(most(|r| r.renamed), &|n| format!(", {n} of them as SERVER__TOOL because an older server has the name"));
+    add(most(|r| r.renamed), &|n| {
+        format!(", {n} of them with the server's name in theirs because another server has the name")
+    });
     add(most(|r| r.shortened), &|n| {
         format!(", {n} of them under a short form because not every client takes the name")
     });
@@ -240,7 +266,7 @@ fn offer_in_words(view: &View) -> String {
     add(most(|r| r.resources), &|n| format!("; {n} resources"));
     add(most(|r| r.templates), &|n| format!("; {n} resource templates"));
     add(most(|r| r.hidden), &|n| {
-        format!("; {n} of these are read at this server alone because an older one has the URI")
+        format!("; {n} of these are read at this server alone because another one has the URI")
     });
     let told = view.reports.iter().find(|report| !report.first_list_problems.is_empty());
     add(most(|r| r.list_problems), &|n| {
@@ -327,6 +353,8 @@ mod tests {
             resources: 0,
             templates: 0,
             hidden: 0,
+            disagreed: vec![],
+            disagreements: 0,
         }
     }
 
@@ -511,11 +539,34 @@ mod tests {
         let other = ServerReport { shortened: 2, left_out: 4, resources: 5, templates: 6, hidden: 7, ..one.clone() };
         let other = ServerReport { list_problems: 8, first_list_problems: vec!["p".into(), "q".into()], ..other };
         let status = desired(&plain(), &view(2, 0, vec![one, other]), false, &at(1));
-        let expected = "2 tools, 1 of them as SERVER__TOOL because an older server has the name, 2 of them under a short \
-                        form because not every client takes the name; 4 more are invalid, double or too many; 3 prompts; \
-                        5 resources; 6 resource templates; 7 of these are read at this server alone because an older one \
-                        has the URI; 8 problems of its lists, such as: p; q";
+        let expected = "2 tools, 1 of them with the server's name in theirs because another server has the name, 2 of \
+                        them under a short form because not every client takes the name; 4 more are invalid, double or \
+                        too many; 3 prompts; 5 resources; 6 resource templates; 7 of these are read at this server alone \
+                        because another one has the URI; 8 problems of its lists, such as: p; q";
         assert_eq!(find(&status, ConditionType::Ready).unwrap().message, expected);
+    }
+
+    #[test]
+    fn a_server_of_a_pool_says_on_which_tools_an_older_one_does_not_agree() {
+        let pooled = || entry(json!({"url": "http://a/", "pool": "p"}), None, true);
+        let said = |entry: &Entry, reports: Vec<ServerReport>| {
+            let status = desired(entry, &view(1, 0, reports), false, &at(1));
+            let condition = find(&status, ConditionType::Pooled)?.clone();
+            Some((condition.status, condition.reason, condition.message))
+        };
+        let text = |status: &str, reason: &str, message: &str| Some((status.into(), reason.into(), message.into()));
+        let odd = ServerReport {
+            disagreed: vec!["pay".into(), "refund".into()],
+            disagreements: 5,
+            ..report(Reason::Ready, "")
+        };
+        assert_eq!(said(&plain(), vec![odd.clone()]), None);
+        let expected = text("Unknown", "NotProgrammed", "No gateway replica has applied this generation.");
+        assert_eq!(said(&pooled(), vec![]), expected);
+        let agreed = said(&pooled(), vec![report(Reason::Ready, "")]);
+        assert_eq!(agreed, text("True", "Pooled", r#"It agrees with the pool "p"."#));
+        let message = r#"An older server of the pool "p" has other input schemas under these names, so they are not shared: pay, refund and 3 more"#;
+        assert_eq!(said(&pooled(), vec![odd]), text("False", "PoolMismatch", message));
     }
 
     #[test]

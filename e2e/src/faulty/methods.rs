@@ -12,7 +12,6 @@ const LEGACY: &str = "2025-11-25";
 pub(super) const MODERN: &str = "2026-07-28";
 const KNOWN: [&str; 4] = ["2024-11-05", "2025-03-26", "2025-06-18", LEGACY];
 
-const INFO: &str = r#""serverInfo":{"name":"faulty","version":"1.0.0"}"#;
 /// What modern results must hold beside their content.
 const MODERN_EXTRAS: &str = r#","resultType":"complete","ttlMs":0,"cacheScope":"public""#;
 
@@ -30,6 +29,12 @@ pub(super) fn answer(state: &State, message: &Message) -> Option<String> {
         "server/discover" if modern => reply(id, behaviour.init.clone(), discover(&behaviour)),
         "ping" if !modern => reply(id, behaviour.ping, "{}".into()),
         "tools/list" => list(state, id, &params, behaviour.list),
+        "resources/read" if let Some(text) = &behaviour.read => {
+            let extras = if modern { MODERN_EXTRAS } else { "" };
+            let uri = params.uri.map(serde_json::Value::from).unwrap_or_default();
+            let text = serde_json::Value::from(text.as_str());
+            Some(rpc::result(id, &format!(r#"{{"contents":[{{"uri":{uri},"text":{text}}}]{extras}}}"#)))
+        }
         method => match other_list(&behaviour, method) {
             Some(list) => reply(id, list, String::new()),
             None => Some(rpc::error_of(id, -32601, "Method not found")),
@@ -68,7 +73,7 @@ fn capabilities(behaviour: &Behaviour) -> String {
 
 /// Whether a method is one that a modern server knows.
 pub(super) fn modern_knows(method: &str) -> bool {
-    matches!(method, "server/discover" | "tools/list" | "tools/call" | "subscriptions/listen")
+    matches!(method, "server/discover" | "tools/list" | "tools/call" | "resources/read" | "subscriptions/listen")
         || method.ends_with("/list")
 }
 
@@ -83,11 +88,18 @@ fn reply(id: &str, reply: Reply, honest: String) -> Option<String> {
 
 fn initialize(params: &Params, behaviour: &Behaviour) -> String {
     let asked = params.version.as_deref().filter(|version| KNOWN.contains(version));
-    format!(r#"{{"protocolVersion":"{}",{},{INFO}}}"#, asked.unwrap_or(LEGACY), capabilities(behaviour))
+    let (version, info) = (asked.unwrap_or(LEGACY), info(behaviour));
+    format!(r#"{{"protocolVersion":"{version}",{},{info}}}"#, capabilities(behaviour))
 }
 
 fn discover(behaviour: &Behaviour) -> String {
-    format!(r#"{{"supportedVersions":["{MODERN}"],{},{INFO}{MODERN_EXTRAS}}}"#, capabilities(behaviour))
+    let info = info(behaviour);
+    format!(r#"{{"supportedVersions":["{MODERN}"],{},{info}{MODERN_EXTRAS}}}"#, capabilities(behaviour))
+}
+
+fn info(behaviour: &Behaviour) -> String {
+    let name = serde_json::Value::from(behaviour.name.as_deref().unwrap_or("faulty"));
+    format!(r#""serverInfo":{{"name":{name},"version":"1.0.0"}}"#)
 }
 
 fn list(state: &State, id: &str, params: &Params, list: List) -> Option<String> {

@@ -18,6 +18,7 @@ pub(super) struct Message {
 #[derive(Clone, Debug, Default, Deserialize)]
 pub(super) struct Params {
     pub(super) name: Option<String>,
+    pub(super) uri: Option<String>,
     pub(super) arguments: Option<Box<RawValue>>,
     pub(super) cursor: Option<String>,
     #[serde(rename = "requestId")]

@@ -41,6 +41,10 @@ pub struct Behaviour {
     pub resources: Option<Reply>,
     /// How `resources/templates/list` is answered, where it has resources; absent: it knows no such method.
     pub templates: Option<Reply>,
+    /// The text of every resource that is asked for; absent: it knows no `resources/read`.
+    pub read: Option<String>,
+    /// What it calls itself (`serverInfo.name`); absent: `faulty`.
+    pub name: Option<String>,
     /// How tool calls are answered, unless the tool has its own way.
     pub answer: Answer,
     /// What callers with an unknown or forgotten session are told.

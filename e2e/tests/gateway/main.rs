@@ -13,6 +13,7 @@ mod guard;
 mod in_force;
 mod issuers;
 mod log;
+mod neighbours;
 mod real_servers;
 mod reload;
 mod rest;

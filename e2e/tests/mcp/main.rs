@@ -8,4 +8,5 @@ mod eras;
 mod kit;
 mod long;
 mod messages;
+mod pages;
 mod parked;

@@ -5,13 +5,12 @@
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
-use portcullis_crds::names::TOOL_NAME_JOINER;
 use smallvec::SmallVec;
 
+use super::family::Family;
 use super::pages::{Pages, Row, number_of_row};
 use crate::handle::Handle;
 use crate::item::{Item, Kind};
-use crate::short::{is_short, short_form};
 
 /// An item and who offers it, in the order of precedence. Shared with the calls that are made of it.
 #[derive(Clone)]
@@ -22,6 +21,8 @@ pub struct Entry {
     pub candidates: SmallVec<[Candidate; 1]>,
     /// At least one of them is listed now.
     pub listed: bool,
+    /// The first that is there is asked, never another in turn: a resource is that of one server.
+    pub in_order: bool,
 }
 
 /// A server that offers an item.
@@ -42,28 +43,53 @@ impl Entry {
         let first = tellers.clone().next();
         tellers.find(|candidate| candidate.listed).or(first)
     }
+
+    /// The server that comes first.
+    pub fn first(&self) -> Option<&Handle> {
+        self.candidates.first().map(|candidate| &*candidate.server)
+    }
+
+    /// Whether this server is one of those that offer it.
+    pub fn is_of(&self, server: &Handle) -> bool {
+        self.candidates.iter().any(|candidate| candidate.server.key == server.key)
+    }
 }
 
-/// What became of an item's name.
-pub(super) enum Named {
-    /// It is the item's own.
-    Kept,
-    /// Another server has that name, so it goes by `server__name`.
-    Renamed,
-    /// So it does, but by the short form of that.
-    RenamedShort,
-    /// Another server has that name, and there is no other for it.
-    Hidden,
+/// Whether an item can have a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fit {
+    /// Nobody has it, or a server has it for the same thing.
+    Fits,
+    /// A server has it for another thing.
+    Taken,
+    /// So does a server of the same declared pool, whose members must agree.
+    Disagrees,
 }
 
 /// All items of one kind under the names callers use.
 #[derive(Default)]
 pub(super) struct Table {
-    entries: HashMap<Arc<str>, Arc<Entry>>,
+    entries: HashMap<Arc<str>, Slot>,
     /// Of templates alone, whose order matters: names in the order of precedence.
     order: Vec<Arc<str>>,
     pages: OnceLock<Pages>,
     fingerprint: OnceLock<u64>,
+}
+
+struct Slot {
+    entry: Arc<Entry>,
+    /// That of the first server.
+    family: Family,
+}
+
+/// An item of a server that comes after all those whose items are in the table.
+#[derive(Clone, Copy)]
+pub(super) struct Added<'a> {
+    pub kind: Kind,
+    pub server: &'a Arc<Handle>,
+    pub family: Family,
+    pub item: &'a Arc<Item>,
+    pub listed: bool,
 }
 
 impl Table {
@@ -71,51 +97,43 @@ impl Table {
         Self { entries: HashMap::with_capacity(count), ..Self::default() }
     }
 
-    /// Adds an item of a server that comes after all those whose items are there.
-    pub(super) fn add(&mut self, kind: Kind, server: &Arc<Handle>, item: &Arc<Item>, listed: bool) -> Named {
-        let Some((name, named)) = self.free_name(kind, server, item) else { return Named::Hidden };
-        let order = (kind == Kind::Templates).then_some(&mut self.order);
-        let entry = self.entries.entry(name.clone()).or_insert_with(|| {
-            order.into_iter().for_each(|order| order.push(name.clone()));
-            Arc::new(Entry { name, candidates: SmallVec::new(), listed: false })
-        });
-        let entry = Arc::make_mut(entry);
-        entry.listed |= listed;
-        entry.candidates.push(Candidate { server: server.clone(), item: item.clone(), listed });
-        named
+    /// Whether it can be added under this name.
+    pub(super) fn fit(&self, name: &str, added: Added<'_>) -> Fit {
+        let Some(slot) = self.entries.get(name) else { return Fit::Fits };
+        let candidates = &slot.entry.candidates;
+        let own = candidates.last().is_some_and(|last| Arc::ptr_eq(&last.server, added.server));
+        match candidates.first() {
+            Some(first) if !own => slot.family.fit(added.family, added.kind, (&first.item, added.item)),
+            _ => Fit::Taken,
+        }
     }
 
-    /// The name under which an item is offered: its own, unless somebody before has it for another thing.
-    fn free_name(&self, kind: Kind, server: &Handle, item: &Item) -> Option<(Arc<str>, Named)> {
-        let fits = |name: &str| self.get(name).is_none_or(|entry| entry.candidates[0].item.digest == item.digest);
-        if fits(&item.name) {
-            return Some((item.name.clone(), Named::Kept));
-        }
-        if !matches!(kind, Kind::Tools | Kind::Prompts) {
-            return None;
-        }
-        let key = &server.key;
-        let prefixes = [key.name.clone(), format!("{}.{}", key.namespace, key.name)];
-        let full = prefixes.into_iter().map(|prefix| format!("{prefix}{TOOL_NAME_JOINER}{}", item.full_name()));
-        let mut names = full.map(|full| match kind {
-            Kind::Tools if !is_short(&full) => (short_form(&full), Named::RenamedShort),
-            _ => (full, Named::Renamed),
+    /// Adds it under a name that fits.
+    pub(super) fn add(&mut self, name: Arc<str>, added: Added<'_>) {
+        let Added { kind, server, family, item, listed } = added;
+        let order = (kind == Kind::Templates).then_some(&mut self.order);
+        let in_order = matches!(kind, Kind::Resources | Kind::Templates);
+        let slot = self.entries.entry(name.clone()).or_insert_with(|| {
+            order.into_iter().for_each(|order| order.push(name.clone()));
+            Slot { entry: Arc::new(Entry { name, candidates: SmallVec::new(), listed: false, in_order }), family }
         });
-        names.find(|(name, _)| fits(name)).map(|(name, named)| (name.into(), named))
+        let entry = Arc::make_mut(&mut slot.entry);
+        entry.listed |= listed;
+        entry.candidates.push(Candidate { server: server.clone(), item: item.clone(), listed });
     }
 
     pub(super) fn get(&self, name: &str) -> Option<&Arc<Entry>> {
-        self.entries.get(name)
+        self.entries.get(name).map(|slot| &slot.entry)
     }
 
     /// Names of templates in the order of precedence.
-    pub(super) fn in_order(&self) -> impl Iterator<Item = &Arc<str>> {
+    pub(super) fn in_order(&self) -> impl ExactSizeIterator<Item = &Arc<str>> {
         self.order.iter()
     }
 
     /// The listed ones, in no order.
     pub(super) fn listed(&self) -> impl Iterator<Item = &Entry> {
-        self.entries.values().map(|entry| &**entry).filter(|entry| entry.listed)
+        self.entries.values().map(|slot| &*slot.entry).filter(|entry| entry.listed)
     }
 
     pub(super) fn pages(&self, kind: Kind) -> &Pages {

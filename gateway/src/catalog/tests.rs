@@ -1,5 +1,8 @@
 //! Who has which name, and what lists show.
 
+mod names;
+mod uris;
+
 use super::*;
 use crate::handle::Offer;
 use crate::metrics::Metrics;
@@ -9,6 +12,11 @@ use crate::upstream::ServerCapabilities;
 use portcullis_crds::mcpserver::ToolRules;
 use portcullis_crds::{Server, ServerKey};
 
+/// Every server calls itself the same unless a test says otherwise.
+fn software() -> Option<Arc<str>> {
+    Some("mock".into())
+}
+
 fn server(name: &str, created: i64, tools: &[(&str, &str)], listed: bool) -> Arc<Handle> {
     let spec = Server { created, ..Server::from_url(name, &format!("http://{name}/")) };
     let handle = Handle::new(spec, &Metrics::new());
@@ -17,7 +25,7 @@ fn server(name: &str, created: i64, tools: &[(&str, &str)], listed: bool) -> Arc
         .map(|(tool, kind)| format!(r#"{{"name":"{tool}","inputSchema":{{"type":"object","title":"{kind}"}}}}"#))
         .collect();
     let tools = read_tools(texts.iter().map(String::as_str), &ToolRules::default()).shared();
-    handle.set_offer(Offer { tools, listed, ..Offer::default() });
+    handle.set_offer(Offer { tools, listed, software: software(), ..Offer::default() });
     Arc::new(handle)
 }
 
@@ -57,7 +65,7 @@ fn a_server_that_is_away_keeps_its_names_without_being_listed() {
     let here = server("here", 2, &[("t", "y")], true);
     let catalog = Catalog::build(vec![away, here]);
     assert_eq!(offered(&catalog), [row("here__t", &["here"])]);
-    assert!(catalog.find(Kind::Tools, None, "only").is_some_and(|entry| !entry.listed));
+    assert!(catalog.find(Kind::Tools, Scope::All, "only").is_some_and(|entry| !entry.listed));
     assert_eq!(catalog.count(Kind::Tools), 1);
 }
 
@@ -94,20 +102,23 @@ fn servers_are_found_by_name_by_url_and_by_bare_name_where_it_is_clear() {
             Server { name: key.public_name("default"), key, ..Server::from_url(name, &format!("http://{namespace}/")) };
         Arc::new(Handle::new(spec, &Metrics::new()))
     };
-    let catalog =
-        Catalog::build(vec![named("default", "a"), named("x", "a"), named("x", "b"), named("x", "c"), named("y", "c")]);
-    let found = |wanted: &str| catalog.server(wanted).map(|server| server.name.clone());
+    let all = [("default", "a"), ("x", "a"), ("x", "b"), ("x", "c"), ("y", "c")];
+    let all = all.map(|(namespace, name)| named(namespace, name));
+    let [isolated, shared] = [Tenancy::Isolated, Tenancy::Shared].map(|it| Catalog::build_for(it, all.to_vec()));
+    let found = |catalog: &Catalog, wanted: &str| catalog.server(wanted).map(|server| server.name.clone());
     let cases = [
-        ("a", Some("a")),
-        ("x/a", Some("x/a")),
-        ("default/a", Some("a")),
-        ("b", Some("x/b")),
-        ("c", None),
-        ("http://y/", Some("y/c")),
-        ("", None),
+        ("a", Some("a"), Some("a")),
+        ("x/a", Some("x/a"), Some("x/a")),
+        ("default/a", Some("a"), Some("a")),
+        ("b", None, Some("x/b")),
+        ("c", None, None),
+        ("http://default/", Some("a"), Some("a")),
+        ("http://y/", None, Some("y/c")),
+        ("", None, None),
     ];
-    for (wanted, expected) in cases {
-        assert_eq!(found(wanted).as_deref(), expected, "{wanted}");
+    for (wanted, alone, together) in cases {
+        assert_eq!(found(&isolated, wanted).as_deref(), alone, "{wanted}");
+        assert_eq!(found(&shared, wanted).as_deref(), together, "{wanted}");
     }
 }
 
@@ -124,16 +135,19 @@ fn a_server_alone_is_seen_with_the_names_that_it_offers() {
         Some((entry.name.to_string(), servers.join(","), entry.listed))
     };
     let found = |name: &str, server: &str, listed| Some((name.to_owned(), server.to_owned(), listed));
-    assert_eq!(who(None, "t"), found("t", "old", true));
-    assert_eq!(who(Some(&new), "t"), found("t", "new", true));
-    assert_eq!((who(Some(&new), "new__t"), who(None, "new__t")), (None, found("new__t", "new", true)));
-    assert_eq!((who(Some(&new), "u"), who(Some(&gone), "t")), (None, None));
-    assert_eq!(who(Some(&away), "w"), found("w", "away", false));
+    assert_eq!(who(Scope::All, "t"), found("t", "old", true));
+    assert_eq!(who(Scope::Server(&new), "t"), found("t", "new", true));
+    assert_eq!((who(Scope::Server(&new), "new__t"), who(Scope::All, "new__t")), (None, found("new__t", "new", true)));
+    assert_eq!((who(Scope::Server(&new), "u"), who(Scope::Server(&gone), "t")), (None, None));
+    assert_eq!(who(Scope::Server(&away), "w"), found("w", "away", false));
 
     let page = |scope| catalog.page(Kind::Tools, scope, None).unwrap();
     let of = |name: &str| format!(r#"{{"name":"{name}","inputSchema":{{"type":"object","title":"y"}}}}"#);
-    assert_eq!(page(Some(&new)), format!(r#""tools":[{},{}]"#, of("t"), of("v")));
-    assert_eq!((page(Some(&away)), page(Some(&gone))), (r#""tools":[]"#.into(), r#""tools":[]"#.into()));
+    assert_eq!(page(Scope::Server(&new)), format!(r#""tools":[{},{}]"#, of("t"), of("v")));
+    assert_eq!(
+        (page(Scope::Server(&away)), page(Scope::Server(&gone))),
+        (r#""tools":[]"#.into(), r#""tools":[]"#.into())
+    );
 }
 
 #[test]
@@ -154,14 +168,14 @@ fn pages_follow_each_other_over_changes_and_replicas() {
         let name = |tool: &serde_json::Value| tool["name"].as_str().unwrap().to_owned();
         (page["tools"].as_array().unwrap().iter().map(name).collect(), page["nextCursor"].as_str().map(str::to_owned))
     };
-    let page = |catalog: &Catalog, cursor: Option<&str>| read(&catalog.page(Kind::Tools, None, cursor).unwrap());
+    let page = |catalog: &Catalog, cursor: Option<&str>| read(&catalog.page(Kind::Tools, Scope::All, cursor).unwrap());
     let (first, next) = page(&all, None);
     let (second, after) = page(&all, next.as_deref());
     let (third, end) = page(&all, after.as_deref());
     assert_eq!(([first, second, third].concat(), end), (names.clone(), None));
     assert_eq!(
-        all.page(Kind::Tools, None, None).unwrap().as_ptr(),
-        all.page(Kind::Tools, None, None).unwrap().as_ptr()
+        all.page(Kind::Tools, Scope::All, None).unwrap().as_ptr(),
+        all.page(Kind::Tools, Scope::All, None).unwrap().as_ptr()
     );
 
     let fewer = Catalog::build(vec![b, c]);
@@ -169,7 +183,7 @@ fn pages_follow_each_other_over_changes_and_replicas() {
     let none = Catalog::build(vec![a]);
     assert_eq!(page(&none, next.as_deref()), (vec![], None));
     for cursor in ["", "%", "dDA5OTk=", "_w"] {
-        let page = all.page(Kind::Tools, None, Some(cursor));
+        let page = all.page(Kind::Tools, Scope::All, Some(cursor));
         assert_eq!(page.is_err(), !cursor.is_empty(), "{cursor}");
     }
 }
@@ -181,20 +195,20 @@ fn fingerprints_differ_when_and_only_when_the_lists_do() {
     let other = server("b", 2, &[("t", "z")], true);
     let of = |servers: &[&Arc<Handle>]| {
         let catalog = Catalog::build(servers.iter().map(|server| Arc::clone(server)).collect());
-        catalog.fingerprint(Kind::Tools, None)
+        catalog.fingerprint(Kind::Tools, Scope::All)
     };
     assert_eq!(of(&[&a]), of(&[&a, &b]), "another server with the same tool shows nothing new");
     assert_eq!(of(&[&b, &a]), of(&[&a, &b]));
     assert_ne!(of(&[&a, &other]), of(&[&a, &b]));
     assert_ne!(of(&[&a]), of(&[&b]));
     let catalog = Catalog::build(vec![a.clone(), other.clone()]);
-    let alone = |server| catalog.fingerprint(Kind::Tools, Some(server));
+    let alone = |server| catalog.fingerprint(Kind::Tools, Scope::Server(server));
     assert_ne!(alone(&a), alone(&other));
     assert_eq!(alone(&b), alone(&other), "a server is looked at by its key");
     let before = alone(&a);
     a.set_offer(Offer { listed: false, ..(*a.offer()).clone() });
     assert_eq!(alone(&a), before, "this view is as it was");
-    assert_eq!(Catalog::build(vec![a.clone()]).fingerprint(Kind::Tools, Some(&a)), 0);
+    assert_eq!(Catalog::build(vec![a.clone()]).fingerprint(Kind::Tools, Scope::Server(&a)), 0);
 }
 
 /// Offers a server's lists as their texts say: of prompts, resources and templates.
@@ -202,7 +216,8 @@ fn offers(server: &Arc<Handle>, prompts: &[&str], resources: &[&str], templates:
     let read = |kind, texts: &[&str]| plain::read(kind, texts.iter().copied()).shared();
     let (prompts, resources) = (read(Kind::Prompts, prompts), read(Kind::Resources, resources));
     let templates = read(Kind::Templates, templates);
-    server.set_offer(Offer { prompts, resources, templates, listed: true, ..Offer::default() });
+    let software = software();
+    server.set_offer(Offer { prompts, resources, templates, software, listed: true, ..Offer::default() });
 }
 
 fn offered_of(catalog: &Catalog, kind: Kind) -> Vec<(String, Vec<String>)> {
@@ -223,16 +238,16 @@ fn prompts_are_renamed_as_tools_are_and_resources_of_one_uri_are_hidden_but_neve
     assert_eq!(offered_of(&catalog, Kind::Prompts), [row("Ask it", &["a", "b"]), row("c__Ask it", &["c"])]);
     assert_eq!(offered_of(&catalog, Kind::Resources), [row("f://own", &["c"]), row("f://x", &["a", "b"])]);
     assert_eq!(offered_of(&catalog, Kind::Templates), [row("f://{x}", &["a", "b"])]);
-    let place = Place { listed: true, own: false, renamed: 0, shortened: 0, hidden: 2 };
-    assert_eq!((catalog.place(&c), catalog.place(&a)), (place, Place { hidden: 0, ..place }));
+    let place = Place { listed: true, own: false, renamed: 0, shortened: 0, hidden: 2, disagreed: vec![] };
+    assert_eq!((catalog.place(&c), catalog.place(&a)), (place.clone(), Place { hidden: 0, ..place }));
 
     let page = |kind, scope| String::from_utf8(catalog.page(kind, scope, None).unwrap().to_vec()).unwrap();
-    assert_eq!(page(Kind::Prompts, Some(&a)), r#""prompts":[{"name":"Ask it"}]"#);
+    assert_eq!(page(Kind::Prompts, Scope::Server(&a)), r#""prompts":[{"name":"Ask it"}]"#);
     let own = r#"{"uri":"f://own","name":"own"}"#;
-    assert_eq!(page(Kind::Resources, None), format!(r#""resources":[{own},{file}]"#));
-    assert_eq!(page(Kind::Resources, Some(&c)), format!(r#""resources":[{own},{odd}]"#));
-    assert_eq!(page(Kind::Templates, None), format!(r#""resourceTemplates":[{pattern}]"#));
-    assert_eq!(page(Kind::Templates, Some(&c)), format!(r#""resourceTemplates":[{strange}]"#));
+    assert_eq!(page(Kind::Resources, Scope::All), format!(r#""resources":[{own},{file}]"#));
+    assert_eq!(page(Kind::Resources, Scope::Server(&c)), format!(r#""resources":[{own},{odd}]"#));
+    assert_eq!(page(Kind::Templates, Scope::All), format!(r#""resourceTemplates":[{pattern}]"#));
+    assert_eq!(page(Kind::Templates, Scope::Server(&c)), format!(r#""resourceTemplates":[{strange}]"#));
 }
 
 #[test]
@@ -241,7 +256,7 @@ fn the_fingerprint_of_resources_covers_their_templates() {
     let of = |templates: &[&str], kind| {
         offers(&a, &[], &[r#"{"uri":"f://x","name":"x"}"#], templates);
         let catalog = Catalog::build(vec![a.clone()]);
-        (catalog.fingerprint(kind, None), catalog.fingerprint(kind, Some(&a)))
+        (catalog.fingerprint(kind, Scope::All), catalog.fingerprint(kind, Scope::Server(&a)))
     };
     let template = [r#"{"uriTemplate":"f://{x}","name":"x"}"#];
     assert_eq!(of(&[], Kind::Resources).0, of(&[], Kind::Resources).1);
@@ -280,19 +295,19 @@ fn a_uri_is_read_by_whoever_lists_it_or_has_a_template_for_it_or_is_of_its_place
         ("unknown://x", None, "several have resources"),
     ];
     for (uri, expected, why) in cases {
-        assert_eq!(who(None, uri).as_deref(), expected, "{uri}: {why}");
+        assert_eq!(who(Scope::All, uri).as_deref(), expected, "{uri}: {why}");
     }
-    assert_eq!(who(Some(&b), "db://two/rows/7").as_deref(), Some("b"));
-    assert_eq!(who(Some(&b), "unknown://x").as_deref(), Some("b"), "the server itself knows");
-    assert_eq!(who(Some(&none), "db://one/x"), None);
+    assert_eq!(who(Scope::Server(&b), "db://two/rows/7").as_deref(), Some("b"));
+    assert_eq!(who(Scope::Server(&b), "unknown://x").as_deref(), Some("b"), "the server itself knows");
+    assert_eq!(who(Scope::Server(&none), "db://one/x"), None);
 
     offers(&c, &[], &[&uri("own://x/a")], &[]);
     let catalog = Catalog::build(vec![none.clone(), c.clone(), b]);
-    let who = |uri: &str| catalog.reader(None, uri).map(|entry| entry.candidates[0].server.name.clone());
+    let who = |uri: &str| catalog.reader(Scope::All, uri).map(|entry| entry.candidates[0].server.name.clone());
     assert_eq!(who("own://x/unlisted").as_deref(), Some("c"), "its other resources are of the same place");
     assert_eq!(who("unknown://x"), None);
     let catalog = Catalog::build(vec![none, c]);
-    let only = catalog.reader(None, "unknown://x").map(|entry| entry.candidates[0].server.name.clone());
+    let only = catalog.reader(Scope::All, "unknown://x").map(|entry| entry.candidates[0].server.name.clone());
     assert_eq!(only.as_deref(), Some("c"), "nobody else has resources");
 }
 
@@ -303,9 +318,9 @@ fn changes_are_told_by_the_first_that_is_there_and_does_so() {
         for (server, (listed, subscribe)) in servers.iter().zip(states) {
             let templates = plain::read(Kind::Templates, [r#"{"uriTemplate":"x:{id}","name":"n"}"#]).shared();
             let capabilities = ServerCapabilities { resources_subscribe: subscribe, ..ServerCapabilities::default() };
-            server.set_offer(Offer { templates, capabilities, listed, ..Offer::default() });
+            server.set_offer(Offer { templates, capabilities, listed, software: software(), ..Offer::default() });
         }
-        let entry = Catalog::build(servers.to_vec()).reader(None, "x:1")?;
+        let entry = Catalog::build(servers.to_vec()).reader(Scope::All, "x:1")?;
         assert_eq!(entry.candidates.len(), 3);
         entry.teller().map(|candidate| candidate.server.name.clone())
     };
@@ -339,10 +354,13 @@ fn tools_are_found_by_their_full_names_too_where_they_are_shortened() {
     assert_eq!(offered(&catalog), expected);
     let found = |scope, name: &str| catalog.find(Kind::Tools, scope, name).map(|entry| entry.name.to_string());
     for (name, wanted) in [(&long, &short), (&short, &short), (&second, &third), (&third, &third)] {
-        assert_eq!(found(None, name).as_ref(), Some(wanted), "{name}");
+        assert_eq!(found(Scope::All, name).as_ref(), Some(wanted), "{name}");
     }
-    assert_eq!((found(Some(&new), &long), found(Some(&new), &short)), (Some(short.clone()), Some(short)));
-    assert_eq!(found(None, &"m".repeat(70)), None);
+    assert_eq!(
+        (found(Scope::Server(&new), &long), found(Scope::Server(&new), &short)),
+        (Some(short.clone()), Some(short))
+    );
+    assert_eq!(found(Scope::All, &"m".repeat(70)), None);
     let places = [&old, &new].map(|server| (catalog.place(server).shortened, catalog.place(server).renamed));
     assert_eq!(places, [(2, 0), (1, 1)]);
 }

@@ -52,7 +52,7 @@ async fn take_message(
         return StatusCode::NOT_FOUND;
     };
     let Ok(message) = serde_json::from_slice::<Value>(&body) else { return StatusCode::BAD_REQUEST };
-    if let Some(answer) = answer("demo-legacy", &["greet", "time"], &message) {
+    if let Some(answer) = answer(&["greet", "time"], &message) {
         let _ = sender.send(format!("event: message\ndata: {answer}\n\n")).await;
     }
     StatusCode::ACCEPTED
@@ -75,21 +75,23 @@ async fn take_request(State(stopped): State<Stopped>, body: Bytes) -> Response {
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
     }
     let Ok(message) = serde_json::from_slice::<Value>(&body) else { return StatusCode::BAD_REQUEST.into_response() };
-    match answer("demo-streamable", &["add", "time"], &message) {
+    match answer(&["add", "time"], &message) {
         Some(answer) => ([(header::CONTENT_TYPE, "application/json")], answer.to_string()).into_response(),
         None => StatusCode::ACCEPTED.into_response(),
     }
 }
 
 /// The answer to a request; none to a notification.
-fn answer(server: &str, tools: &[&str], message: &Value) -> Option<Value> {
+///
+/// Both servers call themselves the same, so that they share `time`.
+fn answer(tools: &[&str], message: &Value) -> Option<Value> {
     let id = message.get("id")?;
     let params = message.get("params").cloned().unwrap_or_default();
     let result = match message.get("method").and_then(Value::as_str).unwrap_or_default() {
         "initialize" => json!({
             "protocolVersion": "2025-06-18",
             "capabilities": {"tools": {}},
-            "serverInfo": {"name": server, "version": env!("CARGO_PKG_VERSION")},
+            "serverInfo": {"name": "demo", "version": env!("CARGO_PKG_VERSION")},
         }),
         "ping" => json!({}),
         "tools/list" => json!({"tools": tools.iter().map(|name| definition(name)).collect::<Vec<_>>()}),

@@ -53,6 +53,9 @@ pub enum ApiError {
     /// No such server.
     #[error("there is no server {0:?}: GET /servers lists them")]
     UnknownServer(String),
+    /// No server is in that namespace.
+    #[error("no server is in the namespace {0:?}: GET /servers lists all")]
+    UnknownNamespace(String),
     /// No server offers the tool.
     #[error("no server offers the tool {0:?}: GET /tools/list lists all")]
     UnknownTool(String),
@@ -99,7 +102,9 @@ impl ApiError {
             Self::Accept => StatusCode::NOT_ACCEPTABLE,
             Self::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyIncomplete => StatusCode::REQUEST_TIMEOUT,
-            Self::UnknownServer(_) | Self::UnknownTool(_) | Self::NoRoute => StatusCode::NOT_FOUND,
+            Self::UnknownServer(_) | Self::UnknownNamespace(_) | Self::UnknownTool(_) | Self::NoRoute => {
+                StatusCode::NOT_FOUND
+            }
             Self::Method(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Busy(_) => StatusCode::TOO_MANY_REQUESTS,

@@ -1,5 +1,6 @@
 //! The REST routes.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use axum::Router;
@@ -27,8 +28,9 @@ use super::view::{Health, Servers};
 use super::wire::{read_call, unwrapped_value};
 use crate::auth::{AuthError, Identity, Look};
 use crate::call::{self, CALL_TOOL, Called, Subject};
-use crate::catalog::{Catalog, Entry, Kind};
+use crate::catalog::{Catalog, Entry, Kind, Scope};
 use crate::clients::Client;
+use crate::handle::Handle;
 use crate::metrics::Outcome;
 use crate::upstream::{Caller, Reply};
 
@@ -78,7 +80,10 @@ async fn answer_call(recorder: &Recorder, body: Sent) -> Result<Response, ApiErr
         None => None,
         Some(name) => Some(catalog.server(name).ok_or_else(|| ApiError::UnknownServer(short(name)))?),
     };
-    let entry = catalog.find(Kind::Tools, None, &wanted.method);
+    let entry = match preferred {
+        None => catalog.find(Kind::Tools, Scope::All, &wanted.method),
+        Some(server) => tool_at(&catalog, server, &wanted.method),
+    };
     {
         let mut facts = record(recorder);
         facts.tool = Some(called_name(&wanted.method, entry.as_deref().map(|entry| &**entry)));
@@ -116,6 +121,17 @@ async fn answer_call(recorder: &Recorder, body: Sent) -> Result<Response, ApiErr
     }
     response.headers_mut().insert(X_ATTEMPTS, HeaderValue::from(called.attempts));
     Ok(response)
+}
+
+/// The tool that a caller means who names a server: that server's own of this name, if it has one, rather than another's.
+fn tool_at<'a>(catalog: &'a Catalog, server: &Arc<Handle>, name: &str) -> Option<Cow<'a, Arc<Entry>>> {
+    let find = |scope| catalog.find(Kind::Tools, scope, name);
+    let around = if server.spec().is_home() { Scope::All } else { Scope::Namespace(&server.key.namespace) };
+    let shared = find(around);
+    if shared.as_ref().is_some_and(|entry| entry.is_of(server)) {
+        return shared;
+    }
+    find(Scope::Server(server)).or(shared).or_else(|| find(Scope::All))
 }
 
 /// Why a tool that nobody offers cannot be called.
@@ -180,9 +196,12 @@ async fn tools_list(request: Request) -> Response {
     let answer = async {
         identify(&recorder).await?;
         let catalog = recorder.app().published.load_full();
-        Ok::<_, ApiError>(match parameter(recorder.head().query(), "server") {
-            None => catalog.listing(),
-            Some(name) => {
+        let query = recorder.head().query();
+        Ok::<_, ApiError>(match (parameter(query, "server"), parameter(query, "namespace")) {
+            (None, None) => catalog.listing(),
+            (Some(_), Some(_)) => return Err(ApiError::Query("name a server or a namespace, not both")),
+            (None, Some(name)) => catalog.listing_in(&name).ok_or_else(|| ApiError::UnknownNamespace(short(&name)))?,
+            (Some(name), None) => {
                 let server = catalog.server(&name).ok_or_else(|| ApiError::UnknownServer(short(&name)))?;
                 record(&recorder).server = Some(server.clone());
                 catalog.listing_of(server)

@@ -75,6 +75,10 @@ struct ServerView<'a> {
     list_problems: Vec<String>,
     /// How many such problems there are.
     list_problems_count: u32,
+    /// Tools and prompts on which an older server of its pool does not agree, so that they go by names of their own.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
+    pool_disagreements: Vec<String>,
     /// Calls it has now.
     calls_in_flight: u32,
     /// It failed several calls in a row: others are tried first.
@@ -202,6 +206,7 @@ impl<'a> ServerView<'a> {
             tools_left_out: status.left_out,
             list_problems: problems.first,
             list_problems_count: problems.count,
+            pool_disagreements: catalog.place(server).disagreed.iter().map(|name| name.to_string()).collect(),
             calls_in_flight: server.outstanding(),
             ejected: server.is_ejected(),
         }

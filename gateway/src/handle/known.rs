@@ -72,6 +72,7 @@ impl Handle {
         drop(known);
         let changed = self.renew(|offer| {
             offer.capabilities = capabilities;
+            offer.software = self.software();
             others.into_iter().for_each(|(kind, items)| *offer.of_mut(kind) = items);
         });
         self.has_told();

@@ -90,7 +90,7 @@ const FAMILIES: [Family; 20] = [
     ),
     gauge(
         "tools_renamed",
-        "Tools of the server whose name another server has.",
+        "Tools of the server that have its name in theirs because another server has the bare one.",
         Read::Always(|row| row.place.renamed.into()),
     ),
     gauge(

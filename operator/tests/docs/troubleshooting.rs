@@ -17,6 +17,8 @@ what happened lately. Each condition is good when `True`; look at them in this o
 | `Programmed` | Every gateway replica that takes traffic has applied this generation. |
 | `Ready` | Every one of them has made the MCP handshake and listed the tools: they can be called. |
 
+`Pooled` is there only where `spec.pool` is set: the server agrees with its pool on the tools that they share.
+
     kubectl wait --for=condition=Ready mcpsrv/NAME --timeout=30s
 
 returns when a tool of the server can really be called.

@@ -2,6 +2,7 @@
 //!
 //! Arguments and results pass as they are. Only names, ids, progress tokens and `_meta` differ on the two sides.
 
+use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::ops::Range;
 use std::pin::{Pin, pin};
@@ -28,11 +29,12 @@ use super::stream::{DEFAULT_LEVEL, Ears, Shape};
 use crate::boxed::boxed;
 use crate::call::{self, Called, Failure, Subject};
 use crate::capabilities::ClientCapabilities;
-use crate::catalog::{Candidate, Catalog, Entry, Kind};
+use crate::catalog::{Candidate, Catalog, Entry, Kind, Scope, uri_forms};
 use crate::clients::{Client, ClientKey};
 use crate::front::error::clip;
 use crate::front::routes::{Recorder, called_name, note_call, record};
 use crate::json::{Members, Raw, text};
+use crate::links;
 use crate::revision::Revision;
 use crate::seal::{self, Inner, RequestState};
 use crate::upstream::message::json_string;
@@ -42,6 +44,9 @@ use crate::upstream::{self, Caller as Told, Mailbox, RpcResult};
 
 /// How long a client may take to bring the answers to what a server asks.
 pub const INPUT_LIFE: Duration = Duration::from_secs(3600);
+
+/// Templates that the URIs in one result are compared with, in all.
+const MOST_LOOKED_AT: usize = 200_000;
 
 /// A request on its way to a server.
 pub type Work = Pin<Box<dyn Future<Output = Reply> + Send>>;
@@ -178,8 +183,10 @@ fn read(caller: &Caller, catalog: &Catalog, params: &Params<'_, '_>) -> Result<F
     let uri = params.text("uri").filter(|uri| !uri.is_empty());
     let uri = uri.ok_or(RpcProblem::Params("\"uri\" is missing, or no text"))?;
     let entry = reader(caller, catalog, &uri)?;
-    let member = format!(r#""uri":{}"#, json_string(&uri));
-    Ok((entry, Some(uri.clone().into_owned()), Some((member, uri.into_owned()))))
+    // The URI as its server knows it: all who have it know it by the same.
+    let own = entry.candidates.first().map(|one| (format!(r#""uri":{}"#, one.item.own_name_json), &one.item.own_name));
+    let given = own.map(|(member, own)| (member, own.to_string()));
+    Ok((entry, Some(uri.into_owned()), given))
 }
 
 /// Who reads a resource.
@@ -217,7 +224,17 @@ fn completed(caller: &Caller, catalog: &Catalog, params: &Params<'_, '_>) -> Res
                 Some(entry) => entry.into_owned(),
                 None => reader(caller, catalog, &uri)?,
             };
-            Ok((entry, Some(uri.into_owned()), Some((format!(r#""ref":{}"#, reference.get()), String::new()))))
+            let own = entry.candidates.first().map(|one| &one.item);
+            let reference = match own.filter(|item| *item.own_name != *uri) {
+                None => reference.get().to_owned(),
+                // It says its namespace or its server, which the server itself does not.
+                Some(item) => {
+                    let own = &item.own_name_json;
+                    members.0.retain(|(key, _)| key != "uri");
+                    format!(r#"{{"uri":{own}{}}}"#, joined(&members.0))
+                }
+            };
+            Ok((entry, Some(uri.into_owned()), Some((format!(r#""ref":{reference}"#), String::new()))))
         }
         _ => Err(FORM),
     }
@@ -499,6 +516,7 @@ impl Planned {
         let problem = match called.answer {
             Ok(upstream::Reply::Result(result)) => match self.input_sealed(&result, called.server.as_deref()) {
                 Ok(sealed) => {
+                    let sealed = sealed.or_else(|| self.relinked(&result, called.server.as_deref()?));
                     return Reply::passed_on(self.id(), &sealed.unwrap_or(result), self.method, self.revision);
                 }
                 Err(problem) => problem,
@@ -508,6 +526,29 @@ impl Planned {
             Err(failure) => RpcProblem::of_call(failure),
         };
         self.refusal(&problem)
+    }
+
+    /// A result that names resources of its server by URIs that would lead elsewhere here, with those that lead there.
+    fn relinked(&self, result: &RpcResult, server: &crate::handle::Handle) -> Option<RpcResult> {
+        let scope = self.caller.scope();
+        let names_some = matches!(self.method, "tools/call" | "prompts/get") && !matches!(scope, Scope::Server(_));
+        if !names_some || !server.says_resources() {
+            return None;
+        }
+        let text = std::str::from_utf8(result).ok()?;
+        let found = links::of_result(text);
+        if found.is_empty() {
+            return None;
+        }
+        let catalog = self.caller.catalog();
+        // Beyond what is looked at for one result a URI says its server, which is right in any case.
+        let looked_at = Cell::new(MOST_LOOKED_AT / (catalog.templates(scope) + 1));
+        let text = links::renamed(text, &found, |uri| {
+            let left = looked_at.replace(looked_at.get().saturating_sub(1));
+            let [_, by_server] = uri_forms(&server.key, uri);
+            if left == 0 { by_server } else { catalog.link(scope, (server, &self.entry), uri) }
+        })?;
+        Some(RpcResult { text: text.into(), says: result.says })
     }
 
     /// A result that asks for input, with the server's own state sealed; none if it asks for nothing.

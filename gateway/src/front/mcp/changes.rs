@@ -71,7 +71,9 @@ pub async fn keep(
                 mcp.streams.wake_all();
             }
             Some((server, uri)) = updates.recv() => {
-                mcp.streams.tell_updated(&uri, mcp.topics.followers(&server, &uri));
+                for (uri, followers) in mcp.topics.followers(&server, &uri) {
+                    mcp.streams.tell_updated(&uri, followers);
+                }
             }
             _ = tidy.tick() => {
                 mcp.topics.tidy(|session| mcp.streams.is_open(session));

@@ -17,13 +17,12 @@ use super::message::Request;
 use super::problem::RpcProblem;
 use super::reply::{Reply, event, event_stream};
 use super::request::Params;
-use super::state::Caller;
+use super::state::{Caller, Within};
 use super::stream::{COMMENT, keep_alive};
 use super::streams::{Stream, Telling, TooMany};
 use super::topics::{Follower, MOST_SUBSCRIPTIONS};
 use crate::catalog::Kind;
 use crate::front::app::App;
-use crate::handle::Handle;
 use crate::upstream::message::json_string;
 
 const TOO_MANY: RpcProblem = RpcProblem::TooMany("as many streams are open as may be: close some, or try again later");
@@ -166,7 +165,7 @@ impl Drop for Following {
 /// The body of a stream on which things are told.
 pub struct Listening {
     app: Arc<App>,
-    server: Option<Arc<Handle>>,
+    within: Within,
     stream: Stream,
     filter: Filter,
     tag: Option<Box<Tag>>,
@@ -189,7 +188,7 @@ impl Listening {
         let shown = KINDS.map(|kind| catalog.fingerprint(kind, caller.scope()));
         Self {
             app: caller.app().clone(),
-            server: caller.server.clone(),
+            within: caller.within.clone(),
             stream,
             filter,
             tag: tag.map(Box::new),
@@ -255,7 +254,7 @@ impl Listening {
         let catalog = self.app.mcp.changes.catalog();
         let mut events = Vec::new();
         for (kind, shown) in KINDS.into_iter().zip(&mut self.shown) {
-            let now = catalog.fingerprint(kind, self.server.as_ref());
+            let now = catalog.fingerprint(kind, self.within.scope());
             if std::mem::replace(shown, now) != now && self.filter.wants(kind) {
                 let params = self.tag.as_ref().map(|tag| format!(r#","params":{{{}}}"#, tag.meta)).unwrap_or_default();
                 let name = kind.member();

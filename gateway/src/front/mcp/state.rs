@@ -49,13 +49,24 @@ impl Mcp {
     }
 }
 
+/// What of all servers is asked, as the path says.
+#[derive(Clone)]
+pub enum Within {
+    /// Everything: `/mcp`.
+    All,
+    /// The servers of one namespace: `/mcp/~NAMESPACE`.
+    Namespace(Arc<str>),
+    /// One server: `/mcp/NAME`, `/mcp/NAMESPACE/NAME`.
+    Server(Arc<Handle>),
+}
+
 /// Who asks, and how.
 #[derive(Clone)]
 pub struct Caller {
     /// The request; takes what its log line is to say.
     pub recorder: Recorder,
-    /// The one server that is asked, if it is not all of them.
-    pub server: Option<Arc<Handle>>,
+    /// What of all servers is asked.
+    pub within: Within,
     /// Who.
     pub subject: SubjectId,
     /// In which session.
@@ -88,6 +99,19 @@ impl Caller {
 
     /// What of it is asked.
     pub fn scope(&self) -> Scope<'_> {
-        self.server.as_ref()
+        self.within.scope()
+    }
+}
+
+// === impl Within ===
+
+impl Within {
+    /// The same, to look into a catalog with.
+    pub fn scope(&self) -> Scope<'_> {
+        match self {
+            Self::All => Scope::All,
+            Self::Namespace(namespace) => Scope::Namespace(namespace),
+            Self::Server(server) => Scope::Server(server),
+        }
     }
 }

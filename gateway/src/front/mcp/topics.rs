@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use portcullis_crds::ServerKey;
 
 use super::live::SessionKey;
-use crate::catalog::{Catalog, Scope};
+use crate::catalog::{Catalog, Scope, uri_forms};
 use crate::handle::Handle;
 use crate::seal::SubjectId;
 
@@ -30,11 +30,19 @@ const MOST_FOLLOWERS: usize = 20_000;
 /// A session without an open stream is forgotten after so long: nobody would hear what it is told.
 const QUIET: Duration = Duration::from_secs(600);
 
-/// A resource, asked of all servers or of one alone.
+/// A resource, as it is called where it is asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Topic {
-    scope: Option<ServerKey>,
+    asked: Asked,
     uri: Arc<str>,
+}
+
+/// Of which servers a resource is asked.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Asked {
+    All,
+    Namespace(Arc<str>),
+    Server(ServerKey),
 }
 
 /// Who wants to hear.
@@ -70,8 +78,8 @@ struct All {
 #[derive(Default)]
 struct Followed {
     by: HashSet<Follower>,
-    /// Who has it.
-    reader: Option<Arc<Handle>>,
+    /// Who has it, and the URI by which that server knows it.
+    reader: Option<(Arc<Handle>, Arc<str>)>,
 }
 
 struct Following {
@@ -96,7 +104,7 @@ impl Topics {
         if uri.len() > LONGEST_URI {
             return Err(CannotFollow::TooLong);
         }
-        let topic = Topic { scope: scope.map(|server| server.key.clone()), uri: uri.into() };
+        let topic = Topic { asked: Asked::of(scope), uri: uri.into() };
         let mut guard = self.lock();
         let all = &mut *guard;
         if !all.has_room(follower, subject, &topic) {
@@ -115,7 +123,7 @@ impl Topics {
 
     /// No longer; false if it was not told before.
     pub fn unfollow(&self, scope: Scope<'_>, follower: Follower, uri: &str) -> bool {
-        let topic = Topic { scope: scope.map(|server| server.key.clone()), uri: uri.into() };
+        let topic = Topic { asked: Asked::of(scope), uri: uri.into() };
         let mut all = self.lock();
         let Some(following) = all.followers.get_mut(&follower) else { return false };
         let (was, subject) = (following.topics.remove(&topic), following.subject);
@@ -134,16 +142,23 @@ impl Topics {
         self.lock().forget(follower);
     }
 
-    /// Whom to tell that a resource of a server has changed: who follows it, or what it is a part of.
-    pub fn followers(&self, server: &ServerKey, uri: &str) -> HashSet<Follower> {
-        let wholes = once(uri).chain(beginnings(uri)).map(Arc::<str>::from);
-        let topics: Vec<Topic> = wholes
-            .flat_map(|uri| [None, Some(server.clone())].map(|scope| Topic { scope, uri: uri.clone() }))
-            .collect();
+    /// Whom to tell that a resource of a server has changed, and by which URI they know it: who follows it, or what it
+    /// is a part of.
+    pub fn followers(&self, server: &ServerKey, uri: &str) -> Vec<(String, HashSet<Follower>)> {
+        let namespace = || Asked::Namespace(server.namespace.as_str().into());
+        let [by_namespace, by_server] = uri_forms(server, uri);
+        let forms = [
+            (Some(uri.to_owned()), vec![Asked::All, namespace(), Asked::Server(server.clone())]),
+            (by_namespace, vec![Asked::All]),
+            (by_server, vec![Asked::All, namespace()]),
+        ];
         let all = self.lock();
-        let followed = topics.iter().filter_map(|topic| all.topics.get(topic));
-        let of_server = followed.filter(|it| it.reader.as_ref().is_some_and(|reader| reader.key == *server));
-        of_server.flat_map(|followed| followed.by.iter().copied()).collect()
+        let forms = forms.into_iter().filter_map(|(uri, asked)| Some((uri?, asked)));
+        let told = forms.map(|(uri, asked)| {
+            let followers = all.of_server(server, &uri, &asked);
+            (uri, followers)
+        });
+        told.filter(|(_, followers)| !followers.is_empty()).collect()
     }
 
     /// Servers have come or gone: others may have what is wanted.
@@ -181,7 +196,26 @@ fn beginnings(uri: &str) -> impl Iterator<Item = &str> {
     marks.flat_map(|(at, mark)| [&uri[..at + mark.len()], &uri[..at]]).take(MOST_ENDS)
 }
 
+impl Asked {
+    fn of(scope: Scope<'_>) -> Self {
+        match scope {
+            Scope::All => Self::All,
+            Scope::Namespace(namespace) => Self::Namespace(namespace.into()),
+            Scope::Server(server) => Self::Server(server.key.clone()),
+        }
+    }
+}
+
 impl All {
+    /// Who follows this resource of a server, or what it is a part of, where it is asked for so.
+    fn of_server(&self, server: &ServerKey, uri: &str, asked: &[Asked]) -> HashSet<Follower> {
+        let topic = |uri: &str, asked: &Asked| self.topics.get(&Topic { asked: asked.clone(), uri: uri.into() });
+        let is_its = |followed: &&Followed| followed.reader.as_ref().is_some_and(|(reader, _)| reader.key == *server);
+        let wholes = once(uri).chain(beginnings(uri));
+        let followed = wholes.flat_map(|uri| asked.iter().filter_map(move |asked| topic(uri, asked)).filter(is_its));
+        followed.flat_map(|followed| followed.by.iter().copied()).collect()
+    }
+
     /// Whether a follower of a subject may have this topic, too.
     fn has_room(&self, follower: Follower, subject: SubjectId, topic: &Topic) -> bool {
         let following = self.followers.get(&follower);
@@ -213,7 +247,7 @@ impl All {
         let Some(followed) = self.topics.get_mut(topic) else { return };
         followed.by.remove(&follower);
         if followed.by.is_empty() {
-            followed.belongs_to(topic, None);
+            followed.belongs_to(None);
             self.topics.remove(topic);
         }
     }
@@ -221,29 +255,31 @@ impl All {
 
 impl Followed {
     fn resolve(&mut self, topic: &Topic, catalog: &Catalog) {
-        let reader = match topic.scope.as_ref().map(|key| catalog.server_of(key)) {
-            // The one server that was asked is gone.
-            Some(None) => None,
-            scope => catalog.reader(scope.flatten(), &topic.uri),
+        let scope = match &topic.asked {
+            Asked::All => Some(Scope::All),
+            Asked::Namespace(namespace) => Some(Scope::Namespace(namespace)),
+            // None: the one server that was asked is gone.
+            Asked::Server(key) => catalog.server_of(key).map(Scope::Server),
         };
+        let reader = scope.and_then(|scope| catalog.reader(scope, &topic.uri));
         let reader = reader.as_ref().and_then(|entry| entry.teller().or(entry.candidates.first()));
-        let reader = reader.map(|candidate| candidate.server.clone());
+        let reader = reader.map(|candidate| (candidate.server.clone(), candidate.item.own_name.clone()));
         let same = match (&reader, &self.reader) {
             (None, None) => true,
-            (Some(new), Some(old)) => Arc::ptr_eq(new, old),
+            (Some((new, uri)), Some((old, known))) => Arc::ptr_eq(new, old) && uri == known,
             _ => false,
         };
         if !same {
-            self.belongs_to(topic, reader);
+            self.belongs_to(reader);
         }
     }
 
-    fn belongs_to(&mut self, topic: &Topic, reader: Option<Arc<Handle>>) {
-        if let Some(new) = &reader {
-            new.subscriptions.add(&topic.uri);
+    fn belongs_to(&mut self, reader: Option<(Arc<Handle>, Arc<str>)>) {
+        if let Some((new, uri)) = &reader {
+            new.subscriptions.add(uri);
         }
-        if let Some(old) = std::mem::replace(&mut self.reader, reader) {
-            old.subscriptions.remove(&topic.uri);
+        if let Some((old, uri)) = std::mem::replace(&mut self.reader, reader) {
+            old.subscriptions.remove(&uri);
         }
     }
 }
@@ -272,10 +308,10 @@ mod tests {
         let (topics, catalog) = (Topics::default(), Catalog::default());
         let (session, stream) = (Follower::Session([1; 12]), Follower::Stream(7));
         for (follower, uri) in [(session, "a:1"), (session, "a:2"), (session, "a:2"), (stream, "a:2")] {
-            assert_eq!(topics.follow(&catalog, None, (follower, ME), uri), Ok(()));
+            assert_eq!(topics.follow(&catalog, Scope::All, (follower, ME), uri), Ok(()));
         }
         assert_eq!(count(&topics), (2, 2));
-        assert!(topics.unfollow(None, session, "a:1") && !topics.unfollow(None, session, "a:1"));
+        assert!(topics.unfollow(Scope::All, session, "a:1") && !topics.unfollow(Scope::All, session, "a:1"));
         assert_eq!(count(&topics), (1, 2));
         topics.forget(session);
         assert_eq!(count(&topics), (1, 1));
@@ -286,14 +322,14 @@ mod tests {
     #[test]
     fn one_subject_follows_no_more_than_it_may_however_many_streams_it_has() {
         let (topics, catalog) = (Topics::default(), Catalog::default());
-        let follow = |stream, who, uri: &str| topics.follow(&catalog, None, (Follower::Stream(stream), who), uri);
+        let follow = |stream, who, uri: &str| topics.follow(&catalog, Scope::All, (Follower::Stream(stream), who), uri);
         let mine = |n: usize| follow(n as u64 % 2, ME, &format!("a:{n}"));
         assert!((0..MOST_SUBSCRIPTIONS).all(|n| mine(n).is_ok()));
         assert_eq!((mine(MOST_SUBSCRIPTIONS), mine(0)), (Err(CannotFollow::TooMany), Ok(())));
         assert_eq!(follow(2, ME, "a:0"), Err(CannotFollow::TooMany));
         assert_eq!(follow(3, SubjectId([2; 16]), "a:more"), Ok(()));
         assert_eq!(count(&topics), (MOST_SUBSCRIPTIONS + 1, 3));
-        assert!(topics.unfollow(None, Follower::Stream(0), "a:0"));
+        assert!(topics.unfollow(Scope::All, Follower::Stream(0), "a:0"));
         assert_eq!((follow(2, ME, "a:0"), follow(2, ME, "a:x")), (Ok(()), Err(CannotFollow::TooMany)));
     }
 
@@ -302,7 +338,7 @@ mod tests {
         let (topics, catalog) = (Topics::default(), Catalog::default());
         let follow = |who: usize, uri: &str| {
             let follower = (Follower::Stream(who as u64), SubjectId([who as u8; 16]));
-            topics.follow(&catalog, None, follower, uri)
+            topics.follow(&catalog, Scope::All, follower, uri)
         };
         assert!((0..MOST_TOPICS).all(|n| follow(n / MOST_SUBSCRIPTIONS, &format!("a:{n}")).is_ok()));
         assert_eq!((follow(100, "a:more"), follow(100, "a:0")), (Err(CannotFollow::TooMany), Ok(())));
@@ -327,20 +363,31 @@ mod tests {
         let (topics, catalog) = (Topics::default(), Catalog::build(vec![server.clone()]));
         let follow = |stream, scope, uri: &str| topics.follow(&catalog, scope, (Follower::Stream(stream), ME), uri);
         for (stream, uri) in [(1, "file:///dir"), (2, "file:///dir/"), (3, "file:///dir/a"), (4, "file:///di")] {
-            assert_eq!(follow(stream, None, uri), Ok(()));
+            assert_eq!(follow(stream, Scope::All, uri), Ok(()));
         }
-        assert_eq!(follow(5, Some(&server), "file:///dir"), Ok(()));
+        assert_eq!(follow(5, Scope::Server(&server), "file:///dir"), Ok(()));
+        assert_eq!(follow(6, Scope::Namespace("default"), "file:///dir"), Ok(()));
+        assert_eq!(follow(7, Scope::All, "file://~default//dir"), Ok(()));
+        assert_eq!(follow(8, Scope::Namespace("default"), "file://~default.a//dir"), Ok(()));
         let told = topics.followers(&server.key, "file:///dir/a");
-        assert_eq!(told, HashSet::from([1, 2, 3, 5].map(Follower::Stream)));
+        let expected = [
+            ("file:///dir/a", vec![1, 2, 3, 5, 6]),
+            ("file://~default//dir/a", vec![7]),
+            ("file://~default.a//dir/a", vec![8]),
+        ];
+        let expected = expected.map(|(uri, all)| (uri.to_owned(), all.into_iter().map(Follower::Stream).collect()));
+        assert_eq!(told, expected);
+        let wanted: Vec<_> = server.subscriptions.all().into_iter().collect();
+        assert_eq!(wanted, ["file:///di", "file:///dir", "file:///dir/", "file:///dir/a"].map(Arc::from));
     }
 
     #[test]
     fn a_session_that_nobody_listens_to_is_forgotten_after_a_while() {
         let (topics, catalog) = (Topics::default(), Catalog::default());
         for session in [[1; 12], [2; 12], [3; 12]] {
-            assert!(topics.follow(&catalog, None, (Follower::Session(session), ME), "a:b").is_ok());
+            assert!(topics.follow(&catalog, Scope::All, (Follower::Session(session), ME), "a:b").is_ok());
         }
-        assert!(topics.follow(&catalog, None, (Follower::Stream(1), ME), "a:b").is_ok());
+        assert!(topics.follow(&catalog, Scope::All, (Follower::Stream(1), ME), "a:b").is_ok());
         let before = Instant::now().checked_sub(QUIET).unwrap();
         for (follower, following) in &mut topics.lock().followers {
             following.heard = if *follower == Follower::Session([3; 12]) { following.heard } else { before };

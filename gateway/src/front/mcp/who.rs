@@ -1,6 +1,5 @@
 //! Who asks, in which session, and which answers it takes: read from the head of a request.
 
-use std::sync::Arc;
 use std::time::SystemTime;
 
 use http::HeaderName;
@@ -9,17 +8,20 @@ use portcullis_runtime::serve::{Fields, as_text};
 use super::metadata::Resource;
 use super::problem::RpcProblem;
 use super::routes::{LEGACY, Refused, refused};
-use super::state::Caller;
+use super::state::{Caller, Within};
+use crate::catalog::Catalog;
 use crate::front::access_log::short;
 use crate::front::app::App;
 use crate::front::error::ApiError;
 use crate::front::routes::{Recorder, identify_with};
-use crate::handle::Handle;
 use crate::revision::Revision;
 use crate::seal::{Session, SubjectId};
 
 /// The header of a session's id.
 pub(super) const SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
+
+/// Begins the part of a path that names a namespace: no name of a server does.
+const NAMESPACE_MARK: char = '~';
 
 /// What the specification has clients send; most send just that.
 const USUAL: &str = "application/json, text/event-stream";
@@ -27,8 +29,7 @@ const USUAL: &str = "application/json, text/event-stream";
 /// Who asks, and whom.
 pub(super) struct Who {
     pub(super) subject: SubjectId,
-    /// The one server that is asked, if it is not all of them.
-    server: Option<Arc<Handle>>,
+    within: Within,
     /// When the request came.
     now: SystemTime,
 }
@@ -60,14 +61,11 @@ impl Who {
         let app = recorder.app();
         let resource = server.map_or(Resource::Mcp, Resource::Server);
         let identity = identify_with(recorder, app.options.allow_query_token_mcp, Some(resource)).await?;
-        let server = match server {
-            None => None,
-            Some(name) => {
-                let catalog = app.published.load();
-                Some(catalog.server(name).cloned().ok_or_else(|| ApiError::UnknownServer(short(name)))?)
-            }
+        let within = match server {
+            None => Within::All,
+            Some(path) => within(&app.published.load(), path)?,
         };
-        Ok(Self { subject: SubjectId::of(&identity), server, now: recorder.arrived() })
+        Ok(Self { subject: SubjectId::of(&identity), within, now: recorder.arrived() })
     }
 
     /// The session of a request before 2026-07-28, if it has one, and its revision.
@@ -102,7 +100,19 @@ impl Who {
 
     /// All that is known of a request.
     pub(super) fn caller(self, recorder: &Recorder, (session, takes_streams): (Option<Session>, bool)) -> Caller {
-        Caller { server: self.server, subject: self.subject, session, takes_streams, recorder: recorder.clone() }
+        Caller { within: self.within, subject: self.subject, session, takes_streams, recorder: recorder.clone() }
+    }
+}
+
+/// What a path below `/mcp` names: a server, or all of a namespace.
+fn within(catalog: &Catalog, path: &str) -> Result<Within, ApiError> {
+    match path.strip_prefix(NAMESPACE_MARK) {
+        Some(namespace) if catalog.has_namespace(namespace) => Ok(Within::Namespace(namespace.into())),
+        Some(namespace) => Err(ApiError::UnknownNamespace(short(namespace))),
+        None => {
+            let server = catalog.server(path).cloned();
+            server.map(Within::Server).ok_or_else(|| ApiError::UnknownServer(short(path)))
+        }
     }
 }
 

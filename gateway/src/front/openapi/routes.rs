@@ -52,16 +52,20 @@ pub(super) fn tools_list() -> PathItem {
     let server = query("server")
         .description(Some("Only the tools of this server, by name or by its URL as configured."))
         .schema(Some(ObjectBuilder::new().schema_type(Type::String)));
+    let namespace = query("namespace")
+        .description(Some("Only the tools of this namespace, under their own names. Not together with `server`."))
+        .schema(Some(ObjectBuilder::new().schema_type(Type::String)));
     let operation = secured()
         .operation_id(Some("listTools"))
         .summary(Some("List the tools"))
         .description(Some("Answered from memory, in the order of names."))
         .parameter(server)
+        .parameter(namespace)
         .response("200", success("The tools.", "ToolList", &tool_list()))
-        .response("400", refusal("There are several tokens."))
+        .response("400", refusal("There are several tokens, or both a server and a namespace."))
         .response("401", unauthorized())
         .response("403", forbidden())
-        .response("404", refusal("There is no server of that name."))
+        .response("404", refusal("There is no server of that name, or none in that namespace."))
         .response("503", undecided());
     PathItem::new(HttpMethod::Get, operation)
 }

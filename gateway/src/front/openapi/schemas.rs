@@ -13,7 +13,8 @@ pub(super) struct ToolCall {
     /// The arguments, which go to the server byte for byte; null counts as absent.
     #[schema(value_type = Option<Object>, default = json!({}), example = json!({"name": "world"}))]
     args: Option<Value>,
-    /// The server to try first, by name or by its URL as configured.
+    /// The server to try first, by name or by its URL as configured. A tool of its own of that name comes before another
+    /// server's.
     server: Option<String>,
 }
 
