@@ -146,6 +146,8 @@ reasons! {
     Unauthorized => Ready, "Check spec.headers and the Secret behind it.";
     /// The server does not speak MCP at this URL.
     HandshakeFailed => Ready, "Check the URL and spec.transport.";
+    /// The server is the gateway itself, or a gateway that leads back to it.
+    Loop => Ready, "Point url or service at the server itself, not at the gateway.";
     /// The session is open, but the tools cannot be listed.
     ListFailed => Ready, "Look at the log of the server.";
     /// The address of the server is one that the gateway must not connect to.

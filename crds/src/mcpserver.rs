@@ -97,7 +97,8 @@ pub struct McpServerSpec {
             .message("headers take more than 12 KiB together: shorten or drop some")
     )]
     pub headers: Vec<Header>,
-    /// Headers of the caller's request that are passed on, in lower case.
+    /// Headers of the caller's request that are passed on, in lower case. `user-agent` takes the place of the
+    /// gateway's own.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), inner(length(min = 1, max = 128), regex(pattern = r"^[a-z0-9!#$%&'*+.^_`|~-]+$")))]
     #[x_kube(

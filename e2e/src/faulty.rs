@@ -1,5 +1,6 @@
 //! MCP servers of our own, in process, honest until told otherwise; every vice is in `vice`, one line each.
 
+mod balance;
 mod call;
 mod frame;
 mod legacy;
@@ -25,8 +26,8 @@ use tokio::time::sleep;
 pub use seen::{Request, Seen};
 pub use tool::{Handler, MESSAGE_SCHEMA, Tool, invalid_tools};
 pub use vice::{
-    Answer, Behaviour, Connection, Door, Endpoint, Form, Framing, List, Listen, Lost, Refusal, Reply, Uninitialized,
-    garbage,
+    Answer, Behaviour, Coding, Connection, Door, Endpoint, Form, Framing, InName, List, Listen, Lost, Refusal, Reply,
+    Uninitialized, garbage,
 };
 
 use crate::port::{self, Held};

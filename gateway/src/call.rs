@@ -19,6 +19,7 @@ use crate::catalog::{Candidate, Entry};
 use crate::clients::{self, Client};
 use crate::handle::{Handle, Live};
 use crate::limit::Slot;
+use crate::loops::{INSTANCE, passed_before};
 use crate::metrics::{Metrics, Outcome};
 use crate::pick::{self, View};
 use crate::upstream::params::mirror;
@@ -170,11 +171,13 @@ async fn attempt_all<'a>(entry: &'a Entry, call: &Request<'_>, guard: &mut Obser
                 return called(last, attempts.min(order.len()), Ok(reply));
             }
             Err(Failure::Server(error)) => {
-                if error.lies_with_the_server() {
+                if let CallError::Later { after, .. } = error {
+                    candidate.server.leave_alone(after);
+                } else if error.lies_with_the_server() {
                     candidate.server.failed();
                 }
                 let again = error.is_harmless() || (candidate.item.repeatable && error != CallError::Timeout);
-                failure = Failure::Server(error);
+                failure = worth_telling(failure, error);
                 if !again {
                     break;
                 }
@@ -209,6 +212,22 @@ fn may_be_tried_elsewhere(reply: &Reply, repeatable: bool) -> bool {
         Reply::Error(RpcError { status: Some(401 | 403), .. }) => true,
         Reply::Error(RpcError { status: Some(500..), .. }) => repeatable,
         _ => false,
+    }
+}
+
+/// Of two servers that refuse a call for now, the one that takes it first; it says more than one that is away.
+fn worth_telling(before: Failure, error: CallError) -> Failure {
+    match (&before, &error) {
+        (Failure::Server(CallError::Later { after: first, .. }), CallError::Later { after: second, .. })
+            if first <= second =>
+        {
+            before
+        }
+        (
+            Failure::Server(CallError::Later { .. }),
+            CallError::NotSent(_) | CallError::Blocked(_) | CallError::SessionExpired,
+        ) => before,
+        _ => Failure::Server(error),
     }
 }
 
@@ -280,6 +299,9 @@ async fn attempt(
     let spec = server.spec();
     let Some(live) = server.live() else { return Err(Failure::Server(CallError::NotSent("it has no session"))) };
     let mut headers = forwarded(&spec.forward_headers, call.fields);
+    if let Some(passed) = call.fields.get(INSTANCE.as_str()).and_then(passed_before) {
+        headers.insert(INSTANCE, passed);
+    }
     if !candidate.item.params.is_empty() {
         mirror(&candidate.item.params, call.arguments, &mut headers);
     }
@@ -338,6 +360,7 @@ pub(crate) async fn send(
         name: Some(name).filter(|name| !name.is_empty()),
         headers,
         progress,
+        repeatable: tool.repeatable,
         caller,
         mailbox,
     };

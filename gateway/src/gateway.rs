@@ -37,6 +37,7 @@ use crate::front::mcp::topics::Topics;
 use crate::front::{App, Front, FrontOptions, status};
 use crate::guard::Guard;
 use crate::guard::learn::{self, API_HOST};
+use crate::loops::Loops;
 use crate::metrics::{Kept, Metrics, OfServers};
 use crate::pool::{Latches, Pool, Published};
 use crate::seal::Sealer;
@@ -113,6 +114,11 @@ impl Gateway {
         let limits = StreamLimits { all: config.mcp.max_sessions, of_subject: config.mcp.max_sessions_per_subject };
         let (streams, live) = (Arc::new(Streams::new(limits, metrics.client_streams.clone())), Arc::<Live>::default());
         let asking = Arc::new(Asking::new(streams.clone(), live.clone(), metrics.client_questions.clone()));
+        let (key_file, sealer) = match keys {
+            Some((file, keys)) => (Some(file), Sealer::new(keys)),
+            None => (None, Sealer::random()),
+        };
+        let loops = Loops::new(sealer.clone());
         let shared = Arc::new(Shared {
             roots: LazyLock::new(system_roots),
             secrets: secrets.clone(),
@@ -126,6 +132,7 @@ impl Gateway {
             touched: Arc::default(),
             asking: asking.clone(),
             away: AtomicU32::new(0),
+            loops: loops.clone(),
         });
         let published = Published::default();
         let board = Arc::new(Board::new(published.clone(), shared.touched.clone()));
@@ -133,10 +140,6 @@ impl Gateway {
         let latches =
             Latches { configuration: readiness.latch("configuration"), sessions: readiness.latch("first sessions") };
         let latch = readiness.latch("keys");
-        let (key_file, sealer) = match keys {
-            Some((file, keys)) => (Some(file), Sealer::new(keys)),
-            None => (None, Sealer::random()),
-        };
         let listener = serve::listen(config.listen).await?;
         let admin = match config.admin {
             Some(address) => Some(serve::listen(address).await?),
@@ -167,6 +170,7 @@ impl Gateway {
             log: AccessLog::new(log.clone(), config.log.payloads),
             readiness,
             sealer,
+            loops,
             gate: Gate::new(config.mcp.gate.clone()),
             metadata,
             replica: replica.map(Into::into),

@@ -42,6 +42,9 @@ const LONGEST_EJECTION: Duration = Duration::from_secs(30);
 /// How long a call may wait for a place at a busy server that has failed lately.
 const SLOT_WAIT_FAILED: Duration = Duration::from_secs(1);
 
+/// A server that wants to be left alone is put last for no longer than this.
+const LONGEST_REST: Duration = Duration::from_secs(60);
+
 /// One server.
 pub struct Handle {
     /// Which one.
@@ -65,6 +68,8 @@ pub struct Handle {
     ejections: AtomicU32,
     /// Milliseconds since `born`; 0: not ejected.
     ejected_until: AtomicU64,
+    /// Until when it wants to be left alone, in the same way.
+    rests_until: AtomicU64,
     last_success: AtomicU64,
     degraded: AtomicBool,
     born: Instant,
@@ -237,6 +242,7 @@ impl Handle {
             failures: AtomicU32::new(0),
             ejections: AtomicU32::new(0),
             ejected_until: AtomicU64::new(0),
+            rests_until: AtomicU64::new(0),
             last_success: AtomicU64::new(0),
             degraded: AtomicBool::new(false),
             born: Instant::now(),
@@ -385,9 +391,16 @@ impl Handle {
         self.live.load().is_some() && self.spec.load().state == State::Enabled
     }
 
-    /// Whether it has failed so often lately that others come first.
+    /// Whether it has failed so often lately, or wants to be left alone, that others come first.
     pub fn is_ejected(&self) -> bool {
-        self.ejected_until.load(Ordering::Relaxed) > self.now()
+        let until = [&self.ejected_until, &self.rests_until].map(|until| until.load(Ordering::Relaxed));
+        until[0].max(until[1]) > self.now()
+    }
+
+    /// It says itself that it is not to be asked for so long: others come first meanwhile.
+    pub fn leave_alone(&self, time: Duration) {
+        let until = self.now() + millis(time.min(LONGEST_REST));
+        self.rests_until.store(until, Ordering::Relaxed);
     }
 
     /// Calls it has now.

@@ -25,6 +25,7 @@ pub mod json;
 mod limit;
 pub mod links;
 pub mod listing;
+mod loops;
 pub mod metrics;
 pub mod pick;
 pub mod plain;

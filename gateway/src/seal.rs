@@ -49,6 +49,10 @@ pub enum Purpose {
     Replica,
     /// The id of a question to a client.
     Question,
+    /// What a request to a server says of the gateway that sends it.
+    Hop,
+    /// What a gateway that asks is told of this one.
+    Behind,
 }
 
 impl Purpose {
@@ -59,6 +63,8 @@ impl Purpose {
             Self::RequestState => b"portcullis request state",
             Self::Replica => b"portcullis replica",
             Self::Question => b"portcullis question",
+            Self::Hop => b"portcullis hop",
+            Self::Behind => b"portcullis behind",
         }
     }
 
@@ -67,7 +73,7 @@ impl Purpose {
     /// Ids of sessions are headers; states hold what a server wrote.
     pub const fn max_text(self) -> usize {
         match self {
-            Self::Session | Self::Replica | Self::Question => 1024,
+            Self::Session | Self::Replica | Self::Question | Self::Hop | Self::Behind => 1024,
             Self::RequestState => 1024 * 1024,
         }
     }

@@ -31,7 +31,8 @@ use crate::clients::keep::keep;
 use crate::front::mcp::asking::Asking;
 use crate::front::mcp::changes::Update;
 use crate::guard::Guard;
-use crate::handle::{Handle, Phase};
+use crate::handle::{Handle, Lists, Phase};
+use crate::loops::Loops;
 use crate::metrics::Metrics;
 use crate::secrets::{Resolved, SecretError, Secrets};
 use crate::touched::Touched;
@@ -92,6 +93,8 @@ pub struct Shared {
     pub asking: Arc<Asking>,
     /// Servers that wait for their next attempt.
     pub away: AtomicU32,
+    /// Tells servers that lead back to here.
+    pub loops: Arc<Loops>,
 }
 
 /// What a server's task is told.
@@ -118,6 +121,8 @@ enum Attempted {
 enum Over {
     Ended(End),
     Unhealthy,
+    /// It leads back to here.
+    Loop,
     Changed,
     /// Its credentials must not be sent any more.
     Revoked(Trouble),
@@ -131,7 +136,7 @@ impl Over {
             Self::Changed | Self::Stopped => Duration::ZERO,
             // Calls wait for the new session, so it must come soon; but not in a loop.
             Self::Ended(End::Expired) => Duration::from_secs(1),
-            Self::Ended(_) | Self::Unhealthy | Self::Revoked(_) => HEALTHY_AFTER,
+            Self::Ended(_) | Self::Unhealthy | Self::Loop | Self::Revoked(_) => HEALTHY_AFTER,
         }
     }
 }
@@ -191,6 +196,8 @@ struct Task {
     /// Changes of the configuration that are taken into account.
     seen: u64,
     spoken: Option<Spoken>,
+    /// It is of 2026-07-28 only in name, and works with `initialize`.
+    is_modern_in_name: bool,
     attempts: u32,
     /// Since when there has been trouble: sessions that end soon after their opening are no end of it.
     troubled: Option<Instant>,
@@ -213,6 +220,7 @@ pub async fn run(handle: Arc<Handle>, shared: Arc<Shared>, orders: watch::Receiv
         orders,
         seen: 0,
         spoken: None,
+        is_modern_in_name: false,
         attempts: 0,
         troubled: None,
         first,
@@ -373,22 +381,22 @@ impl Task {
         let capabilities =
             if spec.session.is_shared() { ClientCapabilities::NONE } else { ClientCapabilities::EVERYTHING };
         let target = target_of(&self.shared, &spec, &resolved, capabilities)?;
-        let outcome = connect(&target, self.spoken, &self.handle.notices).await;
-        let mut connected = outcome.map_err(|error| {
-            // The next attempt finds out anew how the server speaks, unless it was merely away.
-            if !matches!(error, ConnectError::Unreachable(_) | ConnectError::Blocked(_)) {
-                self.spoken = None;
-            }
-            Trouble::Connect(error)
-        })?;
-        let listed = tokio::select! {
-            listed = self.first_lists(&connected.session, connected.capabilities) => listed,
-            end = &mut connected.attend => return Err(match end {
-                End::Broken(why) => Trouble::ListBroken(why),
-                End::Closed | End::Expired => Trouble::ListEnded,
-            }),
-        };
+        let before = self.spoken.or(self.is_modern_in_name.then_some(Spoken::Streamable));
+        let (mut connected, mut listed) = self.open_as(&target, before).await?;
+        if connected.spoken == Spoken::Modern
+            && target.pinned.is_none()
+            && (listed.is_err() || connected.session.wants_a_session().await)
+            && let Ok((older, Ok(lists))) = Box::pin(self.open_as(&target, Some(Spoken::Streamable))).await
+        {
+            self.is_modern_in_name = true;
+            (connected, listed) = (older, Ok(lists));
+        }
         match listed {
+            // It may have connected to here meanwhile.
+            Ok(_) if self.leads_back(&connected.session) => {
+                let _ = timeout(CLOSE_LIMIT, connected.session.close()).await;
+                Err(Trouble::Connect(ConnectError::Loop))
+            }
             Ok(lists) => {
                 self.spoken = Some(connected.spoken);
                 if let Some(clients) = self.handle.clients() {
@@ -401,9 +409,44 @@ impl Task {
             Err(problem) => {
                 // Each attempt opens a session; none may be left behind.
                 let _ = timeout(CLOSE_LIMIT, connected.session.close()).await;
-                Err(Trouble::List(problem))
+                Err(problem)
             }
         }
+    }
+
+    /// Whether the server has told meanwhile that it leads back to here. Takes note of what it tells.
+    fn leads_back(&self, session: &Session) -> bool {
+        let told = session.instances();
+        let leads_back = told.as_ref().is_some_and(|told| self.shared.loops.leads_back(told));
+        self.shared.loops.note(&self.handle.key, told.filter(|_| !leads_back));
+        leads_back
+    }
+
+    /// Opens a session with a server that spoke so before, and reads its lists.
+    async fn open_as(
+        &mut self,
+        target: &Target,
+        before: Option<Spoken>,
+    ) -> Result<(Connected, Result<Lists, Trouble>), Trouble> {
+        let outcome = connect(target, before, &self.handle.notices).await;
+        let mut connected = outcome.map_err(|error| {
+            // The next attempt finds out anew how the server speaks, unless it was merely away.
+            if !matches!(error, ConnectError::Unreachable(_) | ConnectError::Blocked(_)) {
+                self.spoken = None;
+                self.is_modern_in_name &= !error.tells_of_another_way();
+            }
+            Trouble::Connect(error)
+        })?;
+        let listed = tokio::select! {
+            listed = self.first_lists(&connected.session, connected.capabilities) => {
+                listed.map_err(Trouble::List)
+            }
+            end = &mut connected.attend => Err(match end {
+                End::Broken(why) => Trouble::ListBroken(why),
+                End::Closed | End::Expired => Trouble::ListEnded,
+            }),
+        };
+        Ok((connected, listed))
     }
 
     fn note_failure(&self, trouble: &Trouble) {
@@ -599,7 +642,11 @@ impl Task {
             };
             let passive = check.mode == HealthMode::Passive && !suspected;
             let fresh = passive || (!suspected && self.handle.since_success() < interval);
-            match if fresh { Health::Good } else { Box::pin(self.check(session, check.mode)).await } {
+            let health = if fresh { Health::Good } else { Box::pin(self.check(session, check.mode)).await };
+            if self.leads_back(session) {
+                return Over::Loop;
+            }
+            match health {
                 Health::Good => {
                     (bad, good) = (0, good + 1);
                     if good >= u32::from(check.healthy_threshold) {
@@ -638,11 +685,13 @@ impl Task {
     }
 
     fn end(&self, over: &Over) {
+        self.shared.loops.note(&self.handle.key, None);
         let (reason, trouble) = match over {
             Over::Ended(End::Closed) => ("closed", Trouble::Closed),
             Over::Ended(End::Expired) => ("expired", Trouble::Forgotten),
             Over::Ended(End::Broken(why)) => ("broken", Trouble::Broken(why)),
             Over::Unhealthy => ("unhealthy", Trouble::Unhealthy),
+            Over::Loop => ("broken", Trouble::Connect(ConnectError::Loop)),
             Over::Revoked(trouble) => ("revoked", trouble.clone()),
             Over::Changed | Over::Stopped => return,
         };
@@ -702,6 +751,7 @@ pub(crate) fn target_of(
         step,
         max_message: shared.max_message,
         capabilities,
+        loops: shared.loops.clone(),
     })
 }
 

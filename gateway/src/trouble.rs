@@ -74,14 +74,15 @@ impl Trouble {
 
 fn of_connection(error: &ConnectError) -> Reason {
     match error {
-        ConnectError::Unreachable(_) | ConnectError::Silent(_) => Reason::BackendUnreachable,
+        ConnectError::Unreachable(_) | ConnectError::HungUp(_) | ConnectError::Silent(_) => Reason::BackendUnreachable,
         ConnectError::Blocked(_) => Reason::BlockedAddress,
-        ConnectError::Unauthorized(_) => Reason::Unauthorized,
+        ConnectError::Unauthorized(..) => Reason::Unauthorized,
+        ConnectError::Loop => Reason::Loop,
         ConnectError::Status(_)
         | ConnectError::Redirected(_)
         | ConnectError::NotMcp(_)
         | ConnectError::BadEndpoint(_)
         | ConnectError::Refused(_)
-        | ConnectError::Version => Reason::HandshakeFailed,
+        | ConnectError::Version(_) => Reason::HandshakeFailed,
     }
 }

@@ -15,9 +15,9 @@ use super::state::State;
 use super::vice::{Answer, Behaviour, Endpoint, Framing};
 
 /// Opens a session.
-pub(super) async fn open(state: &Arc<State>, behaviour: &Behaviour) -> Response<Payload> {
+pub(super) async fn open(state: &Arc<State>, behaviour: &Behaviour, request: &Request<()>) -> Response<Payload> {
     let (pipe, body) = pipe();
-    let session = state.add_session(Some(pipe.clone()));
+    let session = state.add_session(Some(pipe.clone()), request.extensions().get());
     state.seen().streams += 1;
     announce(state, behaviour, &pipe, &format!("message?sessionId={session}")).await;
     event_stream(body)

@@ -17,8 +17,8 @@ use super::pipe::{Cut, Payload, whole};
 use super::rpc::{self, Message};
 use super::seen;
 use super::state::State;
-use super::vice::{Connection, Door, Lost, Refusal};
-use super::{Mode, legacy, streamable};
+use super::vice::{Behaviour, Connection, Door, Lost, Refusal};
+use super::{Mode, balance, legacy, streamable};
 
 /// The largest request body that is read.
 const BODY_LIMIT: usize = 64 * 1024 * 1024;
@@ -67,9 +67,15 @@ async fn serve(state: Arc<State>, stream: TcpStream) {
 }
 
 async fn handle(state: Arc<State>, request: Request<Incoming>) -> Result<Response<Payload>, Cut> {
-    let (head, body) = request.into_parts();
+    let (mut head, body) = request.into_parts();
     let body = Limited::new(body, BODY_LIMIT).collect().await.map_err(|_| Cut)?.to_bytes();
-    let request = Request::from_parts(head, ());
+    let behaviour = state.behaviour();
+    head.extensions.clear();
+    let mut request = Request::from_parts(head, ());
+    if behaviour.balanced {
+        let replica = balance::replica(&state, &request);
+        request.extensions_mut().insert(replica);
+    }
     let message = Message::read(&body);
     state.seen().record(seen::Request {
         http_method: request.method().to_string(),
@@ -79,10 +85,24 @@ async fn handle(state: Arc<State>, request: Request<Incoming>) -> Result<Respons
         method: message.as_ref().and_then(|message| message.method.clone()),
         id: message.as_ref().and_then(|message| message.id().map(str::to_owned)),
     });
-    let behaviour = state.behaviour();
+    let answer = answered(&state, &behaviour, &request, message, &body).await?;
+    Ok(balance::passed(&behaviour, &request, answer))
+}
+
+async fn answered(
+    state: &Arc<State>,
+    behaviour: &Behaviour,
+    request: &Request<()>,
+    message: Option<Message>,
+    body: &Bytes,
+) -> Result<Response<Payload>, Cut> {
+    if behaviour.wants_agent && header(request, "user-agent").is_empty() {
+        return Ok(balance::forbidden());
+    }
     let is = |method: &str| message.as_ref().is_some_and(|message| message.method() == method);
     let doors = match *request.method() {
         Method::GET => vec![behaviour.get.clone()],
+        Method::POST if is("server/discover") => vec![behaviour.discover.clone(), behaviour.post.clone()],
         Method::POST if is("tools/call") => vec![behaviour.call.clone(), behaviour.post.clone()],
         Method::POST if is("ping") => vec![behaviour.ping_door.clone(), behaviour.post.clone()],
         _ => vec![behaviour.post.clone()],
@@ -91,12 +111,20 @@ async fn handle(state: Arc<State>, request: Request<Incoming>) -> Result<Respons
         return refusal;
     }
     if message.as_ref().is_some_and(|message| message.method.is_none() && message.id().is_some()) {
-        state.seen().answers.push(String::from_utf8_lossy(&body).into_owned());
+        state.seen().answers.push(String::from_utf8_lossy(body).into_owned());
     }
-    match (state.mode, request.method(), request.uri().path()) {
-        (Mode::Sse, &Method::GET, "/sse") => Ok(legacy::open(&state, &behaviour).await),
-        (Mode::Sse, &Method::POST, "/message") => legacy::take(&state, &request, message).await,
-        (Mode::Streamable | Mode::Modern, _, "/mcp") => streamable::handle(&state, &behaviour, &request, message).await,
+    if state.is_elsewhere(balance::session(request), request.extensions().get()) {
+        return lost(state, message.as_ref().and_then(Message::id)).await;
+    }
+    let path = match (request.uri().path(), behaviour.moved) {
+        ("/mcp", Some(status)) => return Ok(respond(status, &[("location", "/mcp/")], whole(""))),
+        ("/mcp/", Some(_)) => "/mcp",
+        (path, _) => path,
+    };
+    match (state.mode, request.method(), path) {
+        (Mode::Sse, &Method::GET, "/sse") => Ok(legacy::open(state, behaviour, request).await),
+        (Mode::Sse, &Method::POST, "/message") => legacy::take(state, request, message).await,
+        (Mode::Streamable | Mode::Modern, _, "/mcp") => streamable::handle(state, behaviour, request, message).await,
         _ => Ok(plain(404, "Not found")),
     }
 }

@@ -10,6 +10,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use super::Mode;
+use super::balance::Replica;
 use super::pipe::Pipe;
 use super::seen::Seen;
 use super::tool::Tool;
@@ -24,6 +25,8 @@ pub(super) struct State {
     seen: Mutex<Seen>,
     /// Session id → its event stream, if it has one.
     sessions: Mutex<HashMap<String, Option<Pipe>>>,
+    /// Session id → the replica that keeps it, where there are several.
+    homes: Mutex<HashMap<String, Replica>>,
     /// Streams of forgotten sessions, which stay open: a stream ends with its last pipe.
     orphans: Mutex<Vec<Pipe>>,
     /// Raw id of a `subscriptions/listen` → its event stream.
@@ -55,6 +58,7 @@ impl State {
             tools: Mutex::new(tools),
             seen: Mutex::default(),
             sessions: Mutex::default(),
+            homes: Mutex::default(),
             orphans: Mutex::default(),
             listens: Mutex::default(),
             running: Mutex::default(),
@@ -80,8 +84,11 @@ impl State {
     }
 
     /// Remembers a session. A session of legacy SSE ends with its stream, so those that ended are forgotten here.
-    pub(super) fn add_session(&self, pipe: Option<Pipe>) -> String {
+    pub(super) fn add_session(&self, pipe: Option<Pipe>, replica: Option<&Replica>) -> String {
         let id = format!("session-{}", self.number());
+        if let Some(replica) = replica {
+            locked(&self.homes).insert(id.clone(), *replica);
+        }
         let mut sessions = locked(&self.sessions);
         if self.mode == Mode::Sse {
             sessions.retain(|_, pipe| !pipe.as_ref().is_some_and(Pipe::is_closed));
@@ -94,6 +101,11 @@ impl State {
     pub(super) fn session(&self, id: &str) -> Option<Option<Pipe>> {
         let pipe = locked(&self.sessions).get(id).cloned()?;
         Some(pipe.filter(|pipe| !pipe.is_closed()))
+    }
+
+    /// Whether a request for this session has come to another replica than the one that keeps it.
+    pub(super) fn is_elsewhere(&self, id: &str, replica: Option<&Replica>) -> bool {
+        replica.is_some() && locked(&self.homes).get(id).is_some_and(|home| Some(home) != replica)
     }
 
     /// Gives a session its stream.

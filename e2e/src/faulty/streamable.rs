@@ -11,7 +11,7 @@ use super::pipe::{Cut, Payload, pipe};
 use super::rpc::Message;
 use super::service::{event_stream, header, json, json_body, lost, plain};
 use super::state::State;
-use super::vice::{Answer, Behaviour, Form, Listen};
+use super::vice::{Answer, Behaviour, Form, InName, Listen};
 use super::{Mode, methods, modern, rpc};
 
 const SESSION: &str = "mcp-session-id";
@@ -28,7 +28,8 @@ pub(super) async fn handle(
             let Some(message) = message else { return Ok(parse_error()) };
             match modern::refusal(request, &message) {
                 Some(refusal) => {
-                    state.seen().refused += 1;
+                    // Clients may ask for what this revision does not know, to find out that it does not.
+                    state.seen().refused += u64::from(message.method() != "ping");
                     Ok(refusal)
                 }
                 None if message.method() == "subscriptions/listen" => Ok(modern::listen(state, &message).await),
@@ -56,9 +57,18 @@ async fn post(
     let session = header(request, SESSION);
     if message.method() == "initialize" {
         let mut response = answer(state, behaviour, "", message).await?;
-        let session = state.add_session(None);
+        let session = state.add_session(None, request.extensions().get());
         response.headers_mut().insert(SESSION, HeaderValue::from_str(&session).expect("letters and digits"));
         return Ok(response);
+    }
+    let id = message.id().unwrap_or("null");
+    match (message.method(), behaviour.in_name) {
+        ("server/discover", InName::Yes | InName::Lists) => {
+            let versions = r#"{"supportedVersions":["2026-07-28","2025-11-25"],"capabilities":{"tools":{}}}"#;
+            return Ok(json(200, rpc::result(id, versions)));
+        }
+        ("tools/list", InName::Lists) if session.is_empty() => return answer(state, behaviour, "", message).await,
+        _ => {}
     }
     if session.is_empty() {
         let text =

@@ -20,6 +20,10 @@ pub struct Behaviour {
     pub endpoint: Endpoint,
     /// How events and bodies are written.
     pub framing: Framing,
+    /// What happens to POST requests that carry a `server/discover`.
+    pub discover: Door,
+    /// What a server with sessions says of 2026-07-28.
+    pub in_name: InName,
     /// How `initialize` and `server/discover` are answered.
     pub init: Reply,
     /// How `ping` is answered.
@@ -53,6 +57,15 @@ pub struct Behaviour {
     pub listen: Listen,
     /// Whether calls over streamable HTTP are answered as JSON or as an event stream.
     pub form: Form,
+    /// `/mcp` redirects to `/mcp/` with this status, as older Python servers do.
+    pub moved: Option<u16>,
+    /// What refuses requests without a `User-Agent`, as firewalls do: a page with 403.
+    pub wants_agent: bool,
+    /// Whether answers are compressed.
+    pub coding: Coding,
+    /// Two replicas, with sessions of their own, stand behind a balancer: it sends a client to the replica that its
+    /// cookie names, and takes turns with those that have none.
+    pub balanced: bool,
     /// Raw messages (requests of the server) sent after `notifications/initialized`, or when a GET stream opens.
     pub asks: Vec<String>,
 }
@@ -285,6 +298,30 @@ pub enum Listen {
     NotFound,
     /// A stream that ends at once.
     Closes,
+}
+
+/// What a server with sessions says of 2026-07-28, of which it is none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum InName {
+    /// Nothing.
+    #[default]
+    No,
+    /// It names the revision, and then wants a session for everything.
+    Yes,
+    /// It names the revision, lists its tools without a session, and wants one for all else.
+    Lists,
+}
+
+/// Whether answers are compressed. They only say so: nobody should look inside.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Coding {
+    /// Never.
+    #[default]
+    Plain,
+    /// Unless the request says that it takes only what is not.
+    UnlessRuledOut,
+    /// Always.
+    Always,
 }
 
 /// How calls over streamable HTTP are answered.

@@ -112,7 +112,10 @@ async fn a_lost_call_is_repeated_only_where_the_tool_allows_it() {
             ] {
                 let pair = pair(way, hints).await;
                 assert_eq!(pair.call(vice).await, expected, "{way:?} {name} {hints}");
-                assert_eq!(pair.executions(), executions, "{way:?} {name} {hints}");
+                // A connection that may have been closed as nobody used it is no reason to give a server up.
+                let again = executions > 1 && ["slams", "cut before accepting"].contains(&name);
+                let most = executions + u64::from(again);
+                assert!((executions..=most).contains(&pair.executions()), "{way:?} {name} {hints}");
             }
         }
     };
@@ -220,4 +223,52 @@ async fn without_any_server_callers_are_told_to_come_back() {
     assert_eq!(stack.tools().await, ["echo"], "a server that blinks keeps its tools in the list");
     only.restart().await;
     stack.works("echo").await;
+}
+
+/// A refusal of calls that says when to come back.
+fn limits(status: u16, after: &str) -> Door {
+    let headers = vec![("retry-after".into(), after.into())];
+    Door::Answers(Refusal { status, headers, body: Bytes::new() })
+}
+
+#[tokio::test]
+async fn callers_hear_when_a_server_may_be_asked_again() {
+    for mode in [Mode::Sse, Mode::Streamable, Mode::Modern] {
+        let faulty = Faulty::start(mode).await;
+        let stack = Stack::ready([server("a", &faulty)]).await;
+        for (status, after, expected) in [
+            (429, "37", 37..=37),
+            (503, "120", 120..=120),
+            (429, "Fri, 31 Dec 9999 23:59:59 GMT", 86_400..=86_400),
+            (429, "soon", 1..=1),
+            (503, "-5", 1..=1),
+        ] {
+            faulty.behave(|it| it.call = limits(status, after));
+            let before = faulty.seen().calls;
+            let answer = stack.call("echo").await;
+            let told: u64 = answer.header("retry-after").parse().expect("a number");
+            assert!(answer.status == status && expected.contains(&told), "{mode:?} {status} {after}: {told}");
+            assert_eq!(faulty.seen().calls, before + 1, "{mode:?} {status} {after}");
+            let told = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "echo"}});
+            let answer = stack.mcp(&told.to_string()).await.json();
+            let data = &answer["error"]["data"]["retryAfterMs"];
+            if expected.start() > &1 {
+                assert_eq!(*data, json!(expected.start() * 1000), "{mode:?} {answer}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_wants_to_be_left_alone_comes_last_and_the_earliest_time_is_told() {
+    let (first, second) = (Faulty::start(Mode::Streamable).await, Faulty::start(Mode::Streamable).await);
+    let stack = Stack::ready([server("a", &first), server("b", &second)]).await;
+    first.behave(|it| it.call = limits(429, "30"));
+    for _ in 0..20 {
+        assert_eq!(stack.call("echo").await.status, 200);
+    }
+    assert!(first.seen().calls <= 1, "{}", first.seen().calls);
+    second.behave(|it| it.call = limits(429, "20"));
+    let answer = stack.call("echo").await;
+    assert_eq!((answer.status, answer.header("retry-after")), (429, "20"));
 }

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use futures_util::future::join_all;
-use portcullis_e2e::faulty::{Behaviour, Connection, Door, Endpoint, Faulty, List, Mode, Refusal, Reply, Tool};
+use portcullis_e2e::faulty::{Behaviour, Connection, Door, Endpoint, Faulty, InName, List, Mode, Refusal, Reply, Tool};
 use portcullis_e2e::wait::wait_for;
 use serde_json::json;
 
@@ -36,17 +36,25 @@ fn table(evil: &str) -> Vec<(Mode, Vice, &'static str)> {
         (Mode::Sse, endpoint(Endpoint::Never), "does not answer: no endpoint event in time"),
         (Mode::Sse, endpoint(Endpoint::EndlessLine), "its endpoint event is too large"),
         (Mode::Sse, Box::new(|it| it.get = Door::html()), "GET gives no event stream"),
-        (Mode::Sse, Box::new(|it| it.post = Door::Hangs), "does not answer: no answer to initialize in time"),
+        (
+            Mode::Sse,
+            Box::new(|it| it.post = Door::Hangs),
+            "does not answer: no answer to initialize on the event stream in time",
+        ),
     ];
     for mode in [Mode::Sse, Mode::Streamable] {
         table.extend([
-            (mode, init(Reply::Never), "does not answer: no answer to initialize in time"),
-            (mode, init(Reply::Error(r#"{"code":-1,"message":"INSIDE"}"#.into())), "JSON-RPC error -1"),
+            (mode, init(Reply::Never), "does not answer: no answer to initialize"),
+            (
+                mode,
+                init(Reply::Error(r#"{"code":-1,"message":"no such\ntenant"}"#.into())),
+                "refuses the handshake (JSON-RPC error -1: no such tenant)",
+            ),
             (mode, init(Reply::Result(r#""INSIDE""#.into())), "the answer to the handshake is not of its form"),
             (
                 mode,
                 init(Reply::Result(r#"{"protocolVersion":"INSIDE","capabilities":{}}"#.into())),
-                "speaks no protocol version that is allowed here",
+                "does not speak protocol version 2025-11-25: set spec.protocolVersion",
             ),
         ]);
     }
@@ -59,10 +67,10 @@ fn table(evil: &str) -> Vec<(Mode, Vice, &'static str)> {
             (mode, doors(answers(500)), "HTTP status"),
             (mode, doors(answers(503)), "answers with HTTP status 503"),
             (mode, doors(Door::Hangs), "does not answer"),
-            (mode, doors(Door::Slams), "cannot be reached: the connection closed during the handshake"),
+            (mode, doors(Door::Slams), "ends the connection without an"),
             (mode, connection(Connection::Silent), "does not answer"),
-            (mode, connection(Connection::Raw(Bytes::from_static(b"INSIDE"))), "cannot be reached"),
-            (mode, connection(Connection::EndlessHeaders), "cannot be reached"),
+            (mode, connection(Connection::Raw(Bytes::from_static(b"INSIDE"))), "ends the connection without an"),
+            (mode, connection(Connection::EndlessHeaders), "ends the connection without an"),
             (mode, list(List::Reply(Reply::Error(r#"{"code":-5,"message":"INSIDE"}"#.into()))), "JSON-RPC error -5"),
             (mode, list(List::Reply(Reply::Result("{}".into()))), "the answer is no list of tools"),
             (mode, list(List::Many(100_000)), "is too large"),
@@ -157,6 +165,71 @@ async fn the_transport_is_found_out_and_found_out_anew_when_it_changes() {
     assert!(sse.seen().of("server/discover").iter().all(|request| request.target == "/sse"));
     stack.set(&at("sse", &modern.url()));
     stack.until("sse", "another one", |it| it["protocol_version"] == "2026-07-28").await;
+}
+
+#[tokio::test]
+async fn a_server_that_fails_on_discover_in_any_way_is_spoken_to_with_initialize() {
+    let doors = [Door::Slams, Door::Hangs, Door::html(), answers(404), answers(500), Door::redirect(302, "/login")];
+    let servers = join_all(doors.iter().enumerate().map(async |(number, door)| {
+        let faulty = Faulty::with_tools(Mode::Streamable, vec![Tool::echo(&format!("t{number}"))]).await;
+        faulty.behave(|it| it.discover = door.clone());
+        faulty
+    }))
+    .await;
+    let stack = Stack::ready(servers.iter().enumerate().map(|(number, it)| server(&format!("s{number}"), it))).await;
+    for (number, door) in doors.iter().enumerate() {
+        assert_eq!(stack.call(&format!("t{number}")).await.status, 200, "{door:?}");
+        assert_eq!(stack.server(&format!("s{number}")).await["protocol_version"], "2025-11-25");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_is_modern_only_in_name_is_spoken_to_with_initialize_and_remembered() {
+    for in_name in [InName::Yes, InName::Lists] {
+        let mut faulty = Faulty::start(Mode::Streamable).await;
+        faulty.behave(|it| it.in_name = in_name);
+        let stack = Stack::ready([server("a", &faulty)]).await;
+        assert_eq!(stack.call("echo").await.status, 200, "{in_name:?}");
+        assert_eq!(stack.server("a").await["protocol_version"], "2025-11-25", "{in_name:?}");
+        let before = faulty.seen();
+        assert_eq!((before.discovers, before.calls), (1, 1), "{in_name:?}");
+        // Not even an attempt that fails makes the detour again.
+        faulty.behave(|it| (it.in_name, it.post) = (in_name, answers(503)));
+        faulty.kill().await;
+        faulty.restart().await;
+        stack.until("a", "refused", |it| it["last_error"].as_str().unwrap_or_default().contains("503")).await;
+        faulty.behave(|it| it.post = Door::Open);
+        stack.connected("a").await;
+        stack.works("echo").await;
+        assert_eq!(faulty.seen().discovers, before.discovers, "{in_name:?}");
+        // One that becomes what it says is spoken to as such.
+        faulty.replace(Mode::Modern).await;
+        wait_for("the newer revision", SOON, || async {
+            // Calls find out that another server has taken its place.
+            stack.call("echo").await;
+            let state = stack.server("a").await;
+            let is_there = state["protocol_version"] == "2026-07-28" && state["connected"] == true;
+            if is_there { Ok(()) } else { Err(state) }
+        })
+        .await;
+        stack.works("echo").await;
+    }
+}
+
+#[tokio::test]
+async fn a_redirect_within_the_origin_is_followed_once_for_each_session() {
+    for status in [307, 308] {
+        let faulty = Faulty::start(Mode::Streamable).await;
+        faulty.behave(|it| it.moved = Some(status));
+        let stack = Stack::ready([server("a", &faulty)]).await;
+        for _ in 0..5 {
+            assert_eq!(stack.call("echo").await.status, 200, "{status}");
+        }
+        let seen = faulty.seen();
+        let old: Vec<_> = seen.requests.iter().filter(|request| request.target == "/mcp").collect();
+        assert_eq!(old.len(), 2, "of server/discover and of initialize: {old:?}");
+        assert!(seen.of("tools/call").iter().all(|request| request.target == "/mcp/"));
+    }
 }
 
 #[tokio::test]

@@ -125,6 +125,11 @@ impl Stack {
         entry.write(self.folder.path());
     }
 
+    /// A token that it takes.
+    pub(crate) fn token(&self) -> &str {
+        &self.token
+    }
+
     pub(crate) fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
     }
@@ -146,6 +151,12 @@ impl Stack {
     /// Calls a tool without arguments.
     pub(crate) async fn call(&self, tool: &str) -> Answer {
         self.request(tool, "{}").send().await.expect("the gateway answers")
+    }
+
+    /// Sends a message to `/mcp`, without a session.
+    pub(crate) async fn mcp(&self, message: &str) -> Answer {
+        let request = http::post(&self.url("/mcp"), message.to_owned()).bearer(&self.token);
+        request.header("accept", "application/json, text/event-stream").send().await.expect("the gateway answers")
     }
 
     /// Calls a tool, and how long that took.

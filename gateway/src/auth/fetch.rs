@@ -18,7 +18,7 @@ use super::issuers::{KeyPlace, is_local, may_hold_keys};
 use crate::{
     server::host_of,
     upstream::{
-        http::{HttpError, HttpPool, Origin},
+        http::{HttpError, HttpPool, Media, Origin},
         stream::{Named, TlsMaterial, TlsTarget, system_roots},
     },
 };
@@ -76,6 +76,10 @@ pub(super) enum FetchError {
     TooLarge,
     #[error("the answer has status {0}, not 200 (redirects are not followed)")]
     Status(u16),
+    #[error(
+        "the answer is compressed, though one was asked for that is not: turn compression off where it is published"
+    )]
+    Coded,
     #[error("the discovery document is not JSON with 'issuer' and an https 'jwks_uri'")]
     Document,
     #[error("the discovery document is that of another issuer: the name must be the same to the letter")]
@@ -100,7 +104,7 @@ pub(super) enum KeptError {
 impl FetchError {
     /// Whether an answer came, though an unusable one.
     pub(super) fn answered(&self) -> bool {
-        matches!(self, Self::TooLarge | Self::Status(_) | Self::Document | Self::OtherIssuer)
+        matches!(self, Self::TooLarge | Self::Status(_) | Self::Coded | Self::Document | Self::OtherIssuer)
     }
 }
 
@@ -211,10 +215,12 @@ async fn answer(url: &Url, ca_file: Option<&PathBuf>) -> Result<(HeaderMap, Byte
     let path: Uri = path.parse().map_err(|_| FetchError::Document)?;
     let mut headers = HeaderMap::new();
     headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
-    headers.insert(header::USER_AGENT, HeaderValue::from_static(concat!("portcullis/", env!("CARGO_PKG_VERSION"))));
     let exchange = pool.send(Method::GET, &path, &headers, Bytes::new()).await.map_err(connection)?;
     if exchange.head.status != StatusCode::OK {
         return Err(FetchError::Status(exchange.head.status.as_u16()));
+    }
+    if exchange.head.media == Media::Coded {
+        return Err(FetchError::Coded);
     }
     let head = exchange.head.headers();
     Ok((head, exchange.whole(MAX_BYTES).await.map_err(connection)?))
@@ -224,7 +230,9 @@ fn connection(error: HttpError) -> FetchError {
     match error {
         HttpError::Connect(reason) => FetchError::Connection(reason),
         HttpError::Blocked(_) => FetchError::Connection("its address is refused"),
-        HttpError::NotSent | HttpError::Lost => FetchError::Connection("the connection closed too early"),
+        HttpError::NotSent | HttpError::Lost | HttpError::Stale => {
+            FetchError::Connection("the connection closed too early")
+        }
         HttpError::TooLarge(_) => FetchError::TooLarge,
     }
 }

@@ -227,7 +227,8 @@ pub(super) fn as_call_error(error: &ConnectError) -> CallError {
     match error {
         ConnectError::Unreachable(why) => CallError::NotSent(why),
         ConnectError::Blocked(refusal) => CallError::Blocked(*refusal),
-        ConnectError::Unauthorized(status) | ConnectError::Status(status) => CallError::Refused(*status),
+        ConnectError::Unauthorized(status, _) | ConnectError::Status(status) => CallError::Refused(*status),
+        ConnectError::Refused(refusal) if let Some(status) = refusal.status => CallError::Refused(status),
         _ => CallError::NotSent("it did not open a session for this client"),
     }
 }

@@ -11,6 +11,7 @@ use super::mcp::Mcp;
 use super::mcp::gate::Gate;
 use super::mcp::metadata::Metadata;
 use crate::auth::Authenticator;
+use crate::loops::Loops;
 use crate::metrics::Metrics;
 use crate::pool::Published;
 use crate::seal::Sealer;
@@ -37,6 +38,8 @@ pub struct App {
     pub readiness: Readiness,
     /// Seals and opens sessions.
     pub sealer: Sealer,
+    /// Tells requests that have come through here before.
+    pub loops: Arc<Loops>,
     /// Who may come in from where.
     pub gate: Gate,
     /// Where tokens come from.

@@ -12,7 +12,7 @@ use super::mcp::gate::Refused;
 use super::wire::BadCall;
 use crate::auth::AuthError;
 use crate::call::{Failure, RETRY_AFTER, RETRY_AFTER_BUSY};
-use crate::upstream::{CallError, RpcError};
+use crate::upstream::{CallError, RpcError, whole_seconds};
 
 /// JSON-RPC: the caller's arguments are wrong.
 const INVALID_PARAMS: i64 = -32602;
@@ -77,6 +77,9 @@ pub enum ApiError {
     /// The server gave no usable answer.
     #[error("{0}")]
     Server(CallError),
+    /// It has come through here before.
+    #[error("the request has come through this gateway before: one of its servers leads back to it")]
+    Loop,
     /// A bug of ours.
     #[error("the gateway failed: the log has more under this request id")]
     Internal,
@@ -110,14 +113,20 @@ impl ApiError {
             Self::Busy(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::Rpc(error) if error.code == INVALID_PARAMS => StatusCode::BAD_REQUEST,
             Self::Server(CallError::Timeout) => StatusCode::GATEWAY_TIMEOUT,
-            Self::Server(CallError::Refused(429)) => StatusCode::TOO_MANY_REQUESTS,
-            Self::Server(CallError::Refused(503)) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Server(CallError::Refused(429) | CallError::Later { status: 429, .. }) => {
+                StatusCode::TOO_MANY_REQUESTS
+            }
+            Self::Server(CallError::Refused(503) | CallError::Later { .. }) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Rpc(_) | Self::Server(_) => StatusCode::BAD_GATEWAY,
+            Self::Loop => StatusCode::LOOP_DETECTED,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
 
     fn retry_after(&self) -> Option<Duration> {
+        if let Self::Server(CallError::Later { after, .. }) = self {
+            return Some(*after);
+        }
         let later = matches!(self.status(), StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS);
         later.then_some(if matches!(self, Self::Busy(_)) { RETRY_AFTER_BUSY } else { RETRY_AFTER })
     }
@@ -147,7 +156,7 @@ impl IntoResponse for ApiError {
             headers.insert(header::WWW_AUTHENTICATE, challenge.clone());
         }
         if let Some(pause) = self.retry_after() {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from(pause.as_secs().max(1)));
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(whole_seconds(pause).max(1)));
         }
         response
     }

@@ -28,6 +28,7 @@ fn pool() -> Pool {
         updates: tokio::sync::mpsc::channel(1).0,
         handshakes: Semaphore::new(HANDSHAKES),
         touched: Arc::default(),
+        loops: crate::loops::Loops::new(crate::seal::Sealer::random()),
         asking: Arc::new(Asking::new(Arc::new(streams), Arc::default(), Metrics::new().client_questions)),
         away: Default::default(),
     });

@@ -298,7 +298,7 @@ async fn sign(session: &impl Hears, method: &'static str) -> Sign {
             }
         }
         // It lives and says so, if only that it is asked too often.
-        (Ok(Reply::Error(_)) | Err(CallError::Refused(429)), _) => Sign::Lives,
+        (Ok(Reply::Error(_)) | Err(CallError::Refused(429) | CallError::Later { status: 429, .. }), _) => Sign::Lives,
         (Err(error), Some(said)) => {
             let sounds_lost = said.is_suspicious();
             Sign::Refused(*said, sounds_lost, error)

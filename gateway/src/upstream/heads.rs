@@ -1,14 +1,20 @@
 //! The heads of a session's requests. What is the same for all is written out once; a call adds only what differs.
 //!
-//! Of headers with the same name, the session's own count before the configured ones, and those before a call's.
+//! Of headers with the same name, the session's own count before the configured ones, and those before a call's. Cookies
+//! that the server has set go along with those that are configured.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ::http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
 use bytes::Bytes;
+use tokio::time::Instant;
+use url::Url;
 
-use super::http::{HttpPool, Outgoing, RequestHead};
+use super::cookies::{CookieJar, Now};
+use super::http::{ACCEPT_ENCODING, Head, HttpPool, Outgoing, RequestHead, USER_AGENT};
+use super::send::Redirect;
+use crate::loops::INSTANCE;
 
 /// Room for what a call adds to its head.
 const ROOM: usize = 128;
@@ -25,6 +31,14 @@ struct Source {
     authority: HeaderValue,
     configured: HeaderMap,
     own: HeaderMap,
+    cookies: CookieJar,
+    is_secure: bool,
+    /// The last redirect that was not followed.
+    redirect: Option<Redirect>,
+    /// The token of this gateway.
+    hop: Option<HeaderValue>,
+    /// What the server has told of gateways behind it.
+    instances: Option<HeaderValue>,
     /// Own headers whose values differ from call to call.
     varying: &'static [HeaderName],
 }
@@ -32,8 +46,15 @@ struct Source {
 struct Written {
     /// A POST, up to what a call adds.
     post: Box<[u8]>,
-    /// The names of the headers in it, and of those that vary.
+    /// So much of it is written where a call has a `User-Agent` of its own.
+    without_agent: usize,
+    /// The same where it has passed other gateways, and what names this one.
+    without_hop: usize,
+    hop: Option<HeaderValue>,
+    /// The names of the headers in it that no call may have, and of those that vary.
     names: Box<[HeaderName]>,
+    /// When a cookie in it ends.
+    until: Option<Instant>,
 }
 
 impl Heads {
@@ -42,9 +63,14 @@ impl Heads {
         let own = HeaderMap::from_iter([
             (header::CONTENT_TYPE, HeaderValue::from_static("application/json")),
             (header::ACCEPT, HeaderValue::from_static("application/json, text/event-stream")),
+            (header::ACCEPT_ENCODING, ACCEPT_ENCODING),
         ]);
-        let source = Source { endpoint, authority: pool.authority().clone(), configured, own, varying };
-        let written = ArcSwap::from_pointee(source.write());
+        let (authority, is_secure) = (pool.authority().clone(), pool.is_secure());
+        let cookies = CookieJar::new(pool.host(), is_secure);
+        let (redirect, hop, instances) = (None, None, None);
+        let source =
+            Source { endpoint, authority, configured, own, cookies, is_secure, redirect, hop, instances, varying };
+        let written = ArcSwap::from_pointee(source.write(Instant::now()));
         Self { source: Mutex::new(source), written }
     }
 
@@ -58,21 +84,88 @@ impl Heads {
         self.rewrite(|source| drop(source.own.insert(name, value)));
     }
 
+    /// Names this gateway in every request.
+    pub(super) fn name_instance(&self, hop: HeaderValue) {
+        self.rewrite(|source| source.hop = Some(hop));
+    }
+
+    /// Remembers what the server tells of gateways behind it.
+    pub(super) fn note_instances(&self, head: &Head) {
+        self.source().instances = head.header(INSTANCE.as_str());
+    }
+
+    /// What the server has told last of gateways behind it, if it is one.
+    pub(super) fn instances(&self) -> Option<HeaderValue> {
+        self.source().instances.clone()
+    }
+
+    /// Sends requests to another path of the same origin from now on.
+    pub(super) fn move_to(&self, endpoint: Uri) {
+        self.rewrite(|source| source.endpoint = endpoint);
+    }
+
+    /// Where requests go.
+    pub(super) fn url(&self) -> Url {
+        self.source().url()
+    }
+
+    /// Remembers where an answer redirects to, for people.
+    pub(super) fn note_redirect(&self, head: &Head) {
+        let mut source = self.source();
+        source.redirect = Some(Redirect::read(&source.url(), head));
+    }
+
+    /// The last redirect that was not followed.
+    pub(super) fn redirect(&self) -> Option<Redirect> {
+        self.source().redirect.clone()
+    }
+
+    /// Keeps the cookies that an answer sets.
+    pub(super) fn keep_cookies(&self, head: &Head) {
+        let (headers, now) = (head.headers(), Now::read());
+        let mut source = self.source();
+        let mut changed = false;
+        for value in headers.get_all(header::SET_COOKIE) {
+            let Source { cookies, endpoint, .. } = &mut *source;
+            changed |= cookies.take(value.as_bytes(), endpoint.path(), now);
+        }
+        if changed {
+            self.written.store(Arc::new(source.write(now.0)));
+        }
+    }
+
     fn rewrite(&self, change: impl FnOnce(&mut Source)) {
         let mut source = self.source();
         change(&mut source);
-        self.written.store(source.write().into());
+        self.written.store(Arc::new(source.write(Instant::now())));
     }
 
     fn source(&self) -> MutexGuard<'_, Source> {
         self.source.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What is written out, without cookies that have ended.
+    fn written(&self) -> Guard<Arc<Written>> {
+        let written = self.written.load();
+        if written.until.is_some_and(|until| until <= Instant::now()) {
+            self.rewrite(|_| {});
+            return self.written.load();
+        }
+        written
+    }
+
     /// A POST of a call: its headers, those that vary, and the parts of its body.
     pub(super) fn call(&self, headers: &HeaderMap, varying: &[(&'static str, &str)], parts: &[&str]) -> Outgoing {
-        let written = self.written.load();
+        let written = self.written();
         let length: usize = parts.iter().map(|part| part.len()).sum();
-        let mut head = RequestHead::after(&written.post, ROOM + length);
+        let has_agent = headers.contains_key(header::USER_AGENT);
+        let mut head = match headers.get(&INSTANCE) {
+            None => {
+                let end = if has_agent { written.without_agent } else { written.post.len() };
+                RequestHead::after(&written.post[..end], ROOM + length)
+            }
+            Some(passed) => written.after_others(passed, has_agent, ROOM + length),
+        };
         for (name, value) in varying {
             head.push_text(name, value);
         }
@@ -86,31 +179,54 @@ impl Heads {
 
     /// A POST of anything else.
     pub(super) fn post(&self, body: Bytes) -> Outgoing {
-        RequestHead::after(&self.written.load().post, ROOM).with_body(body)
+        RequestHead::after(&self.written().post, ROOM).with_body(body)
     }
 
     /// A GET of an event stream; with the id of an event, of what comes after it.
-    pub(super) fn listen(&self, after: Option<HeaderValue>) -> Outgoing {
+    pub(super) fn listen(&self, after: Option<&HeaderValue>) -> Outgoing {
         let source = self.source();
         let mut headers = source.merged();
         headers.remove(header::CONTENT_TYPE);
         headers.insert(header::ACCEPT, HeaderValue::from_static("text/event-stream"));
         if let Some(id) = after {
-            headers.insert("last-event-id", id);
+            headers.insert("last-event-id", id.clone());
         }
-        source.without_body(&Method::GET, &headers)
+        source.without_body(&Method::GET, headers)
     }
 
     /// A DELETE.
     pub(super) fn delete(&self) -> Outgoing {
         let source = self.source();
-        source.without_body(&Method::DELETE, &source.merged())
+        source.without_body(&Method::DELETE, source.merged())
+    }
+}
+
+impl Written {
+    /// The head of a call that has passed other gateways.
+    #[cold]
+    fn after_others(&self, passed: &HeaderValue, has_agent: bool, room: usize) -> RequestHead {
+        let mut head = RequestHead::after(&self.post[..self.without_hop], room + 2 * passed.len());
+        if let Some(hop) = &self.hop {
+            let all = [passed.as_bytes(), b", ", hop.as_bytes()].concat();
+            HeaderValue::from_bytes(&all).into_iter().for_each(|all| head.push(&INSTANCE, &all));
+        }
+        if !has_agent && !self.names.contains(&header::USER_AGENT) {
+            head.push(&header::USER_AGENT, &USER_AGENT);
+        }
+        head
     }
 }
 
 impl Source {
+    fn url(&self) -> Url {
+        let scheme = if self.is_secure { "https" } else { "http" };
+        let authority = String::from_utf8_lossy(self.authority.as_bytes());
+        let text = format!("{scheme}://{authority}{}", self.endpoint);
+        Url::parse(&text).unwrap_or_else(|_| Url::parse("http://invalid.invalid/").expect("a URL"))
+    }
+
     fn merged(&self) -> HeaderMap {
-        let mut all = HeaderMap::with_capacity(self.configured.len() + self.own.len());
+        let mut all = HeaderMap::with_capacity(self.configured.len() + self.own.len() + 1);
         for source in [&self.configured, &self.own] {
             for (name, value) in source {
                 all.insert(name.clone(), value.clone());
@@ -119,21 +235,44 @@ impl Source {
         all
     }
 
-    fn write(&self) -> Written {
+    /// Puts the cookies among the headers; returns when one of them ends.
+    fn put_cookies(&self, headers: &mut HeaderMap, now: Instant) -> Option<Instant> {
+        let path = self.endpoint.path();
+        let sent = self.cookies.sent(path, headers.get(header::COOKIE), now)?;
+        headers.insert(header::COOKIE, sent.value);
+        sent.until
+    }
+
+    fn write(&self, now: Instant) -> Written {
         let mut headers = self.merged();
         for name in self.varying {
             headers.remove(name);
         }
+        let until = self.put_cookies(&mut headers, now);
         let mut head = RequestHead::new(&Method::POST, &self.endpoint, &self.authority);
         for (name, value) in &headers {
             head.push(name, value);
         }
-        let names = headers.keys().chain(self.varying).cloned().collect();
-        Written { post: head.into_begun(), names }
+        let without_hop = head.written();
+        if let Some(hop) = &self.hop {
+            head.push(&INSTANCE, hop);
+        }
+        let without_agent = head.written();
+        if !headers.contains_key(header::USER_AGENT) {
+            head.push(&header::USER_AGENT, &USER_AGENT);
+        }
+        // What a caller keeps for the gateway is not for servers.
+        let names = headers.keys().chain(self.varying).chain([&header::COOKIE, &INSTANCE]).cloned().collect();
+        let hop = self.hop.clone();
+        Written { post: head.into_begun(), without_agent, without_hop, hop, names, until }
     }
 
-    fn without_body(&self, method: &Method, headers: &HeaderMap) -> Outgoing {
-        Outgoing::new(method, &self.endpoint, &self.authority, headers, Bytes::new())
+    fn without_body(&self, method: &Method, mut headers: HeaderMap) -> Outgoing {
+        if let Some(hop) = &self.hop {
+            headers.insert(INSTANCE, hop.clone());
+        }
+        self.put_cookies(&mut headers, Instant::now());
+        Outgoing::new(method, &self.endpoint, &self.authority, &headers, Bytes::new())
     }
 }
 
@@ -144,6 +283,8 @@ mod tests {
 
     use super::super::http::Origin;
     use super::*;
+
+    const AGENT: &str = concat!("user-agent: portcullis/", env!("CARGO_PKG_VERSION"));
 
     static VARYING: [HeaderName; 1] = [HeaderName::from_static("mcp-name")];
 
@@ -184,11 +325,13 @@ mod tests {
         let call = map(&[("x-a", "call"), ("x-b", "call"), ("x-c", "call"), ("accept", "call"), ("mcp-name", "call")]);
         let expected = [
             "POST /mcp?x=1 HTTP/1.1",
+            "accept-encoding: identity",
             "accept: application/json, text/event-stream",
             "content-length: 2",
             "content-type: application/json",
             "host: h:1",
             "mcp-name: echo",
+            AGENT,
             "x-a: call",
             "x-b: configured",
             "x-c: own",
@@ -205,27 +348,99 @@ mod tests {
         heads.own("mcp-session-id", HeaderValue::from_static("new"));
         let post = [
             "POST /mcp?x=1 HTTP/1.1",
+            "accept-encoding: identity",
             "accept: application/json, text/event-stream",
             "content-length: 4",
             "content-type: application/json",
             "host: h:1",
             "mcp-session-id: new",
+            AGENT,
             "x-b: 2",
             "body",
         ];
         assert_eq!(lines(&heads.post(Bytes::from_static(b"body"))), post);
-        let listen =
-            ["GET /mcp?x=1 HTTP/1.1", "accept: text/event-stream", "host: h:1", "mcp-session-id: new", "x-b: 2", ""];
+        let listen = [
+            "GET /mcp?x=1 HTTP/1.1",
+            "accept-encoding: identity",
+            "accept: text/event-stream",
+            "host: h:1",
+            "mcp-session-id: new",
+            AGENT,
+            "x-b: 2",
+            "",
+        ];
         assert_eq!(lines(&heads.listen(None)), listen);
         let delete = [
             "DELETE /mcp?x=1 HTTP/1.1",
+            "accept-encoding: identity",
             "accept: application/json, text/event-stream",
             "content-type: application/json",
             "host: h:1",
             "mcp-session-id: new",
+            AGENT,
             "x-b: 2",
             "",
         ];
         assert_eq!(lines(&heads.delete()), delete);
+    }
+
+    /// The lines of all kinds of requests that begin so.
+    fn of_all(heads: &Heads, call: &HeaderMap, begin: &str) -> [Vec<String>; 4] {
+        let all = [heads.call(call, &[], &["{}"]), heads.post(Bytes::new()), heads.listen(None), heads.delete()];
+        all.map(|request| lines(&request).into_iter().filter(|line| line.starts_with(begin)).collect())
+    }
+
+    #[test]
+    fn every_request_says_who_asks_once_and_what_is_configured_counts_before_what_a_caller_says() {
+        let (none, caller) = (HeaderMap::new(), map(&[("user-agent", "a caller"), ("accept-encoding", "gzip")]));
+        for (configured, call, expected) in [
+            (&[][..], &none, [AGENT, AGENT]),
+            (&[], &caller, ["user-agent: a caller", AGENT]),
+            (&[("user-agent", "mine")], &none, ["user-agent: mine"; 2]),
+            (&[("user-agent", "mine"), ("accept-encoding", "br")], &caller, ["user-agent: mine"; 2]),
+        ] {
+            let [of_call, of_others] = expected;
+            let heads = heads(configured);
+            assert_eq!(of_all(&heads, call, "user-agent"), [[of_call], [of_others], [of_others], [of_others]]);
+            assert_eq!(of_all(&heads, call, "accept-encoding"), [["accept-encoding: identity"]; 4]);
+        }
+    }
+
+    #[test]
+    fn a_call_that_has_passed_other_gateways_names_them_and_this_one() {
+        let heads = heads(&[]);
+        let passed = map(&[("portcullis-instance", "a, b")]);
+        let none = HeaderMap::new();
+        let names = |call: &HeaderMap| of_all(&heads, call, "portcullis-instance");
+        assert_eq!(names(&passed), [const { Vec::<String>::new() }; 4]);
+        heads.name_instance(HeaderValue::from_static("own"));
+        let (own, all) = (["portcullis-instance: own"], ["portcullis-instance: a, b, own"]);
+        assert_eq!(names(&none), [own, own, own, own]);
+        assert_eq!(names(&passed), [all, own, own, own]);
+        assert_eq!(of_all(&heads, &passed, "user-agent"), [[AGENT]; 4]);
+        let both = map(&[("portcullis-instance", "a"), ("user-agent", "caller")]);
+        assert_eq!(of_all(&heads, &both, "user-agent")[0], ["user-agent: caller"]);
+    }
+
+    fn setting(cookie: &str) -> Head {
+        let mut arrived = bytes::BytesMut::from(format!("HTTP/1.1 200 OK\r\nset-cookie: {cookie}\r\n\r\n").as_bytes());
+        Head::read(&mut arrived).expect("a head")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn cookies_of_the_server_go_along_with_every_request_until_they_end_and_those_of_callers_never() {
+        let heads = heads(&[("cookie", "mine=1")]);
+        let caller = map(&[("cookie", "theirs=1")]);
+        let expect = |line: &str| assert_eq!(of_all(&heads, &caller, "cookie"), [[line]; 4]);
+        expect("cookie: mine=1");
+        heads.keep_cookies(&setting("a=1; Path=/; Max-Age=5"));
+        heads.keep_cookies(&setting("b=1; Path=/mcp"));
+        expect("cookie: mine=1; b=1; a=1");
+        heads.move_to(Uri::from_static("/messages"));
+        expect("cookie: mine=1; a=1");
+        tokio::time::advance(Duration::from_secs(5)).await;
+        expect("cookie: mine=1");
+        let heads = self::heads(&[]);
+        assert_eq!(of_all(&heads, &caller, "cookie"), [const { Vec::<String>::new() }; 4]);
     }
 }

@@ -8,12 +8,13 @@ use std::time::Duration;
 use ::http::HeaderMap;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
+use tracing::warn;
 
 use super::connect::ServerCapabilities;
 use super::events::Events;
 use super::http::{Exchange, Media};
 use super::message;
-use super::session::{Call, CallError, End, refusal};
+use super::session::{CODED, Call, CallError, End, refusal};
 use super::sse::{read_arrived, read_stream};
 use super::streamable::{POST_LIMIT, StreamableSession};
 
@@ -92,7 +93,7 @@ impl StreamableSession {
             let none = HeaderMap::new();
             self.post(&Call::of_our_own("subscriptions/listen", &params, &none), self.core.next_id()).await?
         } else {
-            self.core.pool.exchange(self.heads.listen(None)).await?
+            self.core.exchange_in_place(&self.heads, true, |heads| heads.listen(None)).await?
         };
         let status = exchange.head.status.as_u16();
         match refusal(status) {
@@ -103,6 +104,10 @@ impl StreamableSession {
             CallError::Refused(404 | 405) => return Ok(None),
             CallError::Refused(400..500) if self.modern => return Ok(None),
             refusal => return Err(refusal),
+        }
+        if exchange.head.media == Media::Coded {
+            let server = String::from_utf8_lossy(self.core.pool.authority().as_bytes()).into_owned();
+            warn!(server, problem = CODED, "the stream on which the server says what belongs to no call is not used");
         }
         Ok(Some(exchange).filter(|exchange| exchange.head.media == Media::EventStream))
     }

@@ -11,12 +11,14 @@ macro_rules! client_info {
 
 mod asked;
 pub mod connect;
+mod cookies;
 mod dial;
 mod doubts;
 pub mod event_stream;
 mod events;
 mod heads;
 pub mod http;
+mod in_name;
 mod large;
 mod listening;
 mod mailbox;
@@ -25,6 +27,7 @@ pub mod params;
 mod refusal;
 mod request;
 pub mod result;
+mod send;
 pub mod session;
 pub mod sse;
 pub mod stream;
@@ -36,4 +39,4 @@ pub use connect::{ConnectError, Connected, ServerCapabilities, Target, connect};
 pub use mailbox::{Mailbox, Told};
 pub use message::{Question, Reply, RpcError};
 pub use result::RpcResult;
-pub use session::{Call, CallError, Caller, End, Notices, Session, Unasked};
+pub use session::{Call, CallError, Caller, End, Notices, Session, Unasked, whole_seconds};

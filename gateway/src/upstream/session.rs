@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use ::http::HeaderMap;
+use ::http::{HeaderMap, HeaderValue};
 use bytes::Bytes;
 use thiserror::Error;
 use tokio::sync::{Notify, mpsc};
@@ -18,6 +18,7 @@ use super::http::{Exchange, HttpError, HttpPool};
 use super::mailbox::{Mailbox, Told};
 use super::message::{self, List, Message, Question, Reply, RpcError};
 use super::refusal::Denial;
+use super::send::later;
 use super::sse::SseSession;
 use super::streamable::StreamableSession;
 use super::timing::{Elapsed, Timing};
@@ -33,7 +34,7 @@ const MAX_ECHO: usize = 1024;
 const IDS: u64 = (1 << 31) - 1;
 
 /// A body of an HTTP failure is read up to here, to find the JSON-RPC error in it.
-const MAX_ERROR_BODY: usize = 64 * 1024;
+pub(super) const MAX_ERROR_BODY: usize = 64 * 1024;
 
 /// An open session.
 pub enum Session {
@@ -55,6 +56,8 @@ pub struct Call<'a> {
     pub headers: &'a HeaderMap,
     /// Ask the server to tell about progress.
     pub progress: bool,
+    /// It may be carried out twice.
+    pub repeatable: bool,
     /// What is passed on of its caller.
     pub caller: Caller<'a>,
     /// Where what the server tells before its answer goes.
@@ -87,6 +90,14 @@ pub enum CallError {
     /// The server refused it before doing anything, with this HTTP status.
     #[error("the server refused the request with HTTP status {0}")]
     Refused(u16),
+    /// The same with 429 or 503, and it says when it may be asked again.
+    #[error("the server refused the request with HTTP status {status}: try again in {} s", whole_seconds(*.after))]
+    Later {
+        /// The HTTP status.
+        status: u16,
+        /// After so long.
+        after: Duration,
+    },
     /// It may have been carried out, but the answer is lost.
     #[error("the connection to the server was lost during the call")]
     Lost,
@@ -106,6 +117,15 @@ pub enum CallError {
 
 /// The answer to the right request, but none.
 pub(super) const UNUSABLE: CallError = CallError::Nonsense("it is no valid JSON-RPC answer");
+
+/// It answers with a redirect that is not followed.
+pub(super) const REDIRECTS: &str = "it redirects to where the gateway does not follow";
+
+/// The connection ended before the request was sent.
+pub(super) const CLOSED: &str = "the connection closed";
+
+/// The answer is compressed, or coded otherwise.
+pub(super) const CODED: &str = "it is compressed, though the gateway asks for an answer that is not: turn compression off at the server, or at the proxy before it";
 
 /// Why a session has ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -173,7 +193,8 @@ impl Notices {
 impl<'a> Call<'a> {
     /// A request of the gateway itself, which has no caller.
     pub fn of_our_own(method: &'a str, params: &'a [&'a str], headers: &'a HeaderMap) -> Self {
-        Self { method, params, name: None, headers, progress: false, caller: Caller::default(), mailbox: None }
+        let (progress, repeatable, caller) = (false, true, Caller::default());
+        Self { method, params, name: None, headers, progress, repeatable, caller, mailbox: None }
     }
 }
 
@@ -262,6 +283,11 @@ impl Session {
         matches!(self, Self::Streamable(session) if session.is_modern())
     }
 
+    /// What the server has told last of gateways behind it, if it is one.
+    pub fn instances(&self) -> Option<HeaderValue> {
+        self.heads().instances()
+    }
+
     /// Replaces the configured headers from the next request on.
     pub fn set_headers(&self, headers: HeaderMap) {
         self.heads().configure(headers);
@@ -336,7 +362,7 @@ impl Core {
     /// status; but who is not let in, or asks too often, is refused whatever the reason that is given.
     pub(super) async fn refused(&self, exchange: Exchange, id: u64, method: &str, has_session: bool) -> Heard {
         let status = exchange.head.status.as_u16();
-        let refused = refusal(status);
+        let refused = later(&exchange.head).unwrap_or_else(|| refusal(status));
         if exchange.head.status.is_redirection() {
             return refused.into();
         }
@@ -441,8 +467,8 @@ impl From<HttpError> for CallError {
         match error {
             HttpError::Connect(why) => Self::NotSent(why),
             HttpError::Blocked(refusal) => Self::Blocked(refusal),
-            HttpError::NotSent => Self::NotSent("the connection closed"),
-            HttpError::Lost => Self::Lost,
+            HttpError::NotSent => Self::NotSent(CLOSED),
+            HttpError::Lost | HttpError::Stale => Self::Lost,
             HttpError::TooLarge(limit) => Self::TooLarge(limit),
         }
     }
@@ -462,6 +488,7 @@ impl CallError {
     pub fn is_harmless(&self) -> bool {
         match self {
             Self::NotSent(_) | Self::Blocked(_) | Self::SessionExpired => true,
+            Self::Later { status, .. } => *status == 429,
             Self::Refused(status) => matches!(status, 400 | 401 | 403..=406 | 413 | 415 | 421 | 429),
             Self::Lost | Self::Nonsense(_) | Self::Unfit(_) | Self::TooLarge(_) | Self::Timeout => false,
         }
@@ -478,7 +505,7 @@ impl CallError {
             Self::NotSent(_) => "unreachable",
             Self::Blocked(_) => "blocked",
             Self::SessionExpired => "session_expired",
-            Self::Refused(_) => "refused",
+            Self::Refused(_) | Self::Later { .. } => "refused",
             Self::Lost => "lost",
             Self::Nonsense(_) => "nonsense",
             Self::Unfit(_) | Self::TooLarge(_) => "unfit",
@@ -487,10 +514,15 @@ impl CallError {
     }
 }
 
+/// Seconds, and never too few.
+pub fn whole_seconds(time: Duration) -> u64 {
+    time.as_secs() + u64::from(time.subsec_nanos() > 0)
+}
+
 /// Classifies an HTTP status that carries no answer to a request.
 pub(super) fn refusal(status: u16) -> CallError {
     match status {
-        300..=399 => CallError::NotSent("it redirects, and redirects are not followed"),
+        300..=399 => CallError::NotSent(REDIRECTS),
         400..=499 => CallError::Refused(status),
         503 => CallError::Refused(status),
         _ => CallError::Nonsense("it has an HTTP status for failures"),

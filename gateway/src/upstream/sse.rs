@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use ::http::{HeaderMap, HeaderValue, Uri};
+use ::http::HeaderValue;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
@@ -83,12 +83,10 @@ impl SseSession {
     pub(super) fn new(
         core: Core,
         queue: mpsc::Receiver<Bytes>,
-        post_to: Uri,
-        configured: HeaderMap,
+        heads: Heads,
         stream: Exchange,
         events: Events,
     ) -> (Self, Reader) {
-        let heads = Heads::new(&core.pool, post_to, configured, &[]);
         let session = Self { core, heads, waiting: Waiting::default() };
         (session, Reader { stream, events, outbox: queue })
     }
@@ -108,11 +106,13 @@ impl SseSession {
     /// Posts a request and waits for its answer on the stream.
     async fn outcome(
         &self,
-        (id, method): (u64, &str),
-        text: Outgoing,
+        id: u64,
+        call: &Call<'_>,
+        write: impl Fn(&Heads) -> Outgoing,
         mut answered: oneshot::Receiver<Result<Reply, CallError>>,
     ) -> Heard {
-        let mut posting = pin!(self.post(text, id, method));
+        let method = call.method;
+        let mut posting = pin!(self.post(call.repeatable, write, id, method));
         let answer = tokio::select! {
             biased;
             posted = self.acknowledged(&mut posting) => match posted {
@@ -146,7 +146,7 @@ impl SseSession {
 
     /// Sends a notification, or an answer of ours.
     pub(super) async fn notify(&self, text: Bytes) -> Result<(), CallError> {
-        match timeout(POST_LIMIT, self.post(self.heads.post(text), 0, "")).await {
+        match timeout(POST_LIMIT, self.post(true, |heads| heads.post(text.clone()), 0, "")).await {
             Ok(posted) => posted.or_else(|refused| refused.answer.map(drop)),
             Err(_) => {
                 self.core.notices.suspect.notify_one();
@@ -157,8 +157,14 @@ impl SseSession {
 
     /// # Errors
     /// What the server says when it does not take it.
-    async fn post(&self, request: Outgoing, id: u64, method: &str) -> Result<(), Heard> {
-        let exchange = self.core.pool.exchange(request).await.map_err(CallError::from)?;
+    async fn post(
+        &self,
+        repeatable: bool,
+        write: impl Fn(&Heads) -> Outgoing,
+        id: u64,
+        method: &str,
+    ) -> Result<(), Heard> {
+        let exchange = self.core.exchange(&self.heads, repeatable, write).await.map_err(CallError::from)?;
         if exchange.head.status.is_success() {
             exchange.linger();
             return Ok(());
@@ -230,8 +236,9 @@ impl Hears for SseSession {
             return CallError::NotSent("its event stream is closed").into();
         }
         let mut digits = itoa::Buffer::new();
-        let text = self.heads.call(call.headers, &[], &request(digits.format(id), call, &[call.caller.meta]));
-        let outcome = pin!(self.outcome((id, call.method), text, answered));
+        let digits = digits.format(id);
+        let write = |heads: &Heads| heads.call(call.headers, &[], &request(digits, call, &[call.caller.meta]));
+        let outcome = pin!(self.outcome(id, call, write, answered));
         let Ok(heard) = timing.limit(outcome).await else { return CallError::Timeout.into() };
         ticket.cancel = false;
         heard

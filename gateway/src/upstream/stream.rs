@@ -74,18 +74,34 @@ impl Stream {
     /// `ConnectionAborted` if the other end has closed it or sent something: the runtime that it comes from may not have
     /// heard of that yet. Others if the system has no descriptor for us.
     pub fn move_here(&mut self) -> io::Result<()> {
-        let tcp = match self {
-            Self::Tcp(tcp) => tcp,
-            Self::Tls(tls) => tls.get_mut().0,
-        };
         // A second descriptor, since a runtime does not give its own away while something else holds it.
-        let second = std::net::TcpStream::from(tcp.as_fd().try_clone_to_owned()?);
+        let second = self.second()?;
         match second.peek(&mut [0]) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             _ => return Err(io::ErrorKind::ConnectionAborted.into()),
         }
-        *tcp = TcpStream::from_std(second)?;
+        let second = TcpStream::from_std(second)?;
+        match self {
+            Self::Tcp(tcp) => *tcp = second,
+            Self::Tls(tls) => *tls.get_mut().0 = second,
+        }
         Ok(())
+    }
+
+    /// How many bytes can be read, up to 1, as the system knows it now.
+    ///
+    /// # Errors
+    /// `WouldBlock` if there are none for now.
+    pub fn peek(&self) -> io::Result<usize> {
+        self.second()?.peek(&mut [0])
+    }
+
+    fn second(&self) -> io::Result<std::net::TcpStream> {
+        let tcp = match self {
+            Self::Tcp(tcp) => tcp,
+            Self::Tls(tls) => tls.get_ref().0,
+        };
+        Ok(tcp.as_fd().try_clone_to_owned()?.into())
     }
 }
 

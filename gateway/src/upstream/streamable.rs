@@ -24,7 +24,7 @@ use super::mailbox::{Mailbox, Told};
 use super::message::{self, Message, Reply};
 use super::params::encode_value;
 use super::request::{modern_request, request};
-use super::session::{Call, CallError, Core, End, UNUSABLE, refusal};
+use super::session::{CODED, Call, CallError, Core, End, UNUSABLE, refusal};
 use super::sse::{is_message, send_all};
 use super::timing::Timing;
 
@@ -119,7 +119,7 @@ impl StreamableSession {
 
     /// Sends a request and returns the head of its answer.
     pub(super) async fn post(&self, call: &Call<'_>, id: u64) -> Result<Exchange, CallError> {
-        Ok(self.core.pool.exchange(self.written(call, id)).await?)
+        Ok(self.core.exchange(&self.heads, call.repeatable, |_| self.written(call, id)).await?)
     }
 
     fn written(&self, call: &Call<'_>, id: u64) -> Outgoing {
@@ -169,6 +169,7 @@ impl StreamableSession {
                 found.ok_or(CallError::Nonsense("it is no answer to the request"))?
             }
             Media::EventStream => self.read_events(exchange, id, timing, mailbox).await,
+            Media::Coded => Err(CallError::Nonsense(CODED)),
             Media::Other => Err(CallError::Nonsense("it is neither JSON nor an event stream")),
         }
     }
@@ -236,7 +237,7 @@ impl StreamableSession {
     async fn gone_on(&self, parser: &Parser) -> Option<Exchange> {
         let after = HeaderValue::from_bytes(parser.last_id().filter(|_| !self.modern)?).ok()?;
         sleep(parser.retry().unwrap_or(GO_ON).clamp(SOONEST, LATEST)).await;
-        let exchange = self.core.pool.exchange(self.heads.listen(Some(after))).await.ok()?;
+        let exchange = self.core.exchange_in_place(&self.heads, true, |heads| heads.listen(Some(&after))).await.ok()?;
         (exchange.head.status.is_success() && exchange.head.media == Media::EventStream).then_some(exchange)
     }
 
@@ -255,7 +256,7 @@ impl StreamableSession {
 
     /// Sends a notification.
     pub(super) async fn notify(&self, text: Bytes) -> Result<(), CallError> {
-        let sent = timeout(POST_LIMIT, self.core.pool.exchange(self.heads.post(text))).await;
+        let sent = timeout(POST_LIMIT, self.core.exchange(&self.heads, true, |heads| heads.post(text.clone()))).await;
         let exchange = sent.map_err(|_| CallError::Timeout)??;
         let status = exchange.head.status;
         exchange.linger();
@@ -285,7 +286,7 @@ impl StreamableSession {
     /// Tells the server that the session is over.
     pub(super) async fn close(&self) {
         if self.has_session {
-            let _ = self.core.pool.exchange(self.heads.delete()).await;
+            let _ = self.core.exchange_in_place(&self.heads, true, Heads::delete).await;
         }
     }
 }

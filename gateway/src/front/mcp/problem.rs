@@ -178,6 +178,10 @@ impl RpcProblem {
                 let pause = if matches!(self, Self::Busy) { RETRY_AFTER_BUSY } else { RETRY_AFTER };
                 Some(format!(r#"{{"reason":"{}","retryAfterMs":{}}}"#, self.outcome(), pause.as_millis()))
             }
+            Self::Server(CallError::Later { status, after }) => {
+                let reason = if *status == 429 { "busy" } else { "unavailable" };
+                Some(format!(r#"{{"reason":"{reason}","retryAfterMs":{}}}"#, after.as_millis()))
+            }
             Self::Capability(needed) => Some(format!(r#"{{"requiredCapabilities":{}}}"#, needed.to_json())),
             Self::Rpc(error) => error.data.clone(),
             _ => None,

@@ -37,6 +37,7 @@ use crate::front::body;
 use crate::front::error::ApiError;
 use crate::front::head::Sent;
 use crate::front::routes::{Recorder, record, taken_apart};
+use crate::loops::INSTANCE;
 use crate::revision::Revision;
 use crate::seal::RequestState;
 use crate::upstream::CallError;
@@ -144,7 +145,12 @@ async fn answer(recorder: &Recorder, server: Option<&str>, body: Sent) -> Respon
     };
     match next.await {
         Ok((Next::Call(plan), body)) => call(plan.of(body)).await,
-        Ok((Next::Answered(response), _)) => response,
+        Ok((Next::Answered(mut response), _)) => {
+            if recorder.head().fields.get(INSTANCE.as_str()).is_some() {
+                response.headers_mut().insert(INSTANCE, recorder.app().loops.answer());
+            }
+            response
+        }
         Ok((Next::Later(answer), _)) => finish(answer.await),
         Err(refused) => finish(Err(refused)),
     }

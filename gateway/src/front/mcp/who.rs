@@ -14,6 +14,7 @@ use crate::front::access_log::short;
 use crate::front::app::App;
 use crate::front::error::ApiError;
 use crate::front::routes::{Recorder, identify_with};
+use crate::loops::INSTANCE;
 use crate::revision::Revision;
 use crate::seal::{Session, SubjectId};
 
@@ -59,6 +60,10 @@ impl Who {
     /// It does not count, or there is no such server.
     pub(super) async fn of(recorder: &Recorder, server: Option<&str>) -> Result<Self, ApiError> {
         let app = recorder.app();
+        // Before the token: the gateway itself may have none.
+        if recorder.head().fields.get(INSTANCE.as_str()).is_some_and(|passed| app.loops.has_passed(passed)) {
+            return Err(ApiError::Loop);
+        }
         let resource = server.map_or(Resource::Mcp, Resource::Server);
         let identity = identify_with(recorder, app.options.allow_query_token_mcp, Some(resource)).await?;
         let within = match server {

@@ -34,18 +34,25 @@ pub(super) struct Connection {
     room: usize,
     /// All of the request was written.
     is_written: bool,
+    /// Something has come.
+    has_heard: bool,
 }
 
 impl Connection {
     /// Begins a request.
     pub(super) fn new(stream: Stream, outgoing: Outgoing) -> Self {
         let (arrived, finder) = (BytesMut::new(), Finder::default());
-        Self { stream, outgoing: Some(outgoing), arrived, finder, room: READ, is_written: false }
+        Self { stream, outgoing: Some(outgoing), arrived, finder, room: READ, is_written: false, has_heard: false }
     }
 
     /// The request, if not one byte of it was written.
     pub(super) fn unsent(self) -> Option<Outgoing> {
         self.outgoing.filter(|outgoing| outgoing.sent == 0)
+    }
+
+    /// Whether anything of an answer has come.
+    pub(super) fn has_heard(&self) -> bool {
+        self.has_heard
     }
 
     /// The stream, if it can carry another request.
@@ -59,6 +66,7 @@ impl Connection {
             if ready!(self.poll_more(cx))? == 0 {
                 return Poll::Ready(Err(self.broken()));
             }
+            self.has_heard = true;
             if let Some(found) = self.finder.take(&mut self.arrived)? {
                 return Poll::Ready(Ok(found));
             }
@@ -203,4 +211,20 @@ pub(super) fn is_quiet(stream: &mut Stream) -> bool {
             Pin::new(tls).poll_read(&mut cx, &mut ReadBuf::new(&mut byte)).is_pending()
         }
     }
+}
+
+/// The same, asking the system in any case: the runtime may not have heard yet that it was closed.
+pub(super) fn is_open(stream: &mut Stream) -> bool {
+    match stream.peek() {
+        // What was read of TLS may have been its end.
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => is_quiet(stream),
+        // TLS says things that are nobody's answer.
+        Ok(1..) => is_quiet(stream) && matches!(stream, Stream::Tls(_)) && is_drained(stream),
+        Ok(0) | Err(_) => false,
+    }
+}
+
+/// Whether all that has come was read.
+fn is_drained(stream: &Stream) -> bool {
+    matches!(stream.peek(), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
 }

@@ -6,6 +6,7 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use tokio::task::yield_now;
+use tokio::time::Instant;
 
 use super::HttpError;
 use super::body::Body;
@@ -26,11 +27,13 @@ pub struct Exchange {
     connection: Option<Connection>,
     /// Where the connection goes when it is free.
     part: Weak<Part>,
+    /// Since when nobody waits for the rest: when that came is not known.
+    left_since: Option<Instant>,
 }
 
 impl Exchange {
     pub(super) fn new(head: Head, body: Body, connection: Connection, part: Weak<Part>) -> Self {
-        Self { head, body, connection: Some(connection), part }
+        Self { head, body, connection: Some(connection), part, left_since: None }
     }
 
     /// The next piece of the body; `None` at its end, when the connection goes back to the pool. Dropping the future
@@ -110,6 +113,7 @@ impl Exchange {
         if self.ended_now().is_some() {
             return;
         }
+        self.left_since = Some(Instant::now());
         if let Some(part) = self.part.upgrade() {
             part.linger(self);
         }
@@ -138,7 +142,7 @@ impl Exchange {
             && let Some(stream) = connection.reusable()
             && let Some(part) = self.part.upgrade()
         {
-            part.put_back(stream, self.head.announced_idle);
+            part.put_back(stream, self.head.announced_idle, self.left_since);
         }
     }
 }

@@ -12,6 +12,7 @@ use memchr::memchr;
 
 use super::Malformed;
 use super::body::Body;
+use crate::loops::INSTANCE;
 
 /// Heads are no longer than this, with those of 1xx before them.
 pub(super) const MAX_HEAD: usize = 64 * 1024;
@@ -28,6 +29,10 @@ pub struct Head {
     pub media: Media,
     /// As it came.
     raw: Box<[u8]>,
+    /// There are cookies in it.
+    pub sets_cookies: bool,
+    /// It names gateways behind the server.
+    pub names_instances: bool,
     /// The server leaves the connection open for another request.
     pub(super) keeps: bool,
     /// How long, if it says so.
@@ -41,6 +46,8 @@ pub enum Media {
     Json,
     /// `text/event-stream`.
     EventStream,
+    /// Whatever it is, it is compressed, or coded otherwise, and nothing here decodes it.
+    Coded,
     /// Any other, or none.
     Other,
 }
@@ -60,6 +67,9 @@ struct Said {
     media: Option<Media>,
     length: Option<u64>,
     chunked: bool,
+    coded: bool,
+    cookies: bool,
+    instances: bool,
     close: bool,
     keep_alive: bool,
     announced_idle: Option<Duration>,
@@ -136,6 +146,7 @@ impl Said {
                 10 if name.eq_ignore_ascii_case("keep-alive") => {
                     said.announced_idle = said.announced_idle.or_else(|| announced_idle(value));
                 }
+                10 if name.eq_ignore_ascii_case("set-cookie") => said.cookies = true,
                 12 if name.eq_ignore_ascii_case("content-type") => {
                     said.media = said.media.or_else(|| Some(media(value)));
                 }
@@ -145,6 +156,8 @@ impl Said {
                         return Err(Malformed);
                     }
                 }
+                16 if name.eq_ignore_ascii_case("content-encoding") => said.coded |= is_coding(value),
+                19 if name.eq_ignore_ascii_case(INSTANCE.as_str()) => said.instances = true,
                 17 if name.eq_ignore_ascii_case("transfer-encoding") => {
                     said.transfer_encoding(value)?;
                 }
@@ -181,8 +194,9 @@ impl Said {
 
     fn head(&self, status: StatusCode, is_1_1: bool, raw: Box<[u8]>) -> Head {
         let keeps = !self.close && (is_1_1 || self.keep_alive);
-        let media = self.media.unwrap_or(Media::Other);
-        Head { status, media, raw, keeps, announced_idle: self.announced_idle }
+        let media = if self.coded { Media::Coded } else { self.media.unwrap_or(Media::Other) };
+        let (sets_cookies, names_instances, announced_idle) = (self.cookies, self.instances, self.announced_idle);
+        Head { status, media, raw, sets_cookies, names_instances, keeps, announced_idle }
     }
 }
 
@@ -197,6 +211,12 @@ impl Head {
             Some((name, HeaderValue::from_bytes(header.value).ok()?))
         };
         response.headers.iter().filter_map(read).collect()
+    }
+
+    /// The head at the front of these bytes.
+    #[cfg(test)]
+    pub fn read(arrived: &mut BytesMut) -> Option<Self> {
+        Finder::default().take(arrived).ok()?.map(|(head, _)| head)
     }
 
     /// The first header of this name.
@@ -214,10 +234,22 @@ fn media(value: &[u8]) -> Media {
     }
 }
 
+/// Whether a list of content codings holds one that changes the content.
+fn is_coding(value: &[u8]) -> bool {
+    let codings = value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+    codings.into_iter().any(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case(b"identity"))
+}
+
+/// How long the server keeps the connection, less a margin: none if it does not say so, nothing if it takes no more.
 fn announced_idle(value: &[u8]) -> Option<Duration> {
-    let text = std::str::from_utf8(value).ok()?;
-    let seconds = text.split(',').find_map(|part| part.trim().strip_prefix("timeout="))?.parse::<u64>().ok()?;
-    Some(Duration::from_secs(seconds.min(86_400)).saturating_sub(Duration::from_millis(500)))
+    let text = std::str::from_utf8(value).ok()?.to_ascii_lowercase();
+    let parts = text.split(',').filter_map(|part| part.split_once('='));
+    let numbers = parts.filter_map(|(name, value)| Some((name.trim(), value.trim().trim_matches('"').parse().ok()?)));
+    let number = |wanted: &str| numbers.clone().find(|(name, _)| *name == wanted).map(|(_, number): (_, u64)| number);
+    if number("max") == Some(0) {
+        return Some(Duration::ZERO);
+    }
+    Some(Duration::from_secs(number("timeout")?.min(86_400)).saturating_sub(Duration::from_millis(500)))
 }
 
 /// Digits and nothing else; `None` also above 2^63.

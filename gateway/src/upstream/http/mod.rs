@@ -6,7 +6,9 @@
 
 mod body;
 mod connection;
+pub mod date;
 mod exchange;
+mod habit;
 mod head;
 mod pool;
 mod request;
@@ -18,7 +20,7 @@ use thiserror::Error;
 pub use exchange::Exchange;
 pub use head::{Head, Media};
 pub use pool::{HttpPool, Origin};
-pub use request::{Outgoing, RequestHead};
+pub use request::{ACCEPT_ENCODING, Outgoing, RequestHead, USER_AGENT};
 
 use crate::guard::Refusal;
 
@@ -37,6 +39,10 @@ pub enum HttpError {
     /// The connection ended after the request was written, or the answer is no HTTP: it may have been carried out.
     #[error("the connection closed before the answer was complete")]
     Lost,
+    /// The same on a connection that was used before, of which not one byte of an answer came: the server may have closed
+    /// it because nobody used it. What may be carried out twice can go on a new one.
+    #[error("the connection, which was used before, closed before an answer came")]
+    Stale,
     /// The answer is longer than it may be.
     #[error("the answer is longer than {0} bytes")]
     TooLarge(usize),

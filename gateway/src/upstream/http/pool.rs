@@ -12,8 +12,9 @@ use portcullis_runtime::workers::Parts;
 use tokio::time::{Instant, timeout};
 
 use super::HttpError;
-use super::connection::{Connection, is_quiet};
+use super::connection::{Connection, is_open, is_quiet};
 use super::exchange::Exchange;
+use super::habit::Habit;
 use super::request::Outgoing;
 use crate::guard::Guard;
 use crate::upstream::dial::dial;
@@ -22,7 +23,7 @@ use crate::upstream::stream::{Stream, TlsTarget};
 /// Unused connections of one worker kept for one origin; more are closed after use.
 const MAX_IDLE: usize = 256;
 
-/// Node's HTTP server closes an unused connection after 5 s; a little less never meets that moment.
+/// Servers of Node and Python close an unused connection after 5 s; it is not kept for longer than a little less.
 const DEFAULT_IDLE: Duration = Duration::from_millis(4_500);
 
 /// How long an answer may take to end after what was waited for has arrived.
@@ -63,6 +64,8 @@ struct Limits {
 #[repr(align(128))]
 pub(super) struct Part {
     limits: Arc<Limits>,
+    /// What was seen of the server's side of unused connections, of all workers.
+    habit: Arc<Habit>,
     /// Oldest first; the newest is used first.
     idle: Mutex<VecDeque<Idle>>,
     /// Answers whose last bytes nobody waits for; once they have arrived, the connection is as good as any.
@@ -71,17 +74,26 @@ pub(super) struct Part {
 
 struct Idle {
     stream: Stream,
+    /// When its last answer ended, or before.
+    since: Instant,
     until: Instant,
+    /// The server has said how long it keeps it.
+    announced: bool,
 }
+
+/// An unused connection, and for how long nobody has used it.
+type Unused = (Stream, Duration);
 
 impl HttpPool {
     /// A pool without connections; they are made when needed.
     pub fn new(origin: Origin) -> Arc<Self> {
         let limits = Arc::new(Limits { connect: AtomicU64::new(0), idle: AtomicU64::new(0) });
         limits.set(origin.connect_timeout, origin.idle_timeout);
-        let of_part = limits.clone();
-        let part =
-            move || Arc::new(Part { limits: of_part.clone(), idle: Mutex::default(), lingering: Mutex::default() });
+        let (of_part, habit) = (limits.clone(), Arc::<Habit>::default());
+        let part = move || {
+            let (limits, habit) = (of_part.clone(), habit.clone());
+            Arc::new(Part { limits, habit, idle: Mutex::default(), lingering: Mutex::default() })
+        };
         Arc::new(Self { origin, limits, parts: Parts::new(part) })
     }
 
@@ -95,6 +107,16 @@ impl HttpPool {
     /// Value of the `Host` header.
     pub fn authority(&self) -> &http::HeaderValue {
         &self.origin.authority
+    }
+
+    /// Host without brackets.
+    pub fn host(&self) -> &str {
+        &self.origin.host
+    }
+
+    /// Whether it speaks TLS.
+    pub fn is_secure(&self) -> bool {
+        self.origin.tls.is_some()
     }
 
     /// Sends a request and waits for the head of its answer. The caller sets the deadline. Not for HEAD and CONNECT,
@@ -118,28 +140,47 @@ impl HttpPool {
     /// [`HttpError::Connect`], [`HttpError::Blocked`] and [`HttpError::NotSent`] prove that the server never got the request.
     pub async fn exchange(&self, mut outgoing: Outgoing) -> Result<Exchange, HttpError> {
         loop {
-            let (stream, fresh) = match self.checkout() {
-                Some(stream) => (stream, false),
+            let (stream, age) = match self.checkout() {
+                Some((stream, age)) => (stream, Some(age)),
                 // In a box, so that the usual request does not carry the room for handshakes.
-                None => (Box::pin(self.connect()).await?, true),
+                None => (Box::pin(self.connect()).await?, None),
             };
             let mut connection = Connection::new(stream, outgoing);
             match poll_fn(|cx| connection.poll_head(cx)).await {
                 Ok((head, body)) => return Ok(Exchange::new(head, body, connection, Arc::downgrade(self.parts.own()))),
-                Err(problem) => match connection.unsent() {
-                    Some(unsent) if !fresh => outgoing = unsent,
-                    _ => return Err(problem),
-                },
+                Err(problem) => outgoing = self.unsent(problem, connection, age)?,
             }
         }
     }
 
-    /// An unused connection that the server has not closed. One of another worker is better than none.
-    fn checkout(&self) -> Option<Stream> {
-        if let Some(stream) = self.parts.own().take() {
-            return Some(stream);
+    /// The same on a new connection.
+    ///
+    /// # Errors
+    /// See [`Self::exchange`].
+    pub async fn exchange_anew(&self, outgoing: Outgoing) -> Result<Exchange, HttpError> {
+        let stream = Box::pin(self.connect()).await?;
+        let mut connection = Connection::new(stream, outgoing);
+        let (head, body) = poll_fn(|cx| connection.poll_head(cx)).await?;
+        Ok(Exchange::new(head, body, connection, Arc::downgrade(self.parts.own())))
+    }
+
+    /// The request of a connection that has failed, if that was used before and not one byte went out over it.
+    #[cold]
+    fn unsent(&self, problem: HttpError, connection: Connection, age: Option<Duration>) -> Result<Outgoing, HttpError> {
+        let Some(age) = age else { return Err(problem) };
+        let is_stale = !connection.has_heard();
+        if is_stale {
+            self.parts.own().habit.saw_closed(age);
         }
-        let moved = |mut stream: Stream| stream.move_here().is_ok().then_some(stream);
+        connection.unsent().ok_or(if is_stale { HttpError::Stale } else { problem })
+    }
+
+    /// An unused connection that the server has not closed. One of another worker is better than none.
+    fn checkout(&self) -> Option<Unused> {
+        if let Some(unused) = self.parts.own().take() {
+            return Some(unused);
+        }
+        let moved = |(mut stream, age): Unused| stream.move_here().is_ok().then_some((stream, age));
         self.parts.others().find_map(|part| std::iter::from_fn(|| part.take()).find_map(moved))
     }
 
@@ -168,6 +209,21 @@ impl HttpPool {
     pub(super) fn unused(&self) -> usize {
         self.parts.iter().map(|part| part.idle().len()).sum()
     }
+
+    /// For how long nobody has used the oldest unused connection.
+    #[cfg(test)]
+    pub(super) fn unused_for(&self) -> Duration {
+        let oldest = |part: &Arc<Part>| part.idle().front().map(|idle| idle.since.elapsed());
+        self.parts.iter().filter_map(oldest).max().unwrap_or_default()
+    }
+}
+
+/// What a second look at an unused connection says.
+enum Looked {
+    Usable(Unused),
+    Over,
+    /// Another one is to be made.
+    NotNow,
 }
 
 impl Limits {
@@ -190,15 +246,65 @@ impl Limits {
 }
 
 impl Part {
-    /// The newest connection that is not too old and that the server has not closed.
-    fn take(&self) -> Option<Stream> {
+    /// The newest connection that can be used.
+    fn take(&self) -> Option<Unused> {
         loop {
             let popped = self.idle().pop_back();
             let Some(mut idle) = popped else { if self.reap() { continue } else { return None } };
-            if idle.until > Instant::now() && is_quiet(&mut idle.stream) {
-                return Some(idle.stream);
+            let now = Instant::now();
+            let age = now.saturating_duration_since(idle.since);
+            if !self.habit.is_young(age) {
+                match self.looked_at_twice(idle, age, now) {
+                    Looked::Usable(unused) => return Some(unused),
+                    Looked::Over => continue,
+                    Looked::NotNow => return None,
+                }
+            }
+            if !is_quiet(&mut idle.stream) {
+                self.habit.saw_closed(age);
+            } else if idle.until > now {
+                return Some((idle.stream, age));
             }
         }
+    }
+
+    /// Asks the system how the connection is, and the oldest one too: what is known of how long the server keeps them
+    /// decides whether it is used.
+    #[cold]
+    fn looked_at_twice(&self, mut idle: Idle, age: Duration, now: Instant) -> Looked {
+        self.learn(now);
+        if !self.habit_of(&mut idle, now) || idle.until <= now {
+            return Looked::Over;
+        }
+        if self.habit.allows(age, idle.announced) {
+            return Looked::Usable((idle.stream, age));
+        }
+        // Those before it are older. It stays, so that something is learnt of it.
+        self.idle().push_back(idle);
+        Looked::NotNow
+    }
+
+    /// Looks at the oldest connections up to the first that is open.
+    fn learn(&self, now: Instant) {
+        let mut all = self.idle();
+        while let Some(oldest) = all.front_mut() {
+            if self.habit_of(oldest, now) {
+                return;
+            }
+            all.pop_front();
+        }
+    }
+
+    /// Whether a connection is still open; takes note of it.
+    fn habit_of(&self, idle: &mut Idle, now: Instant) -> bool {
+        let age = now.saturating_duration_since(idle.since);
+        let is_open = is_open(&mut idle.stream);
+        if is_open {
+            self.habit.saw_open(age)
+        } else {
+            self.habit.saw_closed(age)
+        }
+        is_open
     }
 
     /// Puts back the connections whose lingering answers have ended; true if there was one.
@@ -225,14 +331,21 @@ impl Part {
         }
     }
 
-    pub(super) fn put_back(&self, stream: Stream, announced: Option<Duration>) {
+    /// Keeps a connection whose last answer ended then, or later.
+    pub(super) fn put_back(&self, stream: Stream, announced: Option<Duration>, since: Option<Instant>) {
         let limit = self.limits.idle().min(announced.unwrap_or(DEFAULT_IDLE));
-        let mut idle = self.idle();
         let now = Instant::now();
+        let since = since.unwrap_or(now);
+        let announced = announced.is_some();
+        // Of those that nobody will use, one is enough to learn from.
+        let is_useless = !self.habit.allows(Duration::ZERO, announced);
+        let mut idle = self.idle();
         while idle.len() >= MAX_IDLE || idle.front().is_some_and(|oldest| oldest.until <= now) {
             idle.pop_front();
         }
-        idle.push_back(Idle { stream, until: now + limit });
+        if !is_useless || idle.is_empty() {
+            idle.push_back(Idle { stream, since, until: since + limit, announced });
+        }
     }
 
     /// No unused connection is kept for longer than this from now on.
@@ -245,7 +358,7 @@ impl Part {
         self.reap();
         let now = Instant::now();
         let mut idle = self.idle();
-        idle.retain_mut(|idle| idle.until > now && is_quiet(&mut idle.stream));
+        idle.retain_mut(|idle| self.habit_of(idle, now) && idle.until > now);
         idle.shrink_to_fit();
     }
 

@@ -21,6 +21,13 @@ pub struct RequestHead(Vec<u8>);
 /// Headers that belong to the connection or to the framing of the body.
 const RESERVED: [HeaderName; 3] = [header::HOST, header::CONTENT_LENGTH, header::TRANSFER_ENCODING];
 
+/// How the gateway introduces itself where nothing else is configured: firewalls refuse requests without it.
+pub const USER_AGENT: HeaderValue = HeaderValue::from_static(concat!("portcullis/", env!("CARGO_PKG_VERSION")));
+
+/// Answers are passed on byte for byte and never decoded. A request that does not say so allows any coding
+/// (RFC 9110, section 12.5.3).
+pub const ACCEPT_ENCODING: HeaderValue = HeaderValue::from_static("identity");
+
 impl RequestHead {
     /// The request line and `Host`.
     pub fn new(method: &Method, path: &Uri, authority: &HeaderValue) -> Self {
@@ -43,6 +50,11 @@ impl RequestHead {
     /// What is written so far.
     pub fn into_begun(self) -> Box<[u8]> {
         self.0.into()
+    }
+
+    /// How many bytes are written so far.
+    pub fn written(&self) -> usize {
+        self.0.len()
     }
 
     /// Adds a header, unless it is one of those that only this module writes. The caller sees to it that none is there
@@ -95,9 +107,14 @@ impl RequestHead {
 }
 
 impl Outgoing {
-    /// A request with these headers.
+    /// A request with these headers, and those that every request has where these do not say otherwise.
     pub fn new(method: &Method, path: &Uri, authority: &HeaderValue, headers: &HeaderMap, body: Bytes) -> Self {
         let mut head = RequestHead::new(method, path, authority);
+        for (name, value) in [(header::USER_AGENT, USER_AGENT), (header::ACCEPT_ENCODING, ACCEPT_ENCODING)] {
+            if !headers.contains_key(&name) {
+                head.push(&name, &value);
+            }
+        }
         for (name, value) in headers {
             head.push(name, value);
         }
@@ -127,17 +144,25 @@ mod tests {
             .into_iter()
             .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
             .collect();
+        let begin = format!("/a?b=c HTTP/1.1\r\nhost: h:1\r\nuser-agent: {}\r\n", USER_AGENT.to_str().unwrap());
+        let begin = format!("{begin}accept-encoding: identity\r\nx-a: 1\r\n");
         let cases = [
-            (Method::POST, "{}", "POST /a?b=c HTTP/1.1\r\nhost: h:1\r\nx-a: 1\r\ncontent-length: 2\r\n\r\n{}"),
-            (Method::POST, "", "POST /a?b=c HTTP/1.1\r\nhost: h:1\r\nx-a: 1\r\ncontent-length: 0\r\n\r\n"),
-            (Method::GET, "", "GET /a?b=c HTTP/1.1\r\nhost: h:1\r\nx-a: 1\r\n\r\n"),
-            (Method::DELETE, "", "DELETE /a?b=c HTTP/1.1\r\nhost: h:1\r\nx-a: 1\r\n\r\n"),
+            (Method::POST, "{}", "content-length: 2\r\n\r\n{}"),
+            (Method::POST, "", "content-length: 0\r\n\r\n"),
+            (Method::GET, "", "\r\n"),
+            (Method::DELETE, "", "\r\n"),
         ];
         let (path, authority) = (Uri::from_static("/a?b=c"), HeaderValue::from_static("h:1"));
         for (method, body, expected) in cases {
             let request = Outgoing::new(&method, &path, &authority, &headers, Bytes::from_static(body.as_bytes()));
-            assert_eq!(written(&request), expected);
+            assert_eq!(written(&request), format!("{method} {begin}{expected}"));
         }
+        let own: HeaderMap = [(header::USER_AGENT, "me"), (header::ACCEPT_ENCODING, "br")]
+            .into_iter()
+            .map(|(name, value)| (name, HeaderValue::from_static(value)))
+            .collect();
+        let request = written(&Outgoing::new(&Method::GET, &path, &authority, &own, Bytes::new()));
+        assert_eq!(request, "GET /a?b=c HTTP/1.1\r\nhost: h:1\r\nuser-agent: me\r\naccept-encoding: br\r\n\r\n");
     }
 
     #[test]

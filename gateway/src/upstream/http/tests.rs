@@ -14,6 +14,7 @@ use super::*;
 use crate::upstream::stream::TlsTarget;
 
 mod framing;
+mod idle;
 mod reuse;
 mod tls;
 

@@ -194,7 +194,18 @@ fn what_a_head_says_can_be_asked_of_it() {
     for (value, media) in medias {
         let text = format!("HTTP/1.1 200 OK\r\ncontent-type: {value}\r\n\r\n");
         let (head, _) = Finder::default().take(&mut BytesMut::from(&text[..])).unwrap().unwrap();
-        assert_eq!(head.media, media, "{value:?}");
+        assert_eq!((head.media, head.sets_cookies), (media, false), "{value:?}");
+    }
+    for (headers, media, sets_cookies) in [
+        ("content-encoding: gzip\r\nset-cookie: a=b\r\n", Media::Coded, true),
+        ("Content-Encoding: identity, BR\r\nSet-Cookie:\r\n", Media::Coded, true),
+        ("content-encoding: identity\r\n", Media::Json, false),
+        ("content-encoding:\r\n", Media::Json, false),
+        ("content-encoding: identity\r\ncontent-encoding: zstd\r\n", Media::Coded, false),
+    ] {
+        let text = format!("HTTP/1.1 200 OK\r\n{headers}content-type: application/json\r\n\r\n");
+        let (head, _) = Finder::default().take(&mut BytesMut::from(&text[..])).unwrap().unwrap();
+        assert_eq!((head.media, head.sets_cookies), (media, sets_cookies), "{headers:?}");
     }
 }
 

@@ -1,0 +1,230 @@
+//! What a server says of itself in the handshake.
+//!
+//! Pure.
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::error::{ConnectError, RpcRefusal, VersionProblem};
+use super::{MODERN_ERRORS, Target};
+use crate::upstream::message::{Reply, RpcError};
+
+/// So much of a server's message is shown.
+const MAX_MESSAGE: usize = 200;
+
+/// So many revisions that a server offers are shown.
+const MAX_OFFERS: usize = 8;
+
+/// A shorter part of what is configured is no secret.
+const MIN_SECRET: usize = 4;
+
+/// What a server says in the handshake that it can do. Whatever is not said is `false`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ServerCapabilities {
+    /// It has tools.
+    pub tools: bool,
+    /// It has prompts.
+    pub prompts: bool,
+    /// It has resources or resource templates.
+    pub resources: bool,
+    /// It tells when a single resource changes, if asked to.
+    pub resources_subscribe: bool,
+    /// It completes arguments.
+    pub completions: bool,
+    /// It writes log messages for callers.
+    pub logging: bool,
+    /// It says when its tools change.
+    pub announces_tools: bool,
+    /// It says when its prompts change.
+    pub announces_prompts: bool,
+    /// It says when its resources or resource templates change.
+    pub announces_resources: bool,
+}
+
+/// The answer to `initialize` or `server/discover`.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Handshake {
+    #[serde(default)]
+    pub(super) protocol_version: String,
+    #[serde(default)]
+    pub(super) supported_versions: Vec<String>,
+    #[serde(default)]
+    pub(super) capabilities: Capabilities,
+    server_info: Option<ServerInfo>,
+    #[serde(rename = "_meta")]
+    meta: Option<Meta>,
+}
+
+/// The members are read leniently: one that has another form than ours must not cost the others.
+#[derive(Default, Deserialize)]
+pub(super) struct Capabilities {
+    tools: Option<Value>,
+    prompts: Option<Value>,
+    resources: Option<Value>,
+    completions: Option<Value>,
+    logging: Option<Value>,
+}
+
+#[derive(Deserialize)]
+struct Meta {
+    #[serde(rename = "io.modelcontextprotocol/serverInfo")]
+    server_info: Option<ServerInfo>,
+}
+
+#[derive(Deserialize)]
+struct ServerInfo {
+    #[serde(default)]
+    name: String,
+    #[serde(default)]
+    version: String,
+}
+
+impl Handshake {
+    /// Reads the answer to a handshake that asked for the revision `asked`.
+    pub(super) fn read(target: &Target, asked: &str, reply: Reply) -> Result<Self, ConnectError> {
+        match reply {
+            Reply::Result(result) => serde_json::from_slice(&result)
+                .map_err(|_| ConnectError::NotMcp("the answer to the handshake is not of its form")),
+            Reply::Error(error) => Err(refused(target, asked, None, &error)),
+        }
+    }
+
+    /// The revision that is spoken after `initialize`.
+    pub(super) fn agreed(&self, target: &Target, asked: &str, known: &[&str]) -> Result<String, ConnectError> {
+        let version = self.protocol_version.as_str();
+        let allowed = match target.pinned.as_deref() {
+            Some(pinned) => pinned == version,
+            None => known.contains(&version),
+        };
+        if allowed { Ok(version.to_owned()) } else { Err(self.no_version(target, asked)) }
+    }
+
+    /// None of the revisions that it offers is spoken here.
+    pub(super) fn no_version(&self, target: &Target, asked: &str) -> ConnectError {
+        let offers = self.supported_versions.iter().chain([&self.protocol_version]).map(String::as_str);
+        let (offers, is_pinned) = (shown_versions(offers, asked), target.pinned.is_some());
+        ConnectError::Version(VersionProblem { asked: asked.to_owned(), is_pinned, offers, refusal: None })
+    }
+
+    /// Its name and version, for people.
+    pub(super) fn server_info(self) -> Option<(String, String)> {
+        let info = self.server_info.or(self.meta.and_then(|meta| meta.server_info))?;
+        Some((clipped(info.name), clipped(info.version)))
+    }
+}
+
+/// What an error in answer to a handshake that asked for the revision `asked` means.
+pub(super) fn refused(target: &Target, asked: &str, status: Option<u16>, error: &RpcError) -> ConnectError {
+    let offers = offers(error, asked);
+    let refusal = RpcRefusal { status, code: error.code, message: shown(&error.message, target) };
+    let message = error.message.to_ascii_lowercase();
+    let is_about_versions = error.code == MODERN_ERRORS[2]
+        || !offers.is_empty()
+        || message.contains("protocol version")
+        || message.contains("protocolversion");
+    if !is_about_versions {
+        return ConnectError::Refused(refusal);
+    }
+    let is_pinned = target.pinned.is_some();
+    ConnectError::Version(VersionProblem { asked: asked.to_owned(), is_pinned, offers, refusal: Some(refusal) })
+}
+
+/// The JSON-RPC error in the body of an HTTP error, as people are shown it.
+pub(super) fn refusal_in(target: &Target, status: u16, error: &RpcError) -> RpcRefusal {
+    RpcRefusal { status: Some(status), code: error.code, message: shown(&error.message, target) }
+}
+
+impl VersionProblem {
+    /// The newest of these revisions that the server offers.
+    pub(super) fn offered<'a>(&self, known: &[&'a str]) -> Option<&'a str> {
+        known.iter().rev().find(|known| self.offers.iter().any(|offer| offer == *known)).copied()
+    }
+}
+
+/// The revisions that an error names besides the one that was asked for: in its data, or else in its text.
+fn offers(error: &RpcError, asked: &str) -> Vec<String> {
+    let data = error.data.as_deref().and_then(|data| serde_json::from_str::<Value>(data).ok()).unwrap_or_default();
+    let lists = ["supported", "supportedVersions", "supported_versions"].map(|name| data.get(name));
+    let listed = lists.into_iter().flatten().filter_map(Value::as_array).flatten().filter_map(Value::as_str);
+    let listed = shown_versions(listed, asked);
+    if !listed.is_empty() {
+        return listed;
+    }
+    let is_part = |c: char| c.is_ascii_digit() || c == '-';
+    shown_versions(error.message.split(|c| !is_part(c)).map(|word| word.trim_matches('-')), asked)
+}
+
+fn shown_versions<'a>(all: impl Iterator<Item = &'a str>, asked: &str) -> Vec<String> {
+    let mut found: Vec<String> = Vec::new();
+    for version in all.filter(|version| is_revision(version) && *version != asked) {
+        if found.len() < MAX_OFFERS && !found.iter().any(|known| known == version) {
+            found.push(version.to_owned());
+        }
+    }
+    found
+}
+
+fn is_revision(text: &str) -> bool {
+    let fits = |(at, byte): (usize, u8)| if at == 4 || at == 7 { byte == b'-' } else { byte.is_ascii_digit() };
+    text.len() == 10 && text.bytes().enumerate().all(fits)
+}
+
+/// What a server wrote, fit to be shown: short, on one line, and without what the gateway was given to send to it.
+fn shown(message: &str, target: &Target) -> String {
+    let is_edge = |c: char| c.is_whitespace() || c.is_control() || matches!(c, ';' | ',' | '=' | ':' | '"');
+    let headers = target.headers.values().filter_map(|value| value.to_str().ok());
+    let of_headers = headers.flat_map(|value| value.split(is_edge)).map(str::to_owned);
+    let of_query = target.url.query_pairs().map(|(_, value)| value.into_owned());
+    let mut secrets: Vec<String> = of_headers.chain(of_query).filter(|secret| secret.len() >= MIN_SECRET).collect();
+    secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
+    let hidden = secrets.iter().fold(message.to_owned(), |text, secret| text.replace(secret.as_str(), "..."));
+    let words: Vec<&str> =
+        hidden.split(|c: char| c.is_whitespace() || c.is_control()).filter(|w| !w.is_empty()).collect();
+    let line = words.join(" ");
+    match line.char_indices().nth(MAX_MESSAGE) {
+        Some((at, _)) => format!("{}...", &line[..at]),
+        None => line,
+    }
+}
+
+/// What a server says of itself is shown to people: short, and without control characters.
+fn clipped(text: String) -> String {
+    text.chars().filter(|c| !c.is_control()).take(128).collect()
+}
+
+impl ServerCapabilities {
+    /// Whether it says when any of its lists changes.
+    pub fn announces_any(self) -> bool {
+        self.announces_tools || self.announces_prompts || self.announces_resources
+    }
+
+    /// What to ask for in `subscriptions/listen`, as JSON without braces.
+    pub fn announced_lists(self) -> String {
+        let lists = [
+            (self.announces_tools, r#""toolsListChanged":true"#),
+            (self.announces_prompts, r#""promptsListChanged":true"#),
+            (self.announces_resources, r#""resourcesListChanged":true"#),
+        ];
+        lists.into_iter().filter_map(|(announced, list)| announced.then_some(list)).collect::<Vec<_>>().join(",")
+    }
+}
+
+impl Capabilities {
+    pub(super) fn read(&self) -> ServerCapabilities {
+        let says = |capability: &Option<Value>, what: &str| {
+            capability.as_ref().is_some_and(|capability| capability.get(what) == Some(&Value::Bool(true)))
+        };
+        ServerCapabilities {
+            tools: self.tools.is_some(),
+            prompts: self.prompts.is_some(),
+            resources: self.resources.is_some(),
+            resources_subscribe: says(&self.resources, "subscribe"),
+            completions: self.completions.is_some(),
+            logging: self.logging.is_some(),
+            announces_tools: says(&self.tools, "listChanged"),
+            announces_prompts: says(&self.prompts, "listChanged"),
+            announces_resources: says(&self.resources, "listChanged"),
+        }
+    }
+}
