@@ -198,6 +198,25 @@ mod tests {
         assert!(matches!(Packed::Text("x".into()).unpack(), Err(SlotError::Snapshot(_))));
     }
 
+    #[test]
+    fn a_slot_that_is_deep_or_grows_without_end_is_refused_in_a_moment_and_breaks_nothing() {
+        let (deep, server) = ("[".repeat(1_000_000), Server::from_url("a", "http://a/").to_text());
+        let mut bomb = GzEncoder::new(Vec::new(), Compression::best());
+        (0..80).for_each(|_| bomb.write_all(&[b' '; 1024 * 1024]).unwrap());
+        let within = server.replacen('{', &format!("{{\"more\":{deep},"), 1);
+        for packed in [
+            Packed::Text(deep.clone()),
+            Packed::Text(format!(r#"{{"version":1,"servers":{deep}"#)),
+            Packed::Text(format!(r#"{{"version":1,"more":{deep}"#)),
+            Packed::Text(format!(r#"{{"version":1,"servers":[{within}]}}"#)),
+            Packed::Gzip(bomb.finish().unwrap()),
+        ] {
+            let began = std::time::Instant::now();
+            assert!(packed.unpack().is_err());
+            assert!(began.elapsed() < std::time::Duration::from_secs(20), "{:?}", began.elapsed());
+        }
+    }
+
     proptest! {
         #[test]
         fn slots_joined_are_the_snapshot(count in 0usize..40, slots in 1usize..9) {

@@ -259,6 +259,29 @@ async fn a_forgotten_session_whose_successor_does_not_come_sends_changed_headers
 }
 
 #[tokio::test]
+async fn a_clients_session_that_is_being_opened_goes_on_with_changed_headers() {
+    let server = Faulty::with_tools(Mode::Streamable, tools()).await;
+    let plain = with_header(&Server { session: SessionMode::PerClient, ..Server::from_url("a", &server.url()) }, "0");
+    let kit = Kit::start(&[&plain]).await;
+    let before = server.seen().initializes;
+    server.behave(|vices| vices.init = Reply::Never);
+    let changed = async {
+        wait_for("a session of the client", LIMIT, async || server.seen().initializes > before).await;
+        kit.apply(&[&with_header(&plain, "1")]).await;
+        let seen = server.seen().requests.len();
+        wait_for("another attempt", LIMIT, async || {
+            server.seen().of("initialize").last().is_some_and(|request| request.header("x-key") == "1")
+        })
+        .await;
+        server.behave(|vices| vices.init = Reply::Honest);
+        let all = server.seen();
+        assert!(all.requests.iter().skip(seen).all(|request| request.header("x-key") != "0"));
+    };
+    let (answer, ()) = tokio::join!(kit.call("x"), changed);
+    assert!(matches!(answer.status, 200 | 503 | 504), "{}", answer.text());
+}
+
+#[tokio::test]
 async fn limits_and_preferences_hold_at_once() {
     let (one, two) =
         (Faulty::with_tools(Mode::Streamable, tools()).await, Faulty::with_tools(Mode::Streamable, tools()).await);

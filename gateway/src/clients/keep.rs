@@ -18,7 +18,8 @@ use crate::pool::TIDY;
 use crate::secrets::Resolved;
 use crate::server::{CLOSE_LIMIT, Order, RECHECK, Shared, limits, target_of};
 use crate::trouble::Trouble;
-use crate::upstream::{CallError, Notices, Session, Target, connect};
+use crate::upstream::connect::Spoken;
+use crate::upstream::{CallError, ConnectError, Connected, Notices, Session, Target, connect};
 
 /// Keeps them until the server's task is to stop, then until their calls have finished or their time is over.
 pub async fn keep(handle: Arc<Handle>, clients: Arc<Clients>, shared: Arc<Shared>, mut orders: watch::Receiver<Order>) {
@@ -180,12 +181,36 @@ async fn lost(session: &Session, line: &Line, notices: &Notices) {
     }
 }
 
+/// Opens it, anew where its headers change meanwhile: what is no longer configured is not sent.
+async fn open(
+    line: &Line,
+    target: &mut Target,
+    spoken: Option<Spoken>,
+    notices: &Arc<Notices>,
+) -> Result<Connected, ConnectError> {
+    loop {
+        let changed = {
+            let mut opening = std::pin::pin!(connect(target, spoken, notices));
+            loop {
+                tokio::select! {
+                    outcome = &mut opening => return outcome,
+                    () = line.looked_at_again() => {}
+                }
+                if let Some(changed) = line.changed_headers().filter(|changed| *changed != target.headers) {
+                    break changed;
+                }
+            }
+        };
+        target.headers = changed;
+    }
+}
+
 /// One session from its opening to its end.
-async fn attend(handle: Arc<Handle>, clients: Arc<Clients>, line: Arc<Line>, target: Target) {
+async fn attend(handle: Arc<Handle>, clients: Arc<Clients>, line: Arc<Line>, mut target: Target) {
     let over = CallError::NotSent("its session is over");
     let mut there = There { clients: &clients, line: line.clone(), error: over };
     let notices = Arc::new(Notices { unasked: Some(line.unasked()), ..Notices::default() });
-    let mut connected = match connect(&target, clients.spoken(), &notices).await {
+    let mut connected = match open(&line, &mut target, clients.spoken(), &notices).await {
         Ok(connected) => connected,
         Err(error) => {
             debug!(server = %handle.name, problem = %error, "no session for a client");

@@ -86,12 +86,23 @@ impl Line {
     pub(super) fn set_headers(&self, headers: &HeaderMap) {
         self.state.send_if_modified(|state| {
             match state {
-                State::Opening(changed) => *changed = Some(headers.clone()),
+                State::Opening(changed) => {
+                    *changed = Some(headers.clone());
+                    self.again.notify_one();
+                }
                 State::Open { session, .. } => session.set_headers(headers.clone()),
                 State::Over(_) => {}
             }
             false
         });
+    }
+
+    /// What its headers have changed to while it is being opened.
+    pub(super) fn changed_headers(&self) -> Option<HeaderMap> {
+        match &*self.state.borrow() {
+            State::Opening(changed) => changed.clone(),
+            State::Open { .. } | State::Over(_) => None,
+        }
     }
 
     pub(super) fn over(&self, error: CallError) {
