@@ -91,6 +91,8 @@ macro_rules! reasons {
 reasons! {
     /// The object is valid.
     Accepted => Accepted, "";
+    /// The object is valid, but its server's certificate is not checked: anybody on the way can read and change calls.
+    InsecureSkipVerify => Accepted, "Name the certificate authority in tls.caRef, and leave tls.insecureSkipVerify out.";
     /// A field has a value that cannot be used; the message names it.
     Invalid => Accepted, "Correct the field that the message names.";
     /// It takes more than 64 KiB, the most that one server may take.
@@ -104,8 +106,10 @@ reasons! {
     ResolvedRefs => ResolvedRefs, "";
     /// `spec.service` names a Service that is not there.
     ServiceNotFound => ResolvedRefs, "Create the Service in the same namespace, or correct its name.";
-    /// The Service has no such port.
-    PortNotFound => ResolvedRefs, "Use a port that the Service lists.";
+    /// The Service has no such port, or the pods' port behind it cannot be known.
+    PortNotFound => ResolvedRefs, "Use a port that the message lists; give a headless Service a number as targetPort.";
+    /// The Service is of type ExternalName: another name for a host outside of the cluster.
+    ServiceExternal => ResolvedRefs, "Set spec.url to the URL at that host instead of spec.service.";
     /// A Secret is not there.
     SecretNotFound => ResolvedRefs, "Create the Secret in the namespace of the McpServer.";
     /// The Secret, or the ConfigMap, has no such key.
@@ -133,6 +137,8 @@ reasons! {
     GatewayUnreachable => Programmed, "Look at the pods of the gateway, and at NetworkPolicies towards their admin port.";
     /// Its ConfigMap has no room for it, because its namespace takes more than its share there; no gateway serves it.
     SnapshotTooLarge => Programmed, "Shorten or remove servers of this namespace: the youngest and largest are left out first. Or raise snapshot.slots of the chart.";
+    /// The installation that has served it was uninstalled, or does not watch this namespace any more.
+    NotServed => Programmed, "Install it again, or add the namespace to watch.namespaces of the chart.";
     /// It is not given to the gateway, because of another condition.
     NotAccepted => Programmed, "See the other conditions.";
 

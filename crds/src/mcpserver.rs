@@ -4,7 +4,7 @@
 
 use std::borrow::Cow;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
@@ -18,6 +18,7 @@ pub const PROTOCOL_VERSIONS: [&str; 5] = ["2024-11-05", "2025-03-26", "2025-06-1
     group = "portcullis.dev",
     version = "v1alpha1",
     kind = "McpServer",
+    doc = "One MCP server behind the gateway: where it is, how to reach it, which of its tools to offer.",
     plural = "mcpservers",
     shortname = "mcpsrv",
     category = "portcullis",
@@ -493,10 +494,26 @@ pub struct McpServerStatus {
     /// The last failure, as a short text without secrets.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
+    /// The installation that this status speaks of: its operator writes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub served_by: Option<ServedBy>,
+    /// Another installation, which asks whether that one is still there. It takes over if this is not taken out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub contender: Option<String>,
     /// `Accepted`, `ResolvedRefs`, `Programmed` and `Ready`; `Pooled` too where `spec.pool` is set.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
+}
+
+/// Whose gateway a status speaks of.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+pub struct ServedBy {
+    /// Namespace and name of the release, as `NAMESPACE/NAME`.
+    pub installation: String,
+    /// When it ended to serve this server. Absent: it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Time>,
 }
 
 /// What a server says of itself in the handshake.

@@ -36,14 +36,36 @@ pub struct Verdict {
 /// What is wrong with an McpServer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// The reason of the condition: `Invalid`, `TooLarge`, `Duplicate`, `ServiceNotFound` or `PortNotFound`.
+    /// The reason of the condition: `Invalid`, `TooLarge`, `Duplicate`, `ServiceNotFound`,
+    /// `ServiceExternal` or `PortNotFound`.
     pub reason: Reason,
     /// One sentence for people.
     pub message: String,
 }
 
-/// The ports of Services, by namespace and name: each with its name, if it has one, and its number.
-pub type ServicePorts = BTreeMap<(String, String), Vec<(Option<String>, u16)>>;
+/// What Services there are, by namespace and name.
+pub type KnownServices = BTreeMap<(String, String), KnownService>;
+
+/// What has to be known of a Service.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KnownService {
+    /// It is only another name for a host outside of the cluster.
+    pub is_external: bool,
+    /// Its ports.
+    pub ports: Vec<KnownPort>,
+}
+
+/// A port of a Service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KnownPort {
+    /// Its name, if it has one.
+    pub name: Option<String>,
+    /// Its number.
+    pub number: u16,
+    /// The port that has to be connected to. Of a headless Service that is the pods' own; none: it has a name there, which
+    /// only the pods know.
+    pub connect: Option<u16>,
+}
 
 /// What is known of Services.
 #[derive(Clone, Copy, Debug)]
@@ -51,7 +73,7 @@ pub enum Services<'a> {
     /// There is no cluster: no Service can be found.
     Unknown,
     /// Every Service that may be named.
-    Known(&'a ServicePorts),
+    Known(&'a KnownServices),
 }
 
 /// Translates McpServers into a snapshot. `home` is the namespace whose servers go by their bare names.
@@ -131,27 +153,44 @@ fn service_url(
     let path = service.path.as_deref().unwrap_or(if transport == Transport::Sse { "/sse" } else { "/mcp" });
     let url = |port: u16| format!("{scheme}://{name}.{}.svc:{port}{path}", key.namespace);
     let number = if let ServicePort::Number(number) = service.port { Some(url(number)) } else { None };
-    let Some(ports) = known.get(&(key.namespace.clone(), name.clone())) else {
+    let Some(found) = known.get(&(key.namespace.clone(), name.clone())) else {
         let message =
             format!("Service {name:?} is not in namespace {:?}: create it or correct spec.service", key.namespace);
         return (number, Some(refusal(Reason::ServiceNotFound, message)));
     };
-    let found = ports.iter().find(|(its_name, its_number)| match &service.port {
-        ServicePort::Number(number) => number == its_number,
-        ServicePort::Name(wanted) => its_name.as_ref() == Some(wanted),
-    });
-    match found {
-        Some((_, port)) => (Some(url(*port)), None),
-        None => {
-            let all: Vec<String> = ports.iter().map(|(_, port)| port.to_string()).collect();
-            let wanted = match &service.port {
-                ServicePort::Number(number) => number.to_string(),
-                ServicePort::Name(name) => name.clone(),
-            };
-            let message = format!("Service {name:?} has no port {wanted}: use one of {}", all.join(", "));
-            (number, Some(refusal(Reason::PortNotFound, message)))
-        }
+    if found.is_external {
+        let message = format!("Service {name:?} is an ExternalName, another name for a host: set spec.url instead");
+        return (None, Some(refusal(Reason::ServiceExternal, message)));
     }
+    match port_of(name, &service.port, &found.ports) {
+        Ok(port) => (Some(url(port)), None),
+        Err((known, message)) => (number.filter(|_| !known), Some(refusal(Reason::PortNotFound, message))),
+    }
+}
+
+/// The port to connect to; or whether the Service has the one that is wanted all the same, and what is wrong.
+fn port_of(service: &str, wanted: &ServicePort, ports: &[KnownPort]) -> Result<u16, (bool, String)> {
+    let found = ports.iter().find(|port| match wanted {
+        ServicePort::Number(number) => *number == port.number,
+        ServicePort::Name(name) => port.name.as_ref() == Some(name),
+    });
+    let wanted_text = match wanted {
+        ServicePort::Number(number) => number.to_string(),
+        ServicePort::Name(name) => name.clone(),
+    };
+    let Some(port) = found else {
+        let by_name = matches!(wanted, ServicePort::Name(_));
+        let of = |port: &KnownPort| port.name.clone().filter(|_| by_name).unwrap_or_else(|| port.number.to_string());
+        let all: Vec<String> = ports.iter().map(of).collect();
+        return Err((false, format!("Service {service:?} has no port {wanted_text}: use one of {}", all.join(", "))));
+    };
+    port.connect.ok_or_else(|| {
+        let message = format!(
+            "Service {service:?} is headless, and its port {wanted_text} leads to a port of the pods that has only a name: \
+             give it a number as targetPort, or the Service a cluster IP"
+        );
+        (true, message)
+    })
 }
 
 fn server_of(key: &ServerKey, server: &McpServer, home: &str, url: String) -> Server {
@@ -241,12 +280,22 @@ mod tests {
         serde_yaml::from_str(&yaml).unwrap()
     }
 
+    fn port(name: Option<&str>, number: u16, connect: Option<u16>) -> KnownPort {
+        KnownPort { name: name.map(Into::into), number, connect }
+    }
+
+    fn known(is_external: bool, ports: Vec<KnownPort>) -> KnownServices {
+        BTreeMap::from([(("team".to_owned(), "a".to_owned()), KnownService { is_external, ports })])
+    }
+
     #[test]
     fn a_service_becomes_a_url_and_a_missing_one_is_told() {
-        let ports = vec![(Some("mcp".to_owned()), 8080), (None, 9090)];
-        let known = BTreeMap::from([(("team".to_owned(), "a".to_owned()), ports)]);
-        let (here, nowhere) = (Services::Known(&known), BTreeMap::new());
-        let away = Services::Known(&nowhere);
+        let known_ports = known(false, vec![port(Some("mcp"), 8080, Some(8080)), port(None, 9090, Some(9090))]);
+        // Behind a headless Service, callers reach the pods themselves.
+        let headless = known(false, vec![port(Some("mcp"), 80, Some(8000)), port(Some("web"), 81, None)]);
+        let external = known(true, vec![port(Some("mcp"), 80, Some(80))]);
+        let (here, nowhere) = (Services::Known(&known_ports), BTreeMap::new());
+        let (away, pods, outside) = (Services::Known(&nowhere), Services::Known(&headless), Services::Known(&external));
         let cases = [
             ("8080", "", here, Some("http://a.team.svc:8080/mcp"), None),
             ("mcp", ", transport: sse", here, Some("http://a.team.svc:8080/sse"), None),
@@ -255,6 +304,12 @@ mod tests {
             ("1", "", here, Some("http://a.team.svc:1/mcp"), Some(Reason::PortNotFound)),
             ("8080", "", away, Some("http://a.team.svc:8080/mcp"), Some(Reason::ServiceNotFound)),
             ("mcp", "", away, None, Some(Reason::ServiceNotFound)),
+            ("80", "", pods, Some("http://a.team.svc:8000/mcp"), None),
+            ("mcp", "", pods, Some("http://a.team.svc:8000/mcp"), None),
+            ("81", "", pods, None, Some(Reason::PortNotFound)),
+            ("web", "", pods, None, Some(Reason::PortNotFound)),
+            ("80", "", outside, None, Some(Reason::ServiceExternal)),
+            ("mcp", "", outside, None, Some(Reason::ServiceExternal)),
         ];
         for (port, more, services, url, reason) in cases {
             let resolution = resolve(&[by_service(port, more)], "default", services);
@@ -264,6 +319,17 @@ mod tests {
             let revision = resolution.snapshot.servers.first().map(Server::revision);
             assert_eq!(resolution.verdicts[0].revision, revision);
         }
+    }
+
+    #[test]
+    fn a_port_that_is_not_there_is_answered_with_those_that_are_as_it_was_asked_for() {
+        let known = known(false, vec![port(Some("mcp"), 8080, Some(8080)), port(None, 9090, Some(9090))]);
+        let message = |port: &str| {
+            let resolution = resolve(&[by_service(port, "")], "default", Services::Known(&known));
+            resolution.verdicts[0].refusal.clone().unwrap().message
+        };
+        assert_eq!(message("http"), "Service \"a\" has no port http: use one of mcp, 9090");
+        assert_eq!(message("1"), "Service \"a\" has no port 1: use one of 8080, 9090");
     }
 
     proptest! {

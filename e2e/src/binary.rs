@@ -80,7 +80,12 @@ impl Program {
 
 /// Runs a command of the gateway to its end, with nothing in its environment but this; panics if it takes longer than 20 s.
 pub fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Ended {
-    let (mut child, output) = spawn(Program::Gateway, arguments, environment);
+    run_program(Program::Gateway, arguments, environment)
+}
+
+/// The same of either.
+pub fn run_program(program: Program, arguments: &[&str], environment: &[(&str, &str)]) -> Ended {
+    let (mut child, output) = spawn(program, arguments, environment);
     let status = wait(&mut child);
     Ended { code: status.code(), stdout: text(&output.stdout), stderr: text(&output.stderr) }
 }

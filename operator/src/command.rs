@@ -25,6 +25,8 @@ pub struct Cli {
 pub enum Command {
     /// Reconcile until a signal to stop
     Run,
+    /// Say in the status of McpServers that this installation serves them no more, and end
+    Retire,
     /// Print the CustomResourceDefinition of McpServer
     Crd,
     /// Print completions for a shell
@@ -51,6 +53,10 @@ impl Cli {
     }
 }
 
-fn uses(subcommand: &str, _setting: &str) -> bool {
-    subcommand == "run"
+fn uses(subcommand: &str, setting: &str) -> bool {
+    match subcommand {
+        "run" => true,
+        "retire" => matches!(setting, "installation" | "namespaces"),
+        _ => false,
+    }
 }

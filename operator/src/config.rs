@@ -2,10 +2,13 @@
 //!
 //! Pure. Each setting is one flag and one variable of the same meaning; an empty variable counts as absent.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use clap::Args;
 use portcullis_crds::names::DEFAULT_NAMESPACE;
+use serde::Deserialize;
 
 /// The most slots that are useful: each is a watch of every gateway replica.
 const MAX_SLOTS: usize = 64;
@@ -22,6 +25,9 @@ pub struct Options {
     /// Name of the ConfigMap that keeps the cluster's public keys for gateways that start while the API server is away
     #[arg(long, global = true, env = "KEYS_CONFIGMAP", value_name = "NAME")]
     pub keys_configmap: Option<String>,
+    /// Labels and annotations of these ConfigMaps where one has to be made anew, as JSON: {"labels": {}, "annotations": {}}
+    #[arg(long, global = true, env = "SLOT_METADATA", value_name = "JSON")]
+    pub slot_metadata: Option<String>,
     /// Name of the headless Service of the gateway's admin ports; its ready pods are asked what they have applied
     #[arg(long, global = true, env = "GATEWAY_SERVICE", value_name = "NAME")]
     pub gateway_service: Option<String>,
@@ -37,6 +43,13 @@ pub struct Options {
     /// Namespace whose McpServers go by their bare names; all others are NAMESPACE/NAME
     #[arg(long, global = true, env = "HOME_NAMESPACE", value_name = "NAME", default_value = DEFAULT_NAMESPACE)]
     pub home_namespace: Option<String>,
+    /// Name by which McpServers say whose gateway serves them, as NAMESPACE/RELEASE; absent: made from the namespace and
+    /// the Lease
+    #[arg(long, global = true, env = "INSTALLATION", value_name = "NAME")]
+    pub installation: Option<String>,
+    /// Seconds after which an installation that does not answer counts as gone, and its McpServers are taken over
+    #[arg(long, global = true, env = "TAKEOVER_SECONDS", value_name = "SECONDS", default_value = "120")]
+    pub takeover_seconds: Option<String>,
     /// Name of the Lease that lets one replica write; without it there is no election
     #[arg(long, global = true, env = "LEASE", value_name = "NAME")]
     pub lease: Option<String>,
@@ -66,12 +79,18 @@ pub struct Config {
     pub slots: Vec<String>,
     /// The ConfigMap of the cluster's public keys; none: they are not kept.
     pub keys: Option<String>,
+    /// What one of them carries that is made anew.
+    pub slot_metadata: SlotMetadata,
     /// Where gateway replicas are found.
     pub gateways: Gateways,
     /// Whose McpServers are reconciled.
     pub scope: Scope,
     /// Whose servers go by their bare names.
     pub home: String,
+    /// Name of the installation, if one is given.
+    pub installation: Option<String>,
+    /// After which another installation that does not answer counts as gone.
+    pub takeover: Duration,
     /// Name of this replica.
     pub identity: String,
     /// How one of several replicas is elected.
@@ -84,6 +103,25 @@ pub struct Config {
     pub log_level: String,
     /// JSON lines rather than text.
     pub log_json: bool,
+}
+
+impl Config {
+    /// What tells this installation from another: all its replicas have the same.
+    pub fn installation(&self, namespace: &str) -> String {
+        let lease = self.election.as_ref().map(|election| election.lease.as_str());
+        let part = lease.or(self.slots.first().map(String::as_str)).unwrap_or_default();
+        self.installation.clone().unwrap_or_else(|| format!("{namespace}/{part}"))
+    }
+}
+
+/// What the installer gives its ConfigMaps, so that it takes one for its own that the operator has made anew.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SlotMetadata {
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Annotations.
+    pub annotations: BTreeMap<String, String>,
 }
 
 /// Where gateway replicas are found.
@@ -143,9 +181,12 @@ impl Options {
             namespace: text(&self.namespace).map(str::to_owned),
             slots: self.slots(&mut problems),
             keys: text(&self.keys_configmap).map(str::to_owned),
+            slot_metadata: self.slot_metadata(&mut problems),
             gateways: self.gateways(&mut problems),
             scope: self.scope(&mut problems),
             home: text(&self.home_namespace).unwrap_or(DEFAULT_NAMESPACE).to_owned(),
+            installation: text(&self.installation).map(str::to_owned),
+            takeover: self.takeover(&mut problems),
             election: text(&self.lease).map(|lease| Election { lease: lease.to_owned(), identity: identity.clone() }),
             identity,
             status_writes_per_second: self.status_writes(&mut problems),
@@ -154,6 +195,15 @@ impl Options {
             log_json: format == "json",
         };
         if problems.is_empty() { Ok(config) } else { Err(problems) }
+    }
+
+    /// Whose servers are served no more: the installation, and the namespaces; none: all.
+    ///
+    /// # Errors
+    /// The installation is not named.
+    pub fn retirement(&self) -> Result<(String, Vec<String>), Problem> {
+        let installation = text(&self.installation).ok_or("INSTALLATION is not set: name it as NAMESPACE/RELEASE")?;
+        Ok((installation.to_owned(), list(&self.namespaces).into_iter().filter(|name| name != "*").collect()))
     }
 
     fn slots(&self, problems: &mut Vec<Problem>) -> Vec<String> {
@@ -169,6 +219,16 @@ impl Options {
             problems.push(format!("CONFIGMAPS has {} names: use at most {MAX_SLOTS}", names.len()));
         }
         names
+    }
+
+    fn slot_metadata(&self, problems: &mut Vec<Problem>) -> SlotMetadata {
+        let Some(json) = text(&self.slot_metadata) else { return SlotMetadata::default() };
+        serde_json::from_str(json).unwrap_or_else(|error| {
+            problems.push(format!(
+                "SLOT_METADATA is no JSON of the form {{\"labels\": {{}}, \"annotations\": {{}}}}: {error}"
+            ));
+            SlotMetadata::default()
+        })
     }
 
     fn gateways(&self, problems: &mut Vec<Problem>) -> Gateways {
@@ -210,6 +270,17 @@ impl Options {
             }
             (None, false) => Scope::Namespaces(names),
             (None, true) => Scope::All,
+        }
+    }
+
+    /// Less than it takes a Lease to change hands would take over from those who are there; only tests want that.
+    fn takeover(&self, problems: &mut Vec<Problem>) -> Duration {
+        match text(&self.takeover_seconds).unwrap_or("120").parse() {
+            Ok(seconds @ 1..=86_400) => Duration::from_secs(seconds),
+            _ => {
+                problems.push("TAKEOVER_SECONDS must be a whole number from 1 to 86400".into());
+                Duration::from_secs(120)
+            }
         }
     }
 
@@ -261,11 +332,13 @@ mod tests {
             log_level: given("loud"),
             log_format: given("xml"),
             configmaps: given("a,a"),
+            slot_metadata: given("team=a"),
             gateway_service: given("a"),
             gateways: given("x,127.0.0.1:1"),
             namespaces: given("a"),
             namespace_selector: given("b=c"),
             status_writes_per_second: given("0"),
+            takeover_seconds: given("soon"),
             ..Options::default()
         };
         let problems = options.check("host").unwrap_err();
@@ -275,9 +348,11 @@ mod tests {
             "LOG_LEVEL",
             "LOG_FORMAT",
             "CONFIGMAPS",
+            "SLOT_METADATA",
             "GATEWAYS",
             "GATEWAY_SERVICE",
             "NAMESPACES",
+            "TAKEOVER_SECONDS",
             "STATUS_WRITES_PER_SECOND",
         ];
         assert_eq!(settings, expected);
@@ -288,6 +363,7 @@ mod tests {
         let config = good().check("host").unwrap();
         assert_eq!(config.slots, ["a-0", "a-1"]);
         assert_eq!(config.gateways, Gateways::Service("gateway-admin".into()));
+        assert_eq!(config.installation("n"), "n/a-0");
         assert_eq!((config.scope, config.home.as_str(), config.election), (Scope::All, "default", None));
         assert_eq!((config.status_writes_per_second, config.admin.port()), (500, 9090));
         assert_eq!(Options::default().check("host").unwrap_err().len(), 2);

@@ -2,18 +2,20 @@
 //!
 //! It alone owns the state, so nothing is locked; every write is a task of its own set, whose end is news as well.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use futures_util::StreamExt as _;
-use k8s_openapi::api::core::v1::{Namespace, Service};
+use k8s_openapi::api::core::v1::{Namespace, Service, ServicePort};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use k8s_openapi::jiff::Timestamp;
 use kube::core::DeserializeGuard;
 use kube::runtime::watcher::Event;
 use kube::{Client, ResourceExt as _};
 use portcullis_crds::mcpserver::McpServerStatus;
+use portcullis_crds::resolve::{KnownPort, KnownService};
 use portcullis_crds::{ConditionType, McpServer, ServerKey, rules};
 use portcullis_runtime::{Latch, Shutdown};
 use tokio::sync::{mpsc, watch};
@@ -24,12 +26,15 @@ use crate::config::{Config, Gateways, Scope};
 use crate::events::Teller;
 use crate::inventory::{Inventory, Object, Touched};
 use crate::metrics::Metrics;
+use crate::ownership::{Ownership, owner_of};
 use crate::poll::Told;
 use crate::publish::{Slots, version};
 use crate::replicas::Replicas;
+use crate::report::Report;
+use crate::scopes::{Kind, Refused};
 use crate::status;
 use crate::statuses::{Outcome, Statuses, Wrote};
-use crate::watch::{self as watches, Listing, News, Step, key_of};
+use crate::watch::{self as watches, Listing, News, Step, Watch, key_of};
 
 /// Everything that is known, and everything that is under way.
 pub struct Controller {
@@ -37,14 +42,23 @@ pub struct Controller {
     slots: Slots,
     statuses: Statuses,
     replicas: Replicas,
+    /// The namespace of each watch of servers; none: all.
+    places: Vec<Option<String>>,
+    refused: Refused,
     servers: Vec<Listing<ServerKey>>,
     services: Vec<Listing<ServerKey>>,
     namespaces: Option<Listing<String>>,
     slices: Listing<String>,
+    ownership: Ownership,
+    /// Statuses that were seen while another was written, with the versions of their objects.
+    seen: BTreeMap<ServerKey, (u64, McpServerStatus)>,
+    /// Servers, and installations, of which was told that they are, and serve, another's.
+    told_of: (BTreeSet<ServerKey>, BTreeSet<String>),
     teller: Teller,
     metrics: Metrics,
     /// How many servers there are by the status of their condition `Ready`.
     counts: BTreeMap<&'static str, i64>,
+    reports: watch::Sender<Report>,
     leads: bool,
     complete: Option<Latch>,
 }
@@ -60,22 +74,34 @@ impl Controller {
         complete: Latch,
     ) -> Self {
         let selective = matches!(config.scope, Scope::Selector(_));
-        let scopes = watches::scope_count(&config.scope);
+        let places = watches::scopes(&config.scope);
+        let installation = config.installation(namespace);
         Self {
             inventory: Inventory::new(config.home.clone(), config.slots.len(), selective),
-            slots: Slots::new(client, namespace, &config.slots, metrics.clone()),
-            statuses: Statuses::new(client.clone(), config.status_writes_per_second, metrics.clone()),
+            slots: Slots::new(client, namespace, config, metrics.clone()),
+            statuses: Statuses::new(client.clone(), &installation, config.status_writes_per_second, metrics.clone()),
             replicas: Replicas::new(metrics.clone()),
-            servers: (0..scopes).map(|_| Listing::default()).collect(),
-            services: (0..scopes).map(|_| Listing::default()).collect(),
+            servers: places.iter().map(|_| Listing::default()).collect(),
+            services: places.iter().map(|_| Listing::default()).collect(),
+            places,
+            refused: Refused::default(),
             namespaces: selective.then(Listing::default),
             slices: Listing::default(),
+            ownership: Ownership::new(installation, config.takeover, Timestamp::now()),
+            seen: BTreeMap::new(),
+            told_of: Default::default(),
             teller,
             metrics,
             counts: BTreeMap::new(),
+            reports: watch::Sender::default(),
             leads: false,
             complete: Some(complete),
         }
+    }
+
+    /// What is told at `/status` of the admin port.
+    pub fn reports(&self) -> watch::Receiver<Report> {
+        self.reports.subscribe()
     }
 
     /// Runs until the process stops, then lets writes under way finish.
@@ -120,20 +146,94 @@ impl Controller {
         let now = Instant::now();
         match news {
             News::Server(scope, event) => {
+                self.look_whether_listed(Kind::Servers, scope, &event);
                 let Some(listing) = self.servers.get_mut(scope) else { return };
                 let step = listing.step(event, key_of);
                 self.server(step, now);
             }
-            News::Service(scope, event) => self.service(scope, event, now),
+            News::Service(scope, event) => {
+                self.look_whether_listed(Kind::Services, scope, &event);
+                self.service(scope, event, now);
+            }
             News::Namespace(event) => self.namespace(event, now),
             News::Slot(index, event) => self.slots.seen(index, event),
             News::Endpoints(event) => self.endpoints(event, now),
-            News::Broken(kind, error) => {
+            News::Broken(watch, error) => {
+                let kind = watch.resource();
                 self.metrics.watch_errors.with_label_values(&[kind]).inc();
                 warn!(kind, %error, "a watch broke, it is opened anew");
+                if let Watch::Place(kind, number) = watch
+                    && self.places.get(number).is_some_and(Option::is_some)
+                    && watches::is_refused(&error)
+                {
+                    self.refused.refused(kind, number, now);
+                }
             }
         }
         self.look_whether_complete();
+    }
+
+    /// Notes that a namespace can be read again, when the whole list of it has come.
+    fn look_whether_listed<K>(&mut self, kind: Kind, number: usize, event: &Event<K>) {
+        if matches!(event, Event::InitDone) && self.refused.listed(kind, number) {
+            info!(
+                namespace = self.place(number),
+                resource = Watch::Place(kind, number).resource(),
+                "it can be read again"
+            );
+            self.count_unreadable();
+        }
+    }
+
+    /// Lets namespaces that have been refused for a while count as empty.
+    fn give_up_refused(&mut self, now: Instant) {
+        let due = self.refused.due(now);
+        if due.is_empty() {
+            return;
+        }
+        for (kind, number) in due {
+            warn!(
+                namespace = self.place(number),
+                resource = Watch::Place(kind, number).resource(),
+                "the API server does not let it be read: the namespace is gone, or the Role is missing in it; it counts as empty"
+            );
+            match kind {
+                Kind::Servers => {
+                    let gone = self.servers.get_mut(number).map(Listing::give_up).unwrap_or_default();
+                    self.server(Step::Gone(gone), now);
+                }
+                // Servers that name a Service by its port are not changed by that.
+                Kind::Services => drop(self.services.get_mut(number).map(Listing::give_up)),
+            }
+        }
+        self.count_unreadable();
+        self.look_whether_complete();
+    }
+
+    fn count_unreadable(&self) {
+        for (number, place) in self.places.iter().enumerate() {
+            let Some(namespace) = place else { continue };
+            let unreadable = [Kind::Servers, Kind::Services].iter().any(|kind| self.refused.is_given_up(*kind, number));
+            self.metrics.unreadable.with_label_values(&[namespace]).set(i64::from(unreadable));
+        }
+    }
+
+    fn place(&self, number: usize) -> &str {
+        self.places.get(number).and_then(Option::as_deref).unwrap_or_default()
+    }
+
+    /// What is told at `/status` of the admin port.
+    fn report(&self) -> Report {
+        let unreadable = |number: &usize| self.refused.is_given_up(Kind::Servers, *number);
+        let numbers = (0..self.places.len()).filter(unreadable);
+        Report {
+            installation: self.ownership.me().to_owned(),
+            leads: self.leads,
+            listed: self.complete.is_none(),
+            servers: self.inventory.len(),
+            servers_of_others: self.ownership.count(),
+            unreadable_namespaces: numbers.map(|number| self.place(number).to_owned()).collect(),
+        }
     }
 
     fn server(&mut self, step: Step<ServerKey, DeserializeGuard<McpServer>>, now: Instant) {
@@ -146,6 +246,7 @@ impl Controller {
                     self.inventory.get(&key).map(|entry| entry.object.status.clone()).as_ref(),
                     Some(&object.status),
                 );
+                self.ownership.see(&key, &object.status, now);
                 self.inventory.put_object(key, object)
             }
             Step::Gone(keys) => {
@@ -154,6 +255,9 @@ impl Controller {
                     self.count(self.inventory.get(&key).map(|entry| entry.object.status.clone()).as_ref(), None);
                     touched.add(self.inventory.remove(&key));
                     self.statuses.remove(&key);
+                    self.ownership.forget(&key, now);
+                    self.seen.remove(&key);
+                    self.told_of.0.remove(&key);
                 }
                 touched
             }
@@ -162,7 +266,11 @@ impl Controller {
     }
 
     /// What we wrote ourselves is newer than what is seen of the time before.
-    fn with_known_status(&self, key: &ServerKey, mut object: Object) -> Object {
+    fn with_known_status(&mut self, key: &ServerKey, mut object: Object) -> Object {
+        if self.statuses.is_busy(key) {
+            // Ours, or of somebody else who was faster: that shows when the write has ended.
+            self.seen.insert(key.clone(), (object.version, object.status.clone()));
+        }
         let known = self.inventory.get(key).map(|entry| &entry.object).filter(|known| known.uid == object.uid);
         if let Some(known) = known.filter(|known| self.statuses.is_busy(key) || object.version < known.version) {
             object.status = known.status.clone();
@@ -178,7 +286,7 @@ impl Controller {
             Step::Wait => {}
             Step::Put(service) => {
                 let key = key_of(&service);
-                touched = self.inventory.put_service(&key.namespace, &key.name, Some(ports_of(&service)));
+                touched = self.inventory.put_service(&key.namespace, &key.name, Some(known_of(&service)));
             }
             Step::Gone(keys) => {
                 for key in keys {
@@ -268,18 +376,72 @@ impl Controller {
         if !self.may_write() {
             return self.statuses.forget(key);
         }
+        if let Some(owner) = self.ownership.other(key).map(str::to_owned) {
+            self.stand_back(key, &owner);
+            return self.statuses.forget(key);
+        }
+        if self.ownership.has_left(key) {
+            return self.statuses.forget(key);
+        }
         match self.wanted(key, now) {
             Some((old, new, settled)) => self.statuses.wanted(key, status::change(&old, &new), settled, now),
             None => self.statuses.remove(key),
         }
     }
 
+    /// Says once that the status of a server is left to another installation.
+    fn stand_back(&mut self, key: &ServerKey, owner: &str) {
+        let me = self.ownership.me();
+        if self.told_of.1.insert(owner.to_owned()) {
+            warn!(
+                installation = me,
+                other = owner,
+                "another installation serves McpServers that are watched here too: it writes their statuses"
+            );
+        }
+        if self.told_of.0.insert(key.clone()) {
+            let uid = self.inventory.get(key).map(|entry| entry.object.uid.clone()).unwrap_or_default();
+            let note = format!(
+                "installation {owner} serves it and writes its status, so installation {me} does not: give them disjoint \
+                 watch.namespaces"
+            );
+            self.teller.story(key, &uid, (true, "ServedByAnother".into(), note));
+        }
+    }
+
+    /// Asks other installations whether they are there, and takes over from those that are not.
+    fn look_at_others(&mut self, now: Instant) {
+        let due = self.ownership.due(now);
+        for key in due.ask {
+            let Some(entry) = self.inventory.get(&key) else { continue };
+            let (object, me) = (&entry.object, self.ownership.me().to_owned());
+            if object.status.contender.is_none() {
+                let asking = McpServerStatus { contender: Some(me), ..object.status.clone() };
+                self.statuses.write(key, object.uid.clone(), asking, known(object.version), now);
+            }
+        }
+        for (installation, servers) in due.gone {
+            warn!(
+                installation,
+                servers = servers.len(),
+                "this installation does not answer, its McpServers are taken over"
+            );
+            self.told_of.1.remove(&installation);
+            for key in servers {
+                self.told_of.0.remove(&key);
+                self.touch(&key, now);
+            }
+        }
+        self.metrics.others.set(i64::try_from(self.ownership.count()).unwrap_or(i64::MAX));
+    }
+
     /// The status of a server as it is and as it should be, and whether that is how things ended.
     fn wanted(&self, key: &ServerKey, now: Instant) -> Option<(McpServerStatus, McpServerStatus, bool)> {
-        let entry = self.inventory.get(key)?;
+        let is_ours = self.ownership.other(key).is_none() && !self.ownership.has_left(key);
+        let entry = self.inventory.get(key).filter(|_| is_ours)?;
         let view = self.replicas.view(key, entry.verdict.revision.as_deref(), now);
         let left_out = self.slots.is_left_out(self.inventory.slot_of(key), key);
-        let new = status::desired(entry, &view, left_out, &this_second());
+        let new = status::desired(entry, &view, left_out, self.ownership.me(), &this_second());
         let settled = status::is_settled(&new, &view);
         Some((entry.object.status.clone(), new, settled))
     }
@@ -291,6 +453,17 @@ impl Controller {
 
     fn work(&mut self) {
         let now = Instant::now();
+        self.give_up_refused(now);
+        self.look_at_slots_and_statuses(now);
+        let report = self.report();
+        self.reports.send_if_modified(|told| {
+            let differs = *told != report;
+            *told = report;
+            differs
+        });
+    }
+
+    fn look_at_slots_and_statuses(&mut self, now: Instant) {
         if self.replicas.count_silent(now) {
             self.touch_all(now);
         }
@@ -300,11 +473,15 @@ impl Controller {
         for key in self.slots.write_due(&self.inventory, now) {
             self.touch(&key, now);
         }
+        self.look_at_others(now);
         while let Some(key) = self.statuses.take_due(now) {
             let Some((old, new, _)) = self.wanted(&key, now) else { continue };
+            let Some(entry) = self.inventory.get(&key) else { continue };
             if status::change(&old, &new) != status::Change::None {
-                let uid = self.inventory.get(&key).map(|entry| entry.object.uid.clone()).unwrap_or_default();
-                self.statuses.write(key, uid, new, now);
+                // Of two that take it at the same time, one is refused, and sees that the other has it.
+                let takes = owner_of(&old) != Some(self.ownership.me());
+                let version = known(entry.object.version).filter(|_| takes);
+                self.statuses.write(key, entry.object.uid.clone(), new, version, now);
             }
         }
     }
@@ -313,25 +490,37 @@ impl Controller {
         let now = Instant::now();
         let Wrote { key, uid, status, outcome } = wrote;
         self.statuses.note(&key, outcome, now);
-        // Deleted and made anew meanwhile: what the new one holds, its own news tell.
-        let entry = self.inventory.get_mut(&key).filter(|entry| entry.object.uid == uid);
-        if let (Outcome::Done(version), Some(entry)) = (outcome, entry) {
-            let old = std::mem::replace(&mut entry.object.status, status.clone());
-            entry.object.version = version.unwrap_or(0).max(entry.object.version);
-            self.teller.tell(&key, &entry.object.uid, &old, &status);
-            self.count(Some(&old), Some(&status));
+        let seen = self.seen.remove(&key);
+        if status.contender.is_some() && !matches!(outcome, Outcome::Done(_)) {
+            self.ownership.not_asked(&key, now);
         }
+        // Deleted and made anew meanwhile: what the new one holds, its own news tell.
+        let Some(entry) = self.inventory.get_mut(&key).filter(|entry| entry.object.uid == uid) else { return };
+        let old = entry.object.status.clone();
+        let mut written = 0;
+        if let Outcome::Done(version) = outcome {
+            written = version.unwrap_or(0);
+            entry.object.status = status;
+            entry.object.version = written.max(entry.object.version);
+            self.teller.tell(&key, &entry.object.uid, &old, &entry.object.status);
+        }
+        if let Some((_, newer)) = seen.filter(|(version, _)| *version > written) {
+            entry.object.status = newer;
+        }
+        let new = entry.object.status.clone();
+        self.ownership.see(&key, &new, now);
+        self.count(Some(&old), Some(&new));
         if outcome != Outcome::Failed {
             self.touch(&key, now);
         }
     }
 
     fn next_wake(&mut self, now: Instant) -> Option<Instant> {
-        let silent = self.replicas.next_change(now);
+        let silent = [self.replicas.next_change(now), self.refused.next()].into_iter().flatten().min();
         if !self.may_write() {
             return silent;
         }
-        [silent, self.slots.next(now), self.statuses.next(now)].into_iter().flatten().min()
+        [silent, self.slots.next(now), self.statuses.next(now), self.ownership.next()].into_iter().flatten().min()
     }
 
     fn count(&mut self, old: Option<&McpServerStatus>, new: Option<&McpServerStatus>) {
@@ -351,6 +540,11 @@ fn ready_word(status: &McpServerStatus) -> &'static str {
         Some("False") => "false",
         _ => "unknown",
     }
+}
+
+/// The version of an object, if it is a number.
+fn known(version: u64) -> Option<u64> {
+    Some(version).filter(|version| *version > 0)
 }
 
 fn this_second() -> Time {
@@ -374,11 +568,23 @@ fn object_of(object: DeserializeGuard<McpServer>) -> Object {
     }
 }
 
-fn ports_of(service: &Service) -> Vec<(Option<String>, u16)> {
-    let ports = service.spec.as_ref().and_then(|spec| spec.ports.as_ref());
-    let port =
-        |port: &k8s_openapi::api::core::v1::ServicePort| Some((port.name.clone(), u16::try_from(port.port).ok()?));
-    ports.into_iter().flatten().filter_map(port).collect()
+/// What has to be known of a Service. Behind one without a cluster IP, its name leads to the pods themselves.
+fn known_of(service: &Service) -> KnownService {
+    let Some(spec) = &service.spec else { return KnownService::default() };
+    let is_headless = spec.cluster_ip.as_deref() == Some("None");
+    let port = |port: &ServicePort| {
+        let number = u16::try_from(port.port).ok()?;
+        let connect = match &port.target_port {
+            Some(IntOrString::Int(target)) if is_headless => u16::try_from(*target).ok(),
+            Some(IntOrString::String(_)) if is_headless => None,
+            _ => Some(number),
+        };
+        Some(KnownPort { name: port.name.clone(), number, connect })
+    };
+    KnownService {
+        is_external: spec.type_.as_deref() == Some("ExternalName"),
+        ports: spec.ports.iter().flatten().filter_map(port).collect(),
+    }
 }
 
 /// Admin ports of the pods that take traffic.
@@ -422,6 +628,22 @@ mod tests {
         .unwrap();
         let expected: Vec<SocketAddr> = vec!["[fd00::1]:9090".parse().unwrap()];
         assert_eq!(addresses_of(&slice), expected);
+    }
+
+    #[test]
+    fn behind_a_headless_service_the_pods_own_port_counts() {
+        let service = |spec: serde_json::Value| -> Service { serde_json::from_value(json!({"spec": spec})).unwrap() };
+        let ports = json!([
+            {"name": "a", "port": 80, "targetPort": 8000},
+            {"name": "b", "port": 81, "targetPort": "http"},
+            {"name": "c", "port": 82},
+        ]);
+        let connects = |spec: serde_json::Value| -> Vec<Option<u16>> {
+            known_of(&service(spec)).ports.into_iter().map(|port| port.connect).collect()
+        };
+        assert_eq!(connects(json!({"clusterIP": "10.0.0.1", "ports": ports})), [Some(80), Some(81), Some(82)]);
+        assert_eq!(connects(json!({"clusterIP": "None", "ports": ports})), [Some(8000), None, Some(82)]);
+        assert!(known_of(&service(json!({"type": "ExternalName", "externalName": "a.example"}))).is_external);
     }
 
     #[test]

@@ -54,18 +54,24 @@ pub fn channel(metrics: Metrics) -> (Teller, mpsc::Receiver<Story>) {
 impl Teller {
     /// Tells what is different between two statuses of a server.
     pub fn tell(&self, key: &ServerKey, uid: &str, old: &McpServerStatus, new: &McpServerStatus) {
-        for (warning, reason, note) in transitions(old, new) {
-            let about = ObjectReference {
-                api_version: Some(format!("{GROUP}/v1alpha1")),
-                kind: Some("McpServer".into()),
-                namespace: Some(key.namespace.clone()),
-                name: Some(key.name.clone()),
-                uid: Some(uid.to_owned()),
-                ..ObjectReference::default()
-            };
-            if self.stories.try_send(Story { about, warning, reason, note }).is_err() {
-                self.metrics.events.with_label_values(&["dropped"]).inc();
-            }
+        for told in transitions(old, new) {
+            self.story(key, uid, told);
+        }
+    }
+
+    /// Tells something of a server: whether it is bad, the reason, and a sentence.
+    pub fn story(&self, key: &ServerKey, uid: &str, (warning, reason, note): (bool, String, String)) {
+        let about = ObjectReference {
+            api_version: Some(format!("{GROUP}/v1alpha1")),
+            kind: Some("McpServer".into()),
+            namespace: Some(key.namespace.clone()),
+            name: Some(key.name.clone()),
+            uid: Some(uid.to_owned()),
+            ..ObjectReference::default()
+        };
+        let note = note.chars().take(MAX_NOTE).collect();
+        if self.stories.try_send(Story { about, warning, reason, note }).is_err() {
+            self.metrics.events.with_label_values(&["dropped"]).inc();
         }
     }
 }
@@ -89,13 +95,15 @@ fn transitions(old: &McpServerStatus, new: &McpServerStatus) -> Vec<(bool, Strin
         let good = now.status == "True";
         // Only that it can be called is good news of its own; that something is well again is told if it was not.
         let was_bad = before.is_some_and(|before| before.status == "False");
-        if same || silent || (good && kind != ConditionType::Ready && !was_bad) {
+        // Good, as far as it goes.
+        let dangerous = now.reason == Reason::InsecureSkipVerify.as_str();
+        if same || silent || (good && kind != ConditionType::Ready && !was_bad && !dangerous) {
             continue;
         }
         let quiet = [Reason::Disabled, Reason::Draining].iter().any(|reason| reason.as_str() == now.reason);
         let note =
             if now.message.is_empty() { format!("{} is {}", now.type_, now.status) } else { now.message.clone() };
-        told.push((!good && !quiet, now.reason.clone(), note.chars().take(MAX_NOTE).collect()));
+        told.push(((!good && !quiet) || dangerous, now.reason.clone(), note));
     }
     told
 }
@@ -156,7 +164,7 @@ mod tests {
 
     #[test]
     fn only_transitions_that_people_care_for_are_told() {
-        use ConditionType::{Programmed, Ready, ResolvedRefs};
+        use ConditionType::{Accepted, Programmed, Ready, ResolvedRefs};
         let none = status(&[]);
         let well = status(&[(ResolvedRefs, "True", Reason::ResolvedRefs), (Ready, "True", Reason::Ready)]);
         let away = status(&[(Ready, "False", Reason::BackendUnreachable)]);
@@ -176,5 +184,9 @@ mod tests {
         assert_eq!(words(&well, &secret), ["!SecretNotFound"]);
         assert_eq!(words(&secret, &well), ["ResolvedRefs", "Ready"]);
         assert_eq!(words(&well, &off), ["Disabled"]);
+        let insecure = status(&[(Accepted, "True", Reason::InsecureSkipVerify)]);
+        assert_eq!(words(&none, &insecure), ["!InsecureSkipVerify"]);
+        assert_eq!(words(&insecure, &insecure), Vec::<String>::new());
+        assert_eq!(words(&insecure, &status(&[(Accepted, "True", Reason::Accepted)])), Vec::<String>::new());
     }
 }

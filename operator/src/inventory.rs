@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use portcullis_crds::mcpserver::McpServerStatus;
-use portcullis_crds::resolve::{ServicePorts, key_of};
+use portcullis_crds::resolve::{KnownService, KnownServices, key_of};
 use portcullis_crds::slots::slot_of;
 use portcullis_crds::snapshot::revision_of;
 use portcullis_crds::{McpServer, Reason, Refusal, ServerKey, Services, Verdict, resolve};
@@ -19,7 +19,7 @@ pub struct Inventory {
     home: String,
     selected: Option<BTreeSet<String>>,
     entries: BTreeMap<ServerKey, Entry>,
-    services: ServicePorts,
+    services: KnownServices,
     /// Which servers name a Service.
     users: BTreeMap<(String, String), BTreeSet<ServerKey>>,
     slots: Vec<Texts>,
@@ -89,7 +89,7 @@ impl Inventory {
             home,
             selected: selective.then(BTreeSet::new),
             entries: BTreeMap::new(),
-            services: ServicePorts::new(),
+            services: KnownServices::new(),
             users: BTreeMap::new(),
             slots: vec![Texts::new(); slots],
         }
@@ -103,6 +103,16 @@ impl Inventory {
     /// One server, to note what was written of it.
     pub fn get_mut(&mut self, key: &ServerKey) -> Option<&mut Entry> {
         self.entries.get_mut(key)
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
     }
 
     /// Every key.
@@ -149,14 +159,14 @@ impl Inventory {
         touched
     }
 
-    /// A Service is new or has changed, or, without ports, is gone.
-    pub fn put_service(&mut self, namespace: &str, name: &str, ports: Option<Vec<(Option<String>, u16)>>) -> Touched {
+    /// A Service is new or has changed, or, where nothing is known of it, is gone.
+    pub fn put_service(&mut self, namespace: &str, name: &str, known: Option<KnownService>) -> Touched {
         let service = (namespace.to_owned(), name.to_owned());
-        let before = match ports.clone() {
-            Some(ports) => self.services.insert(service.clone(), ports),
+        let before = match known.clone() {
+            Some(known) => self.services.insert(service.clone(), known),
             None => self.services.remove(&service),
         };
-        if before == ports {
+        if before == known {
             return Touched::default();
         }
         let users: Vec<ServerKey> = self.users.get(&service).into_iter().flatten().cloned().collect();
@@ -246,6 +256,7 @@ fn service_of(key: &ServerKey, object: &Object) -> Option<(String, String)> {
 #[cfg(test)]
 mod tests {
     use portcullis_crds::Snapshot;
+    use portcullis_crds::resolve::KnownPort;
     use portcullis_crds::slots::{join, split};
     use proptest::prelude::*;
     use serde_json::json;
@@ -303,13 +314,14 @@ mod tests {
         inventory.put(server("n", "s", json!({"service": {"name": "a", "port": "mcp"}})));
         inventory.put(server("m", "s", json!({"service": {"name": "a", "port": "mcp"}})));
         assert_eq!(urls(&inventory), Vec::<String>::new());
-        let ports = Some(vec![(Some("mcp".to_owned()), 80)]);
+        let port = KnownPort { name: Some("mcp".to_owned()), number: 80, connect: Some(80) };
+        let ports = Some(KnownService { is_external: false, ports: vec![port] });
         assert_eq!(inventory.put_service("n", "a", ports.clone()), touched(&[("n", "s")], &[0]));
         assert_eq!(inventory.put_service("n", "a", ports), Touched::default());
         assert_eq!(urls(&inventory), ["http://a.n.svc:80/mcp"]);
         assert_eq!(inventory.put_service("n", "a", None), touched(&[("n", "s")], &[0]));
         inventory.put(server("n", "s", json!({"url": "http://b/"})));
-        assert_eq!(inventory.put_service("n", "a", Some(vec![])), Touched::default());
+        assert_eq!(inventory.put_service("n", "a", Some(KnownService::default())), Touched::default());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use portcullis_operator::command::{Cli, Command};
-use portcullis_operator::run_command;
+use portcullis_operator::{retire, run_command};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -13,6 +13,7 @@ fn main() -> ExitCode {
     let Cli { command, options } = Cli::read(std::env::args_os()).unwrap_or_else(|error| error.exit());
     let outcome = match command {
         None | Some(Command::Run) => run_command::run(&options),
+        Some(Command::Retire) => retire::run(&options),
         Some(Command::Crd) => {
             print!("{}", portcullis_crds::crd::yaml());
             Ok(())

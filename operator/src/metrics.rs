@@ -17,6 +17,10 @@ pub struct Metrics {
     pub leader: IntGauge,
     /// `portcullis_operator_mcpservers{ready}`: McpServers by the status of their condition `Ready`.
     pub servers: IntGaugeVec,
+    /// `portcullis_operator_mcpservers_of_others`
+    pub others: IntGauge,
+    /// `portcullis_operator_namespace_unreadable{watched}`
+    pub unreadable: IntGaugeVec,
     /// `portcullis_operator_slot_writes_total{outcome}`
     pub slot_writes: IntCounterVec,
     /// `portcullis_operator_slot_bytes{slot}`
@@ -72,6 +76,15 @@ impl Metrics {
         let metrics = Self {
             leader: make.gauge("leader", "Whether this replica writes: 1 or 0."),
             servers: make.gauges("mcpservers", "McpServers by the status of their condition Ready.", &["ready"]),
+            others: make.gauge(
+                "mcpservers_of_others",
+                "McpServers that are watched here, but whose status another installation writes.",
+            ),
+            unreadable: make.gauges(
+                "namespace_unreadable",
+                "Whether a listed namespace counts as empty because it is gone or its Role is missing: 1 or 0.",
+                &["watched"],
+            ),
             slot_writes: make.counters("slot_writes_total", "ConfigMaps written for the gateway.", &["outcome"]),
             slot_bytes: make.gauges("slot_bytes", "Size of a ConfigMap's content.", &["slot"]),
             slot_fill: make.ratios(

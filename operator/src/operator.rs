@@ -17,7 +17,7 @@ use tracing::info;
 use crate::config::Config;
 use crate::controller::Controller;
 use crate::metrics::Metrics;
-use crate::{events, keys, leader};
+use crate::{events, keys, leader, report};
 
 /// Connections to the admin port: a scraper, a few probes.
 const ADMIN_CONNECTIONS: usize = 64;
@@ -109,6 +109,7 @@ impl Operator {
             keys::run(client.clone(), namespace.clone(), config.keys.clone(), leading.clone(), tasks.shutdown());
         tasks.spawn("keys", ended(keeping));
         let controller = Controller::new(&client, &config, &namespace, teller, metrics.clone(), complete);
+        let status = report::route(controller.reports());
         let (stop, election) = (tasks.shutdown(), config.election.clone());
         let electing = leader::run(elector, namespace.clone(), election, leads, tasks.shutdown());
         tasks.spawn("election", ended(electing));
@@ -119,7 +120,7 @@ impl Operator {
         let probes = AdminState { readiness: readiness.clone(), registry: metrics.registry.clone() };
         let limits =
             Limits { connections: ADMIN_CONNECTIONS, drain_grace: Duration::from_secs(1), ..Limits::default() };
-        let probes = serve::router(admin::router(probes));
+        let probes = serve::router(admin::router_with(probes, vec![status]));
         tasks.spawn("admin listener", serve::serve(listener, probes, limits, Arc::default(), tasks.shutdown()));
         tasks.run(signal, Drain { readiness, delay: Duration::ZERO, grace: GRACE }).await
     }

@@ -24,6 +24,7 @@ use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
 
 use crate::bucket::Bucket;
+use crate::config::Config;
 use crate::inventory::Inventory;
 use crate::metrics::Metrics;
 use crate::share::Content;
@@ -31,6 +32,9 @@ use crate::watch::{Listing, Step};
 
 /// The one field manager of everything that the operator applies.
 pub const FIELD_MANAGER: &str = "portcullis-operator";
+
+/// The field manager of the chart's own objects.
+const INSTALLER: &str = "helm";
 
 /// For one request to the API server.
 pub const REQUEST_LIMIT: Duration = Duration::from_secs(10);
@@ -57,6 +61,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 pub struct Slots {
     api: Api<ConfigMap>,
     slots: Vec<Slot>,
+    /// What the installer has given them.
+    metadata: ObjectMeta,
     writes: JoinSet<Written>,
     metrics: Metrics,
 }
@@ -70,7 +76,9 @@ struct Slot {
     stale: bool,
     /// The first of the changes that are not written yet.
     changed_at: Option<Instant>,
-    /// What the ConfigMap holds.
+    /// The ConfigMap is there.
+    exists: bool,
+    /// What it holds.
     there: There,
     /// Its `metadata.resourceVersion`.
     version: u64,
@@ -107,7 +115,7 @@ pub struct Written {
 
 impl Slots {
     /// Slots of these names, about which nothing is known yet.
-    pub fn new(client: &Client, namespace: &str, names: &[String], metrics: Metrics) -> Self {
+    pub fn new(client: &Client, namespace: &str, config: &Config, metrics: Metrics) -> Self {
         let now = Instant::now();
         let slot = |name: &String| Slot {
             name: name.clone(),
@@ -115,6 +123,7 @@ impl Slots {
             wanted: None,
             stale: true,
             changed_at: None,
+            exists: false,
             there: There::default(),
             version: 0,
             writing: false,
@@ -125,7 +134,12 @@ impl Slots {
         };
         Self {
             api: Api::namespaced(client.clone(), namespace),
-            slots: names.iter().map(slot).collect(),
+            slots: config.slots.iter().map(slot).collect(),
+            metadata: ObjectMeta {
+                labels: Some(config.slot_metadata.labels.clone()),
+                annotations: Some(config.slot_metadata.annotations.clone()),
+                ..ObjectMeta::default()
+            },
             writes: JoinSet::new(),
             metrics,
         }
@@ -147,7 +161,7 @@ impl Slots {
             // News of a write may come after its answer, and the news before it later still.
             Step::Put(object) if is_older(&object.metadata, slot.version) => {}
             Step::Put(object) => slot.take(&object),
-            Step::Gone(gone) if !gone.is_empty() => slot.there = There::default(),
+            Step::Gone(gone) if !gone.is_empty() => (slot.exists, slot.there) = (false, There::default()),
             Step::Gone(_) | Step::Wait => {}
         }
     }
@@ -189,8 +203,12 @@ impl Slots {
         let Some(wanted) = &slot.wanted else { return };
         slot.writing = true;
         let (api, object, changed_at) = (self.api.clone(), wanted.object(&slot.name), slot.changed_at.take());
+        let made_anew = (!slot.exists).then(|| ConfigMap {
+            metadata: ObjectMeta { name: Some(slot.name.clone()), ..self.metadata.clone() },
+            ..ConfigMap::default()
+        });
         self.writes.spawn(async move {
-            let writing = timeout(REQUEST_LIMIT, write(&api, &object));
+            let writing = timeout(REQUEST_LIMIT, write(&api, made_anew.as_ref(), &object));
             let outcome = match writing.await {
                 Ok(Ok(object)) => Ok(object),
                 Ok(Err(error)) => Err(error.to_string()),
@@ -259,8 +277,13 @@ impl Slots {
 }
 
 /// Applies a ConfigMap, and takes out the other key, which applying leaves alone if somebody else has put it there.
-async fn write(api: &Api<ConfigMap>, object: &ConfigMap) -> kube::Result<ConfigMap> {
+///
+/// One that is gone is made in the name of the installer first, so that it stays what it was: part of its release.
+async fn write(api: &Api<ConfigMap>, made_anew: Option<&ConfigMap>, object: &ConfigMap) -> kube::Result<ConfigMap> {
     let name = object.metadata.name.as_deref().unwrap_or_default();
+    if let Some(empty) = made_anew {
+        api.patch(name, &PatchParams::apply(INSTALLER).force(), &Patch::Apply(empty)).await?;
+    }
     let applied = api.patch(name, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(object)).await?;
     let strays = |key| has(&applied.data, key) && !has(&object.data, key);
     let stray = if has(&applied.binary_data, SLOT_GZIP_KEY) && !has(&object.binary_data, SLOT_GZIP_KEY) {
@@ -290,7 +313,7 @@ pub fn version(metadata: &ObjectMeta) -> Option<u64> {
 
 impl Slot {
     fn take(&mut self, object: &ConfigMap) {
-        self.there = There::of(object);
+        (self.exists, self.there) = (true, There::of(object));
         self.version = version(&object.metadata).unwrap_or(0);
     }
 
@@ -402,7 +425,10 @@ mod tests {
     fn slots() -> Slots {
         let config = kube::Config::new("http://127.0.0.1:9".parse().expect("a URI"));
         let client = Client::try_from(config).expect("a client");
-        Slots::new(&client, "n", &["a".to_owned()], Metrics::new())
+        let given = |text: &str| Some(text.to_owned());
+        let options =
+            crate::Options { configmaps: given("a"), gateways: given("127.0.0.1:9"), ..crate::Options::default() };
+        Slots::new(&client, "n", &options.check("host").expect("settings"), Metrics::new())
     }
 
     #[tokio::test(start_paused = true)]

@@ -3,7 +3,7 @@
 //! Pure. Equal inputs give an equal status, so that nothing is written that has not changed.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
-use portcullis_crds::mcpserver::{GatewayCount, McpServerStatus, ServerInfo, State, Transport};
+use portcullis_crds::mcpserver::{GatewayCount, McpServerStatus, ServedBy, ServerInfo, State, Transport};
 use portcullis_crds::{ConditionType, McpServer, Reason, ServerReport};
 use serde_json::{Map, Value};
 
@@ -12,6 +12,9 @@ use crate::inventory::Entry;
 
 /// The longest message of a condition, in characters: enough for people, little enough for 10,000 objects.
 const MAX_MESSAGE: usize = 512;
+
+/// The longest name of a field manager that Kubernetes takes.
+const MAX_MANAGER: usize = 128;
 
 /// What is said of a server for which there is no room.
 const NO_ROOM: &str = "Its namespace takes more than its share of the ConfigMap, so no gateway serves it: shorten or \
@@ -50,8 +53,8 @@ impl Verdict {
     }
 }
 
-/// The status that an object should have. `left_out`: there is no room for it in its ConfigMap.
-pub fn desired(entry: &Entry, view: &View, left_out: bool, now: &Time) -> McpServerStatus {
+/// The status that an object should have, as `installation` tells it. `left_out`: there is no room for it in its ConfigMap.
+pub fn desired(entry: &Entry, view: &View, left_out: bool, installation: &str, now: &Time) -> McpServerStatus {
     let old = &entry.object.status;
     let accepted = accepted(entry);
     let refs = resolved_refs(entry, view);
@@ -72,6 +75,9 @@ pub fn desired(entry: &Entry, view: &View, left_out: bool, now: &Time) -> McpSer
         tool_count: tool_count(entry, view, old),
         gateways: Some(GatewayCount { applied: view.applied, ready: view.ready, total: view.total }),
         last_error: last_error.filter(|text| !text.is_empty()),
+        served_by: Some(ServedBy { installation: installation.to_owned(), until: None }),
+        // Whoever asks whether this installation is there has his answer with this.
+        contender: None,
         conditions: conditions
             .map(|(kind, verdict)| condition(kind, verdict, entry.object.generation, old, now))
             .collect(),
@@ -84,7 +90,8 @@ pub fn change(old: &McpServerStatus, new: &McpServerStatus) -> Change {
         let of = |c: &Condition| (c.type_.clone(), c.status.clone(), c.reason.clone(), c.observed_generation);
         let conditions: Vec<_> = status.conditions.iter().map(of).collect();
         let facts = (status.url.clone(), status.transport, status.protocol_version.clone(), status.tool_count);
-        (status.observed_generation, conditions, facts)
+        let owners = (status.served_by.clone(), status.contender.clone());
+        (status.observed_generation, conditions, facts, owners)
     };
     if old == new {
         Change::None
@@ -101,13 +108,16 @@ pub fn is_settled(status: &McpServerStatus, view: &View) -> bool {
     !view.awaited && !status.conditions.iter().any(|condition| waiting.contains(&condition.reason.as_str()))
 }
 
-/// What changes an old status into a new one: a JSON merge patch in which what is absent is null.
-pub fn patch(new: &McpServerStatus) -> Value {
-    const OPTIONAL: [&str; 8] = [
+/// What changes an old status into a new one: a JSON merge patch in which what is absent is null. `version`: it is refused
+/// if the object is of another one.
+pub fn patch(new: &McpServerStatus, version: Option<u64>) -> Value {
+    const OPTIONAL: [&str; 10] = [
+        "contender",
         "gateways",
         "lastError",
         "observedGeneration",
         "protocolVersion",
+        "servedBy",
         "serverInfo",
         "toolCount",
         "transport",
@@ -120,7 +130,17 @@ pub fn patch(new: &McpServerStatus) -> Value {
     for name in OPTIONAL {
         status.entry(name).or_insert(Value::Null);
     }
-    serde_json::json!({"status": status})
+    match version {
+        Some(version) => {
+            serde_json::json!({"metadata": {"resourceVersion": version.to_string()}, "status": status})
+        }
+        None => serde_json::json!({"status": status}),
+    }
+}
+
+/// Who writes the statuses of an installation.
+pub fn field_manager(program: &str, installation: &str) -> String {
+    format!("{program}:{installation}").chars().take(MAX_MANAGER).collect()
 }
 
 /// The condition of a type, if it is there.
@@ -145,8 +165,17 @@ fn accepted(entry: &Entry) -> Verdict {
         Some(refusal) if refusal.reason.condition() == ConditionType::Accepted => {
             Verdict::new("False", refusal.reason, &refusal.message)
         }
+        _ if entry.object.content.as_ref().is_ok_and(|server| skips_verification(server)) => Verdict::new(
+            "True",
+            Reason::InsecureSkipVerify,
+            "tls.insecureSkipVerify is set: any certificate is accepted.",
+        ),
         _ => Verdict::good(Reason::Accepted),
     }
+}
+
+fn skips_verification(server: &McpServer) -> bool {
+    server.spec.tls.as_ref().is_some_and(|tls| tls.insecure_skip_verify)
 }
 
 fn resolved_refs(entry: &Entry, view: &View) -> Verdict {
@@ -481,6 +510,13 @@ mod tests {
                 "True/Accepted True/ResolvedRefs True/Programmed False/Disabled",
             ),
             (
+                "insecure",
+                entry(json!({"url": "https://a/", "tls": {"insecureSkipVerify": true}}), None, true),
+                view(1, 0, vec![ready()]),
+                false,
+                "True/InsecureSkipVerify True/ResolvedRefs True/Programmed True/Ready",
+            ),
+            (
                 "draining",
                 entry(json!({"url": "http://a/", "state": "Draining"}), None, true),
                 view(1, 0, vec![report(Reason::Draining, "")]),
@@ -489,7 +525,7 @@ mod tests {
             ),
         ];
         for (what, entry, view, left_out, expected) in cases {
-            let status = desired(&entry, &view, left_out, &at(1));
+            let status = desired(&entry, &view, left_out, "n/p", &at(1));
             let found: Vec<String> = words(&status)
                 .iter()
                 .filter_map(|word| word.split_once('='))
@@ -503,7 +539,7 @@ mod tests {
     #[test]
     fn a_status_says_how_the_server_speaks_and_keeps_it_while_the_server_is_away() {
         let mut entry = plain();
-        let status = desired(&entry, &view(1, 0, vec![report(Reason::Ready, "")]), false, &at(1));
+        let status = desired(&entry, &view(1, 0, vec![report(Reason::Ready, "")]), false, "n/p", &at(1));
         let expected = McpServerStatus {
             observed_generation: Some(3),
             url: Some("http://a/".into()),
@@ -513,6 +549,8 @@ mod tests {
             tool_count: Some(2),
             gateways: Some(GatewayCount { applied: 1, ready: 1, total: 1 }),
             last_error: None,
+            served_by: Some(ServedBy { installation: "n/p".into(), until: None }),
+            contender: None,
             conditions: status.conditions.clone(),
         };
         assert_eq!(status, expected);
@@ -526,7 +564,7 @@ mod tests {
             tools: 0,
             ..report(Reason::BackendUnreachable, "cannot be reached")
         };
-        let after = desired(&entry, &view(1, 0, vec![away]), false, &at(9));
+        let after = desired(&entry, &view(1, 0, vec![away]), false, "n/p", &at(9));
         assert_eq!((after.transport, after.tool_count), (Some(Transport::Sse), Some(0)));
         assert_eq!(after.last_error.as_deref(), Some("cannot be reached"));
         let times: Vec<i64> = after.conditions.iter().map(|c| c.last_transition_time.0.as_second()).collect();
@@ -538,7 +576,7 @@ mod tests {
         let one = ServerReport { renamed: 1, prompts: 3, ..report(Reason::Ready, "") };
         let other = ServerReport { shortened: 2, left_out: 4, resources: 5, templates: 6, hidden: 7, ..one.clone() };
         let other = ServerReport { list_problems: 8, first_list_problems: vec!["p".into(), "q".into()], ..other };
-        let status = desired(&plain(), &view(2, 0, vec![one, other]), false, &at(1));
+        let status = desired(&plain(), &view(2, 0, vec![one, other]), false, "n/p", &at(1));
         let expected = "2 tools, 1 of them with the server's name in theirs because another server has the name, 2 of \
                         them under a short form because not every client takes the name; 4 more are invalid, double or \
                         too many; 3 prompts; 5 resources; 6 resource templates; 7 of these are read at this server alone \
@@ -550,7 +588,7 @@ mod tests {
     fn a_server_of_a_pool_says_on_which_tools_an_older_one_does_not_agree() {
         let pooled = || entry(json!({"url": "http://a/", "pool": "p"}), None, true);
         let said = |entry: &Entry, reports: Vec<ServerReport>| {
-            let status = desired(entry, &view(1, 0, reports), false, &at(1));
+            let status = desired(entry, &view(1, 0, reports), false, "n/p", &at(1));
             let condition = find(&status, ConditionType::Pooled)?.clone();
             Some((condition.status, condition.reason, condition.message))
         };
@@ -573,11 +611,13 @@ mod tests {
     fn counts_alone_are_a_detail_and_nothing_new_is_no_change() {
         let mut entry = plain();
         let ready = || report(Reason::Ready, "");
-        let one = desired(&entry, &view(1, 0, vec![ready()]), false, &at(1));
+        let one = desired(&entry, &view(1, 0, vec![ready()]), false, "n/p", &at(1));
         entry.object.status = one.clone();
-        let again = desired(&entry, &view(1, 0, vec![ready()]), false, &at(5));
-        let two = desired(&entry, &view(2, 0, vec![ready(), ready()]), false, &at(5));
-        let away = desired(&entry, &view(1, 0, vec![report(Reason::Unhealthy, "")]), false, &at(5));
+        let again = desired(&entry, &view(1, 0, vec![ready()]), false, "n/p", &at(5));
+        let two = desired(&entry, &view(2, 0, vec![ready(), ready()]), false, "n/p", &at(5));
+        let away = desired(&entry, &view(1, 0, vec![report(Reason::Unhealthy, "")]), false, "n/p", &at(5));
+        let asked = McpServerStatus { contender: Some("m/q".into()), ..one.clone() };
+        assert_eq!(change(&asked, &one), Change::Transition);
         assert_eq!(
             [&again, &two, &away].map(|new| change(&one, new)),
             [Change::None, Change::Detail, Change::Transition]
@@ -587,10 +627,12 @@ mod tests {
     #[test]
     fn a_patch_takes_away_what_is_no_longer_so() {
         let status = McpServerStatus { tool_count: Some(1), ..Default::default() };
-        let expected = json!({"status": {
-            "gateways": null, "lastError": null, "observedGeneration": null, "protocolVersion": null, "serverInfo": null,
-            "toolCount": 1, "transport": null, "url": null,
+        let mut expected = json!({"status": {
+            "contender": null, "gateways": null, "lastError": null, "observedGeneration": null, "protocolVersion": null,
+            "servedBy": null, "serverInfo": null, "toolCount": 1, "transport": null, "url": null,
         }});
-        assert_eq!(patch(&status), expected);
+        assert_eq!(patch(&status, None), expected);
+        expected["metadata"] = json!({"resourceVersion": "7"});
+        assert_eq!(patch(&status, Some(7)), expected);
     }
 }

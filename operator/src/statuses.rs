@@ -48,6 +48,8 @@ pub struct Statuses {
     busy: HashSet<ServerKey>,
     writes: JoinSet<Wrote>,
     bucket: Bucket,
+    /// Who writes: the field manager.
+    manager: String,
     metrics: Metrics,
 }
 
@@ -70,13 +72,15 @@ pub enum Outcome {
     Done(Option<u64>),
     /// The object is gone.
     Gone,
+    /// Somebody else has written it meanwhile.
+    Conflict,
     /// It is to be tried again.
     Failed,
 }
 
 impl Statuses {
-    /// An empty queue.
-    pub fn new(client: Client, per_second: u32, metrics: Metrics) -> Self {
+    /// An empty queue. `installation` is whose statuses these are.
+    pub fn new(client: Client, installation: &str, per_second: u32, metrics: Metrics) -> Self {
         Self {
             client,
             queue: BTreeSet::new(),
@@ -85,6 +89,7 @@ impl Statuses {
             busy: HashSet::new(),
             writes: JoinSet::new(),
             bucket: Bucket::new(per_second, per_second, Instant::now()),
+            manager: status::field_manager(FIELD_MANAGER, installation),
             metrics,
         }
     }
@@ -155,18 +160,20 @@ impl Statuses {
         self.busy.contains(key)
     }
 
-    /// Starts to write.
-    pub fn write(&mut self, key: ServerKey, uid: String, status: McpServerStatus, now: Instant) {
+    /// Starts to write. `version`: only if the object is still of this version, for else somebody might be overwritten.
+    pub fn write(&mut self, key: ServerKey, uid: String, status: McpServerStatus, version: Option<u64>, now: Instant) {
         self.busy.insert(key.clone());
         self.written.insert(key.clone(), now);
         // Guarded: an object that cannot be read has a status too, and its content must not come into the log.
         let api: Api<DeserializeGuard<McpServer>> = Api::namespaced(self.client.clone(), &key.namespace);
+        let manager = self.manager.clone();
         self.writes.spawn(async move {
-            let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
-            let patch = Patch::Merge(status::patch(&status));
+            let parameters = PatchParams { field_manager: Some(manager), ..PatchParams::default() };
+            let patch = Patch::Merge(status::patch(&status, version));
             let outcome = match timeout(REQUEST_LIMIT, api.patch_status(&key.name, &parameters, &patch)).await {
                 Ok(Ok(object)) => Outcome::Done(crate::publish::version(object.meta())),
                 Ok(Err(kube::Error::Api(problem))) if problem.code == 404 => Outcome::Gone,
+                Ok(Err(kube::Error::Api(problem))) if problem.code == 409 => Outcome::Conflict,
                 Ok(Err(error)) => {
                     warn!(server = %key, %error, "the status could not be written");
                     Outcome::Failed
@@ -198,6 +205,7 @@ impl Statuses {
         let word = match outcome {
             Outcome::Done(_) => "ok",
             Outcome::Gone => "gone",
+            Outcome::Conflict => "conflict",
             Outcome::Failed => "error",
         };
         self.metrics.status_writes.with_label_values(&[word]).inc();
@@ -230,7 +238,7 @@ mod tests {
 
     fn statuses(per_second: u32) -> Statuses {
         let config = kube::Config::new("http://127.0.0.1:9".parse().expect("a URI"));
-        Statuses::new(Client::try_from(config).expect("a client"), per_second, Metrics::new())
+        Statuses::new(Client::try_from(config).expect("a client"), "n/p", per_second, Metrics::new())
     }
 
     fn key(name: &str) -> ServerKey {

@@ -5,8 +5,10 @@ use std::process::Stdio;
 
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
-use portcullis_e2e::cluster::{Said, Space, Tier, available, control_plane};
+use portcullis_e2e::binary::{Program, Running};
+use portcullis_e2e::cluster::{LIMIT, Said, Space, Tier, available, control_plane};
 use portcullis_e2e::require;
+use portcullis_e2e::wait::wait_for;
 use portcullis_gateway::seal::Keys;
 use serde_json::{Value, json};
 
@@ -274,6 +276,97 @@ async fn session_keys_are_made_once_and_rotated_ones_stay() {
     release.upgrade(&["--set", "gateway.replicaCount=3"]);
     assert_eq!(keys().await, rotated);
     assert_eq!(Keys::parse(&rotated).expect("keys").ids().collect::<Vec<_>>(), ["k2", "k1"]);
+}
+
+#[tokio::test]
+async fn a_listed_namespace_that_is_not_there_is_told_and_keeps_no_release_from_passing() {
+    require!(available(Tier::ControlPlane));
+    let space = Space::new(control_plane()).await;
+    let other = Space::new(control_plane()).await;
+    let (watch, credentials) = (
+        format!("watch.namespaces={{{},gone-for-good}}", other.name),
+        format!("credentials.namespaces={{gone-for-good,{}}}", other.name),
+    );
+    let values = ["--set", &watch, "--set", &credentials];
+    let release = Release { space: &space };
+    let said = release.helm("install", &values).good();
+    assert!(said.contains("WARNING: there is no namespace gone-for-good."), "{said}");
+    release.upgrade(&values);
+    let roles = other.kubectl(&["get", "roles", "-o", "name"]).good();
+    let expected = "role.rbac.authorization.k8s.io/portcullis-gateway-credentials\n\
+                    role.rbac.authorization.k8s.io/portcullis-operator-servers\n";
+    assert_eq!(roles, expected);
+    // The operator is told of all of them, so that it can tell of the one that is not there.
+    let operator = space.kubectl(&["get", "deployment", "portcullis-operator", "-o", "json"]).good();
+    assert!(operator.contains(&format!("\"{},gone-for-good\"", other.name)), "{operator}");
+    // A namespace of the list that goes later keeps no upgrade from passing either.
+    space.cluster.kubectl(&["delete", "namespace", &other.name, "--wait"]).good();
+    release.upgrade(&values);
+}
+
+#[tokio::test]
+async fn a_second_release_that_watches_everything_is_told_of_the_first() {
+    require!(available(Tier::ControlPlane));
+    let (first, second) = (Space::new(control_plane()).await, Space::new(control_plane()).await);
+    let _first = Release::install(&first, &[]);
+    let release = Release { space: &second };
+    let said = release.helm("install", &[]).good();
+    assert!(said.contains(&format!("{}/portcullis", first.name)) && said.contains("WARNING"), "{said}");
+    let narrow = release.helm("upgrade", &["--set", &format!("watch.namespaces={{{}}}", second.name)]).good();
+    assert!(!narrow.contains("WARNING"), "{narrow}");
+}
+
+/// What the operator does with a slot that is gone: it makes it in Helm's name, then writes into it in its own.
+#[tokio::test]
+async fn a_slot_made_anew_belongs_to_its_release() {
+    require!(available(Tier::ControlPlane));
+    let space = Space::new(control_plane()).await;
+    let release = Release::install(&space, &[]);
+    let slot = "portcullis-servers-4-0";
+    let before = release.slot(slot).await.expect("it is there").metadata;
+    release.delete("configmap", slot);
+    let deployment = space.kubectl(&["get", "deployment", "portcullis-operator", "-o", "json"]).good();
+    let deployment: Value = serde_json::from_str(&deployment).expect("JSON");
+    let variables =
+        deployment.pointer("/spec/template/spec/containers/0/env").and_then(Value::as_array).expect("variables");
+    let variable = |name: &str| {
+        let found = variables.iter().find(|it| it["name"] == name).and_then(|it| it["value"].as_str());
+        found.expect("it is set").to_owned()
+    };
+    let kubeconfig = space.cluster.kubeconfig.display().to_string();
+    let (slots, metadata) = (variable("CONFIGMAPS"), variable("SLOT_METADATA"));
+    let operator = Running::program(
+        Program::Operator,
+        &[],
+        &[
+            ("KUBECONFIG", &kubeconfig),
+            ("ADMIN_ADDRESS", "127.0.0.1:0"),
+            ("POD_NAMESPACE", &space.name),
+            ("NAMESPACES", &space.name),
+            ("GATEWAYS", "127.0.0.1:9"),
+            ("CONFIGMAPS", &slots),
+            ("SLOT_METADATA", &metadata),
+        ],
+    );
+    let wanted = Some(EMPTY_SLOT.to_owned());
+    wait_for("the slot to be made anew", LIMIT, async || {
+        let text = release.slot_text(slot).await;
+        if text == wanted { Ok(()) } else { Err(text) }
+    })
+    .await;
+    drop(operator);
+    let after = release.slot(slot).await.expect("it is there").metadata;
+    assert_eq!(after.labels, before.labels);
+    for name in ["meta.helm.sh/release-name", "meta.helm.sh/release-namespace"] {
+        assert_eq!(
+            after.annotations.as_ref().and_then(|all| all.get(name)),
+            before.annotations.as_ref().and_then(|all| all.get(name))
+        );
+    }
+    release.upgrade(&["--set", "commonLabels.team=platform"]);
+    let upgraded = release.slot(slot).await.expect("it is there");
+    assert_eq!(upgraded.metadata.labels.expect("labels")["team"], "platform");
+    assert_eq!(release.slot_text(slot).await, wanted);
 }
 
 /// The pod of `helm test`, as far as that goes without a node: its script is a good one for a plain shell.

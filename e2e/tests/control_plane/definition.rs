@@ -163,6 +163,8 @@ async fn kubectl_shows_and_explains_servers() {
     wide.iter_mut().for_each(|row| drop(row.drain(..6)));
     assert_eq!(wide[0], ["GATEWAYS", "MESSAGE", "AGE"]);
     assert_eq!(wide[1][..2], ["2", "1 of 2 gateways has it"]);
+    let explained = space.kubectl(&["explain", "mcpserver"]).good();
+    assert!(explained.contains("One MCP server behind the gateway: where it is"), "{explained}");
     let explained = space.kubectl(&["explain", "mcpsrv.spec.tools.prefix"]).good();
     assert!(explained.contains("Tools are offered as `PREFIX__NAME`."), "{explained}");
 }

@@ -90,6 +90,44 @@ async fn a_server_waits_for_its_service_and_for_its_port() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn services_without_a_cluster_ip_are_resolved_or_told() {
+    require!(cluster::available(Tier::ControlPlane));
+    let setting = Setting::new(cluster::control_plane(), 1).await;
+    let _operator = setting.operator();
+    setting.space.apply(
+        "apiVersion: v1\nkind: Service\nmetadata: {name: pods}\nspec: {clusterIP: None, selector: {a: b}, ports: \
+         [{name: mcp, port: 80, targetPort: 8000}, {name: web, port: 81, targetPort: http}]}\n---\n\
+         apiVersion: v1\nkind: Service\nmetadata: {name: outside}\nspec: {type: ExternalName, externalName: mcp.example.com}",
+    );
+    setting.apply("number", "{service: {name: pods, port: 80}}");
+    let url = setting.until("number", "Ready=True/Ready").await.status.and_then(|status| status.url);
+    assert_eq!(url, Some(format!("http://pods.{}.svc:8000/mcp", setting.space.name)));
+    setting.apply("name", "{service: {name: pods, port: web}}");
+    setting.until("name", "ResolvedRefs=False/PortNotFound").await;
+    setting.until("name", "Ready=False/RefsNotResolved").await;
+    setting.apply("outside", "{service: {name: outside, port: 443, scheme: https}}");
+    setting.until("outside", "ResolvedRefs=False/ServiceExternal").await;
+    setting.until("outside", "Ready=False/RefsNotResolved").await;
+    assert_eq!(setting.programmed().await.into_keys().collect::<Vec<_>>(), ["number"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certificate_that_is_not_checked_is_told_by_a_condition_and_an_event() {
+    require!(cluster::available(Tier::ControlPlane));
+    let setting = Setting::new(cluster::control_plane(), 1).await;
+    let _operator = setting.operator();
+    setting.apply("a", "{url: 'https://a.example/', tls: {insecureSkipVerify: true}}");
+    setting.until("a", "Accepted=True/InsecureSkipVerify").await;
+    setting.until("a", "Ready=True/Ready").await;
+    wait_for("the Event", LIMIT, async || {
+        let events = setting.space.api::<Event>().list(&ListParams::default()).await.expect("Events").items;
+        let told: Vec<String> = events.iter().map(in_words).collect();
+        if told.contains(&"Warning InsecureSkipVerify".to_owned()) { Ok(()) } else { Err(told) }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn by_its_number_a_port_is_known_even_while_the_service_is_away() {
     require!(cluster::available(Tier::ControlPlane));
     let setting = Setting::new(cluster::control_plane(), 1).await;

@@ -33,6 +33,8 @@ pub struct Store {
 pub(super) struct State {
     /// Which lists have been read whole.
     listed: HashSet<Scope>,
+    /// Which lists the API server has refused, and never given.
+    refused: HashSet<Scope>,
     objects: HashMap<ObjectKey, Object>,
     looked_for: HashMap<ObjectKey, Look>,
 }
@@ -135,6 +137,7 @@ impl State {
         let key = &reference.object;
         let Some(object) = self.objects.get(key) else {
             return Err(match self.looked_for.get(key).and_then(|look| look.found) {
+                _ if !self.is_listed(key) && self.is_refused(key) => SecretError::Refused(key.clone()),
                 _ if !self.is_listed(key) => SecretError::Pending(key.clone()),
                 None | Some(Found::Labelled) => SecretError::Pending(key.clone()),
                 Some(Found::Unlabelled) => SecretError::NotLabelled(key.clone()),
@@ -155,6 +158,15 @@ impl State {
     fn is_listed(&self, key: &ObjectKey) -> bool {
         let scope = |namespace| Scope { kind: key.kind, namespace };
         self.listed.contains(&scope(None)) || self.listed.contains(&scope(Some(key.namespace.clone())))
+    }
+
+    fn is_refused(&self, key: &ObjectKey) -> bool {
+        self.refused.iter().any(|scope| scope.covers(key))
+    }
+
+    /// The API server refuses a list. What was known before stays.
+    pub(super) fn refuse(&mut self, scope: &Scope) -> bool {
+        !self.listed.contains(scope) && self.refused.insert(scope.clone())
     }
 
     fn should_look(&self, key: &ObjectKey, now: Instant) -> bool {
@@ -202,6 +214,7 @@ impl State {
 
     /// All objects of a scope.
     pub(super) fn replace(&mut self, scope: &Scope, objects: HashMap<ObjectKey, Object>) -> bool {
+        self.refused.remove(scope);
         let mut changed = self.listed.insert(scope.clone());
         let gone: Vec<ObjectKey> =
             self.objects.keys().filter(|key| scope.covers(key) && !objects.contains_key(key)).cloned().collect();

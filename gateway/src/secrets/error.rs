@@ -47,6 +47,13 @@ pub enum SecretError {
         "{0} is needed, and the API server has not told yet what there is: wait; if it stays, see the gateway's log"
     )]
     Pending(ObjectKey),
+    /// The API server lets the gateway read nothing there.
+    #[error(
+        "{0} is needed, and the API server lets the gateway read nothing in its namespace: the Role is missing there, so \
+         upgrade the release with the namespace in {setting}",
+        setting = Setting::Credentials.name()
+    )]
+    Refused(ObjectKey),
     /// It is not there.
     #[error("{object} is not there: create it, with the label portcullis.dev/credentials=true")]
     NotFound {
@@ -85,7 +92,7 @@ impl SecretError {
     /// The same as the status of an McpServer says it.
     pub fn reason(&self) -> Reason {
         match self {
-            Self::NoFolder(_) | Self::Namespace(_) => Reason::NamespaceNotAllowed,
+            Self::NoFolder(_) | Self::Namespace(_) | Self::Refused(_) => Reason::NamespaceNotAllowed,
             Self::Unreadable { reason, .. } => *reason,
             Self::TooLong { authority: true, .. } => Reason::CaInvalid,
             Self::NotAHeader(_) | Self::TooLong { .. } => Reason::SecretInvalid,

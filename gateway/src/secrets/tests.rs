@@ -1,9 +1,11 @@
 //! What a server's references come to, from a folder and from a cluster.
 
+use std::collections::HashMap;
+
 use portcullis_crds::{McpServerSpec, Reason, ServerKey};
 
 use super::cluster::given::test_object;
-use super::cluster::{Found, Store};
+use super::cluster::{Found, Scope, Store};
 use super::*;
 
 fn server(url: &str, yaml: &str) -> Server {
@@ -166,6 +168,22 @@ fn each_reason_names_the_object_and_says_what_to_do() {
     let authority = server("https://anywhere.example/", "{tls: {caRef: {name: ca}}}");
     let found = secrets.resolve(&authority).unwrap().tls.ca.map(|ca| (ca.name, ca.value));
     assert_eq!(found, Some(("ConfigMap team/ca, key ca.crt".into(), b"A".to_vec())), "an authority needs no origin");
+}
+
+#[test]
+fn a_namespace_that_the_api_server_refuses_is_told_so_until_it_is_listed() {
+    let store = Arc::new(Store::new(Namespaces::All));
+    let secrets = Secrets::Cluster(store.clone());
+    let needing = server("https://mcp.example.com/", "{headers: [{name: A, secretRef: {name: gitlab, key: t}}]}");
+    let scope = |namespace: &str| Scope { kind: Kind::Secret, namespace: Some(namespace.into()) };
+    store.change(|state| state.refuse(&scope("other")));
+    assert_eq!(reason(&secrets, &needing), Some(Reason::Probing));
+    store.change(|state| state.refuse(&scope("team")));
+    assert_eq!(reason(&secrets, &needing), Some(Reason::NamespaceNotAllowed));
+    store.change(|state| state.replace(&scope("team"), HashMap::new()));
+    assert_eq!(reason(&secrets, &needing), Some(Reason::Probing));
+    store.change(|state| state.refuse(&scope("team")));
+    assert_eq!(reason(&secrets, &needing), Some(Reason::Probing), "what was known stays");
 }
 
 #[test]

@@ -92,6 +92,9 @@ async fn watch<K: Holder>(store: &Store, client: &Client, namespace: Option<&str
             // The past is forgotten now and then; the list is read anew.
             Err(watcher::Error::WatchError(status)) if status.code == 410 => {}
             Err(error) => {
+                if code(&error) == Some(403) {
+                    store.change(|state| state.refuse(&scope));
+                }
                 if !std::mem::replace(&mut troubled, true) {
                     let problem = problem(&error);
                     warn!(
@@ -162,19 +165,24 @@ async fn look_at<K: Holder>(client: &Client, key: &ObjectKey) -> Option<Found> {
 }
 
 fn problem(error: &watcher::Error) -> String {
-    use watcher::Error::*;
-    let status = match error {
-        InitialListFailed(kube::Error::Api(status))
-        | WatchStartFailed(kube::Error::Api(status))
-        | WatchFailed(kube::Error::Api(status))
-        | WatchError(status) => status.code,
-        _ => return "the API server cannot be reached or answers nonsense".to_owned(),
-    };
-    match status {
-        401 | 403 => format!(
+    match code(error) {
+        None => "the API server cannot be reached or answers nonsense".to_owned(),
+        Some(status @ (401 | 403)) => format!(
             "the API server refuses (HTTP status {status}): give the gateway's service account get, list and watch on \
              secrets and configmaps there"
         ),
-        _ => format!("the API server answers with HTTP status {status}"),
+        Some(status) => format!("the API server answers with HTTP status {status}"),
+    }
+}
+
+/// The HTTP status of the API server's answer.
+fn code(error: &watcher::Error) -> Option<u16> {
+    use watcher::Error::*;
+    match error {
+        InitialListFailed(kube::Error::Api(status))
+        | WatchStartFailed(kube::Error::Api(status))
+        | WatchFailed(kube::Error::Api(status))
+        | WatchError(status) => Some(status.code),
+        _ => None,
     }
 }

@@ -39,6 +39,12 @@ app.kubernetes.io/part-of: portcullis
 {{- end }}
 {{- end -}}
 
+{{/* What a slot carries that somebody has deleted and the operator makes anew, so that it stays a part of the release. */}}
+{{- define "portcullis.slotMetadata" -}}
+{{- $release := dict "meta.helm.sh/release-name" .Release.Name "meta.helm.sh/release-namespace" .Release.Namespace -}}
+{{- dict "labels" (include "portcullis.labels" (list . "servers") | fromYaml) "annotations" $release | toJson -}}
+{{- end -}}
+
 {{- define "portcullis.image" -}}
 {{- $tag := default .Chart.AppVersion .Values.image.tag -}}
 {{ .Values.image.repository }}:{{ $tag }}{{ with .Values.image.digest }}@{{ . }}{{ end }}
@@ -265,4 +271,45 @@ readinessProbe:
 - name: api-access
   mountPath: /var/run/secrets/kubernetes.io/serviceaccount
   readOnly: true
+{{- end -}}
+
+{{/* Those of some namespaces that are there, as a JSON list: (list . NAMES). All of them where Helm cannot look. */}}
+{{- define "portcullis.there" -}}
+{{- $root := first . -}}
+{{- $names := last . -}}
+{{- $found := list -}}
+{{- if and $names $root.Values.rbac.create $root.Values.rbac.lookup -}}
+{{- range without $names "*" -}}
+{{- if lookup "v1" "Namespace" "" . -}}{{- $found = append $found . -}}{{- end -}}
+{{- end -}}
+{{- if not (or $found (lookup "v1" "Namespace" "" $root.Release.Namespace)) -}}{{- $found = $names -}}{{- end -}}
+{{- else -}}
+{{- $found = $names -}}
+{{- end -}}
+{{- toJson $found -}}
+{{- end -}}
+
+{{/* Those that are not. */}}
+{{- define "portcullis.missing" -}}
+{{- $names := without (concat .Values.watch.namespaces .Values.credentials.namespaces | uniq) "*" -}}
+{{- $there := include "portcullis.there" (list . $names) | fromJsonArray -}}
+{{- $missing := list -}}
+{{- range $names -}}{{- if not (has . $there) -}}{{- $missing = append $missing . -}}{{- end -}}{{- end -}}
+{{- toJson $missing -}}
+{{- end -}}
+
+{{/* Other releases whose operators watch all namespaces, when this one does too, as a JSON list of NAMESPACE/NAME. */}}
+{{- define "portcullis.others" -}}
+{{- $others := list -}}
+{{- if and .Values.rbac.create .Values.rbac.lookup (not .Values.watch.namespaces) -}}
+{{- $own := printf "%s-operator" (include "portcullis.clusterName" .) -}}
+{{- range (lookup "rbac.authorization.k8s.io/v1" "ClusterRole" "" "").items -}}
+{{- $labels := default dict .metadata.labels -}}
+{{- $ours := and (eq (get $labels "app.kubernetes.io/part-of") "portcullis") (eq (get $labels "app.kubernetes.io/component") "operator") -}}
+{{- if and $ours (ne .metadata.name $own) -}}
+{{- $others = append $others (printf "%s/%s" (first (splitList ":" .metadata.name)) (get $labels "app.kubernetes.io/instance")) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- toJson $others -}}
 {{- end -}}

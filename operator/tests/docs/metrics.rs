@@ -22,9 +22,10 @@ const LABELS: &str = "
 |---|---|
 | `ready` | `true`, `false`, `unknown` |
 | `outcome` of `portcullis_operator_slot_writes_total` | `ok`, `error` |
-| `outcome` of `portcullis_operator_status_writes_total` | `ok`, `gone` (the McpServer was deleted meanwhile), `error` |
+| `outcome` of `portcullis_operator_status_writes_total` | `ok`, `gone` (the McpServer was deleted meanwhile), `conflict` (another installation was faster), `error` |
 | `outcome` of `portcullis_operator_events_total` | `ok`, `error`, `dropped` (too many at once) |
 | `slot` | name of the ConfigMap |
+| `watched` | a namespace of `watch.namespaces` |
 | `state` | `answering`, `silent` |
 | `kind` | `mcpservers`, `services`, `namespaces`, `configmaps`, `endpointslices` |
 
@@ -33,6 +34,11 @@ const LABELS: &str = "
 How long after a change of an McpServer its ConfigMap is written:
 
     histogram_quantile(0.99, sum by (le) (rate(portcullis_operator_publish_duration_seconds_bucket[5m])))
+
+How full the fullest ConfigMap is, and how many servers are left out because their namespaces take more than their share:
+
+    max(portcullis_operator_slot_fill_ratio)
+    sum(max by (slot) (portcullis_operator_servers_left_out))
 
 Whether anybody writes, and whether writing works:
 

@@ -29,9 +29,23 @@ const TAIL: &str = "
 
 If an McpServer has no conditions, no operator writes: look at `kubectl get pods -l app.kubernetes.io/component=operator`
 and at the Lease (`kubectl get lease`), whose holder is the replica that writes. The operator's log says what it may not
-read or write. It begins only when it has listed everything: with `watch.namespaces`, one namespace that is gone, or in which
-its Role is missing, keeps a new operator from all others, while the gateways go on with what they have. `/readyz` then
-fails, and the metric `portcullis_operator_watch_errors_total` grows: take the namespace out of the list, or make it again.
+read or write. `/readyz` fails until it has listed everything.
+
+A namespace of `watch.namespaces` that is gone, or in which the Role is missing, counts as empty after 20 s: the log and the
+metric `portcullis_operator_namespace_unreadable` say so, and so does `/status` of the operator's admin port, which names
+these namespaces, this installation, and how many McpServers another installation serves:
+
+    kubectl -n NAMESPACE port-forward deploy/RELEASE-operator 9090 & curl -s localhost:9090/status
+
+Take the namespace out of the list, or make it and run `helm upgrade`, which makes the Role in it.
+
+## A status of another installation
+
+`status.servedBy.installation` names the release whose gateway a status speaks of, as `NAMESPACE/NAME`. If two releases watch
+the same McpServer, both gateways serve it, but the one that had it first writes the status; the other tells so by an Event
+`ServedByAnother`. Give them disjoint `watch.namespaces`. The second asks now and then whether the first is there (then
+`status.contender` holds its name for a moment), and takes over when no answer has come for two minutes. With
+`status.servedBy.until`, the release has ended to serve the McpServer, and the next that watches it takes it at once.
 
 ## What the gateway itself says
 

@@ -1,0 +1,110 @@
+//! Namespaces that the operator may not read, and those that it is to serve no more.
+
+use std::io::Write as _;
+use std::time::Duration;
+
+use portcullis_e2e::binary::{Program, run_program};
+use portcullis_e2e::cluster::{self, Tier};
+use portcullis_e2e::wait::wait_for;
+use portcullis_e2e::{http, require};
+use serde_json::{Value, json};
+use serde_yaml::Value as Yaml;
+
+use crate::setting::{Setting, conditions, message};
+
+/// A namespace is refused for so long before it counts as empty, and then some.
+const GIVEN_UP: Duration = Duration::from_secs(60);
+
+/// Everything in one namespace, and nothing elsewhere.
+const RIGHTS: &str = "
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: operator}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+metadata: {name: operator}
+rules: [{apiGroups: ['*'], resources: ['*'], verbs: ['*']}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {name: operator}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: operator}
+subjects: [{kind: ServiceAccount, name: operator}]
+";
+
+/// A kubeconfig of the service account of [`RIGHTS`].
+fn kubeconfig(setting: &Setting<'_>) -> tempfile::NamedTempFile {
+    setting
+        .space
+        .apply(&RIGHTS.replace("name: operator}]", &format!("name: operator, namespace: {}}}]", setting.space.name)));
+    let token = setting.space.kubectl(&["create", "token", "operator"]).good();
+    let text = std::fs::read_to_string(&setting.space.cluster.kubeconfig).expect("a kubeconfig");
+    let mut config: Yaml = serde_yaml::from_str(&text).expect("YAML");
+    config["users"][0]["user"] = serde_yaml::to_value(json!({"token": token.trim()})).expect("YAML");
+    let mut file = tempfile::NamedTempFile::new().expect("a file");
+    file.write_all(serde_yaml::to_string(&config).expect("YAML").as_bytes()).expect("written");
+    file
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_namespace_that_may_not_be_read_counts_as_empty_and_keeps_no_other_waiting() {
+    require!(cluster::available(Tier::ControlPlane));
+    let setting = Setting::new(cluster::control_plane(), 1).await;
+    let file = kubeconfig(&setting);
+    let path = file.path().display().to_string();
+    let namespaces = format!("{},gone-for-good", setting.space.name);
+    setting.apply("a", "{url: 'http://a.example/'}");
+    let operator = setting.operator_with(&[("KUBECONFIG", &path), ("NAMESPACES", &namespaces)]);
+    wait_for("the other namespace to be served", GIVEN_UP, async || {
+        let server = setting.space.servers().get("a").await.expect("it is there");
+        let conditions = conditions(&server);
+        if conditions.iter().any(|it| it == "Ready=True/Ready") { Ok(()) } else { Err(conditions) }
+    })
+    .await;
+    let at = |path: &str| format!("http://{}{path}", operator.address);
+    assert_eq!(http::get(&at("/readyz")).send().await.expect("an answer").status, 200);
+    let status = http::get(&at("/status")).send().await.expect("an answer");
+    let status: Value = serde_json::from_str(status.text()).expect("JSON");
+    assert_eq!(status["unreadableNamespaces"], json!(["gone-for-good"]));
+    let metrics = http::get(&at("/metrics")).send().await.expect("metrics").text().to_string();
+    assert!(metrics.contains("portcullis_operator_namespace_unreadable{watched=\"gone-for-good\"} 1\n"), "{metrics}");
+    let told = |line: &Value| line["namespace"] == "gone-for-good" && line["level"] == "WARN";
+    assert!(operator.log().iter().any(told), "{:?}", operator.log());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_retired_is_not_ready_any_more_until_another_process_takes_it() {
+    require!(cluster::available(Tier::ControlPlane));
+    let setting = Setting::new(cluster::control_plane(), 1).await;
+    let name = [("INSTALLATION", "n/mine")];
+    let operator = setting.operator_with(&name);
+    setting.apply("a", "{url: 'http://a.example/'}");
+    setting.until("a", "Ready=True/Ready").await;
+    // The time of its end is told in whole seconds.
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    let kubeconfig = setting.space.cluster.kubeconfig.display().to_string();
+    let retire = |installation: &str| {
+        let environment = [
+            ("KUBECONFIG", kubeconfig.as_str()),
+            ("INSTALLATION", installation),
+            ("NAMESPACES", setting.space.name.as_str()),
+        ];
+        let ended = run_program(Program::Operator, &["retire"], &environment);
+        assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""));
+        ended.stdout
+    };
+    assert_eq!(retire("n/other"), "0 McpServers are told to be served no more, 0 could not be told\n");
+    assert_eq!(retire("n/mine"), "1 McpServers are told to be served no more, 0 could not be told\n");
+    let retired = setting.until("a", "Programmed=False/NotServed").await;
+    assert!(conditions(&retired).contains(&"Ready=False/NotProgrammed".to_owned()), "{retired:?}");
+    let said = "Installation n/mine does not serve it any more.";
+    assert_eq!(message(&retired, portcullis_crds::ConditionType::Ready), said);
+    // The operator that runs leaves it alone, whatever it hears of it.
+    setting.gateways[0].say(&setting.key("a"), portcullis_crds::Reason::Unhealthy, "no ping");
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    setting.until("a", "Programmed=False/NotServed").await;
+    drop(operator);
+    let _operator = setting.operator_with(&name);
+    setting.until("a", "Ready=False/Unhealthy").await;
+}
