@@ -264,14 +264,13 @@ impl Task {
                 }
                 Ok(opened) => {
                     let opened_at = Instant::now();
-                    let is_streamable = matches!(*opened.connected.session, Session::Streamable(_));
                     let over = self.serve(opened).await;
                     if opened_at.elapsed() >= over.earns_quick_reconnect_after() {
                         (self.attempts, self.troubled) = (0, None);
                     }
                     // The server tells each call that it has forgotten the session, and calls that are told so wait for
                     // the next one: without any session, those that come meanwhile would fail.
-                    let is_forgotten = is_streamable && matches!(over, Over::Ended(End::Expired));
+                    let is_forgotten = matches!(over, Over::Ended(End::Expired));
                     if !is_forgotten || self.attempts > LAST_QUICK_ATTEMPT {
                         self.handle.shut();
                     }

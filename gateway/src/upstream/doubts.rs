@@ -126,7 +126,13 @@ impl Default for Doubts {
 impl Doubts {
     /// The session is over, as the specification says it: nothing needs to be checked.
     pub(super) fn expire(&self) {
+        self.lose(Vec::new());
         self.expired.notify_one();
+    }
+
+    /// Whether the server does not know the session any more.
+    pub(super) fn is_lost(&self) -> bool {
+        matches!(self.settled.borrow().verdict, Verdict::Lost(_))
     }
 
     /// What a check says that begins after now. `thorough`: a ping that is answered is not enough.

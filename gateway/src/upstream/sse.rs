@@ -233,7 +233,10 @@ impl Hears for SseSession {
         let mut ticket = Ticket { session: self, id, cancel: true };
         if self.waiting.closed.load(Ordering::Acquire) {
             ticket.cancel = false;
-            return CallError::NotSent("its event stream is closed").into();
+            // As one whose POST is refused: it waits for the session that follows.
+            let is_lost = self.core.doubts.is_lost();
+            return if is_lost { CallError::SessionExpired } else { CallError::NotSent("its event stream is closed") }
+                .into();
         }
         let mut digits = itoa::Buffer::new();
         let digits = digits.format(id);
