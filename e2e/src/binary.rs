@@ -14,6 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::gateway::LIMIT;
+use crate::memory_group::MemoryGroup;
 
 /// The binaries, opened: another build may replace the files while tests run.
 static GATEWAY: LazyLock<File> = LazyLock::new(|| open(Program::Gateway));
@@ -98,10 +99,24 @@ impl Running {
         Self::program(Program::Gateway, arguments, &all)
     }
 
+    /// The same within a control group.
+    pub fn start_in(group: &MemoryGroup, environment: &[(&str, &str)]) -> Self {
+        let mut all = vec![("HOST", "127.0.0.1"), ("PORT", "0")];
+        all.extend(environment);
+        let file = group.processes();
+        Self::spawned(
+            Program::Gateway,
+            spawn_by(&["sh", "-c", JOIN, &file.display().to_string()], Program::Gateway, &[], &all),
+        )
+    }
+
     /// Starts either, with nothing in its environment but this, and waits until it listens; panics with its output if it
     /// ends before.
     pub fn program(program: Program, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
-        let (mut child, output) = spawn(program, arguments, environment);
+        Self::spawned(program, spawn(program, arguments, environment))
+    }
+
+    fn spawned(program: Program, (mut child, output): (Child, Outputs)) -> Self {
         let end = Instant::now() + LIMIT;
         loop {
             let log = text(&output.stdout);
@@ -148,12 +163,21 @@ impl Drop for Running {
     }
 }
 
+/// A script that goes into the control group of its first argument and becomes what the others say.
+const JOIN: &str = r#"echo $$ > "$0" && exec "$@""#;
+
 fn spawn(program: Program, arguments: &[&str], environment: &[(&str, &str)]) -> (Child, Outputs) {
+    spawn_by(&[], program, arguments, environment)
+}
+
+/// The same, started by another program.
+fn spawn_by(by: &[&str], program: Program, arguments: &[&str], environment: &[(&str, &str)]) -> (Child, Outputs) {
     let binary = format!("/proc/{}/fd/{}", std::process::id(), program.file().as_raw_fd());
+    let words: Vec<&str> = by.iter().copied().chain([binary.as_str()]).chain(arguments.iter().copied()).collect();
     let file = || tempfile::tempfile().expect("a file for the output");
     let output = Outputs { stdout: file(), stderr: file() };
-    let child = Command::new(binary)
-        .args(arguments)
+    let child = Command::new(words[0])
+        .args(&words[1..])
         .env_clear()
         .envs(environment.iter().copied())
         .stdin(Stdio::null())

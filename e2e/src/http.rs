@@ -136,7 +136,8 @@ impl Connection {
         if uri.scheme_str() != Some("http") {
             bail!("{url} is not an http:// URL");
         }
-        let address = (uri.host().context("the URL has no host")?, uri.port_u16().unwrap_or(80));
+        let host = uri.host().context("the URL has no host")?.trim_matches(['[', ']']);
+        let address = (host, uri.port_u16().unwrap_or(80));
         let stream = TcpStream::connect(address).await.with_context(|| format!("connecting to {url}"))?;
         stream.set_nodelay(true)?;
         let (sender, driver) = http1::handshake(TokioIo::new(stream)).await?;

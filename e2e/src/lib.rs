@@ -10,6 +10,7 @@ pub mod faulty;
 pub mod gateway;
 pub mod http;
 pub mod manifests;
+pub mod memory_group;
 pub mod port;
 pub mod real;
 pub mod round_robin;

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use crate::catalog::{Candidate, Entry};
 use crate::clients::{self, Client};
-use crate::handle::{Handle, Live};
+use crate::handle::{Handle, Live, Place, Places};
 use crate::limit::Slot;
 use crate::loops::{INSTANCE, passed_before};
 use crate::metrics::{Metrics, Outcome};
@@ -84,6 +84,8 @@ pub struct Called {
     pub outcome: Outcome,
     /// The answer.
     pub answer: Result<Reply, Failure>,
+    /// The place at the server that its answer keeps until it is written.
+    pub places: Places,
 }
 
 /// Why a call has no answer.
@@ -162,13 +164,15 @@ async fn attempt_all<'a>(entry: &'a Entry, call: &Request<'_>, guard: &mut Obser
         let until = *until.get_or_insert(now + silence);
         let silence = silence.min(until.saturating_duration_since(now));
         match attempt(candidate, call, slot, (now, silence)).await {
-            Ok(reply) => {
+            Ok((reply, place)) => {
                 candidate.server.succeeded();
                 if turns.len() > 0 && may_be_tried_elsewhere(&reply, candidate.item.repeatable) {
                     refused = Some((candidate, reply));
                     continue;
                 }
-                return called(last, attempts.min(order.len()), Ok(reply));
+                let mut called = called(last, attempts.min(order.len()), Ok(reply));
+                called.places.push(place);
+                return called;
             }
             Err(Failure::Server(error)) => {
                 if let CallError::Later { after, .. } = error {
@@ -234,7 +238,8 @@ fn worth_telling(before: Failure, error: CallError) -> Failure {
 fn called(last: Option<&Candidate>, attempts: usize, answer: Result<Reply, Failure>) -> Called {
     let attempts = u32::try_from(attempts).unwrap_or(u32::MAX);
     let outcome = outcome(&answer);
-    Called { server: last.map(|candidate| candidate.server.clone()), attempts, outcome, answer }
+    let server = last.map(|candidate| candidate.server.clone());
+    Called { server, attempts, outcome, answer, places: Places::new() }
 }
 
 fn order(entry: &Entry, call: &Request<'_>) -> SmallVec<[usize; 4]> {
@@ -292,9 +297,9 @@ async fn first_free<'a>(entry: &'a Entry, busy: &[usize], call: &Request<'_>) ->
 async fn attempt(
     candidate: &Candidate,
     call: &Request<'_>,
-    _slot: Slot<'_>,
+    slot: Slot<'_>,
     (began, silence): (Instant, Duration),
-) -> Result<Reply, Failure> {
+) -> Result<(Reply, Place), Failure> {
     let server = &candidate.server;
     let spec = server.spec();
     let Some(live) = server.live() else { return Err(Failure::Server(CallError::NotSent("it has no session"))) };
@@ -310,13 +315,14 @@ async fn attempt(
         && !live.session.is_modern()
     {
         // In a box, so that the usual call does not carry the room for it.
-        return Box::pin(clients::attempt(clients, candidate, call, &headers, &timing)).await;
+        let reply = Box::pin(clients::attempt(clients, candidate, call, &headers, &timing)).await?;
+        return Ok((reply, Place::of(server, slot)));
     }
     let answer = match send(&live.session, candidate, call, &headers, &timing).await {
         Err(CallError::SessionExpired) => Box::pin(send_anew(&live, candidate, call, &headers, &timing)).await,
         answer => answer,
     };
-    answer.map_err(Failure::Server)
+    Ok((answer.map_err(Failure::Server)?, Place::of(server, slot)))
 }
 
 /// Sends a call once more, in the session that follows one which the server has forgotten.

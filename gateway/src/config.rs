@@ -70,8 +70,8 @@ pub struct Options {
     /// Addresses and host names of the gateway itself, which servers must not have, separated by commas
     #[arg(long, global = true, env = "OWN_ADDRESSES", value_name = "HOSTS")]
     pub own_addresses: Option<String>,
-    /// Address to listen on
-    #[arg(long, global = true, env = "HOST", default_value = "0.0.0.0")]
+    /// Address to listen on; `::` is IPv6 and IPv4
+    #[arg(long, global = true, env = "HOST", default_value = "::")]
     pub host: Option<String>,
     /// Port to listen on
     #[arg(long, global = true, env = "PORT", default_value = "5000")]
@@ -178,6 +178,9 @@ pub struct Options {
     /// Largest message of a server, in bytes
     #[arg(long, global = true, env = "MAX_RESULT_BYTES", value_name = "BYTES", default_value = "8388608")]
     pub max_result_bytes: Option<String>,
+    /// Memory of the process, in bytes or as 256Mi; without it, that of its control group, or half of the machine's
+    #[arg(long, global = true, env = "MEMORY_LIMIT", value_name = "BYTES")]
+    pub memory_limit: Option<String>,
     /// Connections of callers at the same time
     #[arg(long, global = true, env = "MAX_CONNECTIONS", value_name = "COUNT", default_value = "10000")]
     pub max_connections: Option<String>,
@@ -218,6 +221,8 @@ pub struct Config {
     pub max_body: usize,
     /// Bytes of a message of a server.
     pub max_message: usize,
+    /// Bytes of memory, if they are set.
+    pub memory_limit: Option<u64>,
     /// Connections of callers.
     pub max_connections: usize,
     /// From the signal to stop to the end of accepting.
@@ -286,7 +291,7 @@ impl Options {
     /// Every problem there is, one line each.
     pub fn check(&self) -> Result<Config, Vec<Problem>> {
         let mut problems = Vec::new();
-        let host = parsed(&mut problems, "HOST", &self.host, "0.0.0.0", "an IP address", IpAddr::from_str);
+        let host = parsed(&mut problems, "HOST", &self.host, "::", "an IP address", IpAddr::from_str);
         let port = number(&mut problems, "PORT", &self.port, 5000, 0..=65_535);
         let config = Config {
             listen: SocketAddr::new(host, u16::try_from(port).unwrap_or_default()),
@@ -309,6 +314,7 @@ impl Options {
             log: self.log(&mut problems),
             max_body: size(&mut problems, "MAX_BODY_BYTES", &self.max_body_bytes, 1024 * 1024),
             max_message: size(&mut problems, "MAX_RESULT_BYTES", &self.max_result_bytes, 8 * 1024 * 1024),
+            memory_limit: memory(&mut problems, &self.memory_limit),
             max_connections: usize::try_from(number(
                 &mut problems,
                 "MAX_CONNECTIONS",
@@ -431,7 +437,7 @@ impl Options {
         let address = text(&self.admin_address)?;
         let parsed = address.parse();
         if parsed.is_err() {
-            problems.push(format!("ADMIN_ADDRESS is {address:?}: write ADDRESS:PORT, as in 0.0.0.0:9090"));
+            problems.push(format!("ADMIN_ADDRESS is {address:?}: write ADDRESS:PORT, as in 0.0.0.0:9090 or [::]:9090"));
         }
         parsed.ok()
     }
@@ -597,6 +603,23 @@ fn size(problems: &mut Vec<Problem>, name: &str, value: &Option<String>, default
     usize::try_from(number(problems, name, value, default, 1024..=1024 * 1024 * 1024)).unwrap_or(usize::MAX)
 }
 
+/// The least memory with which anything can be done.
+const LEAST_MEMORY: u64 = 64 * 1024 * 1024;
+
+/// A number of bytes, as Kubernetes writes it.
+fn memory(problems: &mut Vec<Problem>, value: &Option<String>) -> Option<u64> {
+    let given = text(value)?;
+    let units = [("Ki", 1 << 10), ("Mi", 1 << 20), ("Gi", 1 << 30), ("", 1)];
+    let bytes = units.iter().find_map(|(unit, factor)| {
+        let number: u64 = given.strip_suffix(unit)?.parse().ok()?;
+        number.checked_mul(*factor)
+    });
+    if bytes.is_none_or(|bytes| bytes < LEAST_MEMORY) {
+        problems.push(format!("MEMORY_LIMIT is {given:?}: it must be a number of bytes such as 256Mi, at least 64Mi"));
+    }
+    bytes
+}
+
 fn seconds(problems: &mut Vec<Problem>, name: &str, value: &Option<String>, default: u64) -> Duration {
     Duration::from_secs(number(problems, name, value, default, 0..=3600))
 }
@@ -656,6 +679,23 @@ mod tests {
             ]
         );
         assert!(problems.iter().all(|problem| !problem.contains("u:p") && !problem.contains('\n')), "{problems:?}");
+    }
+
+    #[test]
+    fn memory_is_told_in_bytes_or_as_kubernetes_does() {
+        let limit = |text: &str| {
+            let options = Options { mcp_urls: given("http://a/"), memory_limit: given(text), ..Options::default() };
+            options.check().map(|config| config.memory_limit)
+        };
+        for (text, bytes) in [("", None), ("268435456", Some(268_435_456)), ("65536Ki", Some(67_108_864))] {
+            assert_eq!(limit(text).unwrap(), bytes, "{text}");
+        }
+        assert_eq!([limit("256Mi").unwrap(), limit("2Gi").unwrap()], [Some(268_435_456), Some(2_147_483_648)]);
+        for text in ["1", "63Mi", "256M", "0.5Gi", "-1", "99999999999Gi", "lots"] {
+            let problem =
+                format!("MEMORY_LIMIT is {text:?}: it must be a number of bytes such as 256Mi, at least 64Mi");
+            assert_eq!(limit(text).unwrap_err(), [problem]);
+        }
     }
 
     #[test]

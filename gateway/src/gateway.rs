@@ -12,7 +12,8 @@ use portcullis_crds::report;
 use portcullis_runtime::admin::{self, AdminState};
 use portcullis_runtime::serve::{self, ServeError};
 use portcullis_runtime::{
-    Connections, Drain, Failure, Latch, Limits, LogSink, Readiness, Supervisor, WorkerThreads, Workers, process, signal,
+    Connections, Drain, Failure, Latch, Limits, LogSink, Readiness, Supervisor, WorkerThreads, Workers, memory,
+    process, signal,
 };
 use thiserror::Error;
 use tokio::net::TcpListener;
@@ -48,8 +49,8 @@ use crate::server::{HANDSHAKES, Shared};
 use crate::source::{Feed, Soundness, Source};
 use crate::upstream::stream::system_roots;
 
-/// Connections to the admin port: a scraper, a few probes.
-const ADMIN_CONNECTIONS: usize = 64;
+/// Connections of callers besides the setting, for probes alone.
+const KEPT: usize = 16;
 
 /// A gateway that listens but does not serve yet.
 pub struct Gateway {
@@ -272,18 +273,21 @@ impl Gateway {
             tasks.spawn("session keys", ended(async move { until(stop, file.follow(sealer, metrics)).await }));
         }
 
-        let probes = AdminState { readiness: app.readiness.clone(), registry: app.metrics.registry.clone() };
+        let probes = AdminState::new(app.readiness.clone(), app.metrics.registry.clone());
         let front = match admin {
             Some(listener) => {
-                let limits = limits(ADMIN_CONNECTIONS, config.grace);
-                let more = vec![(report::PATH, status::route(board, tasks.shutdown()))];
-                let probes = serve::router(admin::router_with(probes, more));
+                let limits = Limits { drain_grace: config.grace, ..Limits::of_probes() };
+                let status = status::route(board, probes.turns.clone(), tasks.shutdown());
+                let router = admin::router_with(probes, vec![(report::PATH, status)]);
+                let probes = serve::router_with_probes(router, &admin::PROBES);
                 tasks.spawn("admin listener", serve::serve(listener, probes, limits, Arc::default(), tasks.shutdown()));
                 Front::new(app.clone(), Router::new())
             }
             None => Front::new(app.clone(), admin::routes(probes)),
         };
         let limits = limits(config.max_connections, config.grace);
+        let (limit, stop) = (memory::available(config.memory_limit), tasks.shutdown());
+        tasks.spawn("memory", ended(memory::follow(memory::account(), limit, stop)));
         let serving = serve::serve_on(
             workers,
             listener,
@@ -343,7 +347,7 @@ fn local(listener: &TcpListener, asked: SocketAddr) -> SocketAddr {
 }
 
 fn limits(connections: usize, grace: Duration) -> Limits {
-    Limits { connections, drain_grace: grace, ..Limits::default() }
+    Limits { connections, kept: KEPT, has_strangers: true, drain_grace: grace, ..Limits::default() }
 }
 
 async fn ended(work: impl Future<Output = ()>) -> Result<(), std::convert::Infallible> {

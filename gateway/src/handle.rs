@@ -12,6 +12,7 @@ use portcullis_crds::mcpserver::State;
 use portcullis_crds::{Reason, Server, ServerKey};
 use portcullis_runtime::workers::Parts;
 use prometheus::{Histogram, HistogramVec};
+use smallvec::SmallVec;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
@@ -173,6 +174,26 @@ pub struct Status {
     pub left_out: usize,
     /// What is wrong with what it lists, for each kind.
     pub problems: [Arc<Problems>; Kind::ALL.len()],
+}
+
+/// A place at a server that an answer of it keeps until it is written, so that a slow reader counts as a call under way.
+pub struct Place(Arc<Handle>);
+
+/// The places that an answer keeps.
+pub type Places = SmallVec<[Place; 1]>;
+
+impl Place {
+    /// Keeps a place that was taken at this server.
+    pub fn of(server: &Arc<Handle>, slot: Slot<'_>) -> Self {
+        slot.keep();
+        Self(server.clone())
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.slots.leave();
+    }
 }
 
 /// Where a server is between connecting and ready.

@@ -33,6 +33,13 @@ pub struct Slots {
 /// A place; it is free again when this is dropped.
 pub struct Slot<'a>(&'a Slots);
 
+impl Slot<'_> {
+    /// Keeps the place, for whoever leaves it by [`Slots::leave`].
+    pub fn keep(self) {
+        std::mem::forget(self);
+    }
+}
+
 /// A turn in the queue, from which a place may come also when nobody looks any more.
 struct Turn<'a> {
     slots: &'a Slots,
@@ -91,6 +98,11 @@ impl Slots {
             0 => 0,
             limit => limit.saturating_mul(WAITING_PER_SLOT).max(LEAST_WAITING) as usize,
         }
+    }
+
+    /// Leaves a place that was [kept](Slot::keep).
+    pub fn leave(&self) {
+        self.free();
     }
 
     /// Waits until all places are free.

@@ -17,6 +17,9 @@ use crate::source::folder::Folder;
 /// For the last log lines to be written.
 const FLUSH: Duration = Duration::from_secs(1);
 
+/// After the grace: calls that are cut take a moment, and Kubernetes kills five seconds after the grace.
+const OVERTIME: Duration = Duration::from_millis(4_500);
+
 /// Runs the gateway.
 ///
 /// # Errors
@@ -28,14 +31,17 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     // On one processor everything in one thread is faster.
     let threads = WorkerThreads::start(if workers::count() == 1 { 0 } else { workers::count() });
     let threads = threads.context("cannot start the threads that serve callers")?;
-    let outcome = runtime()?.block_on(serve(config, sink.clone(), &threads));
+    let runtime = runtime()?;
+    let outcome = runtime.block_on(serve(config, sink.clone(), &threads));
+    // Without waiting for what still blocks a thread, such as the reading of a file.
+    runtime.shutdown_background();
     drop(threads);
     sink.flush(FLUSH);
     outcome
 }
 
 async fn serve(config: Config, sink: LogSink, threads: &WorkerThreads) -> anyhow::Result<()> {
-    let stop = signal::termination()?;
+    let stop = signal::termination(config.drain + config.grace + OVERTIME)?;
     let requests = tracing::enabled!(tracing::Level::INFO).then_some(sink);
     let gateway = Gateway::bind(config, requests).await.map_err(|error| match error {
         StartError::Settings(problems) => told(problems),

@@ -60,7 +60,7 @@ pub struct Options {
     #[arg(long, global = true, env = "STATUS_WRITES_PER_SECOND", value_name = "COUNT", default_value = "500")]
     pub status_writes_per_second: Option<String>,
     /// ADDRESS:PORT for /metrics, /livez and /readyz
-    #[arg(long, global = true, env = "ADMIN_ADDRESS", value_name = "ADDRESS:PORT", default_value = "0.0.0.0:9090")]
+    #[arg(long, global = true, env = "ADMIN_ADDRESS", value_name = "ADDRESS:PORT", default_value = "[::]:9090")]
     pub admin_address: Option<String>,
     /// DEBUG, INFO, WARNING, ERROR, or filter directives
     #[arg(long, global = true, env = "LOG_LEVEL", value_name = "LEVEL", default_value = "INFO")]
@@ -163,9 +163,9 @@ impl Options {
     /// Every problem there is, one line each.
     pub fn check(&self, host: &str) -> Result<Config, Vec<Problem>> {
         let mut problems = Vec::new();
-        let admin = text(&self.admin_address).unwrap_or("0.0.0.0:9090");
+        let admin = text(&self.admin_address).unwrap_or("[::]:9090");
         let admin = admin.parse().unwrap_or_else(|_| {
-            problems.push(format!("ADMIN_ADDRESS is {admin:?}: write ADDRESS:PORT, as in 0.0.0.0:9090"));
+            problems.push(format!("ADMIN_ADDRESS is {admin:?}: write ADDRESS:PORT, as in 0.0.0.0:9090 or [::]:9090"));
             SocketAddr::from(([0, 0, 0, 0], 0))
         });
         let level = text(&self.log_level).unwrap_or("INFO");

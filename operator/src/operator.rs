@@ -19,11 +19,8 @@ use crate::controller::Controller;
 use crate::metrics::Metrics;
 use crate::{events, keys, leader, report};
 
-/// Connections to the admin port: a scraper, a few probes.
-const ADMIN_CONNECTIONS: usize = 64;
-
 /// For writes under way, and for giving the Lease back.
-const GRACE: Duration = Duration::from_secs(15);
+pub const GRACE: Duration = Duration::from_secs(15);
 
 /// For a connection to the API server.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
@@ -117,10 +114,9 @@ impl Operator {
         let reconciling = async move { controller.run(client, &config, &namespace, leading, stop).await };
         tasks.spawn("controller", ended(reconciling));
 
-        let probes = AdminState { readiness: readiness.clone(), registry: metrics.registry.clone() };
-        let limits =
-            Limits { connections: ADMIN_CONNECTIONS, drain_grace: Duration::from_secs(1), ..Limits::default() };
-        let probes = serve::router(admin::router_with(probes, vec![status]));
+        let probes = AdminState::new(readiness.clone(), metrics.registry.clone());
+        let limits = Limits::of_probes();
+        let probes = serve::router_with_probes(admin::router_with(probes, vec![status]), &admin::PROBES);
         tasks.spawn("admin listener", serve::serve(listener, probes, limits, Arc::default(), tasks.shutdown()));
         tasks.run(signal, Drain { readiness, delay: Duration::ZERO, grace: GRACE }).await
     }

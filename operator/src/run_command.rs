@@ -6,10 +6,13 @@ use anyhow::anyhow;
 use portcullis_runtime::{LogSink, log, signal};
 
 use crate::config::{Config, Options};
-use crate::operator::Operator;
+use crate::operator::{GRACE, Operator};
 
 /// For the last log lines to be written.
 const FLUSH: Duration = Duration::from_secs(1);
+
+/// After the grace, for what comes after it.
+const OVERTIME: Duration = Duration::from_secs(2);
 
 /// Runs the operator.
 ///
@@ -23,12 +26,14 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     log::init(&config.log_level, config.log_json, sink.clone())?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let outcome = runtime.block_on(serve(config));
+    // Without waiting for what still blocks a thread.
+    runtime.shutdown_background();
     sink.flush(FLUSH);
     outcome
 }
 
 async fn serve(config: Config) -> anyhow::Result<()> {
-    let stop = signal::termination()?;
+    let stop = signal::termination(GRACE + OVERTIME)?;
     Ok(Operator::bind(config).await?.run(stop).await?)
 }
 

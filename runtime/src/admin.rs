@@ -2,16 +2,38 @@
 //!
 //! Liveness says only that the process answers; nothing that happens elsewhere may make the kubelet restart it.
 
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
 use axum::Router;
+use axum::body::Body;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get};
+use bytes::Bytes;
+use hyper::body::{Frame, SizeHint};
 use prometheus::{Encoder, Registry, TextEncoder};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 use tracing::error;
 
 use crate::chain::Chain;
+use crate::memory::account;
 use crate::ready::Readiness;
+
+/// The paths that are asked to learn whether a process lives and may get traffic.
+pub const PROBES: [&str; 2] = ["/livez", "/readyz"];
+
+/// Long answers that are made and written at the same time: each may be megabytes, and its reader slow.
+const TURNS: usize = 4;
+
+/// Whoever wants a long answer looks so often, for so long each time, whether one of these is over.
+const ROUNDS: usize = 15;
+const ROUND: Duration = Duration::from_millis(100);
 
 /// Prometheus text exposition format 0.0.4; see prometheus.io/docs/instrumenting/exposition_formats.
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -23,6 +45,24 @@ pub struct AdminState {
     pub readiness: Readiness,
     /// Shown at `/metrics`.
     pub registry: Registry,
+    /// For answers that may be long.
+    pub turns: Turns,
+}
+
+/// A bound on the long answers of one port.
+#[derive(Clone, Debug)]
+pub struct Turns(Arc<Semaphore>);
+
+/// The right to give a long answer, until it is written.
+#[derive(Debug)]
+pub struct Turn {
+    _place: OwnedSemaphorePermit,
+}
+
+/// A long answer.
+struct Long {
+    text: Option<Bytes>,
+    _turn: Turn,
 }
 
 /// Makes the whole admin port: `/livez`, `/readyz` and `/metrics`; every answer is plain text.
@@ -63,9 +103,10 @@ async fn readyz(State(state): State<AdminState>) -> Response {
 }
 
 async fn metrics(State(state): State<AdminState>) -> Response {
+    let Some(turn) = state.turns.take().await else { return Turns::refusal() };
     let mut text = Vec::with_capacity(16 * 1024);
     match TextEncoder::new().encode(&state.registry.gather(), &mut text) {
-        Ok(()) => ([(header::CONTENT_TYPE, METRICS_TYPE)], text).into_response(),
+        Ok(()) => turn.answer(METRICS_TYPE, text),
         Err(failure) => {
             error!(error = %Chain(&failure), "cannot write the metrics");
             (StatusCode::INTERNAL_SERVER_ERROR, "the metrics cannot be written; see the log\n").into_response()
@@ -77,9 +118,69 @@ async fn method_not_allowed() -> (StatusCode, &'static str) {
     (StatusCode::METHOD_NOT_ALLOWED, "method not allowed: use GET\n")
 }
 
+// === impl AdminState, Turns, Turn, Long ===
+
+impl AdminState {
+    /// Tells about these.
+    pub fn new(readiness: Readiness, registry: Registry) -> Self {
+        Self { readiness, registry, turns: Turns::default() }
+    }
+}
+
+impl Default for Turns {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(TURNS)))
+    }
+}
+
+impl Turns {
+    /// Waits for a turn for a moment. Meanwhile, who takes nothing of an answer is let go.
+    pub async fn take(&self) -> Option<Turn> {
+        for _ in 0..ROUNDS {
+            if let Ok(Ok(turn)) = timeout(ROUND, self.0.clone().acquire_owned()).await {
+                return Some(Turn { _place: turn });
+            }
+            account().relieve();
+        }
+        None
+    }
+
+    /// What is answered if there was no turn.
+    pub fn refusal() -> Response {
+        let retry = [(header::RETRY_AFTER, "1")];
+        (StatusCode::SERVICE_UNAVAILABLE, retry, "too many long answers are under way: try again\n").into_response()
+    }
+}
+
+impl Turn {
+    /// A long answer, which counts until it is written.
+    pub fn answer(self, media_type: &'static str, text: Vec<u8>) -> Response {
+        let mut response = Response::new(Body::new(Long { text: Some(text.into()), _turn: self }));
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
+        response
+    }
+}
+
+impl hyper::body::Body for Long {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Ready(self.text.take().map(|text| Ok(Frame::data(text))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.text.is_none()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.text.as_ref().map_or(0, |text| text.len() as u64))
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use axum::body::{Body, to_bytes};
+    use axum::body::to_bytes;
     use axum::http::Request;
     use hyper::service::Service;
     use hyper_util::service::TowerToHyperService;
@@ -88,7 +189,7 @@ mod tests {
     use super::*;
 
     fn state() -> AdminState {
-        AdminState { readiness: Readiness::default(), registry: Registry::new() }
+        AdminState::new(Readiness::default(), Registry::new())
     }
 
     /// Status, content type and body of one answer.
@@ -135,6 +236,19 @@ mod tests {
 
         let expected = "# HELP calls_total Calls.\n# TYPE calls_total counter\ncalls_total 3\n";
         assert_eq!(ask(&state, "GET", "/metrics").await, (200, METRICS_TYPE.to_owned(), expected.to_owned()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn long_answers_are_given_in_turns() {
+        let turns = Turns::default();
+        let mut taken = Vec::new();
+        for _ in 0..TURNS {
+            taken.push(turns.take().await.expect("a turn").answer("a/b", vec![b'x']));
+        }
+        assert!(turns.take().await.is_none());
+        assert_eq!(Turns::refusal().headers()[header::RETRY_AFTER], "1");
+        drop(taken.pop());
+        assert!(turns.take().await.is_some());
     }
 
     #[tokio::test]

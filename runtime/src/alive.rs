@@ -19,6 +19,17 @@ const MOST: u32 = 4;
 /// not ask for signs of life meanwhile.
 const UNCONFIRMED: Duration = QUIET.saturating_add(AGAIN.saturating_mul(MOST));
 
+/// Bytes that the system keeps of what has come and nobody has read; it counts twice as many.
+const UNREAD: usize = 256 * 1024;
+
+/// Has the system keep little of what nobody has read yet: without, it lets that grow to megabytes.
+///
+/// # Errors
+/// The system's.
+pub fn bound_buffer(connection: &impl AsFd) -> io::Result<()> {
+    Ok(sockopt::set_socket_recv_buffer_size(connection, UNREAD)?)
+}
+
 /// Has the system ask for signs of life while nothing comes over a TCP connection, and give up after two minutes without
 /// any. What a listener accepts has it from the listener.
 ///

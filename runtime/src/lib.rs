@@ -10,6 +10,7 @@
 //! | [`signal`] | SIGTERM, SIGINT and SIGHUP |
 //! | [`ready`] | what is still missing before the process may get traffic |
 //! | [`mod@serve`] | the accept loop of every listener, with its limits |
+//! | [`memory`] | one account of the bytes that are held for others |
 //! | [`admin`] | `/livez`, `/readyz` and `/metrics` |
 //! | [`alive`] | what notices that the other end of a connection is gone |
 //! | [`process`] | memory, CPU and open files of this process, as metrics |
@@ -22,6 +23,7 @@ pub mod alive;
 pub mod chain;
 pub mod flags;
 pub mod log;
+pub mod memory;
 pub mod process;
 pub mod ready;
 pub mod serve;

@@ -1,33 +1,42 @@
 //! The accept loop of every listener: connections have an owner, a number, and a deadline for each of their waits.
 //!
-//! `axum::serve` sets no timers and no bound on connections; a client that sends half a request, or takes no
-//! answer, would stay for ever.
+//! HTTP/1.1 as far as a gateway needs it, read in one place and strictly. A client that sends half a request, or takes no
+//! answer, does not stay for ever; when there is no room for a newcomer, who waits longest goes.
 
+mod body;
 mod connection;
-mod direct;
 mod fields;
-mod head;
+mod places;
+mod refusal;
+mod reply;
+mod request;
 mod service;
 mod socket;
 
 use std::convert::Infallible;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use rustix::io::Errno;
+use rustix::net::sockopt;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{sleep, timeout};
 use tracing::{debug, error, info, warn};
 
-pub use self::direct::{Answering, Direct, Plain};
+pub use self::body::{BrokenBody, Coming, Sent};
 pub use self::fields::{Fields, as_text};
-pub use self::service::{Answer, RouterService, router};
+pub use self::places::Place;
+use self::places::{Places, Seated, Wanted};
+use self::service::BoxError;
+pub use self::service::{Answer, Answering, Peer, Request, RouterService, method_and_uri, router, router_with_probes};
 use crate::alive::keep_alive;
 use crate::chain::Chain;
+use crate::memory::{CONNECTION, Held, account};
 use crate::shutdown::Shutdown;
 use crate::workers::Workers;
 
@@ -38,11 +47,28 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// many clients come at once. The system may allow less (`net.core.somaxconn`).
 const BACKLOG: u32 = 4096;
 
+/// One that has just come is left alone for so long: what it sends may be here already.
+const FRESH: Duration = Duration::from_millis(100);
+
+/// A newcomer waits so often, for so long each time, for one that is not fresh; afterwards any that waits goes.
+const ROUNDS: usize = 5;
+const ROUND: Duration = Duration::from_millis(10);
+
+/// Bytes that the system keeps of what a client sends, and of what it does not take; it counts twice as many. Without, it
+/// lets them grow to megabytes for each.
+const RECEIVE_BUFFER: usize = 64 * 1024;
+const SEND_BUFFER: usize = 256 * 1024;
+
 /// What one listener grants its clients.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Connections open at the same time; more are accepted and closed at once.
+    /// Connections open at the same time; for one more, the one goes that waits longest for its client. If none does, it is
+    /// closed at once.
     pub connections: usize,
+    /// Besides these, connections on which only probes are answered.
+    pub kept: usize,
+    /// Connections count as strangers' until a request on them has brought a good token.
+    pub has_strangers: bool,
     /// For the first head after connecting, and for each later head from its first byte.
     pub header_timeout: Duration,
     /// Between an answer and the first byte of the next request.
@@ -58,6 +84,7 @@ pub struct Limits {
 pub struct Connections {
     accepted: AtomicU64,
     refused: AtomicU64,
+    evicted: AtomicU64,
     closed: AtomicU64,
 }
 
@@ -74,25 +101,46 @@ pub enum ServeError {
     },
 }
 
-/// Opens a listener; port 0 lets the system choose one.
+/// Opens a listener; port 0 lets the system choose one. `[::]` takes IPv4 too, and is `0.0.0.0` where the system has no
+/// IPv6.
 ///
 /// # Errors
 /// [`ServeError::Listen`] if the system refuses.
 pub async fn listen(address: SocketAddr) -> Result<TcpListener, ServeError> {
-    let open = || {
-        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-        socket.set_reuseaddr(true)?;
-        // Callers may be gone without a word. Without it they are noticed later, so a refusal is no matter.
-        let _ = keep_alive(&socket);
-        socket.bind(address)?;
-        socket.listen(BACKLOG)
+    let opened = match open(address) {
+        Err(error) if address.ip() == Ipv6Addr::UNSPECIFIED && lacks_ipv6(&error) => {
+            open(SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port())))
+        }
+        opened => opened,
     };
-    open().map_err(|source| ServeError::Listen { address, source })
+    opened.map_err(|source| ServeError::Listen { address, source })
+}
+
+fn open(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    if address.ip() == Ipv6Addr::UNSPECIFIED {
+        // The system's own choice may be another (`net.ipv6.bindv6only`).
+        sockopt::set_ipv6_v6only(&socket, false)?;
+    }
+    // What is accepted has them from here.
+    let _ = sockopt::set_socket_recv_buffer_size(&socket, RECEIVE_BUFFER);
+    let _ = sockopt::set_socket_send_buffer_size(&socket, SEND_BUFFER);
+    // Callers may be gone without a word. Without it they are noticed later, so a refusal is no matter.
+    let _ = keep_alive(&socket);
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+/// Whether a system without IPv6, or with all of it switched off, has said this.
+fn lacks_ipv6(error: &io::Error) -> bool {
+    let codes = [Errno::AFNOSUPPORT, Errno::ADDRNOTAVAIL, Errno::PROTONOSUPPORT];
+    codes.iter().any(|code| error.raw_os_error() == Some(code.raw_os_error()))
 }
 
 /// Answers HTTP/1.1 on `listener` until `shutdown`, then lets answers under way finish.
 ///
-/// `make` is called once for each connection with the peer's address; [`router`] makes one from an axum `Router`.
+/// `make` is called once for each connection with its peer; [`router`] makes one from an axum `Router`.
 /// Never ends before it is asked to: when the system has no connection to hand out, it waits and tries again.
 ///
 /// # Errors
@@ -105,7 +153,7 @@ pub async fn serve<M, S>(
     shutdown: Shutdown,
 ) -> Result<(), Infallible>
 where
-    M: Fn(SocketAddr) -> S,
+    M: Fn(Peer) -> Arc<S>,
     S: Answer,
 {
     serve_on(Workers::default(), listener, make, limits, connections, shutdown).await
@@ -124,10 +172,11 @@ pub async fn serve_on<M, S>(
     shutdown: Shutdown,
 ) -> Result<(), Infallible>
 where
-    M: Fn(SocketAddr) -> S,
+    M: Fn(Peer) -> Arc<S>,
     S: Answer,
 {
     let mut tasks = JoinSet::new();
+    let places = Places::new(account());
     let mut failing = false;
     let mut stop = pin!(shutdown.requested());
     loop {
@@ -141,14 +190,21 @@ where
             accepted = listener.accept() => accepted,
         };
         let Some((stream, peer)) = usable(accepted, &mut failing).await else { continue };
-        if let Some(open) = admit(&connections, &stream, tasks.len() < limits.connections) {
-            let (service, shutdown) = (make(peer), shutdown.clone());
-            match workers.seat() {
-                None => drop(tasks.spawn(connection::run(stream, service, limits, shutdown, open))),
-                Some(seat) => {
-                    let running = connection::run_there(stream.into_std(), service, limits, shutdown, open);
-                    drop(seat.spawn(&mut tasks, running));
-                }
+        let Some(seated) = seat(&places, &limits, &connections).await else {
+            connections.refused.fetch_add(1, Ordering::Relaxed);
+            continue;
+        };
+        let open = admit(&connections, &stream);
+        let service = make(Peer { address: peer, place: seated.place.clone() });
+        let shutdown = shutdown.clone();
+        match workers.seat() {
+            None => {
+                let running = connection::run(stream, service, limits, shutdown, seated);
+                tasks.spawn(counted(open, running));
+            }
+            Some(seat) => {
+                let running = connection::run_there(stream.into_std(), service, limits, shutdown, seated);
+                drop(seat.spawn(&mut tasks, counted(open, running)));
             }
         }
     }
@@ -165,11 +221,12 @@ struct Open(Arc<Connections>);
 async fn usable(accepted: io::Result<(TcpStream, SocketAddr)>, failing: &mut bool) -> Option<(TcpStream, SocketAddr)> {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
     match accepted {
-        Ok(connection) => {
+        Ok((stream, peer)) => {
             if std::mem::take(failing) {
                 info!("connections are accepted again");
             }
-            Some(connection)
+            // What listens for both families gives callers of IPv4 an address of IPv6.
+            Some((stream, SocketAddr::new(peer.ip().to_canonical(), peer.port())))
         }
         Err(error) if matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted) => {
             None
@@ -185,20 +242,63 @@ async fn usable(accepted: io::Result<(TcpStream, SocketAddr)>, failing: &mut boo
     }
 }
 
-fn admit(connections: &Arc<Connections>, stream: &TcpStream, room: bool) -> Option<Open> {
-    if !room {
-        connections.refused.fetch_add(1, Ordering::Relaxed);
-        return None;
+/// A place for a newcomer, for which another may have to go.
+async fn seat(places: &Arc<Places>, limits: &Limits, connections: &Connections) -> Option<Seated> {
+    let mut is_kept = false;
+    let open = places.len();
+    if open >= limits.connections && !evict(places, Wanted::Connection, connections).await {
+        is_kept = true;
+        // Never by those who are there for other things.
+        if open >= limits.connections + limits.kept && !evict(places, Wanted::Kept, connections).await {
+            return None;
+        }
     }
+    let held = if !limits.has_strangers {
+        Held::forced(&account().callers, CONNECTION)
+    } else if let Some(held) = places.stranger() {
+        held
+    } else if evict(places, Wanted::Strangers, connections).await {
+        // What the other one held will be free in a moment.
+        Held::forced(&account().strangers, CONNECTION)
+    } else {
+        return None;
+    };
+    Some(places.seat(limits.has_strangers, is_kept && limits.kept > 0, held))
+}
+
+async fn evict(places: &Places, wanted: Wanted, connections: &Connections) -> bool {
+    let mut evicted = places.evict(wanted, FRESH);
+    for _ in 0..ROUNDS {
+        if evicted {
+            break;
+        }
+        sleep(ROUND).await;
+        evicted = places.evict(wanted, FRESH);
+    }
+    evicted |= evicted || places.evict(wanted, Duration::ZERO);
+    if evicted {
+        connections.evicted.fetch_add(1, Ordering::Relaxed);
+    }
+    evicted
+}
+
+fn admit(connections: &Arc<Connections>, stream: &TcpStream) -> Open {
     connections.accepted.fetch_add(1, Ordering::Relaxed);
     // Answers are small and complete: waiting for more to send would only delay them. It fails only for a peer
     // that is already gone.
     let _ = stream.set_nodelay(true);
-    Some(Open(connections.clone()))
+    Open(connections.clone())
+}
+
+/// Runs a connection that counts as open until it has ended.
+async fn counted(open: Open, running: impl Future<Output = Result<(), BoxError>>) -> Result<(), BoxError> {
+    let ended = running.await;
+    drop(open);
+    ended
 }
 
 /// Waits for the connections within the grace and cuts the rest.
-async fn drain(mut tasks: JoinSet<hyper::Result<()>>, grace: Duration) {
+async fn drain(mut tasks: JoinSet<Result<(), BoxError>>, grace: Duration) {
     let all = async {
         while let Some(end) = tasks.join_next().await {
             report(end);
@@ -210,15 +310,31 @@ async fn drain(mut tasks: JoinSet<hyper::Result<()>>, grace: Duration) {
     }
 }
 
-fn report(end: Result<hyper::Result<()>, JoinError>) {
+fn report(end: Result<Result<(), BoxError>, JoinError>) {
     match end {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => debug!(error = %Chain(&error), "connection ended early"),
+        Ok(Err(error)) => debug!(error = %Chain(&*error), "connection ended early"),
         Err(error) => error!(error = %error, "connection ended by a panic"),
     }
 }
 
 // === impl Limits ===
+
+impl Limits {
+    /// For a port of probes and scrapers: 64 connections and 16 for probes, all of which are quick.
+    pub fn of_probes() -> Self {
+        let quick = Duration::from_secs(10);
+        Self {
+            connections: 64,
+            kept: 16,
+            has_strangers: false,
+            header_timeout: Duration::from_secs(5),
+            idle_timeout: quick,
+            write_stall: quick,
+            drain_grace: Duration::from_secs(1),
+        }
+    }
+}
 
 impl Default for Limits {
     /// For a public port: 10,000 connections, 10 s for a head, 30 s for a stalled reader, 20 s to drain.
@@ -228,6 +344,8 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections: 10_000,
+            kept: 0,
+            has_strangers: false,
             header_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(620),
             write_stall: Duration::from_secs(30),
@@ -244,7 +362,12 @@ impl Connections {
         self.accepted.load(Ordering::Relaxed)
     }
 
-    /// Connections closed at once because the limit was reached, since the start.
+    /// Connections ended to make room for others, since the start.
+    pub fn evicted(&self) -> u64 {
+        self.evicted.load(Ordering::Relaxed)
+    }
+
+    /// Connections closed at once because there was no room, since the start.
     pub fn refused(&self) -> u64 {
         self.refused.load(Ordering::Relaxed)
     }

@@ -1,8 +1,17 @@
 //! The signals this process listens to: SIGTERM and SIGINT to stop, SIGHUP to reload. Unix only.
+//!
+//! Stopping is watched by a thread of its own, so that a second signal, and the end of the time for stopping, count
+//! whatever the rest of the process is busy with.
 
-use std::io;
+use std::future::pending;
+use std::sync::mpsc;
+use std::time::Duration;
+use std::{io, process, thread};
 
+use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
+use tokio::time::sleep;
 use tracing::info;
 
 /// Why a signal cannot be listened to.
@@ -16,6 +25,9 @@ pub enum SignalError {
         /// What the operating system said.
         source: io::Error,
     },
+    /// The thread that watches the signals cannot be started.
+    #[error("cannot start the thread that watches signals")]
+    Thread(#[source] io::Error),
 }
 
 /// The stream of SIGHUPs.
@@ -24,20 +36,87 @@ pub struct Reload {
     hangup: Signal,
 }
 
+/// Why a process ends before it has stopped in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cut {
+    /// A second signal came.
+    Again(Stopping),
+    /// Stopping took longer than this.
+    Late(Duration),
+}
+
+/// A signal that asks a process to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stopping {
+    Terminate,
+    Interrupt,
+}
+
 /// Listens from now on; the future ends with the first SIGTERM or SIGINT.
 ///
+/// After the first one, a second ends the process at once, and so does `limit`: a process that is asked to stop is gone
+/// by then, whatever it is busy with.
+///
 /// # Errors
-/// [`SignalError::Listen`] if a handler cannot be installed.
-pub fn termination() -> Result<impl Future<Output = ()> + Send, SignalError> {
-    let mut terminate = listen("SIGTERM", SignalKind::terminate())?;
-    let mut interrupt = listen("SIGINT", SignalKind::interrupt())?;
-    Ok(async move {
-        let signal = tokio::select! {
-            _ = terminate.recv() => "SIGTERM",
-            _ = interrupt.recv() => "SIGINT",
-        };
-        info!(signal, "asked to stop");
+/// [`SignalError`] if a handler cannot be installed.
+pub fn termination(limit: Duration) -> Result<impl Future<Output = ()> + Send, SignalError> {
+    watch(limit, |cut| {
+        eprintln!("{}", cut.message());
+        process::exit(cut.exit_code())
     })
+}
+
+/// The same with what is done instead of ending the process.
+fn watch(
+    limit: Duration,
+    end: impl FnOnce(Cut) + Send + 'static,
+) -> Result<impl Future<Output = ()> + Send, SignalError> {
+    let (began, beginning) = mpsc::channel();
+    let (mut first, asked) = oneshot::channel::<()>();
+    let watching = move || {
+        let runtime = Builder::new_current_thread().enable_all().build().map_err(SignalError::Thread);
+        let entered = runtime.as_ref().map(|runtime| runtime.enter());
+        let signals = entered.is_ok().then(both).transpose();
+        drop(entered);
+        let (runtime, (mut terminate, mut interrupt)) = match (runtime, signals) {
+            (Ok(runtime), Ok(Some(signals))) => (runtime, signals),
+            (Err(error), _) | (_, Err(error)) => return drop(began.send(Err(error))),
+            (Ok(_), Ok(None)) => return,
+        };
+        let _ = began.send(Ok(()));
+        runtime.block_on(async {
+            let asked = tokio::select! {
+                signal = next(&mut terminate, &mut interrupt) => signal,
+                // Nobody waits any more.
+                () = first.closed() => return,
+            };
+            info!(signal = asked.name(), "asked to stop");
+            let _ = first.send(());
+            let cut = tokio::select! {
+                signal = next(&mut terminate, &mut interrupt) => Cut::Again(signal),
+                () = sleep(limit) => Cut::Late(limit),
+            };
+            end(cut);
+        });
+    };
+    thread::Builder::new().name("signals".into()).spawn(watching).map_err(SignalError::Thread)?;
+    beginning.recv().map_err(|_| SignalError::Thread(io::ErrorKind::Other.into()))??;
+    Ok(async move {
+        if asked.await.is_err() {
+            pending::<()>().await;
+        }
+    })
+}
+
+fn both() -> Result<(Signal, Signal), SignalError> {
+    Ok((listen("SIGTERM", SignalKind::terminate())?, listen("SIGINT", SignalKind::interrupt())?))
+}
+
+async fn next(terminate: &mut Signal, interrupt: &mut Signal) -> Stopping {
+    tokio::select! {
+        _ = terminate.recv() => Stopping::Terminate,
+        _ = interrupt.recv() => Stopping::Interrupt,
+    }
 }
 
 /// Listens for SIGHUP from now on, which no longer ends the process.
@@ -50,6 +129,35 @@ pub fn reload() -> Result<Reload, SignalError> {
 
 fn listen(name: &'static str, kind: SignalKind) -> Result<Signal, SignalError> {
     signal(kind).map_err(|source| SignalError::Listen { name, source })
+}
+
+// === impl Cut, Stopping ===
+
+impl Cut {
+    fn message(self) -> String {
+        match self {
+            Self::Again(signal) => format!("stopped at once: {} came a second time", signal.name()),
+            Self::Late(limit) => format!("stopped at once: stopping took longer than {} s", limit.as_secs_f64()),
+        }
+    }
+
+    /// As a shell tells the end by a signal; 1 for a process that did not stop in time.
+    fn exit_code(self) -> i32 {
+        match self {
+            Self::Again(Stopping::Interrupt) => 130,
+            Self::Again(Stopping::Terminate) => 143,
+            Self::Late(_) => 1,
+        }
+    }
+}
+
+impl Stopping {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Terminate => "SIGTERM",
+            Self::Interrupt => "SIGINT",
+        }
+    }
 }
 
 // === impl Reload ===
@@ -80,14 +188,33 @@ mod tests {
         assert!(status.success());
     }
 
+    /// One test, because a signal reaches every watch of this process.
     #[tokio::test]
-    async fn sigterm_and_sigint_end_the_wait() {
-        for signal in ["TERM", "INT"] {
-            let stopped = termination().expect("handlers");
+    async fn the_first_signal_ends_the_wait_and_a_second_or_the_limit_ends_the_process() {
+        for (signals, limit, cut) in [
+            (&["TERM", "INT"][..], PATIENCE, Cut::Again(Stopping::Interrupt)),
+            (&["INT", "TERM"], PATIENCE, Cut::Again(Stopping::Terminate)),
+            (&["TERM"], Duration::from_millis(10), Cut::Late(Duration::from_millis(10))),
+        ] {
+            let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+            let unused = watch(limit, |_| unreachable!("nobody waits for it")).expect("handlers");
+            drop(unused);
+            let stopped = watch(limit, move |cut| tell.send(cut).expect("the test waits")).expect("handlers");
+            send(signals[0]);
+            assert_eq!(timeout(PATIENCE, stopped).await, Ok(()), "{signals:?}");
+            signals[1..].iter().for_each(|signal| send(signal));
+            assert_eq!(timeout(PATIENCE, told.recv()).await, Ok(Some(cut)), "{signals:?}");
+        }
+    }
 
-            send(signal);
-
-            assert_eq!(timeout(PATIENCE, stopped).await, Ok(()), "SIG{signal}");
+    #[test]
+    fn a_process_that_is_cut_tells_why() {
+        for (cut, message, code) in [
+            (Cut::Again(Stopping::Terminate), "stopped at once: SIGTERM came a second time", 143),
+            (Cut::Again(Stopping::Interrupt), "stopped at once: SIGINT came a second time", 130),
+            (Cut::Late(Duration::from_secs(29)), "stopped at once: stopping took longer than 29 s", 1),
+        ] {
+            assert_eq!((cut.message().as_str(), cut.exit_code()), (message, code));
         }
     }
 

@@ -152,7 +152,7 @@ fn help_shows_every_setting_with_its_flag_variable_and_default() {
         ("--allowed-addresses <CIDRS>", "ALLOWED_ADDRESSES", ""),
         ("--blocked-addresses <CIDRS>", "BLOCKED_ADDRESSES", ""),
         ("--own-addresses <HOSTS>", "OWN_ADDRESSES", ""),
-        ("--host <HOST>", "HOST", "0.0.0.0"),
+        ("--host <HOST>", "HOST", "::"),
         ("--port <PORT>", "PORT", "5000"),
         ("--admin-address <ADDRESS:PORT>", "ADMIN_ADDRESS", ""),
         ("--jwt-secret-file <FILE>", "JWT_SECRET_FILE", ""),
@@ -280,6 +280,46 @@ async fn a_signal_to_stop_lets_running_calls_finish() {
         let ended = tokio::task::spawn_blocking(move || gateway.ended()).await.expect("it ends");
         assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""));
         assert!(ended.stdout.contains(r#""path":"/tools","tool":"slow""#), "the line of the last call is written");
+    }
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_the_gateway_at_once() {
+    for (first, second, code, name) in
+        [(Signal::TERM, Signal::INT, 130, "SIGINT"), (Signal::INT, Signal::TERM, 143, "SIGTERM")]
+    {
+        let server =
+            Faulty::with_tools(Mode::Sse, vec![Tool::text("slow", "done").takes(Duration::from_secs(60))]).await;
+        let gateway = Running::start(&[], &[KEY, ("MCP_URL", &server.url()), ("DRAIN_SECONDS", "60")]);
+        tools(&gateway, 1).await;
+        let url = format!("http://{}/tools", gateway.address);
+        let call = client::post(&url, r#"{"method":"slow"}"#).bearer(&mint("a")).limit(LIMIT);
+        let stop = async {
+            wait_for("the call", LIMIT, async || server.running() == 1).await;
+            gateway.signal(first);
+            wait_for("readiness to fail", LIMIT, async || get(&gateway, "/readyz", "none").await.status == 503).await;
+            gateway.signal(second);
+        };
+        let (answer, ()) = tokio::join!(call.send(), stop);
+        assert!(answer.is_err(), "the call is cut");
+        let ended = tokio::task::spawn_blocking(move || gateway.ended()).await.expect("it ends");
+        let why = format!("stopped at once: {name} came a second time\n");
+        assert_eq!((ended.code, ended.stderr), (Some(code), why));
+    }
+}
+
+#[tokio::test]
+async fn a_gateway_that_is_told_nothing_listens_for_both_families() {
+    let environment = [KEY, ("MCP_URL", "http://127.0.0.1:9/mcp"), ("PORT", "0")];
+    let gateway = Running::program(binary::Program::Gateway, &[], &environment);
+    let port = gateway.address.port();
+    let ipv6 = std::net::TcpListener::bind("[::1]:0").is_ok();
+    for host in ["127.0.0.1", "::1"].into_iter().take(1 + usize::from(ipv6)) {
+        let origin =
+            if host.contains(':') { format!("http://[{host}]:{port}") } else { format!("http://{host}:{port}") };
+        assert_eq!(client::get(&format!("{origin}/servers")).send().await.expect("an answer").status, 401);
+        let known = |line: &serde_json::Value| line["remote_addr"] == host;
+        wait_for("its line", LIMIT, async || gateway.log().iter().any(known)).await;
     }
 }
 

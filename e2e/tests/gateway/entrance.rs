@@ -50,7 +50,7 @@ async fn metadata_is_told_to_everybody_as_the_request_found_the_gateway() {
     let nothing = "there is nothing at this path: see GET /openapi.json";
     is_error(&send(get(&gateway, &format!("{METADATA}/tools"))).await, 404, nothing);
     let nameless = send(get(&gateway, METADATA).header("host", "a\"b")).await;
-    is_error(&nameless, 400, "the request must name one host: send one Host header");
+    is_error(&nameless, 400, "the Host header is no name of a host: send one host, with its port if need be");
 }
 
 #[tokio::test]

@@ -127,7 +127,7 @@ async fn the_names_and_labels_of_the_metrics_are_stable() {
 }
 
 /// Names and kinds of the metrics that are there after a good call, a refused one and one of an unknown tool.
-const METRICS: [&str; 26] = [
+const METRICS: [&str; 30] = [
     "auth_rejections_total counter",
     "build_info gauge",
     "calls_waiting_for_input gauge",
@@ -137,11 +137,15 @@ const METRICS: [&str; 26] = [
     "config_source_up gauge",
     "configuration_ok gauge",
     "connections_accepted_total counter",
+    "connections_evicted_total counter",
     "connections_open gauge",
     "connections_refused_total counter",
     "failovers_total counter",
     "http_request_duration_seconds histogram",
     "log_lines_dropped_total counter",
+    "memory_held_bytes gauge",
+    "memory_limit_bytes gauge",
+    "memory_refusals_total counter",
     "server_calls_in_flight gauge",
     "server_ejections_total counter",
     "server_up gauge",

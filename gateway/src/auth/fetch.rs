@@ -234,6 +234,7 @@ fn connection(error: HttpError) -> FetchError {
             FetchError::Connection("the connection closed too early")
         }
         HttpError::TooLarge(_) => FetchError::TooLarge,
+        HttpError::NoMemory => FetchError::Connection("the gateway has no memory left for the answer"),
     }
 }
 

@@ -30,6 +30,9 @@ use crate::upstream::http::{HttpPool, Origin};
 /// A gateway with many servers may have all of them here.
 const DEMO_CONNECTIONS: usize = 100_000;
 
+/// The demo has ended so long after the first signal, whatever it is busy with.
+const LAST: Duration = Duration::from_secs(10);
+
 /// Flags of the demo.
 #[derive(Args, Clone, Debug, Default)]
 pub struct DemoArgs {
@@ -59,7 +62,7 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<()> {
 
 /// The servers without a gateway, for trying out one that runs elsewhere.
 async fn serve_alone(address: SocketAddr) -> anyhow::Result<()> {
-    let stop = signal::termination()?;
+    let stop = signal::termination(LAST)?;
     let mut tasks = Supervisor::new();
     let both = servers::legacy().merge(servers::streamable());
     let address = start(&mut tasks, "demo servers", address, both).await?;
@@ -69,7 +72,7 @@ async fn serve_alone(address: SocketAddr) -> anyhow::Result<()> {
 }
 
 async fn show(args: &DemoArgs) -> anyhow::Result<()> {
-    let stop = signal::termination()?;
+    let stop = signal::termination(LAST)?;
     let mut tasks = Supervisor::new();
     let free = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let legacy = start(&mut tasks, "demo server (HTTP+SSE)", free, servers::legacy()).await?;

@@ -7,7 +7,8 @@ use std::task::Poll;
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
 use http_body::Body as _;
-use portcullis_runtime::serve::{Fields, as_text};
+use portcullis_runtime::memory::{Full, Held, SMALL, account};
+use portcullis_runtime::serve::{BrokenBody, Fields, as_text};
 use tokio::time::timeout;
 
 use super::app::BODY_LIMIT;
@@ -33,10 +34,10 @@ pub fn check_media_type(fields: &Fields) -> Result<(), ApiError> {
     }
 }
 
-/// The whole body.
+/// The whole body. What is not small counts until it is dropped.
 ///
 /// # Errors
-/// [`ApiError::BodyTooLarge`] and [`ApiError::BodyIncomplete`].
+/// [`ApiError::BodyTooLarge`], [`ApiError::BodyIncomplete`], [`ApiError::BodyMalformed`] and [`ApiError::NoMemory`].
 pub async fn read(body: Sent, limit: usize) -> Result<Bytes, ApiError> {
     let body = match body {
         Sent::Whole(body) if body.len() > limit => return Err(ApiError::BodyTooLarge(limit)),
@@ -55,31 +56,58 @@ pub async fn read(body: Sent, limit: usize) -> Result<Bytes, ApiError> {
     }
 }
 
-/// Most bodies come in one piece, which is not copied then.
+/// Short bodies come in one piece, which is not copied then.
 async fn collected(mut body: Body, limit: usize) -> Result<Bytes, ApiError> {
+    let length = body.size_hint().exact().and_then(|length| usize::try_from(length).ok()).unwrap_or_default();
+    let mut held = Held::none(&account().large);
+    if length > SMALL {
+        room(&mut held, length).await?;
+    }
     let Some(first) = piece(&mut body).await? else { return Ok(Bytes::new()) };
     if first.len() > limit {
         return Err(ApiError::BodyTooLarge(limit));
     }
-    if body.is_end_stream() {
-        return Ok(first);
+    if body.is_end_stream() || first.len() == length {
+        return Ok(held.keeping(first));
     }
-    let mut all = BytesMut::from(first);
+    let mut all = BytesMut::with_capacity(length.max(first.len()));
+    all.extend_from_slice(&first);
+    drop(first);
     while let Some(next) = piece(&mut body).await? {
-        if all.len() + next.len() > limit {
+        let whole = all.len() + next.len();
+        if whole > limit {
             return Err(ApiError::BodyTooLarge(limit));
+        }
+        if whole > all.capacity() {
+            let wanted = (2 * whole).min(limit);
+            if wanted > SMALL {
+                let more = wanted.saturating_sub(held.bytes());
+                room(&mut held, more).await?;
+            }
+            all.reserve(wanted - all.len());
         }
         all.extend_from_slice(&next);
     }
-    Ok(all.freeze())
+    Ok(held.keeping(all.freeze()))
+}
+
+async fn room(held: &mut Held, bytes: usize) -> Result<(), ApiError> {
+    account().room(held, bytes).await.map_err(|Full| ApiError::NoMemory)
 }
 
 async fn piece(body: &mut Body) -> Result<Option<Bytes>, ApiError> {
     while let Some(frame) = poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await {
         // What is no data are trailers, which mean nothing here.
-        if let Ok(data) = frame.map_err(|_| ApiError::BodyIncomplete)?.into_data() {
+        if let Ok(data) = frame.map_err(broken)?.into_data() {
             return Ok(Some(data));
         }
     }
     Ok(None)
+}
+
+fn broken(error: axum::Error) -> ApiError {
+    match error.into_inner().downcast_ref() {
+        Some(BrokenBody::Malformed) => ApiError::BodyMalformed,
+        Some(BrokenBody::Incomplete) | None => ApiError::BodyIncomplete,
+    }
 }

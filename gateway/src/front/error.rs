@@ -47,6 +47,12 @@ pub enum ApiError {
     /// The body did not arrive in time, or broke off.
     #[error("the body did not arrive completely: send it again")]
     BodyIncomplete,
+    /// The chunks of the body cannot be understood.
+    #[error("the body has a malformed chunk: check what sends it")]
+    BodyMalformed,
+    /// There is no room for the body, or for the answer.
+    #[error("the gateway has no memory left for this request: try again")]
+    NoMemory,
     /// The query cannot be understood.
     #[error("{0}")]
     Query(&'static str),
@@ -100,7 +106,7 @@ impl ApiError {
         match self {
             Self::Auth(error, _) => error.status(),
             Self::Gate(_) => StatusCode::FORBIDDEN,
-            Self::Call(_) | Self::Query(_) | Self::NoHost => StatusCode::BAD_REQUEST,
+            Self::Call(_) | Self::Query(_) | Self::NoHost | Self::BodyMalformed => StatusCode::BAD_REQUEST,
             Self::MediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Accept => StatusCode::NOT_ACCEPTABLE,
             Self::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
@@ -109,14 +115,16 @@ impl ApiError {
                 StatusCode::NOT_FOUND
             }
             Self::Method(_) => StatusCode::METHOD_NOT_ALLOWED,
-            Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Unavailable(_) | Self::NoMemory => StatusCode::SERVICE_UNAVAILABLE,
             Self::Busy(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::Rpc(error) if error.code == INVALID_PARAMS => StatusCode::BAD_REQUEST,
             Self::Server(CallError::Timeout) => StatusCode::GATEWAY_TIMEOUT,
             Self::Server(CallError::Refused(429) | CallError::Later { status: 429, .. }) => {
                 StatusCode::TOO_MANY_REQUESTS
             }
-            Self::Server(CallError::Refused(503) | CallError::Later { .. }) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Server(CallError::Refused(503) | CallError::Later { .. } | CallError::NoMemory) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::Rpc(_) | Self::Server(_) => StatusCode::BAD_GATEWAY,
             Self::Loop => StatusCode::LOOP_DETECTED,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use axum::body::Body;
 use bytes::Bytes;
 use http::Uri;
-use portcullis_runtime::serve::Fields;
+use portcullis_runtime::serve::{self, Fields};
 
 /// What the head of a request says.
 pub struct Head {
@@ -21,6 +21,15 @@ pub enum Sent {
     Whole(Bytes),
     /// What is still to be read.
     Coming(Body),
+}
+
+impl From<serve::Sent> for Sent {
+    fn from(sent: serve::Sent) -> Self {
+        match sent {
+            serve::Sent::Whole(body) => Self::Whole(body),
+            serve::Sent::Coming(body) => Self::Coming(Body::new(body)),
+        }
+    }
 }
 
 impl Head {

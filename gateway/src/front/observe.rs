@@ -120,6 +120,11 @@ impl Recording {
         self.line.connection.app()
     }
 
+    /// It has brought a good token, which counts for its connection.
+    pub fn trust(&self) {
+        self.line.connection.trust();
+    }
+
     /// What answers it.
     pub(super) fn front(&self) -> &Front {
         self.line.connection.front()

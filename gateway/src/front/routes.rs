@@ -11,6 +11,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, header};
+use portcullis_runtime::memory::account;
+use smallvec::smallvec;
 
 use super::access_log::{Facts, short};
 use super::app::App;
@@ -19,7 +21,7 @@ use super::error::{ApiError, clip};
 use super::head::Sent;
 use super::mcp;
 use super::mcp::metadata::{self, Resource};
-use super::mcp::reply::HEADERS;
+use super::mcp::reply::{HEADERS, pieces};
 use super::observe::note_route;
 pub use super::observe::{Recorder, record, recorder, taken_apart};
 use super::openapi;
@@ -110,7 +112,7 @@ async fn answer_call(recorder: &Recorder, body: Sent) -> Result<Response, ApiErr
     let called = call::call(&entry, &call, &app.metrics).await;
     note_call(&mut record(recorder), &called, app.log.payloads());
     let mut response = match called.answer {
-        Ok(Reply::Result(result)) => json(shape.apply(result.text)),
+        Ok(Reply::Result(result)) => json_of_pieces(pieces(smallvec![shape.apply(result.text)], called.places)),
         Ok(Reply::Error(error)) => ApiError::Rpc(error).into_response(),
         Err(failure) => ApiError::of_call(failure, &wanted.method).into_response(),
     };
@@ -184,7 +186,7 @@ impl Shape {
     fn apply(self, result: Bytes) -> Bytes {
         match self {
             Self::Result => result,
-            Self::Value => unwrapped_value(&result).map_or(result, Bytes::from),
+            Self::Value => unwrapped_value(&result).map_or(result, |value| account().kept(value)),
         }
     }
 }
@@ -274,12 +276,16 @@ pub async fn identify_with(
 /// Whose the request is. Waits only for a token that somebody has to be asked about.
 async fn caller(recorder: &Recorder, allow_query_token: bool) -> Result<Arc<Identity>, AuthError> {
     let (auth, head) = (&recorder.app().auth, recorder.head());
-    match auth.look_at(&head.fields, head.query(), allow_query_token, recorder.arrived()) {
+    let identity = match auth.look_at(&head.fields, head.query(), allow_query_token, recorder.arrived()) {
         Look::Known(identity) => Ok(identity),
         Look::Refused(error) => Err(error),
         // In a box, so that the usual request does not carry the room for it.
         Look::Open(question) => Box::pin(auth.ask(*question)).await,
+    };
+    if identity.is_ok() {
+        recorder.trust();
     }
+    identity
 }
 
 /// A parameter of the query, decoded.
@@ -289,7 +295,11 @@ pub fn parameter(query: Option<&str>, name: &str) -> Option<String> {
 }
 
 fn json(body: Bytes) -> Response {
-    let mut response = Response::new(Body::from(body));
+    json_of_pieces(Body::from(body))
+}
+
+fn json_of_pieces(body: Body) -> Response {
+    let mut response = Response::new(body);
     response.headers_mut().reserve(HEADERS);
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
@@ -297,7 +307,7 @@ fn json(body: Bytes) -> Response {
 
 fn json_of(value: &impl serde::Serialize) -> Response {
     match serde_json::to_vec(value) {
-        Ok(body) => json(body.into()),
+        Ok(body) => json(account().kept(body)),
         Err(_) => ApiError::Internal.into_response(),
     }
 }

@@ -2,21 +2,17 @@
 //!
 //! Around each: an id, a measure, and a line in the access log.
 
-use std::convert::Infallible;
-use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
 use axum::response::Response;
-use futures_util::FutureExt as _;
 use http::uri::PathAndQuery;
 use http::{Method, Request, Uri};
-use hyper::body::Incoming;
-use hyper::service::Service;
+use hyper::service::Service as _;
 use hyper_util::service::TowerToHyperService;
-use portcullis_runtime::serve::{Answer, Answering, Direct, Fields, Plain};
+use portcullis_runtime::admin::PROBES;
+use portcullis_runtime::serve::{self, Answer, Answering, Peer, Place, method_and_uri};
 
 use super::app::App;
 use super::head::{Head, Sent};
@@ -34,6 +30,7 @@ pub struct Front {
 pub struct Connection {
     front: Arc<Front>,
     peer: String,
+    place: Arc<Place>,
 }
 
 impl Connection {
@@ -51,6 +48,11 @@ impl Connection {
     pub fn peer(&self) -> &str {
         &self.peer
     }
+
+    /// A request on it has brought a good token.
+    pub fn trust(&self) {
+        self.place.trust();
+    }
 }
 
 impl Front {
@@ -61,8 +63,9 @@ impl Front {
     }
 
     /// What answers one connection.
-    pub fn connection(self: &Arc<Self>, peer: SocketAddr) -> impl Answer + use<> {
-        Requests(Arc::new(Connection { front: self.clone(), peer: peer.ip().to_string() }))
+    pub fn connection(self: &Arc<Self>, peer: Peer) -> Arc<Connection> {
+        let Peer { address, place } = peer;
+        Arc::new(Connection { front: self.clone(), peer: address.ip().to_string(), place })
     }
 
     /// Begins a call. Each kind has a box of its own, so that none carries the room for another.
@@ -100,71 +103,37 @@ impl Front {
     }
 }
 
-/// What answers the requests of one connection.
-struct Requests(Arc<Connection>);
-
-impl Service<Request<Incoming>> for Requests {
-    type Response = Response;
-    type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
-
-    fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let (mut parts, body) = request.into_parts();
-        let (connection, body) = (self.0.clone(), Body::new(body));
-        if let Some(uri) = without_slash(parts.uri.path_and_query().map_or("/", PathAndQuery::as_str)) {
-            parts.uri = uri;
-        }
-        let head = Head::new(&parts.uri, Fields::from(&parts.headers));
-        let answering = match Call::of(parts.method.as_str(), head.path()) {
-            Some(call) => Front::call(connection, call, head, Sent::Coming(body)),
-            None => Front::route(connection, head, Request::from_parts(parts, body)),
-        };
-        Box::pin(answering.map(Ok))
-    }
-}
-
-impl Answer for Requests {
+impl Answer for Connection {
     type Reply = Body;
-    type Direct = Connection;
-
-    fn direct(&self) -> Option<Arc<Connection>> {
-        Some(self.0.clone())
-    }
-}
-
-impl Direct<Body> for Connection {
     type Route = Route;
 
     fn route(&self, method: &str, target: &str) -> Option<Route> {
         if let Some(call) = Call::of(method, target) {
             return Some(Route::Call(call));
         }
-        let shorter = without_slash(target);
-        if let Some(call) =
-            shorter.as_ref().filter(|uri| uri.query().is_none()).and_then(|uri| Call::of(method, uri.path()))
-        {
-            return Some(Route::Call(call));
+        let (method, mut uri) = method_and_uri(method, target)?;
+        if let Some(shorter) = without_slash(uri.path_and_query().map_or("/", PathAndQuery::as_str)) {
+            uri = shorter;
         }
-        let method =
-            [Method::GET, Method::POST, Method::DELETE, Method::OPTIONS].into_iter().find(|one| *one == method)?;
-        // What is no path is a matter of proxies.
-        let uri = shorter.or_else(|| target.starts_with('/').then(|| target.parse().ok())?)?;
-        Some(Route::Other(Box::new((method, uri))))
+        let call = uri.query().is_none().then(|| Call::of(method.as_str(), uri.path())).flatten();
+        Some(call.map_or_else(|| Route::Other(Box::new((method, uri))), Route::Call))
     }
 
-    fn answer(self: Arc<Self>, request: Plain<Route>) -> Answering<Body> {
-        let Plain { route, fields, body } = request;
+    fn is_probe(&self, target: &str) -> bool {
+        PROBES.contains(&target)
+    }
+
+    fn answer(self: Arc<Self>, request: serve::Request<Route>) -> Answering<Body> {
+        let serve::Request { route, fields, body } = request;
         match route {
             Route::Call(call) => {
-                Front::call(self, call, Head { target: call.path().into(), fields }, Sent::Whole(body))
+                let head = Head { target: call.path().into(), fields };
+                Front::call(self, call, head, body.into())
             }
-            Route::Other(asked) => {
-                let (method, uri) = *asked;
-                let mut request = Request::new(Body::from(body));
-                *request.headers_mut() = fields.to_map();
-                let head = Head::new(&uri, fields);
-                (*request.method_mut(), *request.uri_mut()) = (method, uri);
-                Front::route(self, head, request)
+            Route::Other(route) => {
+                let head = Head::new(&route.1, fields.clone());
+                let request = serve::Request { route: *route, fields, body };
+                Front::route(self, head, request.into_http(Body::from, Body::new))
             }
         }
     }
@@ -179,7 +148,7 @@ pub enum Call {
     Mcp,
 }
 
-/// What is asked by a plain request.
+/// What is asked.
 pub enum Route {
     /// Something that goes round the router.
     Call(Call),

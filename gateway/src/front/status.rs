@@ -9,6 +9,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get};
 use portcullis_crds::report::MAX_WAIT_SECONDS;
 use portcullis_runtime::Shutdown;
+use portcullis_runtime::admin::Turns;
 use serde::Deserialize;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
@@ -22,6 +23,7 @@ const WAITING: usize = 32;
 pub struct StatusState {
     board: Arc<Board>,
     waiting: Semaphore,
+    turns: Turns,
     stop: Shutdown,
 }
 
@@ -35,9 +37,9 @@ struct Asked {
     wait: u64,
 }
 
-/// The route; waiting ends when `stop` is requested.
-pub fn route<S: Clone + Send + Sync + 'static>(board: Arc<Board>, stop: Shutdown) -> MethodRouter<S> {
-    get(status).with_state(Arc::new(StatusState { board, waiting: Semaphore::new(WAITING), stop }))
+/// The route; waiting ends when `stop` is requested. Long answers are given in turns.
+pub fn route<S: Clone + Send + Sync + 'static>(board: Arc<Board>, turns: Turns, stop: Shutdown) -> MethodRouter<S> {
+    get(status).with_state(Arc::new(StatusState { board, waiting: Semaphore::new(WAITING), turns, stop }))
 }
 
 async fn status(
@@ -55,10 +57,11 @@ async fn status(
         };
         wait(&state, since, Duration::from_secs(asked.wait.min(MAX_WAIT_SECONDS))).await;
     }
+    let Some(turn) = state.turns.take().await else { return Turns::refusal() };
     // With thousands of servers it takes longer than the calls that this thread serves may wait.
     let board = state.board.clone();
     match tokio::task::spawn_blocking(move || serde_json::to_vec(&board.report(known))).await {
-        Ok(Ok(body)) => ([(header::CONTENT_TYPE, "application/json")], body).into_response(),
+        Ok(Ok(body)) => turn.answer("application/json", body),
         _ => (StatusCode::INTERNAL_SERVER_ERROR, "the status cannot be written\n").into_response(),
     }
 }

@@ -471,6 +471,7 @@ fn problem(heads: &Heads, error: CallError, what: &'static str) -> ConnectError 
         CallError::Nonsense(why) | CallError::Unfit(why) => ConnectError::NotMcp(why),
         CallError::TooLarge(_) => ConnectError::NotMcp("its answer to the handshake is too large"),
         CallError::Timeout => ConnectError::Silent(what),
+        CallError::NoMemory => ConnectError::Unreachable("the gateway has no memory left for its answer"),
     }
 }
 

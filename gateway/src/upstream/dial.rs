@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 
+use portcullis_runtime::alive::bound_buffer;
 use portcullis_runtime::keep_alive;
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::{Instant, timeout, timeout_at};
@@ -40,6 +41,8 @@ async fn first_of(addresses: &[SocketAddr], guard: &Guard, until: Instant) -> Re
             Ok(Ok(tcp)) => {
                 // Streams may be quiet for hours. Without it they are as good as before, so a refusal is no matter.
                 let _ = keep_alive(&tcp);
+                // Of an answer that nobody has taken yet the system would keep megabytes.
+                let _ = bound_buffer(&tcp);
                 return Ok(tcp);
             }
             Ok(Err(error)) => failed = Some(HttpError::Connect(problem(&error))),

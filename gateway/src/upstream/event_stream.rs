@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use memchr::{memchr, memchr2};
+use portcullis_runtime::memory::{Held, SMALL, account};
 use thiserror::Error;
 
 /// One event, or a comment (which tells only that the peer lives).
@@ -55,6 +56,8 @@ pub struct Parser {
     after_cr: bool,
     started: bool,
     over: Over,
+    /// What is not small of the buffer counts.
+    held: Held,
 }
 
 /// What is passed over.
@@ -109,6 +112,7 @@ impl Parser {
             after_cr: false,
             started: false,
             over: Over::default(),
+            held: Held::none(&account().large),
         }
     }
 
@@ -131,6 +135,15 @@ impl Parser {
     /// Takes the next piece of the stream.
     pub fn push(&mut self, piece: &[u8]) {
         self.buffer.extend_from_slice(piece);
+        self.count();
+    }
+
+    /// Counts what is in the buffer, unless it is small.
+    fn count(&mut self) {
+        let is_small = self.buffer.len() <= SMALL;
+        if !is_small || self.held.bytes() > 0 {
+            self.held.set(if is_small { 0 } else { self.buffer.capacity() });
+        }
     }
 
     /// The next event that is complete, or too large.
@@ -152,6 +165,7 @@ impl Parser {
             // One long event is no reason to hold on to its room.
             self.buffer = BytesMut::new();
         }
+        self.count();
         Ok(None)
     }
 

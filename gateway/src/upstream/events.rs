@@ -4,6 +4,7 @@ use std::future::{Future as _, poll_fn};
 use std::pin::pin;
 
 use bytes::Bytes;
+use portcullis_runtime::memory::account;
 use tokio::task::yield_now;
 
 use super::event_stream::{Endless, Event, Parser};
@@ -30,6 +31,8 @@ pub(super) struct Events {
     /// What has arrived and is not parsed yet.
     rest: Bytes,
     turn: Turn,
+    /// There was no memory to read on.
+    starved: bool,
 }
 
 /// What was read since others had their turn.
@@ -44,13 +47,13 @@ struct Turn {
 impl Events {
     /// The events of a stream that begins now; up to `limit` bytes long.
     pub(super) fn new(limit: usize) -> Self {
-        Self { parser: Parser::new(limit), rest: Bytes::new(), turn: Turn::default() }
+        Self { parser: Parser::new(limit), rest: Bytes::new(), turn: Turn::default(), starved: false }
     }
 
     /// For the stream that goes on where the one of these has broken off.
     #[must_use]
     pub(super) fn going_on(self) -> Self {
-        Self { parser: self.parser.going_on(), rest: Bytes::new(), turn: Turn::default() }
+        Self { parser: self.parser.going_on(), rest: Bytes::new(), turn: Turn::default(), starved: false }
     }
 
     /// What the stream says of how to go on with it.
@@ -58,7 +61,12 @@ impl Events {
         &self.parser
     }
 
-    /// The next event; `None` when the stream has ended or is broken. Dropping the future loses nothing.
+    /// Whether the last event was not read for want of memory; the stream itself is as it was.
+    pub(super) fn is_starved(&self) -> bool {
+        self.starved
+    }
+
+    /// The next event; `None` when the stream has ended or is broken, or there is [no memory](Self::is_starved). Dropping the future loses nothing.
     ///
     /// # Errors
     /// [`Endless`]: the stream is of no more use.
@@ -66,6 +74,10 @@ impl Events {
         loop {
             if let Some(event) = self.parse().await? {
                 return Ok(Some(event));
+            }
+            self.starved = account().any_room().await.is_err();
+            if self.starved {
+                return Ok(None);
             }
             match self.more(stream).await {
                 Some(piece) => self.rest = piece,

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
+use portcullis_runtime::memory::{Held, SMALL, account};
 
 use super::asked::Asked;
 use super::timing::Timing;
@@ -50,10 +51,11 @@ struct Shared {
     is_cancelled: AtomicBool,
 }
 
-#[derive(Default)]
 struct Letters {
     waiting: VecDeque<Told>,
     bytes: usize,
+    /// What is not small of them counts.
+    held: Held,
     reader: Option<Waker>,
     timing: Option<Arc<Timing>>,
 }
@@ -92,7 +94,10 @@ impl Mailbox {
         if letters.waiting.len() >= room || too_much {
             return Err(told);
         }
-        letters.bytes += size;
+        let bytes = letters.bytes + size;
+        if !letters.count(bytes) {
+            return Err(told);
+        }
         if let (Told::Question(asked), Some(timing)) = (&mut told, &letters.timing) {
             asked.hold(timing);
         }
@@ -164,8 +169,26 @@ impl Letters {
 
     fn pop(&mut self) -> Option<Told> {
         let told = self.waiting.pop_front()?;
-        self.bytes -= size(&told);
+        let _ = self.count(self.bytes - size(&told));
         Some(told)
+    }
+
+    /// Holds so many bytes from now on; false if there is no memory for more.
+    fn count(&mut self, bytes: usize) -> bool {
+        let (before, now) = (self.held.bytes(), if bytes > SMALL { bytes } else { 0 });
+        if now > before && !self.held.grow(now - before) {
+            return false;
+        }
+        self.held.set(now);
+        self.bytes = bytes;
+        true
+    }
+}
+
+impl Default for Letters {
+    fn default() -> Self {
+        let held = Held::none(&account().large);
+        Self { waiting: VecDeque::new(), bytes: 0, held, reader: None, timing: None }
     }
 }
 

@@ -5,6 +5,7 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
+use portcullis_runtime::memory::account;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -227,7 +228,7 @@ fn answer(
     let read = |text: &str| {
         let text = whole.slice_ref(text.as_bytes());
         match says {
-            Some(says) => RpcResult { text, says },
+            Some(says) => RpcResult { text: account().kept(text), says },
             None => RpcResult::of(text),
         }
     };

@@ -5,6 +5,7 @@
 use std::ops::Deref;
 
 use bytes::Bytes;
+use portcullis_runtime::memory::account;
 
 use crate::json::Members;
 
@@ -38,7 +39,7 @@ impl RpcResult {
         let members = std::str::from_utf8(&text).ok().and_then(|text| Members::read(text).ok());
         let says = Says::of(members.as_ref());
         drop(members);
-        Self { text, says }
+        Self { text: account().kept(text), says }
     }
 }
 

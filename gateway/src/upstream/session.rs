@@ -113,6 +113,9 @@ pub enum CallError {
     /// No answer in time.
     #[error("the server did not answer in time")]
     Timeout,
+    /// It may have been carried out, but there is no memory for its answer.
+    #[error("the gateway has no memory left for the answer, and the call may have been carried out: try again later")]
+    NoMemory,
 }
 
 /// The answer to the right request, but none.
@@ -470,6 +473,7 @@ impl From<HttpError> for CallError {
             HttpError::NotSent => Self::NotSent(CLOSED),
             HttpError::Lost | HttpError::Stale => Self::Lost,
             HttpError::TooLarge(limit) => Self::TooLarge(limit),
+            HttpError::NoMemory => Self::NoMemory,
         }
     }
 }
@@ -490,13 +494,18 @@ impl CallError {
             Self::NotSent(_) | Self::Blocked(_) | Self::SessionExpired => true,
             Self::Later { status, .. } => *status == 429,
             Self::Refused(status) => matches!(status, 400 | 401 | 403..=406 | 413 | 415 | 421 | 429),
-            Self::Lost | Self::Nonsense(_) | Self::Unfit(_) | Self::TooLarge(_) | Self::Timeout => false,
+            Self::Lost | Self::Nonsense(_) | Self::Unfit(_) | Self::TooLarge(_) | Self::Timeout | Self::NoMemory => {
+                false
+            }
         }
     }
 
     /// Whether it tells something about the server, rather than about this one call.
     pub fn lies_with_the_server(&self) -> bool {
-        !matches!(self, Self::Refused(400 | 402 | 405..=428 | 430..=499) | Self::Unfit(_) | Self::TooLarge(_))
+        !matches!(
+            self,
+            Self::Refused(400 | 402 | 405..=428 | 430..=499) | Self::Unfit(_) | Self::TooLarge(_) | Self::NoMemory
+        )
     }
 
     /// A short fixed word for metrics.
@@ -510,6 +519,7 @@ impl CallError {
             Self::Nonsense(_) => "nonsense",
             Self::Unfit(_) | Self::TooLarge(_) => "unfit",
             Self::Timeout => "timeout",
+            Self::NoMemory => "no_memory",
         }
     }
 }

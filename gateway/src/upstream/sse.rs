@@ -293,6 +293,8 @@ pub(super) async fn read_stream(stream: &mut Exchange, events: &mut Events, mut 
     loop {
         match events.next(stream).await {
             Ok(Some(event)) => read_event(events, event, &mut large, &mut take),
+            // Nothing more is read while there is no memory for it.
+            Ok(None) if events.is_starved() => {}
             Ok(None) => return End::Closed,
             Err(_) => return ENDLESS,
         }

@@ -187,6 +187,7 @@ impl StreamableSession {
         loop {
             let event = match events.next(&mut exchange).await {
                 Ok(Some(event)) => event,
+                Ok(None) if events.is_starved() => return Err(CallError::NoMemory),
                 Ok(None) => {
                     exchange = Box::pin(self.gone_on(events.parser())).await.ok_or(CallError::Lost)?;
                     events = events.going_on();

@@ -50,6 +50,11 @@ Servers that are away, and whether something in the configuration is refused:
     portcullis_server_up == 0
     portcullis_configuration_ok == 0
 
+Parts of the account of memory that are nearly full, and what was refused for that:
+
+    portcullis_memory_held_bytes / portcullis_memory_limit_bytes > 0.9
+    rate(portcullis_memory_refusals_total[5m]) > 0
+
 Issuers whose keys could not be fetched for two hours (the last ones stay in use):
 
     time() - portcullis_keys_fetched_timestamp_seconds > 7200
@@ -78,7 +83,7 @@ fn all() -> Vec<Definition> {
     all
 }
 
-/// Those that the listener, the log and the process keep themselves: none has labels, so all can be gathered.
+/// Those that the listener, the account of memory, the log and the process keep themselves: all can be gathered.
 fn kept_by_others() -> Vec<Definition> {
     let registry = Registry::new();
     process::register(&registry).unwrap();
@@ -86,13 +91,13 @@ fn kept_by_others() -> Vec<Definition> {
     let definition = |family: prometheus::proto::MetricFamily| Definition {
         name: family.name().to_owned(),
         kind: if family.get_field_type() == MetricType::COUNTER { "counter" } else { "gauge" },
-        labels: Vec::new(),
+        labels: family.get_metric()[0].get_label().iter().map(|label| label.name().to_owned()).collect(),
         help: family.help().to_owned(),
     };
     registry.gather().into_iter().map(definition).collect()
 }
 
-fn labels() -> [(&'static str, String); 14] {
+fn labels() -> [(&'static str, String); 15] {
     let list = |values: Vec<&str>| values.iter().map(|value| format!("`{value}`")).collect::<Vec<_>>().join(", ");
     [
         ("`route`", "the path of the route, or `other`".into()),
@@ -100,6 +105,12 @@ fn labels() -> [(&'static str, String); 14] {
         ("`status`", "the HTTP status; 499 if the caller went away before the answer".into()),
         ("`server`", "the server's name".into()),
         ("`tool`", "the name by which callers know the tool".into()),
+        (
+            "`part`",
+            "`strangers`: connections without a good token, and what they send; `callers`: those with one, and their \
+             requests; `large`: bodies, results and events that are not small"
+                .into(),
+        ),
         ("`issuer`", "`cluster`, or the issuer as configured, without its scheme".into()),
         ("`outcome`", list(OUTCOMES.iter().map(|outcome| outcome.as_str()).collect())),
         ("`outcome` of `portcullis_keys_refreshes_total`", list(KEYS_OUTCOMES.to_vec())),

@@ -1,111 +1,405 @@
-//! Runs one connection to its end, which shutdown may bring forward.
+//! Runs one connection to its end: reads a request, has it answered, writes the answer, and so on.
+//!
+//! A request is answered as soon as its head is there. A body that came with it is passed on as it is; any other is read
+//! when whoever answers asks for it, so a stranger's is not.
 
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
-use std::pin::pin;
-use std::task::Poll;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use hyper::server::conn::http1::Builder;
-use hyper_util::rt::TokioIo;
+use bytes::{Bytes, BytesMut};
+use hyper::Response;
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
-use tracing::debug;
+use tokio::time::{Instant, Sleep, sleep, timeout};
 
-use super::direct::{self, Then};
-use super::head::{self, HeadTimer};
-use super::service::Answer;
-use super::socket::Socket;
-use super::{Limits, Open};
-use crate::chain::Chain;
+use super::Limits;
+use super::body::{BrokenBody, Coming, Decoder, Framing, Pipe, Sent, Taken};
+use super::places::{Place, Seated, Wanted};
+use super::refusal::Refusal;
+use super::reply::{self, Ending};
+use super::request::{self, Asks, HEAD, Head, Read};
+use super::service::{Answer, BoxError, Request};
+use super::socket::{LITTLE, ROOM, Socket};
+use crate::memory::account;
 use crate::shutdown::Shutdown;
 
-/// Bytes that hyper may hold of what a client sends, and of what is to be sent to it.
-const BUFFER: usize = 64 * 1024;
-/// Bytes of one head, and of trailers; a longer one is answered with 431.
-pub(super) const HEAD: usize = 32 * 1024;
+/// Room for a read of a long body.
+const BODY_ROOM: usize = 16 * 1024;
+
+/// What a client still sends when it is answered for the last time is read for so long, and up to so many bytes: if it
+/// were not, the system would drop the answer.
+const LINGER: Duration = Duration::from_secs(2);
+const LINGER_BYTES: usize = 2 * 1024 * 1024;
+
+/// Tells a client to send its body.
+const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// Answers one client until either side closes, or `shutdown` is requested and the answer under way is sent.
 ///
-/// `_open` counts the connection for as long as this runs.
+/// # Errors
+/// The connection fails, or the body of an answer does.
 pub(super) async fn run<S: Answer>(
     stream: TcpStream,
-    service: S,
+    service: Arc<S>,
     limits: Limits,
     shutdown: Shutdown,
-    _open: Open,
-) -> hyper::Result<()> {
-    let mut socket = Socket::new(stream, limits.write_stall);
+    seated: Seated,
+) -> Result<(), BoxError> {
+    let mut socket = Socket::new(stream, limits.write_stall, seated.place.clone());
     // One poll, before anything else may use up this task's turn, makes `stop` wake the task, whose waker never
     // changes. Polling it again would only take a lock that all connections share: an atomic load does instead.
     let mut stop = pin!(shutdown.requested());
     poll_fn(|context| {
         let _ = stop.as_mut().poll(context);
+        seated.place.is_of(context.waker());
         Poll::Ready(())
     })
     .await;
-    let mut first = limits.header_timeout;
-    if let Some(direct) = service.direct() {
-        match direct::run(&mut socket, direct, &limits, &shutdown).await {
-            Ok(Then::Other(left)) => first = left,
-            Ok(Then::Closed) => return Ok(()),
-            Err(error) => {
-                debug!(error = %Chain(&*error), "connection ended early");
+    let mut idle = Idle::new(limits.header_timeout);
+    loop {
+        let head = match next(&mut socket, &*service, &mut idle, (&limits, &shutdown, &seated)).await? {
+            Next::Head(head) => head,
+            Next::Closed => return Ok(()),
+            Next::Refused(refusal) => return Box::pin(refuse(&mut socket, refusal)).await,
+        };
+        if !seated.place.is_asked() {
+            return Ok(());
+        }
+        let Some(allowance) = account().allowance() else {
+            return Box::pin(refuse(&mut socket, Refusal::NoMemory)).await;
+        };
+        let asks = head.asks;
+        let (answered, is_read) = match whole_body(&mut socket, &head) {
+            Some(body) => {
+                let request = Request { route: head.route, fields: head.fields, body: Sent::Whole(body) };
+                let mut answering = service.clone().answer(request);
+                (attended(&mut socket, answering.as_mut()).await?, true)
+            }
+            // In a box, so that the usual connection does not carry the room for it.
+            None => Box::pin(with_coming_body(&mut socket, &service, head)).await?,
+        };
+        let Some(response) = answered else { return Ok(()) };
+        let ending = Ending { asks: Asks { keeps: asks.keeps && is_read, ..asks }, shutdown: &shutdown };
+        let end = reply::send(&mut socket, response, Instant::now(), ending).await?;
+        drop(allowance);
+        match end {
+            Some(end) if seated.place.waits(end) => idle.restart(end + limits.idle_timeout),
+            Some(_) => return Ok(()),
+            None if is_read => return Ok(()),
+            None => {
+                Box::pin(linger(&mut socket)).await;
                 return Ok(());
             }
         }
     }
-    // In a box, so that a connection does not carry the room for it while it does without.
-    Box::pin(with_hyper(socket, service, first, limits, &shutdown)).await
-}
-
-/// Answers all requests with hyper. The head of the first is to be whole after `first`.
-async fn with_hyper<S: Answer>(
-    mut socket: Socket,
-    service: S,
-    first: Duration,
-    limits: Limits,
-    shutdown: &Shutdown,
-) -> hyper::Result<()> {
-    let (timer, received) = head::timer(first, limits.header_timeout, limits.idle_timeout);
-    socket.count(received);
-    let mut connection = pin!(http(timer).serve_connection(TokioIo::new(socket), service));
-    let mut stopping = false;
-    poll_fn(|context| {
-        // First, so that a request which has already arrived is seen before the connection is called idle.
-        let polled = connection.as_mut().poll(context);
-        if polled.is_ready() || stopping || !shutdown.is_requested() {
-            return polled;
-        }
-        stopping = true;
-        connection.as_mut().graceful_shutdown();
-        connection.as_mut().poll(context)
-    })
-    .await
 }
 
 /// The same for a socket that another runtime has accepted: that of this task takes it over.
 pub(super) async fn run_there<S: Answer>(
     stream: io::Result<std::net::TcpStream>,
-    service: S,
+    service: Arc<S>,
     limits: Limits,
     shutdown: Shutdown,
-    open: Open,
-) -> hyper::Result<()> {
+    seated: Seated,
+) -> Result<(), BoxError> {
     // It fails for want of memory in the system, which then closes the connection.
     let Ok(stream) = stream.and_then(TcpStream::from_std) else { return Ok(()) };
-    run(stream, service, limits, shutdown, open).await
+    run(stream, service, limits, shutdown, seated).await
 }
 
-/// HTTP/1.1 with keep-alive. The bound of 100 headers is hyper's own: setting it would cost an allocation for
-/// each request.
-fn http(timer: HeadTimer) -> Builder {
-    let mut http = Builder::new();
-    http.keep_alive(true)
-        .half_close(false)
-        .pipeline_flush(false)
-        .max_buf_size(BUFFER)
-        .max_header_size(HEAD)
-        .header_read_timeout(timer.head())
-        .timer(timer);
-    http
+/// What comes next on a connection.
+enum Next<T> {
+    /// The head of a request, which is still in the socket.
+    Head(Head<T>),
+    /// What is no request, or none that can be answered.
+    Refused(Refusal),
+    /// Nothing.
+    Closed,
+}
+
+/// Waits for the head of the next request.
+async fn next<S: Answer>(
+    socket: &mut Socket,
+    service: &S,
+    idle: &mut Idle,
+    (limits, shutdown, seated): (&Limits, &Shutdown, &Seated),
+) -> io::Result<Next<S::Route>> {
+    let mut begun = None;
+    loop {
+        if socket.ahead.is_empty() {
+            if poll_fn(|context| idle.poll(socket, Some(shutdown), context)).await? == 0 {
+                return Ok(Next::Closed);
+            }
+            continue;
+        }
+        // A head of which part is there is read again only when its end may be.
+        if begun.is_none_or(|known| has_end(&socket.ahead, known)) {
+            match read(socket, service, &seated.place) {
+                Read::Head(head) => return Ok(Next::Head(head)),
+                Read::Refused(refusal) => return Ok(Next::Refused(refusal)),
+                Read::Part => {}
+            }
+        }
+        if begun.is_none() {
+            idle.begin(limits.header_timeout);
+        }
+        begun = Some(socket.ahead.len());
+        if socket.ahead.len() > HEAD {
+            return Ok(Next::Refused(Refusal::TooLong));
+        }
+        if !grow(socket, seated) {
+            return Ok(Next::Refused(Refusal::NoMemory));
+        }
+        if poll_fn(|context| idle.poll(socket, None, context)).await? == 0 {
+            return Ok(Next::Closed);
+        }
+    }
+}
+
+fn read<S: Answer>(socket: &Socket, service: &S, place: &Place) -> Read<S::Route> {
+    let is_other = Cell::new(false);
+    let read = request::read(&socket.ahead, |method, target| {
+        is_other.set(place.is_kept() && !service.is_probe(target));
+        if is_other.get() { None } else { service.route(method, target) }
+    });
+    if is_other.get() { Read::Refused(Refusal::KeptForProbes) } else { read }
+}
+
+/// Whether there may be the end of a head that has come since so many bytes were there.
+fn has_end(come: &[u8], known: usize) -> bool {
+    come[known.saturating_sub(3)..].windows(4).any(|bytes| bytes == b"\r\n\r\n")
+}
+
+/// Room for more of a head; what goes beyond the usual counts. If there is no memory for it, the stranger goes that has
+/// waited longest.
+fn grow(socket: &mut Socket, seated: &Seated) -> bool {
+    let more = socket.growth();
+    let has_room = more == 0 || seated.place.grow(more) || {
+        let made = !seated.place.is_trusted() && seated.evict(Wanted::Strangers);
+        if made {
+            seated.place.force(more);
+        }
+        made
+    };
+    if has_room {
+        socket.grow(more);
+    }
+    has_room
+}
+
+/// The body, if all of it has come with the head; both are taken from the socket then.
+fn whole_body<T>(socket: &mut Socket, head: &Head<T>) -> Option<Bytes> {
+    let Framing::Length(length) = head.asks.framing else { return None };
+    let end = head.length.checked_add(usize::try_from(length).ok()?)?;
+    let body = Bytes::copy_from_slice(socket.ahead.get(head.length..end)?);
+    socket.take(end);
+    Some(body)
+}
+
+/// Works until the client is gone, or has to go. Requests that it sends meanwhile wait, most of them in the system;
+/// whether a client is gone that has sent some is not looked for.
+pub(super) async fn attended<F>(socket: &mut Socket, mut work: Pin<&mut F>) -> io::Result<Option<F::Output>>
+where
+    F: Future + ?Sized,
+{
+    poll_fn(|context| {
+        if let Poll::Ready(done) = work.as_mut().poll(context) {
+            return Poll::Ready(Ok(Some(done)));
+        }
+        while socket.ahead.len() < LITTLE {
+            match socket.poll_more(LITTLE, context)? {
+                Poll::Ready(0) if socket.ahead.is_empty() => return Poll::Ready(Ok(None)),
+                Poll::Ready(0) | Poll::Pending => break,
+                Poll::Ready(_) => {}
+            }
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+// === a body that is still to come ===
+
+/// Has a request answered whose body is read when it is asked for. Tells also whether all of it was read.
+async fn with_coming_body<S: Answer>(
+    socket: &mut Socket,
+    service: &Arc<S>,
+    head: Head<S::Route>,
+) -> io::Result<(Option<Response<S::Reply>>, bool)> {
+    let Head { route, fields, asks, length } = head;
+    socket.take(length);
+    let (coming, pipe) = Coming::new(asks.framing);
+    let arrived = BytesMut::from(&socket.ahead[..]);
+    socket.take(arrived.len());
+    let mut rest = Rest { pipe, decoder: asks.framing.into(), arrived, awaits: asks.awaits };
+    let mut answering = service.clone().answer(Request { route, fields, body: Sent::Coming(coming) });
+    let answered = poll_fn(|context| {
+        loop {
+            if let Poll::Ready(done) = answering.as_mut().poll(context) {
+                return Poll::Ready(Ok(Some(done)));
+            }
+            match rest.poll(socket, context) {
+                Poll::Ready(Ok(true)) => {}
+                Poll::Ready(Ok(false)) => return Poll::Ready(Ok(None)),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    })
+    .await?;
+    drop(answering);
+    let is_read = rest.is_over();
+    socket.ahead.extend_from_slice(&rest.arrived);
+    Ok((answered, is_read))
+}
+
+/// The rest of a body.
+struct Rest {
+    pipe: Arc<Pipe>,
+    decoder: Decoder,
+    /// What has arrived of it, and behind it.
+    arrived: BytesMut,
+    /// The client waits to be told to go on.
+    awaits: bool,
+}
+
+impl Rest {
+    /// Reads on, if somebody wants to: true if there is something new for him, false if the client is gone or has to go.
+    fn poll(&mut self, socket: &mut Socket, context: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        let is_wanted = self.pipe.is_wanted();
+        loop {
+            if is_wanted {
+                match self.decoder.take(&mut self.arrived) {
+                    Ok(Taken::More) => {}
+                    taken => {
+                        self.pipe.put(taken);
+                        return Poll::Ready(Ok(true));
+                    }
+                }
+                if std::mem::take(&mut self.awaits) {
+                    ready!(socket.poll_write_all(CONTINUE, context))?;
+                }
+            } else if self.arrived.len() >= LITTLE {
+                return Poll::Pending;
+            }
+            let room = if is_wanted { self.decoder.room(BODY_ROOM) } else { LITTLE };
+            match socket.poll_into(&mut self.arrived, room, context) {
+                Poll::Ready(Ok(0)) if is_wanted => {
+                    self.pipe.put(Err(BrokenBody::Incomplete));
+                    return Poll::Ready(Ok(true));
+                }
+                Poll::Ready(Ok(0)) => {
+                    return if self.arrived.is_empty() { Poll::Ready(Ok(false)) } else { Poll::Pending };
+                }
+                Poll::Ready(Ok(_)) if socket.place.works() => {}
+                Poll::Ready(Ok(_)) => return Poll::Ready(Ok(false)),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                // Who sends nothing of a body that is waited for may have to go.
+                Poll::Pending if is_wanted && !socket.place.stalls() => return Poll::Ready(Ok(false)),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+
+    /// Whether all of it was read, or is here.
+    fn is_over(&mut self) -> bool {
+        // A client that waits to be told will not send it, so it is not known what comes next.
+        while !self.decoder.has_ended() {
+            match self.decoder.take(&mut self.arrived) {
+                Ok(Taken::Piece(_)) => {}
+                Ok(Taken::End) => break,
+                Ok(Taken::More) | Err(_) => return false,
+            }
+        }
+        true
+    }
+}
+
+// === the end ===
+
+/// Answers a request that nobody is asked about.
+async fn refuse(socket: &mut Socket, refusal: Refusal) -> Result<(), BoxError> {
+    socket.write_all(&refusal.answer()).await?;
+    socket.shutdown().await?;
+    linger(socket).await;
+    Ok(())
+}
+
+/// Passes over what a client still sends. It may be ended to make room.
+async fn linger(socket: &mut Socket) {
+    socket.place.waits(Instant::now());
+    let mut left = LINGER_BYTES;
+    let passing = poll_fn(|context| {
+        loop {
+            socket.ahead.clear();
+            if socket.place.is_evicted() {
+                return Poll::Ready(());
+            }
+            match ready!(socket.poll_more(ROOM, context)) {
+                Ok(bytes) if bytes > 0 && bytes < left => left -= bytes,
+                _ => return Poll::Ready(()),
+            }
+        }
+    });
+    let _ = timeout(LINGER, passing).await;
+}
+
+/// How long a client may be silent.
+struct Idle {
+    until: Instant,
+    /// Rings then or before: moving it for each request would take longer than to look again.
+    alarm: Pin<Box<Sleep>>,
+    /// Nothing has been answered yet: the deadline of the first head runs from the start.
+    is_first: bool,
+}
+
+impl Idle {
+    fn new(first: Duration) -> Self {
+        Self { until: Instant::now() + first, alarm: Box::pin(sleep(first)), is_first: true }
+    }
+
+    fn restart(&mut self, until: Instant) {
+        self.is_first = false;
+        self.until = until;
+        if until < self.alarm.deadline() {
+            self.alarm.as_mut().reset(until);
+        }
+    }
+
+    /// A head has begun: the rest of it is to come in time.
+    fn begin(&mut self, limit: Duration) {
+        if !self.is_first {
+            self.restart(Instant::now() + limit);
+        }
+    }
+
+    /// Bytes that have come; none if the connection is over.
+    fn poll(
+        &mut self,
+        socket: &mut Socket,
+        shutdown: Option<&Shutdown>,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        // First, so that a request which has already arrived is seen before the connection is called idle.
+        let come = socket.poll_more(ROOM, context);
+        if come.is_ready() {
+            return come;
+        }
+        socket.place.idles();
+        if shutdown.is_some_and(Shutdown::is_requested) || socket.place.is_evicted() {
+            return Poll::Ready(Ok(0));
+        }
+        while self.alarm.as_mut().poll(context).is_ready() {
+            if self.until <= Instant::now() {
+                return Poll::Ready(Ok(0));
+            }
+            self.alarm.as_mut().reset(self.until);
+        }
+        Poll::Pending
+    }
 }

@@ -3,33 +3,72 @@
 use std::convert::Infallible;
 use std::error::Error;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::ConnectInfo;
-use hyper::body::{Body, Incoming};
-use hyper::service::Service;
-use hyper::{Request, Response};
+use http::{Method, Uri};
+use hyper::body::Body;
+use hyper::service::Service as _;
 use hyper_util::service::TowerToHyperService;
 
-use super::direct::Direct;
+use super::body::Sent;
+use super::fields::Fields;
+use super::places::Place;
 
 pub(super) type BoxError = Box<dyn Error + Send + Sync>;
 
-/// Answers the requests of one connection: a hyper service whose parts can move between threads.
-///
-/// An error closes the connection without an answer; services that always answer use `Infallible`.
-pub trait Answer:
-    Service<Request<Incoming>, Response = Response<Self::Reply>, Error: Into<BoxError>, Future: Send> + Send + 'static
-{
+/// Answers the requests of one connection.
+pub trait Answer: Send + Sync + 'static {
     /// Body of the answers.
     type Reply: Body<Data: Send, Error: Into<BoxError>> + Send + 'static;
 
-    /// What answers plain requests.
-    type Direct: Direct<Self::Reply>;
+    /// What it makes of a method and a target.
+    type Route: Send;
 
-    /// What answers plain requests of this connection, if it is not to be hyper.
-    fn direct(&self) -> Option<Arc<Self::Direct>>;
+    /// What it makes of this method and this target; none: they are not to be understood.
+    fn route(&self, method: &str, target: &str) -> Option<Self::Route>;
+
+    /// Answers one. Dropping the future means that nobody waits for the answer any more.
+    fn answer(self: Arc<Self>, request: Request<Self::Route>) -> Answering<Self::Reply>;
+
+    /// Whether what is asked for is a probe, for which places are kept.
+    fn is_probe(&self, target: &str) -> bool {
+        let _ = target;
+        true
+    }
+}
+
+/// A request that is being answered.
+pub type Answering<R> = Pin<Box<dyn Future<Output = hyper::Response<R>> + Send>>;
+
+/// A request.
+pub struct Request<T> {
+    /// Its method and target, as [`Answer::route`] has them.
+    pub route: T,
+    /// Its header fields.
+    pub fields: Fields,
+    /// Its body.
+    pub body: Sent,
+}
+
+/// The other end of a connection.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// Its address.
+    pub address: SocketAddr,
+    /// The connection among all others; tell it when a request has brought a good token.
+    pub place: Arc<Place>,
+}
+
+/// A method and a target, as most services want them.
+///
+/// RFC 9112 section 3.2: a path, a whole URI, or `*`. For `CONNECT` it is an authority.
+pub fn method_and_uri(method: &str, target: &str) -> Option<(Method, Uri)> {
+    let uri: Uri = target.parse().ok()?;
+    let is_target = target.starts_with('/') || uri.scheme().is_some() || target == "*" || method == "CONNECT";
+    Some((Method::from_bytes(method.as_bytes()).ok()?, uri)).filter(|_| is_target)
 }
 
 /// An axum `Router` for one connection; handlers find the peer by `ConnectInfo<SocketAddr>`.
@@ -37,30 +76,59 @@ pub trait Answer:
 pub struct RouterService {
     router: TowerToHyperService<Router>,
     peer: SocketAddr,
+    probes: &'static [&'static str],
 }
 
 /// Makes what [`serve`](super::serve) takes from an axum `Router`.
-pub fn router(router: Router) -> impl Fn(SocketAddr) -> RouterService + Send + Sync + 'static {
-    let router = TowerToHyperService::new(router);
-    move |peer| RouterService { router: router.clone(), peer }
+pub fn router(router: Router) -> impl Fn(Peer) -> Arc<RouterService> + Send + Sync + 'static {
+    router_with_probes(router, &[])
 }
 
-impl Service<Request<Incoming>> for RouterService {
-    type Response = Response<axum::body::Body>;
-    type Error = Infallible;
-    type Future = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Future;
-
-    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
-        request.extensions_mut().insert(ConnectInfo(self.peer));
-        self.router.call(request)
-    }
+/// The same with paths for which places are kept.
+pub fn router_with_probes(
+    router: Router,
+    probes: &'static [&'static str],
+) -> impl Fn(Peer) -> Arc<RouterService> + Send + Sync + 'static {
+    let router = TowerToHyperService::new(router);
+    move |peer| Arc::new(RouterService { router: router.clone(), peer: peer.address, probes })
 }
 
 impl Answer for RouterService {
     type Reply = axum::body::Body;
-    type Direct = Infallible;
+    type Route = (Method, Uri);
 
-    fn direct(&self) -> Option<Arc<Infallible>> {
-        None
+    fn route(&self, method: &str, target: &str) -> Option<(Method, Uri)> {
+        method_and_uri(method, target)
+    }
+
+    fn answer(self: Arc<Self>, request: Request<(Method, Uri)>) -> Answering<axum::body::Body> {
+        let mut asked = request.into_http(axum::body::Body::from, axum::body::Body::new);
+        asked.extensions_mut().insert(ConnectInfo(self.peer));
+        Box::pin(async move {
+            let answered: Result<_, Infallible> = self.router.call(asked).await;
+            answered.unwrap_or_else(|never| match never {})
+        })
+    }
+
+    fn is_probe(&self, target: &str) -> bool {
+        self.probes.contains(&target)
+    }
+}
+
+impl Request<(Method, Uri)> {
+    /// As a request with a map of fields, and a body made by one of these.
+    pub fn into_http<B>(
+        self,
+        whole: impl FnOnce(bytes::Bytes) -> B,
+        coming: impl FnOnce(super::body::Coming) -> B,
+    ) -> http::Request<B> {
+        let body = match self.body {
+            Sent::Whole(body) => whole(body),
+            Sent::Coming(body) => coming(body),
+        };
+        let mut request = http::Request::new(body);
+        (*request.method_mut(), *request.uri_mut()) = self.route;
+        *request.headers_mut() = self.fields.to_map();
+        request
     }
 }

@@ -2,39 +2,43 @@
 
 use std::io;
 use std::pin::{Pin, pin};
-use std::task::{Context, Poll};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
+use bytes::BytesMut;
+use tokio::io::{AsyncReadExt as _, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
 
-use super::head::Received;
+use super::places::Place;
 
-/// A connection without a request keeps no more room than this.
-const MUCH: usize = 16 * 1024;
+/// Room for what comes next: more than most requests take. A connection without a request keeps no more.
+pub(super) const ROOM: usize = 4096;
 
-/// The stream of one connection. A write fails with `TimedOut` when the peer has taken no byte for the limit.
+/// So much is read of what comes during an answer. Usually nothing does.
+pub(super) const LITTLE: usize = 256;
+
+/// The stream of one connection. A write fails with `TimedOut` when the peer has taken no byte for the limit, or has to
+/// make room for others.
 ///
 /// What was read ahead may hold tokens, so it has no `Debug`.
 pub(super) struct Socket {
     stream: TcpStream,
-    /// What has been read and not been taken. Whoever reads gets it first.
+    /// What has been read and not been taken.
     pub(super) ahead: Vec<u8>,
-    received: Option<Received>,
+    /// Of this connection.
+    pub(super) place: Arc<Place>,
     stall: Duration,
     /// Set only while a write is pending, which is rare: most answers fit into the system's buffer.
     stalled: Option<Pin<Box<Sleep>>>,
+    /// There is more room than usual, which counts.
+    has_grown: bool,
 }
 
 impl Socket {
-    pub(super) fn new(stream: TcpStream, stall: Duration) -> Self {
-        Self { stream, ahead: Vec::new(), received: None, stall, stalled: None }
-    }
-
-    /// Counts what is read from now on.
-    pub(super) fn count(&mut self, received: Received) {
-        self.received = Some(received);
+    pub(super) fn new(stream: TcpStream, stall: Duration, place: Arc<Place>) -> Self {
+        Self { stream, ahead: Vec::new(), place, stall, stalled: None, has_grown: false }
     }
 
     /// Reads on, behind what was read ahead, with room for so many bytes if there is none. No bytes: the client sends no
@@ -46,11 +50,40 @@ impl Socket {
         pin!(self.stream.read_buf(&mut self.ahead)).poll(context)
     }
 
+    /// Reads on into another buffer, with room for so many bytes if there is none.
+    pub(super) fn poll_into(
+        &mut self,
+        buffer: &mut BytesMut,
+        room: usize,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        if buffer.len() == buffer.capacity() {
+            buffer.reserve(room);
+        }
+        pin!(self.stream.read_buf(buffer)).poll(context)
+    }
+
+    /// By how many bytes the room for what is read ahead has to grow, so that anything more can be read.
+    pub(super) fn growth(&self) -> usize {
+        let capacity = self.ahead.capacity();
+        if self.ahead.len() < capacity { 0 } else { capacity.max(ROOM) }
+    }
+
+    /// Makes it grow by so many.
+    pub(super) fn grow(&mut self, bytes: usize) {
+        if bytes > 0 {
+            self.ahead.reserve_exact(bytes);
+            self.has_grown = true;
+        }
+    }
+
     /// Drops so many bytes of what was read ahead.
     pub(super) fn take(&mut self, bytes: usize) {
         self.ahead.drain(..bytes);
-        if self.ahead.capacity() > MUCH {
-            self.shrink();
+        if self.has_grown && self.ahead.is_empty() {
+            self.ahead = Vec::new();
+            self.has_grown = false;
+            self.place.shrink();
         }
     }
 
@@ -61,34 +94,23 @@ impl Socket {
         }
     }
 
+    /// Writes a few bytes, which are in the system's buffer at once or never.
+    pub(super) fn poll_write_all(&mut self, bytes: &[u8], context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let written = ready!(Pin::new(self).poll_write(context, bytes))?;
+        Poll::Ready(if written == bytes.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) })
+    }
+
     /// Keeps the timer running while writes are pending, and ends it with any progress.
     fn guarded(&mut self, written: Poll<io::Result<usize>>, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
         if written.is_ready() {
-            self.stalled = None;
+            if self.stalled.take().is_some() && !self.place.works() {
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
             return written;
         }
         let timer = self.stalled.get_or_insert_with(|| Box::pin(sleep(self.stall)));
-        timer.as_mut().poll(context).map(|()| Err(io::ErrorKind::TimedOut.into()))
-    }
-}
-
-impl AsyncRead for Socket {
-    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        let before = buffer.filled().len();
-        let read = if this.ahead.is_empty() {
-            Pin::new(&mut this.stream).poll_read(context, buffer)
-        } else {
-            let bytes = this.ahead.len().min(buffer.remaining());
-            buffer.put_slice(&this.ahead[..bytes]);
-            this.take(bytes);
-            this.shrink();
-            Poll::Ready(Ok(()))
-        };
-        if let Some(received) = &this.received {
-            received.add(buffer.filled().len() - before);
-        }
-        read
+        let is_over = timer.as_mut().poll(context).is_ready();
+        if is_over || !self.place.stalls() { Poll::Ready(Err(io::ErrorKind::TimedOut.into())) } else { Poll::Pending }
     }
 }
 

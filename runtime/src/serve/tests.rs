@@ -1,9 +1,12 @@
 //! What clients with vices get, over real sockets and with short limits.
 
-mod direct;
+mod framing;
+mod requests;
+mod room;
 mod shutdown;
 mod workers;
 
+use std::net::IpAddr;
 use std::thread;
 
 use axum::Router;
@@ -42,7 +45,10 @@ impl Served {
     }
 
     async fn start_with(limits: Limits, workers: Workers) -> Self {
-        let listener = listen(([127, 0, 0, 1], 0).into()).await.expect("port");
+        Self::start_at(listen(([127, 0, 0, 1], 0).into()).await.expect("port"), limits, workers).await
+    }
+
+    async fn start_at(listener: TcpListener, limits: Limits, workers: Workers) -> Self {
         let address = listener.local_addr().expect("address");
         let (connections, (stop, shutdown)) = (Arc::new(Connections::default()), channel());
         let (routes, slow) = routes();
@@ -106,6 +112,8 @@ async fn wait_for_open(connections: &Connections, count: u64) {
 fn limits() -> Limits {
     Limits {
         connections: 100,
+        kept: 0,
+        has_strangers: false,
         header_timeout: PATIENCE,
         idle_timeout: PATIENCE,
         write_stall: PATIENCE,
@@ -166,6 +174,31 @@ async fn a_handler_knows_the_peer() {
 }
 
 #[tokio::test]
+async fn one_address_takes_callers_of_both_families_and_shows_each_as_it_is() {
+    let listener = listen((Ipv6Addr::UNSPECIFIED, 0).into()).await.expect("port");
+    let port = listener.local_addr().expect("address").port();
+    let served = Served::start_at(listener, limits(), Workers::default()).await;
+
+    for host in [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()] {
+        let Ok(mut client) = TcpStream::connect((host, port)).await else {
+            // Only a machine without IPv6 has no such address.
+            assert!(host.is_ipv6() && served.address.is_ipv4());
+            continue;
+        };
+        let own = client.local_addr().expect("address").to_string();
+        ask(&mut client, "/peer").await;
+        answer(&mut client, &own).await;
+    }
+}
+
+#[test]
+fn only_a_system_without_ipv6_makes_it_an_address_of_ipv4() {
+    let codes = [Errno::AFNOSUPPORT, Errno::ADDRNOTAVAIL, Errno::ADDRINUSE, Errno::ACCESS];
+    let lacks = codes.map(|code| lacks_ipv6(&io::Error::from_raw_os_error(code.raw_os_error())));
+    assert_eq!(lacks, [true, true, false, false]);
+}
+
+#[tokio::test]
 async fn half_a_head_is_closed_even_if_it_drips() {
     let served = Served::start(Limits { header_timeout: SHORT, ..limits() }).await;
     let (mut silent, mut half, mut dripping) = (served.connect().await, served.connect().await, served.connect().await);
@@ -223,23 +256,6 @@ async fn a_slow_answer_is_not_cut_by_the_limits_of_reading() {
     served.slow.go_on.add_permits(1);
 
     answer(&mut client, "slow").await;
-}
-
-#[tokio::test]
-async fn connections_over_the_limit_are_closed_at_once_until_there_is_room() {
-    let served = Served::start(Limits { connections: 2, ..limits() }).await;
-    let (first, _second) = (served.connect().await, served.connect().await);
-    served.wait_for_open(2).await;
-
-    assert_eq!(rest(&mut served.connect().await).await, "");
-    assert_eq!((served.connections.accepted(), served.connections.refused()), (2, 1));
-
-    drop(first);
-    served.wait_for_open(1).await;
-    let mut third = served.connect().await;
-    ask(&mut third, "/peer").await;
-    let own = third.local_addr().expect("address").to_string();
-    answer(&mut third, &own).await;
 }
 
 #[tokio::test]

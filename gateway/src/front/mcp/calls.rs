@@ -512,12 +512,14 @@ impl Planned {
         note_call(&mut record(&self.caller.recorder), called, self.caller.app().log.payloads());
     }
 
-    fn reply(&self, called: Called) -> Reply {
+    fn reply(&self, mut called: Called) -> Reply {
+        let places = std::mem::take(&mut called.places);
         let problem = match called.answer {
             Ok(upstream::Reply::Result(result)) => match self.input_sealed(&result, called.server.as_deref()) {
                 Ok(sealed) => {
                     let sealed = sealed.or_else(|| self.relinked(&result, called.server.as_deref()?));
-                    return Reply::passed_on(self.id(), &sealed.unwrap_or(result), self.method, self.revision);
+                    let result = sealed.unwrap_or(result);
+                    return Reply::passed_on(self.id(), &result, self.method, self.revision).keeping(places);
                 }
                 Err(problem) => problem,
             },

@@ -172,7 +172,7 @@ async fn ask(caller: &Caller, owner: &str, method: Method, body: Bytes, limit: D
 fn failed(error: &HttpError) -> Failed {
     match error {
         HttpError::Connect(_) | HttpError::Blocked(_) | HttpError::NotSent => Failed::Unreachable,
-        HttpError::Lost | HttpError::Stale | HttpError::TooLarge(_) => Failed::Lost,
+        HttpError::Lost | HttpError::Stale | HttpError::TooLarge(_) | HttpError::NoMemory => Failed::Lost,
     }
 }
 

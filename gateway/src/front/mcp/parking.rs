@@ -89,7 +89,12 @@ impl Parking {
         let (done, reply) = oneshot::channel();
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         while running.try_join_next().is_some() {}
-        let task = AbortOnDrop(running.spawn(async move { drop(done.send(work.await)) }));
+        let task = AbortOnDrop(running.spawn(async move {
+            let mut reply = work.await;
+            // Its client may come for it much later, or never.
+            reply.places.clear();
+            drop(done.send(reply));
+        }));
         drop(running);
         Box::pin(async move {
             let reply = reply.await;

@@ -149,7 +149,7 @@ impl RpcProblem {
         match self {
             Self::UnknownTool(_) => "unknown_tool",
             Self::Unavailable | Self::StateLost => "unavailable",
-            Self::Busy | Self::TooMany(_) => "busy",
+            Self::Busy | Self::TooMany(_) | Self::Server(CallError::NoMemory) => "busy",
             Self::Server(CallError::Timeout) => "timeout",
             Self::Server(_) => "bad_answer",
             Self::Rpc(_) => "rpc_error",
@@ -174,7 +174,7 @@ impl RpcProblem {
                 Some(format!(r#"{{"supported":["{}"],"requested":{requested}}}"#, Revision::V2026_07_28))
             }
             Self::UnknownResource(uri) => Some(format!(r#"{{"uri":{}}}"#, json_string(uri))),
-            Self::Unavailable | Self::Busy => {
+            Self::Unavailable | Self::Busy | Self::Server(CallError::NoMemory) => {
                 let pause = if matches!(self, Self::Busy) { RETRY_AFTER_BUSY } else { RETRY_AFTER };
                 Some(format!(r#"{{"reason":"{}","retryAfterMs":{}}}"#, self.outcome(), pause.as_millis()))
             }

@@ -10,9 +10,11 @@ use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
 use http_body::{Frame, SizeHint};
+use portcullis_runtime::memory::account;
 use smallvec::SmallVec;
 
 use super::problem::RpcProblem;
+use crate::handle::Places;
 use crate::json::{Members, on_one_line};
 use crate::revision::Revision;
 use crate::upstream::RpcResult;
@@ -37,6 +39,8 @@ pub struct Reply {
     pub parts: SmallVec<[Bytes; 1]>,
     /// The HTTP status.
     pub status: StatusCode,
+    /// Places at servers, which stay taken until it is written.
+    pub places: Places,
 }
 
 impl Reply {
@@ -46,19 +50,19 @@ impl Reply {
         parts.push(format!(r#"{{"jsonrpc":"2.0","id":{id},"result":"#).into());
         parts.extend(result);
         parts.push(Bytes::from_static(b"}"));
-        Self { parts, status: StatusCode::OK }
+        Self { parts, status: StatusCode::OK, places: Places::new() }
     }
 
     /// The answer with this error.
     pub fn error(id: Option<&str>, problem: &RpcProblem, revision: Revision) -> Self {
         let (id, error) = (id.unwrap_or("null"), problem.object(revision));
         let text = format!(r#"{{"jsonrpc":"2.0","id":{id},"error":{error}}}"#);
-        Self { parts: SmallVec::from_iter([text.into()]), status: problem.status(revision) }
+        Self { parts: SmallVec::from_iter([text.into()]), status: problem.status(revision), places: Places::new() }
     }
 
     /// That what came is accepted, and has no answer.
     pub fn none() -> Self {
-        Self { parts: SmallVec::new(), status: StatusCode::ACCEPTED }
+        Self { parts: SmallVec::new(), status: StatusCode::ACCEPTED, places: Places::new() }
     }
 
     /// The answer with a result that a server gave.
@@ -81,18 +85,31 @@ impl Reply {
             };
             parts.extend([text.into(), rest, Bytes::from_static(b"}")]);
         }
-        Self { parts, status: StatusCode::OK }
+        Self { parts, status: StatusCode::OK, places: Places::new() }
     }
 
     /// The same answer to a request with another id.
     #[must_use]
     pub fn readdressed(self, before: &str, now: &str) -> Self {
         let begin = format!(r#"{{"jsonrpc":"2.0","id":{before}"#);
-        let status = self.status;
-        let text = self.into_bytes();
+        let (status, mut before) = (self.status, self);
+        let places = std::mem::take(&mut before.places);
+        let text = before.into_bytes();
         let rest = if text.starts_with(begin.as_bytes()) { text.slice(begin.len()..) } else { text };
         let begin = Bytes::from(format!(r#"{{"jsonrpc":"2.0","id":{now}"#));
-        Self { parts: SmallVec::from_iter([begin, rest]), status }
+        Self { parts: SmallVec::from_iter([begin, rest]), status, places }
+    }
+
+    /// Keeps these places until it is written.
+    #[must_use]
+    pub fn keeping(self, places: Places) -> Self {
+        Self { places, ..self }
+    }
+
+    /// As one event of a stream, and the places that it keeps.
+    pub fn into_event(mut self) -> (Bytes, Places) {
+        let places = std::mem::take(&mut self.places);
+        (account().kept(event(&self.into_bytes())), places)
     }
 
     /// As one piece.
@@ -101,17 +118,15 @@ impl Reply {
         if parts.len() == 1 {
             return parts.remove(0);
         }
-        parts.concat().into()
+        account().kept(parts.concat())
     }
 
     /// As an HTTP answer of one JSON message.
     pub fn into_response(self) -> Response {
-        let mut parts = self.parts;
-        if parts.is_empty() {
+        if self.parts.is_empty() {
             return self.status.into_response();
         }
-        let body = if parts.len() == 1 { Body::from(parts.remove(0)) } else { Body::new(Pieces(parts.into_iter())) };
-        let mut response = Response::new(body);
+        let mut response = Response::new(pieces(self.parts, self.places));
         *response.status_mut() = self.status;
         response.headers_mut().reserve(HEADERS);
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -200,8 +215,13 @@ pub fn event_stream(body: Body) -> Response {
     response
 }
 
+/// A body of these pieces, which keeps places at servers until it is written.
+pub fn pieces(pieces: SmallVec<[Bytes; 1]>, places: Places) -> Body {
+    Body::new(Pieces(pieces.into_iter(), places))
+}
+
 /// A body that is sent as it is, piece by piece.
-struct Pieces(smallvec::IntoIter<[Bytes; 1]>);
+struct Pieces(smallvec::IntoIter<[Bytes; 1]>, #[expect(dead_code, reason = "dropping it leaves them")] Places);
 
 impl http_body::Body for Pieces {
     type Data = Bytes;

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use bytestring::ByteString;
 use futures_util::future::join_all;
 use http::{HeaderValue, Method, StatusCode};
+use portcullis_runtime::memory::account;
 
 use super::answers;
 use super::calls::{self, Plan, Planned, place};
@@ -37,6 +38,7 @@ use crate::front::body;
 use crate::front::error::ApiError;
 use crate::front::head::Sent;
 use crate::front::routes::{Recorder, record, taken_apart};
+use crate::handle::Places;
 use crate::loops::INSTANCE;
 use crate::revision::Revision;
 use crate::seal::RequestState;
@@ -451,13 +453,19 @@ async fn answer_batch(
     let work = async move {
         let all = all.into_iter().filter_map(|one| body.get(one));
         let replies = join_all(all.map(|one| answer_in_batch(&caller, one, &body, revision))).await;
-        together(replies.into_iter().flatten().map(Reply::into_bytes).collect())
+        together(replies.into_iter().flatten().collect())
     };
     Ok(stream::answer_alone(Box::pin(work), patience).await)
 }
 
 /// The answers to a batch in one, or that there are none.
-fn together(replies: Vec<Bytes>) -> Reply {
+fn together(replies: Vec<Reply>) -> Reply {
+    let mut places = Places::new();
+    let taken = |mut reply: Reply| {
+        places.append(&mut reply.places);
+        reply.into_bytes()
+    };
+    let replies: Vec<Bytes> = replies.into_iter().map(taken).collect();
     if replies.is_empty() {
         return Reply::none();
     }
@@ -467,7 +475,7 @@ fn together(replies: Vec<Bytes>) -> Reply {
         text.extend_from_slice(&reply);
     }
     text.push(b']');
-    Reply { parts: smallvec::smallvec![text.into()], status: StatusCode::OK }
+    Reply { parts: smallvec::smallvec![account().kept(text)], status: StatusCode::OK, places }
 }
 
 async fn answer_in_batch(caller: &Caller, one: &str, body: &ByteString, revision: Revision) -> Option<Reply> {

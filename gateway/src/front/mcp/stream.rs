@@ -20,6 +20,7 @@ use super::parking::Parker;
 use super::reply::{Reply, event, event_stream, notification};
 use super::request::level;
 use crate::capabilities::ClientCapabilities;
+use crate::handle::Places;
 use crate::json::Members;
 use crate::upstream::message::json_string;
 use crate::upstream::{Asked, Mailbox, Told};
@@ -156,9 +157,14 @@ pub async fn answer(mut work: Work, mailbox: Mailbox, mut shape: Shape, mut pati
             shown => shown.map(Err),
         },
     });
+    let mut places = Places::new();
     let (work, waiting, end) = match first.await {
         Ok((reply, None | Some(Shown::Question(_)))) => return reply.into_response(),
-        Ok((reply, Some(Shown::Event(first)))) => (None, first, Some(event(&reply.into_bytes()))),
+        Ok((reply, Some(Shown::Event(first)))) => {
+            let (end, kept) = reply.into_event();
+            places = kept;
+            (None, first, Some(end))
+        }
         Err(Shown::Event(first)) => (Some(work), first, None),
         Err(Shown::Question(asked)) => match shape.park(work, mailbox, asked) {
             Some(reply) => return reply.into_response(),
@@ -166,7 +172,7 @@ pub async fn answer(mut work: Work, mailbox: Mailbox, mut shape: Shape, mut pati
         },
     };
     let alive = Some(keep_alive());
-    event_stream(Body::new(Answering { work, mailbox, shape, waiting: Some(waiting), end, alive }))
+    event_stream(Body::new(Answering { work, mailbox, shape, waiting: Some(waiting), end, alive, places }))
 }
 
 fn next_shown(mailbox: &Mailbox, shape: &mut Shape, cx: &mut Context<'_>) -> Poll<Shown> {
@@ -200,13 +206,15 @@ pub struct Answering {
     end: Option<Bytes>,
     /// None where somebody else keeps the stream alive.
     alive: Option<Pin<Box<Sleep>>>,
+    /// What the answer keeps until it is written.
+    places: Places,
 }
 
 impl Answering {
     /// On a stream with others.
     pub fn among_others(work: Work, mailbox: Option<Mailbox>, shape: Shape) -> Self {
         let mailbox = mailbox.unwrap_or_else(|| Mailbox::new(ClientCapabilities::NONE));
-        Self { work: Some(work), mailbox, shape, waiting: None, end: None, alive: None }
+        Self { work: Some(work), mailbox, shape, waiting: None, end: None, alive: None, places: Places::new() }
     }
 
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
@@ -233,7 +241,8 @@ impl Answering {
             && let Poll::Ready(reply) = work.as_mut().poll(cx)
         {
             self.work = None;
-            self.end = Some(event(&reply.into_bytes()));
+            let (end, places) = reply.into_event();
+            (self.end, self.places) = (Some(end), places);
             return self.poll_event(cx);
         }
         if self.work.is_none() {

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
+use portcullis_runtime::memory::{Held, SMALL, account};
 use prometheus::IntGauge;
 use smallvec::SmallVec;
 
@@ -64,10 +65,11 @@ pub enum Telling {
     Updated(Arc<str>),
 }
 
-#[derive(Default)]
 struct Queue {
     waiting: VecDeque<Telling>,
     bytes: usize,
+    /// What is not small of them counts.
+    held: Held,
     reader: Option<Waker>,
 }
 
@@ -188,14 +190,33 @@ impl Line {
     fn push(&self, telling: Telling) -> bool {
         let mut queue = self.lock();
         let too_much = queue.bytes > 0 && queue.bytes + telling.len() > WAITING_BYTES;
-        if queue.waiting.len() >= WAITING || too_much {
+        let bytes = queue.bytes + telling.len();
+        if queue.waiting.len() >= WAITING || too_much || !queue.count(bytes) {
             return false;
         }
-        queue.bytes += telling.len();
         queue.waiting.push_back(telling);
         drop(queue);
         self.wake();
         true
+    }
+}
+
+impl Queue {
+    /// Holds so many bytes from now on; false if there is no memory for more.
+    fn count(&mut self, bytes: usize) -> bool {
+        let (before, now) = (self.held.bytes(), if bytes > SMALL { bytes } else { 0 });
+        if now > before && !self.held.grow(now - before) {
+            return false;
+        }
+        self.held.set(now);
+        self.bytes = bytes;
+        true
+    }
+}
+
+impl Default for Queue {
+    fn default() -> Self {
+        Self { waiting: VecDeque::new(), bytes: 0, held: Held::none(&account().large), reader: None }
     }
 }
 
@@ -209,7 +230,8 @@ impl Stream {
     pub fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Telling> {
         let mut queue = self.line.lock();
         if let Some(telling) = queue.waiting.pop_front() {
-            queue.bytes -= telling.len();
+            let bytes = queue.bytes - telling.len();
+            let _ = queue.count(bytes);
             return Poll::Ready(telling);
         }
         if !queue.reader.as_ref().is_some_and(|reader| reader.will_wake(cx.waker())) {

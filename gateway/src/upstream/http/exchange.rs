@@ -5,6 +5,7 @@ use std::sync::Weak;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
+use portcullis_runtime::memory::{Held, SMALL, account};
 use tokio::task::yield_now;
 use tokio::time::Instant;
 
@@ -77,6 +78,10 @@ impl Exchange {
 
     async fn exactly(&mut self, length: usize) -> Result<Bytes, HttpError> {
         let Some(connection) = &mut self.connection else { return Ok(Bytes::new()) };
+        let mut held = Held::none(&account().large);
+        if length > SMALL {
+            account().room(&mut held, length).await?;
+        }
         connection.expect(length);
         let body = poll_fn(|cx| connection.poll_exactly(cx, length)).await?;
         self.body = Body::Length(0);
@@ -90,8 +95,11 @@ impl Exchange {
             return Err(HttpError::TooLarge(limit));
         }
         let Some(second) = self.chunk().await? else { return Ok(first) };
-        let mut all = Vec::with_capacity((first.len() + second.len()) * 2);
+        let mut all: Vec<u8> = Vec::new();
+        let mut held = Held::none(&account().large);
+        grow(&mut all, &mut held, first.len() + second.len()).await?;
         all.extend_from_slice(&first);
+        drop(first);
         let (mut next, mut turn) = (Some(second), 0);
         while let Some(chunk) = next {
             turn += chunk.len() + PIECE;
@@ -102,7 +110,9 @@ impl Exchange {
             if all.len() + chunk.len() > limit {
                 return Err(HttpError::TooLarge(limit));
             }
+            grow(&mut all, &mut held, chunk.len()).await?;
             all.extend_from_slice(&chunk);
+            drop(chunk);
             next = self.chunk().await?;
         }
         Ok(all.into())
@@ -145,4 +155,19 @@ impl Exchange {
             part.put_back(stream, self.head.announced_idle, self.left_since);
         }
     }
+}
+
+/// Makes room for so many bytes more, and for as many again, which count unless they are few.
+async fn grow(all: &mut Vec<u8>, held: &mut Held, more: usize) -> Result<(), HttpError> {
+    let needed = all.len() + more;
+    if needed <= all.capacity() {
+        return Ok(());
+    }
+    let room = 2 * needed;
+    if room > SMALL {
+        let missing = room.saturating_sub(held.bytes());
+        account().room(held, missing).await?;
+    }
+    all.reserve_exact(room - all.len());
+    Ok(())
 }

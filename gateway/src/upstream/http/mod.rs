@@ -15,6 +15,7 @@ mod request;
 #[cfg(test)]
 mod tests;
 
+use portcullis_runtime::memory::Full;
 use thiserror::Error;
 
 pub use exchange::Exchange;
@@ -46,6 +47,15 @@ pub enum HttpError {
     /// The answer is longer than it may be.
     #[error("the answer is longer than {0} bytes")]
     TooLarge(usize),
+    /// There is no memory for the answer.
+    #[error("there is no memory left for the answer")]
+    NoMemory,
+}
+
+impl From<Full> for HttpError {
+    fn from(_: Full) -> Self {
+        Self::NoMemory
+    }
 }
 
 /// What came is no answer in HTTP/1.1.

@@ -13,9 +13,12 @@ use hyper::body::{Body, Buf};
 use tokio::io::AsyncWriteExt as _;
 use tokio::time::Instant;
 
-use super::super::service::BoxError;
-use super::super::socket::Socket;
-use super::attended;
+use super::connection::attended;
+use super::refusal::Refusal;
+use super::request::Asks;
+use super::service::BoxError;
+use super::socket::{ROOM as USUAL, Socket};
+use crate::memory::{Held, account};
 use crate::shutdown::Shutdown;
 
 /// Room for the head of an answer.
@@ -33,6 +36,17 @@ enum Framing {
     Length(u64),
     /// Each piece has its length before it.
     Chunks,
+    /// The connection ends with it.
+    UntilClose,
+    /// There is none, but the answer says how long it would be.
+    Told(u64),
+}
+
+/// What decides whether the connection goes on after an answer.
+pub(super) struct Ending<'a> {
+    /// What the request asks.
+    pub(super) asks: Asks,
+    pub(super) shutdown: &'a Shutdown,
 }
 
 /// Sends an answer, and tells when that was over. `None` if the connection is to be closed, because somebody said so or
@@ -44,19 +58,26 @@ pub(super) async fn send<R>(
     socket: &mut Socket,
     response: Response<R>,
     now: Instant,
-    shutdown: &Shutdown,
+    Ending { asks, shutdown }: Ending<'_>,
 ) -> Result<Option<Instant>, BoxError>
 where
     R: Body<Data: Send, Error: Into<BoxError>> + Send,
 {
     let (head, body) = response.into_parts();
-    let mut framing = Framing::of(head.status, &body);
+    let mut framing = Framing::of(&head, &body, asks);
     let exact = if let Framing::Length(length) = framing { usize::try_from(length).unwrap_or(usize::MAX) } else { 0 };
+    let Some(_held) = room_for(socket, exact) else {
+        socket.write_all(&Refusal::NoMemory.answer()).await?;
+        socket.shutdown().await?;
+        return Ok(None);
+    };
     let mut out = Vec::with_capacity(ROOM + exact.min(TOGETHER));
-    let mut goes_on = write_head(&mut out, &head, framing, now);
-    if goes_on && shutdown.is_requested() {
-        goes_on = false;
+    let said = write_head(&mut out, &head, framing, now);
+    let goes_on = said && asks.keeps && !framing.ends_connection() && !shutdown.is_requested();
+    if said && !goes_on {
         out.extend_from_slice(b"connection: close\r\n");
+    } else if goes_on && asks.is_old {
+        out.extend_from_slice(b"connection: keep-alive\r\n");
     }
     out.extend_from_slice(b"\r\n");
     let (mut body, mut is_long) = (pin!(body), exact > TOGETHER);
@@ -86,6 +107,13 @@ where
         return Ok(None);
     }
     Ok(Some(if is_long { Instant::now() } else { now }))
+}
+
+/// What a stranger is answered counts among what strangers hold, so that they cannot leave much of it unread. What
+/// callers get counts already.
+fn room_for(socket: &Socket, exact: usize) -> Option<Held> {
+    let part = &account().strangers;
+    if exact <= USUAL || socket.place.is_trusted() { Some(Held::none(part)) } else { Held::of(part, exact) }
 }
 
 /// Writes a piece of the body, or leaves it in `out` for later.
@@ -134,14 +162,21 @@ fn write_head(out: &mut Vec<u8>, head: &http::response::Parts, framing: Framing,
         field(out, name.as_str(), value.as_bytes());
     }
     match framing {
-        Framing::None => {}
-        Framing::Length(length) => field(out, "content-length", itoa::Buffer::new().format(length).as_bytes()),
+        Framing::None | Framing::UntilClose => {}
+        Framing::Length(length) | Framing::Told(length) => {
+            field(out, "content-length", itoa::Buffer::new().format(length).as_bytes())
+        }
         Framing::Chunks => field(out, "transfer-encoding", b"chunked"),
     }
     if !head.headers.contains_key(header::DATE) {
         DATE.with_borrow_mut(|date| field(out, "date", date.at(now).as_bytes()));
     }
     goes_on
+}
+
+/// How long the body of an answer to `GET` would be: whoever answers `HEAD` has often dropped it already.
+fn told(head: &http::response::Parts) -> Option<u64> {
+    head.headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 /// What the body itself tells.
@@ -196,21 +231,31 @@ where
 // === impl Framing ===
 
 impl Framing {
-    fn of(status: StatusCode, body: &impl Body) -> Self {
-        if matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
+    fn of(head: &http::response::Parts, body: &impl Body, asks: Asks) -> Self {
+        if matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
             return Self::None;
         }
-        body.size_hint().exact().map_or(Self::Chunks, Self::Length)
+        match body.size_hint().exact() {
+            Some(exact) if asks.is_head => Self::Told(told(head).unwrap_or(exact)),
+            None if asks.is_head => Self::None,
+            Some(exact) => Self::Length(exact),
+            None if asks.is_old => Self::UntilClose,
+            None => Self::Chunks,
+        }
     }
 
     fn awaits_more(self) -> bool {
-        !matches!(self, Self::None | Self::Length(0))
+        !matches!(self, Self::None | Self::Told(_) | Self::Length(0))
+    }
+
+    fn ends_connection(self) -> bool {
+        matches!(self, Self::UntilClose)
     }
 
     /// A piece follows.
     fn begin(&mut self, out: &mut Vec<u8>, length: usize) -> io::Result<()> {
         match self {
-            Self::None => {}
+            Self::None | Self::Told(_) | Self::UntilClose => {}
             Self::Length(left) => *left = left.checked_sub(length as u64).ok_or(io::ErrorKind::InvalidData)?,
             Self::Chunks => out.extend_from_slice(format!("{length:x}\r\n").as_bytes()),
         }
@@ -220,7 +265,7 @@ impl Framing {
     /// Nothing follows.
     fn end(self, out: &mut Vec<u8>) -> io::Result<()> {
         match self {
-            Self::None | Self::Length(0) => Ok(()),
+            Self::None | Self::Told(_) | Self::UntilClose | Self::Length(0) => Ok(()),
             Self::Length(_) => Err(io::ErrorKind::UnexpectedEof.into()),
             Self::Chunks => {
                 out.extend_from_slice(b"0\r\n\r\n");

@@ -1,23 +1,23 @@
-//! Requests that are answered past hyper: the same answers, the same limits, and nothing that hyper would refuse.
+//! Requests and answers of every form, and their limits.
 
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Mutex;
 use std::task::{Context, Poll};
 
 use axum::body::Body;
-use http::{HeaderValue, Request, Response, StatusCode, header};
-use hyper::body::{Body as _, Bytes, Frame, Incoming};
-use hyper::service::Service;
+use http::{HeaderValue, Response, StatusCode, header};
+use hyper::body::{Body as _, Bytes, Frame};
 use tokio::sync::oneshot;
 
-use super::super::direct::MOMENT;
 use super::*;
+
+/// Longer than what belongs together takes to come.
+const MOMENT: Duration = Duration::from_millis(250);
 
 /// What the test and all connections share.
 #[derive(Default)]
 struct Shared {
-    /// Hyper answers everything.
-    only_hyper: bool,
     /// Bodies of `/pieces`.
     pieces: Mutex<Vec<Pieces>>,
     /// Told when `/waiting` is asked, and closed when nobody waits any more.
@@ -37,8 +37,18 @@ impl hyper::body::Body for Pieces {
 }
 
 impl Shared {
-    async fn reply(&self, path: &str, by: &'static str, fields: Fields, body: Bytes) -> Response<Body> {
-        let mut response = match path {
+    async fn reply(&self, path: &str, fields: Fields, sent: Sent) -> Response<Body> {
+        if path == "/unread" {
+            return Response::builder().status(StatusCode::UNAUTHORIZED).body(Body::from("who?")).expect("valid");
+        }
+        let body = match whole(sent).await {
+            Ok(body) => body,
+            Err(broken) => {
+                let refused = Response::builder().status(StatusCode::BAD_REQUEST);
+                return refused.body(Body::from(broken.to_string())).expect("valid");
+            }
+        };
+        match path {
             "/echo" => {
                 let mut text: Vec<String> =
                     fields.to_map().iter().map(|(name, value)| format!("{name}: {value:?}")).collect();
@@ -63,57 +73,33 @@ impl Shared {
                 response
             }
             _ => Response::builder().status(StatusCode::NOT_FOUND).body(Body::from("none.")).expect("valid"),
-        };
-        response.headers_mut().insert("x-by", HeaderValue::from_static(by));
-        response
+        }
     }
 }
 
-struct Requests(Arc<Shared>);
-
-impl Service<Request<Incoming>> for Requests {
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
-
-    fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let shared = self.0.clone();
-        Box::pin(async move {
-            let (head, mut body) = request.into_parts();
-            let mut bytes = Vec::new();
-            while let Some(frame) = std::future::poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
-                let Ok(frame) = frame else {
-                    let cut = Response::builder().status(StatusCode::BAD_REQUEST);
-                    return Ok(cut.body(Body::from("cut.")).expect("valid"));
-                };
-                bytes.extend_from_slice(frame.data_ref().map_or(&[], |data| data));
-            }
-            Ok(shared.reply(head.uri.path(), "hyper", Fields::from(&head.headers), bytes.into()).await)
-        })
+/// A whole body.
+async fn whole(sent: Sent) -> Result<Bytes, BrokenBody> {
+    let mut coming = match sent {
+        Sent::Whole(body) => return Ok(body),
+        Sent::Coming(coming) => coming,
+    };
+    let mut bytes = Vec::new();
+    while let Some(frame) = poll_fn(|context| Pin::new(&mut coming).poll_frame(context)).await {
+        bytes.extend_from_slice(frame?.data_ref().map_or(&[], |data| data));
     }
+    Ok(bytes.into())
 }
 
-impl Answer for Requests {
+impl Answer for Shared {
     type Reply = Body;
-    type Direct = Shared;
+    type Route = String;
 
-    fn direct(&self) -> Option<Arc<Shared>> {
-        (!self.0.only_hyper).then(|| self.0.clone())
-    }
-}
-
-const ROUTES: [&str; 7] = ["/echo", "/waiting", "/pieces", "/long", "/nothing", "/close", "/framing"];
-
-impl Direct<Body> for Shared {
-    type Route = &'static str;
-
-    fn route(&self, method: &str, target: &str) -> Option<&'static str> {
-        let known = method != "DELETE";
-        ROUTES.into_iter().find(|route| known && *route == target.split('?').next().unwrap_or_default())
+    fn route(&self, method: &str, target: &str) -> Option<String> {
+        method_and_uri(method, target).map(|(_, uri)| uri.path().to_owned())
     }
 
-    fn answer(self: Arc<Self>, request: Plain<&'static str>) -> Answering<Body> {
-        Box::pin(async move { self.reply(request.route, "direct", request.fields, request.body).await })
+    fn answer(self: Arc<Self>, request: Request<String>) -> Answering<Body> {
+        Box::pin(async move { self.reply(&request.route, request.fields, request.body).await })
     }
 }
 
@@ -128,16 +114,12 @@ struct Listener {
 
 impl Listener {
     async fn start(limits: Limits) -> Self {
-        Self::start_with(limits, false).await
-    }
-
-    async fn start_with(limits: Limits, only_hyper: bool) -> Self {
         let listener = listen(([127, 0, 0, 1], 0).into()).await.expect("port");
         let address = listener.local_addr().expect("address");
-        let shared = Arc::new(Shared { only_hyper, ..Shared::default() });
+        let shared = Arc::<Shared>::default();
         let ((stop, shutdown), make) = (channel(), shared.clone());
         let (connections, mut task) = (Arc::new(Connections::default()), JoinSet::new());
-        let make = move |_| Requests(make.clone());
+        let make = move |_: Peer| make.clone();
         task.spawn(serve(listener, make, limits, connections.clone(), shutdown));
         Self { address, shared, stop, connections, _task: task }
     }
@@ -169,119 +151,9 @@ fn post(path: &str, fields: &str, body: &str) -> String {
     format!("POST {path} HTTP/1.1\r\nHost: a\r\n{fields}Content-Length: {}\r\n\r\n{body}", body.len())
 }
 
-/// Answers without their dates, and who gave the last.
-fn plain(answers: &str) -> (String, Option<&str>) {
-    let by = answers.rsplit_once("x-by: ").and_then(|(_, rest)| rest.split("\r\n").next());
-    let dull = |line: &&str| !line.starts_with("date: ") && !line.starts_with("x-by: ");
-    (answers.split("\r\n").filter(dull).collect::<Vec<_>>().join("\n"), by)
-}
-
-/// What a client gets who sends this, and who answered last. It sends no more, and says so if it `closes`; else all is
-/// over when it has been idle for long.
-async fn outcome(address: SocketAddr, bytes: &[u8], closes: bool) -> (String, Option<String>) {
-    let mut client = connect(address).await;
-    client.write_all(bytes).await.expect("send");
-    if closes {
-        client.shutdown().await.expect("shut down");
-    }
-    let mut got = Vec::new();
-    let _ = within(client.read_to_end(&mut got)).await;
-    let text = String::from_utf8_lossy(&got).into_owned();
-    let (text, by) = plain(&text);
-    (text, by.map(str::to_owned))
-}
-
-#[tokio::test]
-async fn plain_requests_are_answered_directly_and_all_others_by_hyper_with_the_same_answers() {
-    let quick = Limits { header_timeout: 5 * SHORT, idle_timeout: 2 * SHORT, ..limits() };
-    let served = (Listener::start(quick).await, Listener::start_with(quick, true).await);
-    let (direct, hyper) = (served.0.address, served.1.address);
-    let long = "x".repeat(70_000);
-    let longer_head = format!("x: {}\r\n", "y".repeat(33_000));
-    let many = "x: y\r\n".repeat(70);
-    let too_many = "x: y\r\n".repeat(101);
-    let echo = |fields: &str| post("/echo", fields, "body");
-    let raw = |fields: &str, body: &str| format!("POST /echo HTTP/1.1\r\n{fields}\r\n{body}");
-    let cases: Vec<(String, Option<&str>)> = vec![
-        (echo(""), Some("direct")),
-        (echo("Connection: Keep-Alive\r\nX-A: 1\r\nx-a:  2 \r\nX-B:\r\n"), Some("direct")),
-        (echo("x: \u{e9}\t\u{fc}\r\n"), Some("direct")),
-        (echo("Content-Type: a\r\nAuthorization: Bearer b\r\n"), Some("direct")),
-        (post("/echo", "", ""), Some("direct")),
-        (post("/echo", "", &long[..60_000]), Some("direct")),
-        (raw("content-length: 000003\r\n", "abc"), Some("direct")),
-        (post("/long", "", "\u{1}"), Some("direct")),
-        (post("/long", "", "\u{40}"), Some("direct")),
-        (post("/nothing", "", ""), Some("direct")),
-        (post("/close", "", ""), Some("direct")),
-        (echo("") + &echo("x: second\r\n"), Some("direct")),
-        (echo("") + &post("/close", "", "") + &echo(""), Some("direct")),
-        ("GET /echo HTTP/1.1\r\nx: y\r\n\r\n".into(), Some("direct")),
-        ("GET /echo HTTP/1.1\r\ncontent-length: 4\r\n\r\nbody".into(), Some("direct")),
-        (post("/echo?a=b", "", ""), Some("direct")),
-        (format!("\r\n{}", echo("")), Some("direct")),
-        (raw("", ""), Some("direct")),
-        (echo("Host: b\r\nConnection: keep-alive\r\nconnection: keep-alive\r\n"), Some("direct")),
-        (echo("").replace("\r\n", "\n"), Some("direct")),
-        (post("/echo?a=b#c", "", ""), Some("direct")),
-        (echo("") + "\r\n" + &echo(""), Some("direct")),
-        // Not plain.
-        (post("/other", "", ""), Some("hyper")),
-        ("HEAD /echo HTTP/1.1\r\n\r\n".into(), Some("hyper")),
-        ("DELETE /echo HTTP/1.1\r\n\r\n".into(), Some("hyper")),
-        (post("http://a/echo", "", ""), Some("hyper")),
-        (post("/echo", "", &long), Some("hyper")),
-        (echo("").replace("1.1", "1.0"), Some("hyper")),
-        (echo("Connection: close\r\n"), Some("hyper")),
-        (echo("Connection: keep-alive, X-Hop\r\n"), Some("hyper")),
-        (echo("Upgrade: h2c\r\n"), Some("hyper")),
-        (echo("Expect: 100-continue\r\n"), Some("hyper")),
-        (echo(&many), Some("hyper")),
-        (raw("content-length: 4\r\ncontent-length: 4\r\n", "body"), Some("hyper")),
-        (raw("Transfer-Encoding: chunked\r\n", "4\r\nbody\r\n0\r\n\r\n"), Some("hyper")),
-        (raw("content-length: 0000004\r\n", "body"), Some("hyper")),
-        (echo("") + "HEAD /echo HTTP/1.1\r\n\r\n" + &echo(""), Some("hyper")),
-        // No request at all.
-        (echo(&too_many), None),
-        (echo(&longer_head), None),
-        (echo("x y: z\r\n"), None),
-        (echo("x : z\r\n"), None),
-        (echo("x: a\r\n folded\r\n"), None),
-        (echo("x: \u{0}\r\n"), None),
-        (raw("content-length: +4\r\n", "body"), None),
-        (raw("content-length: 4, 4\r\n", "body"), None),
-        (raw("content-length: 4\r\ncontent-length: 5\r\n", "body"), None),
-        (raw("content-length: -1\r\n", ""), None),
-        (raw("content-length: 99999999999999999999\r\n", ""), None),
-        (raw("content-length: 4\r\ntransfer-encoding: chunked, x\r\n", "0\r\n\r\n"), None),
-        ("POST /echo HTTP/1.1\r\nhost".into(), None),
-        ("POST /echo\r\n\r\n".into(), None),
-        ("POS".into(), None),
-    ];
-    let no_text: [(&[u8], _); 3] = [
-        (b"POST /echo HTTP/1.1\r\nx: \xe9\xff\r\ncontent-length: 1\r\n\r\n\xff", Some("direct")),
-        (b"POST /echo\xff HTTP/1.1\r\ncontent-length: 0\r\n\r\n", None),
-        (b"\x16\x03\x01\x02\x00\x01\x00", None),
-    ];
-    let cases = cases.into_iter().map(|(text, by)| (text.into_bytes(), by));
-    let cases = cases.chain(no_text.map(|(bytes, by)| (bytes.to_vec(), by)));
-    // Side by side: most wait for a deadline.
-    let compared = cases.map(|(bytes, by)| async move {
-        let shown = String::from_utf8_lossy(&bytes[..bytes.len().min(200)]).into_owned();
-        let ((got, last), (expected, _)) = tokio::join!(outcome(direct, &bytes, false), outcome(hyper, &bytes, false));
-        assert_eq!(got, expected, "{shown}");
-        assert_eq!(last.as_deref(), by, "{shown}");
-        let (half, short) = (bytes.len() / 2, bytes.len() - 1);
-        for end in [half, short] {
-            let ((got, _), (expected, _)) =
-                tokio::join!(outcome(direct, &bytes[..end], true), outcome(hyper, &bytes[..end], true));
-            assert_eq!(got, expected, "the first {end} bytes of {shown}");
-        }
-    });
-    let mut all: JoinSet<()> = compared.collect();
-    while let Some(end) = all.join_next().await {
-        end.expect("the same answers");
-    }
+/// Answers without their dates.
+fn plain(answers: &str) -> String {
+    answers.split("\r\n").filter(|line| !line.starts_with("date: ")).collect::<Vec<_>>().join("\n")
 }
 
 #[tokio::test]
@@ -292,7 +164,7 @@ async fn the_body_tells_its_length_whatever_the_answer_says() {
 
     let text = answer(&mut client, "six...").await;
 
-    assert_eq!(plain(&text), ("HTTP/1.1 200 OK\ncontent-length: 6\n\nsix...".into(), Some("direct")));
+    assert_eq!(plain(&text), "HTTP/1.1 200 OK\ncontent-length: 6\n\nsix...");
     let date = text.split_once("\r\ndate: ").and_then(|(_, rest)| rest.split("\r\n").next()).expect("a date");
     let apart = httpdate::parse_http_date(date).expect("a date").duration_since(std::time::SystemTime::now());
     assert!(apart.unwrap_or_else(|error| error.duration()) < PATIENCE, "{date}");
@@ -311,25 +183,22 @@ async fn a_request_may_come_in_pieces() {
 
     let got = answer(&mut client, ".").await;
 
-    assert_eq!(plain(&got).1, Some("direct"));
     assert!(got.ends_with(r#"b"body"."#), "{got}");
 }
 
 #[tokio::test]
-async fn a_request_whose_rest_takes_its_time_is_left_to_hyper() {
+async fn the_rest_of_a_request_may_take_its_time() {
     let served = Listener::start(limits()).await;
     let text = post("/echo", "", "body");
     for at in [30, text.len() - 2] {
         let mut client = served.connect().await;
         send(&mut client, &post("/echo", "", "first")).await;
-        assert_eq!(plain(&answer(&mut client, "first\".").await).1, Some("direct"));
+        answer(&mut client, "first\".").await;
         send(&mut client, &text[..at]).await;
         sleep(2 * MOMENT).await;
         send(&mut client, &text[at..]).await;
 
-        let got = answer(&mut client, "body\".").await;
-
-        assert_eq!(plain(&got).1, Some("hyper"), "split at {at}");
+        answer(&mut client, "body\".").await;
     }
 }
 
@@ -360,7 +229,7 @@ async fn an_idle_connection_has_its_own_limit_from_its_last_answer() {
         let mut client = served.connect().await;
         for _ in 0..3 {
             send(&mut client, &post("/echo", "", "body")).await;
-            assert_eq!(plain(&answer(&mut client, "body\".").await).1, Some("direct"));
+            answer(&mut client, "body\".").await;
             sleep(2 * SHORT).await;
         }
         let start = Instant::now();
@@ -384,7 +253,7 @@ async fn an_answer_that_takes_long_is_no_idling() {
 
     send(&mut client, &post("/echo", "", "body")).await;
 
-    assert_eq!(plain(&answer(&mut client, "body\".").await).1, Some("direct"));
+    answer(&mut client, "body\".").await;
 }
 
 #[tokio::test]
@@ -425,7 +294,7 @@ async fn a_body_without_a_length_is_sent_piece_by_piece_as_it_comes() {
     let (pieces, mut client) = (served.pieces(), served.connect().await);
     send(&mut client, &post("/pieces", "", "")).await;
     let head = answer(&mut client, "\r\n\r\n").await;
-    assert_eq!(plain(&head).0, "HTTP/1.1 200 OK\ntransfer-encoding: chunked\n\n");
+    assert_eq!(plain(&head), "HTTP/1.1 200 OK\ntransfer-encoding: chunked\n\n");
 
     pieces.send(Ok("one".into())).expect("it is read");
     assert_eq!(answer(&mut client, "one\r\n").await, "3\r\none\r\n");
@@ -467,7 +336,7 @@ async fn a_body_ends_when_its_client_leaves() {
 }
 
 #[tokio::test]
-async fn who_takes_nothing_of_a_direct_answer_is_closed() {
+async fn who_takes_nothing_of_a_long_body_is_closed() {
     let served = Listener::start(Limits { write_stall: SHORT, ..limits() }).await;
     let (pieces, mut client) = (served.pieces(), served.connect().await);
     send(&mut client, &post("/pieces", "", "")).await;
@@ -483,7 +352,7 @@ async fn who_takes_nothing_of_a_direct_answer_is_closed() {
 }
 
 #[tokio::test]
-async fn shutdown_lets_direct_answers_finish_and_closes_idle_connections() {
+async fn shutdown_lets_long_answers_finish_and_closes_idle_connections() {
     let served = Listener::start(limits()).await;
     let (told, pieces) = (served.waiting(), served.pieces());
     let (mut idle, mut slow, mut open) = (served.connect().await, served.connect().await, served.connect().await);
@@ -506,4 +375,117 @@ async fn shutdown_lets_direct_answers_finish_and_closes_idle_connections() {
     drop(pieces);
     assert_eq!(rest(&mut open).await, "3\r\none\r\n0\r\n\r\n");
     served.wait_for_open(0).await;
+}
+
+/// A client gets this who sends that, and says that it is all.
+async fn exchanged(listener: &Listener, sent: &str) -> String {
+    let mut client = listener.connect().await;
+    send(&mut client, sent).await;
+    client.shutdown().await.expect("shut down");
+    plain(&rest(&mut client).await)
+}
+
+#[tokio::test]
+async fn requests_of_every_form_are_answered() {
+    let served = Listener::start(limits()).await;
+    let raw = |line: &str, fields: &str, body: &str| format!("{line}\r\n{fields}\r\n{body}");
+    let long = "x".repeat(70_000);
+    for (sent, begin, end) in [
+        (post("/echo", "x: y\r\n", "body"), "HTTP/1.1 200 OK\n", "b\"body\"."),
+        (post("/echo", "", &long), "HTTP/1.1 200 OK\n", "x\"."),
+        (post("http://a/echo?b=c", "", "body"), "HTTP/1.1 200 OK\n", "b\"body\"."),
+        (format!("\r\n\r\n{}", post("/echo", "", "body")), "HTTP/1.1 200 OK\n", "b\"body\"."),
+        (
+            raw(
+                "POST /echo HTTP/1.1",
+                "host: a\r\ntransfer-encoding: chunked\r\n",
+                "2;x\r\nbo\r\n2\r\ndy\r\n0\r\nx: y\r\n\r\n",
+            ),
+            "HTTP/1.1 200 OK\n",
+            "b\"body\".",
+        ),
+        (raw("POST /echo HTTP/1.0", "content-length: 4\r\n", "body"), "HTTP/1.1 200 OK\n", "b\"body\"."),
+        (raw("HEAD /echo HTTP/1.1", "host: a\r\n", ""), "HTTP/1.1 200 OK\ncontent-length: 14\n", "\n\n"),
+        (raw("GET /nothing HTTP/1.1", "host: a\r\n", ""), "HTTP/1.1 204 No Content\n", "\n\n"),
+        (raw("OPTIONS * HTTP/1.1", "host: a\r\n", ""), "HTTP/1.1 404 Not Found\n", "none."),
+        (post("/close", "", ""), "HTTP/1.1 200 OK\nconnection: close\n", "last."),
+        (post("/echo", "connection: close\r\n", ""), "HTTP/1.1 200 OK\n", "b\"\"."),
+    ] {
+        let got = exchanged(&served, &sent).await;
+        assert!(got.starts_with(begin) && got.ends_with(end), "{} gave {got}", &sent[..sent.len().min(200)]);
+    }
+}
+
+#[tokio::test]
+async fn a_connection_goes_on_or_ends_as_both_sides_say() {
+    let served = Listener::start(limits()).await;
+    let old = "POST /echo HTTP/1.0\r\nConnection: Keep-Alive\r\nContent-Length: 4\r\n\r\nbody";
+    for (first, goes_on) in [
+        (post("/echo", "", "body"), true),
+        (old.to_owned(), true),
+        (old.replace("Keep-Alive", "x"), false),
+        (post("/echo", "Connection: x, Close\r\n", "body"), false),
+        (post("/close", "", ""), false),
+        (post("/unread", "", "body"), true),
+        // All of its body is here, though nobody has read it.
+        ("POST /unread HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n".into(), true),
+        ("POST /unread HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\nbody".into(), false),
+        ("POST /unread HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 9\r\n\r\n".into(), false),
+    ] {
+        let got = exchanged(&served, &(first.clone() + &post("/echo", "", "second"))).await;
+        assert_eq!(got.contains("second"), goes_on, "{first} gave {got}");
+        assert_eq!(got.contains("connection: close"), !goes_on, "{first} gave {got}");
+        assert_eq!(got.contains("connection: keep-alive"), first.contains("Keep-Alive"), "{first} gave {got}");
+        assert!(!got.contains("100 Continue"), "nobody has asked for the body: {got}");
+    }
+}
+
+#[tokio::test]
+async fn a_body_is_not_waited_for_before_somebody_asks_for_it() {
+    let served = Listener::start(limits()).await;
+    for fields in ["content-length: 50000\r\n", "transfer-encoding: chunked\r\n"] {
+        let mut client = served.connect().await;
+        send(&mut client, &format!("POST /unread HTTP/1.1\r\nhost: a\r\n{fields}\r\n4\r\nbody")).await;
+        let start = Instant::now();
+
+        let text = answer(&mut client, "who?").await;
+
+        assert!(text.starts_with("HTTP/1.1 401 ") && start.elapsed() < PATIENCE / 2, "{text}");
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_awaits_it_is_told_to_send_its_body() {
+    let served = Listener::start(limits()).await;
+    let mut client = served.connect().await;
+    send(&mut client, "POST /echo HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 4\r\n\r\n").await;
+    assert_eq!(answer(&mut client, "\r\n\r\n").await, "HTTP/1.1 100 Continue\r\n\r\n");
+    send(&mut client, "body").await;
+    answer(&mut client, "b\"body\".").await;
+}
+
+#[tokio::test]
+async fn a_body_that_breaks_off_or_is_malformed_is_told() {
+    let served = Listener::start(limits()).await;
+    let chunked = "POST /echo HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n";
+    for (sent, told) in [
+        (format!("{chunked}x\r\n"), "the body has a malformed chunk"),
+        (format!("{chunked}4\r\nbodyx"), "the body has a malformed chunk"),
+        (format!("{chunked}4\r\nbo"), "the connection ended before the body"),
+        (post("/echo", "", "body").replace("\r\nbody", "\r\nbo"), "the connection ended before the body"),
+    ] {
+        let got = exchanged(&served, &sent).await;
+        assert!(got.starts_with("HTTP/1.1 400 ") && got.ends_with(told), "{sent} gave {got}");
+        assert!(got.contains("connection: close"), "nothing after it can be understood: {got}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_comes_before_the_body_arrives_though_the_client_goes_on_sending() {
+    let served = Listener::start(limits()).await;
+    let mut client = served.connect().await;
+    send(&mut client, "POST /unread HTTP/1.1\r\nhost: a\r\ncontent-length: 1000000\r\n\r\n").await;
+    client.write_all(&vec![b'x'; 1_000_000]).await.expect("all of it is taken");
+
+    assert!(rest(&mut client).await.ends_with("who?"));
 }

@@ -1,0 +1,61 @@
+//! Requests that are answered before anybody is asked: what is wrong with them, as a status and a sentence.
+
+use http::StatusCode;
+use thiserror::Error;
+
+/// Why a request is answered by the listener itself, and its connection closed.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+pub(super) enum Refusal {
+    #[error("the request is no HTTP/1.1: check what sends it")]
+    Malformed,
+    #[error("a line of the head does not end with CR and LF: end each with both")]
+    LineEnd,
+    #[error("the head is too long: send at most 100 fields, and 32 KiB in all")]
+    TooLong,
+    #[error("the target of the request is no path: send one that begins with a slash")]
+    Target,
+    #[error("the request must name one host: send one Host header")]
+    Hosts,
+    #[error("the Host header is no name of a host: send one host, with its port if need be")]
+    Host,
+    #[error("the Content-Length is no number, or there twice: send one, in decimal digits")]
+    Length,
+    #[error("the request has both a Content-Length and a Transfer-Encoding: send one of them")]
+    Both,
+    #[error("the Transfer-Encoding cannot be understood: send chunked, once, with HTTP/1.1")]
+    Coding,
+    #[error("this transfer coding is not known here: send chunked alone")]
+    UnknownCoding,
+    #[error("this expectation cannot be met: send no Expect header, or 100-continue")]
+    Expectation,
+    #[error("the gateway has no memory left for this request: try again")]
+    NoMemory,
+    #[error("this connection is kept for probes: ask again on another one")]
+    KeptForProbes,
+}
+
+impl Refusal {
+    pub(super) fn status(self) -> StatusCode {
+        match self {
+            Self::TooLong => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::UnknownCoding => StatusCode::NOT_IMPLEMENTED,
+            Self::Expectation => StatusCode::EXPECTATION_FAILED,
+            Self::NoMemory | Self::KeptForProbes => StatusCode::SERVICE_UNAVAILABLE,
+            _ => StatusCode::BAD_REQUEST,
+        }
+    }
+
+    /// The whole answer, written out; the connection is closed after it.
+    pub(super) fn answer(self) -> Vec<u8> {
+        let status = self.status();
+        let (code, reason) = (status.as_u16(), status.canonical_reason().unwrap_or_default());
+        let body = format!(r#"{{"error":{{"message":"{self}","code":{code}}}}}"#);
+        let length = body.len();
+        let later = if status == StatusCode::SERVICE_UNAVAILABLE { "retry-after: 1\r\n" } else { "" };
+        format!(
+            "HTTP/1.1 {code} {reason}\r\ncontent-type: application/json\r\n{later}content-length: {length}\r\n\
+             connection: close\r\n\r\n{body}"
+        )
+        .into_bytes()
+    }
+}
