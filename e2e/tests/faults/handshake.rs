@@ -192,7 +192,8 @@ async fn a_server_that_is_modern_only_in_name_is_spoken_to_with_initialize_and_r
         assert_eq!(stack.call("echo").await.status, 200, "{in_name:?}");
         assert_eq!(stack.server("a").await["protocol_version"], "2025-11-25", "{in_name:?}");
         let before = faulty.seen();
-        assert_eq!((before.discovers, before.calls), (1, 1), "{in_name:?}");
+        // The second, if there is one, checks what the list of tools said of a session.
+        assert!((1..=2).contains(&before.discovers) && before.calls == 1, "{in_name:?} {}", before.discovers);
         // Not even an attempt that fails makes the detour again.
         faulty.behave(|it| (it.in_name, it.post) = (in_name, answers(503)));
         faulty.kill().await;
