@@ -211,8 +211,9 @@ mod tests {
     #[tokio::test]
     async fn between_a_few_events_of_a_server_that_does_not_pause_others_have_their_turn() {
         let long = format!("data: {}\n\n", "x".repeat(1_000));
-        let cases =
-            [("data: {\"method\":\"x\"}\n\n", TURN_EVENTS), (":\n\n", TURN_EVENTS), (&long, TURN_BYTES / 1_000 + 1)];
+        // A turn takes the whole piece in which its bytes are used up, and a piece has up to as many bytes again.
+        let most_long = 2 * TURN_BYTES / 1_000 + 1;
+        let cases = [("data: {\"method\":\"x\"}\n\n", TURN_EVENTS), (":\n\n", TURN_EVENTS), (&long, most_long)];
         for (event, most) in cases {
             let count = 2_000_000 / event.len();
             with_stream(&event.repeat(count), async |mut stream| {
