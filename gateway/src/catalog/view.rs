@@ -3,13 +3,15 @@
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
+use serde_json::json;
+
 use super::family::Family;
 use super::naming::{Naming, qualified_by_server};
 use super::reader::Places;
 use super::table::{Added, Fit, Table};
 use super::{Alone, Entry, Kind, Place};
 use crate::handle::Handle;
-use crate::item::{Item, Items};
+use crate::item::{Item, Items, digest_of};
 use crate::uri_template::UriTemplate;
 
 /// Everything of some servers.
@@ -92,14 +94,17 @@ impl View {
         name.map(|name| table.add(name, added)).is_some()
     }
 
-    /// Adds what a tool names; what an older server's tool named before stays its.
+    /// Adds what a tool names; what an older server's tool named before stays its. The same tool of another server, by its
+    /// name too, is one that shares it.
     fn add_links(&mut self, added: Added<'_>) {
         let spaced = self.naming.is_spaced(added.server);
+        let of_tool = |digest: &[u8; 32]| digest_of(&json!([&*added.item.name, digest]));
         for link in &added.item.links {
             let Some(name) = self.naming.uri(added.server, &Arc::from(&*link.uri), spaced) else { continue };
-            if self.links.fit(&name, added) == Fit::Fits {
-                let item =
-                    Arc::new(Item { digest: added.item.digest, same: added.item.same, ..Item::unlisted(&link.uri) });
+            let (digest, same) = (of_tool(&added.item.digest), of_tool(&added.item.same));
+            let item = Arc::new(Item { digest, same, ..Item::unlisted(&link.uri) });
+            // As a tool: a resource is the same by less.
+            if self.links.fit(&name, Added { item: &item, ..added }) == Fit::Fits {
                 self.links.add(name, Added { kind: Kind::Resources, item: &item, ..added });
             }
         }

@@ -121,7 +121,7 @@ fn a_template_of_the_home_namespace_stands_for_no_uri_of_another() {
 
 #[test]
 fn what_a_result_names_is_renamed_only_where_it_would_lead_elsewhere() {
-    let a = listing(wanted("default", "a"), "report://a/index");
+    let a = listing(listing(wanted("default", "a"), "own://a"), "report://a/index");
     let b = listing(listing(wanted("default", "b"), "other://b"), "report://a/index");
     let shop = listing(wanted("team-a", "shop"), "report://shop/1");
     let catalog = catalog_of(Tenancy::Isolated, &[a, b, shop]);
@@ -129,13 +129,15 @@ fn what_a_result_names_is_renamed_only_where_it_would_lead_elsewhere() {
     let link = |scope, server: &str, uri: &str| catalog.link(scope, (catalog.server(server).unwrap(), &nobody), uri);
     let (all, inside) = (Scope::All, Scope::Namespace("team-a"));
     for (scope, server, uri, expected) in [
-        (all, "a", "report://a/7", None),
+        (all, "a", "own://a/7", None),
+        (all, "a", "report://a/index", None),
+        (all, "a", "report://a/7", Some("report://~default.a/a/7")),
         (all, "a", "nowhere://a/7", Some("nowhere://~default.a/a/7")),
         (all, "b", "report://a/7", Some("report://~default.b/a/7")),
         (all, "b", "report://a/index", Some("report://~default.b/a/index")),
         (all, "b", "no uri", None),
         (all, "team-a/shop", "report://shop/1", Some("report://~team-a/shop/1")),
-        (all, "team-a/shop", "report://a/7", Some("report://~team-a/a/7")),
+        (all, "team-a/shop", "own://a/7", Some("own://~team-a/a/7")),
         (inside, "team-a/shop", "report://shop/1", None),
         (inside, "team-a/shop", "new://shop/1", None),
         (Scope::Server(catalog.server("b").unwrap()), "b", "report://a/7", None),
