@@ -54,6 +54,7 @@ impl Refusal {
         let later = if status == StatusCode::SERVICE_UNAVAILABLE { "retry-after: 1\r\n" } else { "" };
         format!(
             "HTTP/1.1 {code} {reason}\r\ncontent-type: application/json\r\n{later}content-length: {length}\r\n\
+             cache-control: no-store\r\nreferrer-policy: no-referrer\r\nx-content-type-options: nosniff\r\n\
              connection: close\r\n\r\n{body}"
         )
         .into_bytes()

@@ -123,7 +123,9 @@ async fn a_refusal_says_what_is_wrong_and_ends_the_connection() {
     send(&mut client, "GET / HTTP/1.1\r\n\r\n").await;
     let body = r#"{"error":{"message":"the request must name one host: send one Host header","code":400}}"#;
     let expected = format!(
-        "HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+        "HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\
+         cache-control: no-store\r\nreferrer-policy: no-referrer\r\nx-content-type-options: nosniff\r\n\
+         connection: close\r\n\r\n{body}",
         body.len()
     );
     assert_eq!(rest(&mut client).await, expected);
