@@ -11,6 +11,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, header};
+use portcullis_crds::ServerKey;
 use portcullis_runtime::memory::account;
 use smallvec::smallvec;
 
@@ -201,10 +202,13 @@ async fn tools_list(request: Request) -> Response {
         let query = recorder.head().query();
         Ok::<_, ApiError>(match (parameter(query, "server"), parameter(query, "namespace")) {
             (None, None) => catalog.listing(),
-            (Some(_), Some(_)) => return Err(ApiError::Query("name a server or a namespace, not both")),
             (None, Some(name)) => catalog.listing_in(&name).ok_or_else(|| ApiError::UnknownNamespace(short(&name)))?,
-            (Some(name), None) => {
-                let server = catalog.server(&name).ok_or_else(|| ApiError::UnknownServer(short(&name)))?;
+            (Some(name), namespace) => {
+                let server = match namespace {
+                    Some(namespace) => catalog.server_of(&ServerKey::new(namespace, &*name)),
+                    None => catalog.server(&name),
+                };
+                let server = server.ok_or_else(|| ApiError::UnknownServer(short(&name)))?;
                 record(&recorder).server = Some(server.clone());
                 catalog.listing_of(server)
             }

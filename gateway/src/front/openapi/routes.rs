@@ -53,7 +53,9 @@ pub(super) fn tools_list() -> PathItem {
         .description(Some("Only the tools of this server, by name or by its URL as configured."))
         .schema(Some(ObjectBuilder::new().schema_type(Type::String)));
     let namespace = query("namespace")
-        .description(Some("Only the tools of this namespace, under their own names. Not together with `server`."))
+        .description(Some(
+            "Only the tools of this namespace, under their own names. With `server`: the server of that name in it.",
+        ))
         .schema(Some(ObjectBuilder::new().schema_type(Type::String)));
     let operation = secured()
         .operation_id(Some("listTools"))
@@ -62,7 +64,7 @@ pub(super) fn tools_list() -> PathItem {
         .parameter(server)
         .parameter(namespace)
         .response("200", success("The tools.", "ToolList", &tool_list()))
-        .response("400", refusal("There are several tokens, or both a server and a namespace."))
+        .response("400", refusal("There are several tokens."))
         .response("401", unauthorized())
         .response("403", forbidden())
         .response("404", refusal("There is no server of that name, or none in that namespace."))
