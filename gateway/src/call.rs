@@ -213,7 +213,7 @@ async fn attempt_all<'a>(entry: &'a Entry, call: &Request<'_>, guard: &mut Obser
 /// Whether another server may do what this one has answered with an error in an HTTP failure.
 fn may_be_tried_elsewhere(reply: &Reply, repeatable: bool) -> bool {
     match reply {
-        Reply::Error(RpcError { status: Some(401 | 403), .. }) => true,
+        Reply::Error(RpcError { status: Some(401 | 403 | 429), .. }) => true,
         Reply::Error(RpcError { status: Some(500..), .. }) => repeatable,
         _ => false,
     }

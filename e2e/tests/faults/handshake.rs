@@ -47,8 +47,8 @@ fn table(evil: &str) -> Vec<(Mode, Vice, &'static str)> {
             (mode, init(Reply::Never), "does not answer: no answer to initialize"),
             (
                 mode,
-                init(Reply::Error(r#"{"code":-1,"message":"no such\ntenant"}"#.into())),
-                "refuses the handshake (JSON-RPC error -1: no such tenant)",
+                init(Reply::Error(r#"{"code":-1,"message":"INSIDE"}"#.into())),
+                "refuses the handshake (JSON-RPC error -1)",
             ),
             (mode, init(Reply::Result(r#""INSIDE""#.into())), "the answer to the handshake is not of its form"),
             (

@@ -62,7 +62,7 @@ async fn definitions_are_listed_as_they_were_written() {
     let server = Faulty::with_tools(Mode::Sse, vec![Tool::echo("odd").listed_as(odd)]).await;
     let gateway = Gateway::before(&[&server.url()]).await;
     gateway.connected(1).await;
-    let shown = r#"{"name":"odd","description":"d\u00e9","inputSchema":{"type":"object","x":12345678901234567890123,"b":1,"a":2},"vendor":{"z":1,"a":1.10},"title":"T","execution":{"taskSupport":"optional"},"outputSchema":{"type":"object"},"icons":[]"#;
+    let shown = r#"{"name":"odd","vendor":{"z":1,"a":1.10},"title":"T","inputSchema":{"type":"object","x":12345678901234567890123,"b":1,"a":2},"execution":{"taskSupport":"optional"},"outputSchema":{"type":"object"},"description":"d\u00e9","icons":[]"#;
     let list = gateway.get("/tools/list").send().await.expect("a list");
     let url = server.url();
     assert_eq!(list.text(), format!(r#"{{"tools":[{shown},"available_servers":["{url}"],"server_count":1}}]}}"#));

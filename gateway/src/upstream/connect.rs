@@ -264,7 +264,7 @@ async fn refusal_of(target: &Target, heads: &Heads, exchange: Exchange, asked: &
     };
     match (status, message::error_in(&body, 0).map(|(error, _)| error)) {
         (401 | 403, error) => {
-            let refusal = error.map(|error| handshake::refusal_in(target, status, &error));
+            let refusal = error.map(|error| handshake::refusal_in(status, &error));
             ConnectError::Unauthorized(status, refusal)
         }
         (_, Some(error)) => handshake::refused(target, asked, Some(status), &error),

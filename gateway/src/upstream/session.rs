@@ -362,7 +362,7 @@ impl Core {
     }
 
     /// What an HTTP failure in answer to a request says. A JSON-RPC error in it is the server's answer, whatever the
-    /// status; but who is not let in, or asks too often, is refused whatever the reason that is given.
+    /// status; but who is not let in, or is told when to ask again, is refused whatever the reason that is given.
     pub(super) async fn refused(&self, exchange: Exchange, id: u64, method: &str, has_session: bool) -> Heard {
         let status = exchange.head.status.as_u16();
         let refused = later(&exchange.head).unwrap_or_else(|| refusal(status));
@@ -380,7 +380,8 @@ impl Core {
             (has_session, is_answer),
         );
         let answer = match (status, error) {
-            (429, _) | (_, None) => Err(refused),
+            (429, _) if !is_answer || matches!(refused, CallError::Later { .. }) => Err(refused),
+            (_, None) => Err(refused),
             (401 | 403, Some(_)) if !is_answer => Err(refused),
             (_, Some(_)) if said.is_by_the_book() => Err(refused),
             (status, Some(error)) => Ok(Reply::Error(RpcError { status: Some(status), ..error })),

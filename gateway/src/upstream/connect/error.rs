@@ -8,8 +8,8 @@ use super::super::send::Redirect;
 use super::super::session::CODED;
 use crate::guard::Refusal;
 
-/// Why no session could be opened. The texts are safe to show: of what the server sent they hold only the message of a
-/// JSON-RPC error and names of revisions, short, and without anything that the gateway keeps secret.
+/// Why no session could be opened. The texts are safe to show: of what the server sent they hold only codes, statuses and
+/// names of revisions. Its messages may repeat what it was sent.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum ConnectError {
     /// No connection.
@@ -57,8 +57,6 @@ pub struct RpcRefusal {
     pub status: Option<u16>,
     /// Its code.
     pub code: i64,
-    /// Its message, fit to be shown.
-    pub message: String,
 }
 
 /// There is no revision that both sides speak.
@@ -81,9 +79,6 @@ fn after_comma(refusal: &Option<RpcRefusal>) -> String {
 impl fmt::Display for RpcRefusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "JSON-RPC error {}", self.code)?;
-        if !self.message.is_empty() {
-            write!(f, ": {}", self.message)?;
-        }
         self.status.map_or(Ok(()), |status| write!(f, ", with HTTP status {status}"))
     }
 }
@@ -149,7 +144,7 @@ mod tests {
     use super::*;
 
     fn refusal() -> RpcRefusal {
-        RpcRefusal { status: Some(400), code: -32602, message: "no such version".into() }
+        RpcRefusal { status: Some(400), code: -32602 }
     }
 
     #[test]
@@ -166,12 +161,12 @@ mod tests {
             ),
             (
                 problem(true, &["2025-06-18"], Some(refusal())),
-                "refuses protocol version 2025-11-25 (JSON-RPC error -32602: no such version, with HTTP status 400), it \
+                "refuses protocol version 2025-11-25 (JSON-RPC error -32602, with HTTP status 400), it \
                  offers 2025-06-18: set spec.protocolVersion to 2025-06-18, or leave it out",
             ),
             (
                 problem(true, &[], Some(refusal())),
-                "refuses protocol version 2025-11-25 (JSON-RPC error -32602: no such version, with HTTP status 400): set \
+                "refuses protocol version 2025-11-25 (JSON-RPC error -32602, with HTTP status 400): set \
                  spec.protocolVersion to a version that it speaks, or leave it out",
             ),
             (

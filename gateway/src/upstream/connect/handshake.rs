@@ -9,14 +9,8 @@ use super::error::{ConnectError, RpcRefusal, VersionProblem};
 use super::{MODERN_ERRORS, Target};
 use crate::upstream::message::{Reply, RpcError};
 
-/// So much of a server's message is shown.
-const MAX_MESSAGE: usize = 200;
-
 /// So many revisions that a server offers are shown.
 const MAX_OFFERS: usize = 8;
-
-/// A shorter part of what is configured is no secret.
-const MIN_SECRET: usize = 4;
 
 /// What a server says in the handshake that it can do. Whatever is not said is `false`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -117,7 +111,7 @@ impl Handshake {
 /// What an error in answer to a handshake that asked for the revision `asked` means.
 pub(super) fn refused(target: &Target, asked: &str, status: Option<u16>, error: &RpcError) -> ConnectError {
     let offers = offers(error, asked);
-    let refusal = RpcRefusal { status, code: error.code, message: shown(&error.message, target) };
+    let refusal = RpcRefusal { status, code: error.code };
     let message = error.message.to_ascii_lowercase();
     let is_about_versions = error.code == MODERN_ERRORS[2]
         || !offers.is_empty()
@@ -131,8 +125,8 @@ pub(super) fn refused(target: &Target, asked: &str, status: Option<u16>, error: 
 }
 
 /// The JSON-RPC error in the body of an HTTP error, as people are shown it.
-pub(super) fn refusal_in(target: &Target, status: u16, error: &RpcError) -> RpcRefusal {
-    RpcRefusal { status: Some(status), code: error.code, message: shown(&error.message, target) }
+pub(super) fn refusal_in(status: u16, error: &RpcError) -> RpcRefusal {
+    RpcRefusal { status: Some(status), code: error.code }
 }
 
 impl VersionProblem {
@@ -168,24 +162,6 @@ fn shown_versions<'a>(all: impl Iterator<Item = &'a str>, asked: &str) -> Vec<St
 fn is_revision(text: &str) -> bool {
     let fits = |(at, byte): (usize, u8)| if at == 4 || at == 7 { byte == b'-' } else { byte.is_ascii_digit() };
     text.len() == 10 && text.bytes().enumerate().all(fits)
-}
-
-/// What a server wrote, fit to be shown: short, on one line, and without what the gateway was given to send to it.
-fn shown(message: &str, target: &Target) -> String {
-    let is_edge = |c: char| c.is_whitespace() || c.is_control() || matches!(c, ';' | ',' | '=' | ':' | '"');
-    let headers = target.headers.values().filter_map(|value| value.to_str().ok());
-    let of_headers = headers.flat_map(|value| value.split(is_edge)).map(str::to_owned);
-    let of_query = target.url.query_pairs().map(|(_, value)| value.into_owned());
-    let mut secrets: Vec<String> = of_headers.chain(of_query).filter(|secret| secret.len() >= MIN_SECRET).collect();
-    secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
-    let hidden = secrets.iter().fold(message.to_owned(), |text, secret| text.replace(secret.as_str(), "..."));
-    let words: Vec<&str> =
-        hidden.split(|c: char| c.is_whitespace() || c.is_control()).filter(|w| !w.is_empty()).collect();
-    let line = words.join(" ");
-    match line.char_indices().nth(MAX_MESSAGE) {
-        Some((at, _)) => format!("{}...", &line[..at]),
-        None => line,
-    }
 }
 
 /// What a server says of itself is shown to people: short, and without control characters.

@@ -271,7 +271,7 @@ async fn the_reason_is_that_of_the_attempt_that_came_furthest() {
             answers(404, ""),
             refused(),
             answers(405, ""),
-            "refuses the handshake (JSON-RPC error -32602: the tenant is unknown, with HTTP status 400)",
+            "refuses the handshake (JSON-RPC error -32602, with HTTP status 400)",
         ),
         (
             offers(r#""2030-01-01""#),
@@ -379,28 +379,17 @@ async fn a_version_that_is_refused_names_the_setting_and_what_the_server_offers(
 }
 
 #[tokio::test]
-async fn the_servers_own_message_is_shown_without_what_it_was_sent() {
-    let long = "x".repeat(1000);
-    for (status, message, expected) in [
+async fn a_refusal_tells_code_and_status_and_never_the_servers_words() {
+    for (status, expected) in [
         (
             401,
-            "the token s3cret-token\\n has\\texpired",
-            "refuses the gateway's credentials (HTTP status 401, JSON-RPC error -32001: the token ... has expired, with HTTP \
-             status 401): check spec.headers",
+            "refuses the gateway's credentials (HTTP status 401, JSON-RPC error -32001, with HTTP status 401): check \
+             spec.headers",
         ),
-        (
-            500,
-            "no tenant for key query-secret",
-            "refuses the handshake (JSON-RPC error -32001: no tenant for key ..., with HTTP status 500)",
-        ),
-        (200, "", "refuses the handshake (JSON-RPC error -32001)"),
-        (
-            503,
-            &long,
-            &format!("refuses the handshake (JSON-RPC error -32001: {}..., with HTTP status 503)", &long[..200]),
-        ),
+        (500, "refuses the handshake (JSON-RPC error -32001, with HTTP status 500)"),
+        (200, "refuses the handshake (JSON-RPC error -32001)"),
     ] {
-        let does = error(status, -32001, &format!(r#""message":"{message}""#));
+        let does = error(status, -32001, r#""message":"no tenant for key query-secret""#);
         let server = scripted(move |method, _, _| if method == "initialize" { does.clone() } else { answers(405, "") });
         assert_eq!(server.await.fails().await, expected);
     }
