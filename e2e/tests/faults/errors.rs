@@ -54,10 +54,11 @@ async fn such_an_error_leaves_a_call_that_may_be_repeated_to_another_server() {
 }
 
 #[tokio::test]
-async fn who_asks_too_often_is_refused_whatever_the_reason() {
+async fn an_error_in_http_429_is_an_answer_and_one_without_the_requests_id_in_401_is_none() {
     let faulty = Faulty::with_tools(Mode::Streamable, vec![locked(429)]).await;
     let stack = Stack::ready([server("a", &faulty)]).await;
-    assert_eq!(stack.call("tool").await.status, 429);
+    let answer = stack.call("tool").await;
+    assert_eq!((answer.status, answer.text()), (502, TOLD));
     let headers = vec![("content-type".into(), "application/json".into())];
     let body = Bytes::from_static(br#"{"jsonrpc":"2.0","id":null,"error":{"code":-1,"message":"INSIDE"}}"#);
     faulty.behave(|it| it.call = Door::Answers(Refusal { status: 401, headers, body }));

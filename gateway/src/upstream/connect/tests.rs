@@ -339,14 +339,12 @@ async fn a_version_that_is_refused_names_the_setting_and_what_the_server_offers(
         (
             Some("2025-06-18"),
             error(200, -32602, r#""message":"Unsupported protocol version","data":{"supported":["2024-11-05"]}"#),
-            "refuses protocol version 2025-06-18 (JSON-RPC error -32602: Unsupported protocol version), it offers \
-             2024-11-05: set spec.protocolVersion to 2024-11-05, or leave it out",
+            "refuses protocol version 2025-06-18 (JSON-RPC error -32602), it offers 2024-11-05: set spec.protocolVersion to 2024-11-05, or leave it out",
         ),
         (
             None,
             error(400, -32602, unsupported),
-            "refuses protocol version 2025-11-25 (JSON-RPC error -32602: Unsupported protocol version, with HTTP status \
-             400): set spec.protocolVersion to a version that it speaks",
+            "refuses protocol version 2025-11-25 (JSON-RPC error -32602, with HTTP status 400): set spec.protocolVersion to a version that it speaks",
         ),
         (
             None,
@@ -357,7 +355,7 @@ async fn a_version_that_is_refused_names_the_setting_and_what_the_server_offers(
         (
             Some(MODERN),
             error(404, -32601, r#""message":"Method not found""#),
-            "refuses protocol version 2026-07-28 (JSON-RPC error -32601: Method not found): set spec.protocolVersion to a \
+            "refuses protocol version 2026-07-28 (JSON-RPC error -32601): set spec.protocolVersion to a \
              version that it speaks, or leave it out",
         ),
         (
