@@ -65,3 +65,15 @@ async fn an_error_in_http_429_is_an_answer_and_one_without_the_requests_id_in_40
     let answer = stack.call("tool").await;
     assert!(answer.status == 502 && !answer.text().contains("INSIDE"), "{}", answer.text());
 }
+
+#[tokio::test]
+async fn an_error_in_a_stream_of_events_with_a_status_for_failures_is_the_answer() {
+    let faulty = Faulty::with_tools(Mode::Streamable, vec![locked(500)]).await;
+    let stack = Stack::ready([server("a", &faulty)]).await;
+    let error = r#"{"jsonrpc":"2.0","id":null,"error":{"code":-32050,"message":"order 17 is locked"}}"#;
+    let headers = vec![("content-type".into(), "text/event-stream".into())];
+    let body = Bytes::from(format!(": one\r\n\r\nevent: message\r\ndata: {error}\r\n\r\n"));
+    faulty.behave(|it| it.call = Door::Answers(Refusal { status: 500, headers, body }));
+    let answer = stack.call("tool").await;
+    assert!(answer.status == 502 && answer.text().contains("order 17 is locked"), "{}", answer.text());
+}

@@ -14,7 +14,7 @@ use tokio::sync::{Notify, mpsc};
 use super::asked::Asked;
 use super::doubts::{self, Doubts, Heard, Hears as _, Verdict};
 use super::heads::Heads;
-use super::http::{Exchange, HttpError, HttpPool};
+use super::http::{Exchange, HttpError, HttpPool, Media};
 use super::mailbox::{Mailbox, Told};
 use super::message::{self, List, Message, Question, Reply, RpcError};
 use super::refusal::Denial;
@@ -345,6 +345,17 @@ impl Session {
     }
 }
 
+/// The data of the last event of a stream that has ended.
+fn last_data(stream: &[u8]) -> Bytes {
+    let text = String::from_utf8_lossy(stream).replace("\r\n", "\n");
+    let data = |event: &str| {
+        let lines = event.lines().filter_map(|line| line.strip_prefix("data:"));
+        let lines: Vec<&str> = lines.map(|line| line.strip_prefix(' ').unwrap_or(line)).collect();
+        (!lines.is_empty()).then(|| lines.join("\n"))
+    };
+    text.split("\n\n").filter_map(data).last().unwrap_or_default().into()
+}
+
 // === impl Core ===
 
 impl Core {
@@ -369,7 +380,11 @@ impl Core {
         if exchange.head.status.is_redirection() {
             return refused.into();
         }
-        let body = exchange.whole(MAX_ERROR_BODY).await.unwrap_or_default();
+        let is_stream = matches!(exchange.head.media, Media::EventStream);
+        let mut body = exchange.whole(MAX_ERROR_BODY).await.unwrap_or_default();
+        if is_stream {
+            body = last_data(&body);
+        }
         let (error, is_answer) = message::error_in(&body, id).unzip();
         let is_answer = is_answer == Some(true);
         let said = Denial::of_status(
