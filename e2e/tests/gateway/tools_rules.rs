@@ -95,7 +95,9 @@ async fn equal_servers_share_the_calls() {
     for _ in 0..20 {
         assert_eq!(gateway.call("echo", "{}").await.status, 200);
     }
-    assert_eq!(servers.map(|server| server.seen().calls), [10, 10]);
+    // A place is kept until the answer is written, so a caller that is quick may find the server in turn busy.
+    let calls = servers.map(|server| server.seen().calls);
+    assert!(calls.iter().sum::<u64>() == 20 && calls.iter().all(|calls| (8..=12).contains(calls)), "{calls:?}");
 }
 
 #[tokio::test]
