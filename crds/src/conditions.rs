@@ -1,6 +1,6 @@
-//! The words of a status: types of conditions, and every reason with the condition it speaks of.
+//! Types of conditions, and every reason with the condition that it explains.
 //!
-//! Reasons are API: people and scripts wait for them, so a word is never changed, only added.
+//! Reasons are API: people and scripts wait for them, so reasons are added, and never changed.
 
 use std::fmt;
 
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 pub enum ConditionType {
     /// The object is valid.
     Accepted,
-    /// Everything it refers to was found and may be used.
+    /// All references were found and may be used.
     ResolvedRefs,
     /// Every gateway replica has applied this generation.
     Programmed,
@@ -69,7 +69,7 @@ macro_rules! reasons {
                 }
             }
 
-            /// What it means, in one sentence.
+            /// Its meaning, in one sentence.
             pub const fn meaning(self) -> &'static str {
                 match self {
                     $(Self::$name => concat!($($meaning),+),)+
@@ -77,7 +77,7 @@ macro_rules! reasons {
                 }
             }
 
-            /// What to do about it; empty where nothing is to be done.
+            /// The remedy; empty where there is nothing to do.
             pub const fn cure(self) -> &'static str {
                 match self {
                     $(Self::$name => $cure,)+
@@ -91,62 +91,62 @@ macro_rules! reasons {
 reasons! {
     /// The object is valid.
     Accepted => Accepted, "";
-    /// The object is valid, but its server's certificate is not checked: anybody on the way can read and change calls.
-    InsecureSkipVerify => Accepted, "Name the certificate authority in tls.caRef, and leave tls.insecureSkipVerify out.";
-    /// A field has a value that cannot be used; the message names it.
+    /// The object is valid, but the gateway does not verify the server's certificate: anyone on the network path can read and change calls.
+    InsecureSkipVerify => Accepted, "Name the certificate authority in tls.caRef, and remove tls.insecureSkipVerify.";
+    /// A field has an invalid value; the message names it.
     Invalid => Accepted, "Correct the field that the message names.";
-    /// It takes more than 64 KiB, the most that one server may take.
-    TooLarge => Accepted, "Shorten or drop what takes most: descriptions in tools.overrides, values of headers.";
+    /// The object takes more than 64 KiB, the limit for one server.
+    TooLarge => Accepted, "Shorten or remove the largest parts: descriptions in tools.overrides, values of headers.";
     /// The operator does not serve this namespace.
     NamespaceNotSelected => Accepted, "Give the namespace the labels that watch.namespaceSelector of the chart asks for.";
     /// Two manifests declare the same namespace and name.
     Duplicate => Accepted, "Keep one of them.";
 
-    /// Everything it refers to was found.
+    /// All references were found.
     ResolvedRefs => ResolvedRefs, "";
-    /// `spec.service` names a Service that is not there.
+    /// `spec.service` names a Service that does not exist.
     ServiceNotFound => ResolvedRefs, "Create the Service in the same namespace, or correct its name.";
-    /// The Service has no such port, or the pods' port behind it cannot be known.
+    /// The Service has no such port, or the pods' port behind it cannot be resolved.
     PortNotFound => ResolvedRefs, "Use a port that the message lists; give a headless Service a number as targetPort.";
-    /// The Service is of type ExternalName: another name for a host outside of the cluster.
+    /// The Service is of type ExternalName, an alias for a host outside the cluster.
     ServiceExternal => ResolvedRefs, "Set spec.url to the URL at that host instead of spec.service.";
-    /// A Secret is not there.
+    /// A Secret does not exist.
     SecretNotFound => ResolvedRefs, "Create the Secret in the namespace of the McpServer.";
     /// The Secret, or the ConfigMap, has no such key.
     SecretKeyMissing => ResolvedRefs, "Add the key, or correct its name.";
-    /// The Secret is there, but is not released for the gateway.
+    /// The Secret exists, but lacks the label that lets the gateway read it.
     SecretNotLabelled => ResolvedRefs, "Label it: kubectl label secret NAME portcullis.dev/credentials=true";
     /// The Secret may not be sent to the origin of the server's URL.
     OriginMismatch => ResolvedRefs, "Set its annotation portcullis.dev/origin to the origin, such as https://mcp.example.com";
-    /// The Secret's value cannot be used for what it is named for.
+    /// The Secret's value is not valid for its use.
     SecretInvalid => ResolvedRefs, "Put one line of visible characters, or a PEM pair, into the key.";
-    /// The gateway reads no Secrets of this namespace.
+    /// The gateway may not read Secrets of this namespace.
     NamespaceNotAllowed => ResolvedRefs, "Add the namespace to credentials.namespaces of the chart.";
-    /// The ConfigMap or Secret of `tls.caRef` is not there.
+    /// The ConfigMap or Secret of `tls.caRef` does not exist.
     CaNotFound => ResolvedRefs, "Create it in the namespace of the McpServer, with the label portcullis.dev/credentials=true.";
-    /// `tls.caRef` holds no certificate.
+    /// `tls.caRef` contains no certificate.
     CaInvalid => ResolvedRefs, "Put PEM certificates into the key.";
 
     /// Every gateway replica has applied this generation.
     Programmed => Programmed, "";
     /// Some gateway replica has not applied this generation yet.
-    Pending => Programmed, "Wait a second; if it stays, look at the log of the gateway.";
+    Pending => Programmed, "Wait a second; if the condition stays, check the log of the gateway.";
     /// No gateway replica is ready.
-    NoGateway => Programmed, "Look at the pods of the gateway.";
+    NoGateway => Programmed, "Check the pods of the gateway.";
     /// A gateway replica does not answer the operator.
-    GatewayUnreachable => Programmed, "Look at the pods of the gateway, and at NetworkPolicies towards their admin port.";
-    /// Its ConfigMap has no room for it, because its namespace takes more than its share there; no gateway serves it.
+    GatewayUnreachable => Programmed, "Check the pods of the gateway, and the NetworkPolicies for their admin port.";
+    /// The ConfigMap has no room for the server, because its namespace exceeds its share; no gateway serves it.
     SnapshotTooLarge => Programmed, "Shorten or remove servers of this namespace: the youngest and largest are left out first. Or raise snapshot.slots of the chart.";
-    /// The installation that has served it was uninstalled, or does not watch this namespace any more.
+    /// The installation that served the object was uninstalled, or no longer watches this namespace.
     NotServed => Programmed, "Install it again, or add the namespace to watch.namespaces of the chart.";
-    /// It is not given to the gateway, because of another condition.
+    /// The gateway does not get the server, because of another condition.
     NotAccepted => Programmed, "See the other conditions.";
 
     /// The tools can be called.
     Ready => Ready, "";
-    /// The gateway is trying it for the first time.
+    /// The gateway is connecting for the first time.
     Probing => Ready, "Wait a few seconds.";
-    /// No connection can be made, or it breaks.
+    /// The gateway cannot connect, or the connection breaks.
     BackendUnreachable => Ready, "Check the URL, the port, and whether the server runs.";
     /// The server refuses the gateway's credentials.
     Unauthorized => Ready, "Check spec.headers and the Secret behind it.";
@@ -155,24 +155,24 @@ reasons! {
     /// The server is the gateway itself, or a gateway that leads back to it.
     Loop => Ready, "Point url or service at the server itself, not at the gateway.";
     /// The session is open, but the tools cannot be listed.
-    ListFailed => Ready, "Look at the log of the server.";
+    ListFailed => Ready, "Check the log of the server.";
     /// The address of the server is one that the gateway must not connect to.
     BlockedAddress => Ready, "Use another address, or allow it with egress.allowedAddresses of the chart.";
     /// The server fails its health checks.
-    Unhealthy => Ready, "Look at the log of the server.";
+    Unhealthy => Ready, "Check the log of the server.";
     /// `spec.state` is `Disabled`.
     Disabled => Ready, "";
     /// `spec.state` is `Draining`.
     Draining => Ready, "";
-    /// Something that it refers to cannot be used, so it is not contacted.
+    /// A reference is not usable, so the gateway does not contact the server.
     RefsNotResolved => Ready, "See the condition ResolvedRefs.";
-    /// Not every gateway replica knows this generation yet.
+    /// Some gateway replicas have not applied this generation yet.
     NotProgrammed => Ready, "See the condition Programmed.";
 
     /// The server and its pool agree on the tools that they share.
     Pooled => Pooled, "";
-    /// An older server of the pool has tools of the same names with other input schemas; the message names them. They go by
-    /// names of their own, as if there were no pool.
+    /// An older server of the pool has tools of the same names with other input schemas; the message names them. These
+    /// tools get names of their own, as if there were no pool.
     PoolMismatch => Pooled, "Give the servers the same version, rename the tools with spec.tools.overrides, or take one out of the pool.";
 }
 

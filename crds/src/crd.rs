@@ -1,15 +1,25 @@
-//! The CustomResourceDefinition of McpServer, as the API server gets it.
+//! Generates the CustomResourceDefinitions of McpServer and McpAccessPolicy.
 //!
-//! Generated from the types; the transforms here say what the derive cannot.
+//! The types are the source; the transforms here add what the derive cannot express.
 
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt as _;
 use serde_json::{Map, Value, json};
 
-use crate::McpServer;
+use crate::{McpAccessPolicy, McpServer};
 
-/// The definition as YAML: the same bytes for the same types.
+/// The definition of McpServer as YAML: the same bytes for the same types.
 pub fn yaml() -> String {
-    let mut crd = serde_json::to_value(McpServer::crd()).expect("a definition holds only strings, numbers and lists");
+    yaml_of(McpServer::crd())
+}
+
+/// The definition of McpAccessPolicy as YAML: the same bytes for the same types.
+pub fn policy_yaml() -> String {
+    yaml_of(McpAccessPolicy::crd())
+}
+
+fn yaml_of(crd: CustomResourceDefinition) -> String {
+    let mut crd = serde_json::to_value(crd).expect("a definition holds only strings, numbers and lists");
     tidy(&mut crd);
     bound_conditions(&mut crd);
     serde_yaml::to_string(&crd).expect("JSON is YAML")
@@ -20,7 +30,7 @@ fn tidy(value: &mut Value) {
     match value {
         Value::Object(members) => {
             members.remove("nullable");
-            // Rust's own formats, which the API server does not know and warns of.
+            // The API server does not know Rust's own formats, and warns about them.
             if members.get("format").and_then(Value::as_str).is_some_and(|format| format.starts_with("uint")) {
                 members.remove("format");
             }
@@ -46,7 +56,7 @@ fn drop_null_choices(members: &mut Map<String, Value>) {
     }
 }
 
-/// The bounds that Kubernetes itself gives conditions; the derived schema has none.
+/// Adds the bounds that Kubernetes gives conditions; the derived schema has none.
 fn bound_conditions(crd: &mut Value) {
     let path = "/spec/versions/0/schema/openAPIV3Schema/properties/status/properties/conditions";
     let Some(conditions) = crd.pointer_mut(path) else { return };

@@ -1,7 +1,7 @@
-//! The public keys of the cluster's service accounts, as the operator keeps them beside the slots: a gateway that starts
-//! while the API server is away checks tokens with the copy that is mounted into it.
+//! The public keys of the cluster's service accounts, which the operator keeps beside the slots: a gateway that starts
+//! while the API server is away checks tokens with its mounted copy.
 //!
-//! Pure. Keys are public; but whoever can change this text can make tokens for a gateway that starts in such a moment.
+//! Pure. Keys are public, but a writer of this text can forge tokens for a gateway that starts in such a moment.
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -10,45 +10,45 @@ use thiserror::Error;
 /// The version of the text form that this build writes and reads.
 pub const VERSION: u32 = 1;
 
-/// The most that is read, in bytes: an issuer publishes a few keys of some hundred bytes each.
+/// Largest text, in bytes: an issuer publishes a few keys of some hundred bytes each.
 pub const MAX_BYTES: usize = 256 * 1024;
 
-/// Keys that were fetched longer ago are not used: one that was taken back must not count for ever.
-pub const MAX_AGE_SECONDS: i64 = 24 * 3600;
+/// Keys older than this are not used: a revoked key must not count forever.
+const MAX_AGE_SECONDS: i64 = 24 * 3600;
 
-/// How far the clock of whoever fetched them may be ahead.
+/// Largest lead of the operator's clock.
 const MAX_AHEAD_SECONDS: i64 = 300;
 
-/// What an API server has published.
+/// The keys that an API server has published.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct KeptKeys {
     /// [`VERSION`] of its writer.
     pub version: u32,
-    /// When, in seconds since 1970.
+    /// When the operator fetched them, in seconds since 1970.
     pub fetched: i64,
-    /// What the API server calls itself in tokens.
+    /// The issuer in the API server's tokens.
     pub issuer: String,
-    /// The algorithms that it signs with, if it says so.
+    /// The signing algorithms, if the API server publishes them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub algorithms: Option<Vec<String>>,
-    /// Its JSON Web Key Set, as it came.
+    /// The JSON Web Key Set, unchanged.
     pub keys: Box<RawValue>,
 }
 
-/// Why a text is not used.
+/// Why a text is refused.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum KeptKeysError {
-    /// Not the text form at all.
+    /// The text is not the text form.
     #[error("they cannot be read")]
     Syntax,
-    /// Written by a newer operator.
+    /// A newer operator wrote the text.
     #[error("they have version {0} and this gateway reads up to {VERSION}")]
     Version(u32),
-    /// Fetched too long ago.
+    /// The keys are too old.
     #[error("they were fetched more than {} hours ago", MAX_AGE_SECONDS / 3600)]
     Old,
-    /// Fetched later than now.
+    /// The keys are from the future.
     #[error("they were fetched in the future: correct the clocks of the nodes")]
     Future,
 }
@@ -65,10 +65,10 @@ impl KeptKeys {
     /// See [`KeptKeysError`].
     pub fn parse(text: &[u8], now: i64) -> Result<Self, KeptKeysError> {
         #[derive(Deserialize)]
-        struct Head {
+        struct KeptKeysHead {
             version: u32,
         }
-        let head: Head = serde_json::from_slice(text).map_err(|_| KeptKeysError::Syntax)?;
+        let head: KeptKeysHead = serde_json::from_slice(text).map_err(|_| KeptKeysError::Syntax)?;
         if head.version > VERSION {
             return Err(KeptKeysError::Version(head.version));
         }

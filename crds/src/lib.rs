@@ -1,12 +1,16 @@
-//! The vocabulary that crosses borders: what people write, what the operator tells the gateway.
+//! The types that people, the operator and the gateway share.
 //!
 //! Pure: no I/O, no clock, no network. Imported by the operator, the gateway and the tests.
 
 pub mod conditions;
 pub mod crd;
+pub mod glob;
 pub mod kept_keys;
+mod kubernetes_schema;
+pub mod mcpaccesspolicy;
 pub mod mcpserver;
 pub mod names;
+pub mod policy;
 pub mod report;
 pub mod resolve;
 pub mod rules;
@@ -15,8 +19,10 @@ pub mod snapshot;
 pub mod yaml;
 
 pub use conditions::{ConditionType, Reason};
+pub use mcpaccesspolicy::McpAccessPolicy;
 pub use mcpserver::{McpServer, McpServerSpec};
 pub use names::ServerKey;
+pub use policy::{Policies, Policy, PolicyRef, ReadPolicy};
 pub use report::{Report, ServerReport, SlotReport};
-pub use resolve::{Refusal, Resolution, Services, Verdict, resolve};
+pub use resolve::{Resolution, ServerVerdict, Services, SpecRefusal, resolve};
 pub use snapshot::{Server, Snapshot};

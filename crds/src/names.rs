@@ -1,10 +1,10 @@
-//! Names that both sides of a border must spell alike.
+//! Names that the operator, the gateway and people must spell alike.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// The API group of everything we define.
+/// The API group of the definitions.
 pub const GROUP: &str = "portcullis.dev";
 
 /// The namespace of a manifest that names none, as `kubectl apply` assumes it.
@@ -39,15 +39,12 @@ pub const REVISION_ANNOTATION: &str = "portcullis.dev/revision";
 /// Annotation of a slot's ConfigMap: when the operator wrote it (RFC 3339, with microseconds).
 pub const WRITTEN_ANNOTATION: &str = "portcullis.dev/written-at";
 
-/// The audience that service-account tokens for the gateway must have, unless another is configured.
-pub const DEFAULT_AUDIENCE: &str = "portcullis";
-
 /// Joins a server's name and a tool's where the bare name is taken: `github__search`.
 ///
 /// A server's name is a DNS label and holds no underscore, so the first `__` is always the joint.
 pub const TOOL_NAME_JOINER: &str = "__";
 
-/// Which McpServer something belongs to: its namespace and name.
+/// The key of an McpServer: its namespace and name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ServerKey {
     /// The namespace; [`DEFAULT_NAMESPACE`] where the manifest names none.
@@ -64,7 +61,7 @@ impl ServerKey {
 
     /// The name callers know the server by: bare in `home`, else `namespace/name`.
     ///
-    /// It depends on nothing but the key, so that adding a server never renames another.
+    /// The name depends only on the key, so that adding a server never renames another.
     pub fn public_name(&self, home: &str) -> String {
         if self.namespace == home { self.name.clone() } else { self.to_string() }
     }

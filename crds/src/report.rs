@@ -1,4 +1,4 @@
-//! What a gateway replica tells of itself at `GET /status` of its admin port.
+//! The report of a gateway replica at `GET /status` of its admin port.
 //!
 //! The operator asks each replica and waits for the answer: `?instance=I&since=N&wait=SECONDS` is answered as soon as
 //! something has changed after change `N` of instance `I`, with those servers alone; without them, or when the replica
@@ -9,31 +9,46 @@ use serde::{Deserialize, Serialize};
 use crate::conditions::Reason;
 use crate::names::ServerKey;
 
-/// Path on the admin port.
+/// Path of the report on the admin port.
 pub const PATH: &str = "/status";
 
 /// The longest `wait`, in seconds.
 pub const MAX_WAIT_SECONDS: u64 = 30;
 
-/// The answer.
+/// The report.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Report {
-    /// Made up at each start of the process: changes are counted anew.
+    /// A random name for each start of the process: changes are counted from zero.
     pub instance: String,
     /// The newest change that this answer includes.
     pub change: u64,
     /// Whether `servers` holds all servers, or only those that changed.
     pub complete: bool,
-    /// The slots of the configuration that are applied.
+    /// The applied slots of the configuration.
     #[serde(default)]
     pub slots: Vec<SlotReport>,
     /// The servers, sorted by key.
     #[serde(default)]
     pub servers: Vec<ServerReport>,
-    /// Servers that are no longer known, where `complete` is false.
+    /// Servers that are gone, where `complete` is false.
     #[serde(default)]
     pub gone: Vec<ServerKey>,
+    /// What policies in `Audit` mode have counted, as far as they have; always all of them. A count is no change.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub policies: Vec<PolicyReport>,
+}
+
+/// What a policy in `Audit` mode has counted in this replica.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PolicyReport {
+    /// Its namespace and name.
+    pub key: ServerKey,
+    /// The revision of its text form.
+    pub revision: String,
+    /// Calls that it would have denied, since it came into force in this process.
+    pub would_deny: u64,
 }
 
 /// A slot of the configuration, as applied.
@@ -45,10 +60,10 @@ pub struct SlotReport {
     /// Its revision: SHA-256 of its content, in hexadecimal. Empty while none has been applied.
     #[serde(default)]
     pub revision: String,
-    /// Where it was read: `api` or `mounted`.
+    /// The source of the slot: `api` or `mounted`.
     #[serde(default)]
     pub origin: String,
-    /// Why a newer content was refused, if it was.
+    /// Why a newer content was refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
 }
@@ -57,7 +72,7 @@ pub struct SlotReport {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ServerReport {
-    /// Which one.
+    /// The server.
     pub key: ServerKey,
     /// [`crate::Server::revision`] of what is applied.
     pub revision: String,
@@ -68,43 +83,43 @@ pub struct ServerReport {
     /// One sentence for people, without secrets.
     #[serde(default)]
     pub message: String,
-    /// How it speaks: `sse` or `streamable-http`.
+    /// Transport: `sse` or `streamable-http`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub transport: Option<String>,
-    /// The revision of MCP it speaks.
+    /// Revision of MCP.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protocol_version: Option<String>,
-    /// Its own name.
+    /// The server's own name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server_name: Option<String>,
-    /// Its own version.
+    /// The server's own version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server_version: Option<String>,
-    /// Tools offered.
+    /// Number of offered tools.
     #[serde(default)]
     pub tools: u32,
-    /// Of these, offered with the server's name in theirs because another server has the name.
+    /// Tools that carry the server's name because another server has theirs.
     #[serde(default)]
     pub renamed: u32,
-    /// Of these, offered under a short form of their name because some clients would refuse it.
+    /// Tools under a short form of their name, because some clients would refuse the whole name.
     #[serde(default)]
     pub shortened: u32,
     /// Tools left out because they are invalid, double or too many.
     #[serde(default)]
     pub left_out: u32,
-    /// What is wrong with what it lists: left out, or shown without something.
+    /// Problems of its lists: an entry is left out, or shown in part.
     #[serde(default)]
     pub list_problems: u32,
-    /// The first of these, a sentence each.
+    /// The first problems, a sentence each.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub first_list_problems: Vec<String>,
-    /// Prompts offered.
+    /// Number of offered prompts.
     #[serde(default)]
     pub prompts: u32,
-    /// Resources offered.
+    /// Number of offered resources.
     #[serde(default)]
     pub resources: u32,
-    /// Resource templates offered.
+    /// Number of offered resource templates.
     #[serde(default)]
     pub templates: u32,
     /// Resources and templates that are not listed because another server has the URI.
@@ -113,7 +128,7 @@ pub struct ServerReport {
     /// Tools and prompts on which an older server of its pool does not agree; the first few.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub disagreed: Vec<String>,
-    /// How many there are.
+    /// The number of such tools and prompts.
     #[serde(default)]
     pub disagreements: u32,
 }

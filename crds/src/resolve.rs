@@ -1,4 +1,4 @@
-//! McpServers → what the gateway connects to, and a verdict for each.
+//! Resolves McpServers to the servers that the gateway connects to, with a verdict for each.
 //!
 //! Pure. A bad McpServer never hides the good ones; equal inputs give equal outputs in any order.
 
@@ -7,35 +7,36 @@ use std::collections::BTreeMap;
 use crate::conditions::Reason;
 use crate::mcpserver::{McpServer, Scheme, ServicePort, ServiceRef, Transport};
 use crate::names::{DEFAULT_NAMESPACE, ServerKey};
+use crate::policy::Policies;
 use crate::rules;
 use crate::slots::MAX_ENTRY_BYTES;
-use crate::snapshot::{Server, Snapshot};
+use crate::snapshot::{Governing, Server, Snapshot};
 
-/// What `resolve` made of its input.
+/// The result of [`resolve`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct Resolution {
-    /// The servers that were accepted.
+    /// The accepted servers.
     pub snapshot: Snapshot,
     /// One verdict for each McpServer, sorted by key.
-    pub verdicts: Vec<Verdict>,
+    pub verdicts: Vec<ServerVerdict>,
 }
 
-/// What became of one McpServer.
+/// The verdict on one McpServer.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Verdict {
-    /// Which one.
+pub struct ServerVerdict {
+    /// The McpServer.
     pub key: ServerKey,
     /// Its `metadata.generation`.
     pub generation: i64,
-    /// What is wrong with it, if anything is.
-    pub refusal: Option<Refusal>,
-    /// [`Server::revision`] of what it became; none if it was left out.
+    /// Why it is refused; none: it is accepted.
+    pub refusal: Option<SpecRefusal>,
+    /// [`Server::revision`] of its server; none if it was left out.
     pub revision: Option<String>,
 }
 
-/// What is wrong with an McpServer.
+/// Why an McpServer is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
+pub struct SpecRefusal {
     /// The reason of the condition: `Invalid`, `TooLarge`, `Duplicate`, `ServiceNotFound`,
     /// `ServiceExternal` or `PortNotFound`.
     pub reason: Reason,
@@ -43,13 +44,13 @@ pub struct Refusal {
     pub message: String,
 }
 
-/// What Services there are, by namespace and name.
+/// The Services of the cluster, by namespace and name.
 pub type KnownServices = BTreeMap<(String, String), KnownService>;
 
-/// What has to be known of a Service.
+/// The facts of a Service that decide a URL.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KnownService {
-    /// It is only another name for a host outside of the cluster.
+    /// The Service is only another name for a host outside of the cluster.
     pub is_external: bool,
     /// Its ports.
     pub ports: Vec<KnownPort>,
@@ -62,22 +63,28 @@ pub struct KnownPort {
     pub name: Option<String>,
     /// Its number.
     pub number: u16,
-    /// The port that has to be connected to. Of a headless Service that is the pods' own; none: it has a name there, which
+    /// The port to connect to. Of a headless Service it is the pods' own port; none: the port has a name there, which
     /// only the pods know.
     pub connect: Option<u16>,
 }
 
-/// What is known of Services.
+/// The Services to resolve with.
 #[derive(Clone, Copy, Debug)]
 pub enum Services<'a> {
-    /// There is no cluster: no Service can be found.
+    /// There is no cluster, so no Service is found.
     Unknown,
-    /// Every Service that may be named.
+    /// All Services of the cluster.
     Known(&'a KnownServices),
 }
 
-/// Translates McpServers into a snapshot. `home` is the namespace whose servers go by their bare names.
-pub fn resolve<'a>(servers: impl IntoIterator<Item = &'a McpServer>, home: &str, services: Services<'_>) -> Resolution {
+/// Resolves McpServers into a snapshot. `home` is the namespace whose servers go by their bare names; `policies` are all
+/// of those that may govern them.
+pub fn resolve<'a>(
+    servers: impl IntoIterator<Item = &'a McpServer>,
+    policies: &Policies,
+    home: &str,
+    services: Services<'_>,
+) -> Resolution {
     let mut by_key: BTreeMap<ServerKey, Vec<&McpServer>> = BTreeMap::new();
     for server in servers {
         by_key.entry(key_of(server)).or_default().push(server);
@@ -85,9 +92,14 @@ pub fn resolve<'a>(servers: impl IntoIterator<Item = &'a McpServer>, home: &str,
     let mut accepted = Vec::new();
     let mut verdicts = Vec::new();
     for (key, same) in by_key {
-        let (server, refusal) = judge(&key, &same, home, services);
+        let (server, refusal) = judge(&key, &same, policies, home, services);
         let generation = same[0].metadata.generation.unwrap_or(0);
-        verdicts.push(Verdict { key, generation, refusal, revision: server.as_ref().map(|server| server.revision()) });
+        verdicts.push(ServerVerdict {
+            key,
+            generation,
+            refusal,
+            revision: server.as_ref().map(|server| server.revision()),
+        });
         accepted.extend(server.map(|server| *server));
     }
     Resolution { snapshot: Snapshot::new(accepted), verdicts }
@@ -102,9 +114,10 @@ pub fn key_of(server: &McpServer) -> ServerKey {
 fn judge(
     key: &ServerKey,
     same: &[&McpServer],
+    policies: &Policies,
     home: &str,
     services: Services<'_>,
-) -> (Option<Box<Server>>, Option<Refusal>) {
+) -> (Option<Box<Server>>, Option<SpecRefusal>) {
     if same.len() > 1 {
         let message = format!("{key} is declared {} times: keep one", same.len());
         return (None, Some(refusal(Reason::Duplicate, message)));
@@ -114,7 +127,8 @@ fn judge(
     for (field, name) in [("name", &key.name), ("namespace", &key.namespace)] {
         if !rules::is_dns_label(name) {
             problems.push(format!(
-                "metadata.{field} {name:?} is no DNS label: use at most 63 of a-z, 0-9 and '-', not '-' at an end"
+                "metadata.{field} {name:?} is not a DNS label: use at most 63 of a-z, 0-9 and '-', and neither begin \
+                 nor end with '-'"
             ));
         }
     }
@@ -127,26 +141,26 @@ fn judge(
         (None, Some(service)) => service_url(key, service, spec.transport, services),
         (None, None) => (None, None),
     };
-    let server = url.map(|url| Box::new(server_of(key, same[0], home, url)));
+    let server = url.map(|url| Box::new(policies.govern(server_of(key, same[0], home, url), labels_of(same[0]))));
     let bytes = server.as_ref().map_or(0, |server| server.to_text().len());
     if bytes > MAX_ENTRY_BYTES {
-        let message = format!("it takes {bytes} bytes, and at most {MAX_ENTRY_BYTES} fit: shorten tools and headers");
+        let message = format!("it takes {bytes} bytes, but at most {MAX_ENTRY_BYTES} fit: shorten tools and headers");
         return (None, Some(refusal(Reason::TooLarge, message)));
     }
     (server, refused)
 }
 
-/// The URL of a Service, and what is wrong with it. By its number a port is known even while the Service is away, so a
-/// server whose Service is made anew stays what it is.
+/// The URL of a Service, and its problem. A port number is known even while the Service is away, so a server whose
+/// Service is recreated stays as it is.
 fn service_url(
     key: &ServerKey,
     service: &ServiceRef,
     transport: Transport,
     services: Services<'_>,
-) -> (Option<String>, Option<Refusal>) {
+) -> (Option<String>, Option<SpecRefusal>) {
     let name = &service.name;
     let Services::Known(known) = services else {
-        let message = "spec.service can be found only in a cluster: set spec.url here".to_owned();
+        let message = "spec.service resolves only in a cluster: set spec.url instead".to_owned();
         return (None, Some(refusal(Reason::ServiceNotFound, message)));
     };
     let scheme = if service.scheme == Scheme::Https { "https" } else { "http" };
@@ -154,12 +168,14 @@ fn service_url(
     let url = |port: u16| format!("{scheme}://{name}.{}.svc:{port}{path}", key.namespace);
     let number = if let ServicePort::Number(number) = service.port { Some(url(number)) } else { None };
     let Some(found) = known.get(&(key.namespace.clone(), name.clone())) else {
-        let message =
-            format!("Service {name:?} is not in namespace {:?}: create it or correct spec.service", key.namespace);
+        let message = format!(
+            "Service {name:?} does not exist in namespace {:?}: create it or correct spec.service",
+            key.namespace
+        );
         return (number, Some(refusal(Reason::ServiceNotFound, message)));
     };
     if found.is_external {
-        let message = format!("Service {name:?} is an ExternalName, another name for a host: set spec.url instead");
+        let message = format!("Service {name:?} is of type ExternalName: set spec.url to the URL at its host instead");
         return (None, Some(refusal(Reason::ServiceExternal, message)));
     }
     match port_of(name, &service.port, &found.ports) {
@@ -168,7 +184,7 @@ fn service_url(
     }
 }
 
-/// The port to connect to; or whether the Service has the one that is wanted all the same, and what is wrong.
+/// The port to connect to; or whether the Service has the wanted port, and the problem.
 fn port_of(service: &str, wanted: &ServicePort, ports: &[KnownPort]) -> Result<u16, (bool, String)> {
     let found = ports.iter().find(|port| match wanted {
         ServicePort::Number(number) => *number == port.number,
@@ -186,8 +202,8 @@ fn port_of(service: &str, wanted: &ServicePort, ports: &[KnownPort]) -> Result<u
     };
     port.connect.ok_or_else(|| {
         let message = format!(
-            "Service {service:?} is headless, and its port {wanted_text} leads to a port of the pods that has only a name: \
-             give it a number as targetPort, or the Service a cluster IP"
+            "Service {service:?} is headless, and its port {wanted_text} has a name as targetPort: set a number as \
+             targetPort, or give the Service a cluster IP"
         );
         (true, message)
     })
@@ -218,13 +234,23 @@ fn server_of(key: &ServerKey, server: &McpServer, home: &str, url: String) -> Se
         pool: spec.pool.clone(),
         session: spec.session,
         client_sessions: spec.client_sessions,
+        instructions: spec.instructions.clone(),
         tools: spec.tools.clone(),
+        labels: BTreeMap::new(),
+        governed_by: Vec::new(),
+        policies: Governing::default(),
         read_from: crate::snapshot::ReadFrom::default(),
     }
 }
 
-fn refusal(reason: Reason, message: String) -> Refusal {
-    Refusal { reason, message }
+/// The labels of an McpServer.
+pub fn labels_of(server: &McpServer) -> &BTreeMap<String, String> {
+    static NONE: BTreeMap<String, String> = BTreeMap::new();
+    server.metadata.labels.as_ref().unwrap_or(&NONE)
+}
+
+fn refusal(reason: Reason, message: String) -> SpecRefusal {
+    SpecRefusal { reason, message }
 }
 
 #[cfg(test)]
@@ -259,7 +285,7 @@ mod tests {
             server("default", "double", "http://f/"),
             by_service,
         ];
-        let resolution = resolve(&all, "default", Services::Unknown);
+        let resolution = resolve(&all, &Policies::default(), "default", Services::Unknown);
         let names: Vec<_> = resolution.snapshot.servers.iter().map(|s| (s.name.as_str(), s.generation)).collect();
         assert_eq!(names, [("plain", 3), ("team/good", 3)]);
         assert_eq!(
@@ -312,7 +338,7 @@ mod tests {
             ("mcp", "", outside, None, Some(Reason::ServiceExternal)),
         ];
         for (port, more, services, url, reason) in cases {
-            let resolution = resolve(&[by_service(port, more)], "default", services);
+            let resolution = resolve(&[by_service(port, more)], &Policies::default(), "default", services);
             let found = resolution.snapshot.servers.first().map(|server| server.url.as_str());
             let refusal = resolution.verdicts[0].refusal.as_ref().map(|refusal| refusal.reason);
             assert_eq!((found, refusal), (url, reason), "{port}{more}");
@@ -325,7 +351,7 @@ mod tests {
     fn a_port_that_is_not_there_is_answered_with_those_that_are_as_it_was_asked_for() {
         let known = known(false, vec![port(Some("mcp"), 8080, Some(8080)), port(None, 9090, Some(9090))]);
         let message = |port: &str| {
-            let resolution = resolve(&[by_service(port, "")], "default", Services::Known(&known));
+            let resolution = resolve(&[by_service(port, "")], &Policies::default(), "default", Services::Known(&known));
             resolution.verdicts[0].refusal.clone().unwrap().message
         };
         assert_eq!(message("http"), "Service \"a\" has no port http: use one of mcp, 9090");
@@ -336,10 +362,10 @@ mod tests {
         #[test]
         fn the_order_of_the_servers_does_not_matter(names in prop::collection::vec("[a-c]", 0..6), turn in 0usize..6) {
             let mut servers: Vec<McpServer> = names.iter().map(|name| server("n", name, "http://x/")).collect();
-            let before = resolve(&servers, "n", Services::Unknown);
+            let before = resolve(&servers, &Policies::default(), "n", Services::Unknown);
             let middle = turn.min(servers.len());
             servers.rotate_left(middle);
-            prop_assert_eq!(resolve(&servers, "n", Services::Unknown), before);
+            prop_assert_eq!(resolve(&servers, &Policies::default(), "n", Services::Unknown), before);
         }
     }
 }

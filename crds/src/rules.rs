@@ -1,22 +1,24 @@
-//! What a valid McpServer is, for the sources that have no API server to check it.
+//! Validates McpServers from sources without an API server.
 //!
-//! The same rules stand in the CRD as CEL and schema; each message says what to do.
+//! The CRD has the same rules as CEL and schema; each message says what to do.
 
 use url::Url;
 
-use crate::mcpserver::{Header, McpServerSpec, PROTOCOL_VERSIONS, ServicePort, ServiceRef, Tls, ToolRules, Transport};
+use crate::mcpserver::{
+    Header, InstructionsMode, McpServerSpec, PROTOCOL_VERSIONS, ServicePort, ServiceRef, Tls, ToolRules, Transport,
+};
 
-/// The longest URL taken, in bytes.
-pub const MAX_URL_BYTES: usize = 2048;
+/// Largest URL, in bytes.
+const MAX_URL_BYTES: usize = 2048;
 
-/// What all headers take together in a slot, in bytes. With [`MAX_TOOLS_BYTES`] and the bounds of all other fields, a
+/// Largest size of all headers in a slot, in bytes. With [`MAX_TOOLS_BYTES`] and the bounds of all other fields, a
 /// valid server takes no more than [`crate::slots::MAX_ENTRY_BYTES`].
 const MAX_HEADERS_BYTES: usize = 12 * 1024;
 
-/// What all rules about tools take together in a slot, in bytes.
+/// Largest size of all rules about tools in a slot, in bytes.
 const MAX_TOOLS_BYTES: usize = 36 * 1024;
 
-/// Headers that carry the protocol itself, or that would hand on the caller's identity.
+/// Headers that carry the protocol itself, or would forward the caller's identity.
 const OWN_HEADERS: [&str; 9] = [
     "accept",
     "connection",
@@ -35,7 +37,7 @@ const NEVER_FORWARDED: [&str; 4] = ["authorization", "cookie", "host", "proxy-au
 /// Parses the URL of a server.
 ///
 /// # Errors
-/// One sentence that says what is wrong and what to write instead. It never repeats user information.
+/// One sentence with the problem and what to write instead. It never repeats user information.
 pub fn check_url(text: &str) -> Result<Url, String> {
     if text.len() > MAX_URL_BYTES {
         return Err(format!("url is longer than {MAX_URL_BYTES} bytes: shorten it"));
@@ -58,7 +60,7 @@ pub fn check_url(text: &str) -> Result<Url, String> {
     Ok(url)
 }
 
-/// Everything that is wrong with a spec, one sentence each, in the order of its fields.
+/// All problems of a spec, one sentence each, in the order of its fields.
 pub fn problems(spec: &McpServerSpec) -> Vec<String> {
     let mut found = Vec::new();
     let https = match (&spec.url, &spec.service) {
@@ -88,32 +90,47 @@ pub fn problems(spec: &McpServerSpec) -> Vec<String> {
     check(
         spec.protocol_version.as_deref().is_none_or(|version| PROTOCOL_VERSIONS.contains(&version)),
         &format!(
-            "protocolVersion is none that the gateway speaks: use one of {}, or leave it out to negotiate",
+            "protocolVersion is not one that the gateway speaks: use one of {}, or leave it out to negotiate",
             PROTOCOL_VERSIONS.join(", ")
         ),
     );
     check(
         spec.transport != Transport::Sse || spec.protocol_version.as_deref().is_none_or(|v| v < "2026-07-28"),
-        "protocolVersion 2026-07-28 does not exist over transport sse: use streamable-http",
+        "protocolVersion 2026-07-28 does not work over transport sse: use streamable-http",
     );
-    check((1..=60).contains(&spec.timeouts.connect_seconds), "timeouts.connectSeconds is outside 1 to 60");
-    check((1..=3600).contains(&spec.timeouts.request_seconds), "timeouts.requestSeconds is outside 1 to 3600");
-    check((10..=86400).contains(&spec.timeouts.idle_seconds), "timeouts.idleSeconds is outside 10 to 86400");
-    check((5..=3600).contains(&spec.health_check.interval_seconds), "healthCheck.intervalSeconds is outside 5 to 3600");
+    check((1..=60).contains(&spec.timeouts.connect_seconds), "timeouts.connectSeconds must be from 1 to 60");
+    check((1..=3600).contains(&spec.timeouts.request_seconds), "timeouts.requestSeconds must be from 1 to 3600");
+    check((10..=86400).contains(&spec.timeouts.idle_seconds), "timeouts.idleSeconds must be from 10 to 86400");
+    check(
+        (5..=3600).contains(&spec.health_check.interval_seconds),
+        "healthCheck.intervalSeconds must be from 5 to 3600",
+    );
     check(
         (1..=10).contains(&spec.health_check.unhealthy_threshold),
-        "healthCheck.unhealthyThreshold is outside 1 to 10",
+        "healthCheck.unhealthyThreshold must be from 1 to 10",
     );
-    check((1..=10).contains(&spec.health_check.healthy_threshold), "healthCheck.healthyThreshold is outside 1 to 10");
+    check((1..=10).contains(&spec.health_check.healthy_threshold), "healthCheck.healthyThreshold must be from 1 to 10");
     check(
         (1..=10000).contains(&spec.limits.max_concurrent_requests),
-        "limits.maxConcurrentRequests is outside 1 to 10000",
+        "limits.maxConcurrentRequests must be from 1 to 10000",
     );
-    check(spec.pool.as_deref().is_none_or(is_dns_label), "pool: use at most 63 of a-z, 0-9 and '-', not '-' at an end");
+    check(
+        spec.pool.as_deref().is_none_or(is_dns_label),
+        "pool: use at most 63 of a-z, 0-9 and '-', and neither begin nor end with '-'",
+    );
     let own = &spec.client_sessions;
-    check((10..=86400).contains(&own.idle_seconds), "clientSessions.idleSeconds is outside 10 to 86400");
-    check((1..=100_000).contains(&own.max), "clientSessions.max is outside 1 to 100000");
-    check((1..=100_000).contains(&own.max_per_caller), "clientSessions.maxPerCaller is outside 1 to 100000");
+    check((10..=86400).contains(&own.idle_seconds), "clientSessions.idleSeconds must be from 10 to 86400");
+    check((1..=100_000).contains(&own.max), "clientSessions.max must be from 1 to 100000");
+    check((1..=100_000).contains(&own.max_per_caller), "clientSessions.maxPerCaller must be from 1 to 100000");
+    let (mode, text) = (spec.instructions.mode, spec.instructions.text.as_deref());
+    check(
+        (mode == InstructionsMode::Replace) == text.is_some(),
+        "instructions.text belongs to the mode Replace, which needs it",
+    );
+    check(
+        text.is_none_or(|text| (1..=1024).contains(&text.chars().count())),
+        "instructions.text must have 1 to 1024 characters",
+    );
     headers(&spec.headers, &mut found);
     forwarded(&spec.forward_headers, &mut found);
     tls(spec.tls.as_ref(), https, &mut found);
@@ -133,7 +150,7 @@ fn service_ref(service: &ServiceRef, found: &mut Vec<String>) {
         found.push("service.port must be a number from 1 to 65535 or the name of a port".into());
     }
     if service.path.as_deref().is_some_and(|path| !is_path(path)) {
-        found.push("service.path must begin with / and hold no space and no #".into());
+        found.push("service.path must begin with / and contain no space or #".into());
     }
 }
 
@@ -147,7 +164,7 @@ pub fn is_dns_label(name: &str) -> bool {
     (1..=63).contains(&name.len()) && name.bytes().all(inner) && !name.starts_with('-') && !name.ends_with('-')
 }
 
-/// The text of an error without what stands in double quotes: that is the value, and it may be a secret.
+/// The text of an error without its double-quoted parts: they are values, which may be secrets.
 pub fn without_values(error: &str) -> String {
     let parts: Vec<&str> = error.split('"').collect();
     match parts.as_slice() {
@@ -162,13 +179,13 @@ fn is_token(name: &str) -> bool {
 
 fn headers(headers: &[Header], found: &mut Vec<String>) {
     if headers.len() > 32 {
-        found.push("more than 32 headers".into());
+        found.push("headers has more than 32 entries: remove some".into());
     }
     let mut seen = Vec::new();
     for header in headers {
         let (name, lower) = (&header.name, header.name.to_ascii_lowercase());
         if !is_token(name) {
-            found.push(format!("headers: {name:?} is no header name"));
+            found.push(format!("headers: {name:?} is not a header name"));
         } else if OWN_HEADERS.contains(&lower.as_str()) || lower.starts_with("mcp-param-") {
             found.push(format!("headers: {name} is set by the gateway itself: leave it out"));
         }
@@ -177,19 +194,19 @@ fn headers(headers: &[Header], found: &mut Vec<String>) {
         }
         let parts = [header.value.as_deref(), header.prefix.as_deref()];
         if parts.into_iter().flatten().any(|text| text.bytes().any(|b| (b < 0x20 && b != b'\t') || b == 0x7f)) {
-            found.push(format!("headers: {name}: value and prefix must not hold control characters"));
+            found.push(format!("headers: {name}: value and prefix must not contain control characters"));
         }
         if let Some(reference) = &header.secret_ref {
             file_name(&reference.name, &format!("headers: {name}: secretRef.name"), found);
             file_name(&reference.key, &format!("headers: {name}: secretRef.key"), found);
         }
         if seen.contains(&lower) {
-            found.push(format!("headers: {name} is there twice"));
+            found.push(format!("headers: {name} appears twice: keep one of them"));
         }
         seen.push(lower);
     }
     if headers.iter().map(bytes_of_header).sum::<usize>() > MAX_HEADERS_BYTES {
-        found.push("headers take more than 12 KiB together: shorten or drop some".into());
+        found.push("headers exceed 12 KiB in total: shorten or remove some".into());
     }
 }
 
@@ -198,7 +215,7 @@ fn quoted(text: &str) -> usize {
     serde_json::to_string(text).map_or(usize::MAX, |text| text.len())
 }
 
-/// What a header takes in JSON, with some to spare for what stands around it. The definition counts characters alone.
+/// Bytes of a header in JSON, with some to spare for its punctuation. The definition counts only characters.
 fn bytes_of_header(header: &Header) -> usize {
     let texts = [Some(&header.name), header.prefix.as_ref(), header.value.as_ref()];
     let reference = header.secret_ref.as_ref().map_or(0, |it| it.name.len() + it.key.len());
@@ -218,13 +235,13 @@ fn bytes_of_tools(rules: &ToolRules) -> usize {
 
 fn forwarded(names: &[String], found: &mut Vec<String>) {
     if names.len() > 16 {
-        found.push("more than 16 forwardHeaders".into());
+        found.push("forwardHeaders has more than 16 entries: remove some".into());
     }
     for name in names {
         if !is_token(name) || name.bytes().any(|b| b.is_ascii_uppercase()) {
-            found.push(format!("forwardHeaders: {name:?} is no header name in lower case"));
+            found.push(format!("forwardHeaders: {name:?} is not a header name in lower case"));
         } else if NEVER_FORWARDED.contains(&name.as_str()) || OWN_HEADERS.contains(&name.as_str()) {
-            found.push(format!("forwardHeaders: {name} must not be passed on: leave it out"));
+            found.push(format!("forwardHeaders: the gateway must not forward {name}: leave it out"));
         }
     }
 }
@@ -247,7 +264,9 @@ fn tls(tls: Option<&Tls>, https: bool, found: &mut Vec<String>) {
 fn file_name(name: &str, field: &str, found: &mut Vec<String>) {
     let plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
     if !plain || name.is_empty() || name.len() > 253 || name.starts_with('.') {
-        found.push(format!("{field}: {name:?} is no name: use letters, digits, '-', '_' and '.', not '.' first"));
+        found.push(format!(
+            "{field}: {name:?} is not a valid name: use letters, digits, '-', '_' and '.', and do not begin with '.'"
+        ));
     }
 }
 
@@ -266,11 +285,11 @@ fn tools(rules: &ToolRules, found: &mut Vec<String>) {
         [("include", rules.include.len()), ("exclude", rules.exclude.len()), ("overrides", rules.overrides.len())]
     {
         if list > 128 {
-            found.push(format!("tools.{field} has more than 128 entries"));
+            found.push(format!("tools.{field} has more than 128 entries: remove some"));
         }
     }
     if bytes_of_tools(rules) > MAX_TOOLS_BYTES {
-        found.push("tools take more than 36 KiB together: shorten descriptions or drop entries".into());
+        found.push("tools exceed 36 KiB in total: shorten descriptions or remove entries".into());
     }
     let mut seen = Vec::new();
     for change in &rules.overrides {
@@ -278,7 +297,7 @@ fn tools(rules: &ToolRules, found: &mut Vec<String>) {
             found.push(format!("tools.overrides: {}: rename to at most 64 of A-Z a-z 0-9 _ . -", change.name));
         }
         if seen.contains(&&change.name) {
-            found.push(format!("tools.overrides: {} is there twice", change.name));
+            found.push(format!("tools.overrides: {} appears twice: keep one of them", change.name));
         }
         seen.push(&change.name);
     }
@@ -289,15 +308,15 @@ mod tests {
     use super::*;
     use crate::slots::MAX_ENTRY_BYTES;
 
-    /// The same cases are put to a real API server by `e2e/tests/control_plane`.
+    /// `e2e/tests/control_plane` puts the same cases to a real API server.
     #[derive(serde::Deserialize)]
     struct Cases {
         good: Vec<McpServerSpec>,
-        bad: Vec<Bad>,
+        bad: Vec<BadSpec>,
     }
 
     #[derive(serde::Deserialize)]
-    struct Bad {
+    struct BadSpec {
         spec: McpServerSpec,
         rules: String,
     }
@@ -315,7 +334,7 @@ mod tests {
 
     #[test]
     fn bad_specs_are_told_what_to_do() {
-        for Bad { spec, rules } in cases().bad {
+        for BadSpec { spec, rules } in cases().bad {
             let problems = problems(&spec);
             assert!(problems.len() == 1 && problems[0].contains(&rules), "{spec:?} gives {problems:?}");
         }
@@ -341,6 +360,7 @@ mod tests {
             },
             "session": "PerClient",
             "clientSessions": {"idleSeconds": 86399, "max": 99999, "maxPerCaller": 99999},
+            "instructions": {"mode": "Replace", "text": "\u{1f9f1}".repeat(1024)},
             "tools": {"prefix": long(32), "overrides": overrides},
         }))
         .unwrap()
@@ -352,16 +372,20 @@ mod tests {
             let mut server = crate::McpServer::new(&"n".repeat(63), over(128, description.clone()));
             assert_eq!(problems(&server.spec), Vec::<String>::new());
             server.metadata.namespace = Some("n".repeat(63));
-            let resolution = crate::resolve([&server], "home", crate::Services::Unknown);
+            let resolution = crate::resolve([&server], &crate::Policies::default(), "home", crate::Services::Unknown);
             assert_eq!(resolution.verdicts[0].refusal, None);
             let bytes = resolution.snapshot.servers[0].to_text().len();
             assert!((56 * 1024..=MAX_ENTRY_BYTES).contains(&bytes), "{bytes}");
             let problems = problems(&over(128, description.repeat(2)));
-            assert_eq!(problems, ["tools take more than 36 KiB together: shorten descriptions or drop entries"]);
+            assert_eq!(problems, ["tools exceed 36 KiB in total: shorten descriptions or remove entries"]);
         }
         // A control character takes six bytes, and the definition counts one.
         let server = crate::McpServer::new("a", over(10, "\u{1}".repeat(4096)));
-        let refusal = crate::resolve([&server], "home", crate::Services::Unknown).verdicts.remove(0).refusal.unwrap();
+        let refusal = crate::resolve([&server], &crate::Policies::default(), "home", crate::Services::Unknown)
+            .verdicts
+            .remove(0)
+            .refusal
+            .unwrap();
         assert_eq!(refusal.reason, crate::Reason::Invalid);
     }
 

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
+use std::sync::Arc;
 
 use aws_lc_rs::digest;
 use flate2::Compression;
@@ -13,11 +14,11 @@ use flate2::write::GzEncoder;
 use thiserror::Error;
 
 use crate::names::ServerKey;
-use crate::snapshot::{Server, Snapshot, SnapshotError, VERSION, hex};
+use crate::snapshot::{Server, SharedSnapshot, Snapshot, SnapshotError, hex, text_of};
 
 /// Above this many bytes a slot is compressed. The limit of an object is 1 MiB (1,048,576 bytes) in etcd; readable text
 /// is worth keeping as long as it fits with room to spare.
-pub const READABLE_BYTES: usize = 700 * 1024;
+const READABLE_BYTES: usize = 700 * 1024;
 
 /// Bytes of an object's data that the API server takes, less what metadata needs.
 pub const MAX_BYTES: usize = 1000 * 1024;
@@ -29,13 +30,13 @@ pub const MAX_ENTRY_BYTES: usize = 64 * 1024;
 /// hold all of it, so it is far below what they can unpack.
 pub const MAX_TEXT_BYTES: usize = 4 * 1024 * 1024;
 
-/// A text of so many bytes fits into a slot whatever it holds: at the worst, gzip adds some bytes for each block.
+/// A text of this size fits into a slot whatever it holds: at worst, gzip adds some bytes for each block.
 pub const SURE_BYTES: usize = 960 * 1024;
 
-/// What a compressed slot may unpack to.
-const MAX_UNPACKED: u64 = 64 * 1024 * 1024;
+/// Largest unpacked slot.
+const MAX_UNPACKED_BYTES: u64 = 64 * 1024 * 1024;
 
-/// A slot as it is written.
+/// A packed slot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Packed {
     /// The text of its snapshot.
@@ -47,10 +48,10 @@ pub enum Packed {
 /// Why a slot cannot be read.
 #[derive(Debug, Error)]
 pub enum SlotError {
-    /// It is no gzip, or unpacks to more than 64 MiB.
+    /// The bytes are not gzip, or unpack to more than 64 MiB.
     #[error("the slot cannot be unpacked")]
     Gzip,
-    /// It is no snapshot.
+    /// The text is not a snapshot.
     #[error("the slot holds no snapshot")]
     Snapshot(#[from] SnapshotError),
 }
@@ -69,12 +70,19 @@ pub fn split(snapshot: &Snapshot, count: usize) -> Vec<Snapshot> {
     for server in &snapshot.servers {
         slots.entry(slot_of(&server.key, count)).or_default().push(server.clone());
     }
-    (0..count.max(1)).map(|slot| Snapshot::new(slots.remove(&slot).unwrap_or_default())).collect()
+    let of = |slot| Snapshot { replicas: snapshot.replicas, ..Snapshot::new(slots.remove(&slot).unwrap_or_default()) };
+    (0..count.max(1)).map(of).collect()
 }
 
-/// Joins slots again.
+/// Joins slots to a snapshot.
 pub fn join(slots: impl IntoIterator<Item = Snapshot>) -> Snapshot {
-    Snapshot::new(slots.into_iter().flat_map(|slot| slot.servers).collect())
+    let mut replicas = None;
+    let servers = slots.into_iter().flat_map(|slot| {
+        replicas = replicas.max(slot.replicas);
+        slot.servers
+    });
+    let joined = Snapshot::new(servers.collect());
+    Snapshot { replicas, ..joined }
 }
 
 impl Packed {
@@ -84,16 +92,14 @@ impl Packed {
     }
 
     /// Packs a slot whose servers are in their text form, sorted by key: the same bytes as [`Packed::pack`].
-    pub fn of_servers<'a>(servers: impl IntoIterator<Item = &'a str>) -> Self {
-        let mut text = format!("{{\"version\":{VERSION},\"servers\":[");
-        for (index, server) in servers.into_iter().enumerate() {
-            if index > 0 {
-                text.push(',');
-            }
-            text.push_str(server);
-        }
-        text.push_str("]}");
-        Self::from_text(text)
+    ///
+    /// `policies` are the texts of those that govern them, sorted by key; `replicas` share their limits.
+    pub fn of_texts<'a>(
+        servers: impl IntoIterator<Item = &'a str>,
+        policies: impl IntoIterator<Item = &'a str>,
+        replicas: Option<u32>,
+    ) -> Self {
+        Self::from_text(text_of(servers.into_iter(), policies.into_iter(), replicas))
     }
 
     fn from_text(text: String) -> Self {
@@ -106,25 +112,37 @@ impl Packed {
         Self::Gzip(packed.expect("writing into memory cannot fail"))
     }
 
-    /// Unpacks it.
+    /// Unpacks the snapshot.
     ///
     /// # Errors
     /// See [`SlotError`].
     pub fn unpack(&self) -> Result<Snapshot, SlotError> {
+        self.parsed(Snapshot::parse)
+    }
+
+    /// The same with shared servers: see [`SharedSnapshot::parse_after`].
+    ///
+    /// # Errors
+    /// See [`SlotError`].
+    pub fn unpack_after(&self, before: &[Arc<Server>]) -> Result<SharedSnapshot, SlotError> {
+        self.parsed(|text| SharedSnapshot::parse_after(text, before))
+    }
+
+    fn parsed<T>(&self, parse: impl FnOnce(&str) -> Result<T, SnapshotError>) -> Result<T, SlotError> {
         match self {
-            Self::Text(text) => Ok(Snapshot::parse(text)?),
+            Self::Text(text) => Ok(parse(text)?),
             Self::Gzip(bytes) => {
                 let mut text = String::new();
-                let read = GzDecoder::new(bytes.as_slice()).take(MAX_UNPACKED).read_to_string(&mut text);
-                if read.is_err() || text.len() as u64 >= MAX_UNPACKED {
+                let read = GzDecoder::new(bytes.as_slice()).take(MAX_UNPACKED_BYTES).read_to_string(&mut text);
+                if read.is_err() || text.len() as u64 >= MAX_UNPACKED_BYTES {
                     return Err(SlotError::Gzip);
                 }
-                Ok(Snapshot::parse(&text)?)
+                Ok(parse(&text)?)
             }
         }
     }
 
-    /// Bytes of its data.
+    /// Bytes of the packed slot.
     pub fn len(&self) -> usize {
         match self {
             Self::Text(text) => text.len(),
@@ -132,12 +150,12 @@ impl Packed {
         }
     }
 
-    /// Whether it holds nothing at all.
+    /// Whether the slot is empty.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// SHA-256 of what is written, in hexadecimal: the slot's revision.
+    /// The slot's revision: SHA-256 of its packed bytes, in hexadecimal.
     pub fn revision(&self) -> String {
         let bytes = match self {
             Self::Text(text) => text.as_bytes(),
@@ -188,8 +206,18 @@ mod tests {
         for count in [0, 1, 3, 3000] {
             let snapshot = servers(count);
             let texts: Vec<String> = snapshot.servers.iter().map(Server::to_text).collect();
-            assert!(Packed::of_servers(texts.iter().map(String::as_str)) == Packed::pack(&snapshot), "{count}");
+            assert!(Packed::of_texts(texts.iter().map(String::as_str), [], None) == Packed::pack(&snapshot), "{count}");
         }
+    }
+
+    #[test]
+    fn slots_tell_the_highest_number_of_replicas() {
+        let policies = [r#"{"key":{"namespace":"n","name":"p"}}"#];
+        let slot = |replicas| Packed::of_texts([], policies, replicas).unpack().unwrap();
+        assert_eq!(slot(Some(3)).replicas, Some(3));
+        assert_eq!(join([slot(None), slot(Some(3)), slot(Some(2))]).replicas, Some(3));
+        assert_eq!(join([slot(None)]).replicas, None);
+        assert_eq!(split(&slot(Some(3)), 2).iter().map(|slot| slot.replicas).collect::<Vec<_>>(), [Some(3); 2]);
     }
 
     #[test]
@@ -202,7 +230,9 @@ mod tests {
     fn a_slot_that_is_deep_or_grows_without_end_is_refused_in_a_moment_and_breaks_nothing() {
         let (deep, server) = ("[".repeat(1_000_000), Server::from_url("a", "http://a/").to_text());
         let mut bomb = GzEncoder::new(Vec::new(), Compression::best());
+        // Nothing but its length is wrong with it.
         (0..80).for_each(|_| bomb.write_all(&[b' '; 1024 * 1024]).unwrap());
+        bomb.write_all(br#"{"version":1,"servers":[]}"#).unwrap();
         let within = server.replacen('{', &format!("{{\"more\":{deep},"), 1);
         for packed in [
             Packed::Text(deep.clone()),

@@ -1,4 +1,7 @@
-//! What the gateway is to connect to: the one internal representation, whatever source it came from.
+//! The servers that the gateway connects to, in one representation for all sources.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use aws_lc_rs::digest;
 use serde::{Deserialize, Serialize};
@@ -6,31 +9,46 @@ use serde_json::value::RawValue;
 use thiserror::Error;
 
 use crate::mcpserver::{
-    ClientSessions, Header, HealthCheck, Limits, SessionMode, State, Timeouts, Tls, ToolRules, Transport,
+    ClientSessions, Header, HealthCheck, Instructions, ServerLimits, ServingState, SessionMode, Timeouts, Tls,
+    ToolRules, Transport,
 };
 use crate::names::ServerKey;
+use crate::policy::{Policy, PolicyRef};
 
-/// The version of the text form that this build writes and reads.
-pub const VERSION: u32 = 1;
+/// The newest version of the text form that this build reads.
+pub const VERSION: u32 = 2;
 
-/// Every server that the gateway serves, sorted by key.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+/// The version of a text without policies. Version 2 has policies: a gateway that does not know them must not serve what
+/// they govern.
+const VERSION_WITHOUT_POLICIES: u32 = 1;
+
+/// The servers that the gateway serves, sorted by key.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Snapshot {
-    /// [`VERSION`] of its writer.
-    pub version: u32,
     /// The servers, sorted by key, each key once.
     pub servers: Vec<Server>,
+    /// Gateway replicas that share the limits of policies; none where no policy has a limit.
+    pub replicas: Option<u32>,
 }
 
-/// One server with everything filled in.
+/// A snapshot whose servers are shared values.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SharedSnapshot {
+    /// The servers, sorted by key.
+    pub servers: Vec<Arc<Server>>,
+    /// See [`Snapshot::replicas`].
+    pub replicas: Option<u32>,
+}
+
+/// One server with all defaults filled in.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Server {
-    /// Which McpServer it comes from.
+    /// The McpServer that it comes from.
     pub key: ServerKey,
-    /// The name callers know it by.
+    /// The name by which callers know it.
     pub name: String,
-    /// What `/servers` calls it, where that is not the name: the URL as configured, without its query.
+    /// The name in `/servers`, where it differs: the configured URL without its query.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label: Option<String>,
     /// `metadata.generation`.
@@ -41,7 +59,7 @@ pub struct Server {
     pub created: i64,
     /// Absolute URL of the MCP endpoint.
     pub url: String,
-    /// How it speaks MCP.
+    /// Transport of MCP.
     #[serde(default)]
     pub transport: Transport,
     /// Speak only this protocol version.
@@ -50,58 +68,77 @@ pub struct Server {
     /// Name for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub display_name: Option<String>,
-    /// What it is for.
+    /// Description for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
     /// Share of calls within a priority.
     pub weight: u16,
-    /// Lower is tried first.
+    /// Servers with a lower number are called first.
     #[serde(default)]
     pub priority: u8,
     /// Whether it is used.
     #[serde(default)]
-    pub state: State,
+    pub state: ServingState,
     /// Headers sent to it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub headers: Vec<Header>,
-    /// Headers of the caller passed on to it, in lower case.
+    /// Headers of the caller to forward, in lower case.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub forward_headers: Vec<String>,
     /// TLS settings.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<Tls>,
-    /// How long to wait for what.
+    /// Timeouts.
     #[serde(default)]
     pub timeouts: Timeouts,
-    /// How its health is watched.
+    /// Health checks.
     #[serde(default)]
     pub health_check: HealthCheck,
-    /// How much it is given at once.
+    /// Bounds for concurrent calls.
     #[serde(default)]
-    pub limits: Limits,
-    /// The pool that it belongs to: its tools are one with those of other members.
+    pub limits: ServerLimits,
+    /// Its pool: members share tools.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pool: Option<String>,
     /// Whether clients share one session with it.
     #[serde(default, skip_serializing_if = "SessionMode::is_shared")]
     pub session: SessionMode,
-    /// Bounds for the sessions that clients have for themselves.
+    /// Bounds for the clients' own sessions.
     #[serde(default, skip_serializing_if = "ClientSessions::is_default")]
     pub client_sessions: ClientSessions,
-    /// Which tools are offered.
+    /// What clients are told of it.
+    #[serde(default, skip_serializing_if = "Instructions::are_passed")]
+    pub instructions: Instructions,
+    /// The rules that select and rename its tools.
     #[serde(default)]
     pub tools: ToolRules,
-    /// What it was read from.
+    /// `metadata.labels`, where a policy governs the server.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// The policies of its namespace that govern it, sorted by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub governed_by: Vec<PolicyRef>,
+    /// The policies that `governed_by` names.
+    #[serde(skip)]
+    pub policies: Governing,
+    /// The text that it was read from.
     #[serde(skip)]
     pub read_from: ReadFrom,
 }
 
-/// The revision of the text that a server was read from, if it was read from one.
+/// The revision of the text that a server or a policy was read from, if it was read from one.
 ///
 /// A newer operator may write fields that are not known here. What was read must still be told from what was not, and
 /// must be named as its writer names it; so two texts differ even if all that is known of them is the same.
 #[derive(Clone, Debug, Default)]
 pub struct ReadFrom(Option<String>);
+
+impl ReadFrom {
+    /// Whether both were read from the same text, as far as that is known.
+    pub(crate) fn is_same(&self, other: &Self) -> Option<bool> {
+        Some(self.0.as_ref()? == other.0.as_ref()?)
+    }
+}
 
 impl PartialEq for ReadFrom {
     fn eq(&self, other: &Self) -> bool {
@@ -109,17 +146,35 @@ impl PartialEq for ReadFrom {
     }
 }
 
-/// Why a text is no snapshot.
+/// The policies that govern a server, as far as they are known. `governed_by` names them with their revisions, so they do
+/// not count when servers are compared.
+#[derive(Clone, Debug, Default)]
+pub struct Governing(Vec<Arc<Policy>>);
+
+impl PartialEq for Governing {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Governing {
+    /// These policies.
+    pub fn new(policies: Vec<Arc<Policy>>) -> Self {
+        Self(policies)
+    }
+}
+
+/// Why a text is not a snapshot.
 #[derive(Debug, Error)]
 pub enum SnapshotError {
-    /// Written by a newer operator: keep the previous snapshot.
+    /// A newer operator wrote the text: keep the previous snapshot.
     #[error("the snapshot has version {found}, this build reads up to {VERSION}")]
     Version {
-        /// The version it has.
+        /// The version of the text.
         found: u32,
     },
-    /// Not the text form at all.
-    #[error("the snapshot is not valid JSON of its form")]
+    /// The text is not the text form.
+    #[error("the snapshot is not valid JSON of the expected form")]
     Syntax(#[from] serde_json::Error),
 }
 
@@ -127,12 +182,17 @@ impl Snapshot {
     /// A snapshot of these servers, sorted by key.
     pub fn new(mut servers: Vec<Server>) -> Self {
         servers.sort_by(|a, b| a.key.cmp(&b.key));
-        Self { version: VERSION, servers }
+        Self { servers, replicas: None }
     }
 
     /// The text form: JSON, the same bytes for equal snapshots.
     pub fn to_text(&self) -> String {
-        serde_json::to_string(self).expect("a snapshot holds only strings, numbers and lists")
+        let servers: Vec<String> = self.servers.iter().map(Server::to_text).collect();
+        let mut policies = BTreeMap::new();
+        for policy in self.servers.iter().flat_map(|server| &server.policies.0) {
+            policies.entry(&policy.key).or_insert_with(|| policy.to_text().text);
+        }
+        text_of(servers.iter().map(String::as_str), policies.values().map(|text| &**text), self.replicas)
     }
 
     /// Parses the text form. Unknown fields are left out.
@@ -140,31 +200,124 @@ impl Snapshot {
     /// # Errors
     /// [`SnapshotError::Version`] if a newer operator wrote it, [`SnapshotError::Syntax`] otherwise.
     pub fn parse(text: &str) -> Result<Self, SnapshotError> {
-        #[derive(Deserialize)]
-        struct Head {
-            version: u32,
-        }
-        #[derive(Deserialize)]
-        struct Texts<'a> {
-            #[serde(borrow)]
-            servers: Vec<&'a RawValue>,
-        }
-        let head: Head = serde_json::from_str(text)?;
-        if head.version > VERSION {
-            return Err(SnapshotError::Version { found: head.version });
-        }
-        let texts: Texts<'_> = serde_json::from_str(text)?;
-        let servers = texts.servers.into_iter().map(|text| {
-            let server: Server = serde_json::from_str(text.get())?;
-            Ok(Server { read_from: ReadFrom(Some(revision_of(text.get()))), ..server })
-        });
-        Ok(Self::new(servers.collect::<Result<_, serde_json::Error>>()?))
+        let SharedSnapshot { servers, replicas } = SharedSnapshot::parse_after(text, &[])?;
+        Ok(Self { servers: servers.into_iter().map(Arc::unwrap_or_clone).collect(), replicas })
     }
 
     /// SHA-256 of the text form, in hexadecimal.
     pub fn digest(&self) -> String {
         hex(digest::digest(&digest::SHA256, self.to_text().as_bytes()).as_ref())
     }
+}
+
+impl SharedSnapshot {
+    /// Parses the text form. What the text has in common with the one that `before` was parsed from is not parsed again: the
+    /// same servers and policies are the same values.
+    ///
+    /// # Errors
+    /// See [`Snapshot::parse`].
+    pub fn parse_after(text: &str, before: &[Arc<Server>]) -> Result<Self, SnapshotError> {
+        let texts = RawSnapshot::read(text)?;
+        let known: HashMap<&str, &Arc<Server>> =
+            before.iter().filter_map(|server| Some((server.read_from.0.as_deref()?, server))).collect();
+        let governing = before.iter().filter_map(|server| Some(server.governed_by.iter().zip(server.governing()?)));
+        let known_policies: HashMap<&str, &Arc<Policy>> =
+            governing.flatten().map(|(of, policy)| (of.revision.as_str(), policy)).collect();
+        let mut policies: HashMap<String, Vec<Arc<Policy>>> = HashMap::with_capacity(texts.policies.len());
+        for text in texts.policies {
+            let revision = revision_of(text.get());
+            let policy = match known_policies.get(revision.as_str()) {
+                Some(policy) => Arc::clone(policy),
+                None => Arc::new(Policy {
+                    read_from: ReadFrom(Some(revision.clone())),
+                    ..serde_json::from_str(text.get())?
+                }),
+            };
+            policies.entry(revision).or_default().push(policy);
+        }
+        let named = |namespace: &str, of: &PolicyRef| {
+            let is_it = |policy: &&Arc<Policy>| policy.key.namespace == namespace && policy.key.name == of.name;
+            policies.get(&of.revision)?.iter().find(is_it)
+        };
+        let servers = texts.servers.into_iter().map(|text| {
+            let revision = revision_of(text.get());
+            let has_all = |server: &Server| {
+                server.governing().is_some()
+                    && server.governed_by.iter().all(|of| named(&server.key.namespace, of).is_some())
+            };
+            if let Some(same) = known.get(revision.as_str()).filter(|server| has_all(server)) {
+                return Ok(Arc::clone(same));
+            }
+            let server: Server = serde_json::from_str(text.get())?;
+            let governing = server.governed_by.iter().filter_map(|of| named(&server.key.namespace, of).cloned());
+            let policies = Governing(governing.collect());
+            Ok(Arc::new(Server { read_from: ReadFrom(Some(revision)), policies, ..server }))
+        });
+        let mut servers = servers.collect::<Result<Vec<Arc<Server>>, serde_json::Error>>()?;
+        servers.sort_by(|a, b| a.key.cmp(&b.key));
+        Ok(Self { servers, replicas: texts.replicas })
+    }
+}
+
+/// The text form, whose servers and policies are still texts.
+#[derive(Deserialize)]
+struct RawSnapshot<'a> {
+    version: u32,
+    #[serde(borrow)]
+    servers: Vec<&'a RawValue>,
+    #[serde(borrow, default)]
+    policies: Vec<&'a RawValue>,
+    #[serde(default)]
+    replicas: Option<u32>,
+}
+
+impl<'a> RawSnapshot<'a> {
+    fn read(text: &'a str) -> Result<Self, SnapshotError> {
+        #[derive(Deserialize)]
+        struct SnapshotHead {
+            version: u32,
+        }
+        let version = |found| Err(SnapshotError::Version { found });
+        match serde_json::from_str::<Self>(text) {
+            Ok(read) if read.version > VERSION => version(read.version),
+            Ok(read) => Ok(read),
+            // A newer form may have another shape.
+            Err(error) => match serde_json::from_str::<SnapshotHead>(text) {
+                Ok(head) if head.version > VERSION => version(head.version),
+                _ => Err(error.into()),
+            },
+        }
+    }
+}
+
+/// The text of a snapshot with these texts of servers, sorted by key, of the policies that govern them, sorted too, and the
+/// number of replicas that share their limits.
+pub(crate) fn text_of<'a>(
+    servers: impl Iterator<Item = &'a str>,
+    policies: impl Iterator<Item = &'a str>,
+    replicas: Option<u32>,
+) -> String {
+    let join = |text: &mut String, member: &str, parts: &mut dyn Iterator<Item = &'a str>| {
+        text.push_str(&format!(",\"{member}\":["));
+        parts.enumerate().for_each(|(index, part)| {
+            text.push_str(if index > 0 { "," } else { "" });
+            text.push_str(part);
+        });
+        text.push(']');
+    };
+    let mut policies = policies.peekable();
+    let governs = policies.peek().is_some();
+    let version = if governs { VERSION } else { VERSION_WITHOUT_POLICIES };
+    let mut text = format!("{{\"version\":{version}");
+    if let Some(replicas) = replicas.filter(|_| governs) {
+        text.push_str(&format!(",\"replicas\":{replicas}"));
+    }
+    join(&mut text, "servers", &mut { servers });
+    if governs {
+        join(&mut text, "policies", &mut policies);
+    }
+    text.push('}');
+    text
 }
 
 /// The revision of a server with this text form: 64 bits of its SHA-256, in hexadecimal.
@@ -174,7 +327,9 @@ pub fn revision_of(server: &str) -> String {
 
 /// Bytes in hexadecimal.
 pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digit = |half: u8| char::from(DIGITS[usize::from(half)]);
+    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }
 
 impl Server {
@@ -183,12 +338,12 @@ impl Server {
         serde_json::to_string(self).expect("a server holds only strings, numbers and lists")
     }
 
-    /// Tells one content of a server from another: that of the text it was read from, else [`revision_of`] its own.
+    /// The revision of the text that the server was read from, else [`revision_of`] its own text.
     pub fn revision(&self) -> String {
         self.read_from.0.clone().unwrap_or_else(|| revision_of(&self.to_text()))
     }
 
-    /// A server with nothing but a name and a URL, everything else at its default.
+    /// A server with a name and a URL, and defaults for everything else.
     pub fn from_url(name: &str, url: &str) -> Self {
         Self {
             key: ServerKey::new(crate::names::DEFAULT_NAMESPACE, name),
@@ -203,19 +358,29 @@ impl Server {
             description: None,
             weight: 100,
             priority: 0,
-            state: State::Enabled,
+            state: ServingState::Enabled,
             headers: Vec::new(),
             forward_headers: Vec::new(),
             tls: None,
             timeouts: Timeouts::default(),
             health_check: HealthCheck::default(),
-            limits: Limits::default(),
+            limits: ServerLimits::default(),
             pool: None,
             session: SessionMode::default(),
             client_sessions: ClientSessions::default(),
+            instructions: Instructions::default(),
             tools: ToolRules::default(),
+            labels: BTreeMap::new(),
+            governed_by: Vec::new(),
+            policies: Governing::default(),
             read_from: ReadFrom::default(),
         }
+    }
+
+    /// The policies that govern it; `None` if one that it names is not known, so that nobody may use it.
+    pub fn governing(&self) -> Option<&[Arc<Policy>]> {
+        let Governing(policies) = &self.policies;
+        (policies.len() == self.governed_by.len()).then_some(policies)
     }
 
     /// Whether it belongs to the home namespace, whose servers and tools go by their bare names.
@@ -223,83 +388,11 @@ impl Server {
         self.name == self.key.name
     }
 
-    /// What `/servers` calls it.
+    /// The name in `/servers`.
     pub fn label(&self) -> &str {
         self.label.as_deref().unwrap_or(&self.name)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    #[test]
-    fn the_text_form_of_version_1_stays_as_it_is() {
-        let server = Server { label: Some("http://a/sse".into()), ..Server::from_url("a", "http://a/sse") };
-        let text = Snapshot::new(vec![server]).to_text();
-        insta::assert_snapshot!(text, @r#"{"version":1,"servers":[{"key":{"namespace":"default","name":"a"},"name":"a","label":"http://a/sse","generation":0,"created":0,"url":"http://a/sse","transport":"auto","weight":100,"priority":0,"state":"Enabled","timeouts":{"connectSeconds":5,"requestSeconds":60,"idleSeconds":300},"healthCheck":{"mode":"Ping","intervalSeconds":15,"unhealthyThreshold":3,"healthyThreshold":1},"limits":{"maxConcurrentRequests":64},"tools":{}}]}"#);
-    }
-
-    #[test]
-    fn a_newer_version_and_other_texts_are_refused() {
-        assert!(matches!(
-            Snapshot::parse(r#"{"version":2,"servers":[{"new":1}]}"#),
-            Err(SnapshotError::Version { found: 2 })
-        ));
-        for text in
-            ["", "{}", "[]", r#"{"version":1}"#, r#"{"version":"1","servers":[]}"#, r#"{"version":1,"servers":[{}]}"#]
-        {
-            assert!(matches!(Snapshot::parse(text), Err(SnapshotError::Syntax(_))), "{text}");
-        }
-    }
-
-    #[test]
-    fn a_server_is_named_as_its_writer_names_it_whatever_else_he_knows() {
-        let server = Server::from_url("a", "http://a/sse");
-        let text = |more: &str| server.to_text().replacen('{', &format!("{{{more}"), 1);
-        let read = |text: &str| {
-            let snapshot = Snapshot::parse(&format!(r#"{{"version":1,"servers":[{text}]}}"#)).unwrap();
-            snapshot.servers.into_iter().next().unwrap()
-        };
-        let (plain, newer) = (text(""), text(r#""moods":["calm"],"#));
-        assert_eq!((read(&plain).revision(), read(&newer).revision()), (server.revision(), revision_of(&newer)));
-        assert_eq!((read(&plain), read(&newer)), (server.clone(), server.clone()));
-        assert_ne!(read(&plain), read(&newer));
-    }
-
-    fn server() -> impl Strategy<Value = Server> {
-        ("[a-z]{1,3}", "[a-z]{1,3}", 0u16..1000, 0u8..10, any::<bool>(), prop::option::of(".{0,9}")).prop_map(
-            |(namespace, name, weight, priority, off, description)| Server {
-                key: ServerKey::new(namespace, name.clone()),
-                weight,
-                priority,
-                description,
-                state: if off { State::Disabled } else { State::Enabled },
-                ..Server::from_url(&name, "http://x/")
-            },
-        )
-    }
-
-    proptest! {
-        #[test]
-        fn what_is_written_is_read_and_order_does_not_matter(
-            servers in prop::collection::vec(server(), 0..6),
-            turn in 0usize..6,
-        ) {
-            let mut servers = servers;
-            servers.sort_by(|a, b| a.key.cmp(&b.key));
-            servers.dedup_by(|a, b| a.key == b.key);
-            let snapshot = Snapshot::new(servers.clone());
-            prop_assert_eq!(&Snapshot::parse(&snapshot.to_text()).unwrap(), &snapshot);
-            let middle = turn.min(servers.len());
-            servers.rotate_left(middle);
-            prop_assert_eq!(Snapshot::new(servers).digest(), snapshot.digest());
-        }
-
-        #[test]
-        fn arbitrary_text_never_panics(text in ".{0,60}") {
-            let _ = Snapshot::parse(&text);
-        }
-    }
-}
+mod tests;

@@ -1,27 +1,27 @@
-//! How deep, how much and how often repeated YAML may be: looked at before it is read, because reading some texts of a
+//! Bounds the depth, size and repetition of YAML before it is parsed, because parsing some texts of a
 //! hundred kilobytes takes minutes, and others would fill the memory.
 //!
-//! Pure. It looks at the text event by event, which takes time in proportion to its length, and stops at the first bound.
+//! Pure. It reads the text event by event, in time proportional to its length, and stops at the first bound.
 
 use std::collections::HashMap;
 
 use saphyr_parser::{Event, Parser};
 
-/// An object of Kubernetes has some ten levels.
-pub const MAX_DEPTH: usize = 64;
+/// Largest depth; an object of Kubernetes has some ten levels.
+const MAX_DEPTH: usize = 64;
 
-/// Values of one text, keys among them. A short manifest has thirteen.
-pub const MAX_VALUES: usize = 250_000;
+/// Largest number of values of one text, keys included; a short manifest has thirteen.
+const MAX_VALUES: usize = 250_000;
 
-/// Values that aliases repeat, together.
-pub const MAX_REPEATED: usize = 50_000;
+/// Largest number of values that aliases repeat.
+const MAX_REPEATED: usize = 50_000;
 
-/// Documents of one text.
-pub const MAX_DOCUMENTS: usize = 20_000;
+/// Largest number of documents of one text.
+const MAX_DOCUMENTS: usize = 20_000;
 
-/// What was seen of a text.
+/// The counts of a text.
 #[derive(Default)]
-struct Seen {
+struct YamlSize {
     documents: usize,
     values: usize,
     repeated: usize,
@@ -31,12 +31,12 @@ struct Seen {
     anchored: HashMap<usize, usize>,
 }
 
-/// Whether a text is within all bounds.
+/// Checks that a text is within all bounds.
 ///
 /// # Errors
-/// One sentence that says which bound it is beyond, with the document and the line, and with nothing of its content.
+/// One sentence with the exceeded bound, the document and the line, and nothing of the content.
 pub fn check(text: &str) -> Result<(), String> {
-    let mut seen = Seen::default();
+    let mut seen = YamlSize::default();
     for next in Parser::new_from_str(text) {
         let problem = match next {
             Ok((event, span)) => seen.take(&event).map_err(|problem| (span.start.line(), problem)),
@@ -52,7 +52,7 @@ pub fn check(text: &str) -> Result<(), String> {
     Ok(())
 }
 
-impl Seen {
+impl YamlSize {
     fn take(&mut self, event: &Event<'_>) -> Result<(), String> {
         match event {
             Event::DocumentStart(_) => {
@@ -74,7 +74,7 @@ impl Seen {
             }
             Event::Alias(anchor) => match self.anchored.get(anchor) {
                 Some(values) => self.repeated = self.repeated.saturating_add(*values),
-                None => return Err("an alias lies within what it stands for: write it out".to_owned()),
+                None => return Err("an alias refers to a value that contains it: write the value out".to_owned()),
             },
             Event::Nothing | Event::StreamStart | Event::StreamEnd | Event::DocumentEnd => {}
         }
@@ -93,20 +93,20 @@ impl Seen {
             return Err(too_deep());
         }
         if self.values > MAX_VALUES {
-            return too("values are in it", MAX_VALUES, "split it into several files");
+            return too("values", MAX_VALUES, "split it into several files");
         }
         if self.repeated > MAX_REPEATED {
-            return too("values are repeated by aliases", MAX_REPEATED, "use fewer aliases");
+            return too("values come from aliases", MAX_REPEATED, "use fewer aliases");
         }
         if self.documents > MAX_DOCUMENTS {
-            return too("documents are in it", MAX_DOCUMENTS, "split it into several files");
+            return too("documents", MAX_DOCUMENTS, "split it into several files");
         }
         Ok(())
     }
 }
 
 fn too_deep() -> String {
-    format!("more than {MAX_DEPTH} levels lie within each other: close what was opened, or write it flatter")
+    format!("more than {MAX_DEPTH} levels of nesting: close what is open, or flatten it")
 }
 
 #[cfg(test)]
@@ -115,7 +115,7 @@ mod tests {
 
     use super::*;
 
-    /// Enough to tell what takes its time from what does not.
+    /// Enough to tell slow from fast.
     const LENGTH: usize = 128 * 1024;
 
     fn repeated(unit: &str) -> String {
@@ -150,9 +150,9 @@ mod tests {
             (stairs, "more than 64 levels"),
             (format!("a: 1\n---\nb: {}", "{a: ".repeat(100)), "document 2: line 3: more than 64 levels"),
             ("- a\n".repeat(300_000), "more than 250000 values"),
-            (bomb, "more than 50000 values are repeated"),
-            (long, "more than 50000 values are repeated"),
-            ("a: &a [*a]\n".to_owned(), "within what it stands for"),
+            (bomb, "more than 50000 values come from aliases"),
+            (long, "more than 50000 values come from aliases"),
+            ("a: &a [*a]\n".to_owned(), "refers to a value that contains it"),
             (repeated("---\n"), "more than 20000 documents"),
         ] {
             let problem = check(&text).unwrap_err();

@@ -22,19 +22,19 @@ use tokio::time::sleep;
 
 const NAMESPACE: &str = "default";
 const SLOTS: &str = "figures-4-0,figures-4-1,figures-4-2,figures-4-3";
-const PATIENCE: Duration = Duration::from_secs(180);
+const START_LIMIT: Duration = Duration::from_secs(180);
 
 /// A process that ends with this value.
-struct Process(Child);
+struct ClusterProcess(Child);
 
-impl Drop for Process {
+impl Drop for ClusterProcess {
     fn drop(&mut self) {
         drop(self.0.kill());
         drop(self.0.wait());
     }
 }
 
-struct Stage {
+struct ClusterStage {
     folder: PathBuf,
     kubeconfig: PathBuf,
     main: u16,
@@ -42,8 +42,8 @@ struct Stage {
     operator: u16,
 }
 
-impl Stage {
-    fn start(&self, name: &str, arguments: &[&str], environment: &[(&str, String)]) -> Process {
+impl ClusterStage {
+    fn start(&self, name: &str, arguments: &[&str], environment: &[(&str, String)]) -> ClusterProcess {
         let log = std::fs::File::create(std::env::temp_dir().join(format!("figures-{name}.log"))).unwrap();
         let child = Command::new(self.folder.join(name))
             .args(arguments)
@@ -53,10 +53,10 @@ impl Stage {
             .stdout(log.try_clone().unwrap())
             .stderr(log)
             .spawn();
-        Process(child.expect("the program starts"))
+        ClusterProcess(child.expect("the program starts"))
     }
 
-    fn gateway(&self) -> Process {
+    fn gateway(&self) -> ClusterProcess {
         let environment = [
             ("CONFIGMAPS", SLOTS.to_owned()),
             ("POD_NAMESPACE", NAMESPACE.to_owned()),
@@ -69,7 +69,7 @@ impl Stage {
         self.start("portcullis-gateway", &[], &environment)
     }
 
-    fn operator(&self) -> Process {
+    fn operator(&self) -> ClusterProcess {
         let environment = [
             ("CONFIGMAPS", SLOTS.to_owned()),
             ("POD_NAMESPACE", NAMESPACE.to_owned()),
@@ -81,7 +81,7 @@ impl Stage {
     }
 
     async fn connected(&self) -> u64 {
-        let answer = http::get(&format!("http://127.0.0.1:{}/health", self.main)).limit(PATIENCE).send().await;
+        let answer = http::get(&format!("http://127.0.0.1:{}/health", self.main)).limit(START_LIMIT).send().await;
         let health = answer.ok().and_then(|answer| serde_json::from_slice::<Value>(&answer.body).ok());
         health.and_then(|health| health["servers"]["connected"].as_u64()).unwrap_or(0)
     }
@@ -108,7 +108,7 @@ fn server(name: &str, url: &str) -> McpServer {
     serde_json::from_value(object).unwrap()
 }
 
-fn resident(process: &Process) -> u64 {
+fn resident(process: &ClusterProcess) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", process.0.id())).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok()).unwrap_or(0) / 1024
@@ -116,7 +116,7 @@ fn resident(process: &Process) -> u64 {
 
 async fn until(what: &str, began: Instant, mut look: impl AsyncFnMut() -> bool) -> Duration {
     while !look().await {
-        assert!(began.elapsed() < PATIENCE, "{what} takes longer than {PATIENCE:?}");
+        assert!(began.elapsed() < START_LIMIT, "{what} takes longer than {START_LIMIT:?}");
         sleep(Duration::from_millis(2)).await;
     }
     began.elapsed()
@@ -144,7 +144,7 @@ async fn create(client: &Client, names: impl Iterator<Item = String>, url: &str)
     stream::iter(creating).buffer_unordered(16).for_each(|_| async {}).await;
 }
 
-async fn latencies(stage: &Stage, cluster: &Cluster, client: &Client, url: &str, count: usize) {
+async fn latencies(stage: &ClusterStage, cluster: &Cluster, client: &Client, url: &str, count: usize) {
     let bearer = token::mint("figures");
     let api: Api<McpServer> = Api::namespaced(client.clone(), NAMESPACE);
     let (mut by_api, mut by_status, mut by_kubectl) = (Vec::new(), Vec::new(), Vec::new());
@@ -165,7 +165,7 @@ async fn latencies(stage: &Stage, cluster: &Cluster, client: &Client, url: &str,
         let path = file.path().to_owned();
         let mut kubectl = cluster.program("kubectl");
         kubectl.args(["apply", "--namespace", NAMESPACE, "-f"]).arg(path).stdout(Stdio::null());
-        let mut applying = Process(kubectl.spawn().unwrap());
+        let mut applying = ClusterProcess(kubectl.spawn().unwrap());
         by_kubectl.push(until("a call", began, async || stage.can_call(&format!("{name}__add"), &bearer).await).await);
         applying.0.wait().unwrap();
     }
@@ -174,7 +174,7 @@ async fn latencies(stage: &Stage, cluster: &Cluster, client: &Client, url: &str,
     quantiles("kubectl apply started -> callable", by_kubectl);
 }
 
-async fn everything(stage: &Stage, what: &str, total: u64, began: Instant) {
+async fn everything(stage: &ClusterStage, what: &str, total: u64, began: Instant) {
     let routable = until("routable", began, async || stage.connected().await >= total).await;
     let statuses = until("statuses", began, async || stage.ready_statuses().await >= total).await;
     println!(
@@ -197,7 +197,7 @@ async fn main() {
     cluster.kubectl(&["wait", "--for=condition=Established", "crd/mcpservers.portcullis.dev"]).good();
     let free = || port::hold().port();
     let (backend, kubeconfig) = (free(), cluster.kubeconfig.clone());
-    let stage = Stage { folder, kubeconfig, main: free(), admin: free(), operator: free() };
+    let stage = ClusterStage { folder, kubeconfig, main: free(), admin: free(), operator: free() };
     let url = format!("http://127.0.0.1:{backend}/mcp");
     let _backend = stage.start("portcullis-gateway", &["demo", "--serve", &format!("127.0.0.1:{backend}")], &[]);
 

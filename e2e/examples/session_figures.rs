@@ -24,15 +24,15 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const START_LIMIT: Duration = Duration::from_secs(60);
 
 /// Sessions that are opened at the same time.
 const AT_ONCE: usize = 64;
 
 /// A process that ends with this value.
-struct Process(Child);
+struct SessionProcess(Child);
 
-impl Process {
+impl SessionProcess {
     fn start(program: &Path, arguments: &[&str], environment: &[(&str, String)]) -> Self {
         let log = std::fs::File::create(std::env::temp_dir().join("session-figures.log")).unwrap();
         let mut command = Command::new(program);
@@ -51,7 +51,7 @@ impl Process {
     }
 }
 
-impl Drop for Process {
+impl Drop for SessionProcess {
     fn drop(&mut self) {
         drop(self.0.kill());
         drop(self.0.wait());
@@ -82,7 +82,7 @@ async fn open(gateway: SocketAddr, bearer: &str) -> TcpStream {
 async fn read_until(stream: &mut TcpStream, end: &str) -> String {
     let (mut text, mut buffer) = (String::new(), [0; 2048]);
     while !text.contains(end) {
-        let length = timeout(PATIENCE, stream.read(&mut buffer)).await.expect("in time").unwrap();
+        let length = timeout(START_LIMIT, stream.read(&mut buffer)).await.expect("in time").unwrap();
         assert!(length > 0, "it closed after {text:?}");
         text.push_str(std::str::from_utf8(&buffer[..length]).unwrap());
     }
@@ -101,14 +101,14 @@ async fn listen(mut stream: TcpStream, heard: mpsc::UnboundedSender<Instant>, co
     }
 }
 
-struct Stage {
+struct SessionStage {
     manifests: Manifests,
     backend: String,
-    gateway: Process,
+    gateway: SessionProcess,
     listening: JoinSet<()>,
 }
 
-impl Stage {
+impl SessionStage {
     /// A change, and how long after it was heard: by the first and by the last.
     async fn round(&self, adds: bool, count: usize, heard: &mut mpsc::UnboundedReceiver<Instant>) -> [f64; 2] {
         let began = Instant::now();
@@ -118,7 +118,7 @@ impl Stage {
         }
         let mut times = Vec::with_capacity(count);
         for _ in 0..count {
-            times.push(timeout(PATIENCE, heard.recv()).await.expect("in time").expect("they listen"));
+            times.push(timeout(START_LIMIT, heard.recv()).await.expect("in time").expect("they listen"));
         }
         times.sort();
         [times[0], times[count - 1]].map(|time| (time - began).as_secs_f64() * 1e3)
@@ -132,7 +132,7 @@ async fn until_connected(address: SocketAddr, bearer: &str) {
         if tools.is_ok_and(|answer| answer.status == 200 && answer.text().contains("\"name\"")) {
             return;
         }
-        assert!(began.elapsed() < PATIENCE, "the gateway does not start");
+        assert!(began.elapsed() < START_LIMIT, "the gateway does not start");
         sleep(Duration::from_millis(20)).await;
     }
 }
@@ -146,7 +146,7 @@ async fn main() {
     let program: PathBuf = folder.join("portcullis-gateway");
     let (front, back) = (port::hold(), port::hold());
     let (address, bearer) = (front.address(), token::mint("figures"));
-    let _backend = Process::start(&program, &["demo", "--serve", &back.address().to_string()], &[]);
+    let _backend = SessionProcess::start(&program, &["demo", "--serve", &back.address().to_string()], &[]);
     let (manifests, backend) = (Manifests::new(), format!("{}/mcp", back.origin()));
     manifests.add("first", &backend, "");
     let environment = [
@@ -158,8 +158,8 @@ async fn main() {
         ("MAX_SESSIONS", count.to_string()),
         ("MAX_SESSIONS_PER_SUBJECT", count.to_string()),
     ];
-    let gateway = Process::start(&program, &[], &environment);
-    let mut stage = Stage { manifests, backend, gateway, listening: JoinSet::new() };
+    let gateway = SessionProcess::start(&program, &[], &environment);
+    let mut stage = SessionStage { manifests, backend, gateway, listening: JoinSet::new() };
     until_connected(address, &bearer).await;
 
     let before = stage.gateway.resident();

@@ -17,21 +17,21 @@ use crate::gateway::LIMIT;
 use crate::memory_group::MemoryGroup;
 
 /// The binaries, opened: another build may replace the files while tests run.
-static GATEWAY: LazyLock<File> = LazyLock::new(|| open(Program::Gateway));
-static OPERATOR: LazyLock<File> = LazyLock::new(|| open(Program::Operator));
+static GATEWAY: LazyLock<File> = LazyLock::new(|| open(OwnProgram::Gateway));
+static OPERATOR: LazyLock<File> = LazyLock::new(|| open(OwnProgram::Operator));
 
-/// What can be started.
+/// The programs that tests start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Program {
+pub enum OwnProgram {
     /// `portcullis-gateway`.
     Gateway,
     /// `portcullis-operator`.
     Operator,
 }
 
-/// What a command left behind.
+/// The output and exit status of a command.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Ended {
+pub struct CommandEnd {
     /// Its exit code; `None` when a signal ended it.
     pub code: Option<i32>,
     /// All of its standard output.
@@ -42,8 +42,8 @@ pub struct Ended {
 
 /// A process that serves. Dropping it kills it.
 #[derive(Debug)]
-pub struct Running {
-    /// Where callers come in; with the operator, where metrics and probes are.
+pub struct RunningProgram {
+    /// The address for callers; of the operator, the address of metrics and probes.
     pub address: SocketAddr,
     child: Child,
     output: Outputs,
@@ -55,7 +55,7 @@ struct Outputs {
     stderr: File,
 }
 
-impl Program {
+impl OwnProgram {
     fn name(self) -> &'static str {
         match self {
             Self::Gateway => "portcullis-gateway",
@@ -70,7 +70,7 @@ impl Program {
         }
     }
 
-    /// What it logs, with its address, as soon as it listens.
+    /// The log message with the address, written once it listens.
     fn first_word(self) -> &'static str {
         match self {
             Self::Gateway => "listening",
@@ -80,23 +80,23 @@ impl Program {
 }
 
 /// Runs a command of the gateway to its end, with nothing in its environment but this; panics if it takes longer than 20 s.
-pub fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Ended {
-    run_program(Program::Gateway, arguments, environment)
+pub fn run(arguments: &[&str], environment: &[(&str, &str)]) -> CommandEnd {
+    run_program(OwnProgram::Gateway, arguments, environment)
 }
 
 /// The same of either.
-pub fn run_program(program: Program, arguments: &[&str], environment: &[(&str, &str)]) -> Ended {
+pub fn run_program(program: OwnProgram, arguments: &[&str], environment: &[(&str, &str)]) -> CommandEnd {
     let (mut child, output) = spawn(program, arguments, environment);
     let status = wait(&mut child);
-    Ended { code: status.code(), stdout: text(&output.stdout), stderr: text(&output.stderr) }
+    CommandEnd { code: status.code(), stdout: text(&output.stdout), stderr: text(&output.stderr) }
 }
 
-impl Running {
+impl RunningProgram {
     /// Starts a gateway on a free port and waits until it listens; panics with its output if it ends before.
     pub fn start(arguments: &[&str], environment: &[(&str, &str)]) -> Self {
         let mut all = vec![("HOST", "127.0.0.1"), ("PORT", "0")];
         all.extend(environment);
-        Self::program(Program::Gateway, arguments, &all)
+        Self::program(OwnProgram::Gateway, arguments, &all)
     }
 
     /// The same within a control group.
@@ -105,18 +105,18 @@ impl Running {
         all.extend(environment);
         let file = group.processes();
         Self::spawned(
-            Program::Gateway,
-            spawn_by(&["sh", "-c", JOIN, &file.display().to_string()], Program::Gateway, &[], &all),
+            OwnProgram::Gateway,
+            spawn_by(&["sh", "-c", JOIN, &file.display().to_string()], OwnProgram::Gateway, &[], &all),
         )
     }
 
     /// Starts either, with nothing in its environment but this, and waits until it listens; panics with its output if it
     /// ends before.
-    pub fn program(program: Program, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
+    pub fn program(program: OwnProgram, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
         Self::spawned(program, spawn(program, arguments, environment))
     }
 
-    fn spawned(program: Program, (mut child, output): (Child, Outputs)) -> Self {
+    fn spawned(program: OwnProgram, (mut child, output): (Child, Outputs)) -> Self {
         let end = Instant::now() + LIMIT;
         loop {
             let log = text(&output.stdout);
@@ -145,13 +145,13 @@ impl Running {
     }
 
     /// Waits until it has ended; panics if it takes longer than 20 s.
-    pub fn ended(mut self) -> Ended {
+    pub fn ended(mut self) -> CommandEnd {
         let status = wait(&mut self.child);
-        Ended { code: status.code(), stdout: text(&self.output.stdout), stderr: text(&self.output.stderr) }
+        CommandEnd { code: status.code(), stdout: text(&self.output.stdout), stderr: text(&self.output.stderr) }
     }
 }
 
-impl Drop for Running {
+impl Drop for RunningProgram {
     fn drop(&mut self) {
         if std::thread::panicking() {
             let log = text(&self.output.stdout);
@@ -166,12 +166,12 @@ impl Drop for Running {
 /// A script that goes into the control group of its first argument and becomes what the others say.
 const JOIN: &str = r#"echo $$ > "$0" && exec "$@""#;
 
-fn spawn(program: Program, arguments: &[&str], environment: &[(&str, &str)]) -> (Child, Outputs) {
+fn spawn(program: OwnProgram, arguments: &[&str], environment: &[(&str, &str)]) -> (Child, Outputs) {
     spawn_by(&[], program, arguments, environment)
 }
 
 /// The same, started by another program.
-fn spawn_by(by: &[&str], program: Program, arguments: &[&str], environment: &[(&str, &str)]) -> (Child, Outputs) {
+fn spawn_by(by: &[&str], program: OwnProgram, arguments: &[&str], environment: &[(&str, &str)]) -> (Child, Outputs) {
     let binary = format!("/proc/{}/fd/{}", std::process::id(), program.file().as_raw_fd());
     let words: Vec<&str> = by.iter().copied().chain([binary.as_str()]).chain(arguments.iter().copied()).collect();
     let file = || tempfile::tempfile().expect("a file for the output");
@@ -215,7 +215,7 @@ fn lines(log: &str) -> impl Iterator<Item = Value> {
     log.lines().filter_map(|line| serde_json::from_str(line).ok())
 }
 
-fn open(program: Program) -> File {
+fn open(program: OwnProgram) -> File {
     File::open(built(program.name())).expect("it was built")
 }
 

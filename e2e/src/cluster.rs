@@ -1,6 +1,6 @@
 //! A real Kubernetes for tests: started by the script in `e2e/cluster`, and gone when the test process is.
 //!
-//! A test binary shares one control plane, or one full node, among its tests; each test works in a [`Space`], a namespace
+//! A test binary shares one control plane, or one full node, among its tests; each test works in a [`TestNamespace`], a namespace
 //! of its own. A test that stops or breaks the API server starts a control plane for itself.
 
 mod node;
@@ -17,17 +17,14 @@ use kube::{Client, Config};
 pub use node::{inside, node};
 use rustix::process::{Pid, Signal, kill_process};
 use script::Script;
-pub use script::{Said, run};
-pub use space::{LIMIT, Space};
+pub use script::{ScriptOutput, run};
+pub use space::{LIMIT, TestNamespace};
+use xtask::cluster::KUBECONFIG;
 pub use xtask::cluster::Tier;
 
 use crate::skip;
 
-/// Names a cluster of your own, to be used instead of the kit's control plane. Not `KUBECONFIG` itself, which may name a
-/// cluster that nobody wants tests in.
-const KUBECONFIG: &str = "PORTCULLIS_TEST_KUBECONFIG";
-
-/// How long one command of kubectl or helm may take.
+/// Bound for one command of kubectl or helm.
 const COMMAND_LIMIT: Duration = Duration::from_secs(180);
 
 /// A running cluster. Dropping it stops it, and so does the end of this process, however it comes.
@@ -42,8 +39,7 @@ pub struct Cluster {
 /// Whether a cluster of this kind can be started on this machine; the error says why not. For
 /// [`require!`](crate::require).
 pub fn available(tier: Tier) -> Result<(), String> {
-    let given = tier == Tier::ControlPlane && std::env::var_os(KUBECONFIG).is_some();
-    if given { Ok(()) } else { startable(tier) }
+    if tier.is_given() { Ok(()) } else { startable(tier) }
 }
 
 /// The same for a test that starts a control plane for itself, whatever cluster is given.
@@ -58,10 +54,8 @@ pub fn startable(tier: Tier) -> Result<(), String> {
 /// the McpServer definition applied. Panics if it cannot be started; ask [`available`] before.
 pub fn control_plane() -> &'static Cluster {
     static SHARED: OnceLock<Result<Cluster, String>> = OnceLock::new();
-    let shared = SHARED.get_or_init(|| match std::env::var_os(KUBECONFIG) {
-        Some(file) => Ok(Cluster::given(file.into())),
-        None => Cluster::start(Tier::ControlPlane),
-    });
+    let shared = SHARED
+        .get_or_init(|| Cluster::given(Tier::ControlPlane).map_or_else(|| Cluster::start(Tier::ControlPlane), Ok));
     shared.as_ref().unwrap_or_else(|why| panic!("{why}"))
 }
 
@@ -77,8 +71,10 @@ impl Cluster {
         Ok(Self { kubeconfig, programs, script: Some(script) })
     }
 
-    fn given(kubeconfig: PathBuf) -> Self {
-        Self { kubeconfig, programs: PathBuf::new(), script: None }
+    /// A cluster of your own, if one is given for tests of this tier.
+    fn given(tier: Tier) -> Option<Self> {
+        let kubeconfig = std::env::var_os(KUBECONFIG).filter(|_| tier.is_given())?.into();
+        Some(Self { kubeconfig, programs: PathBuf::new(), script: None })
     }
 
     /// A client for the runtime of the calling test, with an administrator's rights.
@@ -90,12 +86,12 @@ impl Cluster {
     }
 
     /// Runs `kubectl` to its end, within 3 min.
-    pub fn kubectl(&self, arguments: &[&str]) -> Said {
+    pub fn kubectl(&self, arguments: &[&str]) -> ScriptOutput {
         script::run(self.program("kubectl").args(arguments), COMMAND_LIMIT)
     }
 
     /// Runs `helm` to its end, within 3 min.
-    pub fn helm(&self, arguments: &[&str]) -> Said {
+    pub fn helm(&self, arguments: &[&str]) -> ScriptOutput {
         script::run(self.program("helm").args(arguments), COMMAND_LIMIT)
     }
 
@@ -127,7 +123,7 @@ impl Cluster {
         self.script().run(&["restart", daemon]).good();
     }
 
-    /// Where etcd answers, as a URL; reachable from this machine with a control plane only.
+    /// The URL of etcd; this machine reaches it only with a control plane.
     pub fn etcd(&self) -> String {
         let pid = self.script().run(&["pid", "etcd"]).good();
         let arguments = std::fs::read(format!("/proc/{}/cmdline", pid.trim())).expect("it runs");

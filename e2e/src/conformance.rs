@@ -20,16 +20,16 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::task::JoinSet;
 
-use crate::port::{self, Held};
-use crate::real::Transport;
-use handler::{Handler, Shared};
-use legacy::Legacy;
+use crate::port::{self, HeldPort};
+use crate::real::TestTransport;
+use handler::{ConformanceHandler, ConformanceState};
+use legacy::LegacySessions;
 
 /// A running server; both transports at once. It lives on the runtime of the test and ends with this value.
 #[derive(Debug)]
 pub struct Conforming {
-    port: Held,
-    shared: Arc<Shared>,
+    port: HeldPort,
+    shared: Arc<ConformanceState>,
     _listener: JoinSet<()>,
 }
 
@@ -46,16 +46,16 @@ impl Conforming {
         Self { port, shared, _listener: server }
     }
 
-    /// How many sessions of before 2026-07-28 are subscribed to `test://watched-resource`.
+    /// Number of legacy sessions that are subscribed to `test://watched-resource`.
     pub fn watching(&self) -> usize {
         self.shared.watchers.watching(resources::WATCHED)
     }
 
-    /// Where it serves.
-    pub fn url(&self, transport: Transport) -> String {
+    /// The URL of the server.
+    pub fn url(&self, transport: TestTransport) -> String {
         let path = match transport {
-            Transport::Sse => "/sse",
-            Transport::StreamableHttp => "/mcp",
+            TestTransport::Sse => "/sse",
+            TestTransport::StreamableHttp => "/mcp",
         };
         format!("{}{path}", self.port.origin())
     }
@@ -71,14 +71,14 @@ pub fn prompts() -> Vec<Value> {
     prompts::all(false)
 }
 
-fn router(shared: &Arc<Shared>) -> Router {
+fn router(shared: &Arc<ConformanceState>) -> Router {
     let fresh = {
         let shared = Arc::clone(shared);
-        move || Ok(Handler::new(&shared))
+        move || Ok(ConformanceHandler::new(&shared))
     };
     let config = StreamableHttpServerConfig::default();
     let streamable = StreamableHttpService::new(fresh, Arc::new(LocalSessionManager::default()), config);
-    Legacy::new(shared).router().nest_service("/mcp", streamable)
+    LegacySessions::new(shared).router().nest_service("/mcp", streamable)
 }
 
 /// A value of the SDK's from JSON of ours.

@@ -23,12 +23,12 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::port::{self, Held};
+use crate::port::{self, HeldPort};
 
 /// The namespace of its ConfigMaps.
 pub const NAMESPACE: &str = "mcp";
 
-/// How it answers requests.
+/// The behaviour of the API server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mood {
     /// As it should.
@@ -43,21 +43,21 @@ pub enum Mood {
 /// A running API server. It ends with this value.
 #[derive(Debug)]
 pub struct FakeApi {
-    state: Arc<State>,
-    port: Held,
+    state: Arc<ApiState>,
+    port: HeldPort,
     tasks: JoinSet<()>,
     folder: tempfile::TempDir,
 }
 
 #[derive(Debug, Default)]
-struct State {
-    data: Mutex<Data>,
+struct ApiState {
+    data: Mutex<ApiObjects>,
     /// Changes with each event, and when watches are to end.
     pulse: watch::Sender<u64>,
 }
 
 #[derive(Debug, Default)]
-struct Data {
+struct ApiObjects {
     mood: Mood,
     version: u64,
     objects: Vec<Value>,
@@ -71,7 +71,7 @@ struct Data {
     watches: u64,
 }
 
-type Body = UnsyncBoxBody<Bytes, Infallible>;
+type WatchBody = UnsyncBoxBody<Bytes, Infallible>;
 
 impl FakeApi {
     /// Starts one that holds nothing.
@@ -95,7 +95,7 @@ impl FakeApi {
         self.folder.path().join("kubeconfig")
     }
 
-    /// How many lists and watches were begun.
+    /// Number of started lists and watches.
     pub fn seen(&self) -> (u64, u64) {
         let data = self.state.data();
         (data.lists, data.watches)
@@ -173,7 +173,7 @@ impl FakeApi {
         });
     }
 
-    fn change(&self, event: impl FnOnce(&mut Data) -> Value) {
+    fn change(&self, event: impl FnOnce(&mut ApiObjects) -> Value) {
         let mut data = self.state.data();
         data.version += 1;
         let event = event(&mut data);
@@ -195,7 +195,7 @@ impl FakeApi {
         self.state.pulse.send_modify(|pulse| *pulse += 1);
     }
 
-    /// Forgets the past, as compaction does: watches that begin before now are told 410.
+    /// Forgets the past, as compaction does: watches from before now get 410.
     pub fn forget(&self) {
         let mut data = self.state.data();
         data.version += 1;
@@ -218,13 +218,13 @@ fn now() -> String {
     k8s_openapi::jiff::Timestamp::now().to_string()
 }
 
-impl State {
-    fn data(&self) -> MutexGuard<'_, Data> {
+impl ApiState {
+    fn data(&self) -> MutexGuard<'_, ApiObjects> {
         self.data.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-async fn accept(listener: TcpListener, state: Arc<State>) {
+async fn accept(listener: TcpListener, state: Arc<ApiState>) {
     let mut connections = JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
         let state = state.clone();
@@ -235,7 +235,7 @@ async fn accept(listener: TcpListener, state: Arc<State>) {
     }
 }
 
-async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+async fn answer(state: Arc<ApiState>, request: Request<Incoming>) -> Result<Response<WatchBody>, Infallible> {
     let mood = state.data().mood;
     match mood {
         Mood::Well => {}
@@ -258,7 +258,7 @@ async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Respons
     Ok(watch_from(state, name.to_owned(), from))
 }
 
-fn list(state: &State, name: &str) -> Response<Body> {
+fn list(state: &ApiState, name: &str) -> Response<WatchBody> {
     let mut data = state.data();
     data.lists += 1;
     let items: Vec<&Value> = data.objects.iter().filter(|object| object["metadata"]["name"] == name).collect();
@@ -266,7 +266,7 @@ fn list(state: &State, name: &str) -> Response<Body> {
     json_answer(200, &json!({"kind": "ConfigMapList", "apiVersion": "v1", "metadata": metadata, "items": items}))
 }
 
-fn watch_from(state: Arc<State>, name: String, from: u64) -> Response<Body> {
+fn watch_from(state: Arc<ApiState>, name: String, from: u64) -> Response<WatchBody> {
     let epoch = {
         let mut data = state.data();
         data.watches += 1;
@@ -306,15 +306,15 @@ fn status(code: u16) -> Value {
     json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "message": "no", "reason": "No", "code": code})
 }
 
-fn refused(code: u16) -> Response<Body> {
+fn refused(code: u16) -> Response<WatchBody> {
     json_answer(code, &status(code))
 }
 
-fn json_answer(code: u16, body: &Value) -> Response<Body> {
+fn json_answer(code: u16, body: &Value) -> Response<WatchBody> {
     response(code, Full::new(Bytes::from(body.to_string())).boxed_unsync())
 }
 
-fn response(code: u16, body: Body) -> Response<Body> {
+fn response(code: u16, body: WatchBody) -> Response<WatchBody> {
     let head = Response::builder().status(code).header("content-type", "application/json");
     head.body(body).expect("a valid head")
 }

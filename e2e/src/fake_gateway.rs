@@ -14,6 +14,7 @@ use hyper_util::service::TowerToHyperService;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::runtime::watcher::{self, Event, watcher};
 use portcullis_crds::names::{SLOT_GZIP_KEY, SLOT_TEXT_KEY};
+use portcullis_crds::report::PolicyReport;
 use portcullis_crds::slots::Packed;
 use portcullis_crds::{Reason, Report, Server, ServerKey, ServerReport, Snapshot, report};
 use serde::Deserialize;
@@ -22,35 +23,37 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::cluster::Space;
+use crate::cluster::TestNamespace;
 
 /// A fake replica on a free port of 127.0.0.1. It ends when dropped.
 #[derive(Debug)]
 pub struct FakeGateway {
     /// Its admin port.
     pub address: SocketAddr,
-    shared: Arc<Shared>,
+    shared: Arc<FakeGatewayState>,
     _tasks: JoinSet<()>,
 }
 
 #[derive(Debug)]
-struct Shared {
-    state: Mutex<Known>,
+struct FakeGatewayState {
+    state: Mutex<AppliedState>,
     changed: watch::Sender<u64>,
     instance: String,
 }
 
 #[derive(Debug, Default)]
-struct Known {
+struct AppliedState {
     change: u64,
     slots: BTreeMap<String, Snapshot>,
     reports: BTreeMap<ServerKey, (u64, ServerReport)>,
     gone: BTreeMap<ServerKey, u64>,
     said: BTreeMap<ServerKey, (Reason, String)>,
+    /// Calls that each policy would have denied.
+    would_deny: u64,
 }
 
 #[derive(Deserialize)]
-struct Asked {
+struct ReportQuery {
     instance: Option<String>,
     since: Option<u64>,
     wait: Option<u64>,
@@ -58,10 +61,10 @@ struct Asked {
 
 impl FakeGateway {
     /// Starts a replica that watches these ConfigMaps of a namespace. Every server is ready at once, with two tools.
-    pub async fn start(space: &Space<'_>, slots: &[String]) -> Self {
+    pub async fn start(space: &TestNamespace<'_>, slots: &[String]) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("it is bound");
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(FakeGatewayState {
             state: Mutex::default(),
             changed: watch::Sender::new(0),
             instance: address.port().to_string(),
@@ -84,6 +87,11 @@ impl FakeGateway {
         });
     }
 
+    /// Tells of every policy that it would have denied so many calls.
+    pub fn count(&self, would_deny: u64) {
+        self.shared.with(|known| known.would_deny = would_deny);
+    }
+
     /// The servers that it has applied.
     pub fn servers(&self) -> Vec<Server> {
         let state = self.shared.state.lock().expect("no holder panics");
@@ -91,14 +99,14 @@ impl FakeGateway {
     }
 }
 
-impl Shared {
-    fn with(&self, change: impl FnOnce(&mut Known)) {
+impl FakeGatewayState {
+    fn with(&self, change: impl FnOnce(&mut AppliedState)) {
         let mut state = self.state.lock().expect("no holder panics");
         change(&mut state);
         self.changed.send_replace(state.change);
     }
 
-    fn report(&self, asked: &Asked) -> Report {
+    fn report(&self, asked: &ReportQuery) -> Report {
         let state = self.state.lock().expect("no holder panics");
         let since = asked.since.filter(|_| asked.instance.as_deref() == Some(&self.instance));
         let is_news = |change: u64| since.is_none_or(|since| change > since);
@@ -109,11 +117,23 @@ impl Shared {
             slots: Vec::new(),
             servers: state.reports.values().filter(|it| is_news(it.0)).map(|it| it.1.clone()).collect(),
             gone: state.gone.iter().filter(|it| is_news(*it.1)).map(|it| it.0.clone()).collect(),
+            policies: state.policies(),
         }
     }
 }
 
-impl Known {
+impl AppliedState {
+    fn policies(&self) -> Vec<PolicyReport> {
+        let servers = self.slots.values().flat_map(|slot| &slot.servers);
+        let policies = servers.flat_map(|server| {
+            let key = |name: &str| ServerKey::new(&*server.key.namespace, name);
+            server.governed_by.iter().map(move |policy| (key(&policy.name), policy.revision.clone()))
+        });
+        let policies: BTreeMap<ServerKey, String> = policies.collect();
+        let report = |(key, revision)| PolicyReport { key, revision, would_deny: self.would_deny };
+        policies.into_iter().map(report).collect()
+    }
+
     fn apply(&mut self, slot: String, snapshot: Option<Snapshot>) {
         match snapshot {
             Some(snapshot) => drop(self.slots.insert(slot, snapshot)),
@@ -168,7 +188,7 @@ impl Known {
     }
 }
 
-async fn follow(events: impl Stream<Item = watcher::Result<Event<ConfigMap>>>, shared: Arc<Shared>) {
+async fn follow(events: impl Stream<Item = watcher::Result<Event<ConfigMap>>>, shared: Arc<FakeGatewayState>) {
     let mut events = std::pin::pin!(events);
     while let Some(event) = events.next().await {
         if let Ok(Event::Apply(slot) | Event::InitApply(slot)) = event {
@@ -178,7 +198,7 @@ async fn follow(events: impl Stream<Item = watcher::Result<Event<ConfigMap>>>, s
     }
 }
 
-/// What a ConfigMap of the operator holds; panics if it is not well-formed.
+/// The snapshot in a ConfigMap of the operator; panics if it is not well-formed.
 pub fn content(slot: &ConfigMap) -> Option<Snapshot> {
     let text = slot.data.as_ref().and_then(|data| data.get(SLOT_TEXT_KEY)).cloned().map(Packed::Text);
     let gzip = slot.binary_data.as_ref().and_then(|data| data.get(SLOT_GZIP_KEY)).cloned();
@@ -196,7 +216,7 @@ async fn serve(listener: TcpListener, router: Router) {
     }
 }
 
-async fn answer(State(shared): State<Arc<Shared>>, Query(asked): Query<Asked>) -> String {
+async fn answer(State(shared): State<Arc<FakeGatewayState>>, Query(asked): Query<ReportQuery>) -> String {
     let mut changed = shared.changed.subscribe();
     let known = asked.instance.as_deref() == Some(&shared.instance);
     if let (true, Some(since), Some(wait)) = (known, asked.since, asked.wait) {

@@ -22,25 +22,25 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::port::{self, Held};
+use crate::port::{self, HeldPort};
 
 /// A running API server. It ends with this value.
 #[derive(Debug)]
 pub struct FakeSecrets {
-    state: Arc<Shared>,
-    port: Held,
+    state: Arc<SecretsState>,
+    port: HeldPort,
     tasks: JoinSet<()>,
     folder: tempfile::TempDir,
 }
 
 #[derive(Debug, Default)]
-struct Shared {
-    data: Mutex<Data>,
+struct SecretsState {
+    data: Mutex<SecretStore>,
     pulse: watch::Sender<u64>,
 }
 
 #[derive(Debug, Default)]
-struct Data {
+struct SecretStore {
     refuses: bool,
     /// Lists are answered with this.
     garbled: Option<String>,
@@ -56,7 +56,7 @@ struct Data {
 
 /// One Secret, as `kubectl` writes it.
 #[derive(Clone, Copy, Debug)]
-pub struct Secret<'a> {
+pub struct TestSecret<'a> {
     /// Its namespace.
     pub namespace: &'a str,
     /// Its name.
@@ -91,7 +91,7 @@ impl FakeSecrets {
     }
 
     /// Creates or changes a Secret.
-    pub fn put(&self, secret: &Secret<'_>) {
+    pub fn put(&self, secret: &TestSecret<'_>) {
         let (key, value) = secret.entry;
         let labels = if secret.labelled { json!({CREDENTIALS_LABEL: CREDENTIALS_VALUE}) } else { json!({}) };
         let annotations = json!({
@@ -107,7 +107,7 @@ impl FakeSecrets {
     }
 
     /// Deletes a Secret.
-    pub fn delete(&self, secret: &Secret<'_>) {
+    pub fn delete(&self, secret: &TestSecret<'_>) {
         self.change(&path(secret), None);
     }
 
@@ -166,13 +166,13 @@ impl FakeSecrets {
     }
 }
 
-impl Shared {
-    fn data(&self) -> MutexGuard<'_, Data> {
+impl SecretsState {
+    fn data(&self) -> MutexGuard<'_, SecretStore> {
         self.data.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn path(secret: &Secret<'_>) -> String {
+fn path(secret: &TestSecret<'_>) -> String {
     format!("/namespaces/{}/secrets/{}", secret.namespace, secret.name)
 }
 
@@ -188,7 +188,7 @@ fn is_in(collection: &str, object: &str) -> bool {
     }
 }
 
-async fn accept(listener: TcpListener, state: Arc<Shared>) {
+async fn accept(listener: TcpListener, state: Arc<SecretsState>) {
     let mut connections = JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
         let state = state.clone();
@@ -202,7 +202,7 @@ async fn accept(listener: TcpListener, state: Arc<Shared>) {
     }
 }
 
-fn answer(state: Arc<Shared>, request: &Request<Incoming>) -> Response {
+fn answer(state: Arc<SecretsState>, request: &Request<Incoming>) -> Response {
     let accept = request.headers().get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let metadata_only = accept.contains("as=PartialObjectMetadata;");
     let Some(path) = request.uri().path().strip_prefix("/api/v1").map(str::to_owned) else {
@@ -241,7 +241,7 @@ fn answer(state: Arc<Shared>, request: &Request<Incoming>) -> Response {
     }
 }
 
-fn watch_from(state: Arc<Shared>, path: String, from: u64) -> Response {
+fn watch_from(state: Arc<SecretsState>, path: String, from: u64) -> Response {
     let pulse = state.pulse.subscribe();
     let epoch = state.data().epoch;
     let stream = unfold((state, pulse, from), move |(state, mut pulse, from)| {

@@ -1,7 +1,8 @@
-//! MCP servers of our own, in process, honest until told otherwise; every vice is in `vice`, one line each.
+//! In-process MCP servers that are honest by default; `fault` lists their faults, one line each.
 
 mod balance;
 mod call;
+mod fault;
 mod frame;
 mod legacy;
 mod methods;
@@ -13,7 +14,6 @@ mod service;
 mod state;
 mod streamable;
 mod tool;
-mod vice;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -23,20 +23,20 @@ use bytes::Bytes;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-pub use seen::{Request, Seen};
-pub use tool::{Handler, MESSAGE_SCHEMA, Tool, invalid_tools};
-pub use vice::{
-    Answer, Behaviour, Coding, Connection, Door, Endpoint, Form, Framing, InName, List, Listen, Lost, Refusal, Reply,
-    Uninitialized, garbage,
+pub use fault::{
+    AnswerForm, Behaviour, CallFault, Coding, ConnectionFault, EndpointFault, EventFraming, FixedAnswer, InName,
+    ListFault, Listen, LostSessionAnswer, ProtocolFault, RequestFault, Uninitialized, garbage,
 };
+pub use seen::{SeenRequest, SeenTraffic};
+pub use tool::{MESSAGE_SCHEMA, Tool, ToolHandler, invalid_tools};
 
-use crate::port::{self, Held};
-use pipe::Pipe;
-use state::State;
+use crate::port::{self, HeldPort};
+use pipe::BodyPipe;
+use state::FaultyState;
 
-/// What a faulty server speaks when it is honest.
+/// The transport and revision of a faulty server when it is honest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
+pub enum FaultyMode {
     /// HTTP+SSE of 2024-11-05, on `/sse` and `/message?sessionId=`.
     Sse,
     /// Streamable HTTP with sessions, 2025-03-26 to 2025-11-25, on `/mcp`.
@@ -45,9 +45,9 @@ pub enum Mode {
     Modern,
 }
 
-/// How a stream ends.
+/// The end of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
+pub enum StreamEnd {
     /// With the proper end of its body.
     Clean,
     /// With a closed connection in the middle of the body.
@@ -57,29 +57,29 @@ pub enum End {
 /// A running server and the handle to steer it. It lives on the runtime of the test and ends with this value.
 #[derive(Debug)]
 pub struct Faulty {
-    state: Arc<State>,
-    port: Held,
+    state: Arc<FaultyState>,
+    port: HeldPort,
     listener: JoinSet<()>,
 }
 
 impl Faulty {
     /// Starts an honest server on a free port, with one tool: `echo`.
-    pub async fn start(mode: Mode) -> Self {
+    pub async fn start(mode: FaultyMode) -> Self {
         Self::with_tools(mode, vec![Tool::echo("echo")]).await
     }
 
     /// Starts an honest server on a free port, with these tools.
-    pub async fn with_tools(mode: Mode, tools: Vec<Tool>) -> Self {
+    pub async fn with_tools(mode: FaultyMode, tools: Vec<Tool>) -> Self {
         let port = port::hold();
-        let state = Arc::new(State::new(mode, port.address(), tools));
+        let state = Arc::new(FaultyState::new(mode, port.address(), tools));
         let mut server = Self { state, port, listener: JoinSet::new() };
         server.restart().await;
         server
     }
 
-    /// Where it serves, for example `http://127.0.0.1:40123/sse`.
+    /// The URL, for example `http://127.0.0.1:40123/sse`.
     pub fn url(&self) -> String {
-        let path = if self.state.mode == Mode::Sse { "/sse" } else { "/mcp" };
+        let path = if self.state.mode == FaultyMode::Sse { "/sse" } else { "/mcp" };
         format!("{}{path}", self.port.origin())
     }
 
@@ -98,17 +98,17 @@ impl Faulty {
         self.behave(|behaviour| *behaviour = Behaviour::default());
     }
 
-    /// What it has seen until now.
-    pub fn seen(&self) -> Seen {
+    /// The traffic until now.
+    pub fn seen(&self) -> SeenTraffic {
         self.state.seen().clone()
     }
 
-    /// How many calls are in flight.
+    /// Number of calls in flight.
     pub fn running(&self) -> usize {
         self.state.running()
     }
 
-    /// How many event streams of sessions or subscriptions somebody reads.
+    /// Number of open event streams of sessions or subscriptions.
     pub fn open_streams(&self) -> usize {
         self.state.pipes().len() + self.state.listens().len()
     }
@@ -155,26 +155,26 @@ impl Faulty {
     pub async fn push_bytes(&self, bytes: impl Into<Bytes>) {
         let bytes = bytes.into();
         for pipe in self.pipes() {
-            pipe.write(bytes.clone(), &Framing::default()).await;
+            pipe.write(bytes.clone(), &EventFraming::default()).await;
         }
     }
 
     /// Ends every open stream.
-    pub async fn end_streams(&self, end: End) {
+    pub async fn end_streams(&self, end: StreamEnd) {
         for pipe in self.pipes() {
             match end {
-                End::Clean => pipe.end().await,
-                End::Cut => pipe.cut().await,
+                StreamEnd::Clean => pipe.end().await,
+                StreamEnd::Cut => pipe.cut().await,
             }
         }
     }
 
     /// Makes every open stream silent for good, with its connection left open; new streams work.
     pub fn freeze_streams(&self) {
-        self.pipes().iter().for_each(Pipe::freeze);
+        self.pipes().iter().for_each(BodyPipe::freeze);
     }
 
-    /// Forgets every session; their streams stay open. See [`Lost`] for what their callers are told.
+    /// Forgets every session; their streams stay open. [`LostSessionAnswer`] is the answer to their callers.
     pub fn forget_sessions(&self) {
         self.state.forget_sessions();
     }
@@ -194,14 +194,14 @@ impl Faulty {
     }
 
     /// Dies, and another server takes its place on the same port and with the same tools: honest, and of this mode.
-    pub async fn replace(&mut self, mode: Mode) {
+    pub async fn replace(&mut self, mode: FaultyMode) {
         self.kill().await;
         let tools = self.state.tools().clone();
-        self.state = Arc::new(State::new(mode, self.port.address(), tools));
+        self.state = Arc::new(FaultyState::new(mode, self.port.address(), tools));
         self.restart().await;
     }
 
-    fn pipes(&self) -> Vec<Pipe> {
+    fn pipes(&self) -> Vec<BodyPipe> {
         let listens = self.state.listens().into_iter().map(|(_, pipe)| pipe);
         self.state.pipes().into_iter().chain(listens).collect()
     }
@@ -215,7 +215,7 @@ impl Drop for Faulty {
     }
 }
 
-async fn push(state: &Arc<State>, message: &str) {
+async fn push(state: &Arc<FaultyState>, message: &str) {
     let out = |pipe| call::Out { pipe, events: true };
     for pipe in state.pipes() {
         out(pipe).message(state, message).await;
@@ -225,7 +225,7 @@ async fn push(state: &Arc<State>, message: &str) {
     }
 }
 
-async fn announce(state: &Arc<State>, what: &str) {
+async fn announce(state: &Arc<FaultyState>, what: &str) {
     let changed = format!("notifications/{what}/list_changed");
     for pipe in state.pipes() {
         let note = format!(r#"{{"jsonrpc":"2.0","method":"{changed}"}}"#);
@@ -236,7 +236,7 @@ async fn announce(state: &Arc<State>, what: &str) {
     }
 }
 
-fn toggle(state: &State) {
+fn toggle(state: &FaultyState) {
     const NAME: &str = "churn";
     let mut tools = state.tools();
     let before = tools.len();

@@ -12,7 +12,7 @@ use serde_json::Value;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
-use crate::http::{self as client, Answer, Request};
+use crate::http::{self as client, HttpAnswer, HttpRequest};
 use crate::token;
 use crate::wait::wait_for;
 
@@ -21,14 +21,16 @@ pub const LIMIT: Duration = Duration::from_secs(20);
 
 /// A running gateway. It lives on the runtime of the test and ends with this value.
 #[derive(Debug)]
-pub struct Gateway {
-    /// Where callers come in.
+pub struct TestGateway {
+    /// The address for callers.
     pub address: SocketAddr,
-    /// Where metrics and probes are.
+    /// The address of metrics and probes.
     pub admin: SocketAddr,
     /// A good token, of the subject `tester`.
     pub token: String,
-    lines: Lines,
+    /// Callers speak TLS.
+    is_secure: bool,
+    lines: KeptLog,
     sink: LogSink,
     stop: Option<oneshot::Sender<()>>,
     running: JoinSet<Result<(), Failure>>,
@@ -37,7 +39,7 @@ pub struct Gateway {
     _log: LogGuard,
 }
 
-/// As on a machine of so many processors, whatever this one has.
+/// Worker threads, independent of this machine's processors.
 pub const WORKERS: usize = 2;
 
 /// Options of a gateway that accepts the kit's tokens, listens on a free port of 127.0.0.1, and ends within 5 s.
@@ -51,10 +53,11 @@ pub fn options() -> Options {
     }
 }
 
-impl Gateway {
+impl TestGateway {
     /// Starts a gateway; panics with what is wrong with the options.
     pub async fn start(options: Options) -> Self {
-        Self::with(options.check().expect("good options")).await
+        let is_secure = options.tls_cert_file.is_some();
+        Self { is_secure, ..Self::with(options.check().expect("good options")).await }
     }
 
     /// Starts a gateway in front of these URLs.
@@ -64,7 +67,7 @@ impl Gateway {
 
     /// Starts a gateway with this configuration.
     pub async fn with(config: Config) -> Self {
-        let lines = Lines::default();
+        let lines = KeptLog::default();
         let (sink, guard) = LogSink::to(lines.clone()).expect("a thread for the log");
         let threads = WorkerThreads::start(WORKERS).expect("threads");
         let gateway = portcullis_gateway::Gateway::bind(config, Some(sink.clone())).await.expect("a gateway");
@@ -74,7 +77,18 @@ impl Gateway {
         let mut running = JoinSet::new();
         running.spawn(gateway.run(async move { drop(stopped.await) }));
         let token = token::mint("tester");
-        Self { address, admin, token, lines, sink, stop: Some(stop), running, _threads: threads, _log: guard }
+        Self {
+            address,
+            admin,
+            token,
+            is_secure: false,
+            lines,
+            sink,
+            stop: Some(stop),
+            running,
+            _threads: threads,
+            _log: guard,
+        }
     }
 
     /// Tells it to stop, as SIGTERM would.
@@ -93,26 +107,32 @@ impl Gateway {
 
     /// The URL of a path.
     pub fn url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.address)
+        let scheme = if self.is_secure { "https" } else { "http" };
+        format!("{scheme}://{}{path}", self.address)
+    }
+
+    /// The URL of a path of metrics and probes.
+    fn admin_url(&self, path: &str) -> String {
+        if self.admin == self.address { self.url(path) } else { format!("http://{}{path}", self.admin) }
     }
 
     /// A GET with a token.
-    pub fn get(&self, path: &str) -> Request {
+    pub fn get(&self, path: &str) -> HttpRequest {
         client::get(&self.url(path)).bearer(&self.token)
     }
 
     /// A POST to `/tools` with a token and this raw body.
-    pub fn post(&self, body: impl Into<bytes::Bytes>) -> Request {
+    pub fn post(&self, body: impl Into<bytes::Bytes>) -> HttpRequest {
         client::request(Method::POST, &self.url("/tools")).bearer(&self.token).body(body)
     }
 
     /// Calls a tool with these raw arguments.
-    pub async fn call(&self, tool: &str, arguments: &str) -> Answer {
+    pub async fn call(&self, tool: &str, arguments: &str) -> HttpAnswer {
         send(self.post(format!(r#"{{"method":"{tool}","args":{arguments}}}"#)).limit(LIMIT)).await
     }
 
     /// Calls a tool, preferring a server.
-    pub async fn call_at(&self, server: &str, tool: &str, arguments: &str) -> Answer {
+    pub async fn call_at(&self, server: &str, tool: &str, arguments: &str) -> HttpAnswer {
         let body = format!(r#"{{"method":"{tool}","args":{arguments},"server":"{server}"}}"#);
         send(self.post(body).limit(LIMIT)).await
     }
@@ -141,7 +161,7 @@ impl Gateway {
 
     /// The text of `/metrics`.
     pub async fn metrics(&self) -> String {
-        send(client::get(&format!("http://{}/metrics", self.admin))).await.text().to_owned()
+        send(client::get(&self.admin_url("/metrics"))).await.text().to_owned()
     }
 
     /// The value of one series, named as in the text: `portcullis_server_up{server="a"}`.
@@ -153,7 +173,17 @@ impl Gateway {
 
     // --- waiting ---
 
-    /// Waits until so many servers are connected.
+    /// Waits until it takes traffic.
+    pub async fn ready(&self) {
+        let url = self.admin_url("/readyz");
+        wait_for("readiness", LIMIT, async || {
+            let answer = client::get(&url).send().await.expect("an answer");
+            if answer.status == 200 { Ok(()) } else { Err(answer.text().to_owned()) }
+        })
+        .await;
+    }
+
+    /// Waits until `count` servers are connected.
     pub async fn connected(&self, count: u64) {
         let what = format!("{count} connected servers");
         wait_for(&what, LIMIT, async || {
@@ -192,7 +222,7 @@ impl Gateway {
 
     // --- its log ---
 
-    /// What it wrote about requests until now, as text.
+    /// The log lines about requests until now, as text.
     pub fn log(&self) -> String {
         assert!(self.sink.flush(LIMIT), "the log is written in time");
         self.lines.text()
@@ -209,21 +239,21 @@ impl Gateway {
     }
 }
 
-async fn send(request: Request) -> Answer {
+async fn send(request: HttpRequest) -> HttpAnswer {
     request.send().await.expect("an answer")
 }
 
 /// Keeps what is written.
 #[derive(Clone, Debug, Default)]
-struct Lines(Arc<Mutex<Vec<u8>>>);
+struct KeptLog(Arc<Mutex<Vec<u8>>>);
 
-impl Lines {
+impl KeptLog {
     fn text(&self) -> String {
         String::from_utf8_lossy(&self.0.lock().unwrap_or_else(PoisonError::into_inner)).into_owned()
     }
 }
 
-impl Write for Lines {
+impl Write for KeptLog {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
         Ok(bytes.len())

@@ -1,6 +1,7 @@
 //! The kit of the tests that cross a border: real MCP servers, faulty MCP servers, and the tools to watch them.
 
 pub mod binary;
+pub mod certificates;
 pub mod cluster;
 pub mod conformance;
 pub mod fake_api;

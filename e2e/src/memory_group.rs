@@ -1,10 +1,10 @@
-//! A control group with a bound on memory, as a container has one: the system kills what is in it rather than let it grow.
+//! A control group with a bound on memory, like a container: the system kills its processes rather than let them grow.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// Where control groups are mounted.
+/// The mount point of control groups.
 const ROOT: &str = "/sys/fs/cgroup";
 
 /// Makes the names of one process differ.
@@ -18,7 +18,7 @@ pub struct MemoryGroup {
 }
 
 impl MemoryGroup {
-    /// A group that may use so many bytes.
+    /// A group with a bound of `bytes`.
     ///
     /// # Errors
     /// Why this machine lets us make none: not root, or no controller of memory.
@@ -53,7 +53,7 @@ impl MemoryGroup {
         self.read(file).trim().parse().ok()
     }
 
-    /// How often the system has killed something in it for want of memory.
+    /// Number of processes of the group that the system has killed for want of memory.
     pub fn kills(&self) -> u64 {
         let text = self.read(if self.is_v2 { "memory.events" } else { "memory.oom_control" });
         let count = text.lines().find_map(|line| line.strip_prefix("oom_kill ")).map(str::parse);

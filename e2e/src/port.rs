@@ -9,21 +9,21 @@ use tokio::net::{TcpListener, TcpSocket};
 /// The socket is bound and never listens: callers are refused, the kernel hands the port to nobody, and a server that
 /// sets `SO_REUSEADDR` (node, uvicorn and tokio do) may listen on it, again and again.
 #[derive(Debug)]
-pub struct Held {
+pub struct HeldPort {
     socket: TcpSocket,
     address: SocketAddr,
 }
 
 /// Takes a free port and holds it; panics when the machine has none left.
-pub fn hold() -> Held {
+pub fn hold() -> HeldPort {
     let socket = TcpSocket::new_v4().expect("a socket");
     socket.set_reuseaddr(true).expect("SO_REUSEADDR");
     socket.bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a free port");
     let address = socket.local_addr().expect("a bound socket has an address");
-    Held { socket, address }
+    HeldPort { socket, address }
 }
 
-impl Held {
+impl HeldPort {
     /// The port number.
     pub fn port(&self) -> u16 {
         self.address.port()

@@ -5,32 +5,32 @@ mod process;
 
 use std::time::Duration;
 
-pub use kind::{Kind, Transport, available, installed};
-pub use process::Process;
+pub use kind::{RealServerKind, TestTransport, available, installed};
+pub use process::ProcessGroup;
 pub use xtask::real_servers::Source;
 
-use crate::port::{self, Held};
+use crate::port::{self, HeldPort};
 use crate::wait::wait_for;
 
-/// How long a server may take until it answers; node and Python need seconds on a busy machine.
+/// Bound for the start of a server; node and Python need seconds on a busy machine.
 const START_LIMIT: Duration = Duration::from_secs(60);
 
 /// A running server. Dropping it kills its whole process group.
 #[derive(Debug)]
 pub struct RealServer {
-    /// Where it serves, for example `http://127.0.0.1:40123/sse`.
+    /// The URL, for example `http://127.0.0.1:40123/sse`.
     pub url: String,
-    /// What it speaks there.
-    pub transport: Transport,
-    kind: Kind,
-    port: Held,
-    process: Option<Process>,
+    /// The transport at the URL.
+    pub transport: TestTransport,
+    kind: RealServerKind,
+    port: HeldPort,
+    process: Option<ProcessGroup>,
 }
 
 impl RealServer {
     /// Starts a server on a free port and waits until it answers. Panics with its output when it ends or stays silent
     /// for 60 s; ask [`available`] before.
-    pub async fn start(kind: Kind) -> Self {
+    pub async fn start(kind: RealServerKind) -> Self {
         let port = port::hold();
         let url = format!("{}{}", port.origin(), kind.path());
         let mut server = Self { url, transport: kind.transport(), kind, port, process: None };
@@ -43,16 +43,16 @@ impl RealServer {
         self.process = None;
     }
 
-    /// Kills it if it runs, starts it anew on the same port, and waits until it answers. Its sessions are gone.
+    /// Kills the server if it runs, restarts it on the same port, and waits until it answers. Its sessions are gone.
     pub async fn restart_on_same_port(&mut self) {
         self.stop();
-        self.process = Some(Process::start(self.kind.command(self.port.port())));
+        self.process = Some(ProcessGroup::start(self.kind.command(self.port.port())));
         wait_for(&format!("{:?} to answer", self.kind), START_LIMIT, async || self.look().await).await;
     }
 
     /// The last 64 KiB of what it wrote to stdout and stderr since its last start.
     pub fn output(&self) -> String {
-        self.process.as_ref().map(Process::output).unwrap_or_default()
+        self.process.as_ref().map(ProcessGroup::output).unwrap_or_default()
     }
 
     async fn look(&self) -> Result<(), String> {

@@ -8,12 +8,12 @@ use tokio::io::copy_bidirectional;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-use crate::port::{self, Held};
+use crate::port::{self, HeldPort};
 
 /// A running proxy. It lives on the runtime of the test and ends with this value.
 #[derive(Debug)]
 pub struct RoundRobin {
-    port: Held,
+    port: HeldPort,
     _listener: JoinSet<()>,
 }
 

@@ -1,10 +1,10 @@
-//! What this machine cannot test, and how a test says so.
+//! Skips tests that this machine cannot run, and reports them.
 
 use std::env;
 
 /// Lines of `<what>: <reason>`, written by `cargo xtask test`.
 const SKIP: &str = "PORTCULLIS_SKIP";
-/// Set by `cargo xtask test --no-skips`: a missing thing fails the test that needs it.
+/// Set by `cargo xtask test --no-skips` and `--everything`: a missing thing fails the test that needs it.
 const NO_SKIPS: &str = "PORTCULLIS_NO_SKIPS";
 
 /// Why everything that needs `what` (`node`, `python`, ...) is skipped on this machine, if it is.

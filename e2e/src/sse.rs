@@ -5,11 +5,11 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use tokio::time::timeout;
 
-use crate::http::{Request, Stream};
+use crate::http::{HttpRequest, HttpStream};
 
 /// One event.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Event {
+pub struct SseEvent {
     /// The `event:` field, or "" when absent.
     pub event: String,
     /// The `data:` lines, joined with `\n`.
@@ -18,15 +18,15 @@ pub struct Event {
 
 /// A stream of events over HTTP. Dropping it closes the connection.
 #[derive(Debug)]
-pub struct Events {
-    stream: Stream,
+pub struct SseEvents {
+    stream: HttpStream,
     buffer: Vec<u8>,
-    /// How much of the buffer holds no end of an event.
+    /// Bytes of the buffer without the end of an event.
     searched: usize,
 }
 
 /// Opens an event stream; fails unless the answer is 2xx and `text/event-stream`.
-pub async fn open(request: Request) -> Result<Events> {
+pub async fn open(request: HttpRequest) -> Result<SseEvents> {
     let stream = request.header("accept", "text/event-stream").open().await?;
     let kind = stream.header("content-type").to_owned();
     anyhow::ensure!(stream.status / 100 == 2, "no event stream but status {}", stream.status);
@@ -34,26 +34,26 @@ pub async fn open(request: Request) -> Result<Events> {
     Ok(stream.into())
 }
 
-impl From<Stream> for Events {
-    fn from(stream: Stream) -> Self {
+impl From<HttpStream> for SseEvents {
+    fn from(stream: HttpStream) -> Self {
         Self { stream, buffer: Vec::new(), searched: 0 }
     }
 }
 
-impl Events {
+impl SseEvents {
     /// A header of the answer, or "" when it is absent.
     pub fn header(&self, name: &str) -> &str {
         self.stream.header(name)
     }
 
     /// The next event: `None` at the proper end; an error when cut, or when none is complete within `limit`.
-    pub async fn next(&mut self, limit: Duration) -> Result<Option<Event>> {
+    pub async fn next(&mut self, limit: Duration) -> Result<Option<SseEvent>> {
         timeout(limit, self.read()).await.with_context(|| {
             format!("no event in {limit:?}; unfinished: {:?}", String::from_utf8_lossy(&self.buffer))
         })?
     }
 
-    async fn read(&mut self) -> Result<Option<Event>> {
+    async fn read(&mut self) -> Result<Option<SseEvent>> {
         loop {
             while let Some(block) = self.take_block() {
                 if let Some(event) = parse(&block) {
@@ -82,7 +82,7 @@ impl Events {
     }
 }
 
-fn parse(block: &str) -> Option<Event> {
+fn parse(block: &str) -> Option<SseEvent> {
     let mut event = String::new();
     let mut data = Vec::new();
     for line in block.trim_start_matches('\u{feff}').split(['\r', '\n']) {
@@ -92,16 +92,16 @@ fn parse(block: &str) -> Option<Event> {
             _ => {}
         }
     }
-    (!data.is_empty()).then(|| Event { event, data: data.join("\n") })
+    (!data.is_empty()).then(|| SseEvent { event, data: data.join("\n") })
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Event, parse};
+    use super::{SseEvent, parse};
 
     #[test]
     fn events_are_read_with_any_line_ends_and_without_comments() {
-        let wanted = Some(Event { event: "message".into(), data: "a\nb".into() });
+        let wanted = Some(SseEvent { event: "message".into(), data: "a\nb".into() });
         assert_eq!(parse("event: message\ndata: a\ndata: b\n\n"), wanted);
         assert_eq!(parse("\u{feff}event:message\r\ndata:a\r\n: no\r\ndata: b\r\n\r\n"), wanted);
         assert_eq!(parse("event: message\rdata: a\rdata: b\r\r"), wanted);

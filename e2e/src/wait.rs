@@ -7,19 +7,19 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout_at};
 
-/// How often a state is looked at.
-const EVERY: Duration = Duration::from_millis(10);
+/// Time between two looks at a state.
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
-/// What a look at a state may give: the value waited for, or the state as it is.
-pub trait Look {
-    /// What the wait gives.
+/// The result of one look at a state: the awaited value, or the present state.
+pub trait Observation {
+    /// The awaited value.
     type Value;
 
     /// The value, or else a text of the state for the failure message.
     fn settle(self) -> Result<Self::Value, String>;
 }
 
-impl<T> Look for Option<T> {
+impl<T> Observation for Option<T> {
     type Value = T;
 
     fn settle(self) -> Result<T, String> {
@@ -27,7 +27,7 @@ impl<T> Look for Option<T> {
     }
 }
 
-impl<T, E: Debug> Look for Result<T, E> {
+impl<T, E: Debug> Observation for Result<T, E> {
     type Value = T;
 
     fn settle(self) -> Result<T, String> {
@@ -35,7 +35,7 @@ impl<T, E: Debug> Look for Result<T, E> {
     }
 }
 
-impl Look for bool {
+impl Observation for bool {
     type Value = ();
 
     fn settle(self) -> Result<(), String> {
@@ -48,7 +48,7 @@ impl Look for bool {
 #[track_caller]
 pub fn wait_for<L, F, Fut>(what: &str, limit: Duration, mut look: F) -> impl Future<Output = L::Value>
 where
-    L: Look,
+    L: Observation,
     F: FnMut() -> Fut,
     Fut: Future<Output = L>,
 {
@@ -57,13 +57,13 @@ where
         let end = Instant::now() + limit;
         let mut last = String::from("not looked at yet");
         loop {
-            match timeout_at(end, look()).await.map(Look::settle) {
+            match timeout_at(end, look()).await.map(Observation::settle) {
                 Ok(Ok(value)) => return value,
                 Ok(Err(state)) => last = state,
                 Err(_) => panic!("{caller}: waited {limit:?} for {what}; the last look hung; before it: {last}"),
             }
-            assert!(Instant::now() + EVERY < end, "{caller}: waited {limit:?} for {what}; last state: {last}");
-            sleep(EVERY).await;
+            assert!(Instant::now() + POLL_INTERVAL < end, "{caller}: waited {limit:?} for {what}; last state: {last}");
+            sleep(POLL_INTERVAL).await;
         }
     }
 }

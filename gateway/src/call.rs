@@ -1,7 +1,9 @@
-//! Carries one call out, of a tool or of whatever else servers do: tries the picked servers in order, within one deadline.
+//! Carries out one call, of a tool or any other request: tries the picked servers in order, within one deadline.
 //!
-//! Another server is tried only if the first provably never got the call, or if it may be made twice.
+//! Tries another server only if the first provably never received the call, or if the call may be repeated.
 
+pub(crate) mod in_client_session;
+pub(crate) mod pick;
 use std::future::ready;
 use std::mem;
 use std::sync::Arc;
@@ -15,96 +17,97 @@ use portcullis_runtime::serve::Fields;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
+use crate::call::pick::CandidateState;
 use crate::catalog::{Candidate, Entry};
-use crate::clients::{self, Client};
-use crate::handle::{Handle, Live, Place, Places};
-use crate::limit::Slot;
-use crate::loops::{INSTANCE, passed_before};
-use crate::metrics::{Metrics, Outcome};
-use crate::pick::{self, View};
-use crate::upstream::params::mirror;
-use crate::upstream::timing::{Timing, woken};
-use crate::upstream::{Call, CallError, Caller, Mailbox, Reply, RpcError, Session};
+use crate::client_sessions::Client;
+use crate::server::concurrency_limit::Permit;
+use crate::server::handle::{Handle, HeldPermit, HeldPermits, OpenSession};
+use crate::server::loops::passed_before;
+use crate::telemetry::metrics::{Metrics, Outcome};
+use portcullis_mcp::http1::INSTANCE;
+use portcullis_mcp::protocol::param_headers::mirror;
+use portcullis_mcp::upstream::timing::{Timing, woken};
+use portcullis_mcp::upstream::{Call, CallError, CallerMeta, Mailbox, Reply, RpcError, Session};
 
-/// What callers are told to wait when no server can be reached.
-pub const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// The delay after which callers should retry if no server can be reached.
+pub(crate) const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// The same when all servers are busy: whoever comes back at once finds the same queue.
-pub const RETRY_AFTER_BUSY: Duration = Duration::from_secs(5);
+/// The same if all servers are busy: an immediate retry would find the same queue.
+pub(crate) const RETRY_AFTER_BUSY: Duration = Duration::from_secs(5);
 
-/// Spreads equal candidates; shared by all calls.
+/// Rotates among equal candidates; shared by all calls.
 static TURN: AtomicUsize = AtomicUsize::new(0);
 
 /// `tools/call`.
-pub const CALL_TOOL: &str = "tools/call";
+pub(crate) const CALL_TOOL: &str = "tools/call";
 
-/// What is asked of a server.
-pub struct Request<'a> {
+/// A request to a server.
+pub(crate) struct Request<'a> {
     /// The method.
-    pub method: &'static str,
+    pub(crate) method: &'static str,
     /// The first member of `params`.
-    pub subject: Subject<'a>,
-    /// The other members of `params` but for `_meta`, as JSON text that is passed on byte for byte, in parts that begin
+    pub(crate) subject: Subject<'a>,
+    /// The other members of `params` except `_meta`, as JSON text that is forwarded byte for byte, in parts that begin
     /// with a comma.
-    pub params: &'a [&'a str],
-    /// The arguments among them, where some may travel as headers.
-    pub arguments: &'a str,
-    /// The server the caller prefers.
-    pub preferred: Option<&'a Handle>,
-    /// Header fields of the caller, of which a server may get some.
-    pub fields: &'a Fields,
-    /// Who it is, where servers have a session for each.
-    pub client: Client<'a>,
-    /// What a server is told of the caller.
-    pub caller: Caller<'a>,
-    /// Where what comes before the answer goes, if anybody wants it.
-    pub mailbox: Option<&'a Mailbox>,
+    pub(crate) params: &'a [&'a str],
+    /// The arguments among them, some of which may travel as headers.
+    pub(crate) arguments: &'a str,
+    /// The server that the caller prefers.
+    pub(crate) preferred: Option<&'a Handle>,
+    /// Header fields of the caller, some of which may be forwarded.
+    pub(crate) fields: &'a Fields,
+    /// The caller, for servers that keep a session for each client.
+    pub(crate) client: Client<'a>,
+    /// The information about the caller that is sent to the server.
+    pub(crate) caller: CallerMeta<'a>,
+    /// Receives the server's messages before the answer, if the caller wants them.
+    pub(crate) mailbox: Option<&'a Mailbox>,
     /// The caller can answer a result that asks for input.
-    pub answers_input: bool,
-    /// When whoever waits for the answer looks up, though there is none.
-    pub looks_up: Option<Instant>,
+    pub(crate) answers_input: bool,
+    /// When to wake the task that waits for the answer, even without one.
+    pub(crate) looks_up: Option<Instant>,
 }
 
-/// What a call is about.
+/// The subject of a call.
 #[derive(Clone, Copy)]
-pub enum Subject<'a> {
-    /// `name`: that by which the server knows it.
+pub(crate) enum Subject<'a> {
+    /// `name`: the name under which the server knows the item.
     Named,
-    /// As it is: the member as JSON, and the value that goes into a header.
+    /// Verbatim: the member as JSON, and the value for a header.
     Given(&'a str, &'a str),
 }
 
-/// How a call ended.
-pub struct Called {
+/// The end of a call.
+pub(crate) struct Called {
     /// The server that answered, or was tried last.
-    pub server: Option<Arc<Handle>>,
-    /// How many servers got it, or were meant to.
-    pub attempts: u32,
-    /// What happened, told once: finding a tool's own failure takes a look through the whole result.
-    pub outcome: Outcome,
+    pub(crate) server: Option<Arc<Handle>>,
+    /// The number of servers that received the call or were tried.
+    pub(crate) attempts: u32,
+    /// The outcome, computed once: detecting a tool's own failure scans the whole result.
+    pub(crate) outcome: Outcome,
     /// The answer.
-    pub answer: Result<Reply, Failure>,
-    /// The place at the server that its answer keeps until it is written.
-    pub places: Places,
+    pub(crate) answer: Result<Reply, Failure>,
+    /// The permits that the answer holds until it is written.
+    pub(crate) places: HeldPermits,
 }
 
-/// Why a call has no answer.
+/// The reason a call has no answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Failure {
-    /// Servers offer it, but none can be reached.
+pub(crate) enum Failure {
+    /// Servers offer the item, but none can be reached.
     Unavailable,
-    /// All servers that offer it have as many calls as they may.
+    /// Every server that offers the item is at its concurrency limit.
     Busy,
-    /// What the server kept for the client's session is gone.
+    /// The server's state for the client's session is gone.
     SessionLost,
-    /// There are as many sessions of clients with the server as there may be.
+    /// The server has reached the limit for client sessions.
     TooManySessions,
-    /// The server that got it gave no usable answer.
+    /// The server that received the call gave no usable answer.
     Server(CallError),
 }
 
 /// Carries a call out. Dropping the future cancels it.
-pub async fn call(entry: &Entry, call: &Request<'_>, metrics: &Metrics) -> Called {
+pub(crate) async fn call(entry: &Entry, call: &Request<'_>, metrics: &Metrics) -> Called {
     let began = Instant::now();
     let (method, tool) = (call.method, &entry.name);
     let mut guard = Observed { metrics, method, tool, server: None, outcome: Outcome::Cancelled, began };
@@ -116,14 +119,15 @@ pub async fn call(entry: &Entry, call: &Request<'_>, metrics: &Metrics) -> Calle
 async fn attempt_all<'a>(entry: &'a Entry, call: &Request<'_>, guard: &mut Observed<'a>) -> Called {
     let order = order(entry, call);
     let mut turns = order.iter().copied();
-    // Those without a free place: waited for when all others have had their turn, whoever is free first.
+    // Servers without a free permit: after all others were tried, the call waits for the first of them to become free.
     let mut busy: SmallVec<[usize; 4]> = SmallVec::new();
     let (mut attempts, mut was_busy) = (0, false);
-    // The first server's limit is the call's: a second attempt gets what is left of it. The clock is read once for each.
+    // The first server's limit is the call's: a second attempt gets the remaining time. The clock is read once for
+    // each.
     let (mut now, mut until) = (guard.began, None);
     let mut failure = Failure::Unavailable;
     let mut last: Option<&Candidate> = None;
-    // An error that came as an HTTP failure: it is the answer, unless another server has a better one.
+    // An error in an HTTP failure: it is the answer, unless another server has a better one.
     let mut refused: Option<(&Candidate, Reply)> = None;
     guard.server = entry.candidates.first().map(|candidate| &*candidate.server);
     loop {
@@ -131,7 +135,7 @@ async fn attempt_all<'a>(entry: &'a Entry, call: &Request<'_>, guard: &mut Obser
             now = Instant::now();
         }
         if until.is_some_and(|until| until <= now) {
-            // Progress may have moved the limit of the first server, but leaves nothing for another.
+            // Progress may have extended the limit of the first server, but leaves no time for another.
             break;
         }
         let (index, slot) = match turns.next() {
@@ -139,9 +143,9 @@ async fn attempt_all<'a>(entry: &'a Entry, call: &Request<'_>, guard: &mut Obser
             None if busy.is_empty() => break,
             None => {
                 was_busy = true;
-                // In a box, so that the usual call does not carry the room for it.
+                // Boxed, so that the future of the usual call does not include it.
                 let Some((index, slot)) = Box::pin(first_free(entry, &mem::take(&mut busy), call)).await else { break };
-                // The time of a call begins when it has its place.
+                // The clock of a call starts when it has its permit.
                 let begins = Instant::now();
                 until = until.map(|until: Instant| until + (begins - now));
                 now = begins;
@@ -149,11 +153,8 @@ async fn attempt_all<'a>(entry: &'a Entry, call: &Request<'_>, guard: &mut Obser
             }
         };
         let candidate = &entry.candidates[index];
-        if let Some(previous) = last.replace(candidate)
-            && !std::ptr::eq(previous, candidate)
-        {
-            previous.server.series.failovers.inc();
-        }
+        let previous = last.replace(candidate).filter(|previous| !std::ptr::eq(*previous, candidate));
+        previous.into_iter().for_each(|previous| previous.server.series.failovers.inc());
         guard.server = Some(&candidate.server);
         attempts += 1;
         let Some(slot) = slot else {
@@ -175,11 +176,7 @@ async fn attempt_all<'a>(entry: &'a Entry, call: &Request<'_>, guard: &mut Obser
                 return called;
             }
             Err(Failure::Server(error)) => {
-                if let CallError::Later { after, .. } = error {
-                    candidate.server.leave_alone(after);
-                } else if error.lies_with_the_server() {
-                    candidate.server.failed();
-                }
+                note(candidate, &error);
                 let again = error.is_harmless() || (candidate.item.repeatable && error != CallError::Timeout);
                 failure = worth_telling(failure, error);
                 if !again {
@@ -193,24 +190,37 @@ async fn attempt_all<'a>(entry: &'a Entry, call: &Request<'_>, guard: &mut Obser
             Err(Failure::Busy | Failure::Unavailable) => {}
         }
     }
-    if let Some((candidate, reply)) = refused {
-        return called(Some(candidate), attempts.min(order.len()), Ok(reply));
+    let (last, answer) = match refused {
+        Some((candidate, reply)) => (Some(candidate), Ok(reply)),
+        None => (last, Err(summed_up(failure, was_busy || !busy.is_empty()))),
+    };
+    called(last, attempts.min(order.len()), answer)
+}
+
+/// Records an error that is about the server.
+fn note(candidate: &Candidate, error: &CallError) {
+    if let CallError::Later { after, .. } = error {
+        candidate.server.leave_alone(*after);
+    } else if error.lies_with_the_server() {
+        candidate.server.failed();
     }
+}
+
+/// The failure of a call that no server has answered. Busy says more than unreachable.
+fn summed_up(failure: Failure, was_busy: bool) -> Failure {
     let unreachable = matches!(
         failure,
         Failure::Unavailable
             | Failure::Server(CallError::NotSent(_) | CallError::Blocked(_) | CallError::SessionExpired)
     );
-    // Busy says more than a server that could not be reached.
-    match (unreachable, was_busy || !busy.is_empty()) {
-        (true, true) => failure = Failure::Busy,
-        (true, false) => failure = Failure::Unavailable,
-        (false, _) => {}
+    match (unreachable, was_busy) {
+        (true, true) => Failure::Busy,
+        (true, false) => Failure::Unavailable,
+        (false, _) => failure,
     }
-    called(last, attempts.min(order.len()), Err(failure))
 }
 
-/// Whether another server may do what this one has answered with an error in an HTTP failure.
+/// Whether to try another server after an error in an HTTP failure.
 fn may_be_tried_elsewhere(reply: &Reply, repeatable: bool) -> bool {
     match reply {
         Reply::Error(RpcError { status: Some(401 | 403 | 429), .. }) => true,
@@ -219,7 +229,8 @@ fn may_be_tried_elsewhere(reply: &Reply, repeatable: bool) -> bool {
     }
 }
 
-/// Of two servers that refuse a call for now, the one that takes it first; it says more than one that is away.
+/// Of two servers that refuse a call for now, reports the one that accepts it sooner; either says more than an
+/// unreachable one.
 fn worth_telling(before: Failure, error: CallError) -> Failure {
     match (&before, &error) {
         (Failure::Server(CallError::Later { after: first, .. }), CallError::Later { after: second, .. })
@@ -239,7 +250,7 @@ fn called(last: Option<&Candidate>, attempts: usize, answer: Result<Reply, Failu
     let attempts = u32::try_from(attempts).unwrap_or(u32::MAX);
     let outcome = outcome(&answer);
     let server = last.map(|candidate| candidate.server.clone());
-    Called { server, attempts, outcome, answer, places: Places::new() }
+    Called { server, attempts, outcome, answer, places: HeldPermits::new() }
 }
 
 fn order(entry: &Entry, call: &Request<'_>) -> SmallVec<[usize; 4]> {
@@ -248,7 +259,7 @@ fn order(entry: &Entry, call: &Request<'_>) -> SmallVec<[usize; 4]> {
         let chosen = only.server.is_usable() && (only.server.weighs() || is_same(preferred, &only.server));
         return if chosen { smallvec::smallvec![0] } else { SmallVec::new() };
     }
-    // Where a client has a session of its own lies what it keeps there.
+    // A client's own session holds its state.
     let own = |candidate: &Candidate| candidate.server.clients().is_some_and(|clients| clients.has(&call.client.key()));
     if let Some(index) = entry.candidates.iter().position(own) {
         let usable = entry.candidates[index].server.is_usable();
@@ -260,14 +271,15 @@ fn order(entry: &Entry, call: &Request<'_>) -> SmallVec<[usize; 4]> {
         let all = 0..entry.candidates.len();
         return all.filter(|index| usable(&entry.candidates[*index])).min_by_key(priority).into_iter().collect();
     }
-    let views: SmallVec<[View; 8]> = entry.candidates.iter().map(|candidate| view(candidate, preferred)).collect();
+    let views: SmallVec<[CandidateState; 8]> =
+        entry.candidates.iter().map(|candidate| view(candidate, preferred)).collect();
     pick::order(&views, TURN.fetch_add(1, Ordering::Relaxed))
 }
 
-fn view(candidate: &Candidate, preferred: Option<&Handle>) -> View {
+fn view(candidate: &Candidate, preferred: Option<&Handle>) -> CandidateState {
     let server = &candidate.server;
     let spec = server.spec();
-    View {
+    CandidateState {
         priority: spec.priority,
         weight: spec.weight,
         outstanding: server.outstanding(),
@@ -281,8 +293,8 @@ fn is_same(preferred: Option<&Handle>, server: &Handle) -> bool {
     preferred.is_some_and(|preferred| preferred.key == server.key)
 }
 
-/// A place at one of these servers, the first that is free.
-async fn first_free<'a>(entry: &'a Entry, busy: &[usize], call: &Request<'_>) -> Option<(usize, Slot<'a>)> {
+/// A permit of the first of these servers that becomes free.
+async fn first_free<'a>(entry: &'a Entry, busy: &[usize], call: &Request<'_>) -> Option<(usize, Permit<'a>)> {
     let (caller, now) = (call.client.key().subject.number(), Instant::now());
     let waits = busy.iter().map(|index| async move {
         let server = &entry.candidates[*index].server;
@@ -293,13 +305,13 @@ async fn first_free<'a>(entry: &'a Entry, busy: &[usize], call: &Request<'_>) ->
     woken(first, call.looks_up).await
 }
 
-/// One server, where the call has a place: sends the call, and once opens the session anew where the server has forgotten it.
+/// Sends the call to one server, under its permit; if the server has forgotten the session, reopens it once.
 async fn attempt(
     candidate: &Candidate,
     call: &Request<'_>,
-    slot: Slot<'_>,
+    slot: Permit<'_>,
     (began, silence): (Instant, Duration),
-) -> Result<(Reply, Place), Failure> {
+) -> Result<(Reply, HeldPermit), Failure> {
     let server = &candidate.server;
     let spec = server.spec();
     let Some(live) = server.live() else { return Err(Failure::Server(CallError::NotSent("it has no session"))) };
@@ -314,20 +326,20 @@ async fn attempt(
     if let Some(clients) = server.clients()
         && !live.session.is_modern()
     {
-        // In a box, so that the usual call does not carry the room for it.
-        let reply = Box::pin(clients::attempt(clients, candidate, call, &headers, &timing)).await?;
-        return Ok((reply, Place::of(server, slot)));
+        // Boxed, so that the future of the usual call does not include it.
+        let reply = Box::pin(in_client_session::attempt(clients, candidate, call, &headers, &timing)).await?;
+        return Ok((reply, HeldPermit::of(server, slot)));
     }
     let answer = match send(&live.session, candidate, call, &headers, &timing).await {
         Err(CallError::SessionExpired) => Box::pin(send_anew(&live, candidate, call, &headers, &timing)).await,
         answer => answer,
     };
-    Ok((answer.map_err(Failure::Server)?, Place::of(server, slot)))
+    Ok((answer.map_err(Failure::Server)?, HeldPermit::of(server, slot)))
 }
 
-/// Sends a call once more, in the session that follows one which the server has forgotten.
+/// Sends a call once more, in the session that follows a forgotten one.
 async fn send_anew(
-    old: &Live,
+    old: &OpenSession,
     candidate: &Candidate,
     call: &Request<'_>,
     headers: &HeaderMap,
@@ -341,10 +353,10 @@ async fn send_anew(
     }
 }
 
-/// Sends it in one session.
+/// Sends the call in one session.
 ///
 /// # Errors
-/// Why there is no answer that can be passed on.
+/// The reason there is no answer to forward.
 pub(crate) async fn send(
     session: &Session,
     candidate: &Candidate,
@@ -373,7 +385,7 @@ pub(crate) async fn send(
     let reply = session.call(&request, timing).await?;
     match &reply {
         Reply::Result(result) if !call.answers_input && result.says.asks_for_input => {
-            Err(CallError::Unfit("it asks the caller for input, which this session does not offer"))
+            Err(CallError::Unfit("it asks the caller for input, which this session does not support"))
         }
         _ => Ok(reply),
     }
@@ -392,7 +404,7 @@ fn forwarded(names: &[String], fields: &Fields) -> HeaderMap {
     chosen
 }
 
-/// What happened, as a metric label.
+/// The outcome as a metric label.
 fn outcome(answer: &Result<Reply, Failure>) -> Outcome {
     match answer {
         Ok(Reply::Result(result)) if result.says.is_error => Outcome::ToolError,
@@ -408,7 +420,7 @@ fn outcome(answer: &Result<Reply, Failure>) -> Outcome {
     }
 }
 
-/// Counts a call however it ends, also when its caller goes away.
+/// Counts a call however it ends, even if its caller leaves.
 struct Observed<'a> {
     metrics: &'a Metrics,
     method: &'static str,

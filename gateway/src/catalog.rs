@@ -1,149 +1,238 @@
-//! Everything that servers offer under the names callers use, with the servers that offer it.
+//! The items of all servers under the names that callers use, with the servers that offer them.
 //!
-//! An immutable view: built anew when something changed and swapped in whole, so that a call never sees half a change.
+//! An immutable view: rebuilt on changes and swapped in whole, so that a call never sees half a change.
 
+mod basis;
+mod explained;
 mod family;
+mod governed;
+pub mod metrics;
 mod naming;
 mod pages;
-mod reader;
-mod rest;
+pub mod policy_metrics;
+mod resolve_uri;
+mod rest_listing;
+mod seen;
 mod table;
 mod view;
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
-use std::ops::Range;
+use std::ops::{Deref, Range};
 use std::sync::{Arc, OnceLock};
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use portcullis_crds::ServerKey;
 use smallvec::smallvec;
 
 use self::family::Family;
-use self::naming::{Named, Naming};
+use self::governed::Governed;
+use self::naming::{NameChanges, Naming};
 use self::pages::{Pages, number_of_row};
+use self::seen::Narrowed;
 use self::table::Table;
-use self::view::{Servers, View};
-use crate::handle::{Handle, Offer, Phase};
-use crate::item::Item;
-use crate::short::{is_makeable, short_form};
+use self::view::{AllServers, View};
+use crate::offer::item::Item;
+use crate::offer::short_names::{is_makeable, short_form};
+use crate::server::handle::{Handle, Offer, Phase};
 
-pub use self::naming::{Tenancy, uri_forms};
-pub use self::pages::{BadCursor, PAGE};
-pub use self::table::{Candidate, Entry};
-pub use crate::item::Kind;
+pub(crate) use self::basis::{Basis, OverLimit};
+pub(crate) use self::explained::{ExplainBounds, ExplainedItem};
+pub(crate) use self::governed::{NotAllowed, PolicyDefault, item_kind};
+pub(crate) use self::naming::{Tenancy, uri_forms};
+pub(crate) use self::pages::BadCursor;
+pub(crate) use self::table::{Candidate, Entry};
+pub(crate) use crate::offer::item::Kind;
 
-/// What a caller looks at.
+/// The newest catalog, as the pool publishes it.
+pub(crate) type PublishedCatalog = Arc<ArcSwap<Catalog>>;
+
+/// The part of the catalog that a caller sees.
 #[derive(Clone, Copy)]
-pub enum Scope<'a> {
-    /// Everything, under names that say of other namespaces than the home one whose they are.
+pub(crate) enum Scope<'a> {
+    /// Everything; names outside the home namespace include their namespace.
     All,
-    /// The servers of one namespace, with names of their own.
+    /// The servers of one namespace, with unprefixed names.
     Namespace(&'a str),
-    /// One server alone, with the names that it offers.
+    /// One server alone, with its original names.
     Server(&'a Arc<Handle>),
 }
 
-/// Everything of all servers.
+/// The items of all servers, and the policies that decide who may use them.
 #[derive(Default)]
-pub struct Catalog {
-    all: View,
-    tenancy: Tenancy,
-    servers: Vec<Arc<Handle>>,
-    /// For each of the servers, in the same order.
-    places: Vec<Place>,
-    /// For each of the servers, in the same order.
-    alone: Vec<Alone>,
-    /// For each of the servers, in the same order.
-    families: Vec<Family>,
-    /// Few namespaces are looked at alone.
-    namespaces: OnceLock<HashMap<Box<str>, NamespaceView>>,
-    /// Where the server stands that callers mean by a name.
-    names: OnceLock<HashMap<Box<str>, usize>>,
-    listing: OnceLock<Bytes>,
+pub(crate) struct Catalog {
+    merged: Arc<Merged>,
+    /// The policies that govern the servers, if there are any.
+    governed: Option<Box<Governed>>,
 }
 
-/// The servers of one namespace, and what is shown of them alone.
+/// The items of all servers under the names that callers use. A change of policies alone leaves it as it is.
+#[derive(Default)]
+pub(crate) struct Merged {
+    /// Made on demand where this was narrowed.
+    all: OnceLock<View>,
+    tenancy: Tenancy,
+    servers: Vec<Arc<Handle>>,
+    /// For each server, in the same order.
+    places: Vec<ServerSummary>,
+    /// For each server, in the same order.
+    alone: Vec<ServerCatalog>,
+    /// For each server, in the same order.
+    families: Vec<Family>,
+    /// Built on demand: few namespaces are viewed alone.
+    namespaces: OnceLock<HashMap<Box<str>, NamespaceView>>,
+    /// The index of the server for each name that callers may use.
+    names: OnceLock<HashMap<Box<str>, usize>>,
+    listing: OnceLock<Bytes>,
+    /// Of a catalog that was narrowed for a class of callers.
+    narrowed: Option<Narrowed>,
+}
+
+/// The servers of one namespace, and their own view.
 struct NamespaceView {
     range: Range<usize>,
     view: OnceLock<View>,
 }
 
-/// A server's place in the view.
+/// The place of a server in the view.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Place {
-    /// What it offers is listed here.
-    pub listed: bool,
-    /// It is what it has told itself.
-    pub own: bool,
-    /// So many of its tools have the server's name in theirs because another server has the bare one.
-    pub renamed: u32,
-    /// So many of its tools go by a short form of their name.
-    pub shortened: u32,
-    /// So many of its resources and templates are not shown because another server has their URI.
-    pub hidden: u32,
-    /// Its tools and prompts on which an older server of its pool does not agree, so that they are not shared.
-    pub disagreed: Vec<Arc<str>>,
+pub(crate) struct ServerSummary {
+    /// The view lists the server's items.
+    pub(crate) listed: bool,
+    /// The server itself has reported these items.
+    pub(crate) own: bool,
+    /// The number of its tools that carry the server's name because another server has the bare name.
+    pub(crate) renamed: u32,
+    /// The number of its tools under a shortened name.
+    pub(crate) shortened: u32,
+    /// The number of its resources and templates that are hidden because another server has their URI.
+    pub(crate) hidden: u32,
+    /// Its tools and prompts that are not shared because an older server of its pool defines them differently.
+    pub(crate) disagreed: Vec<Arc<str>>,
 }
 
-/// One server's offer as it was when the view was built, and what is shown of it alone.
-struct Alone {
+/// One server's offer at the time the view was built, and its own view.
+struct ServerCatalog {
     offer: Arc<Offer>,
-    /// Few servers are looked at alone.
+    /// What is left of it for a class of callers.
+    narrow: OnceLock<Arc<Offer>>,
+    /// Built on demand: few servers are viewed alone.
     pages: OnceLock<Box<[OnceLock<Pages>; Kind::ALL.len()]>>,
     numbers: OnceLock<Box<[OnceLock<u64>; Kind::ALL.len()]>>,
 }
 
-/// What differs between two views.
+/// The difference between two views.
 #[derive(Default)]
-pub struct Difference<'a> {
-    /// Servers of the newer one that are new or have another place.
-    pub servers: Vec<&'a Arc<Handle>>,
-    /// Servers of the older one that the newer one has not.
-    pub gone: Vec<&'a ServerKey>,
+pub(crate) struct Difference<'a> {
+    /// Servers of the newer view that are new or have another place.
+    pub(crate) servers: Vec<&'a Arc<Handle>>,
+    /// Servers that only the older view has.
+    pub(crate) gone: Vec<&'a ServerKey>,
 }
 
 impl Catalog {
-    /// Builds the view of a cluster whose namespaces belong to different teams. Servers come in any order.
-    pub fn build(servers: Vec<Arc<Handle>>) -> Self {
+    /// Builds the view of a cluster whose namespaces belong to different teams. Servers may come in any order.
+    #[cfg(test)]
+    pub(crate) fn build(servers: Vec<Arc<Handle>>) -> Self {
         Self::build_for(Tenancy::Isolated, servers)
     }
 
     /// Builds the view.
-    pub fn build_for(tenancy: Tenancy, mut servers: Vec<Arc<Handle>>) -> Self {
+    #[cfg(test)]
+    pub(crate) fn build_for(tenancy: Tenancy, servers: Vec<Arc<Handle>>) -> Self {
+        Self::build_governed(tenancy, PolicyDefault::default(), servers, None)
+    }
+
+    /// Builds the view, with the policies that govern the servers. What `before` has compiled of them is used again.
+    pub(crate) fn build_governed(
+        tenancy: Tenancy,
+        default: PolicyDefault,
+        mut servers: Vec<Arc<Handle>>,
+        before: Option<&Self>,
+    ) -> Self {
         servers.sort_by(|a, b| a.key.cmp(&b.key));
         let mut places = Vec::with_capacity(servers.len());
         let mut alone = Vec::with_capacity(servers.len());
         for server in &servers {
-            // Before the offer, which is then no older.
+            // Read before the offer, which is then at least as new.
             let own = server.has_listed();
             let offer = server.offer();
-            places.push(Place { listed: offer.listed, own, ..Place::default() });
-            alone.push(Alone { offer, pages: OnceLock::new(), numbers: OnceLock::new() });
+            places.push(ServerSummary { listed: offer.listed, own, ..ServerSummary::default() });
+            alone.push(ServerCatalog::of(offer));
         }
         let families = Family::of_all(servers.iter().zip(alone.iter().map(|alone| &alone.offer)));
         let (range, naming) = (0..servers.len(), Naming::of_all(tenancy, &servers));
-        let given = Servers { servers: &servers, alone: &alone, families: &families };
+        let given = AllServers { servers: &servers, alone: &alone, families: &families };
         let all = View::build(given, range, naming, &mut places);
-        let (namespaces, names, listing) = (OnceLock::new(), OnceLock::new(), OnceLock::new());
-        Self { all, tenancy, servers, places, alone, families, namespaces, names, listing }
+        let all = OnceLock::from(all);
+        let before = before.and_then(|before| before.governed.as_deref());
+        let governed = Governed::of(&servers, default, before).map(Box::new);
+        let merged = Merged { all, tenancy, servers, places, alone, families, ..Merged::default() };
+        Self { merged: Arc::new(merged), governed }
     }
 
-    fn all_servers(&self) -> Servers<'_> {
-        Servers { servers: &self.servers, alone: &self.alone, families: &self.families }
+    /// The same items with the policies that govern the servers now.
+    pub(crate) fn regoverned(&self, default: PolicyDefault) -> Self {
+        let governed = Governed::of(&self.merged.servers, default, self.governed.as_deref()).map(Box::new);
+        Self { merged: self.merged.clone(), governed }
     }
 
-    /// What several servers offer together; none for one alone, or where there is no server.
+    /// The difference from an older view.
+    pub(crate) fn since<'a>(&'a self, older: &'a Self) -> Difference<'a> {
+        if Arc::ptr_eq(&self.merged, &older.merged) {
+            return Difference::default();
+        }
+        self.merged.since(&older.merged)
+    }
+}
+
+impl Deref for Catalog {
+    type Target = Merged;
+
+    fn deref(&self) -> &Merged {
+        &self.merged
+    }
+}
+
+impl Merged {
+    fn all_servers(&self) -> AllServers<'_> {
+        AllServers { servers: &self.servers, alone: &self.alone, families: &self.families }
+    }
+
+    /// The combined view of several servers; `None` for one server alone, or if there is no server.
     fn view(&self, scope: Scope<'_>) -> Option<&View> {
-        let namespace = match scope {
-            Scope::All => return Some(&self.all),
-            Scope::Namespace(namespace) => self.namespaces().get(namespace)?,
+        let (name, namespace) = match scope {
+            Scope::All => return Some(self.all()),
+            Scope::Namespace(name) => (name, self.namespaces().get(name)?),
             Scope::Server(_) => return None,
         };
         Some(namespace.view.get_or_init(|| {
-            let mut places = vec![Place::default(); namespace.range.len()];
+            if let Some(narrowed) = &self.narrowed {
+                return narrowed.namespace(name);
+            }
+            let mut places = vec![ServerSummary::default(); namespace.range.len()];
             View::build(self.all_servers(), namespace.range.clone(), Naming::default(), &mut places)
         }))
+    }
+
+    /// The view of all servers.
+    fn all(&self) -> &View {
+        self.all.get_or_init(|| self.narrowed.as_ref().map(Narrowed::all).unwrap_or_default())
+    }
+
+    /// What a server offers here.
+    fn offer(&self, place: usize) -> &Arc<Offer> {
+        let alone = &self.alone[place];
+        match &self.narrowed {
+            None => &alone.offer,
+            Some(narrowed) => alone.narrow.get_or_init(|| narrowed.offer(&self.servers[place], &alone.offer)),
+        }
+    }
+
+    /// Whether this is the part that a class of callers sees.
+    fn is_narrow(&self) -> bool {
+        self.narrowed.is_some()
     }
 
     fn namespaces(&self) -> &HashMap<Box<str>, NamespaceView> {
@@ -161,14 +250,15 @@ impl Catalog {
     }
 
     /// Whether a server is in this namespace.
-    pub fn has_namespace(&self, namespace: &str) -> bool {
+    pub(crate) fn has_namespace(&self, namespace: &str) -> bool {
         self.namespaces().contains_key(namespace)
     }
 
-    // --- what is offered ---
+    // --- items ---
 
-    /// The item of this name, if anybody has it. A tool is found by its full name too where that is shortened.
-    pub fn find(&self, kind: Kind, scope: Scope<'_>, name: &str) -> Option<Cow<'_, Arc<Entry>>> {
+    /// The item of this name. A tool with a shortened name is also found by its full name. Nothing is found in what a class
+    /// of callers sees: see [`Catalog::find_for`].
+    pub(crate) fn find(&self, kind: Kind, scope: Scope<'_>, name: &str) -> Option<Cow<'_, Arc<Entry>>> {
         let found = |name: &str| match scope {
             Scope::Server(server) => self.find_alone(kind, server, name).map(|entry| Cow::Owned(Arc::new(entry))),
             scope => self.view(scope)?.table(kind).get(name).map(Cow::Borrowed),
@@ -178,22 +268,24 @@ impl Catalog {
     }
 
     fn find_alone(&self, kind: Kind, server: &Arc<Handle>, name: &str) -> Option<Entry> {
-        let offer = &self.alone(server)?.offer;
+        let place = self.index_of(&server.key).filter(|_| !self.is_narrow())?;
+        let offer = self.offer(place);
         let items = offer.of(kind);
-        let item = &items[items.binary_search_by(|item| (*item.name).cmp(name)).ok()?];
-        let candidate = Candidate { server: server.clone(), item: item.clone(), listed: offer.listed };
+        let at = items.binary_search_by(|item| (*item.name).cmp(name)).ok()?;
+        let item = items[at].clone();
+        let candidate = Candidate { server: server.clone(), item: item.clone(), listed: offer.listed, grant: None };
         Some(Entry { name: item.name.clone(), candidates: smallvec![candidate], listed: offer.listed, in_order: true })
     }
 
-    /// A page of a list as MCP has it: `"tools":[...]`, then `,"nextCursor":"..."` if more follow; no braces.
+    /// A page of a list in MCP's form: `"tools":[...]`, then `,"nextCursor":"..."` if more follow; no braces.
     ///
-    /// Sorted by name, [`PAGE`] items a page; the same bytes as long as nothing changes.
+    /// Sorted by name, [`pages::PAGE`] items a page; the same bytes as long as nothing changes.
     ///
     /// # Errors
-    /// The cursor was never given out.
-    pub fn page(&self, kind: Kind, scope: Scope<'_>, cursor: Option<&str>) -> Result<Bytes, BadCursor> {
+    /// The gateway never issued this cursor.
+    pub(crate) fn page(&self, kind: Kind, scope: Scope<'_>, cursor: Option<&str>) -> Result<Bytes, BadCursor> {
         let pages = match scope {
-            Scope::Server(server) => self.alone(server).map(|alone| alone.pages(kind)),
+            Scope::Server(server) => self.index_of(&server.key).map(|place| self.pages_alone(place, kind)),
             scope => self.view(scope).map(|view| view.table(kind).pages(kind)),
         };
         match pages {
@@ -202,10 +294,10 @@ impl Catalog {
         }
     }
 
-    /// A number that changes when the pages of a kind do; that of resources also when those of templates do.
-    pub fn fingerprint(&self, kind: Kind, scope: Scope<'_>) -> u64 {
+    /// A number that changes with the pages of a kind; that of resources also changes with those of templates.
+    pub(crate) fn fingerprint(&self, kind: Kind, scope: Scope<'_>) -> u64 {
         let of = |kind| match scope {
-            Scope::Server(server) => self.alone(server).map_or(0, |alone| alone.fingerprint(kind)),
+            Scope::Server(server) => self.index_of(&server.key).map_or(0, |place| self.fingerprint_alone(place, kind)),
             scope => self.view(scope).map_or(0, |view| view.table(kind).fingerprint()),
         };
         match kind {
@@ -215,52 +307,82 @@ impl Catalog {
     }
 
     /// The listed items of a kind, sorted by name.
-    pub fn listed(&self, kind: Kind) -> Vec<&Entry> {
-        sorted(self.table(kind))
+    pub(crate) fn listed(&self, kind: Kind) -> Vec<&Entry> {
+        self.table(kind).listed().collect()
     }
 
     /// How many items of a kind are listed.
-    pub fn count(&self, kind: Kind) -> usize {
+    pub(crate) fn count(&self, kind: Kind) -> usize {
         self.table(kind).listed().count()
     }
 
-    /// Whether a tool of this server goes by this name, here or where it is alone.
-    pub fn offers_tool(&self, server: &Handle, name: &str) -> bool {
+    /// Whether this server has a tool of this name, here or in its own view.
+    pub(crate) fn offers_tool(&self, server: &Handle, name: &str) -> bool {
         let is_its = |entry: &Arc<Entry>| entry.candidates.iter().any(|candidate| candidate.server.key == server.key);
         self.table(Kind::Tools).get(name).is_some_and(is_its) || server.offers_tool(name)
     }
 
-    /// How many items of a kind a server lists here.
-    pub fn offered_by(&self, server: &Handle, kind: Kind) -> usize {
-        self.alone(server).map_or(0, |alone| alone.shown(kind).len())
+    /// The number of items of a kind that a server lists here.
+    pub(crate) fn offered_by(&self, server: &Handle, kind: Kind) -> usize {
+        self.index_of(&server.key).map_or(0, |place| self.shown(place, kind).len())
     }
 
     fn table(&self, kind: Kind) -> &Table {
-        self.all.table(kind)
+        self.all().table(kind)
     }
 
-    fn alone(&self, server: &Handle) -> Option<&Alone> {
+    fn alone(&self, server: &Handle) -> Option<&ServerCatalog> {
         self.index_of(&server.key).map(|index| &self.alone[index])
+    }
+
+    fn pages_alone(&self, place: usize, kind: Kind) -> &Pages {
+        let all = self.alone[place].pages.get_or_init(Box::default);
+        all[kind as usize].get_or_init(|| {
+            let rows = self.shown(place, kind).iter().map(|item| (item.name.clone(), item.clone())).collect();
+            if self.is_narrow() { Pages::of_class(kind, rows) } else { Pages::new(kind, rows) }
+        })
+    }
+
+    fn fingerprint_alone(&self, place: usize, kind: Kind) -> u64 {
+        let all = self.alone[place].numbers.get_or_init(Box::default);
+        *all[kind as usize].get_or_init(|| {
+            self.shown(place, kind).iter().map(|item| number_of_row(&item.name, item)).fold(0, u64::wrapping_add)
+        })
+    }
+
+    fn shown(&self, place: usize, kind: Kind) -> &[Arc<Item>] {
+        let offer = self.offer(place);
+        if offer.listed { offer.of(kind) } else { &[] }
     }
 
     // --- servers ---
 
     /// Every server, sorted by key.
-    pub fn servers(&self) -> &[Arc<Handle>] {
+    pub(crate) fn servers(&self) -> &[Arc<Handle>] {
         &self.servers
     }
 
-    /// The server that a caller means: by name, by the URL as configured, or with its namespace. With
-    /// [`Tenancy::Isolated`] a URL, like a bare name, means one of the home namespace: else another namespace could take
-    /// it. With [`Tenancy::Shared`] a bare name means the only server that has it, too.
-    pub fn server(&self, wanted: &str) -> Option<&Arc<Handle>> {
+    /// Those of a scope.
+    pub(crate) fn servers_in(&self, scope: Scope<'_>) -> &[Arc<Handle>] {
+        let range = match scope {
+            Scope::All => Some(0..self.servers.len()),
+            Scope::Namespace(name) => self.namespaces().get(name).map(|namespace| namespace.range.clone()),
+            Scope::Server(server) => self.index_of(&server.key).map(|at| at..at + 1),
+        };
+        range.and_then(|range| self.servers.get(range)).unwrap_or_default()
+    }
+
+    /// The server that a caller names: by its name, by its configured URL, or with its namespace. With
+    /// [`Tenancy::Isolated`] a URL, like a bare name, selects only from the home namespace: otherwise another namespace
+    /// could take it over. With [`Tenancy::Shared`] a bare name also selects the only server that has it.
+    pub(crate) fn server(&self, wanted: &str) -> Option<&Arc<Handle>> {
         let named = self.names.get_or_init(|| self.all_names()).get(wanted).map(|at| &self.servers[*at]);
         named.or_else(|| self.server_of(&wanted.split_once('/').map(|(space, name)| ServerKey::new(space, name))?))
     }
 
-    /// Every name by which one of the servers is meant but for that with its namespace; what counts more comes later.
+    /// Every accepted name of each server except the one with its namespace; later entries override earlier ones.
     fn all_names(&self) -> HashMap<Box<str>, usize> {
-        // Of two with the same the first counts.
+        // Of two servers with the same name, the first counts.
         let is_shared = self.tenancy == Tenancy::Shared;
         let servers = || self.servers.iter().enumerate().rev().filter(|(_, one)| is_shared || one.spec().is_home());
         let mut names: HashMap<Box<str>, usize> = HashMap::with_capacity(self.servers.len());
@@ -277,29 +399,29 @@ impl Catalog {
         names
     }
 
-    /// Whether a server has an open session, and this view shows what it offers: whoever waits until a server is
-    /// connected can then call its tools.
-    pub fn is_connected(&self, server: &Handle) -> bool {
+    /// Whether a server has an open session, and this view shows its items: a caller that waits for the connection can
+    /// then call its tools.
+    pub(crate) fn is_connected(&self, server: &Handle) -> bool {
         server.live().is_some() && (self.lists(server) || !server.offer().listed)
     }
 
-    /// Whether a server is being connected for the first time, so that its tools are not known yet.
-    pub fn is_incomplete(&self) -> bool {
+    /// Whether a server is connecting for the first time, so that its tools are not known yet.
+    pub(crate) fn is_incomplete(&self) -> bool {
         self.servers.iter().any(|server| server.phase() == Phase::Connecting)
     }
 
     /// The server of this key.
-    pub fn server_of(&self, key: &ServerKey) -> Option<&Arc<Handle>> {
+    pub(crate) fn server_of(&self, key: &ServerKey) -> Option<&Arc<Handle>> {
         self.index_of(key).map(|index| &self.servers[index])
     }
 
-    /// Whether the tools of this server are listed here, as it has told them since it was started last.
-    pub fn lists(&self, server: &Handle) -> bool {
+    /// Whether this view lists the tools of this server, as the server reported them since its last start.
+    pub(crate) fn lists(&self, server: &Handle) -> bool {
         self.index_of(&server.key).is_some_and(|index| self.places[index].listed && self.places[index].own)
     }
 
-    /// A server's place; that of one that is not here is empty.
-    pub fn place(&self, server: &Handle) -> Place {
+    /// A server's place; empty for a server that is not here.
+    pub(crate) fn place(&self, server: &Handle) -> ServerSummary {
         self.index_of(&server.key).map(|index| self.places[index].clone()).unwrap_or_default()
     }
 
@@ -307,12 +429,11 @@ impl Catalog {
         self.servers.binary_search_by(|server| server.key.cmp(key)).ok()
     }
 
-    /// What differs from an older view.
-    pub fn since<'a>(&'a self, older: &'a Self) -> Difference<'a> {
+    fn since<'a>(&'a self, older: &'a Self) -> Difference<'a> {
         let mut difference = Difference::default();
         let mut before = older.servers.iter().zip(&older.places).peekable();
         for (server, place) in self.servers.iter().zip(&self.places) {
-            // Most are the same, and comparing names takes its time.
+            // Most servers are unchanged, and comparing names is slow.
             if let Some((_, was)) = before.next_if(|(old, _)| Arc::ptr_eq(old, server)) {
                 if was != place {
                     difference.servers.push(server);
@@ -332,16 +453,9 @@ impl Catalog {
     }
 }
 
-/// The listed items, sorted by name.
-fn sorted(table: &Table) -> Vec<&Entry> {
-    let mut all: Vec<_> = table.listed().collect();
-    all.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-    all
-}
-
-impl Place {
-    /// Notes what became of the name of a tool or a prompt; none: there is no other for it.
-    fn note(&mut self, kind: Kind, named: Option<Named>, disagreed: Option<&Arc<str>>) {
+impl ServerSummary {
+    /// Records what happened to the name of a tool or a prompt; `None`: no other name is left for it.
+    fn note(&mut self, kind: Kind, named: Option<NameChanges>, disagreed: Option<&Arc<str>>) {
         if kind == Kind::Tools {
             self.shortened += u32::from(named.is_some_and(|named| named.shortened));
             self.renamed += u32::from(named.is_some_and(|named| named.renamed));
@@ -350,24 +464,9 @@ impl Place {
     }
 }
 
-impl Alone {
-    fn pages(&self, kind: Kind) -> &Pages {
-        let all = self.pages.get_or_init(Box::default);
-        all[kind as usize].get_or_init(|| {
-            let shown = self.shown(kind);
-            Pages::new(kind, shown.iter().map(|item| (item.name.clone(), item.clone())).collect())
-        })
-    }
-
-    fn fingerprint(&self, kind: Kind) -> u64 {
-        let all = self.numbers.get_or_init(Box::default);
-        *all[kind as usize].get_or_init(|| {
-            self.shown(kind).iter().map(|item| number_of_row(&item.name, item)).fold(0, u64::wrapping_add)
-        })
-    }
-
-    fn shown(&self, kind: Kind) -> &[Arc<Item>] {
-        if self.offer.listed { self.offer.of(kind) } else { &[] }
+impl ServerCatalog {
+    fn of(offer: Arc<Offer>) -> Self {
+        Self { offer, narrow: OnceLock::new(), pages: OnceLock::new(), numbers: OnceLock::new() }
     }
 }
 

@@ -1,55 +1,56 @@
-//! The whole gateway: everything is made here, started here, and stopped here.
+//! Assembles, starts and stops the whole gateway.
+
+mod parts;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicU32;
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use kube::Client;
 use portcullis_crds::report;
 use portcullis_runtime::admin::{self, AdminState};
-use portcullis_runtime::serve::{self, ServeError};
+use portcullis_runtime::serve::{self, ServeError, Tls};
 use portcullis_runtime::{
-    Connections, Drain, Failure, Latch, Limits, LogSink, Readiness, Supervisor, WorkerThreads, Workers, memory,
-    process, signal,
+    Connections, Drain, Failure, Latch, Limits, LogGuard, LogSink, Readiness, Supervisor, WorkerThreads, Workers,
+    memory, process, signal,
 };
 use thiserror::Error;
 use tokio::net::TcpListener;
-use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{error, info, warn};
 
-use crate::auth::Authenticator;
-use crate::board::Board;
-use crate::cluster;
-use crate::config::{Config, Problem, SecretsConfig, SourceConfig};
-use crate::front::access_log::AccessLog;
-use crate::front::mcp::Mcp;
-use crate::front::mcp::asking::Asking;
-use crate::front::mcp::changes::{self, Changes, Update};
-use crate::front::mcp::gate::Gate;
-use crate::front::mcp::live::Live;
-use crate::front::mcp::metadata::Metadata;
-use crate::front::mcp::owner::Owners;
-use crate::front::mcp::parking::Parking;
-use crate::front::mcp::streams::{StreamLimits, Streams};
-use crate::front::mcp::topics::Topics;
-use crate::front::{App, Front, FrontOptions, status};
-use crate::guard::Guard;
-use crate::guard::learn::{self, API_HOST};
-use crate::loops::Loops;
-use crate::metrics::{Kept, Metrics, OfServers};
-use crate::pool::{Latches, Pool, Published};
+use crate::catalog::PublishedCatalog;
+use crate::catalog::metrics::OfServers;
+use crate::catalog::policy_metrics::OfPolicies;
+use crate::config::{Config, Problem, SecretsConfig};
+use crate::explain::explainer::Explainer;
+use crate::front::http::access_log::AccessLog;
+use crate::front::http::audit_log::AuditLog;
+use crate::front::http::origin_policy::OriginPolicy;
+use crate::front::http::resource_metadata::Metadata;
+use crate::front::mcp::notify;
+use crate::front::rest::explain;
+use crate::front::{App, Front, FrontOptions};
+use crate::kubernetes as cluster;
+use crate::learn_addresses::{self, API_HOST};
+use crate::pool::{Latches, Pool};
 use crate::seal::Sealer;
 use crate::seal::file::KeyFile;
-use crate::secrets::cluster::Store;
 use crate::secrets::{self, Secrets};
-use crate::server::{HANDSHAKES, Shared};
-use crate::source::{Feed, Soundness, Source};
-use crate::upstream::stream::system_roots;
+use crate::server::ServerContext;
+use crate::server::Update;
+use crate::source::SourceConfig;
+use crate::source::{Configuration, Feed, Soundness, Source};
+use crate::status::feed::Board;
+use crate::status::route as status;
+use crate::telemetry::metrics::{Kept, Metrics, Sinks};
+use crate::tls::CertificateFiles;
+use parts::{audit_log, mcp_state, opened, server_context};
+use portcullis_mcp::guard::Guard;
 
-/// Connections of callers besides the setting, for probes alone.
+/// Additional connections that are reserved for probes.
 const KEPT: usize = 16;
 
 /// A gateway that listens but does not serve yet.
@@ -58,25 +59,26 @@ pub struct Gateway {
     listener: TcpListener,
     admin: Option<TcpListener>,
     source: Source,
-    secrets: Secrets,
-    guard: Arc<Guard>,
     client: Option<Client>,
-    shared: Arc<Shared>,
+    shared: Arc<ServerContext>,
     updated: mpsc::Receiver<Update>,
     pool: Pool,
     board: Arc<Board>,
     app: Arc<App>,
     latches: Latches,
-    /// Of tokens and of sessions.
+    /// The keys of tokens and of sessions.
     keys: (Latch, Option<KeyFile>),
+    certificate_files: Option<CertificateFiles>,
     log: Option<LogSink>,
+    /// The audit log ends after everything else.
+    audit: Option<(LogSink, LogGuard)>,
     workers: Workers,
 }
 
-/// Why the gateway does not start.
+/// The reason the gateway does not start.
 #[derive(Debug, Error)]
 pub enum StartError {
-    /// Settings are wrong; one line each.
+    /// Settings are invalid; one line each.
     #[error("{}", .0.join("\n"))]
     Settings(Vec<Problem>),
     /// An address cannot be listened on.
@@ -85,57 +87,24 @@ pub enum StartError {
 }
 
 impl Gateway {
-    /// Reads keys and servers and opens the listeners. `log` takes the lines about requests.
+    /// Reads keys and servers and opens the listeners. `log` receives the lines about requests.
     ///
     /// # Errors
-    /// See [`StartError`]; all wrong settings are told at once.
+    /// See [`StartError`]; all invalid settings are reported at once.
     pub async fn bind(config: Config, log: Option<LogSink>) -> Result<Self, StartError> {
         let metrics = Metrics::new();
         let client = client(&config).await.map_err(|problem| StartError::Settings(vec![problem]))?;
-        let auth = Authenticator::with_cluster(&config.auth, client.as_ref(), metrics.clone());
-        let source = Source::open(&config.source, client.as_ref(), metrics.clone());
-        let keys = config.mcp.session_keys.as_deref().map(KeyFile::open).transpose();
-        let (auth, source, keys) = match (auth, source, keys) {
-            (Ok(auth), Ok(source), Ok(keys)) => (auth, source, keys),
-            (auth, source, keys) => {
-                let mut problems: Vec<Problem> =
-                    auth.err().into_iter().flatten().map(|problem| problem.to_string()).collect();
-                problems.extend(source.err());
-                problems.extend(keys.err());
-                return Err(StartError::Settings(problems));
-            }
-        };
-        let secrets = match &config.secrets {
-            SecretsConfig::None => Secrets::Folder(None),
-            SecretsConfig::Folder(folder) => Secrets::Folder(Some(folder.clone())),
-            SecretsConfig::Cluster(namespaces) => Secrets::Cluster(Arc::new(Store::new(namespaces.clone()))),
-        };
-        let guard = Arc::new(Guard::new(config.guard.clone()));
-        let (updates, updated) = mpsc::channel(changes::UPDATES);
-        let limits = StreamLimits { all: config.mcp.max_sessions, of_subject: config.mcp.max_sessions_per_subject };
-        let (streams, live) = (Arc::new(Streams::new(limits, metrics.client_streams.clone())), Arc::<Live>::default());
-        let asking = Arc::new(Asking::new(streams.clone(), live.clone(), metrics.client_questions.clone()));
+        let (auth, source, keys, certificate_files) = opened(&config, client.as_ref(), &metrics)?;
+        let audit = audit_log(&config)?;
         let (key_file, sealer) = match keys {
             Some((file, keys)) => (Some(file), Sealer::new(keys)),
             None => (None, Sealer::random()),
         };
-        let loops = Loops::new(sealer.clone());
-        let shared = Arc::new(Shared {
-            roots: LazyLock::new(system_roots),
-            secrets: secrets.clone(),
-            guard: guard.clone(),
-            max_message: config.max_message,
-            metrics: metrics.clone(),
-            dirty: Notify::new(),
-            published: Notify::new(),
-            updates,
-            handshakes: Semaphore::new(HANDSHAKES),
-            touched: Arc::default(),
-            asking: asking.clone(),
-            away: AtomicU32::new(0),
-            loops: loops.clone(),
-        });
-        let published = Published::default();
+        let (updates, updated) = mpsc::channel(notify::MAX_WAITING_UPDATES);
+        let certificate = certificate_files.as_ref().map(CertificateFiles::certificate);
+        let mcp = mcp_state(&config, &metrics, certificate.as_ref());
+        let shared = Arc::new(server_context(&config, &metrics, &sealer, mcp.server_requests.clone(), updates));
+        let published = PublishedCatalog::default();
         let board = Arc::new(Board::new(published.clone(), shared.touched.clone()));
         let readiness = Readiness::default();
         let latches =
@@ -147,20 +116,12 @@ impl Gateway {
             None => None,
         };
         let port = local(&listener, config.listen).port();
-        let metadata = Metadata::new(config.mcp.public_url.clone(), config.mcp.authorization_servers.clone(), &auth);
-        let mcp = Mcp {
-            streams,
-            changes: Changes::default(),
-            channels: Arc::default(),
-            topics: Topics::default(),
-            owners: Owners::default(),
-            live,
-            asking: asking.clone(),
-            parking: Parking::new(metrics.waiting_calls.clone()),
-        };
-        let replica = config.mcp.replica.as_ref().map(|replica| replica.url(port));
+        let is_secure = certificate.is_some();
+        let servers = config.mcp.authorization_servers.clone();
+        let metadata = Metadata::new(config.mcp.public_url.clone(), is_secure, servers, &auth);
+        let replica = config.mcp.replica.as_ref().map(|replica| replica.url(port, is_secure));
         if let Some(replica) = &replica {
-            asking.is_at(sealer.clone(), replica.clone());
+            mcp.server_requests.is_at(sealer.clone(), replica.clone());
         }
         let app = Arc::new(App {
             auth,
@@ -168,24 +129,31 @@ impl Gateway {
             mcp,
             metrics,
             soundness: source.feed().soundness,
+            certificate,
             log: AccessLog::new(log.clone(), config.log.payloads),
+            audit: audit
+                .as_ref()
+                .zip(config.audit.as_ref())
+                .map(|((sink, _), config)| AuditLog::new(sink.clone(), config.required)),
             readiness,
             sealer,
-            loops,
-            gate: Gate::new(config.mcp.gate.clone()),
+            loops: shared.loops.clone(),
+            explainer: Explainer::new(published.clone(), shared.quotas.clone()),
+            quotas: shared.quotas.clone(),
+            origin_policy: OriginPolicy::new(config.mcp.origin_policy.clone()),
             metadata,
             replica: replica.map(Into::into),
             options: options(&config),
         });
-        let pool = Pool::new(shared.clone(), published, board.clone()).with_tenancy(config.tenancy);
+        let pool = Pool::new(shared.clone(), published, board.clone())
+            .with_tenancy(config.tenancy)
+            .with_policy_default(config.policy_default);
         let keys = (latch, key_file);
         Ok(Self {
             config,
             listener,
             admin,
             source,
-            secrets,
-            guard,
             client,
             shared,
             updated,
@@ -194,23 +162,25 @@ impl Gateway {
             app,
             latches,
             keys,
+            certificate_files,
             log,
+            audit,
             workers: Workers::default(),
         })
     }
 
-    /// The same, serving callers and servers with these threads.
+    /// The same, serving callers and servers on these threads.
     #[must_use]
     pub fn with_workers(self, threads: &WorkerThreads) -> Self {
         Self { pool: self.pool.with_workers(threads.workers()), workers: threads.workers(), ..self }
     }
 
-    /// The address callers come to.
+    /// The address for callers.
     pub fn address(&self) -> SocketAddr {
         local(&self.listener, self.config.listen)
     }
 
-    /// The address of metrics and probes: the same unless another was given.
+    /// The address of metrics and probes: that for callers unless a separate one is set.
     pub fn admin_address(&self) -> SocketAddr {
         match (&self.admin, self.config.admin) {
             (Some(listener), Some(address)) => local(listener, address),
@@ -221,81 +191,31 @@ impl Gateway {
     /// Serves until `signal`, then drains.
     ///
     /// # Errors
-    /// A task ended that should not: the process should exit with a code other than 0.
+    /// A task ended unexpectedly: the process should exit with a code other than 0.
     pub async fn run(self, signal: impl Future<Output = ()>) -> Result<(), Failure> {
         let (address, admin_address) = (self.address(), self.admin_address());
-        let Self { config, listener, admin, source, secrets, guard, client, shared, updated, .. } = self;
-        let Self { pool, board, app, latches, keys, log, workers, .. } = self;
+        let Self { config, listener, admin, source, client, shared, updated, .. } = self;
+        let Self { pool, board, app, latches, keys, certificate_files, log, audit, workers, .. } = self;
         let mut tasks = Supervisor::new();
         let connections = Arc::new(Connections::default());
-        export(&app.metrics, app.published.clone(), &connections, log);
-
+        let sinks = Sinks { log, audit: audit.as_ref().map(|(sink, _)| sink.clone()) };
+        export(&app.metrics, app.published.clone(), &connections, sinks);
         let Feed { configurations, soundness, secrets: files } = source.feed();
-        let (folder, changes) = follow_credentials(&mut tasks, secrets, client.clone(), files);
+        let (folder, changes) = start_credentials(&mut tasks, shared.secrets.clone(), client.clone(), files);
         if !config.guard.is_empty() {
-            let (api_host, stop) = (std::env::var(API_HOST).ok(), tasks.shutdown());
-            let learning = async move { learn::keep(&guard, api_host, client, stop_of(stop)).await };
-            tasks.spawn("guard", ended(learning));
+            start_guard(&mut tasks, shared.guard.clone(), client);
         }
-        // Running calls need their sessions: the pool stops after the listener has answered them.
-        let (answered, all_answered) = oneshot::channel::<()>();
-        let stop = tasks.shutdown();
-        let last = async move {
-            stop.requested().await;
-            let _ = all_answered.await;
-        };
-        tasks.spawn("pool", ended(async move { pool.run(configurations, changes, latches, last).await }));
-        let (numbering, stop) = (board.clone(), tasks.shutdown());
-        tasks.spawn(
-            "board",
-            ended(async move {
-                tokio::select! {
-                    () = numbering.follow() => {}
-                    () = stop.requested() => {}
-                }
-            }),
-        );
-        let (telling, stop) = (app.clone(), tasks.shutdown());
-        tasks.spawn(
-            "changes",
-            ended(async move { changes::keep(telling, &shared.published, updated, stop_of(stop)).await }),
-        );
-        let (metrics, stop) = (app.metrics.clone(), tasks.shutdown());
-        tasks.spawn("soundness", ended(tell_soundness(soundness, metrics, stop_of(stop))));
-        let stop = tasks.shutdown();
-        tasks.spawn("source", ended(follow(source, folder, stop_of(stop))));
-
-        let (latch, key_file) = keys;
-        let (checks, stop) = (app.clone(), tasks.shutdown());
-        tasks.spawn("keys", ended(async move { until(stop, checks.auth.keep_keys(latch)).await }));
-        if let Some(file) = key_file {
-            let (sealer, metrics, stop) = (app.sealer.clone(), app.metrics.clone(), tasks.shutdown());
-            tasks.spawn("session keys", ended(async move { until(stop, file.follow(sealer, metrics)).await }));
-        }
-
-        let probes = AdminState::new(app.readiness.clone(), app.metrics.registry.clone());
-        let front = match admin {
-            Some(listener) => {
-                let limits = Limits { drain_grace: config.grace, ..Limits::of_probes() };
-                let status = status::route(board, probes.turns.clone(), tasks.shutdown());
-                let router = admin::router_with(probes, vec![(report::PATH, status)]);
-                let probes = serve::router_with_probes(router, &admin::PROBES);
-                tasks.spawn("admin listener", serve::serve(listener, probes, limits, Arc::default(), tasks.shutdown()));
-                Front::new(app.clone(), Router::new())
-            }
-            None => Front::new(app.clone(), admin::routes(probes)),
-        };
+        let answered = start_pool(&mut tasks, pool, (configurations, changes), latches);
+        start_numbering(&mut tasks, board.clone());
+        start_notifying(&mut tasks, app.clone(), shared, updated);
+        start_source(&mut tasks, source, folder, (soundness, app.metrics.clone()));
+        start_keys(&mut tasks, app.clone(), keys);
+        let tls = start_tls(&mut tasks, &app, certificate_files);
+        start_account(&mut tasks, config.memory_limit);
+        let front = start_admin(&mut tasks, &app, admin, board, config.grace);
         let limits = limits(config.max_connections, config.grace);
-        let (limit, stop) = (memory::available(config.memory_limit), tasks.shutdown());
-        tasks.spawn("memory", ended(memory::follow(memory::account(), limit, stop)));
-        let serving = serve::serve_on(
-            workers,
-            listener,
-            move |peer| front.connection(peer),
-            limits,
-            connections,
-            tasks.shutdown(),
-        );
+        let answers = move |peer| front.connection(peer);
+        let serving = serve::serve_on(workers, (listener, tls), answers, limits, connections, tasks.shutdown());
         tasks.spawn("listener", async move {
             let ended = serving.await;
             drop(answered);
@@ -303,10 +223,103 @@ impl Gateway {
         });
         info!(%address, %admin_address, version = env!("CARGO_PKG_VERSION"), "listening");
         let readiness = app.readiness.clone();
-        // A little over the listener's own grace, so that its end is orderly.
+        // Slightly longer than the listener's own grace period, so that it ends in order.
         let grace = config.grace + Duration::from_secs(4);
-        tasks.run(signal, Drain { readiness, delay: config.drain, grace }).await
+        let ended = tasks.run(signal, Drain { readiness, delay: config.drain, grace }).await;
+        drop(audit);
+        ended
     }
+}
+
+// === the tasks ===
+
+fn start_guard(tasks: &mut Supervisor, guard: Arc<Guard>, client: Option<Client>) {
+    let (api_host, stop) = (std::env::var(API_HOST).ok(), tasks.shutdown());
+    let learning = async move { learn_addresses::run(&guard, api_host, client, stop_of(stop)).await };
+    tasks.spawn("guard", ended(learning));
+}
+
+/// Running calls need their sessions: the pool stops only after the returned value is dropped.
+fn start_pool(
+    tasks: &mut Supervisor,
+    pool: Pool,
+    (configurations, changes): (watch::Receiver<Arc<Configuration>>, watch::Receiver<u64>),
+    latches: Latches,
+) -> oneshot::Sender<()> {
+    let (answered, all_answered) = oneshot::channel::<()>();
+    let stop = tasks.shutdown();
+    let last = async move {
+        stop.requested().await;
+        let _ = all_answered.await;
+    };
+    tasks.spawn("pool", ended(async move { pool.run(configurations, changes, latches, last).await }));
+    answered
+}
+
+fn start_numbering(tasks: &mut Supervisor, board: Arc<Board>) {
+    let stop = tasks.shutdown();
+    tasks.spawn("board", ended(async move { until(stop, board.follow()).await }));
+}
+
+fn start_notifying(tasks: &mut Supervisor, app: Arc<App>, shared: Arc<ServerContext>, updated: mpsc::Receiver<Update>) {
+    let stop = tasks.shutdown();
+    let notifying = async move { notify::run(app, &shared.published, updated, stop_of(stop)).await };
+    tasks.spawn("changes", ended(notifying));
+}
+
+fn start_source(
+    tasks: &mut Supervisor,
+    source: Source,
+    secrets: Option<PathBuf>,
+    (soundness, metrics): (watch::Receiver<Soundness>, Metrics),
+) {
+    let stop = tasks.shutdown();
+    tasks.spawn("soundness", ended(tell_soundness(soundness, metrics, stop_of(stop))));
+    let stop = tasks.shutdown();
+    tasks.spawn("source", ended(follow(source, secrets, stop_of(stop))));
+}
+
+/// Watches the keys of tokens, and those of sessions if they are in a file.
+fn start_keys(tasks: &mut Supervisor, app: Arc<App>, (latch, key_file): (Latch, Option<KeyFile>)) {
+    let (sealer, metrics) = (app.sealer.clone(), app.metrics.clone());
+    let stop = tasks.shutdown();
+    tasks.spawn("keys", ended(async move { until(stop, app.auth.keep_keys(latch)).await }));
+    if let Some(file) = key_file {
+        let stop = tasks.shutdown();
+        tasks.spawn("session keys", ended(async move { until(stop, file.follow(sealer, metrics)).await }));
+    }
+}
+
+/// Watches the files of TLS, if there are any. Returns the TLS of the listener.
+fn start_tls(tasks: &mut Supervisor, app: &App, files: Option<CertificateFiles>) -> Option<Tls> {
+    let (files, metrics, stop) = (files?, app.metrics.clone(), tasks.shutdown());
+    let listener = files.certificate().listener;
+    tasks.spawn("certificate", ended(async move { until(stop, files.follow(metrics)).await }));
+    Some(listener)
+}
+
+fn start_account(tasks: &mut Supervisor, limit: Option<u64>) {
+    let (limit, stop) = (memory::available(limit), tasks.shutdown());
+    tasks.spawn("memory", ended(memory::follow(memory::account(), limit, stop)));
+}
+
+/// Serves probes and metrics on a separate listener, if there is one. Returns the handler for callers.
+fn start_admin(
+    tasks: &mut Supervisor,
+    app: &Arc<App>,
+    listener: Option<TcpListener>,
+    board: Arc<Board>,
+    grace: Duration,
+) -> Arc<Front> {
+    let probes = AdminState::new(app.readiness.clone(), app.metrics.registry.clone());
+    let Some(listener) = listener else { return Front::new(app.clone(), admin::routes(probes)) };
+    let limits = Limits { drain_grace: grace, ..Limits::of_probes() };
+    let status = status::route(board, probes.turns.clone(), tasks.shutdown());
+    let explain = explain::admin_route(app.clone(), probes.turns.clone());
+    let router = admin::router_with(probes, vec![(report::PATH, status), (explain::PATH, explain)]);
+    let probes = serve::router_with_probes(router, &admin::PROBES);
+    tasks.spawn("admin listener", serve::serve(listener, probes, limits, Arc::default(), tasks.shutdown()));
+    Front::new(app.clone(), Router::new())
 }
 
 fn options(config: &Config) -> FrontOptions {
@@ -316,14 +329,13 @@ fn options(config: &Config) -> FrontOptions {
         max_body: config.max_body,
         stream_after: config.mcp.stream_after,
         session_life: config.mcp.session_life,
-        max_sessions: config.mcp.max_sessions,
-        max_sessions_per_subject: config.mcp.max_sessions_per_subject,
+        instructions: config.mcp.max_instructions,
     }
 }
 
-/// Follows the Secrets of a cluster, if they lie there. Tells the folder to follow, if they lie in one, and who counts
-/// their changes: `files` does for a folder.
-fn follow_credentials(
+/// Watches the Secrets of a cluster, if they are there. Returns the folder to watch, if they are in one, and the
+/// counter of their changes: `files` watches a folder.
+fn start_credentials(
     tasks: &mut Supervisor,
     secrets: Secrets,
     client: Option<Client>,
@@ -362,7 +374,7 @@ async fn until(stop: portcullis_runtime::Shutdown, work: impl Future<Output = ()
     }
 }
 
-/// A client of the Kubernetes API, if anything needs one.
+/// A client of the Kubernetes API, if any part needs one.
 async fn client(config: &Config) -> Result<Option<Client>, Problem> {
     let of_source = matches!(config.source, SourceConfig::ConfigMaps(_));
     let of_secrets = matches!(config.secrets, SecretsConfig::Cluster(_));
@@ -377,14 +389,16 @@ async fn stop_of(stop: portcullis_runtime::Shutdown) {
 }
 
 async fn follow(source: Source, secrets: Option<std::path::PathBuf>, stop: impl Future<Output = ()>) {
-    let reload = signal::reload().inspect_err(|error| warn!(%error, "SIGHUP does not reload")).ok();
+    let reload = signal::reload()
+        .inspect_err(|error| warn!(%error, "cannot listen for SIGHUP; only changes reload the configuration"))
+        .ok();
     tokio::select! {
         () = source.follow(secrets, reload) => {}
         () = stop => {}
     }
 }
 
-/// Says once, in the log and in metrics, when the configuration becomes unsound or sound again.
+/// Reports each change of the configuration's soundness once, in the log and in metrics.
 async fn tell_soundness(mut soundness: watch::Receiver<Soundness>, metrics: Metrics, stop: impl Future<Output = ()>) {
     let telling = async {
         let mut known = Soundness::default();
@@ -392,10 +406,10 @@ async fn tell_soundness(mut soundness: watch::Receiver<Soundness>, metrics: Metr
             let now = soundness.borrow_and_update().clone();
             if now != known {
                 for problem in now.problems.iter().filter(|problem| !known.problems.contains(problem)) {
-                    error!(problem, "configuration refused, the last good one stays in use");
+                    error!(problem, "configuration refused; the last good one stays in use");
                 }
                 if now.problems.is_empty() {
-                    info!("the configuration is sound again");
+                    info!("the configuration is valid again");
                 }
                 metrics.configuration_ok.set(i64::from(now.problems.is_empty()));
                 known = now;
@@ -411,10 +425,11 @@ async fn tell_soundness(mut soundness: watch::Receiver<Soundness>, metrics: Metr
     }
 }
 
-/// Numbers that others keep, gathered when somebody asks.
-fn export(metrics: &Metrics, published: Published, connections: &Arc<Connections>, log: Option<LogSink>) {
-    // Fails only when registered twice, which would be a bug that the metrics test shows.
+/// Exports numbers that other parts keep, collected on each scrape.
+fn export(metrics: &Metrics, published: PublishedCatalog, connections: &Arc<Connections>, sinks: Sinks) {
+    // Fails only on a second registration, a bug that the metrics test would show.
     let _ = process::register(&metrics.registry);
-    let _ = metrics.registry.register(Box::new(Kept::new(connections.clone(), log)));
+    let _ = metrics.registry.register(Box::new(Kept::new(connections.clone(), sinks)));
+    let _ = metrics.registry.register(Box::new(OfPolicies::new(published.clone())));
     let _ = metrics.registry.register(Box::new(OfServers::new(published)));
 }

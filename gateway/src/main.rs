@@ -1,9 +1,10 @@
-//! Reads the command line and hands over.
+//! Parses the command line and runs the command.
 
 use std::process::ExitCode;
 
-use portcullis_gateway::command::{Cli, Command};
-use portcullis_gateway::{check_command, demo, run_command, token_command};
+use portcullis_gateway::cli::command::{Cli, Command};
+use portcullis_gateway::cli::{check as check_command, demo, explain, run as run_command, token as token_command};
+use portcullis_runtime::flags::Scoped as _;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -16,6 +17,7 @@ fn main() -> ExitCode {
         None | Some(Command::Run) => run_command::run(&options),
         Some(Command::Demo(args)) => demo::run(&args),
         Some(Command::Token(args)) => token_command::main(args, &options),
+        Some(Command::Explain(args)) => return explain::main(&args, &options),
         Some(Command::Check) => check_command::run(&options),
         Some(Command::Completions { shell }) => {
             clap_complete::generate(shell, &mut Cli::scoped(), "portcullis-gateway", &mut std::io::stdout());

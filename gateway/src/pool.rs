@@ -1,14 +1,15 @@
-//! The single owner of all servers: carries snapshots out and publishes the catalog.
+//! Owns all servers: applies snapshots and publishes the catalog.
 //!
-//! A change touches only what changed. A removed server leaves the catalog at once and finishes its calls; an added
+//! A change touches only the servers that changed. A removed server leaves the catalog at once and finishes its calls;
+//! an added one appears when its tools are listed.
 //! one appears when its tools are listed.
 
+pub(crate) mod plan;
 use std::collections::{BTreeMap, HashSet};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use arc_swap::ArcSwap;
 use portcullis_crds::report::SlotReport;
 use portcullis_crds::{Server, ServerKey};
 use portcullis_runtime::{Latch, Workers};
@@ -17,66 +18,61 @@ use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout_at};
 use tracing::{error, info};
 
-use crate::board::Board;
-use crate::catalog::{Catalog, Tenancy};
-use crate::clients::Clients;
-use crate::handle::Handle;
-use crate::plan::{Plan, plan};
-use crate::server::{self, Order, Shared, Trying};
+use crate::catalog::{Catalog, PolicyDefault, PublishedCatalog, Tenancy};
+use crate::client_sessions::Clients;
+use crate::pool::plan::{Plan, plan};
+use crate::server::handle::Handle;
+use crate::server::{self, FirstAttempt, ServerCommand, ServerContext, TIDY};
 use crate::source::{Configuration, Servers, Slot};
+use crate::status::feed::Board;
 
-/// Catalogs are built so far apart at least while changes of tools keep coming: those between come together.
+/// The minimum interval between catalogs while tools keep changing: changes within it are combined.
 const GATHER: Duration = Duration::from_millis(5);
 
-/// Building them takes one part in so many of the time then, when thousands of servers come one by one.
+/// Building catalogs takes one part in this many of the time when thousands of servers arrive one by one.
 const BUILD_SHARE: u32 = 4;
 
-/// A change that comes alone waits for nothing: catalogs may come so much earlier than these two allow.
+/// A single change is not delayed: catalogs may be this far ahead of the two limits above.
 const AHEAD: Duration = Duration::from_millis(100);
 
-/// A new process is given so long to open its first sessions before it takes traffic all the same.
+/// The time for a new process to open its first sessions; after it, the process takes traffic anyway.
 const FIRST_SESSIONS: Duration = Duration::from_secs(10);
 
-/// Between two looks for connections that nobody will use again.
-pub(crate) const TIDY: Duration = Duration::from_secs(5);
-
-/// How long the servers' tasks are waited for at the end.
+/// The time for the servers' tasks to stop at the end.
 const STOP_LIMIT: Duration = Duration::from_secs(3);
 
-/// What the pool publishes.
-pub type Published = Arc<ArcSwap<Catalog>>;
-
 /// All servers.
-pub struct Pool {
-    shared: Arc<Shared>,
-    published: Published,
+pub(crate) struct Pool {
+    shared: Arc<ServerContext>,
+    published: PublishedCatalog,
     board: Arc<Board>,
-    members: BTreeMap<ServerKey, Member>,
+    members: BTreeMap<ServerKey, RunningServer>,
     tasks: JoinSet<()>,
     workers: Workers,
     tenancy: Tenancy,
+    policy_default: PolicyDefault,
     owners: BTreeMap<Id, ServerKey>,
-    /// What was applied last.
+    /// The last applied servers.
     servers: Option<Servers>,
     slots: Vec<Slot>,
-    /// Given to the servers of the first configuration.
-    trying: Option<Trying>,
-    /// When the next catalog would be due if none came ahead of its time.
+    /// Passed to the servers of the first configuration.
+    trying: Option<FirstAttempt>,
+    /// The due time of the next catalog, if none had been ahead of time.
     due: Instant,
 }
 
-/// What must happen before this process takes traffic.
-pub struct Latches {
+/// The conditions for this process to take traffic.
+pub(crate) struct Latches {
     /// The first configuration is applied.
-    pub configuration: Latch,
-    /// Each of its servers was tried, or it takes too long.
-    pub sessions: Latch,
+    pub(crate) configuration: Latch,
+    /// Each of its servers was tried, or the time for it is over.
+    pub(crate) sessions: Latch,
 }
 
-struct Member {
+struct RunningServer {
     spec: Arc<Server>,
     handle: Arc<Handle>,
-    orders: watch::Sender<Order>,
+    orders: watch::Sender<ServerCommand>,
     task: Id,
 }
 
@@ -88,15 +84,15 @@ struct First {
 }
 
 impl First {
-    /// Ends when they are over, or it takes too long.
+    /// Ends when all attempts are over, or the time for them is.
     async fn over(&mut self) {
         let _ = timeout_at(self.until, self.attempts.recv()).await;
     }
 }
 
 impl Pool {
-    /// A pool without servers.
-    pub fn new(shared: Arc<Shared>, published: Published, board: Arc<Board>) -> Self {
+    /// Creates a pool without servers.
+    pub(crate) fn new(shared: Arc<ServerContext>, published: PublishedCatalog, board: Arc<Board>) -> Self {
         Self {
             shared,
             published,
@@ -105,6 +101,7 @@ impl Pool {
             tasks: JoinSet::new(),
             workers: Workers::default(),
             tenancy: Tenancy::default(),
+            policy_default: PolicyDefault::default(),
             owners: BTreeMap::new(),
             servers: None,
             slots: Vec::new(),
@@ -115,18 +112,24 @@ impl Pool {
 
     /// The same, with the tasks of servers on these threads.
     #[must_use]
-    pub fn with_workers(self, workers: Workers) -> Self {
+    pub(crate) fn with_workers(self, workers: Workers) -> Self {
         Self { workers, ..self }
     }
 
     /// The same, for namespaces of one team or of several.
     #[must_use]
-    pub fn with_tenancy(self, tenancy: Tenancy) -> Self {
+    pub(crate) fn with_tenancy(self, tenancy: Tenancy) -> Self {
         Self { tenancy, ..self }
     }
 
-    /// Follows the configuration until `stop` says so. `secrets` counts changes of Secrets.
-    pub async fn run(
+    /// The same, for servers that no policy governs.
+    #[must_use]
+    pub(crate) fn with_policy_default(self, policy_default: PolicyDefault) -> Self {
+        Self { policy_default, ..self }
+    }
+
+    /// Applies configurations until `stop`. `secrets` counts changes of Secrets.
+    pub(crate) async fn run(
         mut self,
         mut configurations: watch::Receiver<Arc<Configuration>>,
         mut secrets: watch::Receiver<u64>,
@@ -159,7 +162,7 @@ impl Pool {
                 }
                 _ = tidy_at.tick() => self.tidy(),
                 () = first.over(), if first.latch.is_some() => {
-                    // What they have found is callable before callers come.
+                    // The discovered items are callable before callers arrive.
                     self.publish();
                     first.latch.take().into_iter().for_each(Latch::release);
                 }
@@ -168,7 +171,7 @@ impl Pool {
         self.stop_all().await;
     }
 
-    /// Waits for the first configuration and applies it; none if it is to stop before.
+    /// Waits for the first configuration and applies it; `None` if `stop` comes first.
     async fn begin(
         &mut self,
         configurations: &mut watch::Receiver<Arc<Configuration>>,
@@ -196,9 +199,10 @@ impl Pool {
         Some(First { latch: Some(latches.sessions), attempts, until: Instant::now() + FIRST_SESSIONS })
     }
 
-    /// Takes over what has changed of a configuration.
+    /// Applies the changes of a configuration.
     async fn take(&mut self, configuration: &Configuration) {
         if let Some(servers) = &configuration.servers {
+            self.shared.quotas.set_replicas(configuration.replicas());
             if !self.servers.as_ref().is_some_and(|old| Arc::ptr_eq(old, servers)) {
                 self.apply(servers).await;
                 self.servers = Some(servers.clone());
@@ -213,8 +217,7 @@ impl Pool {
         self.board.set_slots(told.collect());
     }
 
-    /// Notes how long ago the slots were written that have changed. What was written before this process followed
-    /// them says nothing about it.
+    /// Records the age of the changed slots. Slots written before this process watched them say nothing about it.
     fn note_delays(&self, slots: &[Slot]) {
         for (old, new) in self.slots.iter().zip(slots) {
             let followed = old.report.origin == "api" && old.report.revision != new.report.revision;
@@ -231,7 +234,8 @@ impl Pool {
         self.prepare(restart.iter().chain(&update)).await;
         let (starts, stops, restarts, updates) = (start.len(), stop.len(), restart.len(), update.len());
         let stopped: Vec<_> = stop.iter().filter_map(|key| self.stop(key)).collect();
-        // Their tools keep their names and stay listed for a while, so that no list flaps and no name changes hands.
+        // Their tools keep their names and stay listed for a while, so that no list flaps and no name changes its
+        // server.
         let restarted: Vec<_> = restart.iter().filter_map(|spec| self.stop(&spec.key)).collect();
         let names: HashSet<&str> = stopped.iter().chain(&restarted).map(|handle| handle.name.as_str()).collect();
         self.shared.metrics.forget(&names);
@@ -241,9 +245,12 @@ impl Pool {
         for (spec, before) in restart.into_iter().zip(&restarted) {
             self.start(spec, Some(before));
         }
-        let changed = update.iter().filter(|spec| self.update(spec)).count();
-        if starts + stops + restarts + changed > 0 {
+        let shown: Vec<Shown> = update.iter().map(|spec| self.update(spec)).collect();
+        let changed = shown.iter().filter(|shown| **shown != Shown::Nothing).count();
+        if starts + stops + restarts > 0 || shown.contains(&Shown::Items) {
             self.publish();
+        } else if changed > 0 {
+            self.publish_policies();
         }
         for spec in update {
             self.members.get(&spec.key).into_iter().for_each(|member| member.handle.note_published(&spec));
@@ -259,7 +266,7 @@ impl Pool {
         );
     }
 
-    /// Applies other rules to long lists of tools beforehand: that takes its time, and calls go on meanwhile.
+    /// Applies new rules to long lists of tools in advance: that takes time, and calls continue meanwhile.
     async fn prepare(&self, changed: impl Iterator<Item = &Arc<Server>>) {
         let handle = |spec: &Arc<Server>| self.members.get(&spec.key).map(|member| member.handle.clone());
         let long =
@@ -272,16 +279,16 @@ impl Pool {
         }
     }
 
-    /// Starts a server, which takes the place of `before`.
+    /// Starts a server, which replaces `before`.
     fn start(&mut self, spec: Arc<Server>, before: Option<&Arc<Handle>>) {
         let handle = Handle::new(spec.clone(), &self.shared.metrics).telling(self.shared.touched.clone());
-        let clients = (!spec.session.is_shared()).then(|| Arc::new(Clients::new(self.shared.asking.clone())));
+        let clients = (!spec.session.is_shared()).then(|| Arc::new(Clients::new(self.shared.inbox.clone())));
         if let (Some(clients), Some(old)) = (&clients, before.and_then(|before| before.clients())) {
             clients.succeed(old);
         }
         let handle = Arc::new(clients.into_iter().fold(handle, Handle::with_clients));
         before.into_iter().for_each(|before| handle.succeed(before));
-        let orders = watch::Sender::new(Order::default());
+        let orders = watch::Sender::new(ServerCommand::default());
         let running = server::run(handle.clone(), self.shared.clone(), orders.subscribe(), self.trying.clone());
         let task = match self.workers.seat() {
             None => self.tasks.spawn(running),
@@ -289,10 +296,10 @@ impl Pool {
         };
         let task = task.id();
         self.owners.insert(task, spec.key.clone());
-        self.members.insert(spec.key.clone(), Member { spec, handle, orders, task });
+        self.members.insert(spec.key.clone(), RunningServer { spec, handle, orders, task });
     }
 
-    /// Tells a server to finish its calls and end. Its series are for the caller to forget.
+    /// Tells a server to finish its calls and end. The caller removes its series.
     fn stop(&mut self, key: &ServerKey) -> Option<Arc<Handle>> {
         let member = self.members.remove(key)?;
         member.orders.send_modify(|order| order.stop = true);
@@ -301,32 +308,38 @@ impl Pool {
         Some(member.handle)
     }
 
-    /// Changes a server in place; true if the catalog is another one then.
-    fn update(&mut self, spec: &Arc<Server>) -> bool {
-        let Some(member) = self.members.get_mut(&spec.key) else { return false };
+    /// Updates a server in place, and says what of it the catalog shows differently.
+    fn update(&mut self, spec: &Arc<Server>) -> Shown {
+        let Some(member) = self.members.get_mut(&spec.key) else { return Shown::Nothing };
         let before = std::mem::replace(&mut member.spec, spec.clone());
         let offers = member.handle.set_spec(spec.clone());
         member.orders.send_modify(|order| order.changes += 1);
-        offers || shown_by_the_catalog(&before) != shown_by_the_catalog(spec)
+        let (before, after) = (shown_by_the_catalog(&before), shown_by_the_catalog(spec));
+        match () {
+            () if offers => Shown::Items,
+            () if before == after => Shown::Nothing,
+            () if without_policies(before) == without_policies(after) => Shown::Policies,
+            () => Shown::Items,
+        }
     }
 
-    /// Secrets have changed: each server's task looks whether that is its own.
+    /// Notifies every server's task of changed Secrets: each checks whether they are its own.
     fn tell_all(&self) {
         self.members.values().for_each(|member| member.orders.send_modify(|order| order.changes += 1));
     }
 
-    /// A server that nobody calls keeps no connections that are too old to be used.
+    /// Closes connections of uncalled servers that are too old to be used.
     fn tidy(&self) {
         self.members.values().filter_map(|member| member.handle.live()).for_each(|live| live.session.tidy());
     }
 
-    /// A task that ends without being told to is a bug; its server goes on with a new one.
+    /// A task that ends without being told to is a bug; its server gets a new one.
     fn ended(&mut self, ended: Result<(Id, ()), JoinError>) {
         let id = ended.as_ref().map_or_else(JoinError::id, |(id, ())| *id);
         let Some(key) = self.owners.remove(&id) else { return };
-        error!(server = %key, panicked = ended.is_err(), "the task of a server ended unasked; it is started again");
+        error!(server = %key, panicked = ended.is_err(), "the task of a server ended unexpectedly; the gateway starts it again");
         if let Some(member) = self.members.remove(&key) {
-            // Nobody moves its session any more: calls must not wait there for answers.
+            // No task drives its session any more: calls must not wait there for answers.
             member.handle.shut();
             self.start(member.spec, Some(&member.handle));
             self.shared.dirty.notify_one();
@@ -336,13 +349,24 @@ impl Pool {
     fn publish(&mut self) {
         let began = Instant::now();
         let servers = self.members.values().map(|member| member.handle.clone()).collect();
-        let catalog = Arc::new(Catalog::build_for(self.tenancy, servers));
-        let before = self.published.swap(catalog.clone());
-        self.shared.published.notify_one();
-        let difference = catalog.since(&before);
-        self.board.published(&difference);
+        let before = self.published.load_full();
+        let catalog = Catalog::build_governed(self.tenancy, self.policy_default, servers, Some(&before));
+        self.replace(catalog);
         let now = Instant::now();
         self.due = self.due.max(now) + GATHER.max((now - began) * BUILD_SHARE);
+    }
+
+    /// Publishes the same items under changed policies, which takes a fraction of the time.
+    fn publish_policies(&mut self) {
+        let catalog = self.published.load().regoverned(self.policy_default);
+        self.replace(catalog);
+    }
+
+    fn replace(&self, catalog: Catalog) {
+        let catalog = Arc::new(catalog);
+        let before = self.published.swap(catalog.clone());
+        self.shared.published.notify_one();
+        self.board.published(&catalog.since(&before));
     }
 
     async fn stop_all(mut self) {
@@ -355,8 +379,23 @@ impl Pool {
     }
 }
 
-/// A configuration without what the catalog does not show: that is looked at with each call, or in each session. What
-/// servers offer is compared for itself.
+/// What the catalog shows differently after an update of a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shown {
+    Nothing,
+    /// Who may use its items.
+    Policies,
+    /// Its items.
+    Items,
+}
+
+/// A configuration without what says who may use the server.
+fn without_policies(server: Server) -> Server {
+    Server { labels: BTreeMap::new(), governed_by: Vec::new(), ..server }
+}
+
+/// A configuration without the parts that the catalog does not show: those are read by each call, or in each session.
+/// The items of servers are compared separately.
 fn shown_by_the_catalog(server: &Server) -> Server {
     let plain = Server::from_url("", "");
     Server {

@@ -1,16 +1,15 @@
-//! Seals what clients keep for the gateway, so that every replica with the same keys can take it back unchanged.
+//! Seals state that clients keep for the gateway, so that every replica with the same keys can open it unchanged.
 //!
 //! A sealed text is base64url (RFC 4648, section 5, unpadded) of: format (1 byte), length of the key's id (1), the id,
-//! nonce (12), then the content under AES-256-GCM with its tag (16). What comes before the nonce, and the purpose, are
+//! nonce (12), then the content under AES-256-GCM with its tag (16). The bytes before the nonce, and the purpose, are
 //! authenticated too. Nonces are random: a key is good for 2^32 texts (NIST SP 800-38D, section 8.3).
 
-pub mod file;
+pub(crate) mod file;
 mod keys;
 mod layout;
-mod opened;
 mod request_state;
 mod session;
-mod subject;
+mod session_cache;
 
 #[cfg(test)]
 mod tests;
@@ -24,107 +23,110 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use thiserror::Error;
 
-pub use keys::{Keys, KeysError, MAX_KEYS, MAX_KEYS_BYTES};
-pub use request_state::{Inner, RequestState, RequestStateError, StateTooLarge, digest};
-pub use session::{Session, SessionError};
-pub use subject::SubjectId;
+pub(crate) use keys::MAX_KEYS_BYTES;
+pub use keys::{Keys, KeysError};
+pub(crate) use request_state::{Inner, RequestState, digest};
+pub(crate) use session::{SealedSession, SessionKey};
+#[cfg(test)]
+use {keys::MAX_KEYS, request_state::RequestStateError, request_state::StateTooLarge, session::SessionError};
 
-use layout::Reader;
-use opened::Opened;
+use layout::ByteReader;
+use session_cache::SessionCache;
 
-/// The only form of sealed text there has been.
+/// The only format so far.
 const FORMAT: u8 = 1;
 
 const NONCE: usize = 12;
 const TAG: usize = 16;
 
-/// What a sealed text is for. One that was sealed for one purpose never opens for another.
+/// The purpose of a sealed text. A text sealed for one purpose never opens for another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
     /// The id of a session.
     Session,
     /// The `requestState` of an `input_required` result.
     RequestState,
-    /// What one replica asks another for its proof.
+    /// The challenge by which one replica makes another prove that it has the keys.
     Replica,
-    /// The id of a question to a client.
-    Question,
-    /// What a request to a server says of the gateway that sends it.
+    /// The id of a request to a client.
+    ServerRequest,
+    /// The sending gateway's token in a request to a server.
     Hop,
-    /// What a gateway that asks is told of this one.
+    /// This gateway's token in an answer to another gateway.
     Behind,
 }
 
 impl Purpose {
-    /// Part of what is authenticated: a change makes all texts of this purpose void.
+    /// Part of the authenticated data: changing it invalidates all texts of this purpose.
     fn label(self) -> &'static [u8] {
         match self {
             Self::Session => b"portcullis session",
             Self::RequestState => b"portcullis request state",
             Self::Replica => b"portcullis replica",
-            Self::Question => b"portcullis question",
+            Self::ServerRequest => b"portcullis question",
             Self::Hop => b"portcullis hop",
             Self::Behind => b"portcullis behind",
         }
     }
 
-    /// A longer text is refused before it is looked at, in bytes.
+    /// The limit for a text, in bytes; longer texts are refused unread.
     ///
     /// Ids of sessions are headers; states hold what a server wrote.
-    pub const fn max_text(self) -> usize {
+    pub(crate) const fn max_text(self) -> usize {
         match self {
-            Self::Session | Self::Replica | Self::Question | Self::Hop | Self::Behind => 1024,
+            Self::Session | Self::Replica | Self::ServerRequest | Self::Hop | Self::Behind => 1024,
             Self::RequestState => 1024 * 1024,
         }
     }
 }
 
-/// Why a text does not open.
+/// The reason a text does not open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum SealError {
-    /// It never was sealed here, or was cut.
-    #[error("this was not made by the gateway: start anew")]
+    /// The text was never sealed by the gateway, or was truncated.
+    #[error("this was not made by the gateway: start over")]
     Malformed,
-    /// None of the keys has this id: it was taken away, or the text comes from a gateway with other keys.
-    #[error("the key that this was sealed with is no longer in use: start anew")]
+    /// No key has this id: it was removed, or the text comes from a gateway with other keys.
+    #[error("the key that this was sealed with is no longer in use: start over")]
     UnknownKey,
-    /// It was changed, or sealed for something else.
-    #[error("this was changed, or made for something else: start anew")]
+    /// The text was modified, or sealed for another purpose.
+    #[error("this was changed, or made for something else: start over")]
     Forged,
 }
 
-/// Seals and opens. Cheap to clone: all clones share their keys, also when those are replaced.
+/// Seals and opens texts. Cheap to clone: all clones share their keys, even when those are replaced.
 #[derive(Clone)]
 pub struct Sealer {
     keys: Arc<ArcSwap<Keys>>,
     /// Sessions that these keys have opened.
-    opened: Arc<Opened>,
+    session_cache: Arc<SessionCache>,
 }
 
 impl Sealer {
-    /// With these keys: the first seals, all open.
+    /// Uses these keys: the first seals, all open.
     pub fn new(keys: Keys) -> Self {
-        Self { keys: Arc::new(ArcSwap::from_pointee(keys)), opened: Arc::default() }
+        Self { keys: Arc::new(ArcSwap::from_pointee(keys)), session_cache: Arc::default() }
     }
 
-    /// With a key that nobody else has and that is gone with the process.
-    pub fn random() -> Self {
+    /// Uses a random key that exists only in this process.
+    pub(crate) fn random() -> Self {
         Self::new(Keys::random())
     }
 
-    /// Puts other keys to use. What was sealed with a key that is not among them no longer opens.
-    pub fn replace(&self, keys: Keys) {
+    /// Replaces the keys. Texts sealed with a removed key no longer open.
+    pub(crate) fn replace(&self, keys: Keys) {
         self.keys.store(Arc::new(keys));
-        self.opened.forget_all();
+        self.session_cache.forget_all();
     }
 
     /// The id of the key that seals.
-    pub fn key_id(&self) -> String {
+    #[cfg(test)]
+    pub(crate) fn key_id(&self) -> String {
         self.keys.load().first().id.clone()
     }
 
-    /// A text that opens for this purpose alone and shows nothing but the length of `content`.
-    pub fn seal(&self, purpose: Purpose, content: &[u8]) -> String {
+    /// Seals `content` into a text that opens only for this purpose and reveals only the length.
+    pub(crate) fn seal(&self, purpose: Purpose, content: &[u8]) -> String {
         let keys = self.keys.load();
         let key = keys.first();
         let mut head = vec![FORMAT];
@@ -139,16 +141,16 @@ impl Sealer {
         URL_SAFE_NO_PAD.encode(head)
     }
 
-    /// What was sealed for this purpose.
+    /// Opens a text that was sealed for this purpose.
     ///
     /// # Errors
-    /// Why it does not open. Nothing of the text can be trusted then, its key id included.
+    /// The reason the text does not open. Nothing in it can be trusted then, not even its key id.
     pub fn open(&self, purpose: Purpose, text: &str) -> Result<Vec<u8>, SealError> {
         if text.len() > purpose.max_text() {
             return Err(SealError::Malformed);
         }
         let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| SealError::Malformed)?;
-        let mut rest = Reader::new(&bytes);
+        let mut rest = ByteReader::new(&bytes);
         if rest.byte() != Some(FORMAT) {
             return Err(SealError::Malformed);
         }
@@ -175,7 +177,7 @@ impl fmt::Debug for Sealer {
     }
 }
 
-/// No label is the beginning of another followed by the format's byte, so no two purposes share a text.
+/// No label is a prefix of another followed by the format's byte, so no two purposes share a text.
 fn associated(purpose: Purpose, head: &[u8]) -> Vec<u8> {
     [purpose.label(), head].concat()
 }

@@ -1,8 +1,8 @@
-//! What McpServers name in Secrets and ConfigMaps, read from a folder or from the cluster.
+//! Reads the Secrets and ConfigMaps that McpServers reference, from a folder or from the cluster.
 //!
-//! Values never leave this module but in headers and TLS settings: nothing here shows them.
+//! Values leave this module only in headers and TLS settings: nothing here displays them.
 
-pub mod cluster;
+pub(crate) mod cluster;
 mod error;
 mod folder;
 mod watch;
@@ -17,26 +17,26 @@ use portcullis_crds::Server;
 use portcullis_crds::mcpserver::{CaKind, Header, Tls};
 use url::{Origin, Url};
 
-pub use error::SecretError;
-pub use watch::follow;
+pub(crate) use error::SecretError;
+pub(crate) use watch::follow;
 
-use crate::upstream::stream::{Named, TlsMaterial};
+use portcullis_mcp::http1::stream::{Named, TlsMaterial};
 
-/// A header's value may be so long: most servers refuse longer ones, and it is sent with each request.
+/// The limit for a header's value: most servers refuse longer ones, and it is sent with each request.
 const MAX_HEADER_BYTES: usize = 16 * 1024;
 
-/// Where Secrets lie.
+/// The source of Secrets.
 #[derive(Clone)]
-pub enum Secrets {
-    /// In a folder, as `DIR/NAME/KEY`: the layout of mounted Secrets. None: no Secret can be had.
+pub(crate) enum Secrets {
+    /// A folder, as `DIR/NAME/KEY`: the layout of mounted Secrets. `None`: no Secret is available.
     Folder(Option<PathBuf>),
     /// In the cluster.
     Cluster(Arc<cluster::Store>),
 }
 
-/// Namespaces whose credentials may be read.
+/// Namespaces whose credentials the gateway may read.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Namespaces {
+pub(crate) enum Namespaces {
     /// All.
     All,
     /// These.
@@ -45,7 +45,7 @@ pub enum Namespaces {
 
 /// The kind of an object that holds values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Kind {
+pub(crate) enum ObjectKind {
     /// A Secret.
     Secret,
     /// A ConfigMap.
@@ -54,42 +54,42 @@ pub enum Kind {
 
 /// One object in a cluster.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ObjectKey {
+pub(crate) struct ObjectKey {
     /// Its kind.
-    pub kind: Kind,
+    pub(crate) kind: ObjectKind,
     /// Its namespace: that of the server.
-    pub namespace: String,
+    pub(crate) namespace: String,
     /// Its name.
-    pub name: String,
+    pub(crate) name: String,
 }
 
-/// One value that a server needs.
+/// A reference to one value that a server needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Reference {
-    /// Where it lies.
-    pub object: ObjectKey,
-    /// Under which key.
-    pub key: String,
-    /// Where it is sent, if it is a credential; a certificate authority is sent nowhere.
-    pub origin: Option<Origin>,
+pub(crate) struct Reference {
+    /// The object that contains it.
+    pub(crate) object: ObjectKey,
+    /// Its key in the object.
+    pub(crate) key: String,
+    /// The destination of a credential; a certificate authority is sent nowhere.
+    pub(crate) origin: Option<Origin>,
 }
 
-/// A server's settings with their Secrets filled in.
+/// A server's settings with the values of their Secrets.
 #[derive(Clone, Default, PartialEq)]
-pub struct Resolved {
+pub(crate) struct Resolved {
     /// Headers for every request.
-    pub headers: HeaderMap,
+    pub(crate) headers: HeaderMap,
     /// TLS settings.
-    pub tls: TlsMaterial,
-    /// What they were filled in from.
+    pub(crate) tls: TlsMaterial,
+    /// The references behind the values.
     references: Vec<Reference>,
 }
 
 impl Resolved {
-    /// Sends the headers of others from now on; what TLS was set up with stays.
-    pub fn take_headers_of(&mut self, others: Self) {
+    /// Uses the headers of `others` from now on; the TLS settings stay.
+    pub(crate) fn take_headers_of(&mut self, others: Self) {
         self.headers = others.headers;
-        // A value of either may be taken back.
+        // A value of either may be revoked.
         self.references.extend(others.references);
         self.references.dedup();
     }
@@ -98,22 +98,22 @@ impl Resolved {
 // === impl Secrets ===
 
 impl Secrets {
-    /// Fills in the Secrets of a server.
+    /// Resolves the references of a server.
     ///
     /// # Errors
-    /// A revocation if there is one, else the first that cannot be used: the server must then not be contacted, for it
+    /// A revocation if there is one, else the first unusable reference: the server must then not be contacted, for it
     /// would be without credentials.
-    pub fn resolve(&self, server: &Server) -> Result<Resolved, SecretError> {
+    pub(crate) fn resolve(&self, server: &Server) -> Result<Resolved, SecretError> {
         let mut reader =
-            Reader { secrets: self, server, origin: origin(server), references: Vec::new(), problem: None };
+            ReferenceReader { secrets: self, server, origin: origin(server), references: Vec::new(), problem: None };
         let headers = server.headers.iter().filter_map(|header| reader.header(header)).collect();
         let tls = server.tls.as_ref().map(|tls| reader.tls(tls)).unwrap_or_default();
         let references = reader.references;
         reader.problem.map_or(Ok(Resolved { headers, tls, references }), Err)
     }
 
-    /// Whether something that is in use must not be used any more.
-    pub fn revoked(&self, used: &Resolved) -> Option<SecretError> {
+    /// Whether a value in use must no longer be used.
+    pub(crate) fn revoked(&self, used: &Resolved) -> Option<SecretError> {
         let errors = used.references.iter().filter_map(|reference| self.read(reference).err());
         errors.into_iter().find(SecretError::is_revocation)
     }
@@ -125,7 +125,7 @@ impl Secrets {
         }
     }
 
-    /// How people find a value.
+    /// The name of a value for users.
     fn name(&self, reference: &Reference) -> String {
         match self {
             Self::Folder(_) => folder::place(reference),
@@ -135,12 +135,12 @@ impl Secrets {
 }
 
 fn origin(server: &Server) -> Origin {
-    // A URL that is none is refused elsewhere; an opaque origin is equal to no other.
+    // An invalid URL is refused elsewhere; an opaque origin equals no other.
     Url::parse(&server.url).map_or_else(|_| Origin::new_opaque(), |url| url.origin())
 }
 
-/// Reads all that one server names, and keeps the gravest problem.
-struct Reader<'a> {
+/// Reads all references of one server, and keeps the gravest problem.
+struct ReferenceReader<'a> {
     secrets: &'a Secrets,
     server: &'a Server,
     origin: Origin,
@@ -148,20 +148,20 @@ struct Reader<'a> {
     problem: Option<SecretError>,
 }
 
-impl Reader<'_> {
+impl ReferenceReader<'_> {
     fn header(&mut self, header: &Header) -> Option<(HeaderName, HeaderValue)> {
         let mut value = header.prefix.clone().unwrap_or_default().into_bytes();
         let mut place = format!("headers/{}", header.name);
         match &header.secret_ref {
             Some(secret) => {
-                let reference = self.reference(Kind::Secret, &secret.name, &secret.key, true);
+                let reference = self.reference(ObjectKind::Secret, &secret.name, &secret.key, true);
                 place = self.secrets.name(&reference);
                 let secret = trimmed(self.read(reference)?);
                 if secret.len() > MAX_HEADER_BYTES {
                     let limit = MAX_HEADER_BYTES;
                     return self.refused(SecretError::TooLong { place, limit, authority: false });
                 }
-                // A file that is just being written is empty for a moment.
+                // A file that is just being written is briefly empty.
                 if secret.is_empty() {
                     return self.refused(SecretError::NotAHeader(place));
                 }
@@ -177,23 +177,23 @@ impl Reader<'_> {
 
     fn tls(&mut self, tls: &Tls) -> TlsMaterial {
         let ca = tls.ca_ref.as_ref().and_then(|ca| {
-            let kind = if ca.kind == CaKind::Secret { Kind::Secret } else { Kind::ConfigMap };
+            let kind = if ca.kind == CaKind::Secret { ObjectKind::Secret } else { ObjectKind::ConfigMap };
             let reference = self.reference(kind, &ca.name, &ca.key, false);
             let name = self.secrets.name(&reference);
             self.read(reference).map(|value| Named { name, value })
         });
         let client = tls.client_cert_ref.as_ref().and_then(|secret| {
-            let certificate = self.reference(Kind::Secret, &secret.name, "tls.crt", true);
-            let key = self.reference(Kind::Secret, &secret.name, "tls.key", true);
+            let certificate = self.reference(ObjectKind::Secret, &secret.name, "tls.crt", true);
+            let key = self.reference(ObjectKind::Secret, &secret.name, "tls.key", true);
             let name = self.secrets.name(&certificate);
-            // Both are read, so that the gravest problem of both is told.
+            // Both are read, so that the graver problem is reported.
             let (certificate, key) = (self.read(certificate), self.read(key));
             certificate.zip(key).map(|value| Named { name, value })
         });
         TlsMaterial { ca, client, server_name: tls.server_name.clone(), insecure: tls.insecure_skip_verify }
     }
 
-    fn reference(&self, kind: Kind, name: &str, key: &str, credential: bool) -> Reference {
+    fn reference(&self, kind: ObjectKind, name: &str, key: &str, credential: bool) -> Reference {
         let object = ObjectKey { kind, namespace: self.server.key.namespace.clone(), name: name.to_owned() };
         Reference { object, key: key.to_owned(), origin: credential.then(|| self.origin.clone()) }
     }
@@ -216,7 +216,7 @@ impl Reader<'_> {
     }
 }
 
-/// Editors end files with a line end that nobody means.
+/// Editors end files with an unintended line end.
 fn trimmed(mut value: Vec<u8>) -> Vec<u8> {
     while value.last().is_some_and(|b| matches!(b, b'\n' | b'\r')) {
         value.pop();
@@ -227,8 +227,8 @@ fn trimmed(mut value: Vec<u8>) -> Vec<u8> {
 // === impl Namespaces ===
 
 impl Namespaces {
-    /// Whether credentials of this namespace may be read.
-    pub fn cover(&self, namespace: &str) -> bool {
+    /// Whether the gateway may read credentials of this namespace.
+    pub(crate) fn cover(&self, namespace: &str) -> bool {
         match self {
             Self::All => true,
             Self::Listed(names) => names.contains(namespace),
@@ -239,7 +239,7 @@ impl Namespaces {
 impl FromStr for Namespaces {
     type Err = String;
 
-    /// Reads names separated by commas, or `*`. Fails with the first part that is no name.
+    /// Parses names separated by commas, or `*`. Fails with the first invalid name.
     fn from_str(text: &str) -> Result<Self, String> {
         if text.trim() == "*" {
             return Ok(Self::All);

@@ -1,6 +1,6 @@
-//! A token bucket: so many at once, so many per second.
+//! A token bucket: bounds a burst and a rate per second.
 //!
-//! Pure: time is given from outside, so that a paused clock can test what uses it.
+//! Pure: the caller passes the time, so that tests can use a paused clock.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 /// Tokens that come back with time.
 #[derive(Debug)]
-pub struct Bucket {
+pub(crate) struct Bucket {
     burst: f64,
     per_second: f64,
     tokens: f64,
@@ -17,12 +17,12 @@ pub struct Bucket {
 
 impl Bucket {
     /// A full bucket.
-    pub fn new(burst: u32, per_second: u32, now: Instant) -> Self {
+    pub(crate) fn new(burst: u32, per_second: u32, now: Instant) -> Self {
         Self { burst: burst.into(), per_second: per_second.into(), tokens: burst.into(), counted: now }
     }
 
     /// Takes a token if there is one.
-    pub fn take(&mut self, now: Instant) -> bool {
+    pub(crate) fn take(&mut self, now: Instant) -> bool {
         self.count(now);
         let there = self.tokens >= 1.0;
         if there {
@@ -31,11 +31,11 @@ impl Bucket {
         there
     }
 
-    /// When the next token is there.
-    pub fn next(&mut self, now: Instant) -> Instant {
+    /// When the next token is available.
+    pub(crate) fn next(&mut self, now: Instant) -> Instant {
         self.count(now);
         let missing = (1.0 - self.tokens).max(0.0);
-        // A little more, so that rounding does not wake anybody too early.
+        // A little more, so that rounding wakes nobody too early.
         let wait = if missing > 0.0 { missing / self.per_second + 0.000_1 } else { 0.0 };
         now + Duration::from_secs_f64(wait)
     }

@@ -1,33 +1,31 @@
 //! The command line.
 
-use std::ffi::OsString;
-
-use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 use clap_complete::Shell;
-use portcullis_runtime::flags;
+use portcullis_runtime::flags::Scoped;
 
-use crate::config::Options;
+use crate::config::OperatorOptions;
 
-/// Reconciles McpServers into the ConfigMaps that the gateway watches
+/// Reconciles McpServers and McpAccessPolicies into the ConfigMaps that the gateway watches
 #[derive(Parser)]
 #[command(name = "portcullis-operator", version)]
-pub struct Cli {
-    /// What to do; run if absent
+pub struct OperatorCli {
+    /// Command; absent: run
     #[command(subcommand)]
-    pub command: Option<Command>,
+    pub command: Option<OperatorCommand>,
     /// Settings
     #[command(flatten)]
-    pub options: Options,
+    pub options: OperatorOptions,
 }
 
-/// What to do.
+/// The commands of the operator.
 #[derive(Subcommand)]
-pub enum Command {
+pub enum OperatorCommand {
     /// Reconcile until a signal to stop
     Run,
-    /// Say in the status of McpServers that this installation serves them no more, and end
+    /// Mark McpServers as no longer served by this installation, and exit
     Retire,
-    /// Print the CustomResourceDefinition of McpServer
+    /// Print the CustomResourceDefinitions of McpServer and McpAccessPolicy
     Crd,
     /// Print completions for a shell
     Completions {
@@ -38,25 +36,34 @@ pub enum Command {
     Man,
 }
 
-impl Cli {
-    /// The command line, in which each subcommand has the flags that it uses.
-    pub fn scoped() -> clap::Command {
-        flags::scoped(Self::command(), uses)
-    }
-
-    /// Reads the arguments of the process.
-    ///
-    /// # Errors
-    /// They cannot be understood, or hold a flag that the subcommand does not use.
-    pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
-        Self::from_arg_matches(&flags::matches(&mut Self::scoped(), uses, arguments)?)
+impl Scoped for OperatorCli {
+    fn uses(subcommand: &str, setting: &str) -> bool {
+        match subcommand {
+            "run" => true,
+            "retire" => matches!(setting, "installation" | "namespaces"),
+            _ => false,
+        }
     }
 }
 
-fn uses(subcommand: &str, setting: &str) -> bool {
-    match subcommand {
-        "run" => true,
-        "retire" => matches!(setting, "installation" | "namespaces"),
-        _ => false,
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(arguments: &[&str]) -> Option<String> {
+        let all = ["portcullis-operator"].iter().chain(arguments).map(Into::into);
+        OperatorCli::read(all).err().map(|error| error.to_string().lines().next().unwrap_or_default().to_owned())
+    }
+
+    #[test]
+    fn a_command_takes_the_flags_that_it_uses_alone() {
+        let told = |flag: &str, command: &str| {
+            Some(format!("error: unexpected argument '--{flag}' found: {command} does not use it"))
+        };
+        assert_eq!(refused(&["run", "--home-namespace", "a"]), None);
+        assert_eq!(refused(&["retire", "--installation", "a", "--namespaces", "b"]), None);
+        assert_eq!(refused(&["retire", "--home-namespace", "a"]), told("home-namespace", "retire"));
+        assert_eq!(refused(&["--home-namespace", "a", "crd"]), told("home-namespace", "crd"));
+        assert_eq!(refused(&["man", "--installation", "a"]), told("installation", "man"));
     }
 }

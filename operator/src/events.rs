@@ -1,84 +1,91 @@
-//! Tells people what happened to an McpServer, as Events of the cluster: on transitions only.
+//! Records transitions of McpServers and McpAccessPolicies as Events of the cluster, for people.
 
 use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::Client;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
-use portcullis_crds::mcpserver::McpServerStatus;
 use portcullis_crds::names::GROUP;
-use portcullis_crds::{ConditionType, Reason, ServerKey};
+use portcullis_crds::{ConditionType, Reason};
 use portcullis_runtime::Shutdown;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::warn;
 
 use crate::bucket::Bucket;
-use crate::metrics::Metrics;
+use crate::metrics::OperatorMetrics;
+use crate::object_key::ObjectKey;
 use crate::publish::REQUEST_LIMIT;
 use crate::status::find;
 
-/// Events that may wait to be written; more are left out and counted.
-const QUEUE: usize = 256;
+/// Events that may wait to be written; further ones are dropped and counted.
+const QUEUE_CAPACITY: usize = 256;
 
-/// Events at once and per second: they are for people.
-const RATE: (u32, u32) = (50, 10);
+/// Events in a burst and per second: people read them.
+const EVENT_RATE: (u32, u32) = (50, 10);
 
 /// The longest note, in characters; Kubernetes takes 1,024 bytes.
-const MAX_NOTE: usize = 250;
+const MAX_NOTE_CHARS: usize = 250;
 
-/// Something to tell.
+/// One Event to be written.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Story {
-    /// Of which McpServer.
-    pub about: ObjectReference,
-    /// Whether it is bad.
-    pub warning: bool,
+pub(crate) struct EventNote {
+    /// The object that the Event is about.
+    pub(crate) about: ObjectReference,
+    /// Whether the Event is a warning.
+    pub(crate) warning: bool,
     /// The reason of the condition.
-    pub reason: String,
-    /// What to tell.
-    pub note: String,
+    pub(crate) reason: String,
+    /// The message for people.
+    pub(crate) message: String,
 }
 
-/// Takes stories, without ever waiting.
+/// Queues Events, and never waits.
 #[derive(Clone)]
-pub struct Teller {
-    stories: mpsc::Sender<Story>,
-    metrics: Metrics,
+pub(crate) struct EventSink {
+    notes: mpsc::Sender<EventNote>,
+    metrics: OperatorMetrics,
 }
 
-/// A place for stories, and the end that writes them.
-pub fn channel(metrics: Metrics) -> (Teller, mpsc::Receiver<Story>) {
-    let (stories, receiver) = mpsc::channel(QUEUE);
-    (Teller { stories, metrics }, receiver)
+/// The sink of the queue, and the receiver for [`run`].
+pub(crate) fn channel(metrics: OperatorMetrics) -> (EventSink, mpsc::Receiver<EventNote>) {
+    let (notes, receiver) = mpsc::channel(QUEUE_CAPACITY);
+    (EventSink { notes, metrics }, receiver)
 }
 
-impl Teller {
-    /// Tells what is different between two statuses of a server.
-    pub fn tell(&self, key: &ServerKey, uid: &str, old: &McpServerStatus, new: &McpServerStatus) {
-        for told in transitions(old, new) {
-            self.story(key, uid, told);
+impl EventSink {
+    /// Records the transitions of these types between the conditions of an object, before and now.
+    pub(crate) fn record_transitions(
+        &self,
+        of: &ObjectKey,
+        uid: &str,
+        kinds: &[ConditionType],
+        (old, new): (&[Condition], &[Condition]),
+    ) {
+        for transition in transitions(kinds, old, new) {
+            self.record(of, uid, transition);
         }
     }
 
-    /// Tells something of a server: whether it is bad, the reason, and a sentence.
-    pub fn story(&self, key: &ServerKey, uid: &str, (warning, reason, note): (bool, String, String)) {
+    /// Records one Event of an object: whether it is a warning, the reason, and the message.
+    pub(crate) fn record(&self, of: &ObjectKey, uid: &str, (warning, reason, message): (bool, String, String)) {
         let about = ObjectReference {
             api_version: Some(format!("{GROUP}/v1alpha1")),
-            kind: Some("McpServer".into()),
-            namespace: Some(key.namespace.clone()),
-            name: Some(key.name.clone()),
+            kind: Some(of.kind.word().into()),
+            namespace: Some(of.key.namespace.clone()),
+            name: Some(of.key.name.clone()),
             uid: Some(uid.to_owned()),
             ..ObjectReference::default()
         };
-        let note = note.chars().take(MAX_NOTE).collect();
-        if self.stories.try_send(Story { about, warning, reason, note }).is_err() {
+        let message = message.chars().take(MAX_NOTE_CHARS).collect();
+        if self.notes.try_send(EventNote { about, warning, reason, message }).is_err() {
             self.metrics.events.with_label_values(&["dropped"]).inc();
         }
     }
 }
 
-/// What people should hear of: whether it is bad, the reason, and a sentence.
-fn transitions(old: &McpServerStatus, new: &McpServerStatus) -> Vec<(bool, String, String)> {
-    // What is under way is no news, and what follows from another condition was told with that one.
+/// The transitions worth an Event: whether it is a warning, the reason, and the message.
+fn transitions(kinds: &[ConditionType], old: &[Condition], new: &[Condition]) -> Vec<(bool, String, String)> {
+    // Steps on the way are no news, and the Event of one condition covers those that follow from it.
     const SILENT: [Reason; 6] = [
         Reason::NotProgrammed,
         Reason::NotAccepted,
@@ -87,15 +94,15 @@ fn transitions(old: &McpServerStatus, new: &McpServerStatus) -> Vec<(bool, Strin
         Reason::Probing,
         Reason::NoGateway,
     ];
-    let mut told = Vec::new();
-    for kind in ConditionType::ALL {
+    let mut transitions = Vec::new();
+    for kind in kinds.iter().copied() {
         let (Some(now), before) = (find(new, kind), find(old, kind)) else { continue };
         let same = before.is_some_and(|before| before.status == now.status && before.reason == now.reason);
         let silent = SILENT.iter().any(|reason| reason.as_str() == now.reason);
         let good = now.status == "True";
-        // Only that it can be called is good news of its own; that something is well again is told if it was not.
+        // Only `Ready` is good news by itself; another condition is recorded as good only after it was bad.
         let was_bad = before.is_some_and(|before| before.status == "False");
-        // Good, as far as it goes.
+        // Good, but dangerous.
         let dangerous = now.reason == Reason::InsecureSkipVerify.as_str();
         if same || silent || (good && kind != ConditionType::Ready && !was_bad && !dangerous) {
             continue;
@@ -103,22 +110,28 @@ fn transitions(old: &McpServerStatus, new: &McpServerStatus) -> Vec<(bool, Strin
         let quiet = [Reason::Disabled, Reason::Draining].iter().any(|reason| reason.as_str() == now.reason);
         let note =
             if now.message.is_empty() { format!("{} is {}", now.type_, now.status) } else { now.message.clone() };
-        told.push(((!good && !quiet) || dangerous, now.reason.clone(), note));
+        transitions.push(((!good && !quiet) || dangerous, now.reason.clone(), note));
     }
-    told
+    transitions
 }
 
-/// Writes stories until the process stops.
-pub async fn run(client: Client, pod: String, mut stories: mpsc::Receiver<Story>, metrics: Metrics, stop: Shutdown) {
+/// Writes the queued Events until the process stops.
+pub(crate) async fn run(
+    client: Client,
+    pod: String,
+    mut notes: mpsc::Receiver<EventNote>,
+    metrics: OperatorMetrics,
+    stop: Shutdown,
+) {
     let reporter = Reporter { controller: format!("{GROUP}/operator"), instance: Some(pod) };
     let recorder = Recorder::new(client, reporter);
-    let mut bucket = Bucket::new(RATE.0, RATE.1, Instant::now());
+    let mut bucket = Bucket::new(EVENT_RATE.0, EVENT_RATE.1, Instant::now());
     loop {
-        let story = tokio::select! {
-            story = stories.recv() => story,
+        let note = tokio::select! {
+            note = notes.recv() => note,
             () = stop.requested() => return,
         };
-        let Some(story) = story else { return stop.requested().await };
+        let Some(note) = note else { return stop.requested().await };
         while !bucket.take(Instant::now()) {
             tokio::select! {
                 () = sleep_until(bucket.next(Instant::now())) => {}
@@ -126,16 +139,16 @@ pub async fn run(client: Client, pod: String, mut stories: mpsc::Receiver<Story>
             }
         }
         let event = Event {
-            type_: if story.warning { EventType::Warning } else { EventType::Normal },
-            reason: story.reason,
-            note: Some(story.note),
+            type_: if note.warning { EventType::Warning } else { EventType::Normal },
+            reason: note.reason,
+            note: Some(note.message),
             action: "Reconcile".into(),
             secondary: None,
         };
-        let outcome = match timeout(REQUEST_LIMIT, recorder.publish(&event, &story.about)).await {
+        let outcome = match timeout(REQUEST_LIMIT, recorder.publish(&event, &note.about)).await {
             Ok(Ok(())) => "ok",
             Ok(Err(error)) => {
-                warn!(%error, "an Event could not be written");
+                warn!(%error, "cannot write an Event");
                 "error"
             }
             Err(_) => "error",
@@ -146,11 +159,11 @@ pub async fn run(client: Client, pod: String, mut stories: mpsc::Receiver<Story>
 
 #[cfg(test)]
 mod tests {
-    use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
     use super::*;
 
-    fn status(conditions: &[(ConditionType, &str, Reason)]) -> McpServerStatus {
+    fn status(conditions: &[(ConditionType, &str, Reason)]) -> Vec<Condition> {
         let condition = |(kind, status, reason): &(ConditionType, &str, Reason)| Condition {
             type_: kind.as_str().into(),
             status: (*status).into(),
@@ -159,7 +172,7 @@ mod tests {
             observed_generation: None,
             last_transition_time: Time(k8s_openapi::jiff::Timestamp::UNIX_EPOCH),
         };
-        McpServerStatus { conditions: conditions.iter().map(condition).collect(), ..Default::default() }
+        conditions.iter().map(condition).collect()
     }
 
     #[test]
@@ -174,8 +187,8 @@ mod tests {
             (Ready, "False", Reason::RefsNotResolved),
         ]);
         let off = status(&[(Ready, "False", Reason::Disabled)]);
-        let words = |old, new| {
-            let told = transitions(old, new).into_iter();
+        let words = |old: &Vec<Condition>, new: &Vec<Condition>| {
+            let told = transitions(&ConditionType::ALL, old, new).into_iter();
             told.map(|(warning, reason, _)| format!("{}{reason}", if warning { "!" } else { "" })).collect::<Vec<_>>()
         };
         assert_eq!(words(&none, &well), ["Ready"]);

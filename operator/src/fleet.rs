@@ -1,6 +1,6 @@
-//! What the gateway replicas have told: who they are, what each has applied, what each can call.
+//! Keeps the last report of each gateway replica: what it has applied, and what it can call.
 //!
-//! Pure. Time is given from outside.
+//! Pure: the caller passes the time.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -9,72 +9,72 @@ use std::time::Duration;
 use portcullis_crds::{Reason, Report, ServerKey, ServerReport};
 use tokio::time::Instant;
 
-/// A replica that has just come is waited for so long before it counts as silent.
-pub const FIRST_ANSWER: Duration = Duration::from_secs(2);
+/// A new replica counts as silent after this time without an answer.
+pub(crate) const FIRST_ANSWER_LIMIT: Duration = Duration::from_secs(2);
 
-/// A replica that fails to answer counts as before for so long.
-pub const PATIENCE: Duration = Duration::from_secs(10);
+/// A replica that fails to answer keeps its last report for this time, and then counts as silent.
+pub(crate) const SILENCE_LIMIT: Duration = Duration::from_secs(10);
 
-/// All replicas that take traffic.
+/// The replicas that take traffic.
 #[derive(Debug, Default)]
-pub struct Fleet {
-    replicas: BTreeMap<SocketAddr, Replica>,
+pub(crate) struct Fleet {
+    replicas: BTreeMap<SocketAddr, ReplicaState>,
 }
 
 #[derive(Debug)]
-struct Replica {
+struct ReplicaState {
     since: Instant,
     instance: Option<String>,
     failing_since: Option<Instant>,
     servers: BTreeMap<ServerKey, ServerReport>,
 }
 
-/// What all replicas together say of one server.
+/// The combined reports of all replicas about one server.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct View {
+pub(crate) struct FleetView {
     /// Replicas that take traffic.
-    pub total: u32,
-    /// Of these, those that do not answer.
-    pub silent: u32,
-    /// Those that have applied the wanted revision.
-    pub applied: u32,
-    /// Of these, those that can call its tools.
-    pub ready: u32,
-    /// What replicas that have applied it say, in a fixed order; the ones that are not ready first.
-    pub reports: Vec<ServerReport>,
-    /// A replica has just come and has not told anything yet.
-    pub awaited: bool,
+    pub(crate) total: u32,
+    /// Replicas that do not answer.
+    pub(crate) silent: u32,
+    /// Replicas that have applied the wanted revision.
+    pub(crate) applied: u32,
+    /// Replicas that have applied it and can call its tools.
+    pub(crate) ready: u32,
+    /// The reports of replicas that have applied it, in a fixed order; those that are not ready come first.
+    pub(crate) reports: Vec<ServerReport>,
+    /// Whether a new replica has not reported yet.
+    pub(crate) awaited: bool,
 }
 
 impl Fleet {
-    /// These replicas take traffic now. Returns whether that is another set than before.
-    pub fn set(&mut self, addresses: &BTreeSet<SocketAddr>, now: Instant) -> bool {
+    /// Replaces the set of replicas that take traffic. Returns whether the set has changed.
+    pub(crate) fn set(&mut self, addresses: &BTreeSet<SocketAddr>, now: Instant) -> bool {
         let before = self.replicas.len();
         self.replicas.retain(|address, _| addresses.contains(address));
         let mut changed = self.replicas.len() != before;
         for address in addresses {
             self.replicas.entry(*address).or_insert_with(|| {
                 changed = true;
-                Replica::new(now)
+                ReplicaState::new(now)
             });
         }
         changed
     }
 
-    /// What was told is forgotten: nobody has asked meanwhile. Each replica has as long as a new one to answer.
-    pub fn forget(&mut self, now: Instant) {
+    /// Forgets all reports after a time without questions. Each replica gets as long as a new one to answer.
+    pub(crate) fn forget(&mut self, now: Instant) {
         for replica in self.replicas.values_mut() {
-            *replica = Replica::new(now);
+            *replica = ReplicaState::new(now);
         }
     }
 
-    /// Every replica.
-    pub fn addresses(&self) -> impl Iterator<Item = &SocketAddr> {
+    /// The addresses of all replicas.
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = &SocketAddr> {
         self.replicas.keys()
     }
 
-    /// A replica has told something. Returns the servers of which something is new.
-    pub fn told(&mut self, address: SocketAddr, report: Report) -> BTreeSet<ServerKey> {
+    /// Takes the report of a replica. Returns the servers whose reports have changed.
+    pub(crate) fn told(&mut self, address: SocketAddr, report: Report) -> BTreeSet<ServerKey> {
         let Some(replica) = self.replicas.get_mut(&address) else { return BTreeSet::new() };
         let first = replica.instance.is_none() || replica.failing_since.is_some();
         let mut touched = BTreeSet::new();
@@ -102,26 +102,26 @@ impl Fleet {
         touched
     }
 
-    /// A replica did not answer.
-    pub fn failed(&mut self, address: SocketAddr, now: Instant) {
+    /// Notes that a replica did not answer.
+    pub(crate) fn failed(&mut self, address: SocketAddr, now: Instant) {
         if let Some(replica) = self.replicas.get_mut(&address) {
             replica.failing_since.get_or_insert(now);
         }
     }
 
-    /// When the next replica will count as silent, if none tells anything until then.
-    pub fn next_change(&self, now: Instant) -> Option<Instant> {
-        self.replicas.values().filter_map(Replica::silent_from).filter(|at| *at > now).min()
+    /// When the next replica will count as silent, unless it answers.
+    pub(crate) fn next_change(&self, now: Instant) -> Option<Instant> {
+        self.replicas.values().filter_map(ReplicaState::silent_from).filter(|at| *at > now).min()
     }
 
-    /// How many replicas there are, and how many of them are silent.
-    pub fn counts(&self, now: Instant) -> (usize, usize) {
+    /// The number of replicas, and of silent ones.
+    pub(crate) fn counts(&self, now: Instant) -> (usize, usize) {
         (self.replicas.len(), self.replicas.values().filter(|replica| replica.is_silent(now)).count())
     }
 
-    /// What all replicas together say of one server, of which `revision` is wanted.
-    pub fn view(&self, key: &ServerKey, revision: Option<&str>, now: Instant) -> View {
-        let mut view = View { total: count(self.replicas.len()), ..View::default() };
+    /// The combined reports about one server, of which `revision` is wanted.
+    pub(crate) fn view(&self, key: &ServerKey, revision: Option<&str>, now: Instant) -> FleetView {
+        let mut view = FleetView { total: count(self.replicas.len()), ..FleetView::default() };
         for replica in self.replicas.values() {
             if replica.is_silent(now) {
                 view.silent += 1;
@@ -138,17 +138,34 @@ impl Fleet {
         view.reports.sort_by_key(|report| (report.ready, report.reason == Reason::Probing));
         view
     }
+
+    /// The numbers of replicas that have applied the wanted revisions of all these servers; without their reports.
+    pub(crate) fn view_of_all(&self, wanted: &[(&ServerKey, &str)], now: Instant) -> FleetView {
+        let mut view = FleetView { total: count(self.replicas.len()), ..FleetView::default() };
+        for replica in self.replicas.values() {
+            if replica.is_silent(now) {
+                view.silent += 1;
+                continue;
+            }
+            view.awaited |= replica.instance.is_none();
+            let has = |(key, revision): &(&ServerKey, &str)| {
+                replica.servers.get(*key).is_some_and(|report| report.revision == *revision)
+            };
+            view.applied += u32::from(replica.instance.is_some() && wanted.iter().all(has));
+        }
+        view
+    }
 }
 
-impl Replica {
+impl ReplicaState {
     fn new(now: Instant) -> Self {
         Self { since: now, instance: None, failing_since: None, servers: BTreeMap::new() }
     }
 
     fn silent_from(&self) -> Option<Instant> {
         match (&self.instance, self.failing_since) {
-            (None, _) => Some(self.since + FIRST_ANSWER),
-            (Some(_), Some(since)) => Some(since + PATIENCE),
+            (None, _) => Some(self.since + FIRST_ANSWER_LIMIT),
+            (Some(_), Some(since)) => Some(since + SILENCE_LIMIT),
             (Some(_), None) => None,
         }
     }
@@ -198,14 +215,14 @@ mod tests {
 
     fn report(complete: bool, servers: Vec<ServerReport>, gone: &[&str]) -> Report {
         let gone = gone.iter().map(|name| ServerKey::new("n", *name)).collect();
-        Report { instance: "i".into(), change: 1, complete, slots: vec![], servers, gone }
+        Report { instance: "i".into(), change: 1, complete, slots: vec![], servers, gone, policies: vec![] }
     }
 
     fn names(keys: BTreeSet<ServerKey>) -> Vec<String> {
         keys.into_iter().map(|key| key.name).collect()
     }
 
-    fn counts(view: &View) -> (u32, u32, u32, u32, bool) {
+    fn counts(view: &FleetView) -> (u32, u32, u32, u32, bool) {
         (view.total, view.silent, view.applied, view.ready, view.awaited)
     }
 
@@ -239,11 +256,15 @@ mod tests {
         assert_eq!(counts(&view), (2, 0, 2, 1, false));
         assert!(!view.reports[0].ready && view.reports[1].ready);
 
+        let other = ServerKey::new("n", "b");
+        let of_all = |wanted: &[(&ServerKey, &str)]| fleet.view_of_all(wanted, now).applied;
+        assert_eq!([of_all(&[]), of_all(&[(&key, "2")]), of_all(&[(&key, "2"), (&other, "1")])], [2, 2, 0]);
+
         fleet.failed(address(1), now);
         assert_eq!(counts(&fleet.view(&key, Some("2"), now)), (2, 0, 2, 1, false));
-        assert_eq!(fleet.next_change(now), Some(now + PATIENCE));
-        assert_eq!(counts(&fleet.view(&key, Some("2"), now + PATIENCE)), (2, 1, 1, 0, false));
+        assert_eq!(fleet.next_change(now), Some(now + SILENCE_LIMIT));
+        assert_eq!(counts(&fleet.view(&key, Some("2"), now + SILENCE_LIMIT)), (2, 1, 1, 0, false));
         fleet.told(address(1), report(false, vec![], &[]));
-        assert_eq!((fleet.next_change(now), fleet.counts(now + PATIENCE)), (None, (2, 0)));
+        assert_eq!((fleet.next_change(now), fleet.counts(now + SILENCE_LIMIT)), (None, (2, 0)));
     }
 }

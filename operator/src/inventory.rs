@@ -1,76 +1,108 @@
-//! What every McpServer has become: the one place that knows all of them.
+//! Keeps all McpServers with their verdicts and the policies that govern them, and the servers of each slot.
 //!
-//! Pure. A change touches one server and one slot, so its cost does not grow with the number of servers.
+//! Pure: the caller passes the time. A change of a server touches one server and one slot, so its cost does not grow with
+//! the number of servers; a change of a policy touches the servers that it governs.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
+use portcullis_crds::mcpaccesspolicy::PolicyMode;
 use portcullis_crds::mcpserver::McpServerStatus;
-use portcullis_crds::resolve::{KnownService, KnownServices, key_of};
+use portcullis_crds::resolve::{KnownService, KnownServices, labels_of};
 use portcullis_crds::slots::slot_of;
 use portcullis_crds::snapshot::revision_of;
-use portcullis_crds::{McpServer, Reason, Refusal, ServerKey, Services, Verdict, resolve};
+use portcullis_crds::{
+    McpServer, Policies, ReadPolicy, Reason, ServerKey, ServerVerdict, Services, SpecRefusal, resolve,
+};
+use tokio::time::Instant;
 
-use crate::share::{self, Content, Text, Texts};
+use crate::newcomers::Newcomers;
+use crate::share::{self, ServerText, ServerTexts, SlotContent};
 
-/// All McpServers, and what they became.
+/// All McpServers and their verdicts.
 #[derive(Debug)]
-pub struct Inventory {
+pub(crate) struct Inventory {
     home: String,
+    policies: Policies,
+    /// The servers that each policy governs, accepted or not.
+    governed: BTreeMap<ServerKey, BTreeSet<ServerKey>>,
     selected: Option<BTreeSet<String>>,
-    entries: BTreeMap<ServerKey, Entry>,
+    entries: BTreeMap<ServerKey, ServerEntry>,
     services: KnownServices,
-    /// Which servers name a Service.
+    /// The servers that name each Service.
     users: BTreeMap<(String, String), BTreeSet<ServerKey>>,
-    slots: Vec<Texts>,
+    slots: Vec<ServerTexts>,
+    /// Gateway replicas that share the limits of policies.
+    replicas: u32,
+    /// Time for which a new server waits for its policies; none: it does not wait.
+    delay: Option<Duration>,
+    newcomers: Newcomers,
 }
 
 /// One McpServer.
 #[derive(Clone, Debug)]
-pub struct Entry {
-    /// The object, or what can be told of one that cannot be read.
-    pub object: Object,
-    /// What became of it.
-    pub verdict: Verdict,
+pub(crate) struct ServerEntry {
+    /// The object; of an unreadable one, its metadata and the problem.
+    pub(crate) object: ServerObject,
+    /// The verdict on it.
+    pub(crate) verdict: ServerVerdict,
     /// Its URL, if it has one.
-    pub url: Option<String>,
+    pub(crate) url: Option<String>,
+    /// Names of the policies that govern it, sorted.
+    pub(crate) governed_by: Vec<String>,
+    /// When its newest generation came; none: before new servers had to wait.
+    pub(crate) changed_at: Option<Instant>,
 }
 
-/// An McpServer of the API server.
+/// An McpServer as the API server has it.
 #[derive(Clone, Debug)]
-pub struct Object {
+pub(crate) struct ServerObject {
     /// `metadata.uid`.
-    pub uid: String,
+    pub(crate) uid: String,
     /// `metadata.generation`.
-    pub generation: i64,
+    pub(crate) generation: i64,
     /// `metadata.resourceVersion`, where it is a number.
-    pub version: u64,
-    /// Its status there.
-    pub status: McpServerStatus,
+    pub(crate) version: u64,
+    /// Its status at the API server.
+    pub(crate) status: McpServerStatus,
     /// The whole object, or why it cannot be read.
-    pub content: Result<Arc<McpServer>, String>,
+    pub(crate) content: Result<Arc<McpServer>, String>,
 }
 
-/// What a change touched.
+/// The servers and slots that a change affects.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Touched {
-    /// Servers whose verdict, generation or status may be another.
-    pub servers: BTreeSet<ServerKey>,
-    /// Slots whose content is another.
-    pub slots: BTreeSet<usize>,
+pub(crate) struct Affected {
+    /// Servers whose verdict, generation or status may have changed.
+    pub(crate) servers: BTreeSet<ServerKey>,
+    /// Slots whose content has changed.
+    pub(crate) slots: BTreeSet<usize>,
+    /// Policies that govern other servers than before, or in another form.
+    pub(crate) policies: BTreeSet<ServerKey>,
 }
 
-impl Touched {
-    /// Adds what another change touched.
-    pub fn add(&mut self, more: Self) {
+/// What becomes of an object.
+struct Judged {
+    verdict: ServerVerdict,
+    text: Option<ServerText>,
+    url: Option<String>,
+    governed_by: Vec<String>,
+    /// Whether a policy denies what no rule allows.
+    enforced: bool,
+}
+
+impl Affected {
+    /// Adds what another change affects.
+    pub(crate) fn add(&mut self, more: Self) {
         self.servers.extend(more.servers);
+        self.policies.extend(more.policies);
         self.slots.extend(more.slots);
     }
 }
 
-impl Object {
-    /// An object that could be read.
-    pub fn of(mut server: McpServer) -> Self {
+impl ServerObject {
+    /// A readable object.
+    pub(crate) fn of(mut server: McpServer) -> Self {
         let status = server.status.take().unwrap_or_default();
         Self {
             uid: server.metadata.uid.clone().unwrap_or_default(),
@@ -83,75 +115,130 @@ impl Object {
 }
 
 impl Inventory {
-    /// Nothing yet. `selective`: only namespaces that [`Inventory::select`] names are served.
-    pub fn new(home: String, slots: usize, selective: bool) -> Self {
+    /// An empty inventory. `selective`: it serves only namespaces that [`Inventory::select`] names.
+    pub(crate) fn new(home: String, slots: usize, selective: bool) -> Self {
         Self {
             home,
+            policies: Policies::default(),
+            governed: BTreeMap::new(),
             selected: selective.then(BTreeSet::new),
             entries: BTreeMap::new(),
             services: KnownServices::new(),
             users: BTreeMap::new(),
-            slots: vec![Texts::new(); slots],
+            slots: vec![ServerTexts::new(); slots],
+            replicas: 1,
+            delay: None,
+            newcomers: Newcomers::default(),
         }
     }
 
+    /// From now on, a server that is new waits so long for a policy that is applied together with it. A duration of 0: it
+    /// does not wait.
+    pub(crate) fn hold_new_servers(&mut self, delay: Duration) {
+        self.delay = Some(delay).filter(|delay| !delay.is_zero());
+    }
+
     /// One server.
-    pub fn get(&self, key: &ServerKey) -> Option<&Entry> {
+    pub(crate) fn get(&self, key: &ServerKey) -> Option<&ServerEntry> {
         self.entries.get(key)
     }
 
-    /// One server, to note what was written of it.
-    pub fn get_mut(&mut self, key: &ServerKey) -> Option<&mut Entry> {
+    /// One server, to update its written status.
+    pub(crate) fn get_mut(&mut self, key: &ServerKey) -> Option<&mut ServerEntry> {
         self.entries.get_mut(key)
     }
 
-    /// How many there are.
-    pub fn len(&self) -> usize {
+    /// The number of servers.
+    pub(crate) fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
-    }
-
-    /// Every key.
-    pub fn keys(&self) -> impl Iterator<Item = &ServerKey> {
+    /// The keys of all servers.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &ServerKey> {
         self.entries.keys()
     }
 
     /// The content of a slot, as it should be written.
-    pub fn slot(&self, index: usize) -> Content {
-        self.slots.get(index).map_or_else(|| share::content(&Texts::new()), share::content)
+    pub(crate) fn slot(&self, index: usize) -> SlotContent {
+        let none = ServerTexts::new();
+        share::content(self.slots.get(index).unwrap_or(&none), self.replicas)
     }
 
-    /// Which slot a server is in.
-    pub fn slot_of(&self, key: &ServerKey) -> usize {
+    /// From now on, so many gateway replicas share the limits of policies.
+    pub(crate) fn set_replicas(&mut self, replicas: u32) -> Affected {
+        if std::mem::replace(&mut self.replicas, replicas) == replicas {
+            return Affected::default();
+        }
+        let limited = (0..self.slots.len()).filter(|index| share::is_limited(self.slots[*index].values()));
+        Affected { slots: limited.collect(), ..Affected::default() }
+    }
+
+    /// The slot of a server.
+    pub(crate) fn slot_of(&self, key: &ServerKey) -> usize {
         slot_of(key, self.slots.len())
     }
 
-    /// A server is new or has changed.
-    pub fn put(&mut self, server: McpServer) -> Touched {
-        let key = key_of(&server);
-        self.put_object(key, Object::of(server))
+    /// The servers that a policy governs, accepted or not.
+    pub(crate) fn governed(&self, policy: &ServerKey) -> impl Iterator<Item = (&ServerKey, &ServerEntry)> {
+        let keys = self.governed.get(policy).into_iter().flatten();
+        keys.filter_map(|key| self.entries.get_key_value(key))
     }
 
-    /// A server is new or has changed, readable or not.
-    pub fn put_object(&mut self, key: ServerKey, object: Object) -> Touched {
+    /// The servers of a namespace, sorted by name.
+    pub(crate) fn in_namespace<'a>(
+        &'a self,
+        namespace: &'a str,
+    ) -> impl Iterator<Item = (&'a ServerKey, &'a ServerEntry)> {
+        let from = self.entries.range(ServerKey::new(namespace, "")..);
+        from.take_while(move |(key, _)| key.namespace == namespace)
+    }
+
+    /// Adds or replaces a server, readable or not.
+    pub(crate) fn put_object(&mut self, key: ServerKey, object: ServerObject, now: Instant) -> Affected {
         self.forget_user(&key);
         if let Some(service) = service_of(&key, &object) {
             self.users.entry(service).or_default().insert(key.clone());
         }
-        self.judge(key, object)
+        let known = self.entries.get(&key);
+        let same =
+            known.filter(|known| (&known.object.uid, known.object.generation) == (&object.uid, object.generation));
+        let changed_at = same.map_or(self.delay.map(|_| now), |known| known.changed_at);
+        self.judge(key, object, changed_at, now)
     }
 
-    /// A server is gone.
-    pub fn remove(&mut self, key: &ServerKey) -> Touched {
-        self.forget_user(key);
-        let mut touched = Touched::default();
-        if self.entries.remove(key).is_some() {
-            touched.servers.insert(key.clone());
+    /// Adds or replaces a policy of this key; none removes it.
+    pub(crate) fn put_policy(&mut self, key: &ServerKey, policy: Option<ReadPolicy>, now: Instant) -> Affected {
+        let before = match policy {
+            Some(policy) => self.policies.insert(policy),
+            None => self.policies.remove(key),
+        };
+        let after = self.policies.get(key);
+        let mut touched = Vec::new();
+        for (key, entry) in self.in_namespace(&key.namespace) {
+            let Ok(server) = &entry.object.content else { continue };
+            let form = |policy: Option<&ReadPolicy>| {
+                let governing = policy.filter(|policy| policy.governs(&key.name, labels_of(server)));
+                governing.map(|policy| policy.text.revision.clone())
+            };
+            if form(before.as_ref()) != form(after) {
+                touched.push(key.clone());
+            }
         }
+        let mut affected = self.judge_again(touched, now);
+        affected.policies.insert(key.clone());
+        affected
+    }
+
+    /// Removes a server.
+    pub(crate) fn remove(&mut self, key: &ServerKey) -> Affected {
+        self.forget_user(key);
+        let mut touched = Affected::default();
+        if self.entries.contains_key(key) {
+            touched.servers.insert(key.clone());
+            touched.policies = self.govern(key, &[]);
+            self.entries.remove(key);
+        }
+        self.newcomers.release(key);
         let index = self.slot_of(key);
         if self.slots[index].remove(key).is_some() {
             touched.slots.insert(index);
@@ -159,45 +246,85 @@ impl Inventory {
         touched
     }
 
-    /// A Service is new or has changed, or, where nothing is known of it, is gone.
-    pub fn put_service(&mut self, namespace: &str, name: &str, known: Option<KnownService>) -> Touched {
+    /// Adds or replaces a Service; none removes it.
+    pub(crate) fn put_service(
+        &mut self,
+        namespace: &str,
+        name: &str,
+        known: Option<KnownService>,
+        now: Instant,
+    ) -> Affected {
         let service = (namespace.to_owned(), name.to_owned());
         let before = match known.clone() {
             Some(known) => self.services.insert(service.clone(), known),
             None => self.services.remove(&service),
         };
         if before == known {
-            return Touched::default();
+            return Affected::default();
         }
         let users: Vec<ServerKey> = self.users.get(&service).into_iter().flatten().cloned().collect();
-        self.judge_again(users)
+        self.judge_again(users, now)
     }
 
-    /// A namespace is, or is no longer, among those that are served.
-    pub fn select(&mut self, namespace: &str, selected: bool) -> Touched {
-        let Some(all) = &mut self.selected else { return Touched::default() };
+    /// Adds a namespace to the served ones, or removes it.
+    pub(crate) fn select(&mut self, namespace: &str, selected: bool, now: Instant) -> Affected {
+        let Some(all) = &mut self.selected else { return Affected::default() };
         let changed = if selected { all.insert(namespace.to_owned()) } else { all.remove(namespace) };
         if !changed {
-            return Touched::default();
+            return Affected::default();
         }
-        let keys = self.entries.keys().filter(|key| key.namespace == namespace).cloned().collect();
-        self.judge_again(keys)
+        let keys = self.in_namespace(namespace).map(|(key, _)| key.clone()).collect();
+        self.judge_again(keys, now)
     }
 
-    fn judge_again(&mut self, keys: Vec<ServerKey>) -> Touched {
-        let mut touched = Touched::default();
+    /// Whether a new server waits: nothing can be said of it yet.
+    pub(crate) fn is_held(&self, key: &ServerKey) -> bool {
+        self.newcomers.holds(key)
+    }
+
+    /// When the next new server has waited long enough.
+    pub(crate) fn next(&self) -> Option<Instant> {
+        self.newcomers.next()
+    }
+
+    /// Puts the servers that have waited long enough into their slots.
+    pub(crate) fn admit_due(&mut self, now: Instant) -> Affected {
+        let mut affected = Affected::default();
+        while let Some((key, text)) = self.newcomers.take_due(now) {
+            let index = self.slot_of(&key);
+            self.slots[index].insert(key.clone(), text);
+            affected.slots.insert(index);
+            affected.servers.insert(key);
+        }
+        affected
+    }
+
+    fn judge_again(&mut self, keys: Vec<ServerKey>, now: Instant) -> Affected {
+        let mut touched = Affected::default();
         for key in keys {
-            if let Some(entry) = self.entries.remove(&key) {
-                touched.add(self.judge(key, entry.object));
+            if let Some(entry) = self.entries.get(&key) {
+                let (object, changed_at) = (entry.object.clone(), entry.changed_at);
+                touched.add(self.judge(key, object, changed_at, now));
             }
         }
         touched
     }
 
-    fn judge(&mut self, key: ServerKey, object: Object) -> Touched {
-        let (verdict, text, url) = self.verdict(&key, &object);
-        let mut touched = Touched { servers: BTreeSet::from([key.clone()]), slots: BTreeSet::new() };
+    fn judge(&mut self, key: ServerKey, object: ServerObject, changed_at: Option<Instant>, now: Instant) -> Affected {
+        let Judged { verdict, text, url, governed_by, enforced } = self.verdict(&key, &object);
+        let mut touched = Affected { servers: BTreeSet::from([key.clone()]), ..Affected::default() };
+        touched.policies = self.govern(&key, &governed_by);
         let index = self.slot_of(&key);
+        // Who is allowed by one policy that denies the rest is at most allowed more by others.
+        let wait = self.delay.filter(|_| !enforced && !self.slots[index].contains_key(&key));
+        let until = wait.zip(changed_at).map(|(delay, at)| at + delay);
+        let text = match (text, until) {
+            (Some(text), Some(until)) => self.newcomers.hold(&key, text, until, now),
+            (text, _) => {
+                self.newcomers.release(&key);
+                text
+            }
+        };
         let slot = &mut self.slots[index];
         let before = match text.clone() {
             Some(text) => slot.insert(key.clone(), text),
@@ -206,15 +333,42 @@ impl Inventory {
         if before != text {
             touched.slots.insert(index);
         }
-        self.entries.insert(key, Entry { object, verdict, url });
+        self.entries.insert(key, ServerEntry { object, verdict, url, governed_by, changed_at });
         touched
     }
 
-    /// What becomes of an object: the verdict, its text in the slot, and its URL.
-    fn verdict(&self, key: &ServerKey, object: &Object) -> (Verdict, Option<Text>, Option<String>) {
+    /// Notes the policies that govern a server from now on. Returns those that govern it newly, or no longer.
+    fn govern(&mut self, key: &ServerKey, names: &[String]) -> BTreeSet<ServerKey> {
+        let before: BTreeSet<&str> =
+            self.entries.get(key).into_iter().flat_map(|entry| &entry.governed_by).map(String::as_str).collect();
+        let after: BTreeSet<&str> = names.iter().map(String::as_str).collect();
+        let policy = |name: &&str| ServerKey::new(&*key.namespace, *name);
+        let changed = before.symmetric_difference(&after).map(policy).collect();
+        for policy in before.difference(&after).map(policy) {
+            if let Some(servers) = self.governed.get_mut(&policy) {
+                servers.remove(key);
+                if servers.is_empty() {
+                    self.governed.remove(&policy);
+                }
+            }
+        }
+        for policy in after.difference(&before).map(policy) {
+            self.governed.entry(policy).or_default().insert(key.clone());
+        }
+        changed
+    }
+
+    fn verdict(&self, key: &ServerKey, object: &ServerObject) -> Judged {
+        let content = object.content.as_ref();
+        let governing: Vec<&ReadPolicy> =
+            content.map(|server| self.policies.governing(key, labels_of(server)).collect()).unwrap_or_default();
+        let name = |policy: &&ReadPolicy| policy.policy.key.name.clone();
+        let governed_by: Vec<String> = governing.iter().map(name).collect();
+        let enforced = governing.iter().any(|policy| policy.policy.mode == PolicyMode::Enforce);
         let refused = |reason: Reason, message: String| {
-            let refusal = Some(Refusal { reason, message });
-            (Verdict { key: key.clone(), generation: object.generation, refusal, revision: None }, None, None)
+            let refusal = Some(SpecRefusal { reason, message });
+            let verdict = ServerVerdict { key: key.clone(), generation: object.generation, refusal, revision: None };
+            Judged { verdict, text: None, url: None, governed_by: governed_by.clone(), enforced }
         };
         if self.selected.as_ref().is_some_and(|selected| !selected.contains(&key.namespace)) {
             let message = format!(
@@ -223,18 +377,22 @@ impl Inventory {
             );
             return refused(Reason::NamespaceNotSelected, message);
         }
-        let server = match &object.content {
+        let server = match content {
             Ok(server) => server,
             Err(problem) => return refused(Reason::Invalid, problem.clone()),
         };
-        let mut resolution = resolve([&**server], &self.home, Services::Known(&self.services));
+        let mut resolution = resolve([&**server], &self.policies, &self.home, Services::Known(&self.services));
         let Some(mut verdict) = resolution.verdicts.pop() else {
-            return refused(Reason::Invalid, "the object has no name".into());
+            return refused(Reason::Invalid, "the object has no metadata.name".into());
         };
         let server = resolution.snapshot.servers.pop();
-        let text = server.as_ref().map(|server| Text { text: server.to_text(), created: server.created });
+        let text = server.as_ref().map(|server| ServerText {
+            text: server.to_text(),
+            created: server.created,
+            policies: governing.iter().map(|policy| (name(policy), policy.text.clone())).collect(),
+        });
         verdict.revision = text.as_ref().map(|text| revision_of(&text.text));
-        (verdict, text, server.map(|server| server.url))
+        Judged { verdict, text, url: server.map(|server| server.url), governed_by, enforced }
     }
 
     fn forget_user(&mut self, key: &ServerKey) {
@@ -248,121 +406,10 @@ impl Inventory {
     }
 }
 
-fn service_of(key: &ServerKey, object: &Object) -> Option<(String, String)> {
+fn service_of(key: &ServerKey, object: &ServerObject) -> Option<(String, String)> {
     let service = object.content.as_ref().ok()?.spec.service.as_ref()?;
     Some((key.namespace.clone(), service.name.clone()))
 }
 
 #[cfg(test)]
-mod tests {
-    use portcullis_crds::Snapshot;
-    use portcullis_crds::resolve::KnownPort;
-    use portcullis_crds::slots::{join, split};
-    use proptest::prelude::*;
-    use serde_json::json;
-
-    use super::*;
-
-    fn server(namespace: &str, name: &str, spec: serde_json::Value) -> McpServer {
-        serde_json::from_value(json!({
-            "apiVersion": "portcullis.dev/v1alpha1",
-            "kind": "McpServer",
-            "metadata": {"namespace": namespace, "name": name, "generation": 1, "uid": name},
-            "spec": spec,
-        }))
-        .unwrap()
-    }
-
-    fn touched(keys: &[(&str, &str)], slots: &[usize]) -> Touched {
-        let servers = keys.iter().map(|(namespace, name)| ServerKey::new(*namespace, *name)).collect();
-        Touched { servers, slots: slots.iter().copied().collect() }
-    }
-
-    fn urls(inventory: &Inventory) -> Vec<String> {
-        let slots = (0..inventory.slots.len()).map(|index| inventory.slot(index).packed.unpack().unwrap());
-        join(slots).servers.into_iter().map(|server| server.url).collect()
-    }
-
-    #[test]
-    fn a_bad_server_is_refused_alone_and_a_status_alone_changes_no_slot() {
-        let mut inventory = Inventory::new("n".into(), 1, false);
-        let good = server("n", "good", json!({"url": "http://a/"}));
-        assert_eq!(inventory.put(good.clone()), touched(&[("n", "good")], &[0]));
-        assert_eq!(inventory.put(good), touched(&[("n", "good")], &[]));
-        let bad = server("n", "bad", json!({"url": "ftp://b/"}));
-        assert_eq!(inventory.put(bad), touched(&[("n", "bad")], &[]));
-        let broken = Object {
-            uid: "u".into(),
-            generation: 1,
-            version: 1,
-            status: McpServerStatus::default(),
-            content: Err("spec.weight is no number".into()),
-        };
-        inventory.put_object(ServerKey::new("n", "broken"), broken);
-        let reasons: Vec<_> =
-            inventory.entries.values().map(|e| e.verdict.refusal.as_ref().map(|r| r.reason)).collect();
-        assert_eq!(reasons, [Some(Reason::Invalid), Some(Reason::Invalid), None]);
-        assert_eq!(urls(&inventory), ["http://a/"]);
-        assert_eq!(inventory.remove(&ServerKey::new("n", "good")), touched(&[("n", "good")], &[0]));
-        assert_eq!(inventory.remove(&ServerKey::new("n", "good")), Touched::default());
-        assert_eq!(urls(&inventory), Vec::<String>::new());
-    }
-
-    #[test]
-    fn a_service_that_comes_changes_those_who_name_it() {
-        let mut inventory = Inventory::new("n".into(), 1, false);
-        inventory.put(server("n", "s", json!({"service": {"name": "a", "port": "mcp"}})));
-        inventory.put(server("m", "s", json!({"service": {"name": "a", "port": "mcp"}})));
-        assert_eq!(urls(&inventory), Vec::<String>::new());
-        let port = KnownPort { name: Some("mcp".to_owned()), number: 80, connect: Some(80) };
-        let ports = Some(KnownService { is_external: false, ports: vec![port] });
-        assert_eq!(inventory.put_service("n", "a", ports.clone()), touched(&[("n", "s")], &[0]));
-        assert_eq!(inventory.put_service("n", "a", ports), Touched::default());
-        assert_eq!(urls(&inventory), ["http://a.n.svc:80/mcp"]);
-        assert_eq!(inventory.put_service("n", "a", None), touched(&[("n", "s")], &[0]));
-        inventory.put(server("n", "s", json!({"url": "http://b/"})));
-        assert_eq!(inventory.put_service("n", "a", Some(KnownService::default())), Touched::default());
-    }
-
-    #[test]
-    fn a_namespace_that_is_not_selected_is_told_so() {
-        let mut inventory = Inventory::new("n".into(), 1, true);
-        let key = ServerKey::new("n", "a");
-        inventory.put(server("n", "a", json!({"url": "http://a/"})));
-        let reason = |inventory: &Inventory| inventory.get(&key).unwrap().verdict.refusal.as_ref().map(|r| r.reason);
-        assert_eq!(reason(&inventory), Some(Reason::NamespaceNotSelected));
-        assert_eq!(inventory.select("n", true), touched(&[("n", "a")], &[0]));
-        assert_eq!(reason(&inventory), None);
-        assert_eq!(inventory.select("n", true), Touched::default());
-        assert_eq!(inventory.select("n", false), touched(&[("n", "a")], &[0]));
-        assert_eq!(urls(&inventory), Vec::<String>::new());
-    }
-
-    proptest! {
-        #[test]
-        fn after_any_changes_the_slots_are_those_of_a_fresh_start(
-            changes in prop::collection::vec(("[ab]", "[a-e]", "[xyz]", any::<bool>()), 0..30),
-        ) {
-            let mut inventory = Inventory::new("a".into(), 3, false);
-            let mut model = BTreeMap::new();
-            for (namespace, name, host, remove) in changes {
-                let key = ServerKey::new(namespace.clone(), name.clone());
-                if remove {
-                    inventory.remove(&key);
-                    model.remove(&key);
-                } else {
-                    let object = server(&namespace, &name, json!({"url": format!("http://{host}/")}));
-                    inventory.put(object.clone());
-                    model.insert(key, object);
-                }
-            }
-            let expected = resolve(model.values(), "a", Services::Unknown).snapshot;
-            let slots: Vec<Snapshot> = (0..3).map(|index| inventory.slot(index).packed.unpack().unwrap()).collect();
-            prop_assert_eq!(slots, split(&expected, 3));
-            for (key, entry) in &inventory.entries {
-                let server = expected.servers.iter().find(|server| server.key == *key);
-                prop_assert_eq!(entry.verdict.revision.clone(), server.map(|server| server.revision()));
-            }
-        }
-    }
-}
+mod tests;

@@ -21,31 +21,31 @@ use tracing::{info, warn};
 
 use crate::publish::{FIELD_MANAGER, REQUEST_LIMIT};
 
-/// Between two looks at what the API server publishes.
-const LOOK: Duration = Duration::from_secs(300);
+/// Time between two requests for the keys.
+const FETCH_INTERVAL: Duration = Duration::from_secs(300);
 
-/// Before another look after one that failed.
-const AGAIN: Duration = Duration::from_secs(15);
+/// Delay after a failed request.
+const RETRY_DELAY: Duration = Duration::from_secs(15);
 
-/// The same keys are written anew so often, so that they are told from old ones.
-const REWRITE: Duration = Duration::from_secs(3600);
+/// Unchanged keys are rewritten at this interval, so that readers see that they are fresh.
+const REWRITE_INTERVAL: Duration = Duration::from_secs(3600);
 
-const DISCOVERY: &str = "/.well-known/openid-configuration";
-const KEYS: &str = "/openid/v1/jwks";
+const DISCOVERY_PATH: &str = "/.well-known/openid-configuration";
+const KEYS_PATH: &str = "/openid/v1/jwks";
 
-/// What was written last, but for its time, and when.
+/// The last written keys without their time, and when they were written.
 type Last = Option<(String, Instant)>;
 
-/// A document of OpenID Connect Discovery, as far as it is kept.
+/// The members of an OpenID Connect Discovery document that the operator keeps.
 #[derive(Deserialize)]
-struct Document {
+struct DiscoveryDocument {
     issuer: String,
     id_token_signing_alg_values_supported: Option<Vec<String>>,
 }
 
-/// Keeps them in the ConfigMap of this name while this replica leads, until the process stops; without a name nothing is
-/// kept.
-pub async fn run(
+/// Keeps the keys in the ConfigMap of this name while this replica leads, until the process stops. Without a name it
+/// keeps nothing.
+pub(crate) async fn run(
     client: Client,
     namespace: String,
     name: Option<String>,
@@ -57,19 +57,19 @@ pub async fn run(
         let api: Api<ConfigMap> = Api::namespaced(client.clone(), &namespace);
         let mut last = None;
         while leads.wait_for(|leads| *leads).await.is_ok() {
-            let pause = match keep(&client, &api, &name, &mut last).await {
-                Ok(()) => LOOK,
+            let pause = match refresh(&client, &api, &name, &mut last).await {
+                Ok(()) => FETCH_INTERVAL,
                 Err(problem) => {
                     warn!(
                         configmap = name,
-                        problem, "the keys of service accounts are not kept for gateways that start"
+                        problem, "cannot keep the keys of service accounts for gateways that start"
                     );
-                    AGAIN
+                    RETRY_DELAY
                 }
             };
             sleep(pause).await;
         }
-        // Nobody tells any more who leads: the process is about to end.
+        // The election has ended: the process is about to stop.
         std::future::pending::<()>().await;
     };
     tokio::select! {
@@ -78,11 +78,11 @@ pub async fn run(
     }
 }
 
-/// One look, and a write if something is new or the last one is old.
-async fn keep(client: &Client, api: &Api<ConfigMap>, name: &str, last: &mut Last) -> Result<(), String> {
+/// Fetches the keys, and writes them if they have changed or the last write is old.
+async fn refresh(client: &Client, api: &Api<ConfigMap>, name: &str, last: &mut Last) -> Result<(), String> {
     let kept = fetch(client).await?;
     let timeless = KeptKeys { fetched: 0, ..kept.clone() }.to_text();
-    if last.as_ref().is_some_and(|(before, at)| *before == timeless && at.elapsed() < REWRITE) {
+    if last.as_ref().is_some_and(|(before, at)| *before == timeless && at.elapsed() < REWRITE_INTERVAL) {
         return Ok(());
     }
     let object = ConfigMap {
@@ -94,17 +94,17 @@ async fn keep(client: &Client, api: &Api<ConfigMap>, name: &str, last: &mut Last
     let patch = Patch::Apply(&object);
     let writing = timeout(REQUEST_LIMIT, api.patch(name, &apply, &patch));
     writing.await.map_err(|_| late())?.map_err(|error| error.to_string())?;
-    info!(configmap = name, issuer = kept.issuer, "the keys of service accounts are kept");
+    info!(configmap = name, issuer = kept.issuer, "wrote the keys of service accounts");
     *last = Some((timeless, Instant::now()));
     Ok(())
 }
 
 async fn fetch(client: &Client) -> Result<KeptKeys, String> {
-    let document = get(client, DISCOVERY).await?;
-    let document: Document =
-        serde_json::from_slice(&document).map_err(|_| format!("{DISCOVERY} is no discovery document"))?;
-    let keys = get(client, KEYS).await?;
-    let keys: Box<RawValue> = serde_json::from_slice(&keys).map_err(|_| format!("{KEYS} is no JSON"))?;
+    let document = get(client, DISCOVERY_PATH).await?;
+    let document: DiscoveryDocument =
+        serde_json::from_slice(&document).map_err(|_| format!("{DISCOVERY_PATH} is not a discovery document"))?;
+    let keys = get(client, KEYS_PATH).await?;
+    let keys: Box<RawValue> = serde_json::from_slice(&keys).map_err(|_| format!("{KEYS_PATH} is not JSON"))?;
     Ok(KeptKeys {
         version: VERSION,
         fetched: Timestamp::now().as_second(),
@@ -120,11 +120,12 @@ async fn get(client: &Client, path: &'static str) -> Result<bytes::Bytes, String
     let asking = async {
         let answer = client.send(request).await.map_err(|error| format!("{path}: {error}"))?;
         if !answer.status().is_success() {
-            return Err(format!("{path} is answered with HTTP status {}", answer.status().as_u16()));
+            return Err(format!("the API server answers {path} with HTTP status {}", answer.status().as_u16()));
         }
-        // Beside the keys there is a little room for the rest.
+        // Half of the ConfigMap's bound leaves room for everything but the keys.
         let body = Limited::new(answer.into_body(), MAX_BYTES / 2).collect().await;
-        body.map(|body| body.to_bytes()).map_err(|_| format!("{path} is cut, or longer than {} bytes", MAX_BYTES / 2))
+        body.map(|body| body.to_bytes())
+            .map_err(|_| format!("the answer to {path} is incomplete, or longer than {} bytes", MAX_BYTES / 2))
     };
     timeout(REQUEST_LIMIT, asking).await.map_err(|_| late())?
 }
@@ -145,12 +146,12 @@ mod tests {
     use super::*;
 
     #[derive(Default)]
-    struct Fake {
+    struct FakeKeySource {
         keys: Option<&'static str>,
         written: Vec<Value>,
     }
 
-    fn api(fake: &Arc<Mutex<Fake>>) -> Client {
+    fn api(fake: &Arc<Mutex<FakeKeySource>>) -> Client {
         let fake = Arc::clone(fake);
         let answer = move |method: Method, uri: Uri, body: axum::body::Bytes| async move {
             let mut fake = fake.lock().expect("nobody panicked");
@@ -159,15 +160,15 @@ mod tests {
         Client::new(Router::new().fallback(answer), "n")
     }
 
-    fn answer(fake: &mut Fake, method: &Method, uri: &Uri, body: &[u8]) -> Response {
+    fn answer(fake: &mut FakeKeySource, method: &Method, uri: &Uri, body: &[u8]) -> Response {
         let Some(keys) = fake.keys else { return (StatusCode::INTERNAL_SERVER_ERROR, "no").into_response() };
         match (method, uri.path()) {
-            (&Method::GET, DISCOVERY) => {
+            (&Method::GET, DISCOVERY_PATH) => {
                 json!({"issuer": "https://i", "id_token_signing_alg_values_supported": ["RS256"]})
                     .to_string()
                     .into_response()
             }
-            (&Method::GET, KEYS) => keys.into_response(),
+            (&Method::GET, KEYS_PATH) => keys.into_response(),
             (&Method::PATCH, "/api/v1/namespaces/n/configmaps/k") => {
                 let object: Value = serde_json::from_slice(body).expect("an object");
                 fake.written
@@ -180,7 +181,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn keys_are_written_when_they_change_and_now_and_then_and_failures_are_made_good() {
-        let fake = Arc::new(Mutex::new(Fake::default()));
+        let fake = Arc::new(Mutex::new(FakeKeySource::default()));
         let client = api(&fake);
         let (leads, leading) = watch::channel(false);
         let tasks = portcullis_runtime::Supervisor::new();
@@ -191,17 +192,17 @@ mod tests {
         let set = |keys| fake.lock().expect("nobody panicked").keys = keys;
         let story = async {
             set(Some(r#"{"keys":[1]}"#));
-            sleep(LOOK * 2).await;
+            sleep(FETCH_INTERVAL * 2).await;
             assert_eq!(written(), Vec::<Value>::new(), "another replica leads");
             leads.send_replace(true);
-            sleep(LOOK * 3).await;
+            sleep(FETCH_INTERVAL * 3).await;
             assert_eq!(written(), [json!({"keys": [1]})], "once");
             set(None);
-            sleep(LOOK * 2).await;
+            sleep(FETCH_INTERVAL * 2).await;
             set(Some(r#"{"keys":[2]}"#));
-            sleep(AGAIN * 2).await;
+            sleep(RETRY_DELAY * 2).await;
             assert_eq!(written().len(), 2);
-            sleep(REWRITE + LOOK * 2).await;
+            sleep(REWRITE_INTERVAL + FETCH_INTERVAL * 2).await;
             assert_eq!(written(), [json!({"keys": [1]}), json!({"keys": [2]}), json!({"keys": [2]})]);
         };
         tokio::select! {

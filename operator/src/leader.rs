@@ -1,6 +1,6 @@
-//! Lets one of several replicas write, by a Lease.
+//! Elects the one replica that writes, with a Lease.
 //!
-//! Two that write at the same time would write the same; the Lease only spares the API server the second one.
+//! Two writers at once would write the same; the Lease only spares the API server the second one.
 
 use std::time::Duration;
 
@@ -13,20 +13,20 @@ use tracing::{info, warn};
 
 use crate::config::Election;
 
-/// A Lease holds so long without being renewed: the longest that nobody writes after a replica has died.
+/// The duration of the Lease: the longest time without a writer after a replica has died.
 const LEASE_SECONDS: u64 = 12;
 
-/// It is renewed so long before.
+/// The holder renews the Lease this long before it expires.
 const GRACE_SECONDS: u64 = 4;
 
-/// Before another attempt after the API server has refused one.
-const AGAIN: Duration = Duration::from_secs(2);
+/// Delay after the API server has refused a request.
+const RETRY_DELAY: Duration = Duration::from_secs(2);
 
-/// For giving the Lease back at the end.
+/// Bound for releasing the Lease at the end.
 const RELEASE_LIMIT: Duration = Duration::from_secs(3);
 
-/// Takes part in the election until the process stops, then gives the Lease back. `leads` says who writes.
-pub async fn run(
+/// Takes part in the election until the process stops, then releases the Lease. `leads`: whether this replica writes.
+pub(crate) async fn run(
     client: Client,
     namespace: String,
     election: Option<Election>,
@@ -43,10 +43,10 @@ pub async fn run(
             manager = manager(&client, &namespace, &election) => manager,
             () = stop.requested() => return,
         };
-        // One that has failed still believes what it knew, and would never say again that it leads: hence a new one.
+        // A failed manager keeps its old belief and never reports leadership again: hence a new one.
         let following = async {
             follow(&manager, &election, &leads).await;
-            sleep(AGAIN).await;
+            sleep(RETRY_DELAY).await;
         };
         tokio::select! {
             () = following => {}
@@ -55,11 +55,11 @@ pub async fn run(
     };
     leads.send_replace(false);
     if !matches!(timeout(RELEASE_LIMIT, manager.release()).await, Ok(Ok(()))) {
-        warn!(lease = election.lease, "the Lease was not given back; it runs out by itself");
+        warn!(lease = election.lease, "cannot release the Lease; it expires by itself");
     }
 }
 
-/// Tells who leads until the Lease cannot be read or renewed.
+/// Publishes changes of leadership until cannot read or renew the Lease.
 async fn follow(manager: &LeaseManager, election: &Election, leads: &watch::Sender<bool>) {
     loop {
         match manager.changed().await {
@@ -68,8 +68,8 @@ async fn follow(manager: &LeaseManager, election: &Election, leads: &watch::Send
                 leads.send_replace(is_leader);
             }
             Err(error) => {
-                // Whoever cannot renew it must not believe that he still has it.
-                warn!(%error, lease = election.lease, "the Lease cannot be read or renewed");
+                // A replica that cannot renew the Lease must not believe that it still holds it.
+                warn!(%error, lease = election.lease, "cannot read or renew the Lease");
                 leads.send_replace(false);
                 return;
             }
@@ -77,7 +77,7 @@ async fn follow(manager: &LeaseManager, election: &Election, leads: &watch::Send
     }
 }
 
-/// Makes the Lease if it is not there; the API server may be away for a while.
+/// Creates the Lease if it is missing, and waits while the API server is away.
 async fn manager(client: &Client, namespace: &str, election: &Election) -> LeaseManager {
     loop {
         let builder = LeaseManagerBuilder::new(client.clone(), election.lease.clone())
@@ -87,9 +87,9 @@ async fn manager(client: &Client, namespace: &str, election: &Election) -> Lease
             .with_grace(GRACE_SECONDS);
         match builder.build().await {
             Ok(manager) => return manager,
-            Err(error) => warn!(%error, lease = election.lease, "the Lease cannot be made or read"),
+            Err(error) => warn!(%error, lease = election.lease, "cannot create or read the Lease"),
         }
-        sleep(AGAIN).await;
+        sleep(RETRY_DELAY).await;
     }
 }
 
@@ -106,7 +106,7 @@ mod tests {
 
     use super::*;
 
-    /// An API server with one Lease, that fails on demand.
+    /// An API server with one Lease; it fails on demand.
     fn api(fails: Arc<AtomicBool>) -> Client {
         let lease =
             json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "l"}, "spec": {}});

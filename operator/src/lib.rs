@@ -1,31 +1,38 @@
-//! Reconciles McpServers into the ConfigMaps that the gateway watches, and tells the truth in their status.
+//! Reconciles McpServers and McpAccessPolicies into the ConfigMaps that the gateway watches, and writes their status.
 //!
-//! watches → [`inventory`] (pure) → [`publish`]; gateway replicas → [`fleet`] (pure) → [`status`] (pure) → [`statuses`].
-//! The [`controller`] alone owns all of it. Knows nothing of MCP, of tokens, or of Secrets.
+//! watches → `inventory` (pure) → `publish`; gateway replicas → `fleet` (pure) → `status` (pure) → `statuses`.
+//! The `controller` alone owns all of it. The operator knows nothing of MCP, tokens or Secrets.
 
-pub mod bucket;
+mod audit_counts;
+mod bucket;
 pub mod command;
-pub mod config;
-pub mod controller;
-pub mod events;
-pub mod fleet;
-pub mod inventory;
-pub mod keys;
-pub mod leader;
+mod config;
+mod controller;
+mod events;
+mod fleet;
+mod inventory;
+mod keys;
+mod leader;
+mod listings;
 pub mod metrics;
-pub mod operator;
-pub mod ownership;
-pub mod poll;
-pub mod publish;
-pub mod replicas;
-pub mod report;
+mod newcomers;
+mod object_key;
+mod objects;
+mod operator;
+mod ownership;
+mod policies;
+mod poll;
+mod publish;
+mod ready_counts;
+mod replica_count;
+mod replicas;
+mod report;
 pub mod retire;
 pub mod run_command;
-pub mod scopes;
-pub mod share;
-pub mod status;
-pub mod statuses;
-pub mod watch;
+mod scopes;
+mod share;
+mod status;
+mod statuses;
+mod watch;
 
-pub use config::{Config, Options};
-pub use operator::{Operator, StartError};
+pub use config::{OperatorConfig, OperatorOptions};

@@ -1,4 +1,4 @@
-//! The whole operator: everything is made here, started here, and stopped here.
+//! Wires the operator: builds, starts and stops its parts.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -14,28 +14,28 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tracing::info;
 
-use crate::config::Config;
+use crate::config::OperatorConfig;
 use crate::controller::Controller;
-use crate::metrics::Metrics;
+use crate::metrics::OperatorMetrics;
 use crate::{events, keys, leader, report};
 
-/// For writes under way, and for giving the Lease back.
-pub const GRACE: Duration = Duration::from_secs(15);
+/// Bound for finishing writes and releasing the Lease.
+pub(crate) const STOP_GRACE: Duration = Duration::from_secs(15);
 
-/// For a connection to the API server.
+/// Bound for connecting to the API server.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 
-/// Without a byte from the API server; longer than a watch may be quiet, which is ended after a minute.
+/// Bound for the silence of the API server; longer than a quiet watch, which ends after a minute.
 const READ_LIMIT: Duration = Duration::from_secs(70);
 
-/// The same for the Lease: a connection that has died in silence must not cost a whole term.
+/// The same for the Lease: a dead connection must not cost a whole term.
 const LEASE_READ_LIMIT: Duration = Duration::from_secs(5);
 
 /// An operator that listens but does nothing yet.
-pub struct Operator {
-    config: Config,
+pub(crate) struct Operator {
+    config: OperatorConfig,
     client: Client,
-    /// For the Lease.
+    /// The client of the Lease.
     elector: Client,
     namespace: String,
     listener: TcpListener,
@@ -45,12 +45,12 @@ pub struct Operator {
 
 /// Why the operator does not start.
 #[derive(Debug, Error)]
-pub enum StartError {
+pub(crate) enum OperatorStartError {
     /// Neither a service account nor a kubeconfig.
-    #[error("no API server is known: run in a cluster, or set KUBECONFIG")]
+    #[error("no API server is configured: run in a cluster, or set KUBECONFIG")]
     Unknown(#[source] Box<kube::config::InferConfigError>),
     /// The client cannot be made.
-    #[error("the settings of the API server cannot be used")]
+    #[error("cannot use the settings of the API server")]
     Client(#[source] Box<kube::Error>),
     /// The admin address cannot be listened on.
     #[error(transparent)]
@@ -61,16 +61,16 @@ impl Operator {
     /// Finds the API server and opens the admin listener.
     ///
     /// # Errors
-    /// See [`StartError`].
-    pub async fn bind(config: Config) -> Result<Self, StartError> {
-        let mut kube = kube::Config::infer().await.map_err(|error| StartError::Unknown(Box::new(error)))?;
+    /// See [`OperatorStartError`].
+    pub(crate) async fn bind(config: OperatorConfig) -> Result<Self, OperatorStartError> {
+        let mut kube = kube::Config::infer().await.map_err(|error| OperatorStartError::Unknown(Box::new(error)))?;
         let namespace = config.namespace.clone().unwrap_or_else(|| kube.default_namespace.clone());
         kube.connect_timeout = Some(CONNECT_LIMIT);
         kube.reset_reader_on_write = true;
         let client = |read_limit: Duration| {
             let mut kube = kube.clone();
             kube.read_timeout = Some(read_limit);
-            Client::try_from(kube).map_err(|error| StartError::Client(Box::new(error)))
+            Client::try_from(kube).map_err(|error| OperatorStartError::Client(Box::new(error)))
         };
         let (client, elector) = (client(READ_LIMIT)?, client(LEASE_READ_LIMIT)?);
         let listener = serve::listen(config.admin).await?;
@@ -80,7 +80,7 @@ impl Operator {
     }
 
     /// The address of metrics and probes.
-    pub fn admin_address(&self) -> SocketAddr {
+    pub(crate) fn admin_address(&self) -> SocketAddr {
         self.listener.local_addr().unwrap_or(self.config.admin)
     }
 
@@ -88,24 +88,24 @@ impl Operator {
     ///
     /// # Errors
     /// A task ended that should not: the process should exit with a code other than 0.
-    pub async fn run(self, signal: impl Future<Output = ()>) -> Result<(), Failure> {
+    pub(crate) async fn run(self, signal: impl Future<Output = ()>) -> Result<(), Failure> {
         let address = self.admin_address();
         let Self { config, client, elector, namespace, listener, readiness, complete } = self;
-        let metrics = Metrics::new();
+        let metrics = OperatorMetrics::new();
         // Fails only when registered twice, which would be a bug that the metrics test shows.
         let _ = process::register(&metrics.registry);
         let mut tasks = Supervisor::new();
 
-        let (teller, stories) = events::channel(metrics.clone());
-        let telling = events::run(client.clone(), config.identity.clone(), stories, metrics.clone(), tasks.shutdown());
-        tasks.spawn("events", ended(telling));
+        let (sink, notes) = events::channel(metrics.clone());
+        let recording = events::run(client.clone(), config.identity.clone(), notes, metrics.clone(), tasks.shutdown());
+        tasks.spawn("events", ended(recording));
 
         // The Lease is given back only after the last write.
         let (leads, leading) = watch::channel(false);
         let keeping =
             keys::run(client.clone(), namespace.clone(), config.keys.clone(), leading.clone(), tasks.shutdown());
         tasks.spawn("keys", ended(keeping));
-        let controller = Controller::new(&client, &config, &namespace, teller, metrics.clone(), complete);
+        let controller = Controller::new(&client, &config, &namespace, sink, metrics.clone(), complete);
         let status = report::route(controller.reports());
         let (stop, election) = (tasks.shutdown(), config.election.clone());
         let electing = leader::run(elector, namespace.clone(), election, leads, tasks.shutdown());
@@ -118,7 +118,7 @@ impl Operator {
         let limits = Limits::of_probes();
         let probes = serve::router_with_probes(admin::router_with(probes, vec![status]), &admin::PROBES);
         tasks.spawn("admin listener", serve::serve(listener, probes, limits, Arc::default(), tasks.shutdown()));
-        tasks.run(signal, Drain { readiness, delay: Duration::ZERO, grace: GRACE }).await
+        tasks.run(signal, Drain { readiness, delay: Duration::ZERO, grace: STOP_GRACE }).await
     }
 }
 

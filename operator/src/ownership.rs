@@ -1,8 +1,8 @@
-//! Which McpServers another installation tells of, and whether that one is still there.
+//! Tracks which McpServers another installation serves, and whether that installation still runs.
 //!
 //! Pure. Of two installations that watch the same McpServer, the first writes its status and its Events, and says so in
 //! `status.servedBy`; the other stands back. It asks now and then, at one server for each installation, by putting its name
-//! into `status.contender`: whoever is alive takes it out again with the next write of the status. One that does not is
+//! into `status.contender`: a running installation removes it with its next write of the status. One that does not is
 //! gone, and all of its servers are taken over. So nothing is written while nothing changes, but for that question.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,86 +13,86 @@ use portcullis_crds::ServerKey;
 use portcullis_crds::mcpserver::McpServerStatus;
 use tokio::time::Instant;
 
-/// One that has answered is asked again after this time.
-pub const ASK_AGAIN: Duration = Duration::from_secs(600);
+/// Time until an installation that has answered is asked again.
+pub(crate) const ASK_INTERVAL: Duration = Duration::from_secs(600);
 
-/// Before a question that could not be written is asked again.
-const RETRY: Duration = Duration::from_secs(10);
+/// Delay after a question that could not be written.
+const RETRY_DELAY: Duration = Duration::from_secs(10);
 
-/// What is known of other installations.
+/// The other installations, and the servers that they serve.
 #[derive(Debug)]
-pub struct Ownership {
+pub(crate) struct Ownership {
     me: String,
-    /// An installation that has not answered for so long is gone.
+    /// An installation that does not answer within this time is gone.
     answer: Duration,
-    others: BTreeMap<String, Other>,
-    /// Servers that this installation was told to leave: since then this process has not been started anew.
+    others: BTreeMap<String, OtherInstallation>,
+    /// Servers that this installation was told to leave since this process started.
     left: BTreeSet<ServerKey>,
     started: Timestamp,
     owners: BTreeMap<ServerKey, String>,
 }
 
 #[derive(Debug)]
-struct Other {
+struct OtherInstallation {
     servers: BTreeSet<ServerKey>,
-    state: State,
+    state: ContenderState,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum State {
-    /// It is to be asked then.
+enum ContenderState {
+    /// The installation will be asked at this time.
     Ask(Instant),
-    /// It was asked at this server.
+    /// The installation was asked at this server.
     Asked(ServerKey, Instant),
-    /// It has not answered.
+    /// The installation has not answered.
     Gone,
 }
 
-/// What is to be done.
+/// The work that is due.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Due {
-    /// Servers at which to ask whether their installation is there.
-    pub ask: Vec<ServerKey>,
-    /// Installations that are gone, with the servers that may be taken over.
-    pub gone: Vec<(String, Vec<ServerKey>)>,
+pub(crate) struct OwnershipDue {
+    /// Servers at which to ask whether their installation still runs.
+    pub(crate) ask: Vec<ServerKey>,
+    /// Installations that are gone, with the servers to take over.
+    pub(crate) gone: Vec<(String, Vec<ServerKey>)>,
 }
 
-/// The installation that tells of a server, if its status names one that has not ended.
-pub fn owner_of(status: &McpServerStatus) -> Option<&str> {
+/// The installation that serves a server, if its status names one.
+pub(crate) fn owner_of(status: &McpServerStatus) -> Option<&str> {
     let served = status.served_by.as_ref().filter(|served| served.until.is_none());
     served.map(|served| served.installation.as_str())
 }
 
 impl Ownership {
-    /// Nothing is known yet. `me` is the own installation; another that does not answer within `answer` is gone.
-    /// `started` is when this process began: what has ended later, ends for it.
-    pub fn new(me: String, answer: Duration, started: Timestamp) -> Self {
+    /// An empty record. `me` is this installation; another one that does not answer within `answer` is gone.
+    /// `started` is when this process began: a retirement after that binds it.
+    pub(crate) fn new(me: String, answer: Duration, started: Timestamp) -> Self {
         Self { me, answer, others: BTreeMap::new(), left: BTreeSet::new(), started, owners: BTreeMap::new() }
     }
 
-    /// The own installation.
-    pub fn me(&self) -> &str {
+    /// This installation.
+    pub(crate) fn me(&self) -> &str {
         &self.me
     }
 
-    /// How many servers others tell of.
-    pub fn count(&self) -> usize {
-        self.others.values().filter(|other| other.state != State::Gone).map(|other| other.servers.len()).sum()
+    /// The number of servers that other installations serve.
+    pub(crate) fn count(&self) -> usize {
+        self.others.values().filter(|other| other.state != ContenderState::Gone).map(|other| other.servers.len()).sum()
     }
 
-    /// The other installation that tells of a server.
-    pub fn other(&self, key: &ServerKey) -> Option<&str> {
+    /// The other installation that serves a server.
+    pub(crate) fn other(&self, key: &ServerKey) -> Option<&str> {
         let owner = self.owners.get(key)?;
-        self.others.get(owner).filter(|other| other.state != State::Gone).map(|_| owner.as_str())
+        self.others.get(owner).filter(|other| other.state != ContenderState::Gone).map(|_| owner.as_str())
     }
 
-    /// Whether somebody has said of this installation that it has ended to serve this server.
-    pub fn has_left(&self, key: &ServerKey) -> bool {
+    /// Whether this installation was told to leave this server.
+    pub(crate) fn has_left(&self, key: &ServerKey) -> bool {
         self.left.contains(key)
     }
 
-    /// The status of a server was seen.
-    pub fn see(&mut self, key: &ServerKey, status: &McpServerStatus, now: Instant) {
+    /// Takes the status of a server.
+    pub(crate) fn see(&mut self, key: &ServerKey, status: &McpServerStatus, now: Instant) {
         if self.ended(status) {
             self.left.insert(key.clone());
         } else {
@@ -107,17 +107,17 @@ impl Ownership {
         let other = self
             .others
             .entry(owner.to_owned())
-            .or_insert_with(|| Other { servers: BTreeSet::new(), state: State::Ask(now) });
+            .or_insert_with(|| OtherInstallation { servers: BTreeSet::new(), state: ContenderState::Ask(now) });
         if other.servers.insert(key.clone()) {
             self.owners.insert(key.clone(), owner.to_owned());
-            // It has taken one that it did not have, so it is there again.
-            if other.state == State::Gone {
-                other.state = State::Ask(now + ASK_AGAIN);
+            // The installation has taken a new server, so it runs again.
+            if other.state == ContenderState::Gone {
+                other.state = ContenderState::Ask(now + ASK_INTERVAL);
             }
         }
-        let answered = matches!(&other.state, State::Asked(at, _) if at == key) && status.contender.is_none();
+        let answered = matches!(&other.state, ContenderState::Asked(at, _) if at == key) && status.contender.is_none();
         if answered {
-            other.state = State::Ask(now + ASK_AGAIN);
+            other.state = ContenderState::Ask(now + ASK_INTERVAL);
         }
     }
 
@@ -127,7 +127,7 @@ impl Ownership {
     }
 
     /// A server is gone.
-    pub fn forget(&mut self, key: &ServerKey, now: Instant) {
+    pub(crate) fn forget(&mut self, key: &ServerKey, now: Instant) {
         self.left.remove(key);
         self.remove(key, now);
     }
@@ -136,44 +136,44 @@ impl Ownership {
         let Some(owner) = self.owners.remove(key) else { return };
         let Some(other) = self.others.get_mut(&owner) else { return };
         other.servers.remove(key);
-        if matches!(&other.state, State::Asked(at, _) if at == key) {
-            other.state = State::Ask(now);
+        if matches!(&other.state, ContenderState::Asked(at, _) if at == key) {
+            other.state = ContenderState::Ask(now);
         }
         if other.servers.is_empty() {
             self.others.remove(&owner);
         }
     }
 
-    /// A question could not be written.
-    pub fn not_asked(&mut self, key: &ServerKey, now: Instant) {
+    /// Notes that a question could not be written.
+    pub(crate) fn not_asked(&mut self, key: &ServerKey, now: Instant) {
         let Some(other) = self.owners.get(key).and_then(|owner| self.others.get_mut(owner)) else { return };
-        if matches!(&other.state, State::Asked(at, _) if at == key) {
-            other.state = State::Ask(now + RETRY);
+        if matches!(&other.state, ContenderState::Asked(at, _) if at == key) {
+            other.state = ContenderState::Ask(now + RETRY_DELAY);
         }
     }
 
-    /// When something is to be done next.
-    pub fn next(&self) -> Option<Instant> {
-        let at = |other: &Other| match other.state {
-            State::Ask(at) => Some(at),
-            State::Asked(_, since) => Some(since + self.answer),
-            State::Gone => None,
+    /// When the next work is due.
+    pub(crate) fn next(&self) -> Option<Instant> {
+        let at = |other: &OtherInstallation| match other.state {
+            ContenderState::Ask(at) => Some(at),
+            ContenderState::Asked(_, since) => Some(since + self.answer),
+            ContenderState::Gone => None,
         };
         self.others.values().filter_map(at).min()
     }
 
-    /// What is to be done now; it counts as done.
-    pub fn due(&mut self, now: Instant) -> Due {
-        let (mut due, answer) = (Due::default(), self.answer);
+    /// Takes the work that is due now.
+    pub(crate) fn due(&mut self, now: Instant) -> OwnershipDue {
+        let (mut due, answer) = (OwnershipDue::default(), self.answer);
         for (name, other) in &mut self.others {
             match &other.state {
-                State::Ask(at) if *at <= now => {
+                ContenderState::Ask(at) if *at <= now => {
                     let Some(key) = other.servers.first().cloned() else { continue };
                     due.ask.push(key.clone());
-                    other.state = State::Asked(key, now);
+                    other.state = ContenderState::Asked(key, now);
                 }
-                State::Asked(_, since) if *since + answer <= now => {
-                    other.state = State::Gone;
+                ContenderState::Asked(_, since) if *since + answer <= now => {
+                    other.state = ContenderState::Gone;
                     due.gone.push((name.clone(), other.servers.iter().cloned().collect()));
                 }
                 _ => {}
@@ -190,7 +190,7 @@ mod tests {
 
     use super::*;
 
-    const ANSWER: Duration = Duration::from_secs(120);
+    const ANSWER_LIMIT: Duration = Duration::from_secs(120);
 
     fn key(name: &str) -> ServerKey {
         ServerKey::new("n", name)
@@ -210,52 +210,52 @@ mod tests {
         McpServerStatus { served_by: Some(ServedBy { installation: owner.into(), until }), ..Default::default() }
     }
 
-    fn asking(names: &[&str]) -> Due {
-        Due { ask: names.iter().map(|name| key(name)).collect(), gone: vec![] }
+    fn asking(names: &[&str]) -> OwnershipDue {
+        OwnershipDue { ask: names.iter().map(|name| key(name)).collect(), gone: vec![] }
     }
 
     #[test]
     fn one_server_of_each_other_installation_is_asked_and_an_answer_lasts() {
         let now = Instant::now();
-        let mut all = Ownership::new("me".into(), ANSWER, started());
+        let mut all = Ownership::new("me".into(), ANSWER_LIMIT, started());
         for (name, owner) in [("a", "me"), ("b", "first"), ("c", "first"), ("d", "second")] {
             all.see(&key(name), &of(owner, None), now);
         }
         all.see(&key("e"), &McpServerStatus::default(), now);
         assert_eq!(["a", "b", "d", "e"].map(|name| all.other(&key(name))), [None, Some("first"), Some("second"), None]);
         assert_eq!((all.count(), all.due(now)), (3, asking(&["b", "d"])));
-        assert_eq!((all.next(), all.due(now)), (Some(now + ANSWER), Due::default()));
+        assert_eq!((all.next(), all.due(now)), (Some(now + ANSWER_LIMIT), OwnershipDue::default()));
         all.see(&key("b"), &of("first", Some("me")), now);
         all.see(&key("b"), &of("first", None), now);
         all.see(&key("d"), &of("second", None), now);
-        assert_eq!(all.next(), Some(now + ASK_AGAIN));
-        assert_eq!(all.due(now + ANSWER), Due::default());
-        assert_eq!(all.due(now + ASK_AGAIN), asking(&["b", "d"]));
+        assert_eq!(all.next(), Some(now + ASK_INTERVAL));
+        assert_eq!(all.due(now + ANSWER_LIMIT), OwnershipDue::default());
+        assert_eq!(all.due(now + ASK_INTERVAL), asking(&["b", "d"]));
     }
 
     #[test]
     fn one_that_does_not_answer_is_gone_until_it_takes_a_server_again() {
         let now = Instant::now();
-        let mut all = Ownership::new("me".into(), ANSWER, started());
+        let mut all = Ownership::new("me".into(), ANSWER_LIMIT, started());
         for name in ["a", "b"] {
             all.see(&key(name), &of("first", None), now);
         }
         assert_eq!(all.due(now), asking(&["a"]));
         all.see(&key("a"), &of("first", Some("me")), now);
-        let due = all.due(now + ANSWER);
-        assert_eq!(due, Due { ask: vec![], gone: vec![("first".into(), vec![key("a"), key("b")])] });
+        let due = all.due(now + ANSWER_LIMIT);
+        assert_eq!(due, OwnershipDue { ask: vec![], gone: vec![("first".into(), vec![key("a"), key("b")])] });
         assert_eq!((all.other(&key("a")), all.count(), all.next()), (None, 0, None));
-        all.see(&key("a"), &of("me", None), now + ANSWER);
+        all.see(&key("a"), &of("me", None), now + ANSWER_LIMIT);
         assert_eq!((all.other(&key("a")), all.other(&key("b"))), (None, None));
-        all.see(&key("a"), &of("first", None), now + ANSWER);
+        all.see(&key("a"), &of("first", None), now + ANSWER_LIMIT);
         assert_eq!((all.other(&key("a")), all.other(&key("b"))), (Some("first"), Some("first")));
-        assert_eq!(all.next(), Some(now + ANSWER + ASK_AGAIN));
+        assert_eq!(all.next(), Some(now + ANSWER_LIMIT + ASK_INTERVAL));
     }
 
     #[test]
     fn a_server_at_which_was_asked_may_go_or_be_written_by_somebody_else() {
         let now = Instant::now();
-        let mut all = Ownership::new("me".into(), ANSWER, started());
+        let mut all = Ownership::new("me".into(), ANSWER_LIMIT, started());
         for name in ["a", "b", "c"] {
             all.see(&key(name), &of("first", None), now);
         }
@@ -263,8 +263,8 @@ mod tests {
         all.forget(&key("a"), now);
         assert_eq!(all.due(now), asking(&["b"]));
         all.not_asked(&key("b"), now);
-        assert_eq!(all.next(), Some(now + RETRY));
-        assert_eq!(all.due(now + RETRY), asking(&["b"]));
+        assert_eq!(all.next(), Some(now + RETRY_DELAY));
+        assert_eq!(all.due(now + RETRY_DELAY), asking(&["b"]));
         let ended = until("first", 0);
         all.see(&key("b"), &ended, now);
         assert_eq!((all.other(&key("b")), all.other(&key("c"))), (None, Some("first")));
@@ -275,7 +275,7 @@ mod tests {
     #[test]
     fn what_was_to_be_left_stays_left_until_a_new_process() {
         let now = Instant::now();
-        let mut all = Ownership::new("me".into(), ANSWER, started());
+        let mut all = Ownership::new("me".into(), ANSWER_LIMIT, started());
         for (name, status) in [("a", until("me", 999)), ("b", until("me", 1000)), ("c", until("first", 1000))] {
             all.see(&key(name), &status, now);
         }

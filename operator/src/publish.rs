@@ -1,6 +1,6 @@
-//! Keeps the ConfigMaps of the slots as they should be: written when their content differs, whoever changed it.
+//! Writes the ConfigMaps of the slots whenever their content differs from the wanted one.
 //!
-//! A single change is written at once; many are gathered, so that a flood of changes costs few writes.
+//! A single change is written at once; a flood of changes is gathered into few writes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::resume_unwind;
@@ -24,112 +24,112 @@ use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
 
 use crate::bucket::Bucket;
-use crate::config::Config;
+use crate::config::OperatorConfig;
 use crate::inventory::Inventory;
-use crate::metrics::Metrics;
-use crate::share::Content;
-use crate::watch::{Listing, Step};
+use crate::metrics::OperatorMetrics;
+use crate::share::SlotContent;
+use crate::watch::{Listing, ListingStep};
 
-/// The one field manager of everything that the operator applies.
-pub const FIELD_MANAGER: &str = "portcullis-operator";
+/// The field manager of everything that the operator applies.
+pub(crate) const FIELD_MANAGER: &str = "portcullis-operator";
 
 /// The field manager of the chart's own objects.
-const INSTALLER: &str = "helm";
+const INSTALLER_MANAGER: &str = "helm";
 
-/// For one request to the API server.
-pub const REQUEST_LIMIT: Duration = Duration::from_secs(10);
+/// Bound for one request to the API server.
+pub(crate) const REQUEST_LIMIT: Duration = Duration::from_secs(10);
 
-/// Writes of one slot that may follow each other closely, and how many come back in a second.
-const BURST: (u32, u32) = (30, 3);
+/// Writes of one slot in a burst and per second.
+const WRITE_RATE: (u32, u32) = (30, 3);
 
-/// Changes that come within this time are one.
-const GATHER: Duration = Duration::from_millis(2);
+/// Changes within this time share a write.
+const GATHER_DELAY: Duration = Duration::from_millis(2);
 
-/// Between two writes of a slot.
-const SPACING: Duration = Duration::from_millis(20);
+/// Time between two writes of a slot.
+const WRITE_SPACING: Duration = Duration::from_millis(20);
 
-/// The same in terms of the time it takes to make its content: a large slot is written less often.
-const SPACING_FACTOR: u32 = 10;
+/// The same as a multiple of the time that packing takes: a large slot is written less often.
+const WRITE_SPACING_FACTOR: u32 = 10;
 
-/// Servers that are left out whose namespaces a line of the log names.
-const NAMED: usize = 100;
+/// Left-out servers whose namespaces one log line names.
+const MAX_NAMED_SERVERS: usize = 100;
 
-/// The longest pause after failures.
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// Longest delay after failures.
+const MAX_RETRY_DELAY: Duration = Duration::from_secs(5);
 
-/// All slots.
-pub struct Slots {
+/// The slots, and their writes under way.
+pub(crate) struct SlotPublisher {
     api: Api<ConfigMap>,
-    slots: Vec<Slot>,
-    /// What the installer has given them.
+    slots: Vec<PublishedSlot>,
+    /// Labels and annotations that the installer gives the ConfigMaps.
     metadata: ObjectMeta,
-    writes: JoinSet<Written>,
-    metrics: Metrics,
+    writes: JoinSet<SlotWrite>,
+    metrics: OperatorMetrics,
 }
 
-struct Slot {
+struct PublishedSlot {
     name: String,
     listing: Listing<()>,
-    /// What it should hold; none until it was made for the first time.
-    wanted: Option<Wanted>,
-    /// The servers have changed since `wanted` was made.
+    /// The wanted content; none until it was packed for the first time.
+    wanted: Option<WantedSlot>,
+    /// Whether the servers have changed since `wanted` was packed.
     stale: bool,
-    /// The first of the changes that are not written yet.
+    /// When the first unwritten change came.
     changed_at: Option<Instant>,
-    /// The ConfigMap is there.
+    /// Whether the ConfigMap exists.
     exists: bool,
-    /// What it holds.
-    there: There,
+    /// The present content.
+    there: ObservedSlot,
     /// Its `metadata.resourceVersion`.
     version: u64,
     writing: bool,
     not_before: Instant,
     failures: u32,
     bucket: Bucket,
-    /// Servers for which there is no room.
+    /// Servers for which the slot has no room.
     left_out: BTreeSet<ServerKey>,
 }
 
-struct Wanted {
+struct WantedSlot {
     packed: Packed,
     revision: String,
     servers: usize,
     took: Duration,
 }
 
-/// What a ConfigMap holds: the revision of its content, and those that it claims to have, in its annotation and its data.
+/// The revisions of a ConfigMap: of its content, in its annotation, and in its data.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct There {
+struct ObservedSlot {
     content: Option<String>,
     claimed: Option<String>,
     kept: Option<String>,
 }
 
 /// The end of a write.
-pub struct Written {
+pub(crate) struct SlotWrite {
     index: usize,
     began: Instant,
     changed_at: Option<Instant>,
     outcome: Result<ConfigMap, String>,
 }
 
-impl Slots {
-    /// Slots of these names, about which nothing is known yet.
-    pub fn new(client: &Client, namespace: &str, config: &Config, metrics: Metrics) -> Self {
+impl SlotPublisher {
+    /// Slots of these names, in an unknown state.
+    pub(crate) fn new(client: &Client, namespace: &str, config: &OperatorConfig, metrics: OperatorMetrics) -> Self {
         let now = Instant::now();
-        let slot = |name: &String| Slot {
+        let slot = |name: &String| PublishedSlot {
             name: name.clone(),
             listing: Listing::default(),
             wanted: None,
             stale: true,
             changed_at: None,
             exists: false,
-            there: There::default(),
+            there: ObservedSlot::default(),
             version: 0,
             writing: false,
             not_before: now,
             failures: 0,
-            bucket: Bucket::new(BURST.0, BURST.1, now),
+            bucket: Bucket::new(WRITE_RATE.0, WRITE_RATE.1, now),
             left_out: BTreeSet::new(),
         };
         Self {
@@ -145,45 +145,45 @@ impl Slots {
         }
     }
 
-    /// The servers of a slot have changed.
-    pub fn changed(&mut self, index: usize, now: Instant) {
+    /// Notes that the servers of a slot have changed.
+    pub(crate) fn changed(&mut self, index: usize, now: Instant) {
         let Some(slot) = self.slots.get_mut(index) else { return };
         slot.stale = true;
-        // From the first of them: changes without end must not put the write off without end.
+        // Counted from the first change: endless changes must not delay the write endlessly.
         let first = *slot.changed_at.get_or_insert(now);
-        slot.not_before = slot.not_before.max(first + GATHER);
+        slot.not_before = slot.not_before.max(first + GATHER_DELAY);
     }
 
-    /// A ConfigMap was seen, changed or gone.
-    pub fn seen(&mut self, index: usize, event: Event<ConfigMap>) {
+    /// Takes an event of the watch of a slot's ConfigMap.
+    pub(crate) fn seen(&mut self, index: usize, event: Event<ConfigMap>) {
         let Some(slot) = self.slots.get_mut(index) else { return };
         match slot.listing.step(event, |_| ()) {
-            // News of a write may come after its answer, and the news before it later still.
-            Step::Put(object) if is_older(&object.metadata, slot.version) => {}
-            Step::Put(object) => slot.take(&object),
-            Step::Gone(gone) if !gone.is_empty() => (slot.exists, slot.there) = (false, There::default()),
-            Step::Gone(_) | Step::Wait => {}
+            // The event of a write may arrive after its answer, and earlier events later still.
+            ListingStep::Put(object) if is_older(&object.metadata, slot.version) => {}
+            ListingStep::Put(object) => slot.take(&object),
+            ListingStep::Gone(gone) if !gone.is_empty() => (slot.exists, slot.there) = (false, ObservedSlot::default()),
+            ListingStep::Gone(_) | ListingStep::Wait => {}
         }
     }
 
-    /// Whether each ConfigMap was looked at.
-    pub fn is_complete(&self) -> bool {
+    /// Whether every ConfigMap was listed.
+    pub(crate) fn is_complete(&self) -> bool {
         self.slots.iter().all(|slot| slot.listing.is_complete())
     }
 
-    /// Whether there is no room in a slot for one of its servers.
-    pub fn is_left_out(&self, index: usize, key: &ServerKey) -> bool {
+    /// Whether a slot has no room for this server.
+    pub(crate) fn is_left_out(&self, index: usize, key: &ServerKey) -> bool {
         self.slots.get(index).is_some_and(|slot| slot.left_out.contains(key))
     }
 
-    /// When something is to be written next.
-    pub fn next(&mut self, now: Instant) -> Option<Instant> {
+    /// When the next write is due.
+    pub(crate) fn next(&mut self, now: Instant) -> Option<Instant> {
         let waiting = self.slots.iter_mut().filter(|slot| slot.is_pending());
         waiting.map(|slot| slot.not_before.max(slot.bucket.next(now))).min()
     }
 
-    /// Writes what is due. Returns the servers that are left out now, or no longer.
-    pub fn write_due(&mut self, inventory: &Inventory, now: Instant) -> Vec<ServerKey> {
+    /// Starts the writes that are due. Returns the servers that are newly left out, or no longer.
+    pub(crate) fn write_due(&mut self, inventory: &Inventory, now: Instant) -> Vec<ServerKey> {
         let mut changed = Vec::new();
         for index in 0..self.slots.len() {
             let slot = &mut self.slots[index];
@@ -214,25 +214,25 @@ impl Slots {
                 Ok(Err(error)) => Err(error.to_string()),
                 Err(_) => Err("the API server did not answer in time".to_owned()),
             };
-            Written { index, began: now, changed_at, outcome }
+            SlotWrite { index, began: now, changed_at, outcome }
         });
     }
 
-    /// Waits for the end of a write; for ever while none is under way.
-    pub async fn finished(&mut self) -> Written {
+    /// Waits for the end of a write; forever while there is none.
+    pub(crate) async fn finished(&mut self) -> SlotWrite {
         loop {
             match self.writes.join_next().await {
                 Some(Ok(written)) => return written,
-                // The slot would never be written again: the process ends, and begins anew.
+                // The slot would never be written again: the process ends and restarts.
                 Some(Err(error)) => resume_unwind(error.into_panic()),
                 None => std::future::pending().await,
             }
         }
     }
 
-    /// Takes the end of a write into account.
-    pub fn note(&mut self, written: Written, now: Instant) {
-        let Written { index, began, changed_at, outcome } = written;
+    /// Notes the end of a write.
+    pub(crate) fn note(&mut self, written: SlotWrite, now: Instant) {
+        let SlotWrite { index, began, changed_at, outcome } = written;
         let Some(slot) = self.slots.get_mut(index) else { return };
         slot.writing = false;
         let took = slot.wanted.as_ref().map_or(Duration::ZERO, |wanted| wanted.took);
@@ -254,35 +254,35 @@ impl Slots {
                     self.metrics.publish.observe((now - changed_at).as_secs_f64());
                 }
                 slot.failures = 0;
-                // The answer may come after news of an edit that followed the write.
+                // The answer may arrive after the event of a later edit.
                 if !is_older(&object.metadata, slot.version) {
                     slot.take(&object);
                 }
-                slot.not_before = now + SPACING.max(took * SPACING_FACTOR).min(Duration::from_secs(1));
+                slot.not_before = now + WRITE_SPACING.max(took * WRITE_SPACING_FACTOR).min(Duration::from_secs(1));
             }
             Err(problem) => {
                 slot.failures = slot.failures.saturating_add(1);
                 let pause = Duration::from_millis(100) * 2u32.pow(slot.failures.min(10));
-                slot.not_before = now + pause.min(LONGEST_PAUSE);
+                slot.not_before = now + pause.min(MAX_RETRY_DELAY);
                 slot.changed_at = slot.changed_at.or(changed_at);
-                warn!(configmap = slot.name, problem, "the ConfigMap could not be written");
+                warn!(configmap = slot.name, problem, "cannot write the ConfigMap");
             }
         }
     }
 
     /// Lets writes under way finish.
-    pub async fn drain(mut self) {
+    pub(crate) async fn drain(mut self) {
         while self.writes.join_next().await.is_some() {}
     }
 }
 
-/// Applies a ConfigMap, and takes out the other key, which applying leaves alone if somebody else has put it there.
+/// Applies a ConfigMap, and removes the other key, which applying keeps if another manager has set it.
 ///
-/// One that is gone is made in the name of the installer first, so that it stays what it was: part of its release.
+/// A missing ConfigMap is first created in the installer's name, so that it stays part of the release.
 async fn write(api: &Api<ConfigMap>, made_anew: Option<&ConfigMap>, object: &ConfigMap) -> kube::Result<ConfigMap> {
     let name = object.metadata.name.as_deref().unwrap_or_default();
     if let Some(empty) = made_anew {
-        api.patch(name, &PatchParams::apply(INSTALLER).force(), &Patch::Apply(empty)).await?;
+        api.patch(name, &PatchParams::apply(INSTALLER_MANAGER).force(), &Patch::Apply(empty)).await?;
     }
     let applied = api.patch(name, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(object)).await?;
     let strays = |key| has(&applied.data, key) && !has(&object.data, key);
@@ -301,19 +301,38 @@ fn has<T>(members: &Option<BTreeMap<String, T>>, key: &str) -> bool {
     members.as_ref().is_some_and(|members| members.contains_key(key))
 }
 
-/// Versions of objects grow, and since Kubernetes 1.35 may be compared; one that is no number is never older.
-pub fn is_older(metadata: &ObjectMeta, than: u64) -> bool {
+/// The number of replicas that a slot tells, whoever wrote it.
+pub(crate) fn replicas_in(event: &Event<ConfigMap>) -> Option<u32> {
+    match event {
+        Event::Apply(object) | Event::InitApply(object) => packed_in(object)?.unpack().ok()?.replicas,
+        Event::Delete(_) | Event::Init | Event::InitDone => None,
+    }
+}
+
+/// The content of a slot; with both keys, it is ambiguous.
+fn packed_in(object: &ConfigMap) -> Option<Packed> {
+    let text = object.data.as_ref().and_then(|data| data.get(SLOT_TEXT_KEY));
+    let gzip = object.binary_data.as_ref().and_then(|data| data.get(SLOT_GZIP_KEY));
+    match (text, gzip) {
+        (Some(text), None) => Some(Packed::Text(text.clone())),
+        (None, Some(bytes)) => Some(Packed::Gzip(bytes.0.clone())),
+        _ => None,
+    }
+}
+
+/// Resource versions grow, and may be compared since Kubernetes 1.35; a version that is not a number is never older.
+pub(crate) fn is_older(metadata: &ObjectMeta, than: u64) -> bool {
     version(metadata).is_some_and(|version| version < than)
 }
 
 /// `metadata.resourceVersion` as a number.
-pub fn version(metadata: &ObjectMeta) -> Option<u64> {
+pub(crate) fn version(metadata: &ObjectMeta) -> Option<u64> {
     metadata.resource_version.as_ref()?.parse().ok()
 }
 
-impl Slot {
+impl PublishedSlot {
     fn take(&mut self, object: &ConfigMap) {
-        (self.exists, self.there) = (true, There::of(object));
+        (self.exists, self.there) = (true, ObservedSlot::of(object));
         self.version = version(&object.metadata).unwrap_or(0);
     }
 
@@ -325,29 +344,30 @@ impl Slot {
         self.wanted.as_ref().is_some_and(|wanted| !self.there.is(&wanted.revision))
     }
 
-    /// Makes what it should hold, if the servers have changed. Returns those that are left out now, or no longer.
-    fn make(&mut self, index: usize, inventory: &Inventory, metrics: &Metrics) -> Vec<ServerKey> {
+    /// Packs the wanted content if the servers have changed. Returns those that are newly left out, or no longer.
+    fn make(&mut self, index: usize, inventory: &Inventory, metrics: &OperatorMetrics) -> Vec<ServerKey> {
         if !std::mem::take(&mut self.stale) {
             return Vec::new();
         }
         let began = Instant::now();
-        let Content { packed, servers, left_out, fill } = inventory.slot(index);
+        let SlotContent { packed, servers, left_out, fill } = inventory.slot(index);
         let slot = [self.name.as_str()];
         metrics.slot_bytes.with_label_values(&slot).set(i64::try_from(packed.len()).unwrap_or(i64::MAX));
         metrics.slot_fill.with_label_values(&slot).set(fill);
         metrics.left_out.with_label_values(&slot).set(i64::try_from(left_out.len()).unwrap_or(i64::MAX));
         let changed: Vec<ServerKey> = self.left_out.symmetric_difference(&left_out).cloned().collect();
         if left_out.len() > self.left_out.len() {
-            let namespaces: BTreeSet<&str> = left_out.iter().map(|key| key.namespace.as_str()).take(NAMED).collect();
+            let namespaces: BTreeSet<&str> =
+                left_out.iter().map(|key| key.namespace.as_str()).take(MAX_NAMED_SERVERS).collect();
             warn!(
                 configmap = self.name,
                 left_out = left_out.len(),
                 ?namespaces,
-                "these namespaces take more than their share of a ConfigMap, some of their servers are left out"
+                "these namespaces exceed their share of a ConfigMap, so some of their servers are left out: shorten or remove servers, or raise snapshot.slots"
             );
         }
         let revision = packed.revision();
-        self.wanted = Some(Wanted { packed, revision, servers, took: began.elapsed() });
+        self.wanted = Some(WantedSlot { packed, revision, servers, took: began.elapsed() });
         self.left_out = left_out;
         if !self.differs() {
             self.changed_at = None;
@@ -356,7 +376,7 @@ impl Slot {
     }
 }
 
-impl Wanted {
+impl WantedSlot {
     fn object(&self, name: &str) -> ConfigMap {
         let written = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.6fZ").to_string();
         let annotations = [(REVISION_ANNOTATION, self.revision.clone()), (WRITTEN_ANNOTATION, written)];
@@ -374,19 +394,11 @@ impl Wanted {
     }
 }
 
-impl There {
+impl ObservedSlot {
     fn of(object: &ConfigMap) -> Self {
-        let text = object.data.as_ref().and_then(|data| data.get(SLOT_TEXT_KEY));
-        let gzip = object.binary_data.as_ref().and_then(|data| data.get(SLOT_GZIP_KEY));
-        let packed = match (text, gzip) {
-            (Some(text), None) => Some(Packed::Text(text.clone())),
-            (None, Some(bytes)) => Some(Packed::Gzip(bytes.0.clone())),
-            // With both, it is open which one the gateway takes.
-            _ => None,
-        };
         let claimed = object.metadata.annotations.as_ref().and_then(|all| all.get(REVISION_ANNOTATION)).cloned();
         let kept = object.data.as_ref().and_then(|data| data.get(SLOT_REVISION_KEY)).cloned();
-        Self { content: packed.map(|packed| packed.revision()), claimed, kept }
+        Self { content: packed_in(object).map(|packed| packed.revision()), claimed, kept }
     }
 
     fn is(&self, revision: &str) -> bool {
@@ -398,8 +410,8 @@ impl There {
 mod tests {
     use super::*;
 
-    fn wanted(packed: Packed) -> Wanted {
-        Wanted { revision: packed.revision(), packed, servers: 0, took: Duration::ZERO }
+    fn wanted(packed: Packed) -> WantedSlot {
+        WantedSlot { revision: packed.revision(), packed, servers: 0, took: Duration::ZERO }
     }
 
     #[test]
@@ -407,7 +419,7 @@ mod tests {
         for packed in [Packed::Text("{}".into()), Packed::Gzip(vec![1, 2, 3])] {
             let wanted = wanted(packed);
             let object = wanted.object("a");
-            assert!(There::of(&object).is(&wanted.revision));
+            assert!(ObservedSlot::of(&object).is(&wanted.revision));
             let edits: [fn(&mut ConfigMap); 5] = [
                 |object| object.data = Some(BTreeMap::from([(SLOT_TEXT_KEY.into(), "{} ".into())])),
                 |object| drop(object.data.as_mut().and_then(|data| data.remove(SLOT_REVISION_KEY))),
@@ -418,17 +430,20 @@ mod tests {
             for edit in edits {
                 let mut edited = object.clone();
                 edit(&mut edited);
-                assert!(!There::of(&edited).is(&wanted.revision), "{edited:?}");
+                assert!(!ObservedSlot::of(&edited).is(&wanted.revision), "{edited:?}");
             }
         }
     }
-    fn slots() -> Slots {
+    fn slots() -> SlotPublisher {
         let config = kube::Config::new("http://127.0.0.1:9".parse().expect("a URI"));
         let client = Client::try_from(config).expect("a client");
         let given = |text: &str| Some(text.to_owned());
-        let options =
-            crate::Options { configmaps: given("a"), gateways: given("127.0.0.1:9"), ..crate::Options::default() };
-        Slots::new(&client, "n", &options.check("host").expect("settings"), Metrics::new())
+        let options = crate::OperatorOptions {
+            configmaps: given("a"),
+            gateways: given("127.0.0.1:9"),
+            ..crate::OperatorOptions::default()
+        };
+        SlotPublisher::new(&client, "n", &options.check("host").expect("settings"), OperatorMetrics::new())
     }
 
     #[tokio::test(start_paused = true)]
@@ -436,9 +451,9 @@ mod tests {
         let mut slots = slots();
         let now = Instant::now();
         for step in 0..10 {
-            slots.changed(0, now + GATHER / 2 * step);
+            slots.changed(0, now + GATHER_DELAY / 2 * step);
         }
-        assert_eq!(slots.next(now), Some(now + GATHER));
+        assert_eq!(slots.next(now), Some(now + GATHER_DELAY));
     }
 
     #[tokio::test(start_paused = true)]
@@ -453,7 +468,7 @@ mod tests {
         slots.slots[0].wanted = Some(ours);
         slots.slots[0].stale = false;
         slots.seen(0, Event::Apply(at("8", wanted(Packed::Text("edited".into())).object("a"))));
-        slots.note(Written { index: 0, began: now, changed_at: None, outcome: Ok(written) }, now);
+        slots.note(SlotWrite { index: 0, began: now, changed_at: None, outcome: Ok(written) }, now);
         assert!(slots.slots[0].differs());
     }
 }

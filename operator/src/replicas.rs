@@ -1,4 +1,4 @@
-//! The gateway replicas: which there are, a task for each that asks it, and what they told.
+//! Polls every gateway replica in a task of its own, and keeps their reports.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -9,29 +9,33 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use crate::fleet::{Fleet, View};
-use crate::metrics::Metrics;
-use crate::poll::{self, Told};
+use crate::fleet::{Fleet, FleetView};
+use crate::metrics::OperatorMetrics;
+use crate::poll::{self, ReplicaReport};
+use crate::replica_count::ReplicaCount;
 
-/// All replicas.
-pub struct Replicas {
+/// The replicas, and the tasks that poll them.
+pub(crate) struct GatewayReplicas {
     fleet: Fleet,
+    /// Those that share the limits of policies.
+    sharing: ReplicaCount,
     /// Addresses by the EndpointSlice that names them.
     slices: BTreeMap<String, Vec<SocketAddr>>,
     tasks: JoinSet<()>,
     asked: BTreeMap<SocketAddr, AbortHandle>,
-    told: Option<mpsc::Sender<Told>>,
+    told: Option<mpsc::Sender<ReplicaReport>>,
     asking: bool,
     silent: usize,
     failing: BTreeSet<SocketAddr>,
-    metrics: Metrics,
+    metrics: OperatorMetrics,
 }
 
-impl Replicas {
-    /// None yet.
-    pub fn new(metrics: Metrics) -> Self {
+impl GatewayReplicas {
+    /// No replicas.
+    pub(crate) fn new(metrics: OperatorMetrics) -> Self {
         Self {
             fleet: Fleet::default(),
+            sharing: ReplicaCount::default(),
             slices: BTreeMap::new(),
             tasks: JoinSet::new(),
             asked: BTreeMap::new(),
@@ -43,18 +47,18 @@ impl Replicas {
         }
     }
 
-    /// Where what they tell goes.
-    pub fn report_to(&mut self, told: mpsc::Sender<Told>) {
+    /// Sets the channel that takes the reports.
+    pub(crate) fn report_to(&mut self, told: mpsc::Sender<ReplicaReport>) {
         self.told = Some(told);
     }
 
-    /// These addresses, whatever the cluster says.
-    pub fn fixed(&mut self, addresses: Vec<SocketAddr>, now: Instant) {
+    /// Uses these addresses instead of the cluster's.
+    pub(crate) fn fixed(&mut self, addresses: Vec<SocketAddr>, now: Instant) {
         self.slice(String::new(), addresses, now);
     }
 
-    /// An EndpointSlice names these addresses now. Returns whether the set of replicas has changed.
-    pub fn slice(&mut self, name: String, addresses: Vec<SocketAddr>, now: Instant) -> bool {
+    /// Replaces the addresses of an EndpointSlice. Returns whether the set of replicas has changed.
+    pub(crate) fn slice(&mut self, name: String, addresses: Vec<SocketAddr>, now: Instant) -> bool {
         if addresses.is_empty() {
             self.slices.remove(&name);
         } else {
@@ -62,6 +66,7 @@ impl Replicas {
         }
         let all: BTreeSet<SocketAddr> = self.slices.values().flatten().copied().collect();
         let changed = self.fleet.set(&all, now);
+        self.sharing.see(u32::try_from(all.len()).unwrap_or(u32::MAX), now);
         if changed {
             info!(replicas = all.len(), "gateway replicas that take traffic");
             self.failing.retain(|address| all.contains(address));
@@ -71,8 +76,13 @@ impl Replicas {
         changed
     }
 
-    /// Begins, or ends, to ask them: only who writes needs to know. What was told before is old.
-    pub fn ask(&mut self, asking: bool, now: Instant) {
+    /// The replicas that share the limits of policies.
+    pub(crate) fn sharing(&mut self) -> &mut ReplicaCount {
+        &mut self.sharing
+    }
+
+    /// Starts or stops polling: only the writer needs reports. Earlier reports are forgotten.
+    pub(crate) fn ask(&mut self, asking: bool, now: Instant) {
         if asking != self.asking {
             self.asking = asking;
             self.failing.clear();
@@ -83,10 +93,10 @@ impl Replicas {
         self.count(now);
     }
 
-    /// A replica told something, or did not answer. Returns the servers of which something is new; whether another
-    /// number of replicas is silent now, [`Replicas::count_silent`] tells.
-    pub fn told(&mut self, told: Told, now: Instant) -> BTreeSet<ServerKey> {
-        let Told { address, report } = told;
+    /// Takes a report or a failure. Returns the servers whose reports have changed;
+    /// [`GatewayReplicas::count_silent`] tells whether the number of silent replicas has changed.
+    pub(crate) fn told(&mut self, told: ReplicaReport, now: Instant) -> BTreeSet<ServerKey> {
+        let ReplicaReport { address, report } = told;
         match report {
             Ok(report) => {
                 if self.failing.remove(&address) {
@@ -104,21 +114,26 @@ impl Replicas {
         }
     }
 
-    /// Counts the silent ones anew; true if that changes what is said of all servers.
-    pub fn count_silent(&mut self, now: Instant) -> bool {
+    /// Recounts the silent replicas. Returns whether the number has changed, which affects all servers.
+    pub(crate) fn count_silent(&mut self, now: Instant) -> bool {
         let before = self.silent;
         self.count(now);
         self.silent != before
     }
 
-    /// When the next one will count as silent.
-    pub fn next_change(&self, now: Instant) -> Option<Instant> {
+    /// When the next replica will count as silent.
+    pub(crate) fn next_change(&self, now: Instant) -> Option<Instant> {
         self.fleet.next_change(now).filter(|_| self.asking)
     }
 
-    /// What all of them say of one server.
-    pub fn view(&self, key: &ServerKey, revision: Option<&str>, now: Instant) -> View {
+    /// The combined reports about one server.
+    pub(crate) fn view(&self, key: &ServerKey, revision: Option<&str>, now: Instant) -> FleetView {
         self.fleet.view(key, revision, now)
+    }
+
+    /// The numbers of replicas that have applied the wanted revisions of all these servers.
+    pub(crate) fn view_of_all(&self, wanted: &[(&ServerKey, &str)], now: Instant) -> FleetView {
+        self.fleet.view_of_all(wanted, now)
     }
 
     fn sync(&mut self, all: &BTreeSet<SocketAddr>) {
@@ -137,12 +152,12 @@ impl Replicas {
                 self.asked.insert(*address, task);
             }
         }
-        // The ends of aborted ones are of no interest.
+        // Nobody needs the results of aborted tasks.
         while self.tasks.try_join_next().is_some() {}
     }
 
     fn count(&mut self, now: Instant) {
-        // Who is not asked is not silent.
+        // A replica that is not polled is not silent.
         let (total, silent) = if self.asking { self.fleet.counts(now) } else { (0, 0) };
         self.silent = silent;
         let as_i64 = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
@@ -158,12 +173,12 @@ mod tests {
     use portcullis_crds::Report;
 
     use super::*;
-    use crate::fleet::FIRST_ANSWER;
+    use crate::fleet::FIRST_ANSWER_LIMIT;
 
     #[tokio::test(start_paused = true)]
     async fn who_begins_to_write_waits_for_the_replicas_and_believes_nothing_old() {
-        let metrics = Metrics::new();
-        let mut replicas = Replicas::new(metrics.clone());
+        let metrics = OperatorMetrics::new();
+        let mut replicas = GatewayReplicas::new(metrics.clone());
         let gauges = || ["answering", "silent"].map(|state| metrics.gateways.with_label_values(&[state]).get());
         let (address, key) = (SocketAddr::from(([127, 0, 0, 1], 9)), ServerKey::new("n", "a"));
         let now = Instant::now();
@@ -175,21 +190,22 @@ mod tests {
         replicas.ask(true, later);
         let view = replicas.view(&key, Some("1"), later);
         assert_eq!((view.silent, view.awaited, gauges()), (0, true, [1, 0]));
-        assert_eq!(replicas.next_change(later), Some(later + FIRST_ANSWER));
+        assert_eq!(replicas.next_change(later), Some(later + FIRST_ANSWER_LIMIT));
 
         let server = serde_json::json!(
             {"key": {"namespace": "n", "name": "a"}, "revision": "1", "ready": true, "reason": "Ready"}
         );
         let servers = vec![serde_json::from_value(server).unwrap()];
         let report = Report { instance: "i".into(), complete: true, servers, ..Report::default() };
-        replicas.told(Told { address, report: Ok(report) }, later);
+        replicas.told(ReplicaReport { address, report: Ok(report) }, later);
         assert_eq!(replicas.view(&key, Some("1"), later).ready, 1);
 
-        replicas.told(Told { address, report: Err(crate::poll::PollError::Lost) }, later);
+        replicas.told(ReplicaReport { address, report: Err(crate::poll::PollError::Lost) }, later);
         let much_later = later + Duration::from_secs(60);
         assert!(replicas.count_silent(much_later));
         // It is back, and knows nothing: that is said of every server.
-        replicas.told(Told { address, report: Ok(Report { complete: true, ..Report::default() }) }, much_later);
+        replicas
+            .told(ReplicaReport { address, report: Ok(Report { complete: true, ..Report::default() }) }, much_later);
         assert!(replicas.count_silent(much_later));
 
         replicas.ask(false, later);

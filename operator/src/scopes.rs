@@ -1,29 +1,32 @@
-//! Which of the listed namespaces cannot be read, and since when.
+//! Tracks the namespaces that the API server refuses to list, and since when.
 //!
-//! Pure. The API server refuses a namespace that is gone like one in which the Role is missing. Neither may keep the
-//! operator from all others, so after a while such a namespace counts as empty, until it can be read again.
+//! Pure. The API server answers a deleted namespace like one without the Role. Neither may block the operator from all
+//! others, so after a while such a namespace counts as empty, until the namespace can be listed again. Only its policies
+//! do not count as absent: nobody may use its servers before they are known.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// A namespace is refused for so long before it counts as empty: rights that have just been given take a moment to hold.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+/// A refused namespace counts as empty after this time: new rights take a moment to apply.
+pub(crate) const REFUSAL_GRACE: Duration = Duration::from_secs(20);
 
-/// What is watched in each namespace.
+/// A resource that is watched in each namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Kind {
+pub(crate) enum NamespacedKind {
     /// McpServers.
     Servers,
     /// Services.
     Services,
+    /// McpAccessPolicies.
+    Policies,
 }
 
-/// The watches that are refused, each by its kind and number.
+/// The refused watches, by kind and number.
 #[derive(Debug, Default)]
-pub struct Refused {
-    watches: BTreeMap<(Kind, usize), Since>,
+pub(crate) struct RefusedWatches {
+    watches: BTreeMap<(NamespacedKind, usize), Since>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -32,30 +35,30 @@ struct Since {
     given_up: bool,
 }
 
-impl Refused {
-    /// A watch was refused.
-    pub fn refused(&mut self, kind: Kind, number: usize, now: Instant) {
+impl RefusedWatches {
+    /// Notes that a watch was refused.
+    pub(crate) fn refused(&mut self, kind: NamespacedKind, number: usize, now: Instant) {
         self.watches.entry((kind, number)).or_insert(Since { at: now, given_up: false });
     }
 
-    /// A watch has listed everything. Returns whether it had been given up.
-    pub fn listed(&mut self, kind: Kind, number: usize) -> bool {
+    /// Notes that a watch has listed everything. Returns whether it had been given up.
+    pub(crate) fn listed(&mut self, kind: NamespacedKind, number: usize) -> bool {
         self.watches.remove(&(kind, number)).is_some_and(|since| since.given_up)
     }
 
     /// Whether a watch is given up.
-    pub fn is_given_up(&self, kind: Kind, number: usize) -> bool {
+    pub(crate) fn is_given_up(&self, kind: NamespacedKind, number: usize) -> bool {
         self.watches.get(&(kind, number)).is_some_and(|since| since.given_up)
     }
 
-    /// When the next watch is to be given up.
-    pub fn next(&self) -> Option<Instant> {
-        self.watches.values().filter(|since| !since.given_up).map(|since| since.at + PATIENCE).min()
+    /// When the next watch will be given up.
+    pub(crate) fn next(&self) -> Option<Instant> {
+        self.watches.values().filter(|since| !since.given_up).map(|since| since.at + REFUSAL_GRACE).min()
     }
 
-    /// The watches that are given up now.
-    pub fn due(&mut self, now: Instant) -> Vec<(Kind, usize)> {
-        let due = self.watches.iter_mut().filter(|(_, since)| !since.given_up && since.at + PATIENCE <= now);
+    /// Gives up the watches that are due, and returns them.
+    pub(crate) fn due(&mut self, now: Instant) -> Vec<(NamespacedKind, usize)> {
+        let due = self.watches.iter_mut().filter(|(_, since)| !since.given_up && since.at + REFUSAL_GRACE <= now);
         due.map(|(watch, since)| {
             since.given_up = true;
             *watch
@@ -71,15 +74,15 @@ mod tests {
     #[test]
     fn a_watch_that_is_refused_without_end_is_given_up_once_and_taken_back_when_it_lists() {
         let now = Instant::now();
-        let mut refused = Refused::default();
-        refused.refused(Kind::Servers, 1, now);
-        refused.refused(Kind::Servers, 1, now + PATIENCE / 2);
-        refused.refused(Kind::Services, 0, now + PATIENCE / 2);
-        assert_eq!((refused.next(), refused.due(now)), (Some(now + PATIENCE), vec![]));
-        assert!(!refused.listed(Kind::Services, 0));
-        assert_eq!(refused.due(now + PATIENCE), [(Kind::Servers, 1)]);
-        refused.refused(Kind::Servers, 1, now + PATIENCE);
-        assert_eq!((refused.next(), refused.due(now + PATIENCE * 3)), (None, vec![]));
-        assert!(refused.listed(Kind::Servers, 1) && !refused.listed(Kind::Servers, 1));
+        let mut refused = RefusedWatches::default();
+        refused.refused(NamespacedKind::Servers, 1, now);
+        refused.refused(NamespacedKind::Servers, 1, now + REFUSAL_GRACE / 2);
+        refused.refused(NamespacedKind::Services, 0, now + REFUSAL_GRACE / 2);
+        assert_eq!((refused.next(), refused.due(now)), (Some(now + REFUSAL_GRACE), vec![]));
+        assert!(!refused.listed(NamespacedKind::Services, 0));
+        assert_eq!(refused.due(now + REFUSAL_GRACE), [(NamespacedKind::Servers, 1)]);
+        refused.refused(NamespacedKind::Servers, 1, now + REFUSAL_GRACE);
+        assert_eq!((refused.next(), refused.due(now + REFUSAL_GRACE * 3)), (None, vec![]));
+        assert!(refused.listed(NamespacedKind::Servers, 1) && !refused.listed(NamespacedKind::Servers, 1));
     }
 }

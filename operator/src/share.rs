@@ -1,76 +1,85 @@
-//! What of a slot's servers is written when not all of them fit: each namespace gets its share, and crowds out itself alone.
+//! Selects the servers of a slot when not all of them fit: each namespace gets its share, and crowds out only itself.
 //!
-//! Pure, and without a memory: equal servers give equal slots. So a server is there in its newest form or not at all; what
-//! was deleted, disabled or forbidden meanwhile is never kept.
+//! Pure and stateless: equal servers give equal slots. A slot holds a server in its newest form or not at all, never
+//! one that was deleted, disabled or forbidden, and never one without the policies that govern it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use portcullis_crds::ServerKey;
+use portcullis_crds::policy::PolicyText;
 use portcullis_crds::slots::{MAX_BYTES, MAX_TEXT_BYTES, Packed, SURE_BYTES};
 
-/// Attempts at finding how much a namespace may take. Each packs the slot.
-const ATTEMPTS: u32 = 8;
+/// Attempts at finding the share of a namespace. Each packs the slot.
+const MAX_ATTEMPTS: u32 = 8;
 
-/// A slot that is as full as this, in percent, is full enough.
+/// A slot that is this full, in percent, is full enough.
 const FULL_PERCENT: usize = 95;
 
-/// A server as it stands in a slot.
+/// A server in its slot.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Text {
+pub(crate) struct ServerText {
     /// Its text form.
-    pub text: String,
+    pub(crate) text: String,
     /// When its McpServer was created, in seconds since 1970.
-    pub created: i64,
+    pub(crate) created: i64,
+    /// The policies of its namespace that govern it, by name.
+    pub(crate) policies: BTreeMap<String, PolicyText>,
 }
 
-/// A slot as it is to be written.
+/// The content of a slot to be written.
 #[derive(Clone, Debug)]
-pub struct Content {
-    /// What is written.
-    pub packed: Packed,
-    /// How many servers that holds.
-    pub servers: usize,
-    /// Those for which there is no room.
-    pub left_out: BTreeSet<ServerKey>,
-    /// How full it would be with all of them: 1 is all that fits.
-    pub fill: f64,
+pub(crate) struct SlotContent {
+    /// The packed servers.
+    pub(crate) packed: Packed,
+    /// The number of packed servers.
+    pub(crate) servers: usize,
+    /// The servers for which there is no room.
+    pub(crate) left_out: BTreeSet<ServerKey>,
+    /// How full the slot would be with all servers; 1 is full.
+    pub(crate) fill: f64,
 }
 
 /// The servers of one slot.
-pub type Texts = BTreeMap<ServerKey, Text>;
+pub(crate) type ServerTexts = BTreeMap<ServerKey, ServerText>;
 
-/// What of these servers is written.
-pub fn content(all: &Texts) -> Content {
-    let wanted: usize = all.values().map(size).sum();
-    let mut fill = ratio(wanted, MAX_TEXT_BYTES);
-    if wanted <= MAX_TEXT_BYTES {
-        let packed = pack(all, &BTreeSet::new());
-        fill = fill.max(ratio(packed.len(), MAX_BYTES));
-        if packed.len() <= MAX_BYTES {
-            return Content { packed, servers: all.len(), left_out: BTreeSet::new(), fill };
-        }
-    }
-    let (packed, left_out) = shared(all);
-    Content { packed, servers: all.len() - left_out.len(), left_out, fill }
+/// Whether a policy of these servers has a limit, so that the slot says how many replicas share it.
+pub(crate) fn is_limited<'a>(servers: impl IntoIterator<Item = &'a ServerText>) -> bool {
+    servers.into_iter().flat_map(|server| server.policies.values()).any(|policy| policy.is_limited)
 }
 
-/// Bytes that each namespace of a slot has for itself, however much the others want.
-pub fn share(namespaces: usize) -> usize {
+/// Packs the servers that fit. `replicas` share the limits of policies.
+pub(crate) fn content(all: &ServerTexts, replicas: u32) -> SlotContent {
+    let wanted = bytes(all.iter());
+    let mut fill = ratio(wanted, MAX_TEXT_BYTES);
+    if wanted <= MAX_TEXT_BYTES {
+        let packed = pack(all, &BTreeSet::new(), replicas);
+        fill = fill.max(ratio(packed.len(), MAX_BYTES));
+        if packed.len() <= MAX_BYTES {
+            return SlotContent { packed, servers: all.len(), left_out: BTreeSet::new(), fill };
+        }
+    }
+    let (packed, left_out) = shared(all, replicas);
+    SlotContent { packed, servers: all.len() - left_out.len(), left_out, fill }
+}
+
+/// Bytes that each namespace of a slot has for itself, regardless of the others.
+pub(crate) fn share(namespaces: usize) -> usize {
     SURE_BYTES / namespaces.max(1)
 }
 
-/// Finds the largest number of bytes that every namespace may take, and what is left out then.
-fn shared(all: &Texts) -> (Packed, BTreeSet<ServerKey>) {
+/// Finds the largest number of bytes that every namespace may take, and the servers that this leaves out.
+fn shared(all: &ServerTexts, replicas: u32) -> (Packed, BTreeSet<ServerKey>) {
     let namespaces = by_namespace(all);
-    let taken = namespaces.values().map(|servers| servers.iter().map(|(_, text)| size(text)).sum::<usize>());
+    let taken = namespaces.values().map(|servers| bytes(servers.iter().copied()));
     let largest = taken.max().unwrap_or(0).min(MAX_TEXT_BYTES);
-    // With the share of each this fits whatever it holds, so it is not tried.
+    // The share of each namespace always fits, so it is not tried.
     let (mut low, mut high) = (share(namespaces.len()), largest.max(share(namespaces.len())));
     let mut best = None;
-    for _ in 0..ATTEMPTS {
+    for _ in 0..MAX_ATTEMPTS {
         let level = low + (high - low) / 2;
         let left_out = beyond(&namespaces, level);
-        let fitting = if kept(all, &left_out) > MAX_TEXT_BYTES { None } else { Some(pack(all, &left_out)) };
+        let fitting =
+            if bytes(without(all, &left_out)) > MAX_TEXT_BYTES { None } else { Some(pack(all, &left_out, replicas)) };
         match fitting.filter(|packed| packed.len() <= MAX_BYTES) {
             Some(packed) => {
                 let full = packed.len() * 100 >= MAX_BYTES * FULL_PERCENT;
@@ -84,13 +93,13 @@ fn shared(all: &Texts) -> (Packed, BTreeSet<ServerKey>) {
     }
     best.unwrap_or_else(|| {
         let left_out = beyond(&namespaces, low);
-        (pack(all, &left_out), left_out)
+        (pack(all, &left_out, replicas), left_out)
     })
 }
 
-/// The servers of each namespace in the order in which they are kept: the oldest first, of equal age the smallest.
-fn by_namespace(all: &Texts) -> BTreeMap<&str, Vec<(&ServerKey, &Text)>> {
-    let mut namespaces: BTreeMap<&str, Vec<(&ServerKey, &Text)>> = BTreeMap::new();
+/// The servers of each namespace in the order in which they are kept: the oldest first, then the smallest.
+fn by_namespace(all: &ServerTexts) -> BTreeMap<&str, Vec<(&ServerKey, &ServerText)>> {
+    let mut namespaces: BTreeMap<&str, Vec<(&ServerKey, &ServerText)>> = BTreeMap::new();
     for (key, text) in all {
         namespaces.entry(&key.namespace).or_default().push((key, text));
     }
@@ -100,14 +109,17 @@ fn by_namespace(all: &Texts) -> BTreeMap<&str, Vec<(&ServerKey, &Text)>> {
     namespaces
 }
 
-/// The servers for which there is no room when each namespace may take so many bytes.
-fn beyond(namespaces: &BTreeMap<&str, Vec<(&ServerKey, &Text)>>, level: usize) -> BTreeSet<ServerKey> {
+/// The servers for which there is no room if each namespace may take `level` bytes.
+fn beyond(namespaces: &BTreeMap<&str, Vec<(&ServerKey, &ServerText)>>, level: usize) -> BTreeSet<ServerKey> {
     let mut left_out = BTreeSet::new();
     for servers in namespaces.values() {
-        let mut taken = 0;
-        for (key, text) in servers {
-            if taken + size(text) <= level {
-                taken += size(text);
+        let (mut taken, mut policies) = (0, BTreeSet::new());
+        for (key, server) in servers {
+            let of_policies = server.policies.iter().filter(|(name, _)| !policies.contains(name.as_str()));
+            let more = size(&server.text) + of_policies.map(|(_, policy)| size(&policy.text)).sum::<usize>();
+            if taken + more <= level {
+                taken += more;
+                policies.extend(server.policies.keys().map(String::as_str));
             } else {
                 left_out.insert((*key).clone());
             }
@@ -116,18 +128,38 @@ fn beyond(namespaces: &BTreeMap<&str, Vec<(&ServerKey, &Text)>>, level: usize) -
     left_out
 }
 
-fn pack(all: &Texts, left_out: &BTreeSet<ServerKey>) -> Packed {
-    let kept = all.iter().filter(|(key, _)| !left_out.contains(key));
-    Packed::of_servers(kept.map(|(_, text)| text.text.as_str()))
+fn pack(all: &ServerTexts, left_out: &BTreeSet<ServerKey>, replicas: u32) -> Packed {
+    let policies = policies_of(without(all, left_out));
+    let replicas = is_limited(without(all, left_out).map(|(_, server)| server)).then_some(replicas);
+    Packed::of_texts(without(all, left_out).map(|(_, server)| server.text.as_str()), policies.into_values(), replicas)
 }
 
-fn kept(all: &Texts, left_out: &BTreeSet<ServerKey>) -> usize {
-    all.iter().filter(|(key, _)| !left_out.contains(key)).map(|(_, text)| size(text)).sum()
+fn without<'a>(
+    all: &'a ServerTexts,
+    left_out: &'a BTreeSet<ServerKey>,
+) -> impl Iterator<Item = (&'a ServerKey, &'a ServerText)> + Clone {
+    all.iter().filter(|(key, _)| !left_out.contains(key))
 }
 
-/// Bytes of a server in its slot, with the comma.
-fn size(text: &Text) -> usize {
-    text.text.len() + 1
+/// The texts of the policies that govern these servers, by namespace and name.
+fn policies_of<'a>(
+    servers: impl Iterator<Item = (&'a ServerKey, &'a ServerText)>,
+) -> BTreeMap<(&'a str, &'a str), &'a str> {
+    let of = |(key, server): (&'a ServerKey, &'a ServerText)| {
+        server.policies.iter().map(|(name, policy)| ((key.namespace.as_str(), name.as_str()), &*policy.text))
+    };
+    servers.flat_map(of).collect()
+}
+
+/// Bytes of these servers in a slot, and of the policies that govern them.
+fn bytes<'a>(servers: impl Iterator<Item = (&'a ServerKey, &'a ServerText)> + Clone) -> usize {
+    let policies = policies_of(servers.clone());
+    servers.map(|(_, server)| size(&server.text)).chain(policies.values().map(|text| size(text))).sum()
+}
+
+/// Bytes of a text in its slot, with the comma.
+fn size(text: &str) -> usize {
+    text.len() + 1
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a metric")]
@@ -137,8 +169,9 @@ fn ratio(part: usize, whole: usize) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use portcullis_crds::Server;
     use portcullis_crds::slots::MAX_ENTRY_BYTES;
+    use portcullis_crds::snapshot::revision_of;
+    use portcullis_crds::{PolicyRef, Server};
     use proptest::prelude::*;
 
     use super::*;
@@ -156,40 +189,68 @@ mod tests {
         (0..length).map(|_| next()).collect()
     }
 
-    fn put(all: &mut Texts, namespace: &str, name: &str, created: i64, description: String) -> ServerKey {
+    fn put(all: &mut ServerTexts, namespace: &str, name: &str, created: i64, description: String) -> ServerKey {
         let key = ServerKey::new(namespace, name);
         let server = Server { key: key.clone(), description: Some(description), ..Server::from_url(name, "http://a/") };
-        all.insert(key.clone(), Text { text: server.to_text(), created });
+        all.insert(key.clone(), ServerText { text: server.to_text(), created, policies: BTreeMap::new() });
         key
     }
 
+    /// Lets a policy govern a server. The text stands for what rules take.
+    fn govern(server: &mut ServerText, namespace: &str, policy: &str, rules: String) {
+        let text = serde_json::json!({"key": {"namespace": namespace, "name": policy}, "rest": rules}).to_string();
+        let revision = revision_of(&text);
+        if server.policies.contains_key(policy) {
+            return;
+        }
+        let mut object: Server = serde_json::from_str(&server.text).unwrap();
+        object.governed_by.push(PolicyRef { name: policy.to_owned(), revision: revision.clone() });
+        server.text = object.to_text();
+        server
+            .policies
+            .insert(policy.to_owned(), PolicyText { text: text.into(), revision: revision.into(), is_limited: false });
+    }
+
+    /// Whether the slot holds every policy that its servers name, and no other.
+    fn is_whole(content: &SlotContent) -> bool {
+        let slot = content.packed.unpack().unwrap();
+        let named: BTreeSet<ServerKey> = slot
+            .servers
+            .iter()
+            .flat_map(|server| server.governed_by.iter().map(|of| ServerKey::new(&*server.key.namespace, &*of.name)))
+            .collect();
+        let policies = slot.servers.iter().flat_map(|server| server.governing().into_iter().flatten());
+        let held: BTreeSet<ServerKey> = policies.map(|policy| policy.key.clone()).collect();
+        slot.servers.iter().all(|server| server.governing().is_some()) && named == held
+    }
+
     /// The servers that a gateway reads, in their text form.
-    fn published(content: &Content) -> BTreeMap<ServerKey, String> {
+    fn published(content: &SlotContent) -> BTreeMap<ServerKey, String> {
         let servers = content.packed.unpack().unwrap().servers.into_iter();
         servers.map(|server| (server.key.clone(), server.to_text())).collect()
     }
 
     #[test]
     fn what_fits_is_written_whole_and_says_how_full_it_is() {
-        let mut all = Texts::new();
+        let mut all = ServerTexts::new();
         put(&mut all, "a", "one", 1, "small".into());
-        let small = content(&all);
+        let small = content(&all, 1);
         assert!(small.left_out.is_empty() && small.servers == 1 && small.fill < 0.01, "{small:?}");
         for n in 0..16 {
             put(&mut all, "b", &format!("s{n}"), 1, noise(n, 60 * 1024));
         }
-        let nearly = content(&all);
+        let nearly = content(&all, 1);
         assert!(nearly.left_out.is_empty() && (0.7..1.0).contains(&nearly.fill), "{}", nearly.fill);
     }
 
     #[test]
     fn three_large_servers_of_one_namespace_keep_nobody_elses_change_from_being_written() {
-        let mut all = Texts::new();
+        let mut all = ServerTexts::new();
         for n in 0..40 {
             put(&mut all, "mallory", &format!("m{n}"), n.into(), noise(u64::try_from(n).unwrap(), 60_000));
         }
         let victim = put(&mut all, "team-a", "pay", 99, "before".into());
-        let full = content(&all);
+        let full = content(&all, 1);
         assert!(full.fill > 1.0 && full.packed.len() <= MAX_BYTES, "{}", full.packed.len());
         assert!(full.packed.len() * 100 >= MAX_BYTES * 90, "{} bytes are used", full.packed.len());
         // Exactly the youngest of the one who takes too much.
@@ -198,44 +259,61 @@ mod tests {
         expected.sort();
         assert_eq!(left_out, expected);
         put(&mut all, "team-a", "pay", 99, "after".into());
-        assert_eq!(published(&content(&all)).get(&victim), Some(&all[&victim].text));
+        assert_eq!(published(&content(&all, 1)).get(&victim), Some(&all[&victim].text));
         all.remove(&victim);
-        assert_eq!(published(&content(&all)).get(&victim), None);
+        assert_eq!(published(&content(&all, 1)).get(&victim), None);
     }
 
     #[test]
     fn text_that_is_easily_compressed_takes_no_more_than_gateways_can_unpack() {
-        let mut all = Texts::new();
+        let mut all = ServerTexts::new();
         for n in 0..100 {
             put(&mut all, "mallory", &format!("m{n}"), 1, "a".repeat(64_000));
         }
         put(&mut all, "team-a", "pay", 1, String::new());
-        let content = content(&all);
+        let content = content(&all, 1);
         let unpacked = content.packed.unpack().unwrap();
         assert!(unpacked.to_text().len() <= MAX_TEXT_BYTES + 64 && content.fill > 1.5, "{}", content.fill);
         assert_eq!(content.left_out.iter().map(|key| key.namespace.as_str()).max(), Some("mallory"));
     }
 
     #[test]
+    fn a_policy_takes_its_bytes_once_and_a_server_is_never_there_without_it() {
+        let mut all = ServerTexts::new();
+        for n in 0..20 {
+            let key = put(&mut all, "a", &format!("s{n:02}"), n, noise(u64::try_from(n).unwrap(), 40_000));
+            govern(all.get_mut(&key).unwrap(), "a", if n < 10 { "one" } else { "two" }, noise(99, 60_000));
+        }
+        let one = content(&all, 1);
+        assert!(one.left_out.is_empty() && is_whole(&one), "{:?}", one.left_out);
+        // Now each has a policy of its own, and not all fit.
+        for (n, (key, server)) in (100..).zip(&mut all) {
+            govern(server, "a", &format!("of-{}", key.name), noise(n, 30_000));
+        }
+        let many = content(&all, 1);
+        assert!(!many.left_out.is_empty() && many.servers > 9 && is_whole(&many), "{:?}", many.left_out);
+    }
+
+    #[test]
     fn of_equal_age_the_largest_is_left_out_first() {
-        let mut all = Texts::new();
+        let mut all = ServerTexts::new();
         for n in 0..40 {
             let length = 30_000 + 700 * n;
             put(&mut all, "a", &format!("s{n:02}"), 7, noise(n, usize::try_from(length).unwrap()));
         }
-        let left_out: Vec<String> = content(&all).left_out.into_iter().map(|key| key.name).collect();
+        let left_out: Vec<String> = content(&all, 1).left_out.into_iter().map(|key| key.name).collect();
         let expected: Vec<String> = (40 - left_out.len()..40).map(|n| format!("s{n:02}")).collect();
         assert!(!left_out.is_empty() && left_out == expected, "{left_out:?}");
     }
 
     #[test]
     fn a_share_fits_whatever_it_holds() {
-        // The worst of texts: characters of four bytes, as many as there are.
+        // The worst text: all characters of four bytes.
         let text: String = (0x1_0000..0x1_4000).filter_map(char::from_u32).collect();
         let all: Vec<String> = (0..15).map(|n| text.chars().cycle().skip(n * 977).take(16_000).collect()).collect();
         let bytes: usize = all.iter().map(|text| text.len() + 1).sum();
         assert!(bytes <= SURE_BYTES && bytes > SURE_BYTES - MAX_ENTRY_BYTES, "{bytes}");
-        assert!(Packed::of_servers(all.iter().map(String::as_str)).len() <= MAX_BYTES);
+        assert!(Packed::of_texts(all.iter().map(String::as_str), [], None).len() <= MAX_BYTES);
     }
 
     proptest! {
@@ -245,8 +323,9 @@ mod tests {
             others in prop::collection::vec(("[b-e]", 0u64..40, 0i64..9, 1usize..64, any::<bool>()), 0..60),
             own in prop::collection::vec((0u64..9, 0usize..20_000), 1..9),
             deleted in 0usize..9,
+            policies in prop::collection::vec(("[a-e]", 0u64..40, 0u64..3), 0..60),
         ) {
-            let mut all = Texts::new();
+            let mut all = ServerTexts::new();
             for (namespace, n, created, kib, compressible) in others {
                 let text = if compressible { "x".repeat(kib * 1000) } else { noise(n, kib * 1000) };
                 put(&mut all, &namespace, &format!("s{n}"), created, text);
@@ -258,12 +337,18 @@ mod tests {
             if let Some((n, _)) = own.get(deleted) {
                 all.remove(&ServerKey::new("a", format!("s{n}")));
             }
-            let content = content(&all);
+            for (namespace, n, policy) in policies {
+                if let Some(server) = all.get_mut(&ServerKey::new(&*namespace, format!("s{n}"))) {
+                    govern(server, &namespace, &format!("p{policy}"), noise(policy, usize::try_from(policy).unwrap() * 20_000));
+                }
+            }
+            let content = content(&all, 1);
             prop_assert!(content.packed.len() <= MAX_BYTES);
+            prop_assert!(is_whole(&content));
             let published = published(&content);
             let namespaces = by_namespace(&all);
             for (namespace, servers) in &namespaces {
-                if servers.iter().map(|(_, text)| size(text)).sum::<usize>() <= share(namespaces.len()) {
+                if bytes(servers.iter().copied()) <= share(namespaces.len()) {
                     for (key, text) in servers {
                         prop_assert_eq!(published.get(*key), Some(&text.text), "{} {}", namespace, key);
                     }

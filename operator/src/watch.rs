@@ -1,4 +1,4 @@
-//! What the API server tells, as one stream of events for the controller.
+//! Watches the API server, and merges all watches into one stream for the controller.
 
 use std::collections::BTreeSet;
 use std::fmt::Debug;
@@ -8,45 +8,47 @@ use std::time::Duration;
 use futures_util::stream::{Stream, StreamExt as _, once, select_all, unfold};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::core::DeserializeGuard;
+use kube::core::{ApiResource, DeserializeGuard, DynamicObject};
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, Resource, ResourceExt as _};
-use portcullis_crds::{McpServer, ServerKey};
+use portcullis_crds::{McpAccessPolicy, McpServer, ServerKey};
 use serde::de::DeserializeOwned;
 use tokio::time::sleep;
 
-use crate::config::{Config, Gateways, Scope};
-use crate::scopes::Kind;
+use crate::config::{Gateways, OperatorConfig, WatchScope};
+use crate::scopes::NamespacedKind;
 
-/// After so long a watch is asked for anew, so that a connection that has died in silence is noticed soon after.
+/// Duration of a watch, so that a dead connection is noticed soon after.
 const WATCH_SECONDS: u32 = 60;
 
-/// Between two attempts at a watch that the API server refuses.
+/// Delay between two attempts at a refused watch.
 const REFUSED_PAUSE: Duration = Duration::from_secs(5);
 
-/// One piece of news.
+/// One event of a watch.
 #[expect(clippy::large_enum_variant, reason = "most are of servers, and each is soon taken apart")]
-pub enum News {
-    /// Of McpServers, from the watch of this number.
+pub(crate) enum ClusterNews {
+    /// From the McpServer watch of this number.
     Server(usize, Event<DeserializeGuard<McpServer>>),
-    /// Of Services, from the watch of this number.
+    /// From the Service watch of this number.
     Service(usize, Event<Service>),
-    /// Of selected namespaces.
+    /// From the McpAccessPolicy watch of this number. Untyped, because one that cannot be read governs all the same.
+    Policy(usize, Event<DynamicObject>),
+    /// From the watch of selected namespaces.
     Namespace(Event<Namespace>),
-    /// Of the slot of this number.
+    /// From the watch of the slot of this number.
     Slot(usize, Event<ConfigMap>),
-    /// Of the gateway's pods.
+    /// From the watch of the gateway's pods.
     Endpoints(Event<EndpointSlice>),
-    /// A watch broke; it goes on by itself.
-    Broken(Watch, watcher::Error),
+    /// A watch broke; it restarts by itself.
+    Broken(WatchedResource, watcher::Error),
 }
 
-/// What is watched.
+/// A watched resource.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Watch {
-    /// McpServers or Services, by the number of the watch.
-    Place(Kind, usize),
+pub(crate) enum WatchedResource {
+    /// McpServers, Services or McpAccessPolicies, by the number of the watch.
+    Place(NamespacedKind, usize),
     /// Namespaces.
     Namespaces,
     /// Slots.
@@ -55,12 +57,13 @@ pub enum Watch {
     Endpoints,
 }
 
-impl Watch {
-    /// The resource.
-    pub fn resource(self) -> &'static str {
+impl WatchedResource {
+    /// The plural name of the resource.
+    pub(crate) fn resource(self) -> &'static str {
         match self {
-            Self::Place(Kind::Servers, _) => "mcpservers",
-            Self::Place(Kind::Services, _) => "services",
+            Self::Place(NamespacedKind::Servers, _) => "mcpservers",
+            Self::Place(NamespacedKind::Services, _) => "services",
+            Self::Place(NamespacedKind::Policies, _) => "mcpaccesspolicies",
             Self::Namespaces => "namespaces",
             Self::Slots => "configmaps",
             Self::Endpoints => "endpointslices",
@@ -68,41 +71,49 @@ impl Watch {
     }
 }
 
-/// All news, for ever.
-pub type Stories = Pin<Box<dyn Stream<Item = News> + Send>>;
+/// An endless stream of news.
+pub(crate) type NewsStream = Pin<Box<dyn Stream<Item = ClusterNews> + Send>>;
 
-/// Watches everything that the configuration names. `namespace` is the operator's own.
-pub fn all(client: &Client, config: &Config, namespace: &str) -> Stories {
-    let mut streams: Vec<Stories> = Vec::new();
+/// Opens all watches of the configuration. `namespace` is the operator's own.
+pub(crate) fn all(client: &Client, config: &OperatorConfig, namespace: &str) -> NewsStream {
+    let mut streams: Vec<NewsStream> = Vec::new();
     for (number, scope) in scopes(&config.scope).into_iter().enumerate() {
         let servers: Api<DeserializeGuard<McpServer>> = api(client, scope.as_deref());
-        let watch = Watch::Place(Kind::Servers, number);
-        streams.push(follow(servers, plain(), watch, move |event| News::Server(number, event)));
+        let watch = WatchedResource::Place(NamespacedKind::Servers, number);
+        streams.push(follow(servers, plain(), watch, move |event| ClusterNews::Server(number, event)));
         let services: Api<Service> = api(client, scope.as_deref());
-        let watch = Watch::Place(Kind::Services, number);
-        streams.push(follow(services, plain(), watch, move |event| News::Service(number, event)));
+        let watch = WatchedResource::Place(NamespacedKind::Services, number);
+        streams.push(follow(services, plain(), watch, move |event| ClusterNews::Service(number, event)));
+        let policies = policies(client, scope.as_deref());
+        let watch = WatchedResource::Place(NamespacedKind::Policies, number);
+        streams.push(follow(policies, plain(), watch, move |event| ClusterNews::Policy(number, event)));
     }
-    if let Scope::Selector(selector) = &config.scope {
-        streams.push(follow(Api::all(client.clone()), plain().labels(selector), Watch::Namespaces, News::Namespace));
+    if let WatchScope::Selector(selector) = &config.scope {
+        streams.push(follow(
+            Api::all(client.clone()),
+            plain().labels(selector),
+            WatchedResource::Namespaces,
+            ClusterNews::Namespace,
+        ));
     }
     for (index, name) in config.slots.iter().enumerate() {
         let one = plain().fields(&format!("metadata.name={name}"));
         let slots = Api::namespaced(client.clone(), namespace);
-        streams.push(follow(slots, one, Watch::Slots, move |event| News::Slot(index, event)));
+        streams.push(follow(slots, one, WatchedResource::Slots, move |event| ClusterNews::Slot(index, event)));
     }
     if let Gateways::Service(service) = &config.gateways {
         let of_service = plain().labels(&format!("kubernetes.io/service-name={service}"));
         let slices = Api::namespaced(client.clone(), namespace);
-        streams.push(follow(slices, of_service, Watch::Endpoints, News::Endpoints));
+        streams.push(follow(slices, of_service, WatchedResource::Endpoints, ClusterNews::Endpoints));
     }
     Box::pin(select_all(streams))
 }
 
-/// The namespace of each watch of McpServers; none: all.
-pub fn scopes(scope: &Scope) -> Vec<Option<String>> {
+/// The namespace of each watch of McpServers; none: all namespaces.
+pub(crate) fn scopes(scope: &WatchScope) -> Vec<Option<String>> {
     match scope {
-        Scope::All | Scope::Selector(_) => vec![None],
-        Scope::Namespaces(names) => names.iter().cloned().map(Some).collect(),
+        WatchScope::All | WatchScope::Selector(_) => vec![None],
+        WatchScope::Namespaces(names) => names.iter().cloned().map(Some).collect(),
     }
 }
 
@@ -117,6 +128,14 @@ where
     }
 }
 
+fn policies(client: &Client, namespace: Option<&str>) -> Api<DynamicObject> {
+    let resource = ApiResource::erase::<McpAccessPolicy>(&());
+    match namespace {
+        Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
+        None => Api::all_with(client.clone(), &resource),
+    }
+}
+
 fn plain() -> watcher::Config {
     watcher::Config::default().timeout(WATCH_SECONDS)
 }
@@ -124,9 +143,9 @@ fn plain() -> watcher::Config {
 fn follow<K>(
     api: Api<K>,
     config: watcher::Config,
-    watch: Watch,
-    news: impl Fn(Event<K>) -> News + Send + 'static,
-) -> Stories
+    watch: WatchedResource,
+    news: impl Fn(Event<K>) -> ClusterNews + Send + 'static,
+) -> NewsStream
 where
     K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
 {
@@ -136,33 +155,44 @@ where
             once(sleep(wait)).map(move |()| watcher(api.clone(), config.clone()).default_backoff().modify(trim));
         Box::pin(opened.flatten())
     };
-    // One that was refused begins anew with a list, so that its end is seen even if nothing changes afterwards.
+    // A refused watch restarts with a list, so that the end of the refusal shows even without a change; so does one of a
+    // resource that is not defined.
     Box::pin(
         unfold((open(Duration::ZERO), open), move |(mut stream, open)| async move {
             let item = stream.next().await?;
-            let refused = item.as_ref().is_err_and(is_refused);
+            let refused = item.as_ref().is_err_and(|error| is_refused(error) || is_undefined(error));
             Some((item, (if refused { open(REFUSED_PAUSE) } else { stream }, open)))
         })
         .map(move |item| match item {
             Ok(event) => news(event),
-            Err(error) => News::Broken(watch, error),
+            Err(error) => ClusterNews::Broken(watch, error),
         }),
     )
 }
 
 /// Whether the API server does not allow a watch.
-pub fn is_refused(error: &watcher::Error) -> bool {
+pub(crate) fn is_refused(error: &watcher::Error) -> bool {
+    code(error) == Some(403)
+}
+
+/// Whether the API server does not know the resource: its definition is not installed.
+pub(crate) fn is_undefined(error: &watcher::Error) -> bool {
+    code(error) == Some(404)
+}
+
+/// The status code of the API server's answer.
+fn code(error: &watcher::Error) -> Option<u16> {
     use watcher::Error::{InitialListFailed, WatchError, WatchFailed, WatchStartFailed};
     match error {
         InitialListFailed(kube::Error::Api(status))
         | WatchStartFailed(kube::Error::Api(status))
-        | WatchFailed(kube::Error::Api(status)) => status.code == 403,
-        WatchError(status) => status.code == 403,
-        _ => false,
+        | WatchFailed(kube::Error::Api(status)) => Some(status.code),
+        WatchError(status) => Some(status.code),
+        _ => None,
     }
 }
 
-/// What nobody looks at would be most of the memory.
+/// Drops the metadata that nobody reads, which would be most of the memory.
 fn trim<K: Resource>(object: &mut K) {
     object.meta_mut().managed_fields = None;
     if let Some(annotations) = &mut object.meta_mut().annotations {
@@ -170,26 +200,27 @@ fn trim<K: Resource>(object: &mut K) {
     }
 }
 
-/// Which objects a watch has listed since it began anew, so that those that are gone are noticed.
+/// The objects that a watch has listed since it restarted, to notice those that are gone.
 #[derive(Debug)]
-pub struct Listing<K> {
+pub(crate) struct Listing<K> {
     listed: BTreeSet<K>,
     known: BTreeSet<K>,
     complete: bool,
+    was_listed: bool,
 }
 
 impl<K> Default for Listing<K> {
     fn default() -> Self {
-        Self { listed: BTreeSet::new(), known: BTreeSet::new(), complete: false }
+        Self { listed: BTreeSet::new(), known: BTreeSet::new(), complete: false, was_listed: false }
     }
 }
 
-/// What an event of a watch means.
+/// The meaning of a watch event.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Step<K, T> {
-    /// It is new or has changed.
+pub(crate) enum ListingStep<K, T> {
+    /// The object is new or has changed.
     Put(T),
-    /// These are gone.
+    /// The objects with these keys are gone.
     Gone(Vec<K>),
     /// Nothing yet.
     Wait,
@@ -197,49 +228,55 @@ pub enum Step<K, T> {
 
 impl<K: Ord + Clone> Listing<K> {
     /// Takes an event; `key` names its object.
-    pub fn step<T>(&mut self, event: Event<T>, key: impl Fn(&T) -> K) -> Step<K, T> {
+    pub(crate) fn step<T>(&mut self, event: Event<T>, key: impl Fn(&T) -> K) -> ListingStep<K, T> {
         match event {
             Event::Init => {
                 self.listed = BTreeSet::new();
-                Step::Wait
+                ListingStep::Wait
             }
             Event::InitApply(object) => {
                 self.listed.insert(key(&object));
                 self.known.insert(key(&object));
-                Step::Put(object)
+                ListingStep::Put(object)
             }
             Event::InitDone => {
-                self.complete = true;
+                (self.complete, self.was_listed) = (true, true);
                 let gone = self.known.difference(&self.listed).cloned().collect();
                 self.known = std::mem::take(&mut self.listed);
-                Step::Gone(gone)
+                ListingStep::Gone(gone)
             }
             Event::Apply(object) => {
                 self.known.insert(key(&object));
-                Step::Put(object)
+                ListingStep::Put(object)
             }
             Event::Delete(object) => {
                 self.known.remove(&key(&object));
-                Step::Gone(vec![key(&object)])
+                ListingStep::Gone(vec![key(&object)])
             }
         }
     }
 
-    /// Nothing can be listed: that counts as nothing being there. Returns what is gone with that.
-    pub fn give_up(&mut self) -> Vec<K> {
+    /// Counts as empty, because nothing can be listed. Returns the objects that are gone with that.
+    pub(crate) fn give_up(&mut self) -> Vec<K> {
         self.complete = true;
         self.listed = BTreeSet::new();
         std::mem::take(&mut self.known).into_iter().collect()
     }
 
-    /// Whether it has listed everything at least once.
-    pub fn is_complete(&self) -> bool {
+    /// Goes on with what is known, because nothing can be listed. Returns whether anything was ever listed.
+    pub(crate) fn go_on(&mut self) -> bool {
+        self.complete = true;
+        self.was_listed
+    }
+
+    /// Whether the watch has listed everything at least once.
+    pub(crate) fn is_complete(&self) -> bool {
         self.complete
     }
 }
 
 /// Key of a namespaced object.
-pub fn key_of<K: Resource>(object: &K) -> ServerKey {
+pub(crate) fn key_of<K: Resource>(object: &K) -> ServerKey {
     ServerKey::new(object.namespace().unwrap_or_default(), object.name_any())
 }
 
@@ -251,15 +288,15 @@ mod tests {
     fn what_a_new_list_lacks_is_gone() {
         let mut listing = Listing::default();
         let mut step = |event: Event<&'static str>| listing.step(event, |name| *name);
-        assert_eq!(step(Event::Init), Step::Wait);
-        assert_eq!(step(Event::InitApply("a")), Step::Put("a"));
-        assert_eq!(step(Event::InitApply("b")), Step::Put("b"));
-        assert_eq!(step(Event::InitDone), Step::Gone(vec![]));
-        assert_eq!(step(Event::Apply("c")), Step::Put("c"));
-        assert_eq!(step(Event::Delete("a")), Step::Gone(vec!["a"]));
-        assert_eq!(step(Event::Init), Step::Wait);
-        assert_eq!(step(Event::InitApply("c")), Step::Put("c"));
-        assert_eq!(step(Event::InitDone), Step::Gone(vec!["b"]));
+        assert_eq!(step(Event::Init), ListingStep::Wait);
+        assert_eq!(step(Event::InitApply("a")), ListingStep::Put("a"));
+        assert_eq!(step(Event::InitApply("b")), ListingStep::Put("b"));
+        assert_eq!(step(Event::InitDone), ListingStep::Gone(vec![]));
+        assert_eq!(step(Event::Apply("c")), ListingStep::Put("c"));
+        assert_eq!(step(Event::Delete("a")), ListingStep::Gone(vec!["a"]));
+        assert_eq!(step(Event::Init), ListingStep::Wait);
+        assert_eq!(step(Event::InitApply("c")), ListingStep::Put("c"));
+        assert_eq!(step(Event::InitDone), ListingStep::Gone(vec!["b"]));
         assert!(listing.is_complete());
     }
 
@@ -269,8 +306,10 @@ mod tests {
         assert_eq!((listing.give_up(), listing.is_complete()), (vec![], true));
         listing.step(Event::Apply("a"), |name| *name);
         assert_eq!(listing.give_up(), ["a"]);
+        assert!(!listing.go_on());
         listing.step(Event::Init, |name: &&str| *name);
-        assert_eq!(listing.step(Event::InitApply("a"), |name| *name), Step::Put("a"));
-        assert_eq!(listing.step(Event::InitDone, |name: &&str| *name), Step::Gone(vec![]));
+        assert_eq!(listing.step(Event::InitApply("a"), |name| *name), ListingStep::Put("a"));
+        assert_eq!(listing.step(Event::InitDone, |name: &&str| *name), ListingStep::Gone(vec![]));
+        assert!(listing.go_on());
     }
 }

@@ -1,6 +1,6 @@
-//! The routes of the admin port: liveness, readiness, metrics, and what a process adds.
+//! The routes of the admin port: liveness, readiness, metrics, and routes that a process adds.
 //!
-//! Liveness says only that the process answers; nothing that happens elsewhere may make the kubelet restart it.
+//! Liveness means only that the process answers; no event elsewhere may make the kubelet restart it.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -25,35 +25,35 @@ use crate::chain::Chain;
 use crate::memory::account;
 use crate::ready::Readiness;
 
-/// The paths that are asked to learn whether a process lives and may get traffic.
+/// The paths of the probes for liveness and readiness.
 pub const PROBES: [&str; 2] = ["/livez", "/readyz"];
 
-/// Long answers that are made and written at the same time: each may be megabytes, and its reader slow.
+/// The limit for long answers that are built and written at the same time: each may be megabytes, and its reader slow.
 const TURNS: usize = 4;
 
-/// Whoever wants a long answer looks so often, for so long each time, whether one of these is over.
+/// A request for a long answer checks this often, for this long each time, whether one of these is finished.
 const ROUNDS: usize = 15;
 const ROUND: Duration = Duration::from_millis(100);
 
 /// Prometheus text exposition format 0.0.4; see prometheus.io/docs/instrumenting/exposition_formats.
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// What the admin port tells about.
+/// The state of the admin port.
 #[derive(Clone, Debug)]
 pub struct AdminState {
-    /// Shown at `/readyz`.
+    /// Reported at `/readyz`.
     pub readiness: Readiness,
-    /// Shown at `/metrics`.
+    /// Reported at `/metrics`.
     pub registry: Registry,
-    /// For answers that may be long.
+    /// Limits answers that may be long.
     pub turns: Turns,
 }
 
-/// A bound on the long answers of one port.
+/// A limit for the long answers of one port.
 #[derive(Clone, Debug)]
 pub struct Turns(Arc<Semaphore>);
 
-/// The right to give a long answer, until it is written.
+/// The permit for a long answer, until it is written.
 #[derive(Debug)]
 pub struct Turn {
     _place: OwnedSemaphorePermit,
@@ -65,7 +65,7 @@ struct Long {
     _turn: Turn,
 }
 
-/// Makes the whole admin port: `/livez`, `/readyz` and `/metrics`; every answer is plain text.
+/// Builds the whole admin port: `/livez`, `/readyz` and `/metrics`; every answer is plain text.
 pub fn router(state: AdminState) -> Router {
     router_with(state, Vec::new())
 }
@@ -81,7 +81,7 @@ pub fn router_with(state: AdminState, more: Vec<(&'static str, MethodRouter)>) -
         .method_not_allowed_fallback(method_not_allowed)
 }
 
-/// Makes these three routes alone, to be merged into another port's.
+/// Builds only these three routes, to be merged into another port's.
 pub fn routes(state: AdminState) -> Router {
     Router::new()
         .route("/livez", get(livez))
@@ -94,7 +94,7 @@ async fn livez() -> &'static str {
     "ok\n"
 }
 
-/// 200, or 503 with the names of what is missing, one per line.
+/// 200, or 503 with the names of the missing latches, one per line.
 async fn readyz(State(state): State<AdminState>) -> Response {
     match state.readiness.ready() {
         Ok(()) => "ok\n".into_response(),
@@ -109,7 +109,7 @@ async fn metrics(State(state): State<AdminState>) -> Response {
         Ok(()) => turn.answer(METRICS_TYPE, text),
         Err(failure) => {
             error!(error = %Chain(&failure), "cannot write the metrics");
-            (StatusCode::INTERNAL_SERVER_ERROR, "the metrics cannot be written; see the log\n").into_response()
+            (StatusCode::INTERNAL_SERVER_ERROR, "cannot write the metrics; see the log\n").into_response()
         }
     }
 }
@@ -121,7 +121,7 @@ async fn method_not_allowed() -> (StatusCode, &'static str) {
 // === impl AdminState, Turns, Turn, Long ===
 
 impl AdminState {
-    /// Tells about these.
+    /// The state with these sources.
     pub fn new(readiness: Readiness, registry: Registry) -> Self {
         Self { readiness, registry, turns: Turns::default() }
     }
@@ -134,7 +134,7 @@ impl Default for Turns {
 }
 
 impl Turns {
-    /// Waits for a turn for a moment. Meanwhile, who takes nothing of an answer is let go.
+    /// Waits briefly for a turn. Meanwhile, closes a connection whose client reads nothing of its answer.
     pub async fn take(&self) -> Option<Turn> {
         for _ in 0..ROUNDS {
             if let Ok(Ok(turn)) = timeout(ROUND, self.0.clone().acquire_owned()).await {
@@ -145,7 +145,7 @@ impl Turns {
         None
     }
 
-    /// What is answered if there was no turn.
+    /// The answer if there was no turn.
     pub fn refusal() -> Response {
         let retry = [(header::RETRY_AFTER, "1")];
         (StatusCode::SERVICE_UNAVAILABLE, retry, "too many long answers are under way: try again\n").into_response()
@@ -153,7 +153,7 @@ impl Turns {
 }
 
 impl Turn {
-    /// A long answer, which counts until it is written.
+    /// A long answer, which holds the turn until it is written.
     pub fn answer(self, media_type: &'static str, text: Vec<u8>) -> Response {
         let mut response = Response::new(Body::new(Long { text: Some(text.into()), _turn: self }));
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));

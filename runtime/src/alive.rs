@@ -1,4 +1,4 @@
-//! Asks the other end of a connection for signs of life, so that one that is gone without a word is noticed.
+//! Sends keep-alive probes over a connection, so that a peer that disappears silently is noticed.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -6,35 +6,35 @@ use std::time::Duration;
 
 use rustix::net::sockopt;
 
-/// Before the first question: what translates addresses on the way often forgets a quiet connection after 350 s.
+/// Before the first probe: address translators on the path often forget a quiet connection after 350 s.
 const QUIET: Duration = Duration::from_secs(60);
 
-/// Between questions that are not answered.
+/// Between unanswered probes.
 const AGAIN: Duration = Duration::from_secs(15);
 
-/// The connection is over when so many were not answered.
+/// The number of unanswered probes that ends the connection.
 const MOST: u32 = 4;
 
-/// And when what was sent was not confirmed for so long: the same. Linux goes on for a quarter of an hour by itself, and does
-/// not ask for signs of life meanwhile.
+/// Unconfirmed data ends the connection after the same time. By default, Linux retries for a quarter of an hour, and
+/// sends no probes meanwhile.
 const UNCONFIRMED: Duration = QUIET.saturating_add(AGAIN.saturating_mul(MOST));
 
-/// Bytes that the system keeps of what has come and nobody has read; it counts twice as many.
+/// The system's buffer for received and unread bytes; the system doubles it.
 const UNREAD: usize = 256 * 1024;
 
-/// Has the system keep little of what nobody has read yet: without, it lets that grow to megabytes.
+/// Limits the system's buffer for unread bytes: by default it grows to megabytes.
 ///
 /// # Errors
-/// The system's.
+/// The error of the system.
 pub fn bound_buffer(connection: &impl AsFd) -> io::Result<()> {
     Ok(sockopt::set_socket_recv_buffer_size(connection, UNREAD)?)
 }
 
-/// Has the system ask for signs of life while nothing comes over a TCP connection, and give up after two minutes without
-/// any. What a listener accepts has it from the listener.
+/// Enables keep-alive probes on a quiet TCP connection, which ends after two minutes without an answer. Accepted
+/// connections inherit this from their listener.
 ///
 /// # Errors
-/// The system's.
+/// The error of the system.
 pub fn keep_alive(connection: &impl AsFd) -> io::Result<()> {
     sockopt::set_socket_keepalive(connection, true)?;
     sockopt::set_tcp_keepidle(connection, QUIET)?;

@@ -1,11 +1,11 @@
-//! Writes an error with all its causes in one line, for logs and for what `main` prints.
+//! Formats an error with all its causes on one line, for logs and for the output of `main`.
 
 use std::error::Error;
 use std::fmt;
 
-/// Shows an error as `what: why: why of that`.
+/// Formats an error as `what: why: why of that`.
 ///
-/// Errors of this project never repeat their source in their own text, so nothing is said twice.
+/// Errors of this project never repeat their source in their own text, so the line has no repetitions.
 pub struct Chain<'a>(pub &'a (dyn Error + 'static));
 
 impl fmt::Display for Chain<'_> {

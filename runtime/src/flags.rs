@@ -1,21 +1,37 @@
-//! The flags of a program with subcommands: each subcommand offers and takes those that it uses.
+//! The flags of a program with subcommands: each subcommand offers and accepts those that it uses.
 //!
-//! Settings are flags of the whole program, so that they may stand before or after the subcommand. A flag that a subcommand
-//! does not use is not in its help, and is refused like one that nobody knows: it would mean nothing. Variables that it
-//! does not use are passed over, because an environment is set for more than one program.
+//! Settings are flags of the whole program, so that they may precede or follow the subcommand. A flag that a subcommand
+//! does not use is absent from its help, and is refused like an unknown one: it would have no effect. Unused variables
+//! are ignored, because an environment is set for more than one program.
 
 use std::ffi::OsString;
 
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
-use clap::{ArgMatches, Command};
+use clap::{ArgMatches, Command, CommandFactory, FromArgMatches};
 
-/// Whether a subcommand of this name uses the setting of this id.
-pub type Uses = fn(&str, &str) -> bool;
+/// The command line of a program with subcommands.
+pub trait Scoped: CommandFactory + FromArgMatches {
+    /// Whether a subcommand of this name uses the setting of this id.
+    fn uses(subcommand: &str, setting: &str) -> bool;
 
-/// The command line, in which each subcommand shows the settings that it uses.
-#[must_use]
-pub fn scoped(mut command: Command, uses: Uses) -> Command {
+    /// The command line, in which each subcommand shows the settings that it uses.
+    fn scoped() -> Command {
+        scoped(Self::command(), Self::uses)
+    }
+
+    /// Parses the arguments of the process.
+    ///
+    /// # Errors
+    /// The arguments are invalid, or contain a flag that the subcommand does not use.
+    fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        Self::from_arg_matches(&matches(&mut Self::scoped(), Self::uses, arguments)?)
+    }
+}
+
+type Uses = fn(&str, &str) -> bool;
+
+fn scoped(mut command: Command, uses: Uses) -> Command {
     command.build();
     let settings = settings(&command);
     let names: Vec<String> = command.get_subcommands().map(|sub| sub.get_name().to_owned()).collect();
@@ -31,11 +47,7 @@ pub fn scoped(mut command: Command, uses: Uses) -> Command {
     command
 }
 
-/// What was given on the command line.
-///
-/// # Errors
-/// It cannot be understood, or holds a flag that the subcommand does not use.
-pub fn matches(
+fn matches(
     command: &mut Command,
     uses: Uses,
     arguments: impl IntoIterator<Item = OsString>,

@@ -1,19 +1,23 @@
-//! What both processes need once: logs, signals, supervised tasks, listeners and the admin port.
+//! The common base of both processes: logs, signals, supervised tasks, listeners and the admin port.
 //!
 //! | module | duty |
 //! |---|---|
-//! | [`flags`] | which flags a subcommand offers and takes |
+//! | [`flags`] | the flags that a subcommand offers and accepts |
 //! | [`log`] | log lines that never make a request wait: levels, formats, the writer thread |
-//! | [`shutdown`] | the one way to tell a task to stop |
+//! | [`shutdown`] | the single way to stop a task |
 //! | [`supervise`] | every task has a name and an owner; an unexpected end stops the process |
 //! | [`workers`] | threads with a runtime each, for the work of connections |
 //! | [`signal`] | SIGTERM, SIGINT and SIGHUP |
-//! | [`ready`] | what is still missing before the process may get traffic |
+//! | [`ready`] | the conditions before the process may receive traffic |
 //! | [`mod@serve`] | the accept loop of every listener, with its limits |
 //! | [`memory`] | one account of the bytes that are held for others |
 //! | [`admin`] | `/livez`, `/readyz` and `/metrics` |
-//! | [`alive`] | what notices that the other end of a connection is gone |
+//! | [`metrics`] | creates metrics, and records their definitions |
+//! | [`alive`] | detects that the peer of a connection is gone |
 //! | [`process`] | memory, CPU and open files of this process, as metrics |
+//! | [`chunked`] | finds the end of a chunked body, and rejects malformed chunks |
+//! | [`settings`] | parses settings that are given as text |
+//! | [`setting_names`] | the names of settings where this process runs |
 //! | [`chain`] | an error with all its causes, in one line |
 //!
 //! Knows nothing of MCP, Kubernetes or the other rooms.
@@ -21,12 +25,16 @@
 pub mod admin;
 pub mod alive;
 pub mod chain;
+pub mod chunked;
 pub mod flags;
 pub mod log;
 pub mod memory;
+pub mod metrics;
 pub mod process;
 pub mod ready;
 pub mod serve;
+pub mod setting_names;
+pub mod settings;
 pub mod shutdown;
 pub mod signal;
 pub mod supervise;

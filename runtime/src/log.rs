@@ -1,4 +1,4 @@
-//! Sets up the log: which lines are written (`LOG_LEVEL`), in which form, and to which [`LogSink`].
+//! Sets up the log: the written lines (`LOG_LEVEL`), their format, and their [`LogSink`].
 
 mod level;
 mod sink;
@@ -13,49 +13,49 @@ use tracing_subscriber::fmt::MakeWriter;
 pub use self::sink::{LogGuard, LogSink};
 pub use self::time::timestamp;
 
-/// Why the log cannot be set up.
+/// The reason the log cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
-    /// The level is neither a word we know nor a list of directives.
+    /// The level is neither a known word nor a list of directives.
     #[error(
         "log level `{text}` is not known: use DEBUG, INFO, WARNING, ERROR or CRITICAL, \
          or directives such as `info,hyper=debug`"
     )]
     Level {
-        /// What was given.
+        /// The given text.
         text: String,
-        /// Where it stops making sense, if it looked like directives.
+        /// The parse error, if the text resembled directives.
         source: Option<ParseError>,
     },
     /// The process already has a log.
     #[error("the log is already set up")]
     AlreadySet,
-    /// The thread that writes cannot be started.
+    /// The writing thread cannot be started.
     #[error("cannot start the log thread")]
     Thread(#[source] std::io::Error),
 }
 
 /// Sets up the log of this process, once.
 ///
-/// `level` is a word as Python users write it (`DEBUG`, `INFO`, `WARN`, `WARNING`, `ERROR`, `CRITICAL`, `TRACE`,
+/// `level` is a word in the spelling of Python (`DEBUG`, `INFO`, `WARN`, `WARNING`, `ERROR`, `CRITICAL`, `TRACE`,
 /// `OFF`, any case; empty means `INFO`) or a comma-separated list of such words and `target=level` pairs. A bare
-/// `DEBUG` or `TRACE` is about this project's own lines: libraries stay at `INFO` unless they are named, because
-/// what they say at `DEBUG` may hold addresses with secrets in them.
+/// `DEBUG` or `TRACE` applies to this project's own lines: libraries stay at `INFO` unless they are named, because
+/// their `DEBUG` lines may contain addresses with secrets.
 ///
 /// With `json`, each line is one object with `timestamp`, `level`, the event's fields (`message` among them) and
-/// `target`; otherwise it is text for people.
+/// `target`; otherwise it is text for users.
 ///
 /// # Errors
-/// [`LogError::Level`] if `level` makes no sense, [`LogError::AlreadySet`] the second time.
+/// [`LogError::Level`] if `level` is invalid, [`LogError::AlreadySet`] the second time.
 pub fn init(level: &str, json: bool, sink: LogSink) -> Result<(), LogError> {
     let dispatch = dispatch(level::filter(level)?, json, sink);
     set_global_default(dispatch).map_err(|_| LogError::AlreadySet)
 }
 
-/// Tells whether [`init`] would take this level.
+/// Checks whether [`init`] would accept this level.
 ///
 /// # Errors
-/// [`LogError::Level`] if it makes no sense.
+/// [`LogError::Level`] if the level is invalid.
 pub fn check(level: &str) -> Result<(), LogError> {
     level::filter(level).map(drop)
 }
@@ -70,7 +70,7 @@ fn dispatch(filter: EnvFilter, json: bool, sink: LogSink) -> Dispatch {
     }
 }
 
-/// Hands each line to the sink; the subscriber writes a line with one call.
+/// Passes each line to the sink; the subscriber writes a line with one call.
 #[derive(Debug)]
 pub struct LineWriter<'a>(&'a LogSink);
 

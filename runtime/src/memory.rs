@@ -1,39 +1,42 @@
-//! One account of the bytes that this process holds for others: it never holds more than it may, whoever sends what.
+//! One account of the bytes that this process holds for others: it never exceeds its limit, whoever sends what.
 //!
-//! The account has three parts, so that one cannot take the room of another: connections that have not shown a good
-//! token, connections of callers with their small requests, and everything that is large. What is held is told by a
-//! [`Held`], which gives its bytes back when it is dropped. Only what the process cannot bound otherwise is counted:
-//! servers, catalogs and keys are not.
+//! The account has three parts, so that none can take the space of another: connections without a valid token,
+//! connections of callers with their small requests, and everything large. A [`Held`] counts bytes, and returns them
+//! when it is dropped. Only bytes without another limit are counted: servers, catalogs and keys are not.
 
 mod limit;
 
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicIsize, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
 pub use self::limit::{Limit, LimitSource, available, follow};
 use crate::workers::Parts;
 
-/// What an open connection takes: its task, its first buffer, and what the system keeps for it.
+/// The cost of an open connection: its task, its first buffer, and the system's buffers for it.
 pub const CONNECTION: usize = 12 * 1024;
 
-/// What a request under way takes besides, as long as nothing of it is large.
+/// The additional cost of a TLS connection: its keys, and its buffers for records.
+pub const TLS: usize = 12 * 1024;
+
+/// The additional cost of a running request while no part of it is large.
 pub const REQUEST: usize = 12 * 1024;
 
-/// Bodies, results and events up to so many bytes are in the allowance of their request.
+/// Bodies, results and events up to this size are covered by the allowance of their request.
 pub const SMALL: usize = 8 * 1024;
 
-/// A worker takes so much at a time for its small requests.
+/// A worker reserves this much at a time for its small requests.
 const BATCH: usize = 64 * 1024;
 
-/// Something large waits so long for room before it is refused.
+/// How long something large waits for space before it is refused.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Until somebody sets another limit, as in tests: so much that it does not count.
+/// The limit until another is set, as in tests: effectively none.
 const UNSET: usize = 1 << 40;
 
 /// Shares of the account, in percent.
@@ -47,23 +50,23 @@ pub fn account() -> &'static Account {
     &ACCOUNT
 }
 
-/// What a process holds, in parts.
+/// The bytes that a process holds, in parts.
 #[derive(Debug)]
 pub struct Account {
-    /// Connections that have not shown a good token, and what they send.
+    /// Connections without a valid token, and what they send.
     pub strangers: Part,
-    /// Connections that have, and their small requests.
+    /// Connections with a valid token, and their small requests.
     pub callers: Part,
-    /// Bodies, results and events that are not small.
+    /// Large bodies, results and events.
     pub large: Part,
-    /// Room for small requests that each worker has taken from `callers`.
+    /// Space for small requests that each worker has reserved from `callers`.
     spare: Parts<Spare>,
     relief: Mutex<Vec<Box<dyn Relief>>>,
 }
 
-/// Somebody who can make room: lets go of what holds memory and does not move.
+/// Can free memory: closes connections that hold memory and make no progress.
 pub trait Relief: Send + std::fmt::Debug {
-    /// Ends whoever has taken nothing of a long answer for longest; false if there is none.
+    /// Closes the connection that has gone longest without reading its long answer; false if there is none.
     fn relieve(&self) -> bool;
 }
 
@@ -77,12 +80,12 @@ pub struct Part {
     limit: AtomicUsize,
     held: AtomicUsize,
     refused: AtomicU64,
-    /// Who waits for room.
+    /// The number of tasks that wait for space.
     waiting: AtomicUsize,
     room: Notify,
 }
 
-/// Bytes that count in a part until this is dropped.
+/// Counts bytes in a part until it is dropped.
 #[derive(Debug)]
 pub struct Held {
     part: &'static Part,
@@ -93,12 +96,12 @@ pub struct Held {
 #[derive(Debug)]
 pub struct Allowance(&'static Account);
 
-/// There is no room left.
+/// There is no space left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the memory of the gateway is full")]
 pub struct Full;
 
-/// Bytes that count as long as any piece of them is there.
+/// Bytes that count as long as any piece of them exists.
 struct Counted {
     bytes: Bytes,
     _held: Held,
@@ -119,7 +122,7 @@ impl Account {
         account
     }
 
-    /// Changes the limit of all parts together. What is held already stays.
+    /// Changes the limit of all parts together. Held bytes stay.
     pub fn set_limit(&self, limit: usize) {
         let share = |percent: usize| limit / 100 * percent;
         self.strangers.set_limit(share(STRANGERS));
@@ -137,12 +140,13 @@ impl Account {
         self.parts().iter().map(|(_, part)| part.held()).sum()
     }
 
-    /// Adds somebody who can make room.
+    /// Registers a relief.
     pub fn add_relief(&self, relief: Box<dyn Relief>) {
-        self.relief.lock().unwrap_or_else(PoisonError::into_inner).push(relief);
+        self.relief.lock().push(relief);
     }
 
-    /// The allowance of a small request; none if the callers' part is full. Usually touches only what this worker has.
+    /// The allowance of a small request; `None` if the callers' part is full. Usually touches only this worker's
+    /// reserve.
     pub fn allowance(&'static self) -> Option<Allowance> {
         let spare = &self.spare.own().0;
         if spare.fetch_sub(REQUEST.cast_signed(), Ordering::Relaxed) >= REQUEST.cast_signed() {
@@ -166,21 +170,21 @@ impl Account {
         }
     }
 
-    /// Ends whoever has taken nothing of a long answer for longest; false if there is none.
+    /// Closes the connection that has gone longest without reading its long answer; false if there is none.
     pub fn relieve(&self) -> bool {
-        self.relief.lock().unwrap_or_else(PoisonError::into_inner).iter().any(|one| one.relieve())
+        self.relief.lock().iter().any(|one| one.relieve())
     }
 
-    /// Waits until `held` may count so many bytes more among what is large, and counts them. Meanwhile, who takes
-    /// nothing of a long answer is let go.
+    /// Waits until `held` may count this many more large bytes, and counts them. Meanwhile, closes connections that
+    /// read nothing of a long answer.
     ///
     /// # Errors
-    /// [`Full`]: there was no room for a second.
+    /// [`Full`]: there was no space for a second.
     pub async fn room(&'static self, held: &mut Held, bytes: usize) -> Result<(), Full> {
         if bytes == 0 || held.grow(bytes) {
             return Ok(());
         }
-        // In a box, so that what usually has room does not carry that for waiting.
+        // Boxed, so that the usual future does not include the wait.
         Box::pin(self.wait_for_room(held, bytes)).await
     }
 
@@ -200,7 +204,7 @@ impl Account {
         }
     }
 
-    /// Waits until there is room for anything large; for what is counted only when it has come.
+    /// Waits until there is space for anything large; for data that is counted only once it has arrived.
     ///
     /// # Errors
     /// [`Full`]: there was none for a second.
@@ -212,7 +216,7 @@ impl Account {
         self.room(&mut none, 1).await
     }
 
-    /// Counts bytes that are there already, unless they are small: no copy of them counts again.
+    /// Counts existing bytes, unless they are small: no copy of them counts again.
     pub fn kept(&'static self, bytes: impl Into<Bytes>) -> Bytes {
         let bytes = bytes.into();
         if bytes.len() <= SMALL {
@@ -247,17 +251,17 @@ impl Part {
         self.tell_of_room();
     }
 
-    /// Bytes that it may hold.
+    /// The limit in bytes.
     pub fn limit(&self) -> usize {
         self.limit.load(Ordering::Relaxed)
     }
 
-    /// Bytes that it holds.
+    /// The held bytes.
     pub fn held(&self) -> usize {
         self.held.load(Ordering::Relaxed)
     }
 
-    /// How often there was no room.
+    /// How often there was no space.
     pub fn refused(&self) -> u64 {
         self.refused.load(Ordering::Relaxed)
     }
@@ -284,7 +288,7 @@ impl Part {
     }
 }
 
-/// Counts one who waits for room.
+/// Counts one task that waits for space.
 struct Waiting(&'static Part);
 
 impl Waiting {
@@ -303,12 +307,12 @@ impl Drop for Waiting {
 // === impl Held ===
 
 impl Held {
-    /// Nothing yet.
+    /// Counts nothing yet.
     pub const fn none(part: &'static Part) -> Self {
         Self { part, bytes: 0 }
     }
 
-    /// So many bytes, if there is room.
+    /// Counts this many bytes, if there is space.
     pub fn of(part: &'static Part, bytes: usize) -> Option<Self> {
         if part.try_take(bytes) {
             return Some(Self { part, bytes });
@@ -317,13 +321,14 @@ impl Held {
         None
     }
 
-    /// So many bytes, whether there is room or not: for what is there already, or about to be made room for.
+    /// Counts this many bytes, even without space: for bytes that exist already, or for which space is about to be
+    /// freed.
     pub fn forced(part: &'static Part, bytes: usize) -> Self {
         part.held.fetch_add(bytes, Ordering::AcqRel);
         Self { part, bytes }
     }
 
-    /// Counts so many more, if there is room.
+    /// Counts this many more, if there is space.
     pub fn grow(&mut self, bytes: usize) -> bool {
         let grown = self.part.try_take(bytes);
         if grown {
@@ -332,13 +337,13 @@ impl Held {
         grown
     }
 
-    /// Counts so many more, whether there is room or not.
+    /// Counts this many more, even without space.
     pub fn force(&mut self, bytes: usize) {
         self.part.held.fetch_add(bytes, Ordering::AcqRel);
         self.bytes += bytes;
     }
 
-    /// Counts exactly so many from now on, whether there is room or not.
+    /// Sets the count, even without space.
     pub fn set(&mut self, bytes: usize) {
         if bytes > self.bytes {
             self.force(bytes - self.bytes);
@@ -348,7 +353,17 @@ impl Held {
         }
     }
 
-    /// The same bytes in another part, if there is room.
+    /// Sets the count, or zero if the bytes are small. False, without a change, if it would grow and there is no space.
+    pub fn count(&mut self, bytes: usize) -> bool {
+        let now = if bytes > SMALL { bytes } else { 0 };
+        if now > self.bytes {
+            return self.grow(now - self.bytes);
+        }
+        self.set(now);
+        true
+    }
+
+    /// Moves the bytes to another part, if it has space.
     pub fn move_to(&mut self, part: &'static Part) -> bool {
         let moved = part.try_take(self.bytes);
         if moved {
@@ -358,12 +373,12 @@ impl Held {
         moved
     }
 
-    /// How many it counts.
+    /// The number of counted bytes.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// These bytes, which count what this holds as long as any piece of them is there.
+    /// Attaches the count to these bytes, as long as any piece of them exists.
     pub fn keeping(self, bytes: Bytes) -> Bytes {
         if self.bytes == 0 { bytes } else { Bytes::from_owner(Counted { bytes, _held: self }) }
     }

@@ -1,8 +1,8 @@
-//! Memory, CPU time, open files and start time of this process, read from /proc when metrics are asked for; and how the
-//! system gives it memory.
+//! Exports memory, CPU time, open files and start time of this process, read from /proc on each scrape; and configures
+//! how the system hands out memory.
 //!
-//! Names as in prometheus.io/docs/instrumenting/writing_clientlibs, "Standard and runtime collectors". What the
-//! system does not tell (there is no /proc outside Linux) is left out.
+//! Names as in prometheus.io/docs/instrumenting/writing_clientlibs, "Standard and runtime collectors". Values that the
+//! system does not provide (there is no /proc outside Linux) are omitted.
 
 use std::fs;
 
@@ -10,10 +10,10 @@ use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{Counter, Gauge, IntGauge, Registry};
 
-/// Ticks per second of the times in /proc/self/stat: USER_HZ, 100 on every architecture we build for (time(7)).
+/// Ticks per second of the times in /proc/self/stat: USER_HZ, 100 on every supported architecture (time(7)).
 const TICKS_PER_SECOND: f64 = 100.0;
 
-/// Reads the figures anew at each scrape.
+/// Reads the values on each scrape.
 struct ProcessCollector {
     resident: IntGauge,
     cpu: Counter,
@@ -21,7 +21,7 @@ struct ProcessCollector {
     start: Gauge,
 }
 
-/// What is used of one line of /proc/self/stat, in ticks.
+/// The relevant fields of a line of /proc/self/stat, in ticks.
 #[derive(Debug, PartialEq)]
 struct Stat {
     cpu: u64,
@@ -32,15 +32,15 @@ struct Stat {
 /// Adds the metrics of this process to a registry.
 ///
 /// # Errors
-/// If the registry already has metrics of these names.
+/// The registry already has metrics of these names.
 pub fn register(registry: &Registry) -> prometheus::Result<()> {
     registry.register(Box::new(ProcessCollector::new()?))
 }
 
-/// Has the system give memory out in pages of 4 KiB.
+/// Makes the system hand out memory in pages of 4 KiB.
 ///
-/// In pages of 2 MiB, which the allocator asks for, all of a buffer counts that was never filled: with 10,000 idle
-/// connections that is 40 % of the memory. Where it cannot be said, nothing is lost but that.
+/// With pages of 2 MiB, which the allocator requests, an unfilled buffer counts in full: with 10,000 idle connections
+/// that is 40 % of the memory. If the request fails, only this saving is lost.
 pub fn use_small_pages() {
     #[cfg(target_os = "linux")]
     let _ = rustix::thread::disable_transparent_huge_pages(true);
@@ -77,7 +77,7 @@ impl Collector for ProcessCollector {
         let Some(stat) = read("/proc/self/stat").as_deref().and_then(parse_stat) else {
             return families;
         };
-        // A counter can only be added to. Two scrapes at once may add a little too much; the next ones wait for it.
+        // A counter can only grow. Two concurrent scrapes may add slightly too much; the next ones wait for it.
         self.cpu.inc_by((seconds(stat.cpu) - self.cpu.get()).max(0.0));
         families.extend(self.cpu.collect());
         if let Some(boot) = read("/proc/stat").as_deref().and_then(boot_seconds) {
@@ -96,7 +96,7 @@ fn seconds(ticks: u64) -> f64 {
     ticks as f64 / TICKS_PER_SECOND
 }
 
-/// From /proc/self/status rather than statm, which counts pages of a size that only libc tells.
+/// From /proc/self/status rather than statm, which counts pages of a size that only libc reports.
 fn resident_bytes(status: &str) -> Option<i64> {
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     let kibibytes: i64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
@@ -109,10 +109,10 @@ fn open_files() -> Option<i64> {
     i64::try_from(count).ok().map(|count| count - 1)
 }
 
-/// The name in parentheses may itself hold spaces and parentheses, so fields count from the last one (proc(5)).
+/// The name in parentheses may contain spaces and parentheses, so fields count from the last one (proc(5)).
 fn parse_stat(line: &str) -> Option<Stat> {
     let (_, rest) = line.rsplit_once(')')?;
-    // The first of the rest is field 3, the state.
+    // The first remaining field is number 3, the state.
     let field = |number: usize| rest.split_ascii_whitespace().nth(number - 3)?.parse::<u64>().ok();
     Some(Stat { cpu: field(14)?.checked_add(field(15)?)?, start: field(22)? })
 }

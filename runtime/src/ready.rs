@@ -1,14 +1,16 @@
-//! What is still missing before this process may get traffic: named latches, each released once.
+//! Tracks readiness for traffic: named latches, each released once.
 //!
-//! A released latch never comes back, so a process cannot flap; only draining ends readiness again.
+//! A released latch never returns, so a process cannot flap; only draining ends readiness again.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+
+use parking_lot::Mutex;
 
 /// The name under which [`Readiness::ready`] reports a process that is shutting down.
 const DRAINING: &str = "draining";
 
-/// Whether this process may get traffic. Clones share one state.
+/// Whether this process may receive traffic. Clones share one state.
 #[derive(Clone, Debug, Default)]
 pub struct Readiness {
     inner: Arc<Inner>,
@@ -20,7 +22,7 @@ struct Inner {
     draining: AtomicBool,
 }
 
-/// One thing that must happen before the process is ready.
+/// A condition for the process to be ready.
 ///
 /// Dropping it does not release it: a task that died before its part was done leaves the process unready.
 #[derive(Debug)]
@@ -33,7 +35,7 @@ pub struct Latch {
 // === impl Readiness ===
 
 impl Readiness {
-    /// Adds a latch; the process is not ready until it is released. `name` is shown to whoever asks.
+    /// Adds a latch; the process is not ready until it is released. `name` appears in `/readyz`.
     pub fn latch(&self, name: &'static str) -> Latch {
         self.missing().push(name);
         Latch { name, readiness: self.clone() }
@@ -44,15 +46,15 @@ impl Readiness {
         self.inner.draining.store(true, Ordering::Release);
     }
 
-    /// Tells whether the process is shutting down.
+    /// Whether the process is shutting down.
     pub fn is_draining(&self) -> bool {
         self.inner.draining.load(Ordering::Acquire)
     }
 
-    /// Tells whether the process may get traffic.
+    /// Whether the process may receive traffic.
     ///
     /// # Errors
-    /// The names of what is missing, in the order the latches were made, then `draining`.
+    /// The names of the unreleased latches, in order of creation, then `draining`.
     pub fn ready(&self) -> Result<(), Vec<&'static str>> {
         let mut missing = self.missing().clone();
         if self.is_draining() {
@@ -61,15 +63,15 @@ impl Readiness {
         if missing.is_empty() { Ok(()) } else { Err(missing) }
     }
 
-    fn missing(&self) -> std::sync::MutexGuard<'_, Vec<&'static str>> {
-        self.inner.missing.lock().unwrap_or_else(PoisonError::into_inner)
+    fn missing(&self) -> parking_lot::MutexGuard<'_, Vec<&'static str>> {
+        self.inner.missing.lock()
     }
 }
 
 // === impl Latch ===
 
 impl Latch {
-    /// Says that this part is done.
+    /// Marks this part as done.
     pub fn release(self) {
         let mut missing = self.readiness.missing();
         if let Some(index) = missing.iter().position(|name| *name == self.name) {

@@ -1,7 +1,8 @@
-//! The accept loop of every listener: connections have an owner, a number, and a deadline for each of their waits.
+//! The accept loop of every listener: connections have an owner, a limit on their number, and a deadline for each wait.
 //!
-//! HTTP/1.1 as far as a gateway needs it, read in one place and strictly. A client that sends half a request, or takes no
-//! answer, does not stay for ever; when there is no room for a newcomer, who waits longest goes.
+//! HTTP/1.1, plain or within TLS, as far as a gateway needs it, parsed in one place and strictly. A client that sends half a request, or
+//! reads no answer, does not stay forever; if there is no space for a new connection, the one that has waited longest
+//! is closed.
 
 mod body;
 mod connection;
@@ -12,6 +13,8 @@ mod reply;
 mod request;
 mod service;
 mod socket;
+mod stream;
+mod tls;
 
 use std::convert::Infallible;
 use std::io;
@@ -34,48 +37,50 @@ pub use self::places::Place;
 use self::places::{Places, Seated, Wanted};
 use self::service::BoxError;
 pub use self::service::{Answer, Answering, Peer, Request, RouterService, method_and_uri, router, router_with_probes};
+pub use self::tls::{Tls, TlsPeer, TlsSettings};
 use crate::alive::keep_alive;
 use crate::chain::Chain;
-use crate::memory::{CONNECTION, Held, account};
+use crate::memory::{CONNECTION, TLS, account};
 use crate::shutdown::Shutdown;
 use crate::workers::Workers;
 
-/// How long to wait after the system refused to hand out a connection, most often for want of file descriptors.
+/// The pause after the system failed to accept a connection, usually for lack of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Connections that may wait to be accepted. One too many waits for a second, and the usual 128 are soon full when
-/// many clients come at once. The system may allow less (`net.core.somaxconn`).
+/// Connections that may wait to be accepted. One beyond the limit waits for a second, and the usual 128 are soon full
+/// when many clients connect at once. The system may allow less (`net.core.somaxconn`).
 const BACKLOG: u32 = 4096;
 
-/// One that has just come is left alone for so long: what it sends may be here already.
+/// A new connection is not closed within this time: its request may have arrived already.
 const FRESH: Duration = Duration::from_millis(100);
 
-/// A newcomer waits so often, for so long each time, for one that is not fresh; afterwards any that waits goes.
+/// A new connection waits this often, for this long each time, for a waiting one that is not fresh; then any waiting
+/// one is closed.
 const ROUNDS: usize = 5;
 const ROUND: Duration = Duration::from_millis(10);
 
-/// Bytes that the system keeps of what a client sends, and of what it does not take; it counts twice as many. Without, it
-/// lets them grow to megabytes for each.
+/// The system's buffers for data that a client sends, and for data that it does not read; the system doubles them. By
+/// default they grow to megabytes each.
 const RECEIVE_BUFFER: usize = 64 * 1024;
 const SEND_BUFFER: usize = 256 * 1024;
 
-/// What one listener grants its clients.
+/// The limits that a listener sets for its clients.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Connections open at the same time; for one more, the one goes that waits longest for its client. If none does, it is
-    /// closed at once.
+    /// Connections open at the same time; beyond it, the one that has waited longest for its client is closed. If none
+    /// waits, the new one is closed at once.
     pub connections: usize,
-    /// Besides these, connections on which only probes are answered.
+    /// Additional connections that are reserved for probes.
     pub kept: usize,
-    /// Connections count as strangers' until a request on them has brought a good token.
+    /// Connections count as strangers' until a request on them has had a valid token.
     pub has_strangers: bool,
     /// For the first head after connecting, and for each later head from its first byte.
     pub header_timeout: Duration,
     /// Between an answer and the first byte of the next request.
     pub idle_timeout: Duration,
-    /// For a client to take at least one byte of what waits for it.
+    /// For a client to read at least one byte of its pending data.
     pub write_stall: Duration,
-    /// For answers under way once the listener is asked to stop; afterwards they are cut.
+    /// For running answers after the listener is told to stop; then they are aborted.
     pub drain_grace: Duration,
 }
 
@@ -88,21 +93,21 @@ pub struct Connections {
     closed: AtomicU64,
 }
 
-/// Why a listener cannot start.
+/// The reason a listener cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// The address is taken, not ours, or not allowed.
+    /// The address is in use, not local, or not permitted.
     #[error("cannot listen on {address}")]
     Listen {
-        /// The address asked for.
+        /// The requested address.
         address: SocketAddr,
-        /// What the operating system said.
+        /// The error of the operating system.
         source: io::Error,
     },
 }
 
-/// Opens a listener; port 0 lets the system choose one. `[::]` takes IPv4 too, and is `0.0.0.0` where the system has no
-/// IPv6.
+/// Opens a listener; port 0 lets the system choose one. `[::]` accepts IPv4 too, and becomes `0.0.0.0` if the system
+/// has no IPv6.
 ///
 /// # Errors
 /// [`ServeError::Listen`] if the system refuses.
@@ -120,31 +125,31 @@ fn open(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     socket.set_reuseaddr(true)?;
     if address.ip() == Ipv6Addr::UNSPECIFIED {
-        // The system's own choice may be another (`net.ipv6.bindv6only`).
+        // The system's default may differ (`net.ipv6.bindv6only`).
         sockopt::set_ipv6_v6only(&socket, false)?;
     }
-    // What is accepted has them from here.
+    // Accepted connections inherit these.
     let _ = sockopt::set_socket_recv_buffer_size(&socket, RECEIVE_BUFFER);
     let _ = sockopt::set_socket_send_buffer_size(&socket, SEND_BUFFER);
-    // Callers may be gone without a word. Without it they are noticed later, so a refusal is no matter.
+    // Callers may disappear silently. Without keep-alive that is noticed later, so a failure does not matter.
     let _ = keep_alive(&socket);
     socket.bind(address)?;
     socket.listen(BACKLOG)
 }
 
-/// Whether a system without IPv6, or with all of it switched off, has said this.
+/// Whether the error comes from a system without IPv6, or with IPv6 disabled.
 fn lacks_ipv6(error: &io::Error) -> bool {
     let codes = [Errno::AFNOSUPPORT, Errno::ADDRNOTAVAIL, Errno::PROTONOSUPPORT];
     codes.iter().any(|code| error.raw_os_error() == Some(code.raw_os_error()))
 }
 
-/// Answers HTTP/1.1 on `listener` until `shutdown`, then lets answers under way finish.
+/// Answers HTTP/1.1 on `listener` until `shutdown`, then lets running answers finish.
 ///
-/// `make` is called once for each connection with its peer; [`router`] makes one from an axum `Router`.
-/// Never ends before it is asked to: when the system has no connection to hand out, it waits and tries again.
+/// `make` is called once for each connection with its peer; [`router`] makes one from an axum `Router`. Never ends
+/// before `shutdown`: if the system cannot accept a connection, it waits and retries.
 ///
 /// # Errors
-/// None; the type is what [`Supervisor::spawn`](crate::supervise::Supervisor::spawn) takes.
+/// None; the type is the one that [`Supervisor::spawn`](crate::supervise::Supervisor::spawn) takes.
 pub async fn serve<M, S>(
     listener: TcpListener,
     make: M,
@@ -156,16 +161,16 @@ where
     M: Fn(Peer) -> Arc<S>,
     S: Answer,
 {
-    serve_on(Workers::default(), listener, make, limits, connections, shutdown).await
+    serve_on(Workers::default(), (listener, None), make, limits, connections, shutdown).await
 }
 
-/// The same, with connections spread over these workers.
+/// The same, with connections spread over these workers, and within TLS if there are settings for it.
 ///
 /// # Errors
-/// None, as there.
+/// None, as for [`serve`].
 pub async fn serve_on<M, S>(
     workers: Workers,
-    listener: TcpListener,
+    (listener, tls): (TcpListener, Option<Tls>),
     make: M,
     limits: Limits,
     connections: Arc<Connections>,
@@ -176,7 +181,7 @@ where
     S: Answer,
 {
     let mut tasks = JoinSet::new();
-    let places = Places::new(account());
+    let places = Places::new(account(), if tls.is_some() { CONNECTION + TLS } else { CONNECTION });
     let mut failing = false;
     let mut stop = pin!(shutdown.requested());
     loop {
@@ -195,20 +200,23 @@ where
             continue;
         };
         let open = admit(&connections, &stream);
-        let service = make(Peer { address: peer, place: seated.place.clone() });
+        let secured = tls.as_ref().map(|tls| (tls, Arc::<TlsPeer>::default()));
+        let handshake = secured.as_ref().map(|(tls, peer)| tls.handshake(peer.clone()));
+        let secured = secured.map(|(_, peer)| peer);
+        let service = make(Peer { address: peer, place: seated.place.clone(), tls: secured });
         let shutdown = shutdown.clone();
         match workers.seat() {
             None => {
-                let running = connection::run(stream, service, limits, shutdown, seated);
+                let running = connection::run((stream, handshake), service, limits, shutdown, seated);
                 tasks.spawn(counted(open, running));
             }
             Some(seat) => {
-                let running = connection::run_there(stream.into_std(), service, limits, shutdown, seated);
+                let running = connection::run_there((stream.into_std(), handshake), service, limits, shutdown, seated);
                 drop(seat.spawn(&mut tasks, counted(open, running)));
             }
         }
     }
-    // Closed first, so that newcomers are refused rather than left waiting.
+    // Closed first, so that new connections are refused rather than left waiting.
     drop(listener);
     drain(tasks, limits.drain_grace).await;
     Ok(())
@@ -217,7 +225,7 @@ where
 /// One open connection, for as long as it lives.
 struct Open(Arc<Connections>);
 
-/// Sorts out failures of `accept`: those of one client are passed over, those of the system are waited out.
+/// Handles failures of `accept`: ignores those of one client, and waits after those of the system.
 async fn usable(accepted: io::Result<(TcpStream, SocketAddr)>, failing: &mut bool) -> Option<(TcpStream, SocketAddr)> {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
     match accepted {
@@ -225,7 +233,7 @@ async fn usable(accepted: io::Result<(TcpStream, SocketAddr)>, failing: &mut boo
             if std::mem::take(failing) {
                 info!("connections are accepted again");
             }
-            // What listens for both families gives callers of IPv4 an address of IPv6.
+            // A dual-stack listener gives IPv4 callers an IPv6 address.
             Some((stream, SocketAddr::new(peer.ip().to_canonical(), peer.port())))
         }
         Err(error) if matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted) => {
@@ -242,24 +250,24 @@ async fn usable(accepted: io::Result<(TcpStream, SocketAddr)>, failing: &mut boo
     }
 }
 
-/// A place for a newcomer, for which another may have to go.
+/// A place for a new connection, for which another may have to be closed.
 async fn seat(places: &Arc<Places>, limits: &Limits, connections: &Connections) -> Option<Seated> {
     let mut is_kept = false;
     let open = places.len();
     if open >= limits.connections && !evict(places, Wanted::Connection, connections).await {
         is_kept = true;
-        // Never by those who are there for other things.
+        // Reserved connections are only closed for others of their kind.
         if open >= limits.connections + limits.kept && !evict(places, Wanted::Kept, connections).await {
             return None;
         }
     }
     let held = if !limits.has_strangers {
-        Held::forced(&account().callers, CONNECTION)
+        places.forced(true)
     } else if let Some(held) = places.stranger() {
         held
     } else if evict(places, Wanted::Strangers, connections).await {
-        // What the other one held will be free in a moment.
-        Held::forced(&account().strangers, CONNECTION)
+        // The closed connection's memory will be free in a moment.
+        places.forced(false)
     } else {
         return None;
     };
@@ -284,8 +292,8 @@ async fn evict(places: &Places, wanted: Wanted, connections: &Connections) -> bo
 
 fn admit(connections: &Arc<Connections>, stream: &TcpStream) -> Open {
     connections.accepted.fetch_add(1, Ordering::Relaxed);
-    // Answers are small and complete: waiting for more to send would only delay them. It fails only for a peer
-    // that is already gone.
+    // Answers are small and complete: waiting for more data would only delay them. Fails only for a peer that is
+    // already gone.
     let _ = stream.set_nodelay(true);
     Open(connections.clone())
 }
@@ -297,7 +305,7 @@ async fn counted(open: Open, running: impl Future<Output = Result<(), BoxError>>
     ended
 }
 
-/// Waits for the connections within the grace and cuts the rest.
+/// Waits for the connections within the grace period and aborts the rest.
 async fn drain(mut tasks: JoinSet<Result<(), BoxError>>, grace: Duration) {
     let all = async {
         while let Some(end) = tasks.join_next().await {
@@ -339,8 +347,8 @@ impl Limits {
 impl Default for Limits {
     /// For a public port: 10,000 connections, 10 s for a head, 30 s for a stalled reader, 20 s to drain.
     ///
-    /// Idle connections stay for 620 s: longer than load balancers keep theirs (Google Cloud: 600 s, AWS: 60 s),
-    /// so that it is never us who closes a connection on which a request is under way.
+    /// Idle connections stay for 620 s: longer than load balancers keep theirs (Google Cloud: 600 s, AWS: 60 s), so
+    /// that the gateway never closes a connection that carries a request.
     fn default() -> Self {
         Self {
             connections: 10_000,
@@ -362,17 +370,17 @@ impl Connections {
         self.accepted.load(Ordering::Relaxed)
     }
 
-    /// Connections ended to make room for others, since the start.
+    /// Connections closed to make space for others, since the start.
     pub fn evicted(&self) -> u64 {
         self.evicted.load(Ordering::Relaxed)
     }
 
-    /// Connections closed at once because there was no room, since the start.
+    /// Connections refused at once for lack of space, since the start.
     pub fn refused(&self) -> u64 {
         self.refused.load(Ordering::Relaxed)
     }
 
-    /// Connections open now.
+    /// Connections that are open now.
     pub fn open(&self) -> u64 {
         let closed = self.closed.load(Ordering::Acquire);
         self.accepted().saturating_sub(closed)

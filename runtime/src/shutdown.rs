@@ -1,23 +1,23 @@
-//! The one way to tell tasks to stop: a [`Stop`] asks, every clone of its [`Shutdown`] hears it.
+//! Tells tasks to stop: a [`Stop`] sends the request, every clone of its [`Shutdown`] receives it.
 
 use tokio::sync::watch;
 
-/// Asks every task that holds the matching [`Shutdown`] to stop.
+/// Requests every task with the matching [`Shutdown`] to stop.
 ///
-/// Dropping it asks as well: a task whose owner is gone has no reason to go on.
+/// Dropping it is a request as well: a task whose owner is gone has no reason to continue.
 #[derive(Debug)]
 pub struct Stop {
     asked: watch::Sender<()>,
 }
 
-/// Tells a task whether it has been asked to stop. Cheap to clone.
+/// Receives the request to stop. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Shutdown {
-    // Never marked as seen, so "changed" means "asked", for ever and for each later clone.
+    // Never marked as seen, so "changed" means "requested", forever and for each later clone.
     asked: watch::Receiver<()>,
 }
 
-/// Makes a pair: who asks, and what tasks listen to.
+/// Creates a pair: the sender of the request, and the receiver for tasks.
 pub fn channel() -> (Stop, Shutdown) {
     let (sender, receiver) = watch::channel(());
     (Stop { asked: sender }, Shutdown { asked: receiver })
@@ -26,7 +26,7 @@ pub fn channel() -> (Stop, Shutdown) {
 // === impl Stop ===
 
 impl Stop {
-    /// Asks all listeners to stop. Asking again changes nothing.
+    /// Requests all tasks to stop. Repeating it changes nothing.
     pub fn request(&self) {
         self.asked.send_replace(());
     }
@@ -35,13 +35,13 @@ impl Stop {
 // === impl Shutdown ===
 
 impl Shutdown {
-    /// Waits until stopping is asked for; ready at once if it already was.
+    /// Waits until a stop is requested; ready at once if it already was.
     pub async fn requested(&self) {
-        // An error means that the `Stop` is gone, which asks as well.
+        // An error means that the `Stop` is gone, which is a request as well.
         let _ = self.asked.clone().changed().await;
     }
 
-    /// Tells whether stopping has been asked for. One atomic load.
+    /// Whether a stop was requested. One atomic load.
     pub fn is_requested(&self) -> bool {
         self.asked.has_changed().unwrap_or(true)
     }

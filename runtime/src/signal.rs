@@ -1,7 +1,7 @@
-//! The signals this process listens to: SIGTERM and SIGINT to stop, SIGHUP to reload. Unix only.
+//! The signals that this process handles: SIGTERM and SIGINT to stop, SIGHUP to reload. Unix only.
 //!
-//! Stopping is watched by a thread of its own, so that a second signal, and the end of the time for stopping, count
-//! whatever the rest of the process is busy with.
+//! A separate thread watches for stop signals, so that a second signal and the time limit work whatever the rest of the
+//! process is doing.
 
 use std::future::pending;
 use std::sync::mpsc;
@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 use tokio::time::sleep;
 use tracing::info;
 
-/// Why a signal cannot be listened to.
+/// The reason a signal cannot be handled.
 #[derive(Debug, thiserror::Error)]
 pub enum SignalError {
     /// The operating system refused the handler.
@@ -22,7 +22,7 @@ pub enum SignalError {
     Listen {
         /// Name of the signal.
         name: &'static str,
-        /// What the operating system said.
+        /// The error of the operating system.
         source: io::Error,
     },
     /// The thread that watches the signals cannot be started.
@@ -36,7 +36,7 @@ pub struct Reload {
     hangup: Signal,
 }
 
-/// Why a process ends before it has stopped in order.
+/// The reason a process ends before it has stopped in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Cut {
     /// A second signal came.
@@ -45,17 +45,17 @@ enum Cut {
     Late(Duration),
 }
 
-/// A signal that asks a process to stop.
+/// A signal that requests a process to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stopping {
     Terminate,
     Interrupt,
 }
 
-/// Listens from now on; the future ends with the first SIGTERM or SIGINT.
+/// Handles the signals from now on; the future ends with the first SIGTERM or SIGINT.
 ///
-/// After the first one, a second ends the process at once, and so does `limit`: a process that is asked to stop is gone
-/// by then, whatever it is busy with.
+/// After the first one, a second ends the process at once, and so does `limit`: a process that is told to stop is gone
+/// by then, whatever it is doing.
 ///
 /// # Errors
 /// [`SignalError`] if a handler cannot be installed.
@@ -66,7 +66,7 @@ pub fn termination(limit: Duration) -> Result<impl Future<Output = ()> + Send, S
     })
 }
 
-/// The same with what is done instead of ending the process.
+/// The same with an action in place of ending the process.
 fn watch(
     limit: Duration,
     end: impl FnOnce(Cut) + Send + 'static,
@@ -87,7 +87,7 @@ fn watch(
         runtime.block_on(async {
             let asked = tokio::select! {
                 signal = next(&mut terminate, &mut interrupt) => signal,
-                // Nobody waits any more.
+                // The future was dropped.
                 () = first.closed() => return,
             };
             info!(signal = asked.name(), "asked to stop");
@@ -119,7 +119,7 @@ async fn next(terminate: &mut Signal, interrupt: &mut Signal) -> Stopping {
     }
 }
 
-/// Listens for SIGHUP from now on, which no longer ends the process.
+/// Handles SIGHUP from now on, which no longer ends the process.
 ///
 /// # Errors
 /// [`SignalError::Listen`] if the handler cannot be installed.
@@ -141,7 +141,7 @@ impl Cut {
         }
     }
 
-    /// As a shell tells the end by a signal; 1 for a process that did not stop in time.
+    /// As a shell reports the end by a signal; 1 for a process that did not stop in time.
     fn exit_code(self) -> i32 {
         match self {
             Self::Again(Stopping::Interrupt) => 130,

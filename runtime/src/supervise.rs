@@ -1,4 +1,4 @@
-//! Every task has a name and an owner: the first one that ends unasked stops the process.
+//! Gives every task a name and an owner: the first one that ends unexpectedly stops the process.
 
 use std::any::Any;
 use std::collections::HashMap;
@@ -25,40 +25,40 @@ pub struct Supervisor {
     shutdown: Shutdown,
 }
 
-/// How a process leaves when it is asked to.
+/// How a process stops on request.
 #[derive(Clone, Debug)]
 pub struct Drain {
-    /// What stops being ready the moment the process is asked to stop.
+    /// Reports unready from the moment the process is told to stop.
     pub readiness: Readiness,
-    /// How long the tasks go on serving after that, so that load balancers can look elsewhere first.
+    /// How long the tasks continue to serve after that, so that load balancers can switch first.
     pub delay: Duration,
     /// How long the tasks may then take to finish before they are aborted.
     pub grace: Duration,
 }
 
-/// Why a process stopped although nobody asked it to.
+/// The reason a process stopped without a request.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
-    /// A task returned before it was asked to.
-    #[error("task `{task}` ended although nobody asked it to")]
+    /// A task returned before it was told to.
+    #[error("task `{task}` ended unexpectedly")]
     Ended {
         /// Name of the task.
         task: &'static str,
     },
-    /// A task gave up.
+    /// A task failed.
     #[error("task `{task}` failed")]
     Failed {
         /// Name of the task.
         task: &'static str,
-        /// What it gave up on.
+        /// The error of the task.
         source: BoxError,
     },
-    /// A task panicked: a bug of ours.
+    /// A task panicked, which is a bug.
     #[error("task `{task}` panicked: {message}")]
     Panicked {
         /// Name of the task.
         task: &'static str,
-        /// What the panic said.
+        /// The message of the panic.
         message: String,
     },
 }
@@ -72,13 +72,13 @@ impl Default for Supervisor {
 }
 
 impl Supervisor {
-    /// Makes a supervisor without tasks.
+    /// Creates a supervisor without tasks.
     pub fn new() -> Self {
         let (stop, shutdown) = shutdown::channel();
         Self { tasks: JoinSet::new(), names: HashMap::new(), stop, shutdown }
     }
 
-    /// Tells the handle that every task should listen to.
+    /// The shutdown that every task should watch.
     pub fn shutdown(&self) -> Shutdown {
         self.shutdown.clone()
     }
@@ -98,8 +98,8 @@ impl Supervisor {
 
     /// Runs until `signal` ends or a task does, then stops all tasks, within `drain.grace`.
     ///
-    /// After the signal the process stops being ready, serves for `drain.delay` more, and asks its tasks to stop.
-    /// What a task returns after that is logged and otherwise ignored. Whoever is left after the grace is aborted.
+    /// After the signal the process reports unready, serves for `drain.delay` more, and tells its tasks to stop. Later
+    /// results of tasks are logged and otherwise ignored. Tasks that remain after the grace period are aborted.
     ///
     /// # Errors
     /// The first [`Failure`], already logged: the process should exit with a non-zero code.
@@ -124,7 +124,7 @@ impl Supervisor {
         verdict
     }
 
-    /// Waits for the first task that ends; for ever if there is none.
+    /// Waits for the first task that ends; forever if there is none.
     async fn first_failure(&mut self) -> Failure {
         match self.tasks.join_next_with_id().await {
             Some(joined) => self.failure(joined),
@@ -132,7 +132,7 @@ impl Supervisor {
         }
     }
 
-    /// Waits for all tasks within the grace; what is left is aborted.
+    /// Waits for all tasks within the grace period; aborts the rest.
     async fn finish(mut self, grace: Duration) {
         let all = async {
             while let Some(joined) = self.tasks.join_next_with_id().await {
@@ -147,11 +147,11 @@ impl Supervisor {
             left.sort_unstable();
             warn!(tasks = left.join(","), grace_seconds = grace.as_secs_f64(), "tasks aborted after the grace");
         }
-        // Not awaited further: a task that blocks its thread must not hold the process.
+        // Not awaited further: a task that blocks its thread must not delay the process.
         self.tasks.abort_all();
     }
 
-    /// Says how a task ended; whether it was asked to is for the caller to know.
+    /// Describes how a task ended; the caller knows whether it was told to.
     fn failure(&mut self, joined: Joined) -> Failure {
         let id = joined.as_ref().map_or_else(JoinError::id, |(id, _)| *id);
         let task = self.names.remove(&id).unwrap_or("unnamed");

@@ -1,9 +1,9 @@
-//! Threads with a runtime each: what a connection needs stays with one thread.
+//! Threads with a runtime each: the data of a connection stays with one thread.
 //!
-//! A runtime of several threads shares its sockets, timers and queues among them, and moves tasks about. Each of these
-//! is memory that two processors write in turn, and processors that share no cache take a tenth of a microsecond and
-//! more for each such turn. Here a connection lives with one thread from its first byte to its last, and whoever keeps
-//! something for the calls of all can keep a part of it for each thread ([`Parts`]).
+//! A multi-threaded runtime shares its sockets, timers and queues among threads, and moves tasks. Each of these is
+//! memory that two processors write in turn, and processors that share no cache take a tenth of a microsecond and more
+//! for each such turn. Here a connection stays on one thread from its first byte to its last, and state for all calls
+//! can be split into a part for each thread ([`Parts`]).
 
 use std::cell::Cell;
 use std::io;
@@ -19,10 +19,11 @@ use tokio::task::{AbortHandle, JoinSet};
 
 use crate::shutdown::{self, Shutdown, Stop};
 
-/// On a large machine without a limit more of them would mostly sleep, and each takes memory for each server.
+/// On a large machine without a limit, more workers would mostly sleep, and each takes memory for each server.
 const MOST: usize = 16;
 
-/// Threads of all workers together that may wait for the system, as for names: as many as tokio's default for one runtime.
+/// The threads of all workers together for blocking system calls, such as name lookups: as many as tokio's default for
+/// one runtime.
 const BLOCKING: usize = 512;
 
 /// How long the threads may take to end.
@@ -32,13 +33,13 @@ thread_local! {
     static PART: Cell<usize> = const { Cell::new(0) };
 }
 
-/// How many workers a process has: one for each processor that it may use, by affinity and quota. Read once.
+/// The number of workers of a process: one for each processor that it may use, by affinity and quota. Read once.
 pub fn count() -> usize {
     static COUNT: LazyLock<usize> = LazyLock::new(|| thread::available_parallelism().map_or(1, NonZero::get).min(MOST));
     *COUNT
 }
 
-/// Owns the threads: dropping it ends them, and waits for that for at most two seconds.
+/// Owns the threads: dropping it ends them, and waits at most two seconds for that.
 #[derive(Debug)]
 pub struct WorkerThreads {
     handles: Vec<Handle>,
@@ -47,14 +48,14 @@ pub struct WorkerThreads {
     ended: Receiver<()>,
 }
 
-/// Where work of one kind can be given to. The default has no threads: all work stays in the runtime of the caller.
+/// Distributes work of one kind. The default has no threads: all work stays in the caller's runtime.
 #[derive(Clone, Debug, Default)]
 pub struct Workers(Arc<[Worker]>);
 
 #[derive(Debug)]
 struct Worker {
     handle: Handle,
-    /// Of the work that was given to it, what is not over.
+    /// The number of pieces of work that have not ended.
     load: AtomicUsize,
 }
 
@@ -65,11 +66,11 @@ pub struct Seat {
     number: usize,
 }
 
-/// One of something for each worker, apart from one another in memory. Threads that are no workers share the first.
+/// One value for each worker, apart from one another in memory. Threads that are not workers share the first.
 #[derive(Debug)]
 pub struct Parts<T>(Box<[Apart<T>]>);
 
-/// Two lines of 64 bytes: processors fetch the neighbour of a line with it.
+/// Two lines of 64 bytes: processors fetch adjacent lines in pairs.
 #[derive(Debug)]
 #[repr(align(128))]
 struct Apart<T>(T);
@@ -77,12 +78,12 @@ struct Apart<T>(T);
 // === impl Parts ===
 
 impl<T> Parts<T> {
-    /// So many parts as there can be workers.
+    /// Creates as many parts as there can be workers.
     pub fn new(mut part: impl FnMut() -> T) -> Self {
         Self((0..count()).map(|_| Apart(part())).collect())
     }
 
-    /// The part of the worker whose thread this is.
+    /// The part of this thread's worker.
     pub fn own(&self) -> &T {
         &self.0[self.place()].0
     }
@@ -112,10 +113,10 @@ impl<T: Default> Default for Parts<T> {
 // === impl WorkerThreads ===
 
 impl WorkerThreads {
-    /// Starts so many threads.
+    /// Starts this many threads.
     ///
     /// # Errors
-    /// The system has no thread, or no sockets, for us.
+    /// The system cannot create a thread, or a socket.
     pub fn start(count: usize) -> io::Result<Self> {
         let (stop, shutdown) = shutdown::channel();
         let (ending, ended) = channel();
@@ -125,7 +126,7 @@ impl WorkerThreads {
         Ok(Self { handles, stop, ended })
     }
 
-    /// Where work of one kind can be given to: each kind is spread evenly, whatever there is of the others.
+    /// A distributor for work of one kind: each kind is spread evenly, independently of the others.
     pub fn workers(&self) -> Workers {
         let worker = |handle: &Handle| Worker { handle: handle.clone(), load: AtomicUsize::new(0) };
         Workers(self.handles.iter().map(worker).collect())
@@ -136,7 +137,7 @@ impl Drop for WorkerThreads {
     fn drop(&mut self) {
         self.stop.request();
         let until = Instant::now() + ENDING;
-        // Nothing is ever sent: it ends when the last thread has dropped its sender.
+        // Nothing is ever sent: the channel closes when the last thread has dropped its sender.
         while self.ended.recv_timeout(until.saturating_duration_since(Instant::now())).is_ok() {}
     }
 }
@@ -147,7 +148,7 @@ fn start(number: usize, blocking: usize, shutdown: Shutdown, ending: Sender<()>)
     thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
         PART.set(number);
         runtime.block_on(shutdown.requested());
-        // Without waiting for what may still block elsewhere.
+        // Does not wait for operations that still block elsewhere.
         runtime.shutdown_background();
         drop(ending);
     })?;
@@ -157,7 +158,7 @@ fn start(number: usize, blocking: usize, shutdown: Shutdown, ending: Sender<()>)
 // === impl Workers ===
 
 impl Workers {
-    /// A place with the worker that has the least to do; `None` if there are no threads.
+    /// A place with the least loaded worker; `None` if there are no threads.
     pub fn seat(&self) -> Option<Seat> {
         let load = |number: &usize| self.0[*number].load.load(Ordering::Relaxed);
         let number = (0..self.0.len()).min_by_key(load)?;

@@ -13,6 +13,7 @@ mod machine;
 mod many;
 mod memory;
 mod page;
+mod policies;
 mod process;
 mod results;
 mod servers;
@@ -20,14 +21,14 @@ mod stage;
 mod statistics;
 mod throughput;
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
 
 use self::figures::Figures;
 use self::stage::Stage;
+use crate::command::Bench;
 use crate::generate::repository;
 
 /// Nothing is begun later than this.
@@ -36,7 +37,7 @@ const LONGEST: Duration = Duration::from_secs(15 * 60);
 type Measure = fn(&Stage) -> anyhow::Result<Figures>;
 
 /// All parts, by the name that `--only` takes.
-const PARTS: [(&str, Measure); 9] = [
+const PARTS: [(&str, Measure); 11] = [
     ("throughput", throughput::throughput),
     ("tail", throughput::tail),
     ("latency", latency::added),
@@ -46,25 +47,25 @@ const PARTS: [(&str, Measure); 9] = [
     ("many", many::call_among_many),
     ("lists", many::lists),
     ("changes", changes::changes),
+    ("policies", policies::calls),
+    ("many-policies", policies::many),
 ];
 
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Options {
-    only: Vec<String>,
-    binary: Option<PathBuf>,
+/// The names of all parts.
+pub(crate) fn part_names() -> Vec<&'static str> {
+    PARTS.iter().map(|(name, _)| *name).collect()
 }
 
 /// Builds what is needed, measures, and writes or prints the figures.
 ///
 /// # Errors
 /// When something is missing, or a part fails twice.
-pub fn run(arguments: &[String]) -> anyhow::Result<ExitCode> {
-    let options = Options::read(arguments)?;
+pub fn run(options: &Bench) -> anyhow::Result<ExitCode> {
     let programs = stage::programs(options.binary.as_deref())?;
     let about = machine::about(&programs)?;
     let stage = Stage::new(programs)?;
     let mut all = Vec::new();
-    for (name, measure) in PARTS.iter().filter(|(name, _)| options.wants(name)) {
+    for (name, measure) in PARTS.iter().filter(|(name, _)| wants(options, name)) {
         ensure!(stage.age() < LONGEST, "it takes longer than {LONGEST:?}");
         eprintln!("{name}, after {} s", stage.age().as_secs());
         let figures = measure(&stage).or_else(|error| {
@@ -74,7 +75,7 @@ pub fn run(arguments: &[String]) -> anyhow::Result<ExitCode> {
         all.push(figures.with_context(|| (*name).to_owned())?);
     }
     let text = format!("{about}\n{}\n\n{}", quiet(&stage), figures::markdown(&all));
-    if options != Options::default() {
+    if *options != Bench::default() {
         println!("{text}");
         return Ok(ExitCode::SUCCESS);
     }
@@ -100,53 +101,18 @@ fn quiet(stage: &Stage) -> String {
     }
 }
 
-impl Options {
-    fn read(arguments: &[String]) -> anyhow::Result<Self> {
-        let mut options = Self::default();
-        let mut arguments = arguments.iter();
-        while let Some(flag) = arguments.next() {
-            let value = arguments.next().with_context(|| format!("{flag} needs a value"))?;
-            match flag.as_str() {
-                "--only" => options.only.extend(value.split(',').map(str::to_owned)),
-                "--binary" => options.binary = Some(value.into()),
-                _ => bail!("{flag} is unknown: there are --only PART,PART and --binary PATH"),
-            }
-        }
-        let unknown = options.only.iter().find(|name| !PARTS.iter().any(|(part, _)| part == name));
-        if let Some(unknown) = unknown {
-            let names: Vec<&str> = PARTS.iter().map(|(name, _)| *name).collect();
-            bail!("there is no part {unknown}, but {}", names.join(", "));
-        }
-        Ok(options)
-    }
-
-    fn wants(&self, part: &str) -> bool {
-        self.only.is_empty() || self.only.iter().any(|name| name == part)
-    }
+fn wants(options: &Bench, part: &str) -> bool {
+    options.only.is_empty() || options.only.iter().any(|name| name == part)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn read(arguments: &[&str]) -> Result<Options, String> {
-        let arguments: Vec<String> = arguments.iter().map(|&argument| argument.to_owned()).collect();
-        Options::read(&arguments).map_err(|error| error.to_string())
-    }
-
     #[test]
-    fn parts_and_another_build_can_be_named() {
-        let options = read(&["--only", "tail,throughput", "--binary", "/tmp/x"]).unwrap();
-        let only = vec!["tail".to_owned(), "throughput".to_owned()];
-        assert_eq!(options, Options { only, binary: Some("/tmp/x".into()) });
-        assert!(options.wants("tail"));
-        assert_eq!(read(&[]), Ok(Options::default()));
-    }
-
-    #[test]
-    fn what_is_not_there_is_told_with_what_is() {
-        assert!(read(&["--only", "speed"]).unwrap_err().starts_with("there is no part speed, but throughput, tail"));
-        assert_eq!(read(&["--binary"]).unwrap_err(), "--binary needs a value");
-        assert_eq!(read(&["-x", "y"]).unwrap_err(), "-x is unknown: there are --only PART,PART and --binary PATH");
+    fn all_parts_are_measured_unless_some_are_named() {
+        let some = Bench { only: vec!["tail".into()], binary: None };
+        assert!(wants(&some, "tail") && !wants(&some, "lists"));
+        assert!(wants(&Bench::default(), "lists"));
     }
 }

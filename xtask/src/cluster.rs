@@ -1,15 +1,25 @@
 //! The Kubernetes for end-to-end tests: whether it is built, and building it.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::Command;
 
-use anyhow::{Context, ensure};
+use anyhow::Context as _;
 
 use crate::generate::{repository, target};
-use crate::real_servers::{self, Skip, Source};
+use crate::process::{command, run};
+use crate::real_servers::{self, Source};
+use crate::skip::Skip;
 
 /// The image that the chart runs unless told otherwise.
 const IMAGE: &str = concat!("ghcr.io/portcullis-dev/portcullis:", env!("CARGO_PKG_VERSION"));
+
+/// Names a cluster of your own, to be used instead of the kit's control plane. Not `KUBECONFIG` itself, which may name a
+/// cluster that nobody wants tests in.
+pub const KUBECONFIG: &str = "PORTCULLIS_TEST_KUBECONFIG";
+
+/// The id of a process in the network of a node of that cluster, to be used instead of the kit's node: the images are
+/// there already, and the kubeconfig is good in that network.
+pub const NODE: &str = "PORTCULLIS_TEST_NODE";
 
 /// How much of a cluster a test needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +42,15 @@ impl Tier {
         }
     }
 
+    /// Whether a cluster of your own is used for it.
+    pub fn is_given(self) -> bool {
+        let variables: &[&str] = match self {
+            Self::ControlPlane => &[KUBECONFIG],
+            Self::Node => &[KUBECONFIG, NODE],
+        };
+        variables.iter().all(|name| std::env::var_os(name).is_some())
+    }
+
     /// Whether it can be started on this machine without building anything.
     ///
     /// # Errors
@@ -44,7 +63,7 @@ impl Tier {
             for source in [Source::Node, Source::Python] {
                 source.ready().map_err(|error| error.to_string())?;
             }
-            Command::new("buildah").arg("--version").output().map_err(|_| "buildah is not installed")?;
+            command("buildah").arg("--version").output().map_err(|_| "buildah is not installed")?;
         }
         let parts = match self {
             Self::ControlPlane => "control-plane",
@@ -62,6 +81,9 @@ impl Tier {
     }
 
     fn skip(self) -> Option<Skip> {
+        if self.is_given() {
+            return None;
+        }
         Some(Skip { what: self.name(), reason: self.ready().err()? })
     }
 }
@@ -72,9 +94,11 @@ pub fn script() -> PathBuf {
 }
 
 /// `cargo xtask cluster`: builds what is missing, into a cache outside the repository.
-pub fn build() -> anyhow::Result<ExitCode> {
-    let built = Command::new(script()).arg("build").status().context("starting e2e/cluster/cluster")?;
-    Ok(if built.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+///
+/// # Errors
+/// When the script fails; its output says why.
+pub fn build() -> anyhow::Result<()> {
+    run(program(&script()).arg("build"))
 }
 
 /// `cargo xtask images`: makes what a full cluster runs, and gives the archives: the project's image under the name that
@@ -82,20 +106,19 @@ pub fn build() -> anyhow::Result<ExitCode> {
 pub fn images() -> anyhow::Result<[PathBuf; 2]> {
     let root = repository();
     let project = target().join("portcullis.tar");
-    run(Command::new(root.join("e2e/image-build")).arg(&project).arg(IMAGE))?;
+    std::fs::create_dir_all(target()).context("making the target folder")?;
+    run(program(&root.join("e2e/image-build")).arg(&project).arg(IMAGE))?;
     let servers = real_servers::image();
     if !servers.exists() {
         let fresh = servers.with_extension("new");
-        run(Command::new(root.join("e2e/real/pack")).arg(real_servers::folder()).arg(&fresh))?;
+        run(program(&root.join("e2e/real/pack")).arg(real_servers::folder()).arg(&fresh))?;
         std::fs::rename(&fresh, &servers).context("keeping the archive")?;
     }
     Ok([project, servers])
 }
 
-fn run(command: &mut Command) -> anyhow::Result<()> {
-    let status = command.status().with_context(|| format!("starting {}", command.get_program().display()))?;
-    ensure!(status.success(), "{} failed", command.get_program().display());
-    Ok(())
+fn program(path: &Path) -> Command {
+    command(&path.display().to_string())
 }
 
 /// The tiers that this machine cannot test as it is.

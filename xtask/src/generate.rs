@@ -3,11 +3,12 @@
 //! The crates' own tests know how; so this crate needs none of them and stays quick to build.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 use anyhow::Context;
 
 use crate::chart;
+use crate::process::cargo;
 
 /// Tells those tests to write rather than to compare.
 const GENERATE: &str = "PORTCULLIS_GENERATE";
@@ -15,7 +16,7 @@ const GENERATE: &str = "PORTCULLIS_GENERATE";
 /// Writes the files, or compares them and fails on a difference.
 pub fn run(write: bool) -> anyhow::Result<ExitCode> {
     chart::readme(write)?;
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let mut cargo = cargo();
     // The whole workspace, so that no dependency is compiled with other features than for the tests.
     cargo.args(["test", "--quiet", "--workspace", "--test", "docs", "generated::"]);
     if write {

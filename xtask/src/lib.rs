@@ -2,9 +2,17 @@
 
 pub mod bench;
 pub mod chart;
+pub mod check;
 pub mod cluster;
+pub mod command;
 pub mod count;
+pub mod fuzz;
 pub mod generate;
+mod packages;
+mod process;
 mod processor;
 pub mod real_servers;
-pub mod tests;
+pub mod skip;
+mod steps;
+pub mod test;
+mod tools;

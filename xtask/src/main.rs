@@ -2,37 +2,25 @@
 
 use std::process::ExitCode;
 
-use xtask::{bench, cluster, count, generate, real_servers, tests};
-
-const USAGE: &str = "\
-usage: cargo xtask test [--no-skips] [ARGUMENTS OF cargo test...]
-       cargo xtask generate [--check]
-       cargo xtask count [--write | --binary GATEWAY]
-       cargo xtask real-servers
-       cargo xtask cluster
-       cargo xtask images
-       cargo xtask bench [--only PART,PART] [--binary GATEWAY]";
+use clap::Parser as _;
+use xtask::command::{Chore, Cli};
+use xtask::{bench, check, cluster, count, fuzz, generate, real_servers, skip, test};
 
 fn main() -> anyhow::Result<ExitCode> {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let (chore, rest) = arguments.split_first().map_or(("", &[][..]), |(chore, rest)| (chore.as_str(), rest));
-    match chore {
-        "test" => tests::run(rest),
-        "generate" if rest.is_empty() => generate::run(true),
-        "generate" if rest == ["--check"] => generate::run(false),
-        "real-servers" if rest.is_empty() => Ok(tests::report(&real_servers::set_up()?, true)),
-        "images" if rest.is_empty() => {
+    match Cli::parse().chore {
+        Chore::Check { everything } => check::run(everything),
+        Chore::Test(options) => test::run(&options),
+        Chore::Generate { check } => generate::run(!check),
+        Chore::Count(options) => count::run(options),
+        Chore::RealServers => Ok(skip::report(&real_servers::set_up()?, true)),
+        Chore::Cluster => cluster::build().map(|()| ExitCode::SUCCESS),
+        Chore::Images => {
             for archive in cluster::images()? {
                 println!("{}", archive.display());
             }
             Ok(ExitCode::SUCCESS)
         }
-        "count" => count::run(rest),
-        "bench" => bench::run(rest),
-        "cluster" if rest.is_empty() => cluster::build(),
-        _ => {
-            eprintln!("{USAGE}");
-            Ok(ExitCode::from(2))
-        }
+        Chore::Bench(options) => bench::run(&options),
+        Chore::Fuzz(options) => fuzz::run(&options),
     }
 }

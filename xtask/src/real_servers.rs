@@ -1,11 +1,14 @@
 //! The folder of real MCP servers and clients: where it is, whether it is complete, and how it is filled.
 
-use std::fmt;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
+
+use crate::process::command;
+use crate::skip::Skip;
+use crate::tools;
 
 /// Names another folder than the default one.
 const FOLDER: &str = "PORTCULLIS_REAL_SERVERS";
@@ -19,13 +22,6 @@ pub enum Source {
     Python,
     /// Clients and the conformance suite, with the node that they need, in `clients`.
     Clients,
-}
-
-/// Something this machine cannot test; displays as `<what>: <reason>`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Skip {
-    pub(crate) what: &'static str,
-    pub(crate) reason: String,
 }
 
 impl Source {
@@ -88,20 +84,13 @@ impl Source {
     }
 }
 
-impl fmt::Display for Skip {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.what, self.reason)
-    }
-}
-
 /// The folder that holds `node_modules`, `venv` and `clients`: `PORTCULLIS_REAL_SERVERS`, or else one in `~/.cache` that is named
 /// after the contents of the lock files.
 pub fn folder() -> PathBuf {
     if let Some(folder) = std::env::var_os(FOLDER) {
         return folder.into();
     }
-    let home = std::env::var_os("HOME").map_or_else(std::env::temp_dir, PathBuf::from);
-    home.join(".cache/portcullis/real-servers").join(hash(&Source::ALL))
+    tools::cache().join("real-servers").join(hash(&Source::ALL))
 }
 
 /// The archive of their image for clusters, named after everything that goes into it.
@@ -139,21 +128,21 @@ fn install_node(source: Source) -> Result<()> {
         fs::copy(sources().join(file), folder().join(file)).with_context(|| format!("copying {file}"))?;
     }
     // No package in the lock files needs its install script, so none is run.
-    run(Command::new("npm").args(["ci", "--ignore-scripts", "--no-audit", "--no-fund"]).current_dir(place))
+    run(command("npm").args(["ci", "--ignore-scripts", "--no-audit", "--no-fund"]).current_dir(place))
 }
 
 /// Installs the `requirements.txt` of this part of the sources into a `venv` in the same part of the folder.
 fn install_python(part: &str) -> Result<()> {
     present("python3", "Python 3.11 or later")?;
     let venv = folder().join(part).join("venv");
-    run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv)).context("python3 has no working venv")?;
+    run(command("python3").args(["-m", "venv", "--clear"]).arg(&venv)).context("python3 has no working venv")?;
     let mut pip = Command::new(venv.join("bin/python"));
     pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--require-hashes", "-r"]);
     run(pip.arg(sources().join(part).join("requirements.txt")))
 }
 
 fn present(program: &str, what: &str) -> Result<()> {
-    let found = Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+    let found = command(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
     ensure!(found.is_ok_and(|status| status.success()), "{what} is not installed");
     Ok(())
 }

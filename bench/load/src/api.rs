@@ -1,35 +1,40 @@
-//! A Kubernetes API server with a single ConfigMap: what a gateway that watches it needs, and nothing more.
+//! A Kubernetes API server with some ConfigMaps: what a gateway that watches them needs, and nothing more.
 
 use std::io;
 use std::rc::Rc;
 
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 /// The longest head of a request.
-const MAX_HEAD: usize = 16 * 1024;
+const MAX_HEAD_BYTES: usize = 16 * 1024;
 
-/// The ConfigMap, as text for `data["servers.json"]`, and its version.
-pub struct Api {
+/// The ConfigMaps.
+pub struct Api(Vec<Stored>);
+
+/// A ConfigMap, as text for `data["servers.json"]`, and its version.
+struct Stored {
     name: String,
     content: watch::Sender<(u64, String)>,
 }
 
 impl Api {
-    /// Holds a ConfigMap of this name.
-    pub fn new(name: &str, content: String) -> Rc<Self> {
-        Rc::new(Self { name: name.into(), content: watch::Sender::new((1, content)) })
+    /// Holds ConfigMaps of these names.
+    pub fn new(all: impl IntoIterator<Item = (String, String)>) -> Rc<Self> {
+        let stored = |(name, content)| Stored { name, content: watch::Sender::new((1, content)) };
+        Rc::new(Self(all.into_iter().map(stored).collect()))
     }
 
-    /// Writes the ConfigMap; those who watch are told.
-    pub fn write(&self, content: String) {
-        self.content.send_modify(|now| *now = (now.0 + 1, content));
+    /// Writes a ConfigMap, and notifies its watchers.
+    pub fn write(&self, index: usize, content: String) {
+        self.0[index].content.send_modify(|now| *now = (now.0 + 1, content));
     }
 
-    /// Answers lists and watches for ever.
+    /// Answers lists and watches until it is dropped.
     pub async fn serve(self: Rc<Self>, listener: TcpListener) -> io::Result<()> {
         let mut connections = JoinSet::new();
         loop {
@@ -43,14 +48,23 @@ impl Api {
     async fn connection(self: Rc<Self>, mut stream: TcpStream) {
         while let Ok(Some(head)) = head(&mut stream).await {
             let target = head.split(' ').nth(1).unwrap_or_default();
+            let Some(stored) = self.0.iter().find(|stored| stored.is_wanted(target)) else { return };
             let done = match target.contains("watch=true") {
-                true => self.watched(&mut stream, from(target)).await,
-                false => self.listed(&mut stream).await,
+                true => stored.watched(&mut stream, from(target)).await,
+                false => stored.listed(&mut stream).await,
             };
             if done.is_err() {
                 return;
             }
         }
+    }
+}
+
+impl Stored {
+    /// Whether a request selects this one by its name.
+    fn is_wanted(&self, target: &str) -> bool {
+        let fields = target.split(['?', '&']).find_map(|part| part.strip_prefix("fieldSelector=metadata.name"));
+        fields.is_some_and(|rest| [format!("={}", self.name), format!("%3D{}", self.name)].iter().any(|it| it == rest))
     }
 
     async fn listed(&self, stream: &mut TcpStream) -> io::Result<()> {
@@ -80,9 +94,18 @@ impl Api {
     }
 
     fn object(&self, version: u64, content: &str) -> Value {
-        let metadata = json!({"name": self.name, "namespace": "mcp", "resourceVersion": version.to_string()});
+        // A gateway takes no content that the operator has not marked as its own.
+        let revision = json!({"portcullis.dev/revision": hex(&Sha256::digest(content.as_bytes()))});
+        let version = version.to_string();
+        let metadata =
+            json!({"name": self.name, "namespace": "mcp", "resourceVersion": version, "annotations": revision});
         json!({"kind": "ConfigMap", "apiVersion": "v1", "metadata": metadata, "data": {"servers.json": content}})
     }
+}
+
+/// Bytes in hexadecimal.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The version that a watch begins after.
@@ -95,7 +118,7 @@ fn from(target: &str) -> u64 {
 async fn head(stream: &mut TcpStream) -> io::Result<Option<String>> {
     let mut bytes = Vec::new();
     while !bytes.ends_with(b"\r\n\r\n") {
-        if bytes.len() > MAX_HEAD || stream.read_buf(&mut bytes).await? == 0 {
+        if bytes.len() > MAX_HEAD_BYTES || stream.read_buf(&mut bytes).await? == 0 {
             return Ok(None);
         }
     }

@@ -7,6 +7,7 @@ use std::thread;
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tokio::runtime::Builder;
+use xtask::cluster::NODE;
 
 use super::{Cluster, Tier};
 use crate::skip;
@@ -14,14 +15,17 @@ use crate::skip;
 /// Names of the image with a shell and curl: the kit's, and the one that the chart and the documents use.
 const TOOLS: [&str; 2] = ["localhost/tools:1", "docker.io/curlimages/curl:8.17.0"];
 
-/// The node that all tests of this process share, with the project's image, the real servers and tools loaded. Panics if
-/// it cannot be started; ask [`available`](super::available) before.
+/// The node that all tests of this process share, with the project's image, the real servers and tools loaded, or that
+/// of a cluster of your own. Panics if it cannot be started; ask [`available`](super::available) before.
 pub fn node() -> &'static Cluster {
     static SHARED: OnceLock<Result<Cluster, String>> = OnceLock::new();
     SHARED.get_or_init(start).as_ref().unwrap_or_else(|why| panic!("{why}"))
 }
 
 fn start() -> Result<Cluster, String> {
+    if let Some(given) = Cluster::given(Tier::Node) {
+        return Ok(given);
+    }
     let archives = xtask::cluster::images().map_err(|error| format!("the images cannot be made: {error:#}"))?;
     let cluster = Cluster::start(Tier::Node)?;
     for archive in archives {
@@ -37,7 +41,10 @@ fn start() -> Result<Cluster, String> {
 /// those of the processes it starts. Names of the cluster are not resolved here, only in pods.
 pub fn inside<T: Send>(test: impl AsyncFnOnce(&'static Cluster) -> T + Send) -> T {
     let cluster = node();
-    let pid = cluster.script().run(&["pid", "node"]).good();
+    let pid = match std::env::var(NODE) {
+        Ok(pid) if cluster.is_given() => pid,
+        _ => cluster.script().run(&["pid", "node"]).good(),
+    };
     let network = File::open(format!("/proc/{}/ns/net", pid.trim())).expect("the node's network");
     // A thread of its own: it stays in that network, and the harness may run a test in the main thread.
     thread::scope(|scope| {

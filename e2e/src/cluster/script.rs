@@ -18,9 +18,9 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// Reads our end of a pipe: when we are gone, however we went, the pipe ends.
 const WATCHMAN: &str = r#"read -r _; exec "$0" --name "$1" down"#;
 
-/// What a command said.
+/// The output of a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Said {
+pub struct ScriptOutput {
     /// Whether it ended with exit code 0.
     pub ok: bool,
     /// All of its standard output.
@@ -37,7 +37,7 @@ pub(super) struct Script {
     watchman: Child,
 }
 
-impl Said {
+impl ScriptOutput {
     /// Its standard output; panics with everything it said if it failed.
     pub fn good(self) -> String {
         assert!(self.ok, "{} failed:\n{}{}", self.command, self.stdout, self.stderr);
@@ -82,7 +82,7 @@ impl Script {
     }
 
     /// Runs another verb of the script.
-    pub(super) fn run(&self, arguments: &[&str]) -> Said {
+    pub(super) fn run(&self, arguments: &[&str]) -> ScriptOutput {
         run(self.command().args(arguments), LIMIT)
     }
 
@@ -102,7 +102,7 @@ impl Drop for Script {
 }
 
 /// Runs a command to its end; one that takes longer is killed, and has failed.
-pub fn run(command: &mut Command, limit: Duration) -> Said {
+pub fn run(command: &mut Command, limit: Duration) -> ScriptOutput {
     let file = || tempfile::tempfile().expect("a file for the output");
     let (stdout, stderr) = (file(), file());
     command.stdin(Stdio::null());
@@ -121,7 +121,7 @@ pub fn run(command: &mut Command, limit: Duration) -> Said {
         }
         sleep(Duration::from_millis(5));
     };
-    Said { ok, stdout: text(&stdout), stderr: text(&stderr) + &late, command: shown }
+    ScriptOutput { ok, stdout: text(&stdout), stderr: text(&stderr) + &late, command: shown }
 }
 
 fn text(file: &File) -> String {

@@ -14,7 +14,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::{Cluster, Said};
+use super::{Cluster, ScriptOutput};
 use crate::skip;
 use crate::wait::wait_for;
 
@@ -22,7 +22,7 @@ use crate::wait::wait_for;
 pub const LIMIT: Duration = Duration::from_secs(30);
 
 /// A namespace of one test. It goes with the cluster; in a cluster of your own it is deleted when dropped.
-pub struct Space<'a> {
+pub struct TestNamespace<'a> {
     /// Its name.
     pub name: String,
     /// A client with an administrator's rights.
@@ -31,7 +31,7 @@ pub struct Space<'a> {
     pub cluster: &'a Cluster,
 }
 
-impl<'a> Space<'a> {
+impl<'a> TestNamespace<'a> {
     /// Makes a namespace that is named after the test, and applies the McpServer definition.
     pub async fn new(cluster: &'a Cluster) -> Self {
         let client = cluster.client().await;
@@ -72,19 +72,19 @@ impl<'a> Space<'a> {
     }
 
     /// Does the same, whatever the answer.
-    pub fn try_apply(&self, yaml: &str) -> Said {
+    pub fn try_apply(&self, yaml: &str) -> ScriptOutput {
         let mut file = tempfile::Builder::new().suffix(".yaml").tempfile().expect("a file");
         file.write_all(yaml.as_bytes()).expect("written");
         self.kubectl(&["apply", "-f", &file.path().display().to_string()])
     }
 
     /// Runs `kubectl` in this namespace.
-    pub fn kubectl(&self, arguments: &[&str]) -> Said {
+    pub fn kubectl(&self, arguments: &[&str]) -> ScriptOutput {
         self.cluster.kubectl(&[&["--namespace", &self.name], arguments].concat())
     }
 
     /// Runs `helm` in this namespace.
-    pub fn helm(&self, arguments: &[&str]) -> Said {
+    pub fn helm(&self, arguments: &[&str]) -> ScriptOutput {
         self.cluster.helm(&[&["--namespace", &self.name], arguments].concat())
     }
 
@@ -102,10 +102,10 @@ impl<'a> Space<'a> {
         .await
     }
 
-    /// What somebody would look at first.
+    /// The state of the namespace, to explain a failure.
     fn show(&self) {
         for arguments in [
-            &["get", "mcpservers,pods,services,configmaps,leases", "-o", "wide"][..],
+            &["get", "mcpservers,mcpaccesspolicies,pods,services,configmaps,leases", "-o", "wide"][..],
             &["get", "mcpservers", "-o", "jsonpath={range .items[*]}{.metadata.name}{\"\\t\"}{.status}{\"\\n\"}{end}"],
             &["get", "events", "--sort-by=.lastTimestamp"],
             &["describe", "pods"],
@@ -120,7 +120,7 @@ impl<'a> Space<'a> {
     }
 }
 
-impl Drop for Space<'_> {
+impl Drop for TestNamespace<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.show();
@@ -131,24 +131,26 @@ impl Drop for Space<'_> {
     }
 }
 
-impl Debug for Space<'_> {
+impl Debug for TestNamespace<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Space").field("name", &self.name).finish_non_exhaustive()
     }
 }
 
-/// Applies the McpServer definition and waits until objects of it can be made.
+/// Applies the definitions and waits until objects of them can be made.
 async fn define(client: &Client) {
-    let crd: Value = serde_yaml::from_str(&portcullis_crds::crd::yaml()).expect("the definition is YAML");
-    let api: Api<CustomResourceDefinition> = Api::all(client.clone());
-    let name = crd["metadata"]["name"].as_str().expect("a name").to_owned();
-    let manager = PatchParams::apply("portcullis-e2e").force();
-    api.patch(&name, &manager, &Patch::Apply(&crd)).await.expect("the API server takes the definition");
-    wait_for("the definition to be established", LIMIT, async || {
-        let conditions = api.get(&name).await.ok()?.status?.conditions?;
-        conditions.iter().any(|it| it.type_ == "Established" && it.status == "True").then_some(())
-    })
-    .await;
+    for yaml in [portcullis_crds::crd::yaml(), portcullis_crds::crd::policy_yaml()] {
+        let crd: Value = serde_yaml::from_str(&yaml).expect("the definition is YAML");
+        let api: Api<CustomResourceDefinition> = Api::all(client.clone());
+        let name = crd["metadata"]["name"].as_str().expect("a name").to_owned();
+        let manager = PatchParams::apply("portcullis-e2e").force();
+        api.patch(&name, &manager, &Patch::Apply(&crd)).await.expect("the API server takes the definition");
+        wait_for("the definition to be established", LIMIT, async || {
+            let conditions = api.get(&name).await.ok()?.status?.conditions?;
+            conditions.iter().any(|it| it.type_ == "Established" && it.status == "True").then_some(())
+        })
+        .await;
+    }
 }
 
 fn shorten(text: &str) -> String {

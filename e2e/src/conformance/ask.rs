@@ -9,15 +9,15 @@ use serde_json::{Value, json};
 use super::handler::{Context, is_modern};
 use super::typed;
 
-/// What a client is asked, by key.
-pub(super) type Questions = Vec<(&'static str, Value)>;
+/// The questions to a client, by key.
+pub(super) type ClientQuestions = Vec<(&'static str, Value)>;
 
-/// What came of it.
+/// The outcome of the questions.
 #[derive(Debug)]
-pub(super) enum Asked {
+pub(super) enum AskOutcome {
     /// The client has answered everything.
     Answered(InputResponses),
-    /// The client must be told what is missing.
+    /// Answers are missing: the client gets the questions.
     Missing(InputRequests),
 }
 
@@ -44,10 +44,10 @@ pub(super) fn roots() -> Value {
 
 /// Asks, unless the request has the answers already. What the client has not declared is not asked but refused.
 pub(super) async fn ask(
-    questions: &Questions,
+    questions: &ClientQuestions,
     given: Option<&InputResponses>,
     context: &Context,
-) -> Result<Asked, ErrorData> {
+) -> Result<AskOutcome, ErrorData> {
     let questions: Vec<(String, InputRequest)> =
         questions.iter().map(|(key, question)| ((*key).to_owned(), typed(question.clone()))).collect();
     let able = context.client_capabilities().unwrap_or_default();
@@ -62,7 +62,7 @@ pub(super) async fn ask(
         let answer = from_client(question, &context.peer).await;
         answers.insert(key, answer.map_err(|error| ErrorData::internal_error(error.to_string(), None))?);
     }
-    Ok(Asked::Answered(answers))
+    Ok(AskOutcome::Answered(answers))
 }
 
 /// The name of the capability that a question needs and the client has not declared.
@@ -74,13 +74,13 @@ pub(super) fn lacks(able: &ClientCapabilities, question: &InputRequest) -> Optio
     }
 }
 
-fn from_request(questions: Vec<(String, InputRequest)>, given: Option<&InputResponses>) -> Asked {
+fn from_request(questions: Vec<(String, InputRequest)>, given: Option<&InputResponses>) -> AskOutcome {
     // An answer is an object; anything else is as good as none.
     let answer = |key: &str| given?.get(key).filter(|answer| answer.is_object()).cloned();
     let answers: Option<InputResponses> = questions.iter().map(|(key, _)| Some((key.clone(), answer(key)?))).collect();
     match answers {
-        Some(answers) => Asked::Answered(answers),
-        None => Asked::Missing(questions.into_iter().collect()),
+        Some(answers) => AskOutcome::Answered(answers),
+        None => AskOutcome::Missing(questions.into_iter().collect()),
     }
 }
 

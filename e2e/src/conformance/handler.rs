@@ -1,4 +1,4 @@
-//! What the SDK calls: each method in one line, and what a session remembers.
+//! Implements the SDK's handler: each method in one line, and the state of a session.
 #![expect(deprecated, reason = "logging and resource subscriptions of 2025-11-25 are what is shown")]
 
 use std::collections::HashSet;
@@ -16,16 +16,16 @@ use rmcp::{ErrorData, Peer, RoleServer, ServerHandler};
 use serde_json::json;
 
 use super::plan::States;
-use super::watchers::{News, Watchers};
+use super::watchers::{ListChange, Watchers};
 use super::{prompts, resources, result, tools, typed};
 
 /// The context of a request.
 pub(super) type Context = RequestContext<RoleServer>;
 
-/// What all sessions share.
+/// The state that all sessions share.
 #[derive(Debug, Default)]
-pub(super) struct Shared {
-    /// Who hears of changes.
+pub(super) struct ConformanceState {
+    /// The sessions and streams to notify of changes.
     pub(super) watchers: Watchers,
     /// The `requestState`s that are out.
     pub(super) states: States,
@@ -33,39 +33,39 @@ pub(super) struct Shared {
     pub(super) more_tools: AtomicBool,
     /// Whether the prompt that comes and goes is there.
     pub(super) more_prompts: AtomicBool,
-    /// How often the watched resource has changed.
+    /// Number of changes of the watched resource.
     pub(super) changes: AtomicU64,
 }
 
-impl Shared {
+impl ConformanceState {
     /// Adds the tool that comes and goes, or takes it away, and says so.
     pub(super) async fn change_tools(&self) {
         self.more_tools.fetch_xor(true, Ordering::Relaxed);
-        self.watchers.tell(&News::Tools).await;
+        self.watchers.tell(&ListChange::Tools).await;
     }
 
     /// The same for a prompt.
     pub(super) async fn change_prompts(&self) {
         self.more_prompts.fetch_xor(true, Ordering::Relaxed);
-        self.watchers.tell(&News::Prompts).await;
+        self.watchers.tell(&ListChange::Prompts).await;
     }
 
     pub(super) async fn change_watched_resource(&self) {
         self.changes.fetch_add(1, Ordering::Relaxed);
-        self.watchers.tell(&News::Resource(resources::WATCHED)).await;
+        self.watchers.tell(&ListChange::Resource(resources::WATCHED)).await;
     }
 }
 
-/// What one session of before 2026-07-28 has asked for.
+/// The subscriptions of one legacy session.
 #[derive(Debug, Default)]
-pub(super) struct Session {
+pub(super) struct SessionState {
     /// Its client, from `notifications/initialized` on.
     pub(super) peer: OnceLock<Peer<RoleServer>>,
     watched: Mutex<HashSet<String>>,
     level: Mutex<Option<LoggingLevel>>,
 }
 
-impl Session {
+impl SessionState {
     /// Whether the client has subscribed to a resource.
     pub(super) fn watches(&self, uri: &str) -> bool {
         self.watched.lock().unwrap_or_else(PoisonError::into_inner).contains(uri)
@@ -74,15 +74,15 @@ impl Session {
 
 /// The server of one session, or of one request where there are no sessions.
 #[derive(Debug)]
-pub(super) struct Handler {
-    /// What all sessions share.
-    pub(super) shared: Arc<Shared>,
-    session: Arc<Session>,
+pub(super) struct ConformanceHandler {
+    /// The state that all sessions share.
+    pub(super) shared: Arc<ConformanceState>,
+    session: Arc<SessionState>,
 }
 
-impl Handler {
+impl ConformanceHandler {
     /// Fresh, for a session.
-    pub(super) fn new(shared: &Arc<Shared>) -> Self {
+    pub(super) fn new(shared: &Arc<ConformanceState>) -> Self {
         Self { shared: Arc::clone(shared), session: Arc::default() }
     }
 
@@ -104,7 +104,7 @@ pub(super) fn is_modern(context: &Context) -> bool {
     context.protocol_version().is_some_and(|version| version.as_str() >= ProtocolVersion::V_2026_07_28.as_str())
 }
 
-impl ServerHandler for Handler {
+impl ServerHandler for ConformanceHandler {
     fn get_info(&self) -> ServerConfig {
         let changing = json!({"listChanged": true});
         typed(json!({

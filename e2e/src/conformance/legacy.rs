@@ -21,22 +21,22 @@ use serde::Deserialize;
 use tokio::sync::mpsc::{self, Receiver, Sender, error::SendError};
 use tokio::task::JoinSet;
 
-use super::handler::{Handler, Shared};
+use super::handler::{ConformanceHandler, ConformanceState};
 
 /// Messages that wait on one side of a session.
-const WAITING: usize = 64;
+const QUEUE_CAPACITY: usize = 64;
 
 /// The sessions, and the tasks that serve them.
-pub(super) struct Legacy {
-    shared: Arc<Shared>,
+pub(super) struct LegacySessions {
+    shared: Arc<ConformanceState>,
     next: AtomicU64,
     sessions: Mutex<HashMap<String, Sender<ClientJsonRpcMessage>>>,
     serving: Mutex<JoinSet<()>>,
 }
 
-impl Legacy {
+impl LegacySessions {
     /// Without any session yet.
-    pub(super) fn new(shared: &Arc<Shared>) -> Self {
+    pub(super) fn new(shared: &Arc<ConformanceState>) -> Self {
         let shared = Arc::clone(shared);
         Self { shared, next: AtomicU64::new(1), sessions: Mutex::default(), serving: Mutex::default() }
     }
@@ -50,8 +50,8 @@ impl Legacy {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn serve(&self, pipe: Pipe) {
-        let handler = Handler::new(&self.shared);
+    fn serve(&self, pipe: SessionPipe) {
+        let handler = ConformanceHandler::new(&self.shared);
         let mut serving = self.serving.lock().unwrap_or_else(PoisonError::into_inner);
         while serving.try_join_next().is_some() {}
         serving.spawn(async move {
@@ -63,14 +63,14 @@ impl Legacy {
     }
 }
 
-async fn open(State(legacy): State<Arc<Legacy>>) -> Sse<KeepAliveStream<Events>> {
+async fn open(State(legacy): State<Arc<LegacySessions>>) -> Sse<KeepAliveStream<SessionEvents>> {
     let id = format!("session-{}", legacy.next.fetch_add(1, Ordering::Relaxed));
-    let (from_client, received) = mpsc::channel(WAITING);
-    let (to_client, sent) = mpsc::channel(WAITING);
+    let (from_client, received) = mpsc::channel(QUEUE_CAPACITY);
+    let (to_client, sent) = mpsc::channel(QUEUE_CAPACITY);
     legacy.sessions().insert(id.clone(), from_client);
-    legacy.serve(Pipe { received, to_client });
+    legacy.serve(SessionPipe { received, to_client });
     let endpoint = Some(Event::default().event("endpoint").data(format!("/message?sessionId={id}")));
-    Sse::new(Events { endpoint, sent, id, legacy }).keep_alive(KeepAlive::default())
+    Sse::new(SessionEvents { endpoint, sent, id, legacy }).keep_alive(KeepAlive::default())
 }
 
 #[derive(Deserialize)]
@@ -80,7 +80,7 @@ struct Whose {
 }
 
 async fn message(
-    State(legacy): State<Arc<Legacy>>,
+    State(legacy): State<Arc<LegacySessions>>,
     Query(whose): Query<Whose>,
     body: Bytes,
 ) -> (StatusCode, &'static str) {
@@ -93,15 +93,15 @@ async fn message(
     }
 }
 
-/// What the client reads. Dropping it ends the session.
-struct Events {
+/// The client's event stream. Dropping it ends the session.
+struct SessionEvents {
     endpoint: Option<Event>,
     sent: Receiver<ServerJsonRpcMessage>,
     id: String,
-    legacy: Arc<Legacy>,
+    legacy: Arc<LegacySessions>,
 }
 
-impl Stream for Events {
+impl Stream for SessionEvents {
     type Item = Result<Event, Infallible>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
@@ -115,19 +115,19 @@ impl Stream for Events {
     }
 }
 
-impl Drop for Events {
+impl Drop for SessionEvents {
     fn drop(&mut self) {
         self.legacy.sessions().remove(&self.id);
     }
 }
 
 /// The SDK's side of a session.
-struct Pipe {
+struct SessionPipe {
     received: Receiver<ClientJsonRpcMessage>,
     to_client: Sender<ServerJsonRpcMessage>,
 }
 
-impl Transport<RoleServer> for Pipe {
+impl Transport<RoleServer> for SessionPipe {
     type Error = SendError<ServerJsonRpcMessage>;
 
     fn send(

@@ -10,8 +10,8 @@ use rmcp::model::{
 };
 use serde_json::{Value, json};
 
-use super::ask::{Asked, Questions, ask, elicitation, lacks, one_field, roots, sampling};
-use super::handler::{Context, Handler, is_modern};
+use super::ask::{AskOutcome, ClientQuestions, ask, elicitation, lacks, one_field, roots, sampling};
+use super::handler::{ConformanceHandler, Context, is_modern};
 use super::typed;
 
 /// The `requestState`s that are out: handles, which mean nothing to anybody else.
@@ -32,9 +32,9 @@ impl States {
     }
 }
 
-/// What a tool asks, round by round.
-struct Plan {
-    rounds: Vec<Questions>,
+/// The questions of a tool, round by round.
+struct AskPlan {
+    rounds: Vec<ClientQuestions>,
     /// Whether the client has to hand a state back.
     with_state: bool,
     said: fn(&InputResponses) -> String,
@@ -42,7 +42,7 @@ struct Plan {
 
 /// Calls a tool that asks.
 pub(super) async fn call(
-    handler: &Handler,
+    handler: &ConformanceHandler,
     call: &CallToolRequestParams,
     context: &Context,
 ) -> Result<CallToolResponse, ErrorData> {
@@ -63,12 +63,12 @@ pub(super) async fn call(
 }
 
 /// All rounds within one request.
-async fn converse(plan: &Plan, context: &Context) -> Result<CallToolResponse, ErrorData> {
+async fn converse(plan: &AskPlan, context: &Context) -> Result<CallToolResponse, ErrorData> {
     let mut answers = InputResponses::new();
     for questions in &plan.rounds {
         match ask(questions, None, context).await {
-            Ok(Asked::Answered(more)) => answers.extend(more),
-            Ok(Asked::Missing(_)) => return Err(ErrorData::internal_error("asked as in 2026-07-28", None)),
+            Ok(AskOutcome::Answered(more)) => answers.extend(more),
+            Ok(AskOutcome::Missing(_)) => return Err(ErrorData::internal_error("asked as in 2026-07-28", None)),
             Err(error) => return Ok(CallToolResult::error(vec![ContentBlock::text(error.message)]).into()),
         }
     }
@@ -77,21 +77,21 @@ async fn converse(plan: &Plan, context: &Context) -> Result<CallToolResponse, Er
 
 /// One round of a conversation of which each round is a request of its own.
 async fn step(
-    plan: &Plan,
+    plan: &AskPlan,
     round: usize,
     given: Option<&InputResponses>,
-    handler: &Handler,
+    handler: &ConformanceHandler,
     context: &Context,
 ) -> Result<CallToolResponse, ErrorData> {
     let (round, asked) = match ask(&plan.rounds[round], given, context).await? {
-        Asked::Answered(_) if round + 1 < plan.rounds.len() => {
+        AskOutcome::Answered(_) if round + 1 < plan.rounds.len() => {
             (round + 1, ask(&plan.rounds[round + 1], None, context).await?)
         }
         asked => (round, asked),
     };
     match asked {
-        Asked::Answered(answers) => Ok(text((plan.said)(&answers))),
-        Asked::Missing(requests) => {
+        AskOutcome::Answered(answers) => Ok(text((plan.said)(&answers))),
+        AskOutcome::Missing(requests) => {
             let state = plan.with_state.then(|| handler.shared.states.keep(round));
             Ok(InputRequiredResult::new(Some(requests), state).into())
         }
@@ -102,9 +102,9 @@ fn text(text: String) -> CallToolResponse {
     CallToolResult::success(vec![ContentBlock::text(text)]).into()
 }
 
-fn plan(name: &str, arguments: &JsonObject, context: &Context) -> Option<Plan> {
+fn plan(name: &str, arguments: &JsonObject, context: &Context) -> Option<AskPlan> {
     let argument = |name: &str| arguments.get(name).and_then(Value::as_str).unwrap_or("?");
-    let (rounds, with_state, said): (Vec<Questions>, bool, fn(&InputResponses) -> String) = match name {
+    let (rounds, with_state, said): (Vec<ClientQuestions>, bool, fn(&InputResponses) -> String) = match name {
         "test_sampling" => (vec![vec![("sample", sampling(argument("prompt")))]], false, sampled),
         "test_elicitation" => {
             let schema = json!({"type": "object", "required": ["username", "email"], "properties": {
@@ -143,14 +143,14 @@ fn plan(name: &str, arguments: &JsonObject, context: &Context) -> Option<Plan> {
         }
         _ => return None,
     };
-    Some(Plan { rounds, with_state, said })
+    Some(AskPlan { rounds, with_state, said })
 }
 
 fn name_question(key: &'static str) -> (&'static str, Value) {
     (key, one_field("What is your name?", "name", "string"))
 }
 
-fn everything() -> Questions {
+fn everything() -> ClientQuestions {
     let greeting = ("greeting", sampling("Generate a greeting"));
     vec![name_question("user_name"), greeting, ("client_roots", roots())]
 }

@@ -4,12 +4,12 @@ use rmcp::ErrorData;
 use rmcp::model::{GetPromptRequestParams, GetPromptResponse, GetPromptResult, InputRequiredResult};
 use serde_json::{Value, json};
 
-use super::ask::{Asked, ask, one_field};
+use super::ask::{AskOutcome, ask, one_field};
 use super::handler::Context;
 use super::result;
 use super::tools::PNG;
 
-/// What completion knows.
+/// The values that completion offers.
 const WORDS: [&str; 5] = ["paris", "park", "party", "test", "testing"];
 
 /// All prompts; one more or one less.
@@ -64,8 +64,8 @@ pub(super) async fn get(get: GetPromptRequestParams, context: &Context) -> Resul
         "test_input_required_result_prompt" => {
             let question = one_field("What context should the prompt use?", "context", "string");
             match ask(&vec![("user_context", question)], get.input_responses.as_ref(), context).await? {
-                Asked::Missing(requests) => return Ok(InputRequiredResult::new(Some(requests), None).into()),
-                Asked::Answered(answers) => {
+                AskOutcome::Missing(requests) => return Ok(InputRequiredResult::new(Some(requests), None).into()),
+                AskOutcome::Answered(answers) => {
                     json!([text(&format!("Prompt with context: {}", answers["user_context"]["content"]["context"]))])
                 }
             }

@@ -11,7 +11,7 @@ use rmcp::model::{
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
-use super::handler::{Context, Handler};
+use super::handler::{ConformanceHandler, Context};
 use super::{plan, result, typed};
 
 /// A PNG of one pixel.
@@ -21,7 +21,7 @@ pub(super) const PNG: &str =
 const WAV: &str = "UklGRiYAAABXQVZFZm10IBAAAAABAAEAQB8AAAB9AAACABAAZGF0YQIAAAAAAA==";
 
 /// Between two messages of a tool that sends several.
-const STEP: Duration = Duration::from_millis(50);
+const STEP_PAUSE: Duration = Duration::from_millis(50);
 
 /// Tools without arguments: names and descriptions.
 const PLAIN: [(&str, &str); 24] = [
@@ -103,7 +103,7 @@ fn schema_2020_12() -> Value {
 
 /// Calls a tool.
 pub(super) async fn call(
-    handler: &Handler,
+    handler: &ConformanceHandler,
     call: CallToolRequestParams,
     context: &Context,
 ) -> Result<CallToolResponse, ErrorData> {
@@ -114,7 +114,7 @@ pub(super) async fn call(
         "test_tool_with_logging" => {
             for message in ["Tool execution started", "Tool processing data", "Tool execution completed"] {
                 log(handler, message, context).await?;
-                sleep(STEP).await;
+                sleep(STEP_PAUSE).await;
             }
         }
         "test_logging_tool" => log(handler, "Tool is called", context).await?,
@@ -159,7 +159,7 @@ fn fixed(name: &str) -> Option<Value> {
     Some(json!({"content": content}))
 }
 
-async fn log(handler: &Handler, message: &str, context: &Context) -> Result<(), ErrorData> {
+async fn log(handler: &ConformanceHandler, message: &str, context: &Context) -> Result<(), ErrorData> {
     if !handler.logs(LoggingLevel::Info, context) {
         return Ok(());
     }
@@ -174,7 +174,7 @@ async fn progress(context: &Context) -> Result<(), ErrorData> {
             let progress = ProgressNotificationParam::new(token.clone(), done).with_total(100.0);
             context.peer.notify_progress(progress).await.map_err(gone)?;
         }
-        sleep(STEP).await;
+        sleep(STEP_PAUSE).await;
     }
     Ok(())
 }

@@ -1,15 +1,15 @@
-//! Who hears of changes: sessions of before 2026-07-28, and streams of `subscriptions/listen`.
+//! Notifies legacy sessions and streams of `subscriptions/listen` of changes.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use rmcp::model::ResourceUpdatedNotificationParam;
 use rmcp::service::{SubscriptionSendError, SubscriptionSink};
 
-use super::handler::Session;
+use super::handler::SessionState;
 
 /// A change.
 #[derive(Debug)]
-pub(super) enum News {
+pub(super) enum ListChange {
     /// Of the list of tools.
     Tools,
     /// Of the list of prompts.
@@ -20,13 +20,13 @@ pub(super) enum News {
 
 #[derive(Debug, Default)]
 pub(super) struct Watchers {
-    sessions: Mutex<Vec<Weak<Session>>>,
+    sessions: Mutex<Vec<Weak<SessionState>>>,
     listeners: Mutex<Vec<SubscriptionSink>>,
 }
 
 impl Watchers {
     /// Adds a session; it leaves by being dropped.
-    pub(super) fn add_session(&self, session: &Arc<Session>) {
+    pub(super) fn add_session(&self, session: &Arc<SessionState>) {
         let mut sessions = lock(&self.sessions);
         sessions.retain(|session| session.strong_count() > 0);
         sessions.push(Arc::downgrade(session));
@@ -37,18 +37,18 @@ impl Watchers {
         lock(&self.listeners).push(sink.clone());
     }
 
-    /// How many sessions have subscribed to a resource.
+    /// Number of sessions that have subscribed to a resource.
     pub(super) fn watching(&self, uri: &str) -> usize {
         lock(&self.sessions).iter().filter_map(Weak::upgrade).filter(|session| session.watches(uri)).count()
     }
 
     /// Tells everybody who wants to hear it.
-    pub(super) async fn tell(&self, news: &News) {
+    pub(super) async fn tell(&self, news: &ListChange) {
         let sessions: Vec<_> = lock(&self.sessions).iter().filter_map(Weak::upgrade).collect();
         for session in sessions {
             tell_session(&session, news).await;
         }
-        // Whoever comes meanwhile hears of the next change.
+        // A client that arrives meanwhile gets the next change.
         let listeners = std::mem::take(&mut *lock(&self.listeners));
         for sink in listeners {
             if tell_listener(&sink, news).await {
@@ -59,24 +59,24 @@ impl Watchers {
 }
 
 /// A session that is gone hears nothing, and need not.
-async fn tell_session(session: &Session, news: &News) {
+async fn tell_session(session: &SessionState, news: &ListChange) {
     let Some(peer) = session.peer.get() else { return };
     drop(match news {
-        News::Tools => peer.notify_tool_list_changed().await,
-        News::Prompts => peer.notify_prompt_list_changed().await,
-        News::Resource(uri) if session.watches(uri) => {
+        ListChange::Tools => peer.notify_tool_list_changed().await,
+        ListChange::Prompts => peer.notify_prompt_list_changed().await,
+        ListChange::Resource(uri) if session.watches(uri) => {
             peer.notify_resource_updated(ResourceUpdatedNotificationParam::new(*uri)).await
         }
-        News::Resource(_) => Ok(()),
+        ListChange::Resource(_) => Ok(()),
     });
 }
 
 /// Whether the stream is still there.
-async fn tell_listener(sink: &SubscriptionSink, news: &News) -> bool {
+async fn tell_listener(sink: &SubscriptionSink, news: &ListChange) -> bool {
     let sent = match news {
-        News::Tools => sink.notify_tool_list_changed().await,
-        News::Prompts => sink.notify_prompt_list_changed().await,
-        News::Resource(uri) => sink.notify_resource_updated(*uri).await,
+        ListChange::Tools => sink.notify_tool_list_changed().await,
+        ListChange::Prompts => sink.notify_prompt_list_changed().await,
+        ListChange::Resource(uri) => sink.notify_resource_updated(*uri).await,
     };
     matches!(sent, Ok(()) | Err(SubscriptionSendError::NotificationNotAccepted(_)))
 }

@@ -1,21 +1,21 @@
-//! What may stand before a server: a firewall, a proxy that compresses, a balancer with two replicas behind it.
+//! Simulates a firewall, a compressing proxy, or a balancer with two replicas before a server.
 
 use http::{HeaderValue, Request, Response};
 
+use super::fault::{Behaviour, Coding};
 use super::pipe::{Payload, whole};
 use super::service::{header, respond};
-use super::state::State;
-use super::vice::{Behaviour, Coding};
+use super::state::FaultyState;
 
 /// The replica that a request is sent to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Replica(pub(super) u64);
+pub(super) struct BalancedReplica(pub(super) u64);
 
-/// Where a balancer sends a request.
-pub(super) fn replica(state: &State, request: &Request<()>) -> Replica {
+/// The replica that a balancer chooses for a request.
+pub(super) fn replica(state: &FaultyState, request: &Request<()>) -> BalancedReplica {
     let cookies = header(request, "cookie").split(';').filter_map(|pair| pair.trim().split_once('='));
     let named = cookies.filter(|(name, _)| *name == "replica").find_map(|(_, number)| number.parse().ok());
-    Replica(named.unwrap_or_else(|| state.number() % 2))
+    BalancedReplica(named.unwrap_or_else(|| state.number() % 2))
 }
 
 /// The session that a request is of.
@@ -30,10 +30,10 @@ pub(super) fn forbidden() -> Response<Payload> {
     respond(403, &[("content-type", "text/html")], whole("<html><body>Forbidden</body></html>"))
 }
 
-/// What an answer looks like behind all that.
+/// The answer as the client receives it.
 pub(super) fn passed(behaviour: &Behaviour, request: &Request<()>, mut answer: Response<Payload>) -> Response<Payload> {
     let headers = answer.headers_mut();
-    if let Some(Replica(number)) = request.extensions().get() {
+    if let Some(BalancedReplica(number)) = request.extensions().get() {
         let cookie = format!("replica={number}; Path=/; HttpOnly");
         headers.insert("set-cookie", HeaderValue::from_str(&cookie).expect("letters and digits"));
     }

@@ -8,41 +8,41 @@ use bytes::Bytes;
 use http::Response;
 use tokio::time::{Instant, sleep, sleep_until};
 
+use super::fault::{CallFault, EventFraming};
 use super::frame;
-use super::pipe::{Payload, Pipe, whole};
-use super::rpc::{self, Message};
+use super::pipe::{BodyPipe, Payload, whole};
+use super::rpc::{self, RpcMessage};
 use super::service::respond;
-use super::state::State;
-use super::tool::{Handler, Tool, text_result};
-use super::vice::{Answer, Framing};
-use super::{Mode, methods, rpc::Params};
+use super::state::FaultyState;
+use super::tool::{Tool, ToolHandler, text_result};
+use super::{FaultyMode, methods, rpc::RpcParams};
 
 /// The size of the pieces that huge and endless answers are made of.
-const BLOCK: usize = 64 * 1024;
+const BLOCK_BYTES: usize = 64 * 1024;
 
-/// Where messages go: onto an event stream, or into a plain body.
+/// The destination of messages: an event stream or a plain body.
 #[derive(Clone, Debug)]
 pub(super) struct Out {
-    pub(super) pipe: Pipe,
+    pub(super) pipe: BodyPipe,
     pub(super) events: bool,
 }
 
 /// One call.
 #[derive(Debug)]
-pub(super) struct Call {
+pub(super) struct FaultyCall {
     session: String,
     id: String,
     arguments: String,
     token: Option<String>,
     pub(super) tool: Option<Tool>,
-    pub(super) answer: Answer,
-    /// What is answered instead, by a server that does not know its client any more.
+    pub(super) answer: CallFault,
+    /// The error that replaces the answer of a server that has forgotten its client.
     refused: Option<String>,
 }
 
-impl Call {
-    pub(super) fn new(state: &State, session: &str, message: &Message) -> Self {
-        let params: Params = message.params();
+impl FaultyCall {
+    pub(super) fn new(state: &FaultyState, session: &str, message: &RpcMessage) -> Self {
+        let params: RpcParams = message.params();
         let name = params.name.unwrap_or_default();
         let tool = state.tools().iter().find(|tool| tool.name == name).cloned();
         let answer = tool.as_ref().and_then(|tool| tool.answer.clone()).unwrap_or_else(|| state.behaviour().answer);
@@ -58,16 +58,16 @@ impl Call {
     }
 
     /// Carries it out and answers its POST, if that is its way.
-    pub(super) fn http(&self, state: &State) -> Option<Response<Payload>> {
-        let Answer::Http(status, body) = &self.answer else { return None };
+    pub(super) fn http(&self, state: &FaultyState) -> Option<Response<Payload>> {
+        let CallFault::Http(status, body) = &self.answer else { return None };
         state.seen().begin(&self.arguments);
         let kind = if body.starts_with('{') { "application/json" } else { "text/plain" };
         Some(respond(*status, &[("content-type", kind)], whole(body.replace("ID", &self.id))))
     }
 
     /// Whether its answer is a JSON-RPC error.
-    pub(super) fn fails(&self, state: &State) -> bool {
-        rpc::is_error(&self.text(&self.id, state.mode == Mode::Modern))
+    pub(super) fn fails(&self, state: &FaultyState) -> bool {
+        rpc::is_error(&self.text(&self.id, state.mode == FaultyMode::Modern))
     }
 
     /// Whether it will report progress.
@@ -76,7 +76,7 @@ impl Call {
     }
 
     /// Works and answers, until done, cancelled, or nobody reads any more.
-    pub(super) async fn run(self, state: Arc<State>, out: Out) {
+    pub(super) async fn run(self, state: Arc<FaultyState>, out: Out) {
         if self.refused.is_none() {
             state.seen().begin(&self.arguments);
         }
@@ -89,13 +89,13 @@ impl Call {
         }
     }
 
-    async fn perform(&self, state: &State, out: &Out) {
+    async fn perform(&self, state: &FaultyState, out: &Out) {
         self.work(state, out).await;
         self.deliver(state, out).await;
     }
 
     /// Takes the tool's time, with progress on the way.
-    async fn work(&self, state: &State, out: &Out) {
+    async fn work(&self, state: &FaultyState, out: &Out) {
         let Some(tool) = self.tool.as_ref().filter(|tool| !tool.delay.is_zero()) else { return };
         let end = Instant::now() + tool.delay;
         let every = tool.progress.filter(|_| out.events).unwrap_or(Duration::MAX);
@@ -115,60 +115,60 @@ impl Call {
 
     fn text(&self, id: &str, modern: bool) -> String {
         match self.tool.as_ref().map(|tool| &tool.handler) {
-            Some(Handler::Echo) => {
+            Some(ToolHandler::Echo) => {
                 let more = if modern { r#","resultType":"complete""# } else { "" };
                 rpc::result(id, &text_result(&self.arguments, more))
             }
-            Some(Handler::Result(result)) => rpc::result(id, result),
-            Some(Handler::Error(error)) => rpc::error(id, error),
+            Some(ToolHandler::Result(result)) => rpc::result(id, result),
+            Some(ToolHandler::Error(error)) => rpc::error(id, error),
             None => rpc::error_of(id, -32602, "Unknown tool"),
         }
     }
 
-    async fn deliver(&self, state: &State, out: &Out) {
+    async fn deliver(&self, state: &FaultyState, out: &Out) {
         let text = |id: &str| match &self.refused {
             Some(error) => error.clone(),
-            None => self.text(id, state.mode == Mode::Modern),
+            None => self.text(id, state.mode == FaultyMode::Modern),
         };
         let honest = text(&self.id);
         match &self.answer {
-            Answer::Honest => out.message(state, &honest).await,
-            Answer::Never => pending().await,
-            Answer::CutBeforeAccepting | Answer::CutAfterAccepting => out.pipe.cut().await,
-            Answer::CutMidAnswer => {
+            CallFault::Honest => out.message(state, &honest).await,
+            CallFault::Never => pending().await,
+            CallFault::CutBeforeAccepting | CallFault::CutAfterAccepting => out.pipe.cut().await,
+            CallFault::CutMidAnswer => {
                 let bytes = out.bytes(&state.behaviour().framing, &honest);
                 out.raw(bytes[..bytes.len() / 2].to_vec()).await;
                 out.pipe.cut().await;
             }
-            Answer::EndWithout => out.pipe.end().await,
-            Answer::Twice => {
+            CallFault::EndWithout => out.pipe.end().await,
+            CallFault::Twice => {
                 out.message(state, &honest).await;
                 out.message(state, &honest).await;
             }
-            Answer::Id(id) => out.message(state, &text(id)).await,
-            Answer::StringId => out.message(state, &text(&format!("\"{}\"", self.id.trim_matches('"')))).await,
-            Answer::OthersId => {
+            CallFault::Id(id) => out.message(state, &text(id)).await,
+            CallFault::StringId => out.message(state, &text(&format!("\"{}\"", self.id.trim_matches('"')))).await,
+            CallFault::OthersId => {
                 let other = state.other_id(&self.id).unwrap_or_else(|| "999999999".into());
                 out.message(state, &text(&other)).await;
             }
-            Answer::NoId => out.message(state, &honest.replacen(&format!(r#""id":{},"#, self.id), "", 1)).await,
-            Answer::Instead(bytes) => out.data(bytes).await,
-            Answer::After(bytes) => {
+            CallFault::NoId => out.message(state, &honest.replacen(&format!(r#""id":{},"#, self.id), "", 1)).await,
+            CallFault::Instead(bytes) => out.data(bytes).await,
+            CallFault::After(bytes) => {
                 out.data(bytes).await;
                 out.message(state, &honest).await;
             }
-            Answer::AfterRaw(bytes) => {
+            CallFault::AfterRaw(bytes) => {
                 out.raw(bytes.clone()).await;
                 out.message(state, &honest).await;
             }
-            Answer::Huge(size) => self.huge(out, *size, &rpc::result(&self.id, &text_result("", ""))).await,
-            Answer::HugeIdLast(size) => {
+            CallFault::Huge(size) => self.huge(out, *size, &rpc::result(&self.id, &text_result("", ""))).await,
+            CallFault::HugeIdLast(size) => {
                 let result = text_result("", "");
                 self.huge(out, *size, &format!(r#"{{"jsonrpc":"2.0","result":{result},"id":{}}}"#, self.id)).await;
             }
-            Answer::Http(..) => {}
-            Answer::EndlessLine => out.endless("data: ", "x").await,
-            Answer::EndlessLines => {
+            CallFault::Http(..) => {}
+            CallFault::EndlessLine => out.endless("data: ", "x").await,
+            CallFault::EndlessLines => {
                 out.endless("", "data: xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\n").await
             }
         }
@@ -180,22 +180,22 @@ impl Call {
         let at = empty.find(TEXT).expect("the answer has a text") + TEXT.len();
         let (before, after) = empty.split_at(at);
         let (open, close) = if out.events { ("event: message\ndata: ", "\n\n") } else { ("", "") };
-        let block = u64::try_from(BLOCK).expect("64 KiB");
+        let block = u64::try_from(BLOCK_BYTES).expect("64 KiB");
         let rest = usize::try_from(size % block).expect("below 64 KiB");
         out.raw(format!("{open}{before}")).await;
-        out.pipe.repeat(vec![b'x'; BLOCK], size / block, &Framing::default()).await;
+        out.pipe.repeat(vec![b'x'; BLOCK_BYTES], size / block, &EventFraming::default()).await;
         out.raw(format!("{}{after}{close}", "x".repeat(rest))).await;
     }
 }
 
 impl Out {
     /// Writes a message as the framing of this moment wants it. A plain body holds answers only.
-    pub(super) async fn message(&self, state: &State, text: &str) {
+    pub(super) async fn message(&self, state: &FaultyState, text: &str) {
         let framing = state.behaviour().framing;
         self.pipe.write(self.bytes(&framing, text), &framing).await;
     }
 
-    fn bytes(&self, framing: &Framing, text: &str) -> Vec<u8> {
+    fn bytes(&self, framing: &EventFraming, text: &str) -> Vec<u8> {
         if self.events { frame::event(framing, "message", text, self.pipe.first()) } else { text.as_bytes().to_vec() }
     }
 
@@ -207,14 +207,14 @@ impl Out {
     }
 
     async fn raw(&self, bytes: impl Into<Bytes>) {
-        self.pipe.write(bytes, &Framing::default()).await;
+        self.pipe.write(bytes, &EventFraming::default()).await;
     }
 
     async fn endless(&self, open: &str, again: &str) {
         if self.events {
             self.raw(open.to_owned()).await;
         }
-        self.pipe.repeat(again.repeat(BLOCK / again.len()), u64::MAX, &Framing::default()).await;
+        self.pipe.repeat(again.repeat(BLOCK_BYTES / again.len()), u64::MAX, &EventFraming::default()).await;
         pending().await
     }
 }

@@ -1,9 +1,9 @@
 //! Writes server-sent events in any of the ways that the standard allows.
 
-use super::vice::Framing;
+use super::fault::EventFraming;
 
 /// One event. `first` says whether it opens the stream.
-pub(super) fn event(framing: &Framing, kind: &str, data: &str, first: bool) -> Vec<u8> {
+pub(super) fn event(framing: &EventFraming, kind: &str, data: &str, first: bool) -> Vec<u8> {
     let mut lines = Vec::new();
     if framing.comments {
         lines.extend([": ping - 2026-01-01 00:00:00".to_owned(), String::new(), "id: 7".into(), "retry: 500".into()]);
@@ -22,7 +22,7 @@ pub(super) fn event(framing: &Framing, kind: &str, data: &str, first: bool) -> V
 }
 
 /// A JSON object may hold line breaks after its first and before its last brace; an endpoint may hold none.
-fn data_lines(framing: &Framing, kind: &str, data: &str) -> Vec<String> {
+fn data_lines(framing: &EventFraming, kind: &str, data: &str) -> Vec<String> {
     let inner = data.strip_prefix('{').and_then(|rest| rest.strip_suffix('}'));
     match inner.filter(|_| framing.multi_line && kind == "message") {
         Some(inner) => ["{", inner, "}"].map(|part| field(framing, "data", part)).into(),
@@ -30,44 +30,44 @@ fn data_lines(framing: &Framing, kind: &str, data: &str) -> Vec<String> {
     }
 }
 
-fn field(framing: &Framing, name: &str, value: &str) -> String {
+fn field(framing: &EventFraming, name: &str, value: &str) -> String {
     let space = if framing.no_space { "" } else { " " };
     format!("{name}:{space}{value}")
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::vice::Framing;
+    use super::super::fault::EventFraming;
     use super::event;
 
-    fn text(framing: Framing, first: bool) -> String {
+    fn text(framing: EventFraming, first: bool) -> String {
         String::from_utf8(event(&framing, "message", r#"{"a":1}"#, first)).expect("text")
     }
 
     #[test]
     fn an_honest_event_looks_like_that_of_the_typescript_sdk() {
-        assert_eq!(text(Framing::default(), true), "event: message\ndata: {\"a\":1}\n\n");
+        assert_eq!(text(EventFraming::default(), true), "event: message\ndata: {\"a\":1}\n\n");
     }
 
     #[test]
     fn every_framing_writes_what_its_name_says() {
-        let honest = Framing::default;
+        let honest = EventFraming::default;
         let table = [
-            (Framing { line_end: "\r\n", ..honest() }, "event: message\r\ndata: {\"a\":1}\r\n\r\n"),
-            (Framing { line_end: "\r", ..honest() }, "event: message\rdata: {\"a\":1}\r\r"),
-            (Framing { bom: true, ..honest() }, "\u{feff}event: message\ndata: {\"a\":1}\n\n"),
-            (Framing { no_space: true, ..honest() }, "event:message\ndata:{\"a\":1}\n\n"),
-            (Framing { no_event: true, ..honest() }, "data: {\"a\":1}\n\n"),
-            (Framing { multi_line: true, ..honest() }, "event: message\ndata: {\ndata: \"a\":1\ndata: }\n\n"),
+            (EventFraming { line_end: "\r\n", ..honest() }, "event: message\r\ndata: {\"a\":1}\r\n\r\n"),
+            (EventFraming { line_end: "\r", ..honest() }, "event: message\rdata: {\"a\":1}\r\r"),
+            (EventFraming { bom: true, ..honest() }, "\u{feff}event: message\ndata: {\"a\":1}\n\n"),
+            (EventFraming { no_space: true, ..honest() }, "event:message\ndata:{\"a\":1}\n\n"),
+            (EventFraming { no_event: true, ..honest() }, "data: {\"a\":1}\n\n"),
+            (EventFraming { multi_line: true, ..honest() }, "event: message\ndata: {\ndata: \"a\":1\ndata: }\n\n"),
         ];
         for (framing, wanted) in table {
             assert_eq!(text(framing.clone(), true), wanted, "{framing:?}");
         }
-        assert!(text(Framing { comments: true, ..honest() }, true).starts_with(": ping"));
+        assert!(text(EventFraming { comments: true, ..honest() }, true).starts_with(": ping"));
     }
 
     #[test]
     fn a_byte_order_mark_comes_only_first() {
-        assert!(!text(Framing { bom: true, ..Framing::default() }, false).contains('\u{feff}'));
+        assert!(!text(EventFraming { bom: true, ..EventFraming::default() }, false).contains('\u{feff}'));
     }
 }

@@ -5,17 +5,17 @@ use std::sync::Arc;
 
 use http::{Request, Response};
 
-use super::call::{Call, Out};
+use super::call::{FaultyCall, Out};
+use super::fault::{Behaviour, CallFault, EndpointFault, EventFraming};
 use super::frame;
 use super::methods;
-use super::pipe::{Cut, Payload, Pipe, pipe};
-use super::rpc::Message;
+use super::pipe::{BodyPipe, Payload, PipeCut, pipe};
+use super::rpc::RpcMessage;
 use super::service::{event_stream, json, lost, plain};
-use super::state::State;
-use super::vice::{Answer, Behaviour, Endpoint, Framing};
+use super::state::FaultyState;
 
 /// Opens a session.
-pub(super) async fn open(state: &Arc<State>, behaviour: &Behaviour, request: &Request<()>) -> Response<Payload> {
+pub(super) async fn open(state: &Arc<FaultyState>, behaviour: &Behaviour, request: &Request<()>) -> Response<Payload> {
     let (pipe, body) = pipe();
     let session = state.add_session(Some(pipe.clone()), request.extensions().get());
     state.seen().streams += 1;
@@ -25,21 +25,21 @@ pub(super) async fn open(state: &Arc<State>, behaviour: &Behaviour, request: &Re
 
 /// Takes a message for a session; what it answers goes onto the session's stream.
 pub(super) async fn take(
-    state: &Arc<State>,
+    state: &Arc<FaultyState>,
     request: &Request<()>,
-    message: Option<Message>,
-) -> Result<Response<Payload>, Cut> {
+    message: Option<RpcMessage>,
+) -> Result<Response<Payload>, PipeCut> {
     let query = request.uri().query().unwrap_or_default();
     let session = query.split('&').find_map(|pair| pair.strip_prefix("sessionId=")).unwrap_or_default();
-    let id = message.as_ref().and_then(Message::id);
+    let id = message.as_ref().and_then(RpcMessage::id);
     let Some(Some(pipe)) = state.session(session) else { return lost(state, id).await };
     let Some(message) = message else { return Ok(plain(400, "Could not parse message")) };
     let out = Out { pipe, events: true };
     match message.method() {
         "tools/call" => {
-            let call = Call::new(state, session, &message);
-            if matches!(call.answer, Answer::CutBeforeAccepting) {
-                return Err(Cut);
+            let call = FaultyCall::new(state, session, &message);
+            if matches!(call.answer, CallFault::CutBeforeAccepting) {
+                return Err(PipeCut);
             }
             if let Some(answer) = call.http(state) {
                 return Ok(answer);
@@ -56,7 +56,7 @@ pub(super) async fn take(
 }
 
 /// Stops a call that the caller no longer wants.
-pub(super) fn cancelled(state: &State, session: &str, message: &Message) {
+pub(super) fn cancelled(state: &FaultyState, session: &str, message: &RpcMessage) {
     if let Some(id) = message.params().request_id {
         state.seen().cancelled.push(id.get().to_owned());
         state.cancel(session, id.get());
@@ -64,7 +64,7 @@ pub(super) fn cancelled(state: &State, session: &str, message: &Message) {
 }
 
 /// Sends the requests that the server has for the client.
-pub(super) fn ask(state: &Arc<State>, out: Out) {
+pub(super) fn ask(state: &Arc<FaultyState>, out: Out) {
     let shared = Arc::clone(state);
     state.spawn(async move {
         for ask in shared.behaviour().asks {
@@ -78,7 +78,7 @@ pub(super) fn lost_error(status: u16) -> Response<Payload> {
     json(status, r#"{"jsonrpc":"2.0","id":null,"error":{"code":-32001,"message":"Session not found"}}"#)
 }
 
-fn reply(state: &Arc<State>, out: Out, message: Message) {
+fn reply(state: &Arc<FaultyState>, out: Out, message: RpcMessage) {
     let shared = Arc::clone(state);
     state.spawn(async move {
         match methods::answer(&shared, &message) {
@@ -89,39 +89,41 @@ fn reply(state: &Arc<State>, out: Out, message: Message) {
     });
 }
 
-async fn announce(state: &State, behaviour: &Behaviour, pipe: &Pipe, target: &str) {
+async fn announce(state: &FaultyState, behaviour: &Behaviour, pipe: &BodyPipe, target: &str) {
     let framing = &behaviour.framing;
     let host = state.address;
     let endpoint = match &behaviour.endpoint {
-        Endpoint::Honest | Endpoint::Twice(_) | Endpoint::MessageFirst | Endpoint::PingFirst => format!("/{target}"),
-        Endpoint::Absolute => format!("http://{host}/{target}"),
-        Endpoint::Relative => target.to_owned(),
-        Endpoint::Authority(authority) => format!("//{authority}/{target}"),
-        Endpoint::Origin(origin) => format!("{origin}/{target}"),
-        Endpoint::UserInfo => format!("http://user:secret@{host}/{target}"),
-        Endpoint::Text(text) => text.clone(),
-        Endpoint::Never => return,
-        Endpoint::EndlessLine => return endless_line(pipe).await,
+        EndpointFault::Honest | EndpointFault::Twice(_) | EndpointFault::MessageFirst | EndpointFault::PingFirst => {
+            format!("/{target}")
+        }
+        EndpointFault::Absolute => format!("http://{host}/{target}"),
+        EndpointFault::Relative => target.to_owned(),
+        EndpointFault::Authority(authority) => format!("//{authority}/{target}"),
+        EndpointFault::Origin(origin) => format!("{origin}/{target}"),
+        EndpointFault::UserInfo => format!("http://user:secret@{host}/{target}"),
+        EndpointFault::Text(text) => text.clone(),
+        EndpointFault::Never => return,
+        EndpointFault::EndlessLine => return endless_line(pipe).await,
     };
-    if matches!(behaviour.endpoint, Endpoint::MessageFirst) {
+    if matches!(behaviour.endpoint, EndpointFault::MessageFirst) {
         let early = r#"{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}"#;
         write(pipe, framing, "message", early).await;
     }
-    if matches!(behaviour.endpoint, Endpoint::PingFirst) {
+    if matches!(behaviour.endpoint, EndpointFault::PingFirst) {
         write(pipe, framing, "ping", "2026-09-01T12:00:00Z").await;
         pipe.write("data: hello\n\n", framing).await;
     }
     write(pipe, framing, "endpoint", &endpoint).await;
-    if let Endpoint::Twice(origin) = &behaviour.endpoint {
+    if let EndpointFault::Twice(origin) = &behaviour.endpoint {
         write(pipe, framing, "endpoint", &format!("{origin}/{target}")).await;
     }
 }
 
-async fn write(pipe: &Pipe, framing: &Framing, kind: &str, data: &str) {
+async fn write(pipe: &BodyPipe, framing: &EventFraming, kind: &str, data: &str) {
     pipe.write(frame::event(framing, kind, data, pipe.first()), framing).await;
 }
 
-async fn endless_line(pipe: &Pipe) {
-    pipe.write("event: endpoint\ndata: /", &Framing::default()).await;
-    pipe.repeat(vec![b'x'; 64 * 1024], u64::MAX, &Framing::default()).await;
+async fn endless_line(pipe: &BodyPipe) {
+    pipe.write("event: endpoint\ndata: /", &EventFraming::default()).await;
+    pipe.repeat(vec![b'x'; 64 * 1024], u64::MAX, &EventFraming::default()).await;
 }

@@ -1,10 +1,10 @@
-//! The answers of the protocol itself: initialize, discover, ping, lists. Calls are in `call`.
+//! Answers requests of the protocol itself: initialize, discover, ping, lists. `call` answers calls.
 
-use super::Mode;
-use super::rpc::{self, Message, Params};
-use super::state::State;
+use super::FaultyMode;
+use super::fault::{Behaviour, ListFault, ProtocolFault};
+use super::rpc::{self, RpcMessage, RpcParams};
+use super::state::FaultyState;
 use super::tool::Tool;
-use super::vice::{Behaviour, List, Reply};
 
 /// The newest version with sessions.
 const LEGACY: &str = "2025-11-25";
@@ -12,13 +12,13 @@ const LEGACY: &str = "2025-11-25";
 pub(super) const MODERN: &str = "2026-07-28";
 const KNOWN: [&str; 4] = ["2024-11-05", "2025-03-26", "2025-06-18", LEGACY];
 
-/// What modern results must hold beside their content.
+/// Members that modern results require beside their content.
 const MODERN_EXTRAS: &str = r#","resultType":"complete","ttlMs":0,"cacheScope":"public""#;
 
 /// The text of the answer to a request other than a call; `None` when it is never answered.
-pub(super) fn answer(state: &State, message: &Message) -> Option<String> {
+pub(super) fn answer(state: &FaultyState, message: &RpcMessage) -> Option<String> {
     let (id, params, behaviour) = (message.id()?, message.params(), state.behaviour());
-    let modern = state.mode == Mode::Modern;
+    let modern = state.mode == FaultyMode::Modern;
     if let Some(error) = uninitialized(state, message) {
         return Some(error);
     }
@@ -42,8 +42,8 @@ pub(super) fn answer(state: &State, message: &Message) -> Option<String> {
     }
 }
 
-/// What a server says that does not know its client any more, if it does not.
-pub(super) fn uninitialized(state: &State, message: &Message) -> Option<String> {
+/// The error of a server that has forgotten its client, if it has.
+pub(super) fn uninitialized(state: &FaultyState, message: &RpcMessage) -> Option<String> {
     let error = state.behaviour().uninitialized?;
     match message.method() {
         "initialize" => state.behave(|it| it.uninitialized = None),
@@ -53,8 +53,8 @@ pub(super) fn uninitialized(state: &State, message: &Message) -> Option<String> 
     None
 }
 
-/// How a list of something else than tools is answered, if it has any.
-fn other_list(behaviour: &Behaviour, method: &str) -> Option<Reply> {
+/// The answer to a list of prompts, resources or templates, if the server has any.
+fn other_list(behaviour: &Behaviour, method: &str) -> Option<ProtocolFault> {
     match method {
         "prompts/list" => behaviour.prompts.clone(),
         "resources/list" => behaviour.resources.clone(),
@@ -77,16 +77,16 @@ pub(super) fn modern_knows(method: &str) -> bool {
         || method.ends_with("/list")
 }
 
-fn reply(id: &str, reply: Reply, honest: String) -> Option<String> {
+fn reply(id: &str, reply: ProtocolFault, honest: String) -> Option<String> {
     match reply {
-        Reply::Honest => Some(rpc::result(id, &honest)),
-        Reply::Never => None,
-        Reply::Result(result) => Some(rpc::result(id, &result)),
-        Reply::Error(error) => Some(rpc::error(id, &error)),
+        ProtocolFault::Honest => Some(rpc::result(id, &honest)),
+        ProtocolFault::Never => None,
+        ProtocolFault::Result(result) => Some(rpc::result(id, &result)),
+        ProtocolFault::Error(error) => Some(rpc::error(id, &error)),
     }
 }
 
-fn initialize(params: &Params, behaviour: &Behaviour) -> String {
+fn initialize(params: &RpcParams, behaviour: &Behaviour) -> String {
     let asked = params.version.as_deref().filter(|version| KNOWN.contains(version));
     let (version, info) = (asked.unwrap_or(LEGACY), info(behaviour));
     format!(r#"{{"protocolVersion":"{version}",{},{info}}}"#, capabilities(behaviour))
@@ -102,23 +102,23 @@ fn info(behaviour: &Behaviour) -> String {
     format!(r#""serverInfo":{{"name":{name},"version":"1.0.0"}}"#)
 }
 
-fn list(state: &State, id: &str, params: &Params, list: List) -> Option<String> {
+fn list(state: &FaultyState, id: &str, params: &RpcParams, list: ListFault) -> Option<String> {
     let listed = |tools: &[Tool]| tools.iter().map(|tool| tool.listed.clone()).collect::<Vec<_>>();
     let page = params.cursor.as_deref().and_then(|cursor| cursor.parse::<usize>().ok()).unwrap_or(0);
     let (entries, cursor) = match list {
-        List::Reply(Reply::Honest) | List::Honest => (listed(&state.tools()), None),
-        List::Reply(other) => return reply(id, other, String::new()),
-        List::Pages(size) => {
+        ListFault::Reply(ProtocolFault::Honest) | ListFault::Honest => (listed(&state.tools()), None),
+        ListFault::Reply(other) => return reply(id, other, String::new()),
+        ListFault::Pages(size) => {
             let tools = state.tools();
             let end = (page + size.max(1)).min(tools.len());
             (listed(&tools[page.min(end)..end]), (end < tools.len()).then(|| end.to_string()))
         }
-        List::EndlessPages => (vec![numbered(page)], Some((page + 1).to_string())),
-        List::SameCursor => (listed(&state.tools()), Some("again".into())),
-        List::Many(count) => ((0..count).map(numbered).collect(), None),
+        ListFault::EndlessPages => (vec![numbered(page)], Some((page + 1).to_string())),
+        ListFault::SameCursor => (listed(&state.tools()), Some("again".into())),
+        ListFault::Many(count) => ((0..count).map(numbered).collect(), None),
     };
     let cursor = cursor.map(|cursor| format!(r#","nextCursor":"{cursor}""#)).unwrap_or_default();
-    let extras = if state.mode == Mode::Modern { MODERN_EXTRAS } else { "" };
+    let extras = if state.mode == FaultyMode::Modern { MODERN_EXTRAS } else { "" };
     Some(rpc::result(id, &format!(r#"{{"tools":[{}]{cursor}{extras}}}"#, entries.join(","))))
 }
 

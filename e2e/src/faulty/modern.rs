@@ -1,4 +1,4 @@
-//! What 2026-07-28 asks of every request, and its `subscriptions/listen`.
+//! Checks requests as 2026-07-28 requires, and serves its `subscriptions/listen`.
 
 use std::sync::Arc;
 
@@ -9,16 +9,16 @@ use http::{Request, Response};
 use super::call::Out;
 use super::methods::{MODERN, modern_knows};
 use super::pipe::{Payload, pipe};
-use super::rpc::{self, Message, Params};
+use super::rpc::{self, RpcMessage, RpcParams};
 use super::service::{event_stream, header, json, plain};
-use super::state::State;
+use super::state::FaultyState;
 
 const VERSION: &str = "io.modelcontextprotocol/protocolVersion";
 const CAPABILITIES: &str = "io.modelcontextprotocol/clientCapabilities";
 const SUBSCRIPTION: &str = "io.modelcontextprotocol/subscriptionId";
 
 /// The refusal that a request deserves, if any; notifications are taken as they are.
-pub(super) fn refusal(request: &Request<()>, message: &Message) -> Option<Response<Payload>> {
+pub(super) fn refusal(request: &Request<()>, message: &RpcMessage) -> Option<Response<Payload>> {
     let Some(id) = message.id() else { return Some(plain(202, "")) };
     let (method, params) = (message.method(), message.params());
     let Some(version) = params.meta_text(VERSION) else { return Some(bad(id, -32602, "_meta has no protocolVersion")) };
@@ -37,7 +37,7 @@ pub(super) fn refusal(request: &Request<()>, message: &Message) -> Option<Respon
 }
 
 /// Opens the stream of notifications: the acknowledgement first, then whatever changes.
-pub(super) async fn listen(state: &Arc<State>, message: &Message) -> Response<Payload> {
+pub(super) async fn listen(state: &Arc<FaultyState>, message: &RpcMessage) -> Response<Payload> {
     let id = message.id().unwrap_or("null");
     let (pipe, body) = pipe();
     state.seen().streams += 1;
@@ -53,7 +53,7 @@ pub(super) fn note(method: &str, id: &str, extra: &str) -> String {
     format!(r#"{{"jsonrpc":"2.0","method":"{method}","params":{{"_meta":{{"{SUBSCRIPTION}":{id}}}{extra}}}}}"#)
 }
 
-fn mismatch(request: &Request<()>, method: &str, params: &Params, version: &str) -> Option<&'static str> {
+fn mismatch(request: &Request<()>, method: &str, params: &RpcParams, version: &str) -> Option<&'static str> {
     if header(request, "mcp-protocol-version") != version {
         return Some("MCP-Protocol-Version");
     }

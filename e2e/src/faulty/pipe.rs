@@ -1,4 +1,4 @@
-//! The body of an answer that is written while it is read: whole, in pieces, for ever, cut, or frozen.
+//! The body of an answer that is written while it is read: whole, in pieces, endless, cut, or frozen.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -16,33 +16,33 @@ use tokio::sync::mpsc;
 use tokio::task::yield_now;
 use tokio::time::sleep;
 
-use super::vice::Framing;
+use super::fault::EventFraming;
 
 /// The body of every answer here.
-pub(super) type Payload = UnsyncBoxBody<Bytes, Cut>;
+pub(super) type Payload = UnsyncBoxBody<Bytes, PipeCut>;
 
 /// Makes hyper drop the connection where it stands.
 #[derive(Debug)]
-pub(super) struct Cut;
+pub(super) struct PipeCut;
 
-impl fmt::Display for Cut {
+impl fmt::Display for PipeCut {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("the connection is cut on purpose")
     }
 }
 
-impl std::error::Error for Cut {}
+impl std::error::Error for PipeCut {}
 
 /// The writing end. Clones write to the same body; it ends when all are gone.
 #[derive(Clone, Debug)]
-pub(super) struct Pipe {
-    sender: mpsc::Sender<Step>,
+pub(super) struct BodyPipe {
+    sender: mpsc::Sender<PipeStep>,
     frozen: Arc<AtomicBool>,
     started: Arc<AtomicBool>,
 }
 
 #[derive(Debug)]
-enum Step {
+enum PipeStep {
     Write(Write),
     End,
     Cut,
@@ -51,7 +51,7 @@ enum Step {
 #[derive(Debug)]
 struct Write {
     bytes: Bytes,
-    /// What is left of the current round.
+    /// The rest of the current round.
     left: Bytes,
     rounds: u64,
     piece: usize,
@@ -59,9 +59,9 @@ struct Write {
 }
 
 /// A pipe and its body.
-pub(super) fn pipe() -> (Pipe, Payload) {
+pub(super) fn pipe() -> (BodyPipe, Payload) {
     let (sender, receiver) = mpsc::channel(64);
-    let pipe = Pipe { sender, frozen: Arc::default(), started: Arc::default() };
+    let pipe = BodyPipe { sender, frozen: Arc::default(), started: Arc::default() };
     (pipe, StreamBody::new(frames(receiver)).boxed_unsync())
 }
 
@@ -70,28 +70,28 @@ pub(super) fn whole(bytes: impl Into<Bytes>) -> Payload {
     Full::new(bytes.into()).map_err(|never: Infallible| match never {}).boxed_unsync()
 }
 
-impl Pipe {
+impl BodyPipe {
     /// Writes bytes in the pieces that the framing asks for.
-    pub(super) async fn write(&self, bytes: impl Into<Bytes>, framing: &Framing) {
+    pub(super) async fn write(&self, bytes: impl Into<Bytes>, framing: &EventFraming) {
         self.repeat(bytes, 1, framing).await;
     }
 
     /// Writes the same bytes many times.
-    pub(super) async fn repeat(&self, bytes: impl Into<Bytes>, times: u64, framing: &Framing) {
+    pub(super) async fn repeat(&self, bytes: impl Into<Bytes>, times: u64, framing: &EventFraming) {
         let bytes: Bytes = bytes.into();
         let piece = framing.piece.unwrap_or(usize::MAX).max(1);
         let write = Write { left: Bytes::new(), bytes, rounds: times, piece, pause: framing.pause };
-        self.step(Step::Write(write)).await;
+        self.step(PipeStep::Write(write)).await;
     }
 
     /// Ends the body properly, after what was written.
     pub(super) async fn end(&self) {
-        self.step(Step::End).await;
+        self.step(PipeStep::End).await;
     }
 
     /// Cuts the connection, after what was written.
     pub(super) async fn cut(&self) {
-        self.step(Step::Cut).await;
+        self.step(PipeStep::Cut).await;
     }
 
     /// Lets everything that is written from now on vanish, with the connection left open.
@@ -99,7 +99,7 @@ impl Pipe {
         self.frozen.store(true, Ordering::Relaxed);
     }
 
-    /// Whether nothing was written through [`Pipe::first`] before.
+    /// Whether nothing was written through [`BodyPipe::first`] before.
     pub(super) fn first(&self) -> bool {
         !self.started.swap(true, Ordering::Relaxed)
     }
@@ -114,7 +114,7 @@ impl Pipe {
         self.sender.is_closed()
     }
 
-    async fn step(&self, step: Step) {
+    async fn step(&self, step: PipeStep) {
         if !self.frozen.load(Ordering::Relaxed) {
             // An error means that the reader is gone, which is its right.
             drop(self.sender.send(step).await);
@@ -122,19 +122,19 @@ impl Pipe {
     }
 }
 
-fn frames(receiver: mpsc::Receiver<Step>) -> impl Stream<Item = Result<Frame<Bytes>, Cut>> {
+fn frames(receiver: mpsc::Receiver<PipeStep>) -> impl Stream<Item = Result<Frame<Bytes>, PipeCut>> {
     unfold((receiver, None), |(mut receiver, mut current): (_, Option<Write>)| async move {
         loop {
             if let Some(bytes) = next_piece(&mut current).await {
                 return Some((Ok(Frame::data(bytes)), (receiver, current)));
             }
             match receiver.recv().await? {
-                Step::Write(write) => current = Some(write),
-                Step::End => return None,
-                Step::Cut => {
+                PipeStep::Write(write) => current = Some(write),
+                PipeStep::End => return None,
+                PipeStep::Cut => {
                     // Yielding makes hyper flush first: the head and what was written reach the caller before the cut.
                     yield_now().await;
-                    return Some((Err(Cut), (receiver, None)));
+                    return Some((Err(PipeCut), (receiver, None)));
                 }
             }
         }

@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 
 /// A message of the caller; everything but the method is raw.
 #[derive(Clone, Debug, Deserialize)]
-pub(super) struct Message {
+pub(super) struct RpcMessage {
     pub(super) id: Option<Box<RawValue>>,
     pub(super) method: Option<String>,
     #[serde(default)]
@@ -16,7 +16,7 @@ pub(super) struct Message {
 
 /// The parameters that matter here.
 #[derive(Clone, Debug, Default, Deserialize)]
-pub(super) struct Params {
+pub(super) struct RpcParams {
     pub(super) name: Option<String>,
     pub(super) uri: Option<String>,
     pub(super) arguments: Option<Box<RawValue>>,
@@ -29,7 +29,7 @@ pub(super) struct Params {
     pub(super) meta: HashMap<String, Box<RawValue>>,
 }
 
-impl Message {
+impl RpcMessage {
     pub(super) fn read(body: &[u8]) -> Option<Self> {
         serde_json::from_slice(body).ok()
     }
@@ -42,12 +42,12 @@ impl Message {
         self.method.as_deref().unwrap_or_default()
     }
 
-    pub(super) fn params(&self) -> Params {
+    pub(super) fn params(&self) -> RpcParams {
         self.params.as_deref().and_then(|raw| serde_json::from_str(raw.get()).ok()).unwrap_or_default()
     }
 }
 
-impl Params {
+impl RpcParams {
     /// A string in `_meta`.
     pub(super) fn meta_text(&self, key: &str) -> Option<String> {
         self.meta.get(key).and_then(|raw| serde_json::from_str(raw.get()).ok())

@@ -1,4 +1,4 @@
-//! What a faulty server has seen: counters, and the last requests as they came.
+//! Records the traffic of a faulty server: counters, and the last requests unchanged.
 
 use std::collections::VecDeque;
 
@@ -7,12 +7,12 @@ use http::HeaderMap;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-/// How many requests are kept.
-const KEPT: usize = 4096;
+/// Number of kept requests.
+const MAX_KEPT_REQUESTS: usize = 4096;
 
 /// A copy of what was seen until now.
 #[derive(Clone, Debug, Default)]
-pub struct Seen {
+pub struct SeenTraffic {
     /// TCP connections accepted.
     pub connections: u64,
     /// GET streams opened.
@@ -45,12 +45,12 @@ pub struct Seen {
     /// them.
     pub begun: VecDeque<String>,
     /// The last 4,096 HTTP requests.
-    pub requests: VecDeque<Request>,
+    pub requests: VecDeque<SeenRequest>,
 }
 
 /// One HTTP request.
 #[derive(Clone, Debug)]
-pub struct Request {
+pub struct SeenRequest {
     /// GET, POST or DELETE.
     pub http_method: String,
     /// Path and query.
@@ -65,9 +65,9 @@ pub struct Request {
     pub id: Option<String>,
 }
 
-impl Seen {
+impl SeenTraffic {
     /// The requests with this JSON-RPC method, oldest first.
-    pub fn of(&self, method: &str) -> Vec<&Request> {
+    pub fn of(&self, method: &str) -> Vec<&SeenRequest> {
         self.requests.iter().filter(|request| request.method.as_deref() == Some(method)).collect()
     }
 
@@ -82,13 +82,13 @@ impl Seen {
     }
 
     pub(super) fn begin(&mut self, arguments: &str) {
-        if self.begun.len() == KEPT {
+        if self.begun.len() == MAX_KEPT_REQUESTS {
             self.begun.pop_front();
         }
         self.begun.push_back(arguments.to_owned());
     }
 
-    pub(super) fn record(&mut self, request: Request) {
+    pub(super) fn record(&mut self, request: SeenRequest) {
         let counter = match request.method.as_deref() {
             Some("initialize") => Some(&mut self.initializes),
             Some("notifications/initialized") => Some(&mut self.initialized),
@@ -101,14 +101,14 @@ impl Seen {
         if let Some(counter) = counter {
             *counter += 1;
         }
-        if self.requests.len() == KEPT {
+        if self.requests.len() == MAX_KEPT_REQUESTS {
             self.requests.pop_front();
         }
         self.requests.push_back(request);
     }
 }
 
-impl Request {
+impl SeenRequest {
     /// A header as text, or "" when it is absent.
     pub fn header(&self, name: &str) -> &str {
         self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
@@ -117,10 +117,10 @@ impl Request {
     /// A raw member of `params`.
     pub fn param(&self, name: &str) -> Option<String> {
         #[derive(Deserialize)]
-        struct Message {
+        struct SeenMessage {
             params: std::collections::HashMap<String, Box<RawValue>>,
         }
-        let mut message: Message = serde_json::from_slice(&self.body).ok()?;
+        let mut message: SeenMessage = serde_json::from_slice(&self.body).ok()?;
         message.params.remove(name).map(|raw| raw.get().to_owned())
     }
 }

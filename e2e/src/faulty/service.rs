@@ -13,18 +13,18 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::pipe::{Cut, Payload, whole};
-use super::rpc::{self, Message};
+use super::fault::{Behaviour, ConnectionFault, FixedAnswer, LostSessionAnswer, RequestFault};
+use super::pipe::{Payload, PipeCut, whole};
+use super::rpc::{self, RpcMessage};
 use super::seen;
-use super::state::State;
-use super::vice::{Behaviour, Connection, Door, Lost, Refusal};
-use super::{Mode, balance, legacy, streamable};
+use super::state::FaultyState;
+use super::{FaultyMode, balance, legacy, streamable};
 
 /// The largest request body that is read.
 const BODY_LIMIT: usize = 64 * 1024 * 1024;
 
 /// Accepts connections until it is dropped.
-pub(super) async fn accept(state: Arc<State>, listener: TcpListener) {
+pub(super) async fn accept(state: Arc<FaultyState>, listener: TcpListener) {
     while let Ok((stream, _)) = listener.accept().await {
         state.seen().connections += 1;
         let shared = Arc::clone(&state);
@@ -32,18 +32,18 @@ pub(super) async fn accept(state: Arc<State>, listener: TcpListener) {
     }
 }
 
-async fn connection(state: Arc<State>, mut stream: TcpStream) -> std::io::Result<()> {
+async fn connection(state: Arc<FaultyState>, mut stream: TcpStream) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     match state.behaviour().connection {
-        Connection::Honest => serve(state, stream).await,
-        Connection::Silent => pending().await,
-        Connection::Closed => {}
-        Connection::Raw(bytes) => {
+        ConnectionFault::Honest => serve(state, stream).await,
+        ConnectionFault::Silent => pending().await,
+        ConnectionFault::Closed => {}
+        ConnectionFault::Raw(bytes) => {
             read_head(&mut stream).await?;
             stream.write_all(&bytes).await?;
             stream.shutdown().await?;
         }
-        Connection::EndlessHeaders => {
+        ConnectionFault::EndlessHeaders => {
             read_head(&mut stream).await?;
             stream.write_all(b"HTTP/1.1 200 OK\r\n").await?;
             loop {
@@ -60,15 +60,15 @@ async fn read_head(stream: &mut TcpStream) -> std::io::Result<()> {
     stream.read(&mut buffer).await.map(drop)
 }
 
-async fn serve(state: Arc<State>, stream: TcpStream) {
+async fn serve(state: Arc<FaultyState>, stream: TcpStream) {
     let service = service_fn(|request| handle(Arc::clone(&state), request));
     // An error is a cut of ours or a caller who left; both are seen elsewhere.
     drop(http1::Builder::new().serve_connection(TokioIo::new(stream), service).await);
 }
 
-async fn handle(state: Arc<State>, request: Request<Incoming>) -> Result<Response<Payload>, Cut> {
+async fn handle(state: Arc<FaultyState>, request: Request<Incoming>) -> Result<Response<Payload>, PipeCut> {
     let (mut head, body) = request.into_parts();
-    let body = Limited::new(body, BODY_LIMIT).collect().await.map_err(|_| Cut)?.to_bytes();
+    let body = Limited::new(body, BODY_LIMIT).collect().await.map_err(|_| PipeCut)?.to_bytes();
     let behaviour = state.behaviour();
     head.extensions.clear();
     let mut request = Request::from_parts(head, ());
@@ -76,8 +76,8 @@ async fn handle(state: Arc<State>, request: Request<Incoming>) -> Result<Respons
         let replica = balance::replica(&state, &request);
         request.extensions_mut().insert(replica);
     }
-    let message = Message::read(&body);
-    state.seen().record(seen::Request {
+    let message = RpcMessage::read(&body);
+    state.seen().record(seen::SeenRequest {
         http_method: request.method().to_string(),
         target: request.uri().to_string(),
         headers: request.headers().clone(),
@@ -90,12 +90,12 @@ async fn handle(state: Arc<State>, request: Request<Incoming>) -> Result<Respons
 }
 
 async fn answered(
-    state: &Arc<State>,
+    state: &Arc<FaultyState>,
     behaviour: &Behaviour,
     request: &Request<()>,
-    message: Option<Message>,
+    message: Option<RpcMessage>,
     body: &Bytes,
-) -> Result<Response<Payload>, Cut> {
+) -> Result<Response<Payload>, PipeCut> {
     if behaviour.wants_agent && header(request, "user-agent").is_empty() {
         return Ok(balance::forbidden());
     }
@@ -114,7 +114,7 @@ async fn answered(
         state.seen().answers.push(String::from_utf8_lossy(body).into_owned());
     }
     if state.is_elsewhere(balance::session(request), request.extensions().get()) {
-        return lost(state, message.as_ref().and_then(Message::id)).await;
+        return lost(state, message.as_ref().and_then(RpcMessage::id)).await;
     }
     let path = match (request.uri().path(), behaviour.moved) {
         ("/mcp", Some(status)) => return Ok(respond(status, &[("location", "/mcp/")], whole(""))),
@@ -122,40 +122,44 @@ async fn answered(
         (path, _) => path,
     };
     match (state.mode, request.method(), path) {
-        (Mode::Sse, &Method::GET, "/sse") => Ok(legacy::open(state, behaviour, request).await),
-        (Mode::Sse, &Method::POST, "/message") => legacy::take(state, request, message).await,
-        (Mode::Streamable | Mode::Modern, _, "/mcp") => streamable::handle(state, behaviour, request, message).await,
+        (FaultyMode::Sse, &Method::GET, "/sse") => Ok(legacy::open(state, behaviour, request).await),
+        (FaultyMode::Sse, &Method::POST, "/message") => legacy::take(state, request, message).await,
+        (FaultyMode::Streamable | FaultyMode::Modern, _, "/mcp") => {
+            streamable::handle(state, behaviour, request, message).await
+        }
         _ => Ok(plain(404, "Not found")),
     }
 }
 
-async fn knock(doors: Vec<Door>) -> Option<Result<Response<Payload>, Cut>> {
+async fn knock(doors: Vec<RequestFault>) -> Option<Result<Response<Payload>, PipeCut>> {
     for door in doors {
         match door {
-            Door::Open => {}
-            Door::Hangs => pending().await,
-            Door::Slams => return Some(Err(Cut)),
-            Door::Answers(refusal) => return Some(Ok(refused(refusal))),
+            RequestFault::Open => {}
+            RequestFault::Hangs => pending().await,
+            RequestFault::Slams => return Some(Err(PipeCut)),
+            RequestFault::Answers(refusal) => return Some(Ok(refused(refusal))),
         }
     }
     None
 }
 
-/// What a caller with an unknown session is told, to the request with this id.
-pub(super) async fn lost(state: &State, id: Option<&str>) -> Result<Response<Payload>, Cut> {
+/// The answer to a request with an unknown session and this id.
+pub(super) async fn lost(state: &FaultyState, id: Option<&str>) -> Result<Response<Payload>, PipeCut> {
     state.seen().lost += 1;
     Ok(match state.behaviour().lost {
-        Lost::NotFound => plain(404, "Could not find session"),
-        Lost::NotFoundError => legacy::lost_error(404),
-        Lost::Error => legacy::lost_error(200),
-        Lost::BadRequest => plain(400, "No valid session ID provided"),
-        Lost::BadRequestError => json(
+        LostSessionAnswer::NotFound => plain(404, "Could not find session"),
+        LostSessionAnswer::NotFoundError => legacy::lost_error(404),
+        LostSessionAnswer::Error => legacy::lost_error(200),
+        LostSessionAnswer::BadRequest => plain(400, "No valid session ID provided"),
+        LostSessionAnswer::BadRequestError => json(
             400,
             r#"{"jsonrpc":"2.0","error":{"code":-32000,"message":"Bad Request: No valid session ID provided"},"id":null}"#,
         ),
-        Lost::Gone => plain(410, "Gone"),
-        Lost::Uninitialized(code) => json(200, rpc::error_of(id.unwrap_or("null"), code, "Server not initialized")),
-        Lost::Hangs => pending().await,
+        LostSessionAnswer::Gone => plain(410, "Gone"),
+        LostSessionAnswer::Uninitialized(code) => {
+            json(200, rpc::error_of(id.unwrap_or("null"), code, "Server not initialized"))
+        }
+        LostSessionAnswer::Hangs => pending().await,
     })
 }
 
@@ -182,7 +186,7 @@ pub(super) fn json_body(status: u16, body: Payload) -> Response<Payload> {
     respond(status, &[("content-type", "application/json")], body)
 }
 
-fn refused(refusal: Refusal) -> Response<Payload> {
+fn refused(refusal: FixedAnswer) -> Response<Payload> {
     let headers: Vec<_> = refusal.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     respond(refusal.status, &headers, whole(refusal.body))
 }

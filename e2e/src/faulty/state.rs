@@ -1,4 +1,4 @@
-//! What the connections of one faulty server share.
+//! The state that the connections of one faulty server share.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -9,48 +9,48 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
-use super::Mode;
-use super::balance::Replica;
-use super::pipe::Pipe;
-use super::seen::Seen;
+use super::FaultyMode;
+use super::balance::BalancedReplica;
+use super::fault::Behaviour;
+use super::pipe::BodyPipe;
+use super::seen::SeenTraffic;
 use super::tool::Tool;
-use super::vice::Behaviour;
 
 #[derive(Debug)]
-pub(super) struct State {
-    pub(super) mode: Mode,
+pub(super) struct FaultyState {
+    pub(super) mode: FaultyMode,
     pub(super) address: SocketAddr,
     behaviour: Mutex<Behaviour>,
     tools: Mutex<Vec<Tool>>,
-    seen: Mutex<Seen>,
+    seen: Mutex<SeenTraffic>,
     /// Session id → its event stream, if it has one.
-    sessions: Mutex<HashMap<String, Option<Pipe>>>,
+    sessions: Mutex<HashMap<String, Option<BodyPipe>>>,
     /// Session id → the replica that keeps it, where there are several.
-    homes: Mutex<HashMap<String, Replica>>,
+    homes: Mutex<HashMap<String, BalancedReplica>>,
     /// Streams of forgotten sessions, which stay open: a stream ends with its last pipe.
-    orphans: Mutex<Vec<Pipe>>,
+    orphans: Mutex<Vec<BodyPipe>>,
     /// Raw id of a `subscriptions/listen` → its event stream.
-    listens: Mutex<Vec<(String, Pipe)>>,
+    listens: Mutex<Vec<(String, BodyPipe)>>,
     /// Calls in flight.
-    running: Mutex<HashMap<Key, Arc<Notify>>>,
+    running: Mutex<HashMap<CallKey, Arc<Notify>>>,
     /// Connections, and calls that outlive their POST.
     work: Mutex<JoinSet<()>>,
     next: AtomicU64,
 }
 
 /// Tells one call from another: session, raw id, and a number, since ids may be used twice.
-pub(super) type Key = (String, String, u64);
+pub(super) type CallKey = (String, String, u64);
 
 /// A call in flight; unless it is settled, its end counts as abandoned by the caller.
-pub(super) struct Running {
-    state: Arc<State>,
-    key: Key,
+pub(super) struct RunningCall {
+    state: Arc<FaultyState>,
+    key: CallKey,
     /// Woken by a cancellation.
     pub(super) stop: Arc<Notify>,
 }
 
-impl State {
-    pub(super) fn new(mode: Mode, address: SocketAddr, tools: Vec<Tool>) -> Self {
+impl FaultyState {
+    pub(super) fn new(mode: FaultyMode, address: SocketAddr, tools: Vec<Tool>) -> Self {
         Self {
             mode,
             address,
@@ -79,37 +79,37 @@ impl State {
         locked(&self.tools)
     }
 
-    pub(super) fn seen(&self) -> MutexGuard<'_, Seen> {
+    pub(super) fn seen(&self) -> MutexGuard<'_, SeenTraffic> {
         locked(&self.seen)
     }
 
     /// Remembers a session. A session of legacy SSE ends with its stream, so those that ended are forgotten here.
-    pub(super) fn add_session(&self, pipe: Option<Pipe>, replica: Option<&Replica>) -> String {
+    pub(super) fn add_session(&self, pipe: Option<BodyPipe>, replica: Option<&BalancedReplica>) -> String {
         let id = format!("session-{}", self.number());
         if let Some(replica) = replica {
             locked(&self.homes).insert(id.clone(), *replica);
         }
         let mut sessions = locked(&self.sessions);
-        if self.mode == Mode::Sse {
-            sessions.retain(|_, pipe| !pipe.as_ref().is_some_and(Pipe::is_closed));
+        if self.mode == FaultyMode::Sse {
+            sessions.retain(|_, pipe| !pipe.as_ref().is_some_and(BodyPipe::is_closed));
         }
         sessions.insert(id.clone(), pipe);
         id
     }
 
     /// A session and its stream, if somebody reads that; `None` when the session is unknown.
-    pub(super) fn session(&self, id: &str) -> Option<Option<Pipe>> {
+    pub(super) fn session(&self, id: &str) -> Option<Option<BodyPipe>> {
         let pipe = locked(&self.sessions).get(id).cloned()?;
         Some(pipe.filter(|pipe| !pipe.is_closed()))
     }
 
     /// Whether a request for this session has come to another replica than the one that keeps it.
-    pub(super) fn is_elsewhere(&self, id: &str, replica: Option<&Replica>) -> bool {
+    pub(super) fn is_elsewhere(&self, id: &str, replica: Option<&BalancedReplica>) -> bool {
         replica.is_some() && locked(&self.homes).get(id).is_some_and(|home| Some(home) != replica)
     }
 
     /// Gives a session its stream.
-    pub(super) fn attach(&self, id: &str, pipe: &Pipe) {
+    pub(super) fn attach(&self, id: &str, pipe: &BodyPipe) {
         locked(&self.sessions).insert(id.to_owned(), Some(pipe.clone()));
     }
 
@@ -122,14 +122,14 @@ impl State {
         locked(&self.orphans).extend(streams);
     }
 
-    pub(super) fn add_listen(&self, id: &str, pipe: &Pipe) {
+    pub(super) fn add_listen(&self, id: &str, pipe: &BodyPipe) {
         let mut listens = locked(&self.listens);
         listens.retain(|(_, pipe)| !pipe.is_closed());
         listens.push((id.to_owned(), pipe.clone()));
     }
 
     /// The streams of sessions, forgotten ones too, that somebody reads.
-    pub(super) fn pipes(&self) -> Vec<Pipe> {
+    pub(super) fn pipes(&self) -> Vec<BodyPipe> {
         let mut pipes: Vec<_> = locked(&self.sessions).values().flatten().cloned().collect();
         pipes.extend(locked(&self.orphans).iter().cloned());
         pipes.retain(|pipe| !pipe.is_closed());
@@ -137,16 +137,16 @@ impl State {
     }
 
     /// The streams of `subscriptions/listen` that somebody reads, with their ids.
-    pub(super) fn listens(&self) -> Vec<(String, Pipe)> {
+    pub(super) fn listens(&self) -> Vec<(String, BodyPipe)> {
         locked(&self.listens).iter().filter(|(_, pipe)| !pipe.is_closed()).cloned().collect()
     }
 
     /// Registers a call in flight.
-    pub(super) fn run(self: &Arc<Self>, session: &str, id: &str) -> Running {
+    pub(super) fn run(self: &Arc<Self>, session: &str, id: &str) -> RunningCall {
         let key = (session.to_owned(), id.to_owned(), self.number());
         let stop = Arc::new(Notify::new());
         locked(&self.running).insert(key.clone(), Arc::clone(&stop));
-        Running { state: Arc::clone(self), key, stop }
+        RunningCall { state: Arc::clone(self), key, stop }
     }
 
     pub(super) fn running(&self) -> usize {
@@ -185,14 +185,14 @@ impl State {
     }
 }
 
-impl Running {
+impl RunningCall {
     /// Marks the call as ended by the server.
     pub(super) fn settle(&self) {
         locked(&self.state.running).remove(&self.key);
     }
 }
 
-impl Drop for Running {
+impl Drop for RunningCall {
     fn drop(&mut self) {
         if locked(&self.state.running).remove(&self.key).is_some() {
             self.state.seen().abandoned += 1;

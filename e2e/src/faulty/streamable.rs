@@ -5,26 +5,26 @@ use std::sync::Arc;
 
 use http::{HeaderValue, Method, Request, Response};
 
-use super::call::{Call, Out};
+use super::call::{FaultyCall, Out};
+use super::fault::{AnswerForm, Behaviour, CallFault, InName, Listen};
 use super::legacy::{ask, cancelled};
-use super::pipe::{Cut, Payload, pipe};
-use super::rpc::Message;
+use super::pipe::{Payload, PipeCut, pipe};
+use super::rpc::RpcMessage;
 use super::service::{event_stream, header, json, json_body, lost, plain};
-use super::state::State;
-use super::vice::{Answer, Behaviour, Form, InName, Listen};
-use super::{Mode, methods, modern, rpc};
+use super::state::FaultyState;
+use super::{FaultyMode, methods, modern, rpc};
 
 const SESSION: &str = "mcp-session-id";
 
 /// Answers GET, POST and DELETE.
 pub(super) async fn handle(
-    state: &Arc<State>,
+    state: &Arc<FaultyState>,
     behaviour: &Behaviour,
     request: &Request<()>,
-    message: Option<Message>,
-) -> Result<Response<Payload>, Cut> {
+    message: Option<RpcMessage>,
+) -> Result<Response<Payload>, PipeCut> {
     match (request.method(), state.mode) {
-        (&Method::POST, Mode::Modern) => {
+        (&Method::POST, FaultyMode::Modern) => {
             let Some(message) = message else { return Ok(parse_error()) };
             match modern::refusal(request, &message) {
                 Some(refusal) => {
@@ -37,8 +37,8 @@ pub(super) async fn handle(
             }
         }
         (&Method::POST, _) => post(state, behaviour, request, message).await,
-        (&Method::GET, Mode::Streamable) => get(state, behaviour, header(request, SESSION)).await,
-        (&Method::DELETE, Mode::Streamable) => {
+        (&Method::GET, FaultyMode::Streamable) => get(state, behaviour, header(request, SESSION)).await,
+        (&Method::DELETE, FaultyMode::Streamable) => {
             state.remove_session(header(request, SESSION));
             state.seen().deleted += 1;
             Ok(plain(200, ""))
@@ -48,11 +48,11 @@ pub(super) async fn handle(
 }
 
 async fn post(
-    state: &Arc<State>,
+    state: &Arc<FaultyState>,
     behaviour: &Behaviour,
     request: &Request<()>,
-    message: Option<Message>,
-) -> Result<Response<Payload>, Cut> {
+    message: Option<RpcMessage>,
+) -> Result<Response<Payload>, PipeCut> {
     let Some(message) = message else { return Ok(parse_error()) };
     let session = header(request, SESSION);
     if message.method() == "initialize" {
@@ -82,13 +82,13 @@ async fn post(
 }
 
 async fn answer(
-    state: &Arc<State>,
+    state: &Arc<FaultyState>,
     behaviour: &Behaviour,
     session: &str,
-    message: Message,
-) -> Result<Response<Payload>, Cut> {
+    message: RpcMessage,
+) -> Result<Response<Payload>, PipeCut> {
     if message.method() == "tools/call" {
-        return call(state, behaviour, Call::new(state, session, &message)).await;
+        return call(state, behaviour, FaultyCall::new(state, session, &message)).await;
     }
     if message.method() == "notifications/cancelled" {
         cancelled(state, session, &message);
@@ -98,15 +98,15 @@ async fn answer(
     }
     let Some(text) = methods::answer(state, &message) else { return pending().await };
     let (pipe, body) = pipe();
-    let out = Out { pipe, events: behaviour.form == Form::Sse };
+    let out = Out { pipe, events: behaviour.form == AnswerForm::Sse };
     out.message(state, &text).await;
     let status = if rpc::is_error(&text) { behaviour.error_status.unwrap_or(200) } else { 200 };
     Ok(if out.events && status == 200 { event_stream(body) } else { json_body(status, body) })
 }
 
-async fn call(state: &Arc<State>, behaviour: &Behaviour, call: Call) -> Result<Response<Payload>, Cut> {
-    if matches!(call.answer, Answer::CutBeforeAccepting) {
-        return Err(Cut);
+async fn call(state: &Arc<FaultyState>, behaviour: &Behaviour, call: FaultyCall) -> Result<Response<Payload>, PipeCut> {
+    if matches!(call.answer, CallFault::CutBeforeAccepting) {
+        return Err(PipeCut);
     }
     if let Some(answer) = call.http(state) {
         return Ok(answer);
@@ -114,11 +114,11 @@ async fn call(state: &Arc<State>, behaviour: &Behaviour, call: Call) -> Result<R
     let failing = behaviour.error_status.filter(|_| call.fails(state));
     let events = match behaviour.form {
         _ if failing.is_some() => false,
-        Form::Auto => call.reports(),
-        Form::Json => false,
-        Form::Sse => true,
+        AnswerForm::Auto => call.reports(),
+        AnswerForm::Json => false,
+        AnswerForm::Sse => true,
     };
-    let endless = matches!(call.answer, Answer::EndlessLine | Answer::EndlessLines);
+    let endless = matches!(call.answer, CallFault::EndlessLine | CallFault::EndlessLines);
     let (pipe, body) = pipe();
     let out = Out { pipe, events };
     if events || endless {
@@ -130,7 +130,7 @@ async fn call(state: &Arc<State>, behaviour: &Behaviour, call: Call) -> Result<R
     Ok(if events { event_stream(body) } else { json_body(failing.unwrap_or(200), body) })
 }
 
-async fn get(state: &Arc<State>, behaviour: &Behaviour, session: &str) -> Result<Response<Payload>, Cut> {
+async fn get(state: &Arc<FaultyState>, behaviour: &Behaviour, session: &str) -> Result<Response<Payload>, PipeCut> {
     match behaviour.listen {
         Listen::NotAllowed => return Ok(plain(405, "Method not allowed")),
         Listen::NotFound => return Ok(plain(404, "Cannot GET /mcp")),

@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
-use super::vice::Answer;
+use super::fault::CallFault;
 
 /// The schema of a tool that takes one string, `message`.
 pub const MESSAGE_SCHEMA: &str =
     r#"{"type":"object","properties":{"message":{"type":"string"}},"required":["message"]}"#;
 
-/// What a call of a tool gives.
+/// The result of a call of a tool.
 #[derive(Clone, Debug)]
-pub enum Handler {
+pub enum ToolHandler {
     /// A text block that holds the bytes of `arguments` exactly as they were received ("" when there were none).
     Echo,
     /// This raw result, byte for byte.
@@ -26,25 +26,25 @@ pub struct Tool {
     pub name: String,
     /// Its raw entry in `tools/list`, byte for byte; it may contradict everything else.
     pub listed: String,
-    /// What a call gives.
-    pub handler: Handler,
-    /// How long a call takes.
+    /// The result of a call.
+    pub handler: ToolHandler,
+    /// The duration of a call.
     pub delay: Duration,
-    /// How often a call reports progress while it takes its time, if the caller gave a progress token.
+    /// The interval of progress notifications during a call, if the caller gave a progress token.
     pub progress: Option<Duration>,
     /// Its own way of answering, instead of the server's.
-    pub answer: Option<Answer>,
+    pub answer: Option<CallFault>,
 }
 
 impl Tool {
     /// Gives its arguments back as they were received; takes one string, `message`.
     pub fn echo(name: &str) -> Self {
-        Self::new(name, Handler::Echo)
+        Self::new(name, ToolHandler::Echo)
     }
 
     /// Gives this raw result.
     pub fn result(name: &str, result: impl Into<String>) -> Self {
-        Self::new(name, Handler::Result(result.into()))
+        Self::new(name, ToolHandler::Result(result.into()))
     }
 
     /// Gives a text block.
@@ -52,7 +52,7 @@ impl Tool {
         Self::result(name, text_result(text, ""))
     }
 
-    /// Gives a text block of so many bytes.
+    /// Returns a text block of `bytes`.
     pub fn big(name: &str, bytes: usize) -> Self {
         Self::text(name, &"x".repeat(bytes))
     }
@@ -65,10 +65,10 @@ impl Tool {
     /// Fails as protocols do: a JSON-RPC error.
     pub fn error(name: &str, code: i64, message: &str) -> Self {
         let message = quote(message);
-        Self::new(name, Handler::Error(format!(r#"{{"code":{code},"message":{message}}}"#)))
+        Self::new(name, ToolHandler::Error(format!(r#"{{"code":{code},"message":{message}}}"#)))
     }
 
-    fn new(name: &str, handler: Handler) -> Self {
+    fn new(name: &str, handler: ToolHandler) -> Self {
         let listed = entry(name, MESSAGE_SCHEMA, "");
         Self { name: name.into(), listed, handler, delay: Duration::ZERO, progress: None, answer: None }
     }
@@ -110,7 +110,7 @@ impl Tool {
     }
 
     /// Gives it its own way of answering.
-    pub fn answers(mut self, answer: Answer) -> Self {
+    pub fn answers(mut self, answer: CallFault) -> Self {
         self.answer = Some(answer);
         self
     }

@@ -9,15 +9,15 @@ use xtask::real_servers::{self, Source};
 
 use crate::{http, skip, sse};
 
-/// How long one greeting may take.
+/// Bound for one greeting.
 const GREETING_LIMIT: Duration = Duration::from_secs(2);
 
 /// The `initialize` that a client of 2025-06-18 sends.
 pub(crate) const INITIALIZE: &str = r#"{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-06-18","capabilities":{},"clientInfo":{"name":"portcullis-e2e","version":"0"}}}"#;
 
-/// How a server is spoken to.
+/// The transport of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Transport {
+pub enum TestTransport {
     /// HTTP+SSE of 2024-11-05: a GET stream that names the address for POSTs.
     Sse,
     /// Streamable HTTP: POSTs to one address.
@@ -26,7 +26,7 @@ pub enum Transport {
 
 /// A real server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum RealServerKind {
     /// server-everything (TypeScript SDK 1.x) over SSE: hangs POSTs with unknown sessions, bursts of list_changed.
     EverythingSse,
     /// server-everything over streamable HTTP: sessions, legacy era only.
@@ -44,7 +44,7 @@ pub enum Kind {
 }
 
 /// Whether a kind can be started on this machine; the error says why not. For [`require!`](crate::require).
-pub fn available(kind: Kind) -> Result<(), String> {
+pub fn available(kind: RealServerKind) -> Result<(), String> {
     installed(kind.source())
 }
 
@@ -56,7 +56,7 @@ pub fn installed(source: Source) -> Result<(), String> {
     }
 }
 
-impl Kind {
+impl RealServerKind {
     /// Every kind.
     pub const ALL: [Self; 7] = [
         Self::EverythingSse,
@@ -68,11 +68,13 @@ impl Kind {
         Self::FastmcpStreamable,
     ];
 
-    /// What it speaks.
-    pub fn transport(self) -> Transport {
+    /// The transport.
+    pub fn transport(self) -> TestTransport {
         match self {
-            Self::EverythingSse | Self::SupergatewaySse | Self::PythonSse | Self::FastmcpSse => Transport::Sse,
-            Self::EverythingStreamable | Self::PythonStreamable | Self::FastmcpStreamable => Transport::StreamableHttp,
+            Self::EverythingSse | Self::SupergatewaySse | Self::PythonSse | Self::FastmcpSse => TestTransport::Sse,
+            Self::EverythingStreamable | Self::PythonStreamable | Self::FastmcpStreamable => {
+                TestTransport::StreamableHttp
+            }
         }
     }
 
@@ -90,8 +92,8 @@ impl Kind {
 
     pub(super) fn path(self) -> &'static str {
         match self.transport() {
-            Transport::Sse => "/sse",
-            Transport::StreamableHttp => "/mcp",
+            TestTransport::Sse => "/sse",
+            TestTransport::StreamableHttp => "/mcp",
         }
     }
 
@@ -110,11 +112,11 @@ impl Kind {
     /// Looks whether it answers as its transport should; leaves no session open that it could close.
     pub(super) async fn greet(self, url: &str) -> Result<()> {
         match self.transport() {
-            Transport::Sse => {
+            TestTransport::Sse => {
                 let event = sse::open(http::get(url).limit(GREETING_LIMIT)).await?.next(GREETING_LIMIT).await?;
                 ensure!(event.as_ref().is_some_and(|it| it.event == "endpoint"), "no endpoint event but {event:?}");
             }
-            Transport::StreamableHttp => {
+            TestTransport::StreamableHttp => {
                 let answer = http::post(url, INITIALIZE).limit(GREETING_LIMIT).send().await?;
                 ensure!(answer.status == 200, "initialize was answered with {}", answer.status);
             }

@@ -8,8 +8,8 @@ use std::sync::Mutex;
 
 use rustix::process::{Pid, Signal, kill_process_group};
 
-/// How much of the output is kept in view.
-const TAIL: u64 = 64 * 1024;
+/// Largest kept part of the output.
+const MAX_OUTPUT_BYTES: u64 = 64 * 1024;
 
 /// Runs "$@" beside a watchman that reads our end of a pipe: when we are gone, however we went, the pipe ends and the
 /// watchman kills the group. (A parent-death signal would follow the thread that forked, and tests end their threads.)
@@ -17,13 +17,13 @@ const WATCHED: &str = r#"exec 3<&0; (read -r _ <&3; kill -KILL 0) & exec 3<&-; e
 
 /// A running process group. Dropping it kills the group and waits for its leader.
 #[derive(Debug)]
-pub struct Process {
+pub struct ProcessGroup {
     child: Mutex<Child>,
     group: Pid,
     output: File,
 }
 
-impl Process {
+impl ProcessGroup {
     /// Starts a command; panics if it cannot be started.
     pub fn start(command: Command) -> Self {
         let output = tempfile::tempfile().expect("a file for the output");
@@ -43,7 +43,7 @@ impl Process {
         self.status().is_some()
     }
 
-    /// How it has ended by itself.
+    /// The exit status, if the process has ended by itself.
     pub fn status(&self) -> Option<ExitStatus> {
         self.child.lock().expect("no holder panics").try_wait().expect("it is ours")
     }
@@ -51,7 +51,7 @@ impl Process {
     /// The last 64 KiB of stdout and stderr together.
     pub fn output(&self) -> String {
         let length = self.output.metadata().map_or(0, |it| it.len());
-        let start = length.saturating_sub(TAIL);
+        let start = length.saturating_sub(MAX_OUTPUT_BYTES);
         let mut tail = vec![0; usize::try_from(length - start).expect("at most 64 KiB")];
         // Positioned reads: the child writes at the offset that the handles share.
         let read = self.output.read_at(&mut tail, start).unwrap_or(0);
@@ -59,7 +59,7 @@ impl Process {
     }
 }
 
-impl Drop for Process {
+impl Drop for ProcessGroup {
     fn drop(&mut self) {
         // An error means that the whole group is gone already.
         let _ = kill_process_group(self.group, Signal::KILL);

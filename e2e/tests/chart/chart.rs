@@ -1,4 +1,4 @@
-//! The chart's files, and what Helm makes of them.
+//! The chart's files, and their rendering by Helm.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -34,7 +34,7 @@ pub fn combinations() -> BTreeMap<String, String> {
         .collect()
 }
 
-/// What Helm makes of the chart with these arguments, as text.
+/// Helm's rendering of the chart with these arguments, as text.
 pub fn template(cluster: &Cluster, arguments: &[&str]) -> String {
     let chart = folder();
     let mut all = vec!["template", RELEASE, &chart, "--namespace", NAMESPACE];

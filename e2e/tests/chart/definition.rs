@@ -1,9 +1,9 @@
-//! The definition of McpServer: one release owns and upgrades it, others leave it alone, and no McpServer is ever lost.
+//! The definitions: one release owns and upgrades them, others ignore them, and no McpServer is ever lost.
 
 use std::process::Command;
 use std::time::Duration;
 
-use portcullis_e2e::cluster::{Cluster, Said, Tier, run, startable};
+use portcullis_e2e::cluster::{Cluster, ScriptOutput, Tier, run, startable};
 use portcullis_e2e::require;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -31,7 +31,7 @@ fn chart(folder: &TempDir) -> String {
 }
 
 /// The release of this name, in a namespace of this name.
-fn helm(cluster: &Cluster, verb: &str, name: &str, more: &[&str]) -> Said {
+fn helm(cluster: &Cluster, verb: &str, name: &str, more: &[&str]) -> ScriptOutput {
     cluster.helm(&[&[verb, name, "--namespace", name], more].concat())
 }
 
@@ -133,15 +133,17 @@ fn a_definition_that_no_release_owns_is_left_alone_until_it_is_handed_over() {
 }
 
 #[test]
-fn the_definition_is_rendered_as_the_file_has_it() {
+fn the_definitions_are_rendered_as_the_files_have_them() {
     require!(portcullis_e2e::cluster::available(Tier::ControlPlane));
     let cluster = portcullis_e2e::cluster::control_plane();
-    let key = format!("CustomResourceDefinition /{NAME}");
-    let mut rendered = objects(&template(cluster, &[])).remove(&key).expect("it is there");
-    assert_eq!(rendered["metadata"]["annotations"]["helm.sh/resource-policy"], "keep");
-    let text = std::fs::read_to_string(repository("helm/portcullis").join(FILE)).expect("a definition");
-    let file: Value = serde_yaml::from_str(&text).expect("YAML");
-    rendered["metadata"] = file["metadata"].clone();
-    assert_eq!(rendered, file);
-    assert!(!objects(&template(cluster, &["--set", "crds.install=false"])).contains_key(&key));
+    for name in [NAME, "mcpaccesspolicies.portcullis.dev"] {
+        let key = format!("CustomResourceDefinition /{name}");
+        let mut rendered = objects(&template(cluster, &[])).remove(&key).expect("it is there");
+        assert_eq!(rendered["metadata"]["annotations"]["helm.sh/resource-policy"], "keep");
+        let file = repository("helm/portcullis").join(format!("files/{name}.yaml"));
+        let file: Value = serde_yaml::from_str(&std::fs::read_to_string(file).expect("a definition")).expect("YAML");
+        rendered["metadata"] = file["metadata"].clone();
+        assert_eq!(rendered, file);
+        assert!(!objects(&template(cluster, &["--set", "crds.install=false"])).contains_key(&key));
+    }
 }

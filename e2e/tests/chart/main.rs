@@ -1,4 +1,4 @@
-//! The chart: that it renders what is meant, that the API server takes it, and that its rights are those of the design.
+//! The chart renders the intended objects, the API server accepts them, and their rights match the design.
 
 mod chart;
 mod definition;

@@ -1,12 +1,12 @@
-//! What pods may be made into: users and groups that the cluster chooses, more containers, other accounts; and when they
-//! are replaced.
+//! Settings of pods: users and groups that the cluster chooses, more containers, other accounts; and the changes that
+//! replace them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use portcullis_e2e::cluster::{Tier, available, control_plane};
 use portcullis_e2e::require;
-use portcullis_gateway::command::Cli as Gateway;
-use portcullis_operator::command::Cli as Operator;
+use portcullis_gateway::cli::command::Cli as Gateway;
+use portcullis_operator::command::OperatorCli as Operator;
 use serde_json::{Value, json};
 
 use crate::chart::{combinations, objects, template};
@@ -138,7 +138,7 @@ fn a_variable_may_be_replaced_and_is_never_there_twice() {
 }
 
 /// Variables that the chart leaves to extraEnv: they mean nothing in a cluster, or their defaults are seldom changed.
-const LEFT_TO_GATEWAY: [&str; 17] = [
+const LEFT_TO_GATEWAY: [&str; 18] = [
     "DEBUG",
     "HOST",
     "JWT_JWKS_FILE",
@@ -149,6 +149,7 @@ const LEFT_TO_GATEWAY: [&str; 17] = [
     "LOG_PAYLOADS",
     "MAX_BODY_BYTES",
     "MAX_CONNECTIONS",
+    "MAX_INSTRUCTIONS_BYTES",
     "MAX_RESULT_BYTES",
     "MCP_URL",
     "MCP_URLS",

@@ -1,11 +1,12 @@
-//! What the two programs say of the settings that a rendered pod gives them, without starting them.
+//! Checks the settings of a rendered pod with the two programs' own checks, without starting them.
 
 use std::collections::BTreeMap;
 
 use clap::builder::Resettable;
 use clap::{CommandFactory, FromArgMatches};
 use portcullis_gateway::auth::Authenticator;
-use portcullis_gateway::{command as gateway, config};
+use portcullis_gateway::cli::command as gateway;
+use portcullis_gateway::config;
 use portcullis_operator::command as operator;
 use serde_json::Value;
 
@@ -35,17 +36,17 @@ fn expand(text: String, (name, value): (&String, &String)) -> String {
     text.replace(&format!("$({name})"), value)
 }
 
-/// What the gateway makes of these variables; an error has a line for each problem.
+/// The gateway's configuration from these variables; an error has a line for each problem.
 pub fn gateway(variables: &Variables) -> Result<config::Config, Vec<String>> {
     options::<gateway::Cli>(variables).options.check()
 }
 
-/// What the operator makes of these variables.
-pub fn operator(variables: &Variables) -> Result<portcullis_operator::Config, Vec<String>> {
-    options::<operator::Cli>(variables).options.check("portcullis-operator-0")
+/// The operator's configuration from these variables.
+pub fn operator(variables: &Variables) -> Result<portcullis_operator::OperatorConfig, Vec<String>> {
+    options::<operator::OperatorCli>(variables).options.check("portcullis-operator-0")
 }
 
-/// What the gateway says of this file of issuers.
+/// The gateway's check of this file of issuers.
 pub fn issuers(file: &str) -> Result<(), Vec<String>> {
     let variables = Variables::from([("ISSUERS_FILE".to_owned(), file.to_owned())]);
     let settings = options::<gateway::Cli>(&variables).options.auth(&mut Vec::new());

@@ -1,4 +1,4 @@
-//! Whatever a program would refuse when it starts, or the API server when it is installed, Helm refuses before.
+//! Helm refuses every value that a program would refuse at start, or the API server at installation.
 
 use std::io::Write as _;
 
@@ -8,10 +8,10 @@ use serde_json::{Value, json};
 
 use crate::chart::{folder, objects, repository};
 use crate::programs::{Variables, gateway, issuers, operator, variables};
-use crate::settings::Form::{List, Plain, Text};
-use crate::settings::{NAMESPACES, OF_GATEWAY, OF_KUBERNETES, OF_OPERATOR, Setting, bad_issuers, good_issuers};
+use crate::settings::ValueForm::{List, Plain, Text};
+use crate::settings::{ChartSetting, NAMESPACES, OF_GATEWAY, OF_KUBERNETES, OF_OPERATOR, bad_issuers, good_issuers};
 
-fn assignment(setting: &Setting, texts: &[&str]) -> String {
+fn assignment(setting: &ChartSetting, texts: &[&str]) -> String {
     let value = match setting.form {
         Text => json!(texts[0]),
         Plain => serde_json::from_str(texts[0]).expect("JSON"),
@@ -20,13 +20,13 @@ fn assignment(setting: &Setting, texts: &[&str]) -> String {
     format!("{}={value}", setting.value)
 }
 
-/// What one call of Helm sets, and where it is to find a fault in each: all texts of a list, one of the others.
+/// The values of one call of Helm, and the expected place of each problem: all texts of a list, one of the others.
 fn round(
-    settings: &[&Setting],
-    texts: impl Fn(&Setting) -> &'static [&'static str],
+    settings: &[&ChartSetting],
+    texts: impl Fn(&ChartSetting) -> &'static [&'static str],
     round: usize,
 ) -> Vec<(String, Vec<String>)> {
-    let of = |setting: &&Setting| {
+    let of = |setting: &&ChartSetting| {
         let all = texts(setting);
         let pointer = format!("/{}", setting.value.replace('.', "/"));
         match setting.form {
@@ -41,12 +41,12 @@ fn round(
 }
 
 /// As many as the setting with the most texts needs; a list needs one.
-fn rounds(settings: &[&Setting], texts: impl Fn(&Setting) -> &'static [&'static str]) -> usize {
+fn rounds(settings: &[&ChartSetting], texts: impl Fn(&ChartSetting) -> &'static [&'static str]) -> usize {
     let plain = settings.iter().filter(|setting| !matches!(setting.form, List));
     plain.map(|setting| texts(setting).len()).max().unwrap_or(1)
 }
 
-fn helm(assignments: &[String]) -> portcullis_e2e::cluster::Said {
+fn helm(assignments: &[String]) -> portcullis_e2e::cluster::ScriptOutput {
     let folder = folder();
     let mut arguments = vec!["template", "portcullis", &folder];
     arguments.extend(assignments.iter().flat_map(|assignment| ["--set-json", assignment]));
@@ -56,7 +56,7 @@ fn helm(assignments: &[String]) -> portcullis_e2e::cluster::Said {
 #[test]
 fn helm_refuses_what_a_program_would_refuse_when_it_starts() {
     require!(available(Tier::ControlPlane));
-    let all: Vec<&Setting> = OF_GATEWAY.iter().chain(&OF_OPERATOR).collect();
+    let all: Vec<&ChartSetting> = OF_GATEWAY.iter().chain(&OF_OPERATOR).collect();
     for number in 0..rounds(&all, |setting| setting.bad) {
         let (assignments, pointers): (Vec<_>, Vec<_>) = round(&all, |setting| setting.bad, number).into_iter().unzip();
         let said = helm(&assignments).bad();
@@ -72,7 +72,7 @@ fn the_programs_refuse_these_too() {
     require!(available(Tier::ControlPlane));
     let rendered = objects(&helm(&[]).good());
     let of = |part| variables(&rendered, part, &["10.0.0.1"]);
-    let with = |variables: &Variables, setting: &Setting, text: &str| {
+    let with = |variables: &Variables, setting: &ChartSetting, text: &str| {
         let text = text.trim_matches('"').to_owned();
         variables.clone().into_iter().chain([(setting.variable.to_owned(), text)]).collect::<Variables>()
     };
@@ -93,7 +93,7 @@ fn the_programs_refuse_these_too() {
 #[test]
 fn helm_takes_what_the_programs_take() {
     require!(available(Tier::ControlPlane));
-    let all: Vec<&Setting> = OF_GATEWAY.iter().chain(&OF_OPERATOR).collect();
+    let all: Vec<&ChartSetting> = OF_GATEWAY.iter().chain(&OF_OPERATOR).collect();
     for number in 0..rounds(&all, |setting| setting.good) {
         let round = round(&all, |setting| setting.good, number);
         let assignments: Vec<String> = round.into_iter().map(|(assignment, _)| assignment).collect();
@@ -107,7 +107,7 @@ fn helm_takes_what_the_programs_take() {
     }
 }
 
-/// What the gateway says of a file with these issuers.
+/// The gateway's check of a file with these issuers.
 fn told_of(list: &Value) -> Result<(), Vec<String>> {
     let mut file = tempfile::NamedTempFile::new().expect("a file");
     file.write_all(list.to_string().as_bytes()).expect("written");

@@ -1,12 +1,12 @@
-//! Against a real API server: that it takes every object, and what Helm leaves alone when it upgrades and uninstalls.
+//! A real API server accepts every object, and Helm keeps what upgrades and uninstalls must keep.
 
 use std::io::Write as _;
 use std::process::Stdio;
 
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
-use portcullis_e2e::binary::{Program, Running};
-use portcullis_e2e::cluster::{LIMIT, Said, Space, Tier, available, control_plane};
+use portcullis_e2e::binary::{OwnProgram, RunningProgram};
+use portcullis_e2e::cluster::{LIMIT, ScriptOutput, TestNamespace, Tier, available, control_plane};
 use portcullis_e2e::require;
 use portcullis_e2e::wait::wait_for;
 use portcullis_gateway::seal::Keys;
@@ -26,13 +26,13 @@ const OTHERS: [(&str, &str, &str); 4] = [
 const EMPTY_SLOT: &str = r#"{"version":1,"servers":[]}"#;
 
 /// The chart, installed under its own name into a namespace. Dropping it uninstalls it.
-pub struct Release<'a> {
-    space: &'a Space<'a>,
+pub struct ChartRelease<'a> {
+    space: &'a TestNamespace<'a>,
 }
 
-impl<'a> Release<'a> {
+impl<'a> ChartRelease<'a> {
     /// Installs it, with arguments of Helm.
-    pub fn install(space: &'a Space<'a>, arguments: &[&str]) -> Self {
+    pub fn install(space: &'a TestNamespace<'a>, arguments: &[&str]) -> Self {
         let release = Self { space };
         release.helm("install", arguments).good();
         release
@@ -42,7 +42,7 @@ impl<'a> Release<'a> {
         self.helm("upgrade", arguments).good();
     }
 
-    fn helm(&self, verb: &str, arguments: &[&str]) -> Said {
+    fn helm(&self, verb: &str, arguments: &[&str]) -> ScriptOutput {
         self.space.helm(&[&[verb, "portcullis", &folder()], arguments].concat())
     }
 
@@ -52,7 +52,7 @@ impl<'a> Release<'a> {
     }
 
     /// Writes a slot without servers, as the operator does; `who` is the flag `--as`.
-    pub fn write_slot(&self, name: &str, who: &str) -> Said {
+    pub fn write_slot(&self, name: &str, who: &str) -> ScriptOutput {
         let slot = json!({
             "apiVersion": "v1", "kind": "ConfigMap",
             "metadata": {"name": name, "annotations": {"portcullis.dev/revision": "0"}}, "data": {"servers.json": EMPTY_SLOT},
@@ -74,7 +74,7 @@ impl<'a> Release<'a> {
     }
 }
 
-impl Drop for Release<'_> {
+impl Drop for ChartRelease<'_> {
     fn drop(&mut self) {
         self.space.helm(&["uninstall", "portcullis", "--ignore-not-found"]);
     }
@@ -83,7 +83,7 @@ impl Drop for Release<'_> {
 #[tokio::test]
 async fn the_api_server_takes_every_object_of_every_combination_in_a_restricted_namespace() {
     require!(available(Tier::ControlPlane));
-    let space = Space::new(control_plane()).await;
+    let space = TestNamespace::new(control_plane()).await;
     for level in ["enforce", "warn"] {
         let label = format!("pod-security.kubernetes.io/{level}=restricted");
         space.cluster.kubectl(&["label", "namespace", &space.name, &label]).good();
@@ -105,8 +105,8 @@ async fn the_api_server_takes_every_object_of_every_combination_in_a_restricted_
     }
 }
 
-/// What violates Pod Security is refused if it is a pod, and gives a warning if it makes pods.
-fn dry_run(space: &Space<'_>, objects: impl Iterator<Item = Value>) -> Said {
+/// Pod Security refuses pods that violate it, and warns about objects that create such pods.
+fn dry_run(space: &TestNamespace<'_>, objects: impl Iterator<Item = Value>) -> ScriptOutput {
     let items: Vec<Value> = objects
         .map(|mut object| {
             // kubectl wants one namespace for all, or each object to say its own.
@@ -123,7 +123,7 @@ fn dry_run(space: &Space<'_>, objects: impl Iterator<Item = Value>) -> Said {
     space.cluster.kubectl(&["apply", "--server-side", "--dry-run=server", "-f", &path])
 }
 
-fn define_others(space: &Space<'_>) {
+fn define_others(space: &TestNamespace<'_>) {
     for (group, plural, kind) in OTHERS {
         let schema = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
         let version = json!({"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": schema}});
@@ -143,9 +143,12 @@ fn define_others(space: &Space<'_>) {
 #[tokio::test]
 async fn the_api_server_takes_every_example() {
     require!(available(Tier::ControlPlane));
-    let space = Space::new(control_plane()).await;
-    let examples = repository("docs/examples").display().to_string();
-    let applied = space.kubectl(&["apply", "--recursive", "-f", &examples]);
+    let space = TestNamespace::new(control_plane()).await;
+    // Next to manifests there are tests of policies, which are no objects.
+    let folders = ["docs/examples", "docs/examples/cluster", "docs/examples/access/manifests"];
+    let folders = folders.map(|folder| repository(folder).display().to_string());
+    let arguments: Vec<&str> = ["apply"].into_iter().chain(folders.iter().flat_map(|it| ["-f", it])).collect();
+    let applied = space.kubectl(&arguments);
     assert_eq!(applied.stderr, "");
     let names = applied.good();
     assert!(names.contains("mcpserver.portcullis.dev/docs created"), "{names}");
@@ -155,8 +158,8 @@ async fn the_api_server_takes_every_example() {
 #[tokio::test]
 async fn upgrades_and_rollbacks_leave_what_the_operator_wrote() {
     require!(available(Tier::ControlPlane));
-    let space = Space::new(control_plane()).await;
-    let release = Release::install(&space, &[]);
+    let space = TestNamespace::new(control_plane()).await;
+    let release = ChartRelease::install(&space, &[]);
     let slot = "portcullis-servers-4-0";
     assert_eq!(release.slot_text(slot).await, None);
     let operator = format!("--as=system:serviceaccount:{}:portcullis-operator", space.name);
@@ -184,8 +187,8 @@ async fn upgrades_and_rollbacks_leave_what_the_operator_wrote() {
 #[tokio::test]
 async fn uninstalling_leaves_mcpservers_and_nothing_else() {
     require!(available(Tier::ControlPlane));
-    let space = Space::new(control_plane()).await;
-    let release = Release::install(&space, &[]);
+    let space = TestNamespace::new(control_plane()).await;
+    let release = ChartRelease::install(&space, &[]);
     space.apply(
         "apiVersion: portcullis.dev/v1alpha1\nkind: McpServer\nmetadata: {name: kept}\nspec: {url: http://a.example}\n",
     );
@@ -197,14 +200,14 @@ async fn uninstalling_leaves_mcpservers_and_nothing_else() {
     assert_eq!(space.kubectl(&["get", kinds, "-l", ours, "-o", "name"]).good(), "");
     let cluster_wide = space.cluster.kubectl(&["get", "clusterroles,clusterrolebindings", "-o", "name"]).good();
     assert!(!cluster_wide.contains(&format!("{}:", space.name)), "{cluster_wide}");
-    Release::install(&space, &[]);
+    ChartRelease::install(&space, &[]);
 }
 
 /// Roles and the definition are somebody else's then.
 #[tokio::test]
 async fn an_installer_that_sees_one_namespace_alone_can_install_the_chart() {
     require!(available(Tier::ControlPlane));
-    let space = Space::new(control_plane()).await;
+    let space = TestNamespace::new(control_plane()).await;
     let kinds = "secrets,configmaps,services,serviceaccounts,pods,deployments.apps,leases.coordination.k8s.io,\
                  poddisruptionbudgets.policy";
     let account = format!("--serviceaccount={}:installer", space.name);
@@ -213,16 +216,16 @@ async fn an_installer_that_sees_one_namespace_alone_can_install_the_chart() {
     space.kubectl(&["create", "rolebinding", "installer", "--role=installer", &account]).good();
     let user = format!("--kube-as-user=system:serviceaccount:{}:installer", space.name);
     let arguments = ["--set", "crds.install=false,rbac.create=false", &user];
-    let release = Release::install(&space, &arguments);
+    let release = ChartRelease::install(&space, &arguments);
     release.upgrade(&arguments);
 }
 
 #[tokio::test]
 async fn a_random_secret_is_made_once() {
     require!(available(Tier::ControlPlane));
-    let space = Space::new(control_plane()).await;
+    let space = TestNamespace::new(control_plane()).await;
     let create = ["--set", "auth.sharedSecret.create=true"];
-    let release = Release::install(&space, &create);
+    let release = ChartRelease::install(&space, &create);
     let secret = async || {
         let secret: Secret = space.api().get("portcullis-jwt").await.expect("it is there");
         secret.data.expect("data")["jwt-secret"].0.clone()
@@ -238,11 +241,11 @@ async fn a_random_secret_is_made_once() {
 #[tokio::test]
 async fn an_upgrade_replaces_the_pods_when_an_existing_shared_secret_has_changed() {
     require!(available(Tier::ControlPlane));
-    let space = Space::new(control_plane()).await;
+    let space = TestNamespace::new(control_plane()).await;
     let arguments = ["--set", "auth.sharedSecret.existingSecret=mine"];
     let key = |letter: &str| format!("--from-literal=jwt-secret={}", letter.repeat(40));
     space.kubectl(&["create", "secret", "generic", "mine", &key("a")]).good();
-    let release = Release::install(&space, &arguments);
+    let release = ChartRelease::install(&space, &arguments);
     let first = checksum(&space).await.expect("a checksum");
     release.upgrade(&arguments);
     assert_eq!(checksum(&space).await.as_ref(), Some(&first));
@@ -252,8 +255,8 @@ async fn an_upgrade_replaces_the_pods_when_an_existing_shared_secret_has_changed
     assert_ne!(checksum(&space).await, Some(first));
 }
 
-/// What stands for the shared secret in the template of the gateway's pods.
-async fn checksum(space: &Space<'_>) -> Option<String> {
+/// The annotation for the shared secret in the template of the gateway's pods.
+async fn checksum(space: &TestNamespace<'_>) -> Option<String> {
     let deployment: Deployment = space.api().get("portcullis-gateway").await.expect("it is there");
     let annotations = deployment.spec?.template.metadata?.annotations?;
     annotations.get("checksum/shared-secret").cloned()
@@ -262,8 +265,8 @@ async fn checksum(space: &Space<'_>) -> Option<String> {
 #[tokio::test]
 async fn session_keys_are_made_once_and_rotated_ones_stay() {
     require!(available(Tier::ControlPlane));
-    let space = Space::new(control_plane()).await;
-    let release = Release::install(&space, &[]);
+    let space = TestNamespace::new(control_plane()).await;
+    let release = ChartRelease::install(&space, &[]);
     let keys = async || {
         let secret: Secret = space.api().get("portcullis-sessions").await.expect("it is there");
         String::from_utf8(secret.data.expect("data")["keys"].0.clone()).expect("text")
@@ -281,16 +284,16 @@ async fn session_keys_are_made_once_and_rotated_ones_stay() {
 #[tokio::test]
 async fn a_listed_namespace_that_is_not_there_is_told_and_keeps_no_release_from_passing() {
     require!(available(Tier::ControlPlane));
-    let space = Space::new(control_plane()).await;
-    let other = Space::new(control_plane()).await;
+    let space = TestNamespace::new(control_plane()).await;
+    let other = TestNamespace::new(control_plane()).await;
     let (watch, credentials) = (
         format!("watch.namespaces={{{},gone-for-good}}", other.name),
         format!("credentials.namespaces={{gone-for-good,{}}}", other.name),
     );
     let values = ["--set", &watch, "--set", &credentials];
-    let release = Release { space: &space };
+    let release = ChartRelease { space: &space };
     let said = release.helm("install", &values).good();
-    assert!(said.contains("WARNING: there is no namespace gone-for-good."), "{said}");
+    assert!(said.contains("WARNING: the namespace gone-for-good does not exist."), "{said}");
     release.upgrade(&values);
     let roles = other.kubectl(&["get", "roles", "-o", "name"]).good();
     let expected = "role.rbac.authorization.k8s.io/portcullis-gateway-credentials\n\
@@ -307,21 +310,21 @@ async fn a_listed_namespace_that_is_not_there_is_told_and_keeps_no_release_from_
 #[tokio::test]
 async fn a_second_release_that_watches_everything_is_told_of_the_first() {
     require!(available(Tier::ControlPlane));
-    let (first, second) = (Space::new(control_plane()).await, Space::new(control_plane()).await);
-    let _first = Release::install(&first, &[]);
-    let release = Release { space: &second };
+    let (first, second) = (TestNamespace::new(control_plane()).await, TestNamespace::new(control_plane()).await);
+    let _first = ChartRelease::install(&first, &[]);
+    let release = ChartRelease { space: &second };
     let said = release.helm("install", &[]).good();
     assert!(said.contains(&format!("{}/portcullis", first.name)) && said.contains("WARNING"), "{said}");
     let narrow = release.helm("upgrade", &["--set", &format!("watch.namespaces={{{}}}", second.name)]).good();
     assert!(!narrow.contains("WARNING"), "{narrow}");
 }
 
-/// What the operator does with a slot that is gone: it makes it in Helm's name, then writes into it in its own.
+/// The operator's repair of a missing slot: it creates the slot in Helm's name, then writes in its own.
 #[tokio::test]
 async fn a_slot_made_anew_belongs_to_its_release() {
     require!(available(Tier::ControlPlane));
-    let space = Space::new(control_plane()).await;
-    let release = Release::install(&space, &[]);
+    let space = TestNamespace::new(control_plane()).await;
+    let release = ChartRelease::install(&space, &[]);
     let slot = "portcullis-servers-4-0";
     let before = release.slot(slot).await.expect("it is there").metadata;
     release.delete("configmap", slot);
@@ -335,8 +338,8 @@ async fn a_slot_made_anew_belongs_to_its_release() {
     };
     let kubeconfig = space.cluster.kubeconfig.display().to_string();
     let (slots, metadata) = (variable("CONFIGMAPS"), variable("SLOT_METADATA"));
-    let operator = Running::program(
-        Program::Operator,
+    let operator = RunningProgram::program(
+        OwnProgram::Operator,
         &[],
         &[
             ("KUBECONFIG", &kubeconfig),

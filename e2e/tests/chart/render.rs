@@ -1,4 +1,4 @@
-//! Without a cluster: `helm lint`, the values' schema, what must not be left out, and what each combination renders.
+//! Tests without a cluster: `helm lint`, the values' schema, required values, and the rendering of each combination.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv6Addr, SocketAddr};
@@ -90,7 +90,7 @@ fn mask(object: &mut Value) {
         *checksum = json!(format!("{} characters", checksum.as_str().map_or(0, str::len)));
     }
     if object["kind"] == "CustomResourceDefinition" {
-        object["spec"] = json!("files/mcpservers.portcullis.dev.yaml");
+        object["spec"] = json!(format!("files/{}.yaml", object["metadata"]["name"].as_str().expect("a name")));
     }
     if object["kind"] == "PrometheusRule" {
         object["spec"] = json!("files/alerts.yaml");
@@ -133,9 +133,11 @@ fn what_cannot_work_is_refused_with_a_sentence() {
         ("watch.namespaces={Team_A}", "at '/watch/namespaces/0': 'Team_A' does not match pattern"),
         ("auth.issuers[0].issuer=https://a.example", "at '/auth/issuers/0': missing property 'audience'"),
         ("auth.issuers[0].issuer=build,auth.issuers[0].audience=a", "'build' is not valid uri"),
-        ("auth.kubernetes.enabled=false", "nobody could call anything: set auth.kubernetes.enabled, auth.issuers"),
-        ("auth.sharedSecret.create=true,auth.sharedSecret.existingSecret=x", "exclude each other"),
-        ("watch.namespaces={a},watch.namespaceSelector=b", "exclude each other"),
+        ("auth.kubernetes.enabled=false", "no caller could authenticate: set auth.kubernetes.enabled, auth.issuers"),
+        ("audit.required=true", "audit.required is true without audit.log"),
+        ("audit.log=relative", "at '/audit/log'"),
+        ("auth.sharedSecret.create=true,auth.sharedSecret.existingSecret=x", "are both set: keep one of them"),
+        ("watch.namespaces={a},watch.namespaceSelector=b", "are both set: keep one of them"),
         ("credentials.namespaces={*,a}", "[\"*\"] or a list of names, not both"),
         ("monitoring.podMonitor.enabled=true,monitoring.serviceMonitor.enabled=true", "enable one"),
         ("auth.requiredScopes={a b}", "at '/auth/requiredScopes/0': 'a b' does not match pattern"),

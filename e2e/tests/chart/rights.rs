@@ -1,19 +1,19 @@
-//! What the service accounts of an installed chart may do: the whole of it, asked of the API server.
+//! All rights of an installed chart's service accounts, as the API server reports them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use portcullis_e2e::cluster::{Space, Tier, available, control_plane};
+use portcullis_e2e::cluster::{TestNamespace, Tier, available, control_plane};
 use portcullis_e2e::require;
 use portcullis_e2e::wait::wait_for;
 
-use crate::release::Release;
+use crate::release::ChartRelease;
 
 /// One line of rights: resource, names, verbs.
 type Right = (String, String, String);
 
-/// What a service account may do in a namespace beyond what every one may.
-fn rights(space: &Space<'_>, account: &str, namespace: &str) -> BTreeSet<Right> {
+/// The rights of a service account in a namespace beyond those of every account.
+fn rights(space: &TestNamespace<'_>, account: &str, namespace: &str) -> BTreeSet<Right> {
     let list = |account: &str| -> BTreeSet<Right> {
         let user = format!("--as=system:serviceaccount:{account}");
         let said =
@@ -53,6 +53,8 @@ fn watched_by_operator() -> BTreeSet<Right> {
     wanted([
         ("mcpservers.portcullis.dev", "", "get list watch"),
         ("mcpservers.portcullis.dev/status", "", "patch"),
+        ("mcpaccesspolicies.portcullis.dev", "", "get list watch"),
+        ("mcpaccesspolicies.portcullis.dev/status", "", "patch"),
         ("services", "", "get list watch"),
         ("events.events.k8s.io", "", "create patch"),
     ])
@@ -74,19 +76,19 @@ fn both(one: BTreeSet<Right>, other: BTreeSet<Right>) -> BTreeSet<Right> {
 }
 
 /// The rights in the release's namespace, in a listed one and in another.
-fn table(space: &Space<'_>, account: &str, listed: &str) -> [BTreeSet<Right>; 3] {
+fn table(space: &TestNamespace<'_>, account: &str, listed: &str) -> [BTreeSet<Right>; 3] {
     [&space.name, listed, "kube-system"].map(|namespace| rights(space, account, namespace))
 }
 
 #[tokio::test]
 async fn with_a_list_of_namespaces_nothing_is_granted_elsewhere() {
     require!(available(Tier::ControlPlane));
-    let space = Space::new(control_plane()).await;
+    let space = TestNamespace::new(control_plane()).await;
     let (team, other) = (format!("{}-team", space.name), format!("{}-other", space.name));
     for name in [&team, &other] {
         space.cluster.kubectl(&["create", "namespace", name]).good();
     }
-    let release = Release::install(
+    let release = ChartRelease::install(
         &space,
         &[
             "--set",
@@ -110,8 +112,8 @@ async fn with_a_list_of_namespaces_nothing_is_granted_elsewhere() {
 #[tokio::test]
 async fn with_all_namespaces_the_operator_still_sees_no_secret() {
     require!(available(Tier::ControlPlane));
-    let space = Space::new(control_plane()).await;
-    let release = Release::install(&space, &["--set", "snapshot.slots=2"]);
+    let space = TestNamespace::new(control_plane()).await;
+    let release = ChartRelease::install(&space, &["--set", "snapshot.slots=2"]);
     let operator = [both(own_of_operator(), watched_by_operator()), watched_by_operator(), watched_by_operator()];
     assert_eq!(table(&space, "portcullis-operator", "default"), operator);
     assert_eq!(table(&space, "portcullis-gateway", "default"), [own_of_gateway(), BTreeSet::new(), BTreeSet::new()]);
@@ -121,8 +123,8 @@ async fn with_all_namespaces_the_operator_still_sees_no_secret() {
 #[tokio::test]
 async fn a_selector_and_token_reviews_and_all_credentials_add_just_that() {
     require!(available(Tier::ControlPlane));
-    let space = Space::new(control_plane()).await;
-    let release = Release::install(
+    let space = TestNamespace::new(control_plane()).await;
+    let release = ChartRelease::install(
         &space,
         &[
             "--set",
@@ -146,8 +148,8 @@ async fn a_selector_and_token_reviews_and_all_credentials_add_just_that() {
 #[tokio::test]
 async fn slots_are_written_and_watched_by_name_alone() {
     require!(available(Tier::ControlPlane));
-    let space = Space::new(control_plane()).await;
-    let release = Release::install(&space, &[]);
+    let space = TestNamespace::new(control_plane()).await;
+    let release = ChartRelease::install(&space, &[]);
     let operator = format!("--as=system:serviceaccount:{}:portcullis-operator", space.name);
     let gateway = format!("--as=system:serviceaccount:{}:portcullis-gateway", space.name);
     let get = |who: &str, more: &[&str]| {
@@ -160,7 +162,7 @@ async fn slots_are_written_and_watched_by_name_alone() {
         assert!(get(who, &[]).bad().contains("Forbidden"));
         assert!(get(who, &["kube-root-ca.crt"]).bad().contains("Forbidden"));
     }
-    // Also one that is gone: writing it anew needs the verb create.
+    // Also a missing one: writing it again needs the verb create.
     release.delete("configmap", "portcullis-servers-4-0");
     release.write_slot("portcullis-servers-4-0", &operator).good();
     assert!(release.write_slot("portcullis-servers-4-0", &gateway).bad().contains("Forbidden"));
@@ -168,10 +170,10 @@ async fn slots_are_written_and_watched_by_name_alone() {
 }
 
 #[tokio::test]
-async fn those_who_may_edit_a_namespace_may_edit_its_servers() {
+async fn those_who_may_edit_a_namespace_may_edit_its_servers_and_policies() {
     require!(available(Tier::ControlPlane));
-    let space = Space::new(control_plane()).await;
-    let _release = Release::install(&space, &[]);
+    let space = TestNamespace::new(control_plane()).await;
+    let _release = ChartRelease::install(&space, &[]);
     let roles = BTreeMap::from([
         ("view", "get list watch"),
         ("edit", "create delete deletecollection get list patch update watch"),
@@ -186,14 +188,16 @@ async fn those_who_may_edit_a_namespace_may_edit_its_servers() {
             .kubectl(&["create", "rolebinding", role, &role_argument, &account, "--namespace", &space.name])
             .good();
         // The roles are gathered by a controller, a moment later.
-        let found = || {
-            let all = rights(&space, role, &space.name);
-            all.into_iter().find(|(resource, _, _)| resource == "mcpservers.portcullis.dev").map(|right| right.2)
-        };
-        let what = format!("the role {role} to include McpServers");
-        wait_for(&what, Duration::from_secs(30), async || {
-            (found().as_deref() == Some(verbs)).then_some(()).ok_or_else(found)
-        })
-        .await;
+        for of in ["mcpservers.portcullis.dev", "mcpaccesspolicies.portcullis.dev"] {
+            let found = || {
+                let all = rights(&space, role, &space.name);
+                all.into_iter().find(|(resource, _, _)| resource == of).map(|right| right.2)
+            };
+            let what = format!("the role {role} to include {of}");
+            wait_for(&what, Duration::from_secs(30), async || {
+                (found().as_deref() == Some(verbs)).then_some(()).ok_or_else(found)
+            })
+            .await;
+        }
     }
 }

@@ -1,19 +1,19 @@
-//! Settings, and texts that they take and refuse, for the tests of refusals.
+//! Settings, with texts that they accept and refuse, for the tests of refusals.
 
 use serde_json::{Value, json};
 
 /// A setting of a program: its value in the chart, its variable, and texts that the program takes and refuses.
-pub struct Setting {
+pub struct ChartSetting {
     pub value: &'static str,
     pub variable: &'static str,
-    pub form: Form,
+    pub form: ValueForm,
     pub good: &'static [&'static str],
     pub bad: &'static [&'static str],
 }
 
-/// How a text stands among the values.
+/// The form of a text among the values.
 #[derive(Clone, Copy)]
-pub enum Form {
+pub enum ValueForm {
     /// As a text.
     Text,
     /// As it is.
@@ -22,16 +22,16 @@ pub enum Form {
     List,
 }
 
-use Form::{List, Plain, Text};
+use ValueForm::{List, Plain, Text};
 
 const fn setting(
     value: &'static str,
     variable: &'static str,
-    form: Form,
+    form: ValueForm,
     good: &'static [&'static str],
     bad: &'static [&'static str],
-) -> Setting {
-    Setting { value, variable, form, good, bad }
+) -> ChartSetting {
+    ChartSetting { value, variable, form, good, bad }
 }
 
 const LEVELS: [&[&str]; 2] = [
@@ -106,7 +106,7 @@ const COUNTS: [&[&str]; 2] = [&["1", "1000000"], &["0", "1000001", "-5", "0.5", 
 const FLAGS: [&[&str]; 2] = [&["true", "false"], &["2", "\"perhaps\"", "\"truth\"", "[]"]];
 
 /// Every value that a program checks, but for those of the sections below.
-pub const OF_GATEWAY: [Setting; 19] = [
+pub const OF_GATEWAY: [ChartSetting; 20] = [
     setting("gateway.logLevel", "LOG_LEVEL", Text, LEVELS[0], LEVELS[1]),
     setting("gateway.logFormat", "LOG_FORMAT", Text, FORMATS[0], FORMATS[1]),
     setting("gateway.drainSeconds", "DRAIN_SECONDS", Plain, SECONDS[0], SECONDS[1]),
@@ -118,6 +118,7 @@ pub const OF_GATEWAY: [Setting; 19] = [
         &["1", "10", "3600"],
         &["0", "-1", "3601", "0.5", "\"soon\""],
     ),
+    setting("policy.default", "POLICY_DEFAULT", Text, &["Allow", "Deny"], &["Open", "None", "Audit"]),
     setting("egress.guardAddresses", "GUARD_ADDRESSES", Plain, FLAGS[0], FLAGS[1]),
     setting("egress.allowedAddresses", "ALLOWED_ADDRESSES", List, RANGES[0], RANGES[1]),
     setting("egress.blockedAddresses", "BLOCKED_ADDRESSES", List, RANGES[0], RANGES[1]),
@@ -218,7 +219,7 @@ pub const OF_GATEWAY: [Setting; 19] = [
 
 pub const NAMESPACES: [&[&str]; 2] = [&["a", "team-a", "0"], &["Team", "a_b", "-a", "a-", "a.b", "a/b", "é"]];
 
-pub const OF_OPERATOR: [Setting; 4] = [
+pub const OF_OPERATOR: [ChartSetting; 5] = [
     setting("operator.logLevel", "LOG_LEVEL", Text, LEVELS[0], LEVELS[1]),
     setting("operator.logFormat", "LOG_FORMAT", Text, FORMATS[0], FORMATS[1]),
     setting(
@@ -227,6 +228,13 @@ pub const OF_OPERATOR: [Setting; 4] = [
         Plain,
         &["1", "10000"],
         &["0", "10001", "-1", "0.5", "\"fast\""],
+    ),
+    setting(
+        "policy.newServerDelayMs",
+        "NEW_SERVER_DELAY_MS",
+        Plain,
+        &["0", "60000"],
+        &["60001", "-1", "0.5", "\"soon\""],
     ),
     setting(
         "watch.namespaceSelector",
@@ -272,7 +280,7 @@ pub fn bad_issuers() -> Vec<Value> {
     ]
 }
 
-/// What no program checks, but the API server or the node would refuse.
+/// Settings that no program checks, but the API server or the node would refuse.
 pub const OF_KUBERNETES: &[(&str, &[&str])] = &[
     ("snapshot.slots", &["0", "65", "1.5"]),
     ("nameOverride", &["\"Portcullis\"", "\"a.b\"", "\"-a\""]),

@@ -3,19 +3,19 @@
 use std::process::Command;
 use std::time::Duration;
 
-use portcullis_e2e::real::Process;
+use portcullis_e2e::real::ProcessGroup;
 use portcullis_e2e::wait::wait_for;
 use serde_json::Value;
 use tempfile::TempDir;
 use xtask::real_servers;
 
-use crate::story::{Seen, Task};
+use crate::story::{ClientReport, ClientTask};
 
 /// Starting node takes seconds on a busy machine.
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// Does what of a task fits into single requests: no progress, and no change.
-pub(crate) async fn run(task: &Task) -> Seen {
+pub(crate) async fn run(task: &ClientTask) -> ClientReport {
     let home = tempfile::tempdir().expect("a folder");
     let ask = async |method| inspect(task, &home, &["--method", method]).await;
     let names = |list: &Value, kind: &str, key: &str| {
@@ -23,7 +23,7 @@ pub(crate) async fn run(task: &Task) -> Seen {
         items.iter().map(|item| item[key].as_str().expect("a name").to_owned()).collect()
     };
     let server = ask("initialize").await;
-    Seen {
+    ClientReport {
         revision: server["protocolVersion"].as_str().unwrap_or_else(|| panic!("no revision in {server}")).into(),
         tools: names(&ask("tools/list").await, "tools", "name"),
         prompts: names(&ask("prompts/list").await, "prompts", "name"),
@@ -35,7 +35,7 @@ pub(crate) async fn run(task: &Task) -> Seen {
     }
 }
 
-async fn call(task: &Task, home: &TempDir, (name, arguments): &(&'static str, Value)) -> String {
+async fn call(task: &ClientTask, home: &TempDir, (name, arguments): &(&'static str, Value)) -> String {
     let arguments = arguments.as_object().expect("arguments are an object");
     let pairs: Vec<String> = arguments.iter().map(|(name, value)| format!("{name}={value}")).collect();
     let mut words = vec!["--method", "tools/call", "--tool-name", name];
@@ -45,7 +45,7 @@ async fn call(task: &Task, home: &TempDir, (name, arguments): &(&'static str, Va
 }
 
 /// One run; panics with its output unless it ends well.
-async fn inspect(task: &Task, home: &TempDir, words: &[&str]) -> Value {
+async fn inspect(task: &ClientTask, home: &TempDir, words: &[&str]) -> Value {
     let modules = real_servers::folder().join("clients/node_modules");
     let result = home.path().join("result.json");
     let mut command = Command::new(modules.join(".bin/node"));
@@ -54,7 +54,7 @@ async fn inspect(task: &Task, home: &TempDir, words: &[&str]) -> Value {
     command.args(["--protocol-era", if task.legacy { "legacy" } else { "modern" }]);
     command.args(["--header", &format!("Authorization: Bearer {}", task.token)]);
     command.args(words).arg("--output").arg(&result).env("HOME", home.path());
-    let process = Process::start(command);
+    let process = ProcessGroup::start(command);
     let what = format!("the inspector to end with {words:?}");
     let status = wait_for(&what, LIMIT, async || process.status().ok_or_else(|| process.output())).await;
     assert!(status.success(), "{words:?}: {}", process.output());

@@ -1,4 +1,4 @@
-//! MCP clients of others: each connects, lists, calls, sees progress and hears of a change.
+//! Third-party MCP clients: each connects, lists, calls, sees progress and gets notified of a change.
 
 mod direct;
 mod inspector;

@@ -3,18 +3,18 @@
 use std::process::Command;
 use std::time::Duration;
 
-use portcullis_e2e::real::{self, Process, Source};
+use portcullis_e2e::real::{self, ProcessGroup, Source};
 use portcullis_e2e::wait::wait_for;
 use xtask::real_servers;
 
-use crate::story::{Seen, Task};
+use crate::story::{ClientReport, ClientTask};
 
 /// Starting node or Python takes seconds on a busy machine.
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// A program that is a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Program {
+pub(crate) enum ClientProgram {
     /// The Python SDK 1.x.
     Mcp1,
     /// The Python SDK 2.x.
@@ -27,7 +27,7 @@ pub(crate) enum Program {
     Typescript2,
 }
 
-impl Program {
+impl ClientProgram {
     /// Whether it can run on this machine; for [`portcullis_e2e::require!`].
     pub(crate) fn available() -> Result<(), String> {
         real::installed(Source::Python).and_then(|()| real::installed(Source::Clients))
@@ -51,10 +51,10 @@ impl Program {
     }
 
     /// Runs it to its end; `change` brings the fresh tool, once the program listens. Panics with its output when it fails.
-    pub(crate) async fn run(self, task: &Task, change: impl AsyncFnOnce()) -> Seen {
+    pub(crate) async fn run(self, task: &ClientTask, change: impl AsyncFnOnce()) -> ClientReport {
         let mut command = self.command();
         command.arg(task.json().to_string());
-        let process = Process::start(command);
+        let process = ProcessGroup::start(command);
         wait_for(&format!("{self:?} to listen"), LIMIT, async || {
             let output = process.output();
             assert!(!process.ended(), "{self:?} ended early:\n{output}");

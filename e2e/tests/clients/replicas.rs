@@ -1,4 +1,4 @@
-//! Three replicas of the gateway behind one address: sessions are at home at each of them.
+//! Three replicas of the gateway behind one address: each serves every session.
 
 use std::net::SocketAddr;
 use std::sync::Mutex;
@@ -9,40 +9,40 @@ use ::http::Method;
 use futures_util::StreamExt as _;
 use futures_util::future::join_all;
 use futures_util::stream;
-use portcullis_e2e::binary::Running;
-use portcullis_e2e::faulty::{Faulty, Mode, Tool};
+use portcullis_e2e::binary::RunningProgram;
+use portcullis_e2e::faulty::{Faulty, FaultyMode, Tool};
 use portcullis_e2e::gateway::LIMIT;
-use portcullis_e2e::http::{self, Answer, Request};
+use portcullis_e2e::http::{self, HttpAnswer, HttpRequest};
 use portcullis_e2e::manifests::Manifests;
 use portcullis_e2e::round_robin::RoundRobin;
-use portcullis_e2e::sse::{self, Events};
+use portcullis_e2e::sse::{self, SseEvents};
 use portcullis_e2e::token::{SECRET, mint};
 use portcullis_e2e::wait::wait_for;
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
-const SESSIONS: usize = 1000;
+const SESSION_COUNT: usize = 1000;
 /// Sessions under way at the same time.
-const AT_ONCE: usize = 50;
-const ROUNDS: usize = 3;
-const LISTENERS: usize = 60;
+const MAX_CONCURRENT_SESSIONS: usize = 50;
+const ROUND_COUNT: usize = 3;
+const LISTENER_COUNT: usize = 60;
 /// The one that is killed, once half of the sessions have ended.
-const VICTIM: usize = 2;
-/// How long the visiting server is there, and away.
-const VISIT: Duration = Duration::from_millis(400);
+const VICTIM_INDEX: usize = 2;
+/// Time for which the visiting server is present, and absent.
+const VISIT_LIMIT: Duration = Duration::from_millis(400);
 /// A request that a dying replica does not answer is sent again.
-const TRIES: usize = 5;
+const MAX_TRIES: usize = 5;
 const HANDED_ON: &str = r#"portcullis_requests_handed_on_total{outcome="ok"} "#;
 const KEYS: &str = "first AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\n";
 
 /// The replicas, and what stands before them: each request goes to the next one.
-struct Replicas {
+struct BalancedReplicas {
     proxy: RoundRobin,
-    processes: Mutex<Vec<Option<Running>>>,
+    processes: Mutex<Vec<Option<RunningProgram>>>,
     token: String,
 }
 
-impl Replicas {
+impl BalancedReplicas {
     async fn start(manifests: &Manifests) -> Self {
         let keys = manifests.servers().join("../session-keys");
         std::fs::write(&keys, KEYS).expect("a file");
@@ -53,7 +53,7 @@ impl Replicas {
             ("SESSION_KEYS_FILE", keys.to_str().expect("a path")),
             ("REPLICA_ADDRESS", "127.0.0.1"),
         ];
-        let processes: Vec<_> = (0..3).map(|_| Running::start(&[], &environment)).collect();
+        let processes: Vec<_> = (0..3).map(|_| RunningProgram::start(&[], &environment)).collect();
         let proxy = RoundRobin::before(processes.iter().map(|process| process.address).collect()).await;
         let processes = Mutex::new(processes.into_iter().map(Some).collect());
         Self { proxy, processes, token: mint("tester") }
@@ -69,7 +69,7 @@ impl Replicas {
         running.iter().flatten().map(|process| process.address).collect()
     }
 
-    /// How many requests the replicas that still run have handed on.
+    /// Number of requests that the running replicas have forwarded.
     async fn handed_on(&self) -> f64 {
         let mut count = 0.0;
         for address in self.addresses() {
@@ -86,8 +86,8 @@ impl Replicas {
     }
 
     /// Sends a request that may be repeated: who has no answer because a replica died asks the next one.
-    async fn send(&self, request: impl Fn(&str) -> Request) -> Answer {
-        for _ in 0..TRIES {
+    async fn send(&self, request: impl Fn(&str) -> HttpRequest) -> HttpAnswer {
+        for _ in 0..MAX_TRIES {
             if let Ok(answer) = request(&self.url()).bearer(&self.token).limit(LIMIT).send().await {
                 return answer;
             }
@@ -97,13 +97,13 @@ impl Replicas {
 }
 
 /// One session of a client.
-struct Session<'a> {
-    replicas: &'a Replicas,
+struct ReplicaSession<'a> {
+    replicas: &'a BalancedReplicas,
     id: String,
 }
 
-impl<'a> Session<'a> {
-    async fn open(replicas: &'a Replicas) -> Self {
+impl<'a> ReplicaSession<'a> {
+    async fn open(replicas: &'a BalancedReplicas) -> Self {
         let client = json!({"name": "many", "version": "1"});
         let params = json!({"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": client});
         let body = json!({"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": params}).to_string();
@@ -116,11 +116,11 @@ impl<'a> Session<'a> {
         session
     }
 
-    fn with_session(&self, request: Request) -> Request {
+    fn with_session(&self, request: HttpRequest) -> HttpRequest {
         request.header("mcp-session-id", &self.id).header("mcp-protocol-version", "2025-11-25")
     }
 
-    async fn post(&self, message: &Value) -> Answer {
+    async fn post(&self, message: &Value) -> HttpAnswer {
         let body = message.to_string();
         self.replicas.send(|url| self.with_session(http::post(url, body.clone()))).await
     }
@@ -142,8 +142,8 @@ impl<'a> Session<'a> {
     }
 
     /// The stream of a session, at the next replica that is there.
-    async fn listen(&self) -> Events {
-        for _ in 0..TRIES {
+    async fn listen(&self) -> SseEvents {
+        for _ in 0..MAX_TRIES {
             let request = self.with_session(http::get(&self.replicas.url())).bearer(&self.replicas.token);
             if let Ok(events) = sse::open(request).await {
                 return events;
@@ -166,9 +166,9 @@ impl<'a> Session<'a> {
 }
 
 /// The whole life of a session, each request at another replica.
-async fn live(replicas: &Replicas, number: usize) {
-    let session = Session::open(replicas).await;
-    for round in 0..ROUNDS {
+async fn live(replicas: &BalancedReplicas, number: usize) {
+    let session = ReplicaSession::open(replicas).await;
+    for round in 0..ROUND_COUNT {
         let arguments = json!({"session": number, "round": round});
         let call = json!({"name": "stay", "arguments": arguments});
         let result = session.ask(json!(round), "tools/call", call).await;
@@ -180,12 +180,12 @@ async fn live(replicas: &Replicas, number: usize) {
 }
 
 /// Listens until all is over, at another replica when one dies; gives how often it heard of a change.
-async fn hear(replicas: &Replicas, over: &AtomicBool) -> usize {
-    let session = Session::open(replicas).await;
+async fn hear(replicas: &BalancedReplicas, over: &AtomicBool) -> usize {
+    let session = ReplicaSession::open(replicas).await;
     let mut heard = 0;
     while !over.load(Ordering::Relaxed) {
         let mut events = session.listen().await;
-        while let Ok(Some(event)) = events.next(VISIT * 4).await {
+        while let Ok(Some(event)) = events.next(VISIT_LIMIT * 4).await {
             assert_eq!(serde_json::from_str::<Value>(&event.data).ok(), Some(changed()));
             heard += 1;
             if over.load(Ordering::Relaxed) {
@@ -205,44 +205,44 @@ fn changed() -> Value {
 async fn come_and_go(manifests: &Manifests, visitor: &Faulty) {
     loop {
         manifests.add("visitor", &visitor.url(), "");
-        sleep(VISIT).await;
+        sleep(VISIT_LIMIT).await;
         manifests.remove("visitor");
-        sleep(VISIT).await;
+        sleep(VISIT_LIMIT).await;
     }
 }
 
 #[tokio::test]
 async fn a_thousand_sessions_are_at_home_at_every_replica() {
-    let resident = Faulty::with_tools(Mode::Streamable, vec![Tool::echo("stay")]).await;
-    let visitor = Faulty::with_tools(Mode::Sse, vec![Tool::echo("visit")]).await;
+    let resident = Faulty::with_tools(FaultyMode::Streamable, vec![Tool::echo("stay")]).await;
+    let visitor = Faulty::with_tools(FaultyMode::Sse, vec![Tool::echo("visit")]).await;
     let manifests = Manifests::new();
     manifests.add("resident", &resident.url(), "");
-    let replicas = Replicas::start(&manifests).await;
-    let settled = Session::open(&replicas).await;
+    let replicas = BalancedReplicas::start(&manifests).await;
+    let settled = ReplicaSession::open(&replicas).await;
     for _ in 0..3 {
         wait_for("the tool at every replica", LIMIT, async || settled.tools().await == ["stay"]).await;
     }
 
     let (ended, over) = (AtomicUsize::new(0), AtomicBool::new(false));
-    let sessions = stream::iter(0..SESSIONS).map(|number| {
+    let sessions = stream::iter(0..SESSION_COUNT).map(|number| {
         let (replicas, ended) = (&replicas, &ended);
         async move {
             live(replicas, number).await;
-            if ended.fetch_add(1, Ordering::Relaxed) == SESSIONS / 2 {
-                replicas.kill(VICTIM);
+            if ended.fetch_add(1, Ordering::Relaxed) == SESSION_COUNT / 2 {
+                replicas.kill(VICTIM_INDEX);
             }
         }
     });
     let short_lived = async {
-        let () = sessions.buffer_unordered(AT_ONCE).collect().await;
+        let () = sessions.buffer_unordered(MAX_CONCURRENT_SESSIONS).collect().await;
         over.store(true, Ordering::Relaxed);
     };
-    let listening = join_all((0..LISTENERS).map(|_| hear(&replicas, &over)));
+    let listening = join_all((0..LISTENER_COUNT).map(|_| hear(&replicas, &over)));
     let heard = tokio::select! {
         ((), heard) = async { tokio::join!(short_lived, listening) } => heard,
         () = come_and_go(&manifests, &visitor) => unreachable!("it never ends"),
     };
-    assert_eq!(ended.load(Ordering::Relaxed), SESSIONS);
+    assert_eq!(ended.load(Ordering::Relaxed), SESSION_COUNT);
     assert!(heard.iter().all(|count| *count > 0), "{heard:?}");
     assert!(replicas.handed_on().await > 0.0, "what belongs to one replica goes to it");
 
@@ -254,7 +254,7 @@ async fn a_thousand_sessions_are_at_home_at_every_replica() {
     for _ in 0..4 {
         wait_for("the visitor to be gone", LIMIT, async || settled.tools().await == ["stay"]).await;
     }
-    let mut streams = join_all((0..LISTENERS).map(|_| settled.listen())).await;
+    let mut streams = join_all((0..LISTENER_COUNT).map(|_| settled.listen())).await;
     manifests.add("visitor", &visitor.url(), "");
     for events in &mut streams {
         let event = events.next(LIMIT).await.expect("news").expect("not the end");
@@ -266,9 +266,9 @@ async fn a_thousand_sessions_are_at_home_at_every_replica() {
 }
 
 /// Nobody else can use a session, at any replica.
-async fn belongs_to_its_subject(session: &Session<'_>) {
+async fn belongs_to_its_subject(session: &ReplicaSession<'_>) {
     let body = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/list"}).to_string();
-    for _ in 0..VICTIM {
+    for _ in 0..VICTIM_INDEX {
         let request = session.with_session(http::post(&session.replicas.url(), body.clone()));
         let answer = request.bearer(&mint("somebody else")).send().await.expect("an answer");
         assert_eq!(answer.status, 404, "{}", answer.text());

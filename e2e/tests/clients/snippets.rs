@@ -1,18 +1,18 @@
-//! What docs/clients.md tells people to paste: files are of the form that their programs read, and programs run.
+//! The snippets of docs/clients.md: files parse as their programs require, and programs run.
 
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use portcullis_e2e::faulty::{Faulty, Mode, Tool};
-use portcullis_e2e::gateway::Gateway;
-use portcullis_e2e::real::Process;
+use portcullis_e2e::faulty::{Faulty, FaultyMode, Tool};
+use portcullis_e2e::gateway::TestGateway;
+use portcullis_e2e::real::ProcessGroup;
 use portcullis_e2e::require;
 use portcullis_e2e::wait::wait_for;
 use serde_json::{Value, json};
 use xtask::real_servers;
 
-use crate::program::Program;
+use crate::program::ClientProgram;
 
 /// Starting node or Python takes seconds on a busy machine.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -58,21 +58,21 @@ fn files_are_json_and_name_the_gateway_where_their_program_looks_for_it() {
 }
 
 /// A gateway with the tool of the page's examples.
-async fn start() -> (Gateway, Faulty) {
-    let server = Faulty::with_tools(Mode::Sse, vec![Tool::text("greet", "Hello, you!")]).await;
-    let gateway = Gateway::before(&[&server.url()]).await;
+async fn start() -> (TestGateway, Faulty) {
+    let server = Faulty::with_tools(FaultyMode::Sse, vec![Tool::text("greet", "Hello, you!")]).await;
+    let gateway = TestGateway::before(&[&server.url()]).await;
     gateway.offers(&["greet"]).await;
     (gateway, server)
 }
 
 /// Runs a block against a gateway and gives back what it prints.
-async fn run(gateway: &Gateway, interpreter: &str, file: &str, block: &str) -> String {
+async fn run(gateway: &TestGateway, interpreter: &str, file: &str, block: &str) -> String {
     let folder = tempfile::tempdir_in(real_servers::folder().join("clients")).expect("a folder");
     let script = folder.path().join(file);
     std::fs::write(&script, block.replace(URL, &gateway.url("/mcp"))).expect("the script is written");
     let mut command = Command::new(real_servers::folder().join(interpreter));
     command.arg(&script).env("PORTCULLIS_TOKEN", &gateway.token);
-    let process = Process::start(command);
+    let process = ProcessGroup::start(command);
     let status = wait_for(&format!("{file} to end"), LIMIT, async || process.status().ok_or(process.output())).await;
     assert!(status.success(), "{}", process.output());
     process.output()
@@ -80,7 +80,7 @@ async fn run(gateway: &Gateway, interpreter: &str, file: &str, block: &str) -> S
 
 #[tokio::test]
 async fn programs_run_as_they_stand_there() {
-    require!(Program::available());
+    require!(ClientProgram::available());
     let (gateway, _server) = start().await;
     let (python, javascript) = (blocks("python"), blocks("js"));
     assert_eq!((python.len(), javascript.len()), (2, 1));
@@ -106,7 +106,7 @@ async fn command_lines_are_what_a_shell_understands_and_curl_is_answered() {
     let mut command = Command::new("bash");
     command.args(["-c", &curl.replace(URL, &gateway.url("/mcp")).replace("curl ", "curl --silent ")]);
     command.env("PORTCULLIS_TOKEN", &gateway.token);
-    let process = Process::start(command);
+    let process = ProcessGroup::start(command);
     let status = wait_for("curl to end", LIMIT, async || process.status().ok_or(process.output())).await;
     assert!(status.success(), "{}", process.output());
     let answer: Value = serde_json::from_str(&process.output()).expect("JSON");

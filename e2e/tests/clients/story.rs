@@ -1,13 +1,13 @@
-//! What every client is told to do, and what it saw.
+//! The task of every client, and its report.
 
 use std::collections::BTreeSet;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-/// Where a client goes and what it does there.
+/// The URL and the calls of a client.
 #[derive(Clone, Debug)]
-pub(crate) struct Task {
+pub(crate) struct ClientTask {
     pub(crate) url: String,
     pub(crate) token: String,
     /// Whether it goes as a client of before 2026-07-28, if it can do either.
@@ -20,9 +20,9 @@ pub(crate) struct Task {
     pub(crate) fresh: &'static str,
 }
 
-/// What a client saw.
+/// The report of a client.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
-pub(crate) struct Seen {
+pub(crate) struct ClientReport {
     /// The revision that it agreed upon.
     pub(crate) revision: String,
     /// Names, before the change.
@@ -34,13 +34,13 @@ pub(crate) struct Seen {
     pub(crate) quick: String,
     /// The text that the slow tool answered.
     pub(crate) slow: String,
-    /// What the slow tool had told until it answered.
+    /// The progress of the slow tool before its answer.
     pub(crate) progress: Vec<f64>,
     /// The tools that were new after the change.
     pub(crate) fresh: BTreeSet<String>,
 }
 
-impl Task {
+impl ClientTask {
     /// As the programs take it.
     pub(crate) fn json(&self) -> Value {
         let call = |(name, arguments): &(&str, Value)| json!({"name": name, "arguments": arguments});

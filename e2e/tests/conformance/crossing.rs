@@ -1,7 +1,7 @@
-//! What crosses the gateway between revisions and is no scenario of the suite.
+//! Traffic between revisions that no scenario of the suite covers.
 
 use portcullis_e2e::conformance::Conforming;
-use portcullis_e2e::gateway::{Gateway, LIMIT};
+use portcullis_e2e::gateway::{LIMIT, TestGateway};
 use rmcp::RoleClient;
 use rmcp::model::{CallToolRequestParams, ProtocolVersion};
 use rmcp::service::{ClientLifecycleMode, ClientServiceExt as _, RunningService};
@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use crate::through::{MODERN_BEHIND, gateway};
 
-async fn connect(gateway: &Gateway, lifecycle: ClientLifecycleMode) -> RunningService<RoleClient, ()> {
+async fn connect(gateway: &TestGateway, lifecycle: ClientLifecycleMode) -> RunningService<RoleClient, ()> {
     let config = StreamableHttpClientTransportConfig::with_uri(gateway.url("/mcp")).auth_header(gateway.token.as_str());
     let transport = StreamableHttpClientTransport::from_config(config);
     timeout(LIMIT, ().serve_with_lifecycle(transport, lifecycle)).await.expect("in time").expect("it connects")
@@ -22,7 +22,7 @@ fn modern() -> ClientLifecycleMode {
     ClientLifecycleMode::Discover { preferred_versions: vec![ProtocolVersion::V_2026_07_28] }
 }
 
-/// The arguments that clients of 2026-07-28 repeat in headers arrive, whoever calls in whatever way.
+/// The arguments that clients of 2026-07-28 repeat in headers arrive from every client over every transport.
 #[tokio::test]
 async fn arguments_in_headers_reach_a_modern_server() {
     let server = Conforming::start().await;

@@ -1,9 +1,9 @@
-//! The server that stands behind the gateway in the other tests conforms by itself: what they find is the gateway's.
+//! The server of the other tests conforms by itself, so their findings concern the gateway.
 
 use portcullis_e2e::conformance::Conforming;
-use portcullis_e2e::gateway::Gateway;
+use portcullis_e2e::gateway::TestGateway;
 use portcullis_e2e::manifests::Manifests;
-use portcullis_e2e::real::{self, Source, Transport};
+use portcullis_e2e::real::{self, Source, TestTransport};
 use portcullis_e2e::require;
 
 use crate::suite::{LEGACY, MODERN, passes};
@@ -12,23 +12,23 @@ use crate::suite::{LEGACY, MODERN, passes};
 async fn the_server_behind_conforms_to_2025_11_25() {
     require!(real::installed(Source::Clients));
     let server = Conforming::start().await;
-    passes(&server.url(Transport::StreamableHttp), LEGACY, &[]).await;
+    passes(&server.url(TestTransport::StreamableHttp), LEGACY, &[]).await;
 }
 
 #[tokio::test]
 async fn the_server_behind_conforms_to_2026_07_28() {
     require!(real::installed(Source::Clients));
     let server = Conforming::start().await;
-    passes(&server.url(Transport::StreamableHttp), MODERN, &[]).await;
+    passes(&server.url(TestTransport::StreamableHttp), MODERN, &[]).await;
 }
 
 #[tokio::test]
 async fn the_server_behind_says_the_same_over_both_transports() {
     let server = Conforming::start().await;
     let manifests = Manifests::new();
-    manifests.add("sse", &server.url(Transport::Sse), "transport: sse");
-    manifests.add("streamable", &server.url(Transport::StreamableHttp), "transport: streamable-http");
-    let gateway = Gateway::start(manifests.options()).await;
+    manifests.add("sse", &server.url(TestTransport::Sse), "transport: sse");
+    manifests.add("streamable", &server.url(TestTransport::StreamableHttp), "transport: streamable-http");
+    let gateway = TestGateway::start(manifests.options()).await;
     gateway.connected(2).await;
     let listed = async |name: &str| {
         let list = gateway.get(&format!("/tools/list?server={name}")).send().await.expect("a list").json();

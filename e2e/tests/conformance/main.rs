@@ -1,4 +1,4 @@
-//! The conformance suite of the MCP project: what it requires of servers, of 2025-11-25 and of 2026-07-28.
+//! The MCP project's conformance suite for servers of 2025-11-25 and 2026-07-28.
 
 mod crossing;
 mod direct;

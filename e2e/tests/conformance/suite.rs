@@ -1,23 +1,23 @@
-//! Runs the suite's command against a URL, and reads what it found.
+//! Runs the suite's command against a URL, and reads its findings.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use portcullis_e2e::real::Process;
+use portcullis_e2e::real::ProcessGroup;
 use portcullis_e2e::wait::wait_for;
 use serde::Deserialize;
 use xtask::real_servers;
 
-/// How long one run may take.
+/// Bound for one run.
 const LIMIT: Duration = Duration::from_secs(180);
 
 /// The length of `-2026-11-24T18-21-17-144Z`, with which the suite ends the names of folders.
-const TIME: usize = 25;
+const TIME_WIDTH: usize = 25;
 
-/// How many characters of an error are shown; some quote whole lists.
-const SHOWN: usize = 600;
+/// Largest shown part of an error, in characters; some quote whole lists.
+const MAX_SHOWN_CHARS: usize = 600;
 
 /// A revision of MCP, and how many scenarios the suite requires of servers that speak it.
 #[derive(Clone, Copy, Debug)]
@@ -41,7 +41,7 @@ struct Check {
 /// no successes.
 pub(crate) async fn passes(url: &str, required: Required, excused: &Excused) {
     let folder = tempfile::tempdir().expect("a folder");
-    let suite = Process::start(command(url, required, folder.path()));
+    let suite = ProcessGroup::start(command(url, required, folder.path()));
     wait_for("the suite to end", LIMIT, async || if suite.ended() { Ok(()) } else { Err(suite.output()) }).await;
     let names = required.scenarios();
     // The suite runs others too, which it does not require.
@@ -56,7 +56,7 @@ pub(crate) async fn passes(url: &str, required: Required, excused: &Excused) {
     let found: BTreeSet<_> = short.iter().map(|(name, check)| (*name, check.id.as_str())).collect();
     let expected: BTreeSet<_> = excused.iter().map(|(name, check, _)| (*name, *check)).collect();
     let show = |(name, check): &(&str, &Check)| {
-        let why: String = check.error_message.iter().flat_map(|why| why.chars().take(SHOWN)).collect();
+        let why: String = check.error_message.iter().flat_map(|why| why.chars().take(MAX_SHOWN_CHARS)).collect();
         format!("{} {name}: {}: {why}\n", check.status, check.id)
     };
     let shown: String = short.iter().map(show).collect();
@@ -89,7 +89,7 @@ fn command(url: &str, required: Required, results: &Path) -> Command {
     command
 }
 
-/// What is in a folder `server-<scenario>-<time>` for each scenario.
+/// The findings in the folder `server-<scenario>-<time>` of each scenario.
 fn scenarios(results: &Path) -> Vec<(String, Vec<Check>)> {
     let folders = std::fs::read_dir(results).expect("the suite wrote its results");
     folders.map(|folder| scenario(folder.expect("a folder").path())).collect()
@@ -98,7 +98,7 @@ fn scenarios(results: &Path) -> Vec<(String, Vec<Check>)> {
 fn scenario(folder: PathBuf) -> (String, Vec<Check>) {
     let name = folder.file_name().and_then(|name| name.to_str()).expect("a name").to_owned();
     let name = name.strip_prefix("server-").expect("a scenario for servers");
-    let name = name[..name.len() - TIME].to_owned();
+    let name = name[..name.len() - TIME_WIDTH].to_owned();
     let checks = std::fs::read(folder.join("checks.json")).expect("the checks of a scenario");
     (name, serde_json::from_slice(&checks).expect("a list of checks"))
 }

@@ -1,10 +1,10 @@
-//! The gateway conforms, with the server that conforms behind it, in every way that the two can speak.
+//! The gateway conforms with the conforming server behind it, over every combination of revisions and transports.
 
 use portcullis_e2e::conformance::{self, Conforming};
-use portcullis_e2e::gateway::{Gateway, LIMIT};
+use portcullis_e2e::gateway::{LIMIT, TestGateway};
 use portcullis_e2e::http;
 use portcullis_e2e::manifests::Manifests;
-use portcullis_e2e::real::{self, Source, Transport};
+use portcullis_e2e::real::{self, Source, TestTransport};
 use portcullis_e2e::require;
 use portcullis_e2e::wait::wait_for;
 use portcullis_gateway::Options;
@@ -12,11 +12,11 @@ use serde_json::json;
 
 use crate::suite::{Excused, LEGACY, MODERN, Required, passes};
 
-/// How the server stands behind the gateway.
+/// The connection of the server to the gateway.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Behind {
-    transport: Transport,
-    /// What the gateway speaks with it.
+    transport: TestTransport,
+    /// The transport between the gateway and the server.
     revision: &'static str,
     /// Further lines of its manifest.
     more: &'static str,
@@ -24,26 +24,26 @@ pub(crate) struct Behind {
 
 /// Over streamable HTTP, as it comes.
 pub(crate) const MODERN_BEHIND: Behind =
-    Behind { transport: Transport::StreamableHttp, revision: "2026-07-28", more: "" };
+    Behind { transport: TestTransport::StreamableHttp, revision: "2026-07-28", more: "" };
 
 /// Over streamable HTTP as a server of before 2026-07-28, with one session for all clients of the gateway.
 pub(crate) const SHARED_BEHIND: Behind =
-    Behind { transport: Transport::StreamableHttp, revision: "2025-11-25", more: "protocolVersion: 2025-11-25" };
+    Behind { transport: TestTransport::StreamableHttp, revision: "2025-11-25", more: "protocolVersion: 2025-11-25" };
 
 /// Over HTTP+SSE, with one session for all clients of the gateway.
 pub(crate) const SHARED_SSE_BEHIND: Behind =
-    Behind { transport: Transport::Sse, revision: "2025-11-25", more: "transport: sse" };
+    Behind { transport: TestTransport::Sse, revision: "2025-11-25", more: "transport: sse" };
 
 /// Over streamable HTTP as a server of before 2026-07-28, with a session for each client of the gateway.
 pub(crate) const OWN_BEHIND: Behind = Behind {
-    transport: Transport::StreamableHttp,
+    transport: TestTransport::StreamableHttp,
     revision: "2025-11-25",
     more: "protocolVersion: 2025-11-25\nsession: PerClient",
 };
 
 /// Over HTTP+SSE, with a session for each client of the gateway.
 pub(crate) const OWN_SSE_BEHIND: Behind =
-    Behind { transport: Transport::Sse, revision: "2025-11-25", more: "transport: sse\nsession: PerClient" };
+    Behind { transport: TestTransport::Sse, revision: "2025-11-25", more: "transport: sse\nsession: PerClient" };
 
 const SHARED: &str = "whom a session that all share would ask is not known, so it may not ask";
 
@@ -97,12 +97,12 @@ const MODERN_BEFORE_OWN: &Excused = &[
 ];
 
 /// A gateway with nothing else behind it, once it knows all that the server has; and the folder that it watches.
-pub(crate) async fn gateway(server: &Conforming, behind: Behind) -> (Manifests, Gateway) {
+pub(crate) async fn gateway(server: &Conforming, behind: Behind) -> (Manifests, TestGateway) {
     let manifests = Manifests::new();
     manifests.add("conforming", &server.url(behind.transport), behind.more);
     // The suite cannot send headers.
     let options = Options { allow_query_token_mcp: Some("true".into()), ..manifests.options() };
-    let gateway = Gateway::start(options).await;
+    let gateway = TestGateway::start(options).await;
     gateway.connected(1).await;
     assert_eq!(gateway.server("conforming").await["protocol_version"], behind.revision);
     everything_is_listed(&gateway).await;
@@ -118,7 +118,7 @@ async fn gateway_passes(behind: Behind, required: Required, excused: &Excused) {
 }
 
 /// Waits until the gateway has asked the server for all its lists.
-async fn everything_is_listed(gateway: &Gateway) {
+async fn everything_is_listed(gateway: &TestGateway) {
     let lists = [("prompts/list", "prompts", conformance::prompts().len()), ("resources/list", "resources", 3)];
     for (method, kind, count) in lists {
         wait_for(kind, LIMIT, async || {

@@ -1,38 +1,46 @@
-//! The definition of McpServer, judged by a real API server.
+//! The definitions of McpServer and McpAccessPolicy, judged by a real API server.
 
 use std::collections::BTreeSet;
 
 use kube::api::{ApiResource, DynamicObject, PostParams};
 use kube::{Api, Error};
-use portcullis_crds::{McpServer, McpServerSpec};
-use portcullis_e2e::cluster::{self, Space, Tier};
+use portcullis_crds::mcpaccesspolicy::McpAccessPolicySpec;
+use portcullis_crds::{McpAccessPolicy, McpServer, McpServerSpec};
+use portcullis_e2e::cluster::{self, TestNamespace, Tier};
 use portcullis_e2e::require;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-/// `crds/testdata/rules.yaml`, which says what its fields are.
+/// `crds/testdata/rules.yaml` or `policy-rules.yaml`, which say what their fields are.
 #[derive(Deserialize)]
-struct Rules {
+struct RuleCases {
     good: Vec<Value>,
-    bad: Vec<Bad>,
+    bad: Vec<RefusedCase>,
 }
 
 #[derive(Deserialize)]
-struct Bad {
+struct RefusedCase {
     spec: Value,
     cluster: String,
 }
 
-fn rules() -> Rules {
-    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../crds/testdata/rules.yaml");
-    serde_yaml::from_str(&std::fs::read_to_string(file).expect("a file")).expect("cases")
+/// The definitions: their kinds, cases and texts.
+fn definitions() -> [(ApiResource, RuleCases, String); 2] {
+    [
+        (ApiResource::erase::<McpServer>(&()), cases("rules.yaml"), portcullis_crds::crd::yaml()),
+        (ApiResource::erase::<McpAccessPolicy>(&()), cases("policy-rules.yaml"), portcullis_crds::crd::policy_yaml()),
+    ]
 }
 
-/// Asks the API server to create a server and to forget it again; gives its spec with all defaults, or the refusal.
-async fn tried(space: &Space<'_>, name: &str, spec: &Value) -> Result<Value, String> {
-    let kind = ApiResource::erase::<McpServer>(&());
-    let api: Api<DynamicObject> = Api::namespaced_with(space.client.clone(), &space.name, &kind);
-    let mut object = DynamicObject::new(name, &kind);
+fn cases(file: &str) -> RuleCases {
+    let path = format!("{}/../crds/testdata/{file}", env!("CARGO_MANIFEST_DIR"));
+    serde_yaml::from_str(&std::fs::read_to_string(path).expect("a file")).expect("cases")
+}
+
+/// Asks the API server to create an object and to forget it again; gives its spec with all defaults, or the refusal.
+async fn tried(space: &TestNamespace<'_>, kind: &ApiResource, name: &str, spec: &Value) -> Result<Value, String> {
+    let api: Api<DynamicObject> = Api::namespaced_with(space.client.clone(), &space.name, kind);
+    let mut object = DynamicObject::new(name, kind);
     object.data = json!({"spec": spec});
     match api.create(&PostParams { dry_run: true, ..PostParams::default() }, &object).await {
         Ok(created) => Ok(created.data["spec"].clone()),
@@ -44,36 +52,45 @@ async fn tried(space: &Space<'_>, name: &str, spec: &Value) -> Result<Value, Str
 #[tokio::test]
 async fn good_specs_are_accepted_and_their_defaults_are_those_of_the_code() {
     require!(cluster::available(Tier::ControlPlane));
-    let space = Space::new(cluster::control_plane()).await;
-    for spec in rules().good {
-        let stored = tried(&space, "a", &spec).await.unwrap_or_else(|refusal| panic!("{spec}: {refusal}"));
+    let space = TestNamespace::new(cluster::control_plane()).await;
+    let [(servers, of_servers, _), (policies, of_policies, _)] = definitions();
+    for spec in of_servers.good {
+        let stored = tried(&space, &servers, "a", &spec).await.unwrap_or_else(|refusal| panic!("{spec}: {refusal}"));
         let ours: McpServerSpec = serde_json::from_value(spec).expect("a spec");
         assert_eq!(stored, serde_json::to_value(ours).expect("JSON"));
+    }
+    for spec in of_policies.good {
+        let stored = tried(&space, &policies, "a", &spec).await.unwrap_or_else(|refusal| panic!("{spec}: {refusal}"));
+        let read = |spec: Value| serde_json::from_value::<McpAccessPolicySpec>(spec).expect("a spec");
+        assert_eq!((read(stored.clone()), &stored["mode"]), (read(spec.clone()), &json!(read(spec).mode)));
     }
 }
 
 #[tokio::test]
 async fn bad_specs_are_refused_with_what_to_do() {
     require!(cluster::available(Tier::ControlPlane));
-    let space = Space::new(cluster::control_plane()).await;
-    for Bad { spec, cluster } in rules().bad {
-        let refusal = tried(&space, "a", &spec).await.expect_err(&spec.to_string());
-        assert!(without_indexes(&refusal).contains(&cluster), "{spec} gives {refusal}");
+    let space = TestNamespace::new(cluster::control_plane()).await;
+    for (kind, cases, _) in definitions() {
+        for RefusedCase { spec, cluster } in cases.bad {
+            let refusal = tried(&space, &kind, "a", &spec).await.expect_err(&spec.to_string());
+            assert!(without_indexes(&refusal).contains(&cluster), "{spec} gives {refusal}");
+        }
     }
 }
 
 #[tokio::test]
 async fn a_name_is_a_dns_label() {
     require!(cluster::available(Tier::ControlPlane));
-    let space = Space::new(cluster::control_plane()).await;
-    let spec = json!({"url": "http://a/"});
+    let space = TestNamespace::new(cluster::control_plane()).await;
     let (longest, longer) = ("a".repeat(63), "a".repeat(64));
-    for name in ["a", "0-9", &longest] {
-        tried(&space, name, &spec).await.expect("accepted");
-    }
-    for name in ["a.b", &longer] {
-        let refusal = tried(&space, name, &spec).await.expect_err(name);
-        assert!(refusal.contains("metadata.name must be a DNS label: use at most 63"), "{name} gives {refusal}");
+    for ((kind, _, _), spec) in definitions().into_iter().zip([json!({"url": "http://a/"}), json!({})]) {
+        for name in ["a", "0-9", &longest] {
+            tried(&space, &kind, name, &spec).await.expect("accepted");
+        }
+        for name in ["a.b", &longer] {
+            let refusal = tried(&space, &kind, name, &spec).await.expect_err(name);
+            assert!(refusal.contains("metadata.name must be a DNS label: use at most 63"), "{name} gives {refusal}");
+        }
     }
 }
 
@@ -108,24 +125,25 @@ fn present(value: &Value, path: &str, fields: &mut BTreeSet<String>) {
 }
 
 #[test]
-fn every_rule_of_the_definition_has_a_spec_that_passes_it_and_one_that_breaks_it() {
-    let definition: Value = serde_yaml::from_str(&portcullis_crds::crd::yaml()).expect("YAML");
-    let schema = definition.pointer("/spec/versions/0/schema/openAPIV3Schema/properties/spec").expect("a schema");
-    let mut rules_there = BTreeSet::new();
-    found(schema, "spec", &mut rules_there);
-    let mut good = BTreeSet::new();
-    rules().good.iter().for_each(|spec| present(spec, "spec", &mut good));
-    let bad = rules().bad;
-    for (field, message) in rules_there {
-        assert!(good.contains(&field), "no good spec has {field}");
-        assert!(bad.iter().any(|case| message.contains(&case.cluster)), "no bad spec for {field}: {message}");
+fn every_rule_of_the_definitions_has_a_spec_that_passes_it_and_one_that_breaks_it() {
+    for (_, cases, yaml) in definitions() {
+        let definition: Value = serde_yaml::from_str(&yaml).expect("YAML");
+        let schema = definition.pointer("/spec/versions/0/schema/openAPIV3Schema/properties/spec").expect("a schema");
+        let mut rules_there = BTreeSet::new();
+        found(schema, "spec", &mut rules_there);
+        let mut good = BTreeSet::new();
+        cases.good.iter().for_each(|spec| present(spec, "spec", &mut good));
+        for (field, message) in rules_there {
+            assert!(good.contains(&field), "no good spec has {field}");
+            assert!(cases.bad.iter().any(|case| message.contains(&case.cluster)), "no bad spec for {field}: {message}");
+        }
     }
 }
 
 #[tokio::test]
 async fn an_unknown_field_is_refused_by_kubectl() {
     require!(cluster::available(Tier::ControlPlane));
-    let space = Space::new(cluster::control_plane()).await;
+    let space = TestNamespace::new(cluster::control_plane()).await;
     let refusal = space.try_apply(&manifest("a", "{url: 'http://a/', timeout: 5}")).bad();
     assert!(refusal.contains(r#"unknown field "spec.timeout""#), "{refusal}");
 }
@@ -133,7 +151,7 @@ async fn an_unknown_field_is_refused_by_kubectl() {
 #[tokio::test]
 async fn kubectl_shows_and_explains_servers() {
     require!(cluster::available(Tier::ControlPlane));
-    let space = Space::new(cluster::control_plane()).await;
+    let space = TestNamespace::new(cluster::control_plane()).await;
     space.apply(&manifest("files", "{url: 'http://files.example/mcp'}"));
     let status = json!({"status": {
         "url": "http://files.example/mcp", "transport": "streamable-http", "toolCount": 12,
@@ -172,7 +190,7 @@ async fn kubectl_shows_and_explains_servers() {
 #[tokio::test]
 async fn servers_can_be_selected_by_their_state() {
     require!(cluster::available(Tier::ControlPlane));
-    let space = Space::new(cluster::control_plane()).await;
+    let space = TestNamespace::new(cluster::control_plane()).await;
     space.apply(&manifest("used", "{url: 'http://a/'}"));
     space.apply(&manifest("unused", "{url: 'http://a/', state: Disabled}"));
     let named = |selector| space.kubectl(&["get", "mcpsrv", "-o", "name", "--field-selector", selector]).good();
@@ -181,18 +199,42 @@ async fn servers_can_be_selected_by_their_state() {
 }
 
 #[tokio::test]
-async fn the_definition_is_taken_without_a_warning_and_is_below_64_kib() {
+async fn the_definitions_are_taken_without_a_warning_and_are_below_64_kib() {
     require!(cluster::available(Tier::ControlPlane));
-    let space = Space::new(cluster::control_plane()).await;
-    let yaml = portcullis_crds::crd::yaml();
-    assert!(yaml.len() < 64 * 1024, "it has {} bytes", yaml.len());
-    let mut file = tempfile::NamedTempFile::new().expect("a file");
-    std::io::Write::write_all(&mut file, yaml.as_bytes()).expect("written");
-    let path = file.path().display().to_string();
-    let tried = ["--server-side", "--dry-run=server", "--force-conflicts", "--field-manager=portcullis-e2e"];
-    let said = space.kubectl(&[&["apply", "-f", &path], &tried[..]].concat());
-    assert_eq!(said.stderr, "");
-    said.good();
+    let space = TestNamespace::new(cluster::control_plane()).await;
+    for (_, _, yaml) in definitions() {
+        assert!(yaml.len() < 64 * 1024, "it has {} bytes", yaml.len());
+        let mut file = tempfile::NamedTempFile::new().expect("a file");
+        std::io::Write::write_all(&mut file, yaml.as_bytes()).expect("written");
+        let path = file.path().display().to_string();
+        let tried = ["--server-side", "--dry-run=server", "--force-conflicts", "--field-manager=portcullis-e2e"];
+        let said = space.kubectl(&[&["apply", "-f", &path], &tried[..]].concat());
+        assert_eq!(said.stderr, "");
+        said.good();
+    }
+}
+
+#[tokio::test]
+async fn kubectl_shows_and_explains_policies() {
+    require!(cluster::available(Tier::ControlPlane));
+    let space = TestNamespace::new(cluster::control_plane()).await;
+    space.apply("apiVersion: portcullis.dev/v1alpha1\nkind: McpAccessPolicy\nmetadata: {name: p}\nspec: {}\n");
+    let status = json!({"status": {
+        "observedGeneration": 1, "serverCount": 3, "wouldDeny": 7,
+        "conditions": [{
+            "type": "Accepted", "status": "False", "reason": "Invalid", "message": "its other rules count",
+            "lastTransitionTime": "2026-01-01T00:00:00Z", "observedGeneration": 1
+        }]
+    }});
+    let patch = kube::api::Patch::Merge(&status);
+    let api = space.api::<McpAccessPolicy>();
+    api.patch_status("p", &kube::api::PatchParams::default(), &patch).await.expect("a status");
+    let table = space.kubectl(&["get", "mcpap", "-o", "wide"]).good();
+    let words: Vec<&str> = table.split_whitespace().collect();
+    assert_eq!(words[..8], ["NAME", "ACCEPTED", "PROGRAMMED", "MODE", "SERVERS", "WOULDDENY", "MESSAGE", "AGE"]);
+    assert_eq!(words[8..13], ["p", "False", "Enforce", "3", "7"]);
+    let explained = space.kubectl(&["explain", "mcpap.spec.rules.when"]).good();
+    assert!(explained.contains("A condition in CEL"), "{explained}");
 }
 
 fn manifest(name: &str, spec: &str) -> String {

@@ -1,31 +1,31 @@
 //! Two operators: one writes, and the other takes over.
 
 use k8s_openapi::api::coordination::v1::Lease;
-use portcullis_e2e::binary::Running;
+use portcullis_e2e::binary::RunningProgram;
 use portcullis_e2e::cluster::{self, LIMIT, Tier};
 use portcullis_e2e::wait::wait_for;
 use portcullis_e2e::{http, require};
 use rustix::process::Signal;
 
-use crate::setting::{Setting, TAKEOVER};
+use crate::setting::{ControlPlane, TAKEOVER};
 
 const LEASE: &str = "portcullis-operator";
 
-fn candidate(setting: &Setting<'_>, name: &str) -> Running {
+fn candidate(setting: &ControlPlane<'_>, name: &str) -> RunningProgram {
     setting.operator_with(&[("LEASE", LEASE), ("POD_NAME", name)])
 }
 
-async fn holder(setting: &Setting<'_>) -> Option<String> {
+async fn holder(setting: &ControlPlane<'_>) -> Option<String> {
     let lease = setting.space.api::<Lease>().get_opt(LEASE).await.expect("an answer")?;
     lease.spec?.holder_identity.filter(|holder| !holder.is_empty())
 }
 
-async fn leads(operator: &Running) -> bool {
+async fn leads(operator: &RunningProgram) -> bool {
     let metrics = http::get(&format!("http://{}/metrics", operator.address)).send().await.expect("metrics");
     metrics.text().lines().any(|line| line == "portcullis_operator_leader 1")
 }
 
-async fn two(setting: &Setting<'_>) -> (Running, Running) {
+async fn two(setting: &ControlPlane<'_>) -> (RunningProgram, RunningProgram) {
     let first = candidate(setting, "first");
     wait_for("the first to lead", LIMIT, async || leads(&first).await).await;
     let second = candidate(setting, "second");
@@ -40,7 +40,7 @@ async fn two(setting: &Setting<'_>) -> (Running, Running) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_replica_takes_over_within_20_seconds_of_a_kill() {
     require!(cluster::available(Tier::ControlPlane));
-    let setting = Setting::new(cluster::control_plane(), 1).await;
+    let setting = ControlPlane::new(cluster::control_plane(), 1).await;
     let (first, second) = two(&setting).await;
     setting.apply("a", "{url: 'http://a.example/'}");
     setting.until("a", "Ready=True/Ready").await;
@@ -58,7 +58,7 @@ async fn another_replica_takes_over_within_20_seconds_of_a_kill() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_that_stops_in_good_order_gives_the_lease_back() {
     require!(cluster::available(Tier::ControlPlane));
-    let setting = Setting::new(cluster::control_plane(), 1).await;
+    let setting = ControlPlane::new(cluster::control_plane(), 1).await;
     let (first, second) = two(&setting).await;
     first.signal(Signal::TERM);
     let ended = first.ended();

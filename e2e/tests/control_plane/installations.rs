@@ -1,4 +1,4 @@
-//! Two installations that watch the same McpServers: the first tells of them, and the second stands back until it is gone.
+//! Two installations watch the same McpServers: the first serves them, and the second waits until it is gone.
 
 use std::time::Duration;
 
@@ -6,26 +6,26 @@ use futures_util::StreamExt as _;
 use k8s_openapi::api::events::v1::Event;
 use kube::api::{ListParams, WatchEvent, WatchParams};
 use portcullis_crds::{McpServer, Reason};
-use portcullis_e2e::binary::Running;
+use portcullis_e2e::binary::RunningProgram;
 use portcullis_e2e::cluster::{self, LIMIT, Tier};
 use portcullis_e2e::wait::wait_for;
 use portcullis_e2e::{http, require};
 use tokio::time::timeout;
 
-use crate::setting::Setting;
+use crate::setting::ControlPlane;
 
 /// So long is watched that nothing is written.
-const IDLE: Duration = Duration::from_secs(10);
+const IDLE_PERIOD: Duration = Duration::from_secs(10);
 
 const NAMES: [&str; 3] = ["a", "b", "c"];
 
 /// An operator with one of the gateways as its own.
-fn installation(setting: &Setting<'_>, name: &str, gateway: usize, takeover: &str) -> Running {
+fn installation(setting: &ControlPlane<'_>, name: &str, gateway: usize, takeover: &str) -> RunningProgram {
     let gateway = setting.gateways[gateway].address.to_string();
     setting.operator_with(&[("INSTALLATION", name), ("GATEWAYS", &gateway), ("TAKEOVER_SECONDS", takeover)])
 }
 
-async fn metric(operator: &Running, name: &str) -> Option<u64> {
+async fn metric(operator: &RunningProgram, name: &str) -> Option<u64> {
     let metrics = http::get(&format!("http://{}/metrics", operator.address)).send().await.expect("metrics");
     metrics.text().lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
 }
@@ -34,18 +34,18 @@ fn owner(server: &McpServer) -> Option<&str> {
     Some(server.status.as_ref()?.served_by.as_ref()?.installation.as_str())
 }
 
-async fn events(setting: &Setting<'_>, reason: &str) -> Vec<Event> {
+async fn events(setting: &ControlPlane<'_>, reason: &str) -> Vec<Event> {
     let all = setting.space.api::<Event>().list(&ListParams::default()).await.expect("Events").items;
     all.into_iter().filter(|event| event.reason.as_deref() == Some(reason)).collect()
 }
 
 /// The first change of any McpServer within a time.
-async fn first_change(setting: &Setting<'_>) -> Option<McpServer> {
+async fn first_change(setting: &ControlPlane<'_>) -> Option<McpServer> {
     let list = setting.space.servers().list_metadata(&ListParams::default()).await.expect("servers");
     let version = list.metadata.resource_version.expect("a version");
     let api = setting.space.servers();
     let mut changes = std::pin::pin!(api.watch(&WatchParams::default(), &version).await.expect("a watch"));
-    match timeout(IDLE, changes.next()).await {
+    match timeout(IDLE_PERIOD, changes.next()).await {
         Ok(Some(Ok(WatchEvent::Modified(server) | WatchEvent::Added(server)))) => Some(server),
         _ => None,
     }
@@ -54,7 +54,7 @@ async fn first_change(setting: &Setting<'_>) -> Option<McpServer> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_second_installation_stands_back_and_takes_over_when_the_first_is_gone() {
     require!(cluster::available(Tier::ControlPlane));
-    let setting = Setting::new(cluster::control_plane(), 2).await;
+    let setting = ControlPlane::new(cluster::control_plane(), 2).await;
     // What the second one's gateway says is another story, which must not be told over and over.
     for name in NAMES {
         setting.gateways[1].say(&setting.key(name), Reason::BackendUnreachable, "no way from here");
@@ -99,7 +99,7 @@ async fn the_second_installation_stands_back_and_takes_over_when_the_first_is_go
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_two_installations_that_begin_together_each_server_has_one() {
     require!(cluster::available(Tier::ControlPlane));
-    let setting = Setting::new(cluster::control_plane(), 2).await;
+    let setting = ControlPlane::new(cluster::control_plane(), 2).await;
     let _operators = [installation(&setting, "n/first", 0, "120"), installation(&setting, "n/second", 1, "120")];
     for name in NAMES {
         setting.apply(name, &format!("{{url: 'http://{name}.example/'}}"));

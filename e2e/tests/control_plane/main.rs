@@ -1,11 +1,14 @@
-//! What needs a real API server: the definition of McpServer, and the operator.
+//! Tests with a real API server: the definitions, and the operator.
 
 mod crowd;
 mod definition;
 mod election;
 mod families;
+mod in_force;
 mod installations;
+mod limits;
 mod outage;
+mod policies;
 mod reconcile;
 mod scopes;
 mod setting;

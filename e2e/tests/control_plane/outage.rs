@@ -9,13 +9,13 @@ use portcullis_e2e::{http, require};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::setting::Setting;
+use crate::setting::ControlPlane;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stopped_api_server_is_waited_for() {
     require!(cluster::startable(Tier::ControlPlane));
     let cluster = Cluster::own_control_plane();
-    let setting = Setting::new(&cluster, 1).await;
+    let setting = ControlPlane::new(&cluster, 1).await;
     let operator = setting.operator();
     setting.apply("a", "{url: 'http://a.example/'}");
     setting.until("a", "Ready=True/Ready").await;
@@ -39,7 +39,7 @@ async fn a_stopped_api_server_is_waited_for() {
 async fn changes_that_the_api_server_has_forgotten_are_found_by_listing_anew() {
     require!(cluster::startable(Tier::ControlPlane));
     let cluster = Cluster::own_control_plane();
-    let setting = Setting::new(&cluster, 1).await;
+    let setting = ControlPlane::new(&cluster, 1).await;
     let operator = setting.operator();
     for name in ["kept", "changed", "deleted"] {
         setting.apply(name, &format!("{{url: 'http://{name}.example/'}}"));
@@ -96,7 +96,7 @@ async fn let_anything_in(client: Client) {
 async fn a_bad_server_never_hides_the_good_ones() {
     require!(cluster::startable(Tier::ControlPlane));
     let cluster = Cluster::own_control_plane();
-    let setting = Setting::new(&cluster, 1).await;
+    let setting = ControlPlane::new(&cluster, 1).await;
     let_anything_in(setting.space.client.clone()).await;
     let bad = [
         ("no-url", "{}", "Accepted=False/Invalid"),
@@ -129,5 +129,5 @@ async fn a_bad_server_never_hides_the_good_ones() {
     setting.until("late", "Ready=True/Ready").await;
     assert_eq!(setting.programmed().await.into_keys().collect::<Vec<_>>(), ["good", "late"]);
     let log = format!("{:?}", operator.log());
-    assert!(!log.contains("hunter2") && !log.contains("could not be written"), "{log}");
+    assert!(!log.contains("hunter2") && !log.contains("cannot write"), "{log}");
 }

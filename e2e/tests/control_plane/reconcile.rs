@@ -1,4 +1,4 @@
-//! From an McpServer to the slots, and from what gateway replicas say to its status.
+//! From an McpServer to the slots, and from the replicas' reports to its status.
 
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::events::v1::Event;
@@ -10,12 +10,12 @@ use portcullis_e2e::require;
 use portcullis_e2e::wait::wait_for;
 use serde_json::json;
 
-use crate::setting::{Setting, conditions, message};
+use crate::setting::{ControlPlane, conditions, message};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_all_replicas_can_call_is_ready_and_says_what_it_speaks() {
     require!(cluster::available(Tier::ControlPlane));
-    let setting = Setting::new(cluster::control_plane(), 2).await;
+    let setting = ControlPlane::new(cluster::control_plane(), 2).await;
     let _operator = setting.operator();
     setting.apply("files", "{url: 'http://files.example/mcp'}");
     let waited = setting.space.kubectl(&["wait", "--for=condition=Ready", "mcpsrv/files", "--timeout=30s"]);
@@ -39,7 +39,7 @@ async fn a_server_that_all_replicas_can_call_is_ready_and_says_what_it_speaks() 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_changed_server_is_programmed_anew_and_a_deleted_one_is_gone() {
     require!(cluster::available(Tier::ControlPlane));
-    let setting = Setting::new(cluster::control_plane(), 1).await;
+    let setting = ControlPlane::new(cluster::control_plane(), 1).await;
     let _operator = setting.operator();
     setting.apply("a", "{url: 'http://a.example/'}");
     setting.apply("b", "{url: 'http://b.example/'}");
@@ -68,7 +68,7 @@ fn pairs(of: &[(&str, &str)]) -> Vec<(String, String)> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_waits_for_its_service_and_for_its_port() {
     require!(cluster::available(Tier::ControlPlane));
-    let setting = Setting::new(cluster::control_plane(), 1).await;
+    let setting = ControlPlane::new(cluster::control_plane(), 1).await;
     let _operator = setting.operator();
     setting.apply("early", "{service: {name: backend, port: mcp}}");
     setting.until("early", "ResolvedRefs=False/ServiceNotFound").await;
@@ -92,7 +92,7 @@ async fn a_server_waits_for_its_service_and_for_its_port() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn services_without_a_cluster_ip_are_resolved_or_told() {
     require!(cluster::available(Tier::ControlPlane));
-    let setting = Setting::new(cluster::control_plane(), 1).await;
+    let setting = ControlPlane::new(cluster::control_plane(), 1).await;
     let _operator = setting.operator();
     setting.space.apply(
         "apiVersion: v1\nkind: Service\nmetadata: {name: pods}\nspec: {clusterIP: None, selector: {a: b}, ports: \
@@ -114,7 +114,7 @@ async fn services_without_a_cluster_ip_are_resolved_or_told() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_certificate_that_is_not_checked_is_told_by_a_condition_and_an_event() {
     require!(cluster::available(Tier::ControlPlane));
-    let setting = Setting::new(cluster::control_plane(), 1).await;
+    let setting = ControlPlane::new(cluster::control_plane(), 1).await;
     let _operator = setting.operator();
     setting.apply("a", "{url: 'https://a.example/', tls: {insecureSkipVerify: true}}");
     setting.until("a", "Accepted=True/InsecureSkipVerify").await;
@@ -130,19 +130,23 @@ async fn a_certificate_that_is_not_checked_is_told_by_a_condition_and_an_event()
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn by_its_number_a_port_is_known_even_while_the_service_is_away() {
     require!(cluster::available(Tier::ControlPlane));
-    let setting = Setting::new(cluster::control_plane(), 1).await;
+    let setting = ControlPlane::new(cluster::control_plane(), 1).await;
     let _operator = setting.operator();
     setting.apply("early", "{service: {name: backend, port: 8080}}");
     setting.until("early", "ResolvedRefs=False/ServiceNotFound").await;
-    let programmed: Vec<_> = setting.programmed().await.into_values().collect();
-    assert_eq!(programmed, [format!("http://backend.{}.svc:8080/mcp", setting.space.name)]);
+    wait_for("the server in its slot", LIMIT, async || {
+        let programmed: Vec<_> = setting.programmed().await.into_values().collect();
+        let expected = [format!("http://backend.{}.svc:8080/mcp", setting.space.name)];
+        if programmed == expected { Ok(()) } else { Err(programmed) }
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_replica_finds_wrong_is_in_the_status_and_told_by_an_event() {
     require!(cluster::available(Tier::ControlPlane));
-    let setting = Setting::new(cluster::control_plane(), 2).await;
-    let _operator = setting.operator();
+    let setting = ControlPlane::new(cluster::control_plane(), 2).await;
+    let _operator = setting.operator_with(&[("NEW_SERVER_DELAY_MS", "0")]);
     setting.apply("a", "{url: 'http://a.example/'}");
     setting.until("a", "Ready=True/Ready").await;
     setting.gateways[1].say(&setting.key("a"), Reason::BackendUnreachable, "connection refused");
@@ -178,7 +182,7 @@ fn in_words(event: &Event) -> String {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_that_falls_silent_makes_everything_unknown_until_it_is_gone() {
     require!(cluster::available(Tier::ControlPlane));
-    let mut setting = Setting::new(cluster::control_plane(), 2).await;
+    let mut setting = ControlPlane::new(cluster::control_plane(), 2).await;
     let _operator = setting.operator();
     setting.apply("a", "{url: 'http://a.example/'}");
     setting.until("a", "Ready=True/Ready").await;
@@ -192,7 +196,7 @@ async fn a_replica_that_falls_silent_makes_everything_unknown_until_it_is_gone()
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_a_ready_gateway_nothing_is_claimed() {
     require!(cluster::available(Tier::ControlPlane));
-    let setting = Setting::new(cluster::control_plane(), 0).await;
+    let setting = ControlPlane::new(cluster::control_plane(), 0).await;
     let _operator = setting.operator_with(&[("GATEWAYS", ""), ("GATEWAY_SERVICE", "nobody")]);
     setting.apply("a", "{url: 'http://a.example/'}");
     setting.until("a", "Programmed=Unknown/NoGateway").await;
@@ -202,7 +206,7 @@ async fn without_a_ready_gateway_nothing_is_claimed() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn disabled_and_draining_servers_say_so_and_stay_programmed() {
     require!(cluster::available(Tier::ControlPlane));
-    let setting = Setting::new(cluster::control_plane(), 1).await;
+    let setting = ControlPlane::new(cluster::control_plane(), 1).await;
     let _operator = setting.operator();
     setting.apply("a", "{url: 'http://a.example/', state: Disabled}");
     setting.until("a", "Ready=False/Disabled").await;
@@ -216,8 +220,8 @@ async fn disabled_and_draining_servers_say_so_and_stay_programmed() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_namespace_that_is_not_named_is_left_alone() {
     require!(cluster::available(Tier::ControlPlane));
-    let setting = Setting::new(cluster::control_plane(), 1).await;
-    let other = cluster::Space::new(cluster::control_plane()).await;
+    let setting = ControlPlane::new(cluster::control_plane(), 1).await;
+    let other = cluster::TestNamespace::new(cluster::control_plane()).await;
     let _operator = setting.operator();
     other.apply(&crate::setting::manifest("stranger", "{url: 'http://stranger.example/'}"));
     setting.apply("own", "{url: 'http://own.example/'}");

@@ -1,19 +1,21 @@
-//! Namespaces that the operator may not read, and those that it is to serve no more.
+//! Namespaces that the operator may not read, or no longer serves.
 
 use std::io::Write as _;
 use std::time::Duration;
 
-use portcullis_e2e::binary::{Program, run_program};
+use k8s_openapi::api::core::v1::ConfigMap;
+use portcullis_crds::McpAccessPolicy;
+use portcullis_e2e::binary::{OwnProgram, run_program};
 use portcullis_e2e::cluster::{self, Tier};
 use portcullis_e2e::wait::wait_for;
-use portcullis_e2e::{http, require};
+use portcullis_e2e::{fake_gateway, http, require};
 use serde_json::{Value, json};
 use serde_yaml::Value as Yaml;
 
-use crate::setting::{Setting, conditions, message};
+use crate::setting::{ControlPlane, conditions, message};
 
-/// A namespace is refused for so long before it counts as empty, and then some.
-const GIVEN_UP: Duration = Duration::from_secs(60);
+/// Time after which a refused namespace counts as empty, with some to spare.
+const REFUSAL_LIMIT: Duration = Duration::from_secs(60);
 
 /// Everything in one namespace, and nothing elsewhere.
 const RIGHTS: &str = "
@@ -34,7 +36,7 @@ subjects: [{kind: ServiceAccount, name: operator}]
 ";
 
 /// A kubeconfig of the service account of [`RIGHTS`].
-fn kubeconfig(setting: &Setting<'_>) -> tempfile::NamedTempFile {
+fn kubeconfig(setting: &ControlPlane<'_>) -> tempfile::NamedTempFile {
     setting
         .space
         .apply(&RIGHTS.replace("name: operator}]", &format!("name: operator, namespace: {}}}]", setting.space.name)));
@@ -50,13 +52,13 @@ fn kubeconfig(setting: &Setting<'_>) -> tempfile::NamedTempFile {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_namespace_that_may_not_be_read_counts_as_empty_and_keeps_no_other_waiting() {
     require!(cluster::available(Tier::ControlPlane));
-    let setting = Setting::new(cluster::control_plane(), 1).await;
+    let setting = ControlPlane::new(cluster::control_plane(), 1).await;
     let file = kubeconfig(&setting);
     let path = file.path().display().to_string();
     let namespaces = format!("{},gone-for-good", setting.space.name);
     setting.apply("a", "{url: 'http://a.example/'}");
     let operator = setting.operator_with(&[("KUBECONFIG", &path), ("NAMESPACES", &namespaces)]);
-    wait_for("the other namespace to be served", GIVEN_UP, async || {
+    wait_for("the other namespace to be served", REFUSAL_LIMIT, async || {
         let server = setting.space.servers().get("a").await.expect("it is there");
         let conditions = conditions(&server);
         if conditions.iter().any(|it| it == "Ready=True/Ready") { Ok(()) } else { Err(conditions) }
@@ -73,14 +75,64 @@ async fn a_namespace_that_may_not_be_read_counts_as_empty_and_keeps_no_other_wai
     assert!(operator.log().iter().any(told), "{:?}", operator.log());
 }
 
+/// The names of the policies that govern a server of a slot.
+async fn governed_by(setting: &ControlPlane<'_>, name: &str) -> Option<Vec<String>> {
+    for slot in &setting.slots {
+        let slot = setting.space.api::<ConfigMap>().get(slot).await.expect("the slot is there");
+        let servers = fake_gateway::content(&slot).map(|slot| slot.servers).unwrap_or_default();
+        if let Some(server) = servers.into_iter().find(|server| server.key.name == name) {
+            return Some(server.governed_by.into_iter().map(|of| of.name).collect());
+        }
+    }
+    None
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn servers_whose_policies_may_not_be_read_are_closed_until_they_can_be() {
+    require!(cluster::available(Tier::ControlPlane));
+    let setting = ControlPlane::new(cluster::control_plane(), 1).await;
+    let file = kubeconfig(&setting);
+    let resources = "[configmaps, services, events, mcpservers, mcpservers/status]";
+    let narrow = RIGHTS.replace("resources: ['*']", &format!("resources: {resources}"));
+    setting
+        .space
+        .apply(&narrow.replace("name: operator}]", &format!("name: operator, namespace: {}}}]", setting.space.name)));
+    setting.apply("a", "{url: 'http://a.example/'}");
+    let path = file.path().display().to_string();
+    let operator = setting.operator_with(&[("KUBECONFIG", &path)]);
+    let until = async |wanted: &[&str]| {
+        wait_for(&format!("the server to be governed by {wanted:?}"), REFUSAL_LIMIT, async || {
+            let names = governed_by(&setting, "a").await;
+            if names.as_ref().is_some_and(|names| names == wanted) { Ok(()) } else { Err(names) }
+        })
+        .await;
+    };
+    until(&["(unreadable)"]).await;
+    let told = |line: &Value| line["resource"] == "mcpaccesspolicies" && line["level"] == "WARN";
+    assert!(operator.log().iter().any(told), "{:?}", operator.log());
+    setting
+        .space
+        .apply(&RIGHTS.replace("name: operator}]", &format!("name: operator, namespace: {}}}]", setting.space.name)));
+    until(&[]).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_retired_is_not_ready_any_more_until_another_process_takes_it() {
     require!(cluster::available(Tier::ControlPlane));
-    let setting = Setting::new(cluster::control_plane(), 1).await;
+    let setting = ControlPlane::new(cluster::control_plane(), 1).await;
     let name = [("INSTALLATION", "n/mine")];
     let operator = setting.operator_with(&name);
     setting.apply("a", "{url: 'http://a.example/'}");
     setting.until("a", "Ready=True/Ready").await;
+    setting.space.apply("apiVersion: portcullis.dev/v1alpha1\nkind: McpAccessPolicy\nmetadata: {name: p}\nspec: {}\n");
+    let policy_says = async |wanted: &'static str| {
+        let says = |policy: &McpAccessPolicy| {
+            let conditions = policy.status.clone().unwrap_or_default().conditions;
+            conditions.iter().any(|it| format!("{}={}/{}", it.type_, it.status, it.reason) == wanted)
+        };
+        setting.space.until("p", wanted, says).await
+    };
+    policy_says("Programmed=True/Programmed").await;
     // The time of its end is told in whole seconds.
     tokio::time::sleep(Duration::from_millis(1100)).await;
     let kubeconfig = setting.space.cluster.kubeconfig.display().to_string();
@@ -90,15 +142,16 @@ async fn what_is_retired_is_not_ready_any_more_until_another_process_takes_it() 
             ("INSTALLATION", installation),
             ("NAMESPACES", setting.space.name.as_str()),
         ];
-        let ended = run_program(Program::Operator, &["retire"], &environment);
+        let ended = run_program(OwnProgram::Operator, &["retire"], &environment);
         assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""));
         ended.stdout
     };
-    assert_eq!(retire("n/other"), "0 McpServers are told to be served no more, 0 could not be told\n");
-    assert_eq!(retire("n/mine"), "1 McpServers are told to be served no more, 0 could not be told\n");
+    assert_eq!(retire("n/other"), "objects marked as no longer served: 0; that could not be marked: 0\n");
+    assert_eq!(retire("n/mine"), "objects marked as no longer served: 2; that could not be marked: 0\n");
     let retired = setting.until("a", "Programmed=False/NotServed").await;
+    policy_says("Programmed=False/NotServed").await;
     assert!(conditions(&retired).contains(&"Ready=False/NotProgrammed".to_owned()), "{retired:?}");
-    let said = "Installation n/mine does not serve it any more.";
+    let said = "Installation n/mine no longer serves it.";
     assert_eq!(message(&retired, portcullis_crds::ConditionType::Ready), said);
     // The operator that runs leaves it alone, whatever it hears of it.
     setting.gateways[0].say(&setting.key("a"), portcullis_crds::Reason::Unhealthy, "no ping");
@@ -107,4 +160,5 @@ async fn what_is_retired_is_not_ready_any_more_until_another_process_takes_it() 
     drop(operator);
     let _operator = setting.operator_with(&name);
     setting.until("a", "Ready=False/Unhealthy").await;
+    policy_says("Programmed=True/Programmed").await;
 }

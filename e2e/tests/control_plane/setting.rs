@@ -6,25 +6,25 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use kube::Resource as _;
 use kube::api::PostParams;
 use portcullis_crds::{ConditionType, McpServer, ServerKey, Snapshot};
-use portcullis_e2e::binary::{Program, Running};
-use portcullis_e2e::cluster::{Cluster, Space};
+use portcullis_e2e::binary::{OwnProgram, RunningProgram};
+use portcullis_e2e::cluster::{Cluster, TestNamespace};
 use portcullis_e2e::fake_gateway::{self, FakeGateway};
 use serde_json::json;
 
-/// How long a Lease holds, and then some: the bound of a takeover.
+/// Bound of a takeover: the duration of a Lease, with some to spare.
 pub const TAKEOVER: std::time::Duration = std::time::Duration::from_secs(20);
 
 /// A namespace with its slots and gateway replicas. Tests run on several threads, because a call of kubectl blocks one.
-pub struct Setting<'a> {
-    pub space: Space<'a>,
+pub struct ControlPlane<'a> {
+    pub space: TestNamespace<'a>,
     pub slots: Vec<String>,
     pub gateways: Vec<FakeGateway>,
 }
 
-impl<'a> Setting<'a> {
-    /// A namespace with the empty slots that the chart makes, and so many gateway replicas.
+impl<'a> ControlPlane<'a> {
+    /// A namespace with the chart's empty slots, and this many gateway replicas.
     pub async fn new(cluster: &'a Cluster, replicas: usize) -> Self {
-        let space = Space::new(cluster).await;
+        let space = TestNamespace::new(cluster).await;
         let slots: Vec<String> = (0..2).map(|index| format!("portcullis-servers-2-{index}")).collect();
         for slot in &slots {
             let empty = serde_json::from_value(json!({"metadata": {"name": slot}})).expect("an object");
@@ -38,12 +38,12 @@ impl<'a> Setting<'a> {
     }
 
     /// Starts an operator for this namespace alone, without an election.
-    pub fn operator(&self) -> Running {
+    pub fn operator(&self) -> RunningProgram {
         self.operator_with(&[])
     }
 
     /// The same with further settings.
-    pub fn operator_with(&self, more: &[(&str, &str)]) -> Running {
+    pub fn operator_with(&self, more: &[(&str, &str)]) -> RunningProgram {
         let gateways: Vec<String> = self.gateways.iter().map(|gateway| gateway.address.to_string()).collect();
         let (slots, gateways) = (self.slots.join(","), gateways.join(","));
         let kubeconfig = self.space.cluster.kubeconfig.display().to_string();
@@ -58,7 +58,7 @@ impl<'a> Setting<'a> {
         environment.extend(more.iter().copied());
         environment.retain(|_, value| !value.is_empty());
         let environment: Vec<(&str, &str)> = environment.into_iter().collect();
-        Running::program(Program::Operator, &[], &environment)
+        RunningProgram::program(OwnProgram::Operator, &[], &environment)
     }
 
     /// The key of a server of this namespace.
@@ -76,7 +76,7 @@ impl<'a> Setting<'a> {
         self.space.until(name, wanted, |server: &McpServer| is(server, wanted)).await
     }
 
-    /// What the slots hold together: each server's public name and URL, sorted.
+    /// The public names and URLs of the servers in all slots, sorted.
     pub async fn programmed(&self) -> BTreeMap<String, String> {
         let mut all = BTreeMap::new();
         for slot in &self.slots {

@@ -1,4 +1,4 @@
-//! The slots are as they should be, whoever touches them, and nothing is written that has not changed.
+//! The operator repairs every edit of the slots, and writes only changes.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,18 +13,18 @@ use portcullis_e2e::wait::wait_for;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use crate::setting::Setting;
+use crate::setting::ControlPlane;
 
-/// What somebody broke by hand is whole again within this time.
-const REPAIR: Duration = Duration::from_secs(5);
+/// The operator repairs an edit within this time.
+const REPAIR_LIMIT: Duration = Duration::from_secs(5);
 
 /// So long is watched that nothing is written.
-const IDLE: Duration = Duration::from_secs(10);
+const IDLE_PERIOD: Duration = Duration::from_secs(10);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slot_that_was_edited_or_deleted_is_put_right_within_5_seconds() {
     require!(cluster::available(Tier::ControlPlane));
-    let setting = Setting::new(cluster::control_plane(), 1).await;
+    let setting = ControlPlane::new(cluster::control_plane(), 1).await;
     let _operator = setting.operator();
     for name in ["a", "b", "c"] {
         setting.apply(name, &format!("{{url: 'http://{name}.example/'}}"));
@@ -53,14 +53,14 @@ async fn a_slot_that_was_edited_or_deleted_is_put_right_within_5_seconds() {
 }
 
 async fn whole_again(api: &Api<ConfigMap>, slots: &[String], good: &[Value], after: &str) {
-    wait_for(&format!("the slots to be whole after {after}"), REPAIR, async || {
+    wait_for(&format!("the slots to be whole after {after}"), REPAIR_LIMIT, async || {
         let now = contents(api, slots).await;
         if now == good { Ok(()) } else { Err(now) }
     })
     .await;
 }
 
-/// What counts in each slot: its content, and the revision that it claims to have.
+/// The content of each slot, and its claimed revision.
 async fn contents(api: &Api<ConfigMap>, slots: &[String]) -> Vec<Value> {
     let mut all = Vec::new();
     for slot in slots {
@@ -75,7 +75,7 @@ async fn contents(api: &Api<ConfigMap>, slots: &[String]) -> Vec<Value> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_idle_operator_writes_nothing_and_neither_does_one_that_starts() {
     require!(cluster::available(Tier::ControlPlane));
-    let setting = Setting::new(cluster::control_plane(), 2).await;
+    let setting = ControlPlane::new(cluster::control_plane(), 2).await;
     let operator = setting.operator();
     let names: Vec<String> = (0..20).map(|index| format!("s-{index}")).collect();
     for name in &names {
@@ -87,12 +87,12 @@ async fn an_idle_operator_writes_nothing_and_neither_does_one_that_starts() {
     let before = versions(&setting).await;
     drop(operator);
     let _again = setting.operator();
-    assert_eq!(first_write(&setting, IDLE).await, None);
+    assert_eq!(first_write(&setting, IDLE_PERIOD).await, None);
     assert_eq!(versions(&setting).await, before);
 }
 
 /// The first event of any slot or server of the namespace within a time, if there is one.
-async fn first_write(setting: &Setting<'_>, within: Duration) -> Option<String> {
+async fn first_write(setting: &ControlPlane<'_>, within: Duration) -> Option<String> {
     let seconds = u32::try_from(within.as_secs()).expect("a short time");
     let list = setting.space.servers().list_metadata(&ListParams::default()).await.expect("servers");
     let version = list.metadata.resource_version.expect("a version");
@@ -120,7 +120,7 @@ fn written(event: kube::Result<Option<String>>) -> Option<String> {
 }
 
 /// The versions of all slots and servers.
-async fn versions(setting: &Setting<'_>) -> BTreeMap<String, Option<String>> {
+async fn versions(setting: &ControlPlane<'_>) -> BTreeMap<String, Option<String>> {
     let everything = ListParams::default();
     let servers = setting.space.servers().list_metadata(&everything).await.expect("servers").items;
     let slots = setting.space.api::<ConfigMap>().list_metadata(&everything).await.expect("slots").items;

@@ -1,4 +1,4 @@
-//! Namespaces that share an operator: none keeps another from being served as it wants.
+//! Namespaces that share an operator do not affect each other.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -6,18 +6,18 @@ use std::time::Duration;
 use futures_util::{StreamExt as _, stream};
 use kube::api::{DeleteParams, ListParams, PostParams};
 use portcullis_crds::{McpServer, McpServerSpec};
-use portcullis_e2e::cluster::{self, Space, Tier};
+use portcullis_e2e::cluster::{self, TestNamespace, Tier};
 use portcullis_e2e::require;
 use portcullis_e2e::wait::wait_for;
 use serde_json::json;
 
-use crate::setting::{Setting, conditions, manifest};
+use crate::setting::{ControlPlane, conditions, manifest};
 
 /// More than two slots hold, each server as large as the definition lets it be.
-const MANY: usize = 110;
+const SERVER_COUNT: usize = 110;
 
 /// A slot that is over-full takes longer to be made, and is made no more than about once a second.
-const APPLIED: Duration = Duration::from_secs(20);
+const APPLY_LIMIT: Duration = Duration::from_secs(20);
 
 /// Letters that no compression makes shorter than three quarters.
 fn noise(seed: usize, length: usize) -> String {
@@ -39,8 +39,8 @@ fn large(number: usize) -> McpServerSpec {
         .expect("a spec")
 }
 
-/// What the slots hold of the setting's own namespace.
-async fn own(setting: &Setting<'_>) -> BTreeMap<String, Vec<String>> {
+/// The servers of the test's own namespace in the slots.
+async fn own(setting: &ControlPlane<'_>) -> BTreeMap<String, Vec<String>> {
     let servers = setting.gateways[0].servers().into_iter();
     let own = servers.filter(|server| server.key.namespace == setting.space.name);
     own.map(|server| (server.key.name, server.tools.exclude)).collect()
@@ -49,8 +49,8 @@ async fn own(setting: &Setting<'_>) -> BTreeMap<String, Vec<String>> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_namespace_that_fills_its_slots_keeps_nobody_elses_change_from_being_applied() {
     require!(cluster::available(Tier::ControlPlane));
-    let setting = Setting::new(cluster::control_plane(), 1).await;
-    let mallory = Space::new(cluster::control_plane()).await;
+    let setting = ControlPlane::new(cluster::control_plane(), 1).await;
+    let mallory = TestNamespace::new(cluster::control_plane()).await;
     let namespaces = format!("{},{}", setting.space.name, mallory.name);
     let _operator = setting.operator_with(&[("NAMESPACES", &namespaces)]);
     for name in ["pay", "gone"] {
@@ -59,16 +59,16 @@ async fn a_namespace_that_fills_its_slots_keeps_nobody_elses_change_from_being_a
     }
 
     let servers = mallory.servers();
-    let creating = stream::iter(0..MANY).for_each_concurrent(8, async |number| {
+    let creating = stream::iter(0..SERVER_COUNT).for_each_concurrent(8, async |number| {
         let server = McpServer::new(&format!("m-{number}"), large(number));
         servers.create(&PostParams::default(), &server).await.expect("created");
     });
     creating.await;
-    wait_for("some servers of the other namespace to be left out", APPLIED, async || {
+    wait_for("some servers of the other namespace to be left out", APPLY_LIMIT, async || {
         let all = mallory.servers().list(&ListParams::default()).await.expect("servers").items;
         let has = |wanted: &str| all.iter().filter(|it| conditions(it).iter().any(|is| is == wanted)).count();
         let (out, ready) = (has("Programmed=False/SnapshotTooLarge"), has("Ready=True/Ready"));
-        if out + ready == MANY && out > 0 && ready > MANY / 2 { Ok(()) } else { Err((out, ready)) }
+        if out + ready == SERVER_COUNT && out > 0 && ready > SERVER_COUNT / 2 { Ok(()) } else { Err((out, ready)) }
     })
     .await;
 
@@ -76,7 +76,7 @@ async fn a_namespace_that_fills_its_slots_keeps_nobody_elses_change_from_being_a
     setting.space.servers().delete("gone", &DeleteParams::default()).await.expect("deleted");
     setting.space.apply(&manifest("new", "{url: 'http://new.example/'}"));
     let wanted = BTreeMap::from([("pay".to_owned(), vec!["transfer".to_owned()]), ("new".to_owned(), vec![])]);
-    wait_for("the change, the deletion and the new server to be applied", APPLIED, async || {
+    wait_for("the change, the deletion and the new server to be applied", APPLY_LIMIT, async || {
         let own = own(&setting).await;
         if own == wanted { Ok(()) } else { Err(own) }
     })

@@ -1,12 +1,12 @@
-//! What servers send unasked: requests of their own, answers to nothing, noise.
+//! Unsolicited messages of servers: their own requests, answers to nothing, noise.
 
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use portcullis_e2e::faulty::{Answer, End, Faulty, Form, Mode, garbage};
+use portcullis_e2e::faulty::{AnswerForm, CallFault, Faulty, FaultyMode, StreamEnd, garbage};
 use portcullis_e2e::wait::wait_for;
 
-use crate::stack::{SOON, Stack, assert_quick, server};
+use crate::stack::{STATE_DEADLINE, Stack, assert_quick, server};
 
 const ASKS: [&str; 4] = [
     r#"{"jsonrpc":"2.0","id":0,"method":"ping"}"#,
@@ -29,7 +29,7 @@ fn answers() -> Vec<String> {
 }
 
 async fn answered(faulty: &Faulty, expected: &[String]) {
-    wait_for("the answers", SOON, || async {
+    wait_for("the answers", STATE_DEADLINE, || async {
         let answers = faulty.seen().answers;
         if answers.len() >= expected.len() { Ok(()) } else { Err(answers) }
     })
@@ -41,7 +41,7 @@ async fn answered(faulty: &Faulty, expected: &[String]) {
 async fn requests_of_a_server_are_answered_once_from_the_first_moment_on() {
     // Many servers, because the first requests come while the handshake is not over yet.
     let mut servers = Vec::new();
-    for mode in [Mode::Sse, Mode::Streamable] {
+    for mode in [FaultyMode::Sse, FaultyMode::Streamable] {
         for _ in 0..12 {
             let faulty = Faulty::start(mode).await;
             faulty.behave(|it| it.asks = ASKS.map(Into::into).into());
@@ -56,8 +56,8 @@ async fn requests_of_a_server_are_answered_once_from_the_first_moment_on() {
 
 #[tokio::test]
 async fn a_request_within_the_answer_of_a_call_is_answered() {
-    let faulty = Faulty::start(Mode::Streamable).await;
-    faulty.behave(|it| (it.form, it.answer) = (Form::Sse, Answer::After(ASKS[0].into())));
+    let faulty = Faulty::start(FaultyMode::Streamable).await;
+    faulty.behave(|it| (it.form, it.answer) = (AnswerForm::Sse, CallFault::After(ASKS[0].into())));
     let stack = Stack::ready([server("a", &faulty)]).await;
     assert_eq!(stack.call("echo").await.status, 200);
     answered(&faulty, &answers()[..1]).await;
@@ -65,10 +65,10 @@ async fn a_request_within_the_answer_of_a_call_is_answered() {
 
 #[tokio::test]
 async fn noise_on_the_stream_is_counted_and_hurts_nobody() {
-    for mode in [Mode::Sse, Mode::Streamable] {
+    for mode in [FaultyMode::Sse, FaultyMode::Streamable] {
         let faulty = Faulty::start(mode).await;
         let stack = Stack::ready([server("a", &faulty)]).await;
-        wait_for("the stream", SOON, || async { faulty.open_streams() == 1 }).await;
+        wait_for("the stream", STATE_DEADLINE, || async { faulty.open_streams() == 1 }).await;
         let noise = [
             r#"{"jsonrpc":"2.0","id":1,"result":{}}"#.to_owned(),
             r#"{"jsonrpc":"2.0","id":null,"error":{"code":-32700,"message":"Parse error"}}"#.into(),
@@ -84,17 +84,17 @@ async fn noise_on_the_stream_is_counted_and_hurts_nobody() {
         faulty.push(ASKS[0]).await;
         answered(&faulty, &answers()[..1]).await;
         assert_quick(&stack, "echo").await;
-        faulty.behave(|it| it.ping = portcullis_e2e::faulty::Reply::Never);
+        faulty.behave(|it| it.ping = portcullis_e2e::faulty::ProtocolFault::Never);
         assert_eq!(faulty.seen().initialized, 1, "{mode:?}");
     }
 }
 
 #[tokio::test]
 async fn a_flood_of_requests_does_not_hold_up_calls() {
-    for mode in [Mode::Sse, Mode::Streamable] {
+    for mode in [FaultyMode::Sse, FaultyMode::Streamable] {
         let faulty = Faulty::start(mode).await;
         let stack = Stack::ready([server("a", &faulty)]).await;
-        wait_for("the stream", SOON, || async { faulty.open_streams() == 1 }).await;
+        wait_for("the stream", STATE_DEADLINE, || async { faulty.open_streams() == 1 }).await;
         let flood = async {
             for _ in 0..3_000 {
                 faulty.push(ASKS[0]).await;
@@ -113,12 +113,12 @@ async fn a_flood_of_requests_does_not_hold_up_calls() {
 
 #[tokio::test]
 async fn a_stream_that_ends_takes_its_calls_with_it_at_once() {
-    for end in [End::Clean, End::Cut] {
-        let faulty = Faulty::start(Mode::Sse).await;
+    for end in [StreamEnd::Clean, StreamEnd::Cut] {
+        let faulty = Faulty::start(FaultyMode::Sse).await;
         let stack = Stack::ready([server("a", &faulty).calls_take(60)]).await;
-        faulty.behave(|it| it.answer = Answer::Never);
+        faulty.behave(|it| it.answer = CallFault::Never);
         let ((answer, took), ()) = tokio::join!(stack.timed("echo"), async {
-            wait_for("the call", SOON, || async { faulty.running() == 1 }).await;
+            wait_for("the call", STATE_DEADLINE, || async { faulty.running() == 1 }).await;
             faulty.end_streams(end).await;
         });
         assert_eq!(answer.status, 502, "{}", answer.text());

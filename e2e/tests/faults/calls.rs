@@ -1,43 +1,44 @@
-//! Every vice during a call: what the caller gets, that others are not hurt, and that it ends with the vice.
+//! Every fault during a call: what the caller gets, that others are not hurt, and that it ends with the fault.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
 use portcullis_e2e::faulty::{
-    Answer, Behaviour, Connection, Door, Faulty, Form, Framing, Mode, Refusal, Tool, garbage,
+    AnswerForm, Behaviour, CallFault, ConnectionFault, EventFraming, Faulty, FaultyMode, FixedAnswer, RequestFault,
+    Tool, garbage,
 };
 
-use crate::stack::{SOON, Stack, Vice, assert_quick, server, text};
+use crate::stack::{NamedFault, STATE_DEADLINE, Stack, assert_quick, server, text};
 
 /// A text that only servers say: no error may hold it.
 const INSIDE: &str = "INSIDE-OF-THE-SERVER";
 
 /// The ways of speaking that answer calls differently.
-const WAYS: [(Mode, Form); 5] = [
-    (Mode::Sse, Form::Auto),
-    (Mode::Streamable, Form::Json),
-    (Mode::Streamable, Form::Sse),
-    (Mode::Modern, Form::Json),
-    (Mode::Modern, Form::Sse),
+const WAYS: [(FaultyMode, AnswerForm); 5] = [
+    (FaultyMode::Sse, AnswerForm::Auto),
+    (FaultyMode::Streamable, AnswerForm::Json),
+    (FaultyMode::Streamable, AnswerForm::Sse),
+    (FaultyMode::Modern, AnswerForm::Json),
+    (FaultyMode::Modern, AnswerForm::Sse),
 ];
 
-/// What a vice gives over legacy SSE, as a JSON body, and as an event stream of the call's own.
+/// The result of a fault over legacy SSE, as a JSON body, and as an event stream of the call.
 struct Case {
     name: &'static str,
-    vice: fn(&mut Behaviour),
+    fault: fn(&mut Behaviour),
     sse: u16,
     json: u16,
     events: u16,
 }
 
-fn case(name: &'static str, vice: fn(&mut Behaviour), [sse, json, events]: [u16; 3]) -> Case {
-    Case { name, vice, sse, json, events }
+fn case(name: &'static str, fault: fn(&mut Behaviour), [sse, json, events]: [u16; 3]) -> Case {
+    Case { name, fault, sse, json, events }
 }
 
-fn refused(status: u16) -> Door {
+fn refused(status: u16) -> RequestFault {
     let headers = vec![("content-type".into(), "text/plain".into())];
-    Door::Answers(Refusal { status, headers, body: Bytes::from_static(INSIDE.as_bytes()) })
+    RequestFault::Answers(FixedAnswer { status, headers, body: Bytes::from_static(INSIDE.as_bytes()) })
 }
 
 fn inside() -> Bytes {
@@ -46,8 +47,8 @@ fn inside() -> Bytes {
 
 fn doors() -> Vec<Case> {
     vec![
-        case("hangs", |it| it.call = Door::Hangs, [504; 3]),
-        case("slams", |it| it.call = Door::Slams, [502; 3]),
+        case("hangs", |it| it.call = RequestFault::Hangs, [504; 3]),
+        case("slams", |it| it.call = RequestFault::Slams, [502; 3]),
         case("401", |it| it.call = refused(401), [502; 3]),
         case("403", |it| it.call = refused(403), [502; 3]),
         case("418", |it| it.call = refused(418), [502; 3]),
@@ -55,71 +56,73 @@ fn doors() -> Vec<Case> {
         case("500", |it| it.call = refused(500), [502; 3]),
         case("502", |it| it.call = refused(502), [502; 3]),
         case("503", |it| it.call = refused(503), [503; 3]),
-        case("302", |it| it.call = Door::redirect(302, "http://127.0.0.2:1/INSIDE-OF-THE-SERVER"), [503; 3]),
-        case("a page instead", |it| it.call = Door::html(), [504, 502, 502]),
-        case("everything hangs", |it| it.post = Door::Hangs, [504; 3]),
+        case("302", |it| it.call = RequestFault::redirect(302, "http://127.0.0.2:1/INSIDE-OF-THE-SERVER"), [503; 3]),
+        case("a page instead", |it| it.call = RequestFault::html(), [504, 502, 502]),
+        case("everything hangs", |it| it.post = RequestFault::Hangs, [504; 3]),
         case("everything is 500", |it| it.post = refused(500), [502; 3]),
     ]
 }
 
 fn answers() -> Vec<Case> {
     vec![
-        case("never", |it| it.answer = Answer::Never, [504; 3]),
-        case("cut before accepting", |it| it.answer = Answer::CutBeforeAccepting, [502; 3]),
-        case("cut after accepting", |it| it.answer = Answer::CutAfterAccepting, [502; 3]),
-        case("cut in the answer", |it| it.answer = Answer::CutMidAnswer, [502; 3]),
-        case("ends without", |it| it.answer = Answer::EndWithout, [502; 3]),
-        case("another id", |it| it.answer = Answer::Id("999".into()), [504, 502, 502]),
-        case("null id", |it| it.answer = Answer::Id("null".into()), [504, 502, 502]),
-        case("object id", |it| it.answer = Answer::Id("{}".into()), [504, 502, 502]),
-        case("unknown id", |it| it.answer = Answer::OthersId, [504, 502, 502]),
-        case("no id", |it| it.answer = Answer::NoId, [504, 502, 502]),
-        case("a page", |it| it.answer = Answer::Instead(inside()), [504, 502, 502]),
-        case("bad UTF-8", |it| it.answer = Answer::Instead(garbage::BAD_UTF8), [504, 502, 502]),
-        case("bad JSON", |it| it.answer = Answer::Instead(garbage::BAD_JSON), [504, 502, 502]),
-        case("no JSON-RPC", |it| it.answer = Answer::Instead(garbage::NOT_RPC), [504, 502, 502]),
-        case("empty", |it| it.answer = Answer::Instead(Bytes::new()), [504, 502, 502]),
-        case("2 MiB", |it| it.answer = Answer::Huge(2 * 1024 * 1024), [502; 3]),
-        case("an endless line", |it| it.answer = Answer::EndlessLine, [502; 3]),
-        case("endless lines", |it| it.answer = Answer::EndlessLines, [502; 3]),
+        case("never", |it| it.answer = CallFault::Never, [504; 3]),
+        case("cut before accepting", |it| it.answer = CallFault::CutBeforeAccepting, [502; 3]),
+        case("cut after accepting", |it| it.answer = CallFault::CutAfterAccepting, [502; 3]),
+        case("cut in the answer", |it| it.answer = CallFault::CutMidAnswer, [502; 3]),
+        case("ends without", |it| it.answer = CallFault::EndWithout, [502; 3]),
+        case("another id", |it| it.answer = CallFault::Id("999".into()), [504, 502, 502]),
+        case("null id", |it| it.answer = CallFault::Id("null".into()), [504, 502, 502]),
+        case("object id", |it| it.answer = CallFault::Id("{}".into()), [504, 502, 502]),
+        case("unknown id", |it| it.answer = CallFault::OthersId, [504, 502, 502]),
+        case("no id", |it| it.answer = CallFault::NoId, [504, 502, 502]),
+        case("a page", |it| it.answer = CallFault::Instead(inside()), [504, 502, 502]),
+        case("bad UTF-8", |it| it.answer = CallFault::Instead(garbage::BAD_UTF8), [504, 502, 502]),
+        case("bad JSON", |it| it.answer = CallFault::Instead(garbage::BAD_JSON), [504, 502, 502]),
+        case("no JSON-RPC", |it| it.answer = CallFault::Instead(garbage::NOT_RPC), [504, 502, 502]),
+        case("empty", |it| it.answer = CallFault::Instead(Bytes::new()), [504, 502, 502]),
+        case("2 MiB", |it| it.answer = CallFault::Huge(2 * 1024 * 1024), [502; 3]),
+        case("an endless line", |it| it.answer = CallFault::EndlessLine, [502; 3]),
+        case("endless lines", |it| it.answer = CallFault::EndlessLines, [502; 3]),
     ]
 }
 
 /// Odd but harmless: a call works.
 fn oddities() -> Vec<Case> {
-    let framing: [Vice; 10] = [
-        ("id as text", |it| it.answer = Answer::StringId),
-        ("twice", |it| it.answer = Answer::Twice),
-        ("garbage before", |it| it.answer = Answer::After(garbage::HTML)),
-        ("odd events before", |it| it.answer = Answer::AfterRaw(garbage::ODD_EVENTS)),
-        ("half an event before", |it| it.answer = Answer::AfterRaw(garbage::HALF_EVENT)),
+    let framing: [NamedFault; 10] = [
+        ("id as text", |it| it.answer = CallFault::StringId),
+        ("twice", |it| it.answer = CallFault::Twice),
+        ("garbage before", |it| it.answer = CallFault::After(garbage::HTML)),
+        ("odd events before", |it| it.answer = CallFault::AfterRaw(garbage::ODD_EVENTS)),
+        ("half an event before", |it| it.answer = CallFault::AfterRaw(garbage::HALF_EVENT)),
         ("single bytes", |it| it.framing.piece = Some(1)),
         ("CRLF, BOM, comments", |it| {
-            it.framing = Framing { line_end: "\r\n", bom: true, comments: true, ..Framing::default() }
+            it.framing = EventFraming { line_end: "\r\n", bom: true, comments: true, ..EventFraming::default() }
         }),
-        ("CR, no space", |it| it.framing = Framing { line_end: "\r", no_space: true, ..Framing::default() }),
-        ("many lines, no event", |it| it.framing = Framing { multi_line: true, no_event: true, ..Framing::default() }),
+        ("CR, no space", |it| it.framing = EventFraming { line_end: "\r", no_space: true, ..EventFraming::default() }),
+        ("many lines, no event", |it| {
+            it.framing = EventFraming { multi_line: true, no_event: true, ..EventFraming::default() }
+        }),
         ("a slow drip", |it| {
-            it.framing = Framing { piece: Some(7), pause: Duration::from_millis(5), ..Framing::default() }
+            it.framing = EventFraming { piece: Some(7), pause: Duration::from_millis(5), ..EventFraming::default() }
         }),
     ];
     let plain = ["twice", "garbage before", "odd events before", "half an event before"];
     // A plain body with more than one answer in it is no JSON.
-    framing.map(|(name, vice)| case(name, vice, [200, if plain.contains(&name) { 502 } else { 200 }, 200])).into()
+    framing.map(|(name, fault)| case(name, fault, [200, if plain.contains(&name) { 502 } else { 200 }, 200])).into()
 }
 
-async fn check(case: &Case, mode: Mode, form: Form) {
+async fn check(case: &Case, mode: FaultyMode, form: AnswerForm) {
     let what = format!("{} over {mode:?} as {form:?}", case.name);
     let expected = match (mode, form) {
-        (Mode::Sse, _) => case.sse,
-        (_, Form::Json) => case.json,
+        (FaultyMode::Sse, _) => case.sse,
+        (_, AnswerForm::Json) => case.json,
         _ => case.events,
     };
     let faulty = Faulty::start(mode).await;
-    let honest = Faulty::with_tools(Mode::Sse, vec![Tool::text("fine", "fine")]).await;
+    let honest = Faulty::with_tools(FaultyMode::Sse, vec![Tool::text("fine", "fine")]).await;
     faulty.behave(|it| it.form = form);
     let stack = Stack::ready([server("faulty", &faulty), server("honest", &honest)]).await;
-    faulty.behave(case.vice);
+    faulty.behave(case.fault);
     let (answer, ()) = tokio::join!(stack.call("echo"), assert_quick(&stack, "fine"));
     // What does not end is given up after some time, which may be longer than the call's.
     let too_slow = case.name.contains("endless") && answer.status == 504;
@@ -158,28 +161,29 @@ async fn odd_but_legal_answers_are_understood() {
 
 #[tokio::test]
 async fn a_server_whose_connections_are_odd_hurts_only_its_own_callers() {
-    let table: [(Connection, [u16; 3]); 4] = [
-        (Connection::Silent, [504, 504, 504]),
-        (Connection::Closed, [502, 502, 502]),
-        (Connection::Raw(Bytes::from_static(b"SSH-2.0-OpenSSH_INSIDE\r\n")), [502, 502, 502]),
-        (Connection::EndlessHeaders, [502, 502, 502]),
+    let table: [(ConnectionFault, [u16; 3]); 4] = [
+        (ConnectionFault::Silent, [504, 504, 504]),
+        (ConnectionFault::Closed, [502, 502, 502]),
+        (ConnectionFault::Raw(Bytes::from_static(b"SSH-2.0-OpenSSH_INSIDE\r\n")), [502, 502, 502]),
+        (ConnectionFault::EndlessHeaders, [502, 502, 502]),
     ];
-    let one = async |connection: &Connection, mode: Mode, expected: u16| {
+    let one = async |connection: &ConnectionFault, mode: FaultyMode, expected: u16| {
         let faulty = Faulty::start(mode).await;
         // Only new connections are odd: pooled ones are used up by calls that are never answered.
         let stack = Stack::ready([server("faulty", &faulty)]).await;
-        faulty.behave(|it| (it.connection, it.answer) = (connection.clone(), Answer::Never));
+        faulty.behave(|it| (it.connection, it.answer) = (connection.clone(), CallFault::Never));
         let answers = join_all((0..4).map(|_| stack.call("echo"))).await;
         for answer in &answers {
             assert!([expected, 504].contains(&answer.status), "{connection:?} {mode:?}: {}", answer.text());
             assert!(!answer.text().contains("INSIDE"), "{}", answer.text());
         }
         faulty.reform();
-        tokio::time::timeout(SOON, stack.works("echo")).await.expect("it recovers");
+        tokio::time::timeout(STATE_DEADLINE, stack.works("echo")).await.expect("it recovers");
     };
     let mut all = Vec::new();
     for (connection, expected) in &table {
-        for (mode, expected) in [Mode::Sse, Mode::Streamable, Mode::Modern].into_iter().zip(expected) {
+        for (mode, expected) in [FaultyMode::Sse, FaultyMode::Streamable, FaultyMode::Modern].into_iter().zip(expected)
+        {
             all.push(one(connection, mode, *expected));
         }
     }

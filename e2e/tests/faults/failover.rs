@@ -1,47 +1,51 @@
-//! Which calls are tried at another server, and which are not.
+//! Failover: the calls that may go to another server, and those that must not.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
-use portcullis_e2e::faulty::{Answer, Behaviour, Door, Faulty, Form, Mode, Refusal, Tool};
+use portcullis_e2e::faulty::{AnswerForm, Behaviour, CallFault, Faulty, FaultyMode, FixedAnswer, RequestFault, Tool};
 use serde_json::json;
 
-use crate::stack::{Stack, Vice, brief, server};
+use crate::stack::{NamedFault, Stack, brief, server};
 
 const PLAIN: &str = "{}";
 const READ_ONLY: &str = r#"{"readOnlyHint":true}"#;
 const IDEMPOTENT: &str = r#"{"idempotentHint":true}"#;
 
 /// The way of speaking of the first server, and how it fails.
-const WAYS: [(Mode, Form); 4] =
-    [(Mode::Sse, Form::Auto), (Mode::Streamable, Form::Json), (Mode::Streamable, Form::Sse), (Mode::Modern, Form::Sse)];
+const WAYS: [(FaultyMode, AnswerForm); 4] = [
+    (FaultyMode::Sse, AnswerForm::Auto),
+    (FaultyMode::Streamable, AnswerForm::Json),
+    (FaultyMode::Streamable, AnswerForm::Sse),
+    (FaultyMode::Modern, AnswerForm::Sse),
+];
 
-struct Pair {
+struct FailoverPair {
     first: Faulty,
     second: Faulty,
     stack: Stack,
 }
 
 /// Two servers with one tool; the first comes first.
-async fn pair((mode, form): (Mode, Form), hints: &str) -> Pair {
+async fn pair((mode, form): (FaultyMode, AnswerForm), hints: &str) -> FailoverPair {
     let tool = || vec![Tool::echo("echo").annotated(hints)];
-    let (first, second) = (Faulty::with_tools(mode, tool()).await, Faulty::with_tools(Mode::Sse, tool()).await);
+    let (first, second) = (Faulty::with_tools(mode, tool()).await, Faulty::with_tools(FaultyMode::Sse, tool()).await);
     first.behave(|it| it.form = form);
-    // A session that seems forgotten is opened anew first, within the same limit.
+    // The gateway first opens a new session if the old one seems forgotten, within the same limit.
     let entries = [server("first", &first).calls_take(4), server("second", &second).with("priority", json!(1))];
     let stack = Stack::ready(entries).await;
-    Pair { first, second, stack }
+    FailoverPair { first, second, stack }
 }
 
-impl Pair {
+impl FailoverPair {
     fn executions(&self) -> u64 {
         self.first.seen().calls + self.second.seen().calls
     }
 
     /// Calls with the first server misbehaving.
-    async fn call(&self, vice: impl FnOnce(&mut Behaviour)) -> (u16, String, String) {
-        self.first.behave(vice);
+    async fn call(&self, fault: impl FnOnce(&mut Behaviour)) -> (u16, String, String) {
+        self.first.behave(fault);
         brief(&self.stack.call("echo").await)
     }
 }
@@ -69,7 +73,7 @@ async fn a_call_that_was_refused_before_it_was_carried_out_goes_to_another_serve
     let one = async |way| {
         for status in [307, 401, 403, 404, 429] {
             let pair = pair(way, PLAIN).await;
-            let answer = pair.call(|it| it.call = Door::status(status)).await;
+            let answer = pair.call(|it| it.call = RequestFault::status(status)).await;
             assert_eq!(answer, expect(200, "second", "2"), "{way:?} {status}");
         }
     };
@@ -83,7 +87,8 @@ async fn a_refusal_is_one_also_if_a_json_rpc_error_says_why() {
         for status in [401, 403, 429] {
             let pair = pair(way, PLAIN).await;
             let headers = vec![("content-type".into(), "application/json".into())];
-            let answer = pair.call(|it| it.call = Door::Answers(Refusal { status, headers, body: WHY })).await;
+            let answer =
+                pair.call(|it| it.call = RequestFault::Answers(FixedAnswer { status, headers, body: WHY })).await;
             assert_eq!(answer, expect(200, "second", "2"), "{way:?} {status}");
         }
     };
@@ -92,17 +97,17 @@ async fn a_refusal_is_one_also_if_a_json_rpc_error_says_why() {
 
 #[tokio::test]
 async fn a_lost_call_is_repeated_only_where_the_tool_allows_it() {
-    let vices: [Vice; 6] = [
-        ("slams", |it| it.call = Door::Slams),
-        ("cut before accepting", |it| it.answer = Answer::CutBeforeAccepting),
-        ("cut after accepting", |it| it.answer = Answer::CutAfterAccepting),
-        ("cut in the answer", |it| it.answer = Answer::CutMidAnswer),
-        ("500", |it| it.call = Door::status(500)),
+    let faults: [NamedFault; 6] = [
+        ("slams", |it| it.call = RequestFault::Slams),
+        ("cut before accepting", |it| it.answer = CallFault::CutBeforeAccepting),
+        ("cut after accepting", |it| it.answer = CallFault::CutAfterAccepting),
+        ("cut in the answer", |it| it.answer = CallFault::CutMidAnswer),
+        ("500", |it| it.call = RequestFault::status(500)),
         // Proxies say it too when the connection broke after the call was sent.
-        ("503", |it| it.call = Door::status(503)),
+        ("503", |it| it.call = RequestFault::status(503)),
     ];
     let one = async |way| {
-        for (name, vice) in vices {
+        for (name, fault) in faults {
             let lost = if name == "503" { 503 } else { 502 };
             for (hints, expected, executions) in [
                 (PLAIN, expect(lost, "first", "1"), 1),
@@ -111,7 +116,7 @@ async fn a_lost_call_is_repeated_only_where_the_tool_allows_it() {
                 (IDEMPOTENT, expect(200, "second", "2"), 2),
             ] {
                 let pair = pair(way, hints).await;
-                assert_eq!(pair.call(vice).await, expected, "{way:?} {name} {hints}");
+                assert_eq!(pair.call(fault).await, expected, "{way:?} {name} {hints}");
                 // A connection that may have been closed as nobody used it is no reason to give a server up.
                 let again = executions > 1 && ["slams", "cut before accepting"].contains(&name);
                 let most = executions + u64::from(again);
@@ -126,7 +131,7 @@ async fn a_lost_call_is_repeated_only_where_the_tool_allows_it() {
 async fn a_server_that_dies_in_many_calls_at_once_has_each_carried_out_once() {
     let one = async |way| {
         let pair = pair(way, PLAIN).await;
-        pair.first.behave(|it| it.answer = Answer::CutAfterAccepting);
+        pair.first.behave(|it| it.answer = CallFault::CutAfterAccepting);
         let answers = join_all((0..20).map(|_| pair.stack.call("echo"))).await;
         for answer in &answers {
             assert!([200, 502].contains(&answer.status), "{way:?}: {}", answer.text());
@@ -163,7 +168,7 @@ async fn an_answer_is_an_answer_also_when_it_is_an_error() {
             let tools = vec![tool.clone().annotated(READ_ONLY)];
             let first = Faulty::with_tools(mode, tools.clone()).await;
             first.behave(|it| it.form = form);
-            let second = Faulty::with_tools(Mode::Sse, tools).await;
+            let second = Faulty::with_tools(FaultyMode::Sse, tools).await;
             let entries = [server("first", &first), server("second", &second).with("priority", json!(1))];
             let stack = Stack::ready(entries).await;
             for _ in 0..5 {
@@ -179,7 +184,7 @@ async fn an_answer_is_an_answer_also_when_it_is_an_error() {
 async fn a_call_that_takes_too_long_is_not_repeated() {
     let one = async |way| {
         let pair = pair(way, READ_ONLY).await;
-        assert_eq!(pair.call(|it| it.answer = Answer::Never).await, expect(504, "first", "1"), "{way:?}");
+        assert_eq!(pair.call(|it| it.answer = CallFault::Never).await, expect(504, "first", "1"), "{way:?}");
         assert_eq!(pair.executions(), 1);
     };
     join_all(WAYS.map(one)).await;
@@ -190,7 +195,7 @@ async fn a_busy_server_is_passed_over_at_once_and_when_all_are_busy_callers_are_
     let limits = || json!({"maxConcurrentRequests": 2});
     let tool = || vec![Tool::text("slow", "done").takes(Duration::from_secs(3))];
     let (first, second) =
-        (Faulty::with_tools(Mode::Sse, tool()).await, Faulty::with_tools(Mode::Streamable, tool()).await);
+        (Faulty::with_tools(FaultyMode::Sse, tool()).await, Faulty::with_tools(FaultyMode::Streamable, tool()).await);
     let stack = Stack::ready([
         server("first", &first).calls_take(10).with("limits", limits()),
         server("second", &second).calls_take(10).with("limits", limits()).with("priority", json!(1)),
@@ -214,7 +219,7 @@ async fn a_busy_server_is_passed_over_at_once_and_when_all_are_busy_callers_are_
 
 #[tokio::test]
 async fn without_any_server_callers_are_told_to_come_back() {
-    let mut only = Faulty::start(Mode::Streamable).await;
+    let mut only = Faulty::start(FaultyMode::Streamable).await;
     let stack = Stack::ready([server("only", &only)]).await;
     only.kill().await;
     let (answer, took) = stack.timed("echo").await;
@@ -226,14 +231,14 @@ async fn without_any_server_callers_are_told_to_come_back() {
 }
 
 /// A refusal of calls that says when to come back.
-fn limits(status: u16, after: &str) -> Door {
+fn limits(status: u16, after: &str) -> RequestFault {
     let headers = vec![("retry-after".into(), after.into())];
-    Door::Answers(Refusal { status, headers, body: Bytes::new() })
+    RequestFault::Answers(FixedAnswer { status, headers, body: Bytes::new() })
 }
 
 #[tokio::test]
 async fn callers_hear_when_a_server_may_be_asked_again() {
-    for mode in [Mode::Sse, Mode::Streamable, Mode::Modern] {
+    for mode in [FaultyMode::Sse, FaultyMode::Streamable, FaultyMode::Modern] {
         let faulty = Faulty::start(mode).await;
         let stack = Stack::ready([server("a", &faulty)]).await;
         for (status, after, expected) in [
@@ -261,7 +266,7 @@ async fn callers_hear_when_a_server_may_be_asked_again() {
 
 #[tokio::test]
 async fn a_server_that_wants_to_be_left_alone_comes_last_and_the_earliest_time_is_told() {
-    let (first, second) = (Faulty::start(Mode::Streamable).await, Faulty::start(Mode::Streamable).await);
+    let (first, second) = (Faulty::start(FaultyMode::Streamable).await, Faulty::start(FaultyMode::Streamable).await);
     let stack = Stack::ready([server("a", &first), server("b", &second)]).await;
     first.behave(|it| it.call = limits(429, "30"));
     for _ in 0..20 {

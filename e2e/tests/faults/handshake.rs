@@ -1,79 +1,91 @@
-//! Every vice while a session is opened: the server is not used, says why, hurts nobody, and is used once it is honest.
+//! Every fault while a session is opened: the server is not used, says why, hurts nobody, and is used once it is honest.
 
 use bytes::Bytes;
 use futures_util::future::join_all;
-use portcullis_e2e::faulty::{Behaviour, Connection, Door, Endpoint, Faulty, InName, List, Mode, Refusal, Reply, Tool};
+use portcullis_e2e::faulty::{
+    Behaviour, ConnectionFault, EndpointFault, Faulty, FaultyMode, FixedAnswer, InName, ListFault, ProtocolFault,
+    RequestFault, Tool,
+};
 use portcullis_e2e::wait::wait_for;
 use serde_json::json;
 
-use crate::stack::{SOON, Stack, assert_quick, at, server};
+use crate::stack::{STATE_DEADLINE, Stack, assert_quick, at, server};
 
-type Vice = Box<dyn Fn(&mut Behaviour)>;
+type BoxedFault = Box<dyn Fn(&mut Behaviour)>;
 
 const INSIDE: Bytes = Bytes::from_static(b"INSIDE-OF-THE-SERVER");
 
-fn answers(status: u16) -> Door {
-    Door::Answers(Refusal { status, headers: vec![("location".into(), "http://127.0.0.2:1/".into())], body: INSIDE })
+fn answers(status: u16) -> RequestFault {
+    RequestFault::Answers(FixedAnswer {
+        status,
+        headers: vec![("location".into(), "http://127.0.0.2:1/".into())],
+        body: INSIDE,
+    })
 }
 
-/// The mode, the vice, and what `/servers` says about it.
-fn table(evil: &str) -> Vec<(Mode, Vice, &'static str)> {
+/// The mode, the fault, and what `/servers` says about it.
+fn table(evil: &str) -> Vec<(FaultyMode, BoxedFault, &'static str)> {
     let authority = evil.trim_start_matches("http://").to_owned();
     let (origin, redirect) = (evil.to_owned(), format!("{evil}/mcp"));
-    let endpoint = |endpoint: Endpoint| -> Vice { Box::new(move |it| it.endpoint = endpoint.clone()) };
-    let init = |reply: Reply| -> Vice { Box::new(move |it| it.init = reply.clone()) };
-    let doors = |door: Door| -> Vice { Box::new(move |it| (it.get, it.post) = (door.clone(), door.clone())) };
-    let connection = |odd: Connection| -> Vice { Box::new(move |it| it.connection = odd.clone()) };
-    let list = |list: List| -> Vice { Box::new(move |it| it.list = list.clone()) };
-    let elsewhere = "names an unusable endpoint for messages: it has another origin than the stream";
+    let endpoint = |endpoint: EndpointFault| -> BoxedFault { Box::new(move |it| it.endpoint = endpoint.clone()) };
+    let init = |reply: ProtocolFault| -> BoxedFault { Box::new(move |it| it.init = reply.clone()) };
+    let doors =
+        |door: RequestFault| -> BoxedFault { Box::new(move |it| (it.get, it.post) = (door.clone(), door.clone())) };
+    let connection = |odd: ConnectionFault| -> BoxedFault { Box::new(move |it| it.connection = odd.clone()) };
+    let list = |list: ListFault| -> BoxedFault { Box::new(move |it| it.list = list.clone()) };
+    let elsewhere = "names an unusable endpoint for messages: its origin differs from that of the stream";
     let mut table = vec![
-        (Mode::Sse, endpoint(Endpoint::Authority(authority)), elsewhere),
-        (Mode::Sse, endpoint(Endpoint::Origin(origin)), elsewhere),
-        (Mode::Sse, endpoint(Endpoint::UserInfo), "it holds a user name"),
-        (Mode::Sse, endpoint(Endpoint::Text("http://[".into())), "it is no URL"),
-        (Mode::Sse, endpoint(Endpoint::Text(format!("/{}", "x".repeat(4096)))), "it is too long"),
-        (Mode::Sse, endpoint(Endpoint::Text("/elsewhere".into())), "answers with HTTP status 404"),
-        (Mode::Sse, endpoint(Endpoint::Never), "does not answer: no endpoint event in time"),
-        (Mode::Sse, endpoint(Endpoint::EndlessLine), "its endpoint event is too large"),
-        (Mode::Sse, Box::new(|it| it.get = Door::html()), "GET gives no event stream"),
+        (FaultyMode::Sse, endpoint(EndpointFault::Authority(authority)), elsewhere),
+        (FaultyMode::Sse, endpoint(EndpointFault::Origin(origin)), elsewhere),
+        (FaultyMode::Sse, endpoint(EndpointFault::UserInfo), "it contains a user name"),
+        (FaultyMode::Sse, endpoint(EndpointFault::Text("http://[".into())), "it is not a URL"),
+        (FaultyMode::Sse, endpoint(EndpointFault::Text(format!("/{}", "x".repeat(4096)))), "it is too long"),
+        (FaultyMode::Sse, endpoint(EndpointFault::Text("/elsewhere".into())), "answers with HTTP status 404"),
+        (FaultyMode::Sse, endpoint(EndpointFault::Never), "does not answer: no endpoint event in time"),
+        (FaultyMode::Sse, endpoint(EndpointFault::EndlessLine), "its endpoint event is too large"),
+        (FaultyMode::Sse, Box::new(|it| it.get = RequestFault::html()), "GET returns no event stream"),
         (
-            Mode::Sse,
-            Box::new(|it| it.post = Door::Hangs),
+            FaultyMode::Sse,
+            Box::new(|it| it.post = RequestFault::Hangs),
             "does not answer: no answer to initialize on the event stream in time",
         ),
     ];
-    for mode in [Mode::Sse, Mode::Streamable] {
+    for mode in [FaultyMode::Sse, FaultyMode::Streamable] {
         table.extend([
-            (mode, init(Reply::Never), "does not answer: no answer to initialize"),
+            (mode, init(ProtocolFault::Never), "does not answer: no answer to initialize"),
             (
                 mode,
-                init(Reply::Error(r#"{"code":-1,"message":"INSIDE"}"#.into())),
+                init(ProtocolFault::Error(r#"{"code":-1,"message":"INSIDE"}"#.into())),
                 "refuses the handshake (JSON-RPC error -1)",
             ),
-            (mode, init(Reply::Result(r#""INSIDE""#.into())), "the answer to the handshake is not of its form"),
+            (mode, init(ProtocolFault::Result(r#""INSIDE""#.into())), "the answer to the handshake is malformed"),
             (
                 mode,
-                init(Reply::Result(r#"{"protocolVersion":"INSIDE","capabilities":{}}"#.into())),
+                init(ProtocolFault::Result(r#"{"protocolVersion":"INSIDE","capabilities":{}}"#.into())),
                 "does not speak protocol version 2025-11-25: set spec.protocolVersion",
             ),
         ]);
     }
-    for mode in [Mode::Sse, Mode::Streamable, Mode::Modern] {
+    for mode in [FaultyMode::Sse, FaultyMode::Streamable, FaultyMode::Modern] {
         table.extend([
-            (mode, doors(Door::redirect(302, &redirect)), "redirects"),
-            (mode, doors(Door::redirect(308, &redirect)), "redirects"),
+            (mode, doors(RequestFault::redirect(302, &redirect)), "redirects"),
+            (mode, doors(RequestFault::redirect(308, &redirect)), "redirects"),
             (mode, doors(answers(401)), "refuses the gateway's credentials (HTTP status 401)"),
             (mode, doors(answers(403)), "refuses the gateway's credentials (HTTP status 403)"),
             (mode, doors(answers(500)), "HTTP status"),
             (mode, doors(answers(503)), "answers with HTTP status 503"),
-            (mode, doors(Door::Hangs), "does not answer"),
-            (mode, doors(Door::Slams), "ends the connection without an"),
-            (mode, connection(Connection::Silent), "does not answer"),
-            (mode, connection(Connection::Raw(Bytes::from_static(b"INSIDE"))), "ends the connection without an"),
-            (mode, connection(Connection::EndlessHeaders), "ends the connection without an"),
-            (mode, list(List::Reply(Reply::Error(r#"{"code":-5,"message":"INSIDE"}"#.into()))), "JSON-RPC error -5"),
-            (mode, list(List::Reply(Reply::Result("{}".into()))), "the answer is no list of tools"),
-            (mode, list(List::Many(100_000)), "is too large"),
+            (mode, doors(RequestFault::Hangs), "does not answer"),
+            (mode, doors(RequestFault::Slams), "ends the connection without an"),
+            (mode, connection(ConnectionFault::Silent), "does not answer"),
+            (mode, connection(ConnectionFault::Raw(Bytes::from_static(b"INSIDE"))), "ends the connection without an"),
+            (mode, connection(ConnectionFault::EndlessHeaders), "ends the connection without an"),
+            (
+                mode,
+                list(ListFault::Reply(ProtocolFault::Error(r#"{"code":-5,"message":"INSIDE"}"#.into()))),
+                "JSON-RPC error -5",
+            ),
+            (mode, list(ListFault::Reply(ProtocolFault::Result("{}".into()))), "the answer is not a list of tools"),
+            (mode, list(ListFault::Many(100_000)), "is too large"),
         ]);
     }
     table
@@ -81,16 +93,16 @@ fn table(evil: &str) -> Vec<(Mode, Vice, &'static str)> {
 
 #[tokio::test]
 async fn a_server_that_misbehaves_at_the_door_is_kept_out_and_let_in_once_it_is_honest() {
-    let evil = Faulty::start(Mode::Streamable).await;
+    let evil = Faulty::start(FaultyMode::Streamable).await;
     let table = table(&format!("http://{}", evil.address()));
-    let honest = Faulty::with_tools(Mode::Sse, vec![Tool::text("fine", "fine")]).await;
+    let honest = Faulty::with_tools(FaultyMode::Sse, vec![Tool::text("fine", "fine")]).await;
     let mut servers = Vec::new();
     let mut entries = vec![server("honest", &honest)];
-    for (number, (mode, vice, _)) in table.iter().enumerate() {
+    for (number, (mode, fault, _)) in table.iter().enumerate() {
         let name = format!("s{number}");
         let faulty = Faulty::with_tools(*mode, vec![Tool::echo(&name)]).await;
-        faulty.behave(vice);
-        let transport = if *mode == Mode::Sse { "sse" } else { "streamable-http" };
+        faulty.behave(fault);
+        let transport = if *mode == FaultyMode::Sse { "sse" } else { "streamable-http" };
         entries.push(server(&name, &faulty).with("transport", json!(transport)));
         servers.push((name, faulty));
     }
@@ -117,8 +129,8 @@ async fn a_server_that_misbehaves_at_the_door_is_kept_out_and_let_in_once_it_is_
 
 #[tokio::test]
 async fn a_second_endpoint_does_not_lead_the_calls_elsewhere() {
-    let (evil, faulty) = (Faulty::start(Mode::Streamable).await, Faulty::start(Mode::Sse).await);
-    faulty.behave(|it| it.endpoint = Endpoint::Twice(format!("http://{}", evil.address())));
+    let (evil, faulty) = (Faulty::start(FaultyMode::Streamable).await, Faulty::start(FaultyMode::Sse).await);
+    faulty.behave(|it| it.endpoint = EndpointFault::Twice(format!("http://{}", evil.address())));
     let stack = Stack::ready([server("a", &faulty)]).await;
     assert_eq!(stack.call("echo").await.status, 200);
     assert_eq!(evil.seen().connections, 0);
@@ -126,8 +138,10 @@ async fn a_second_endpoint_does_not_lead_the_calls_elsewhere() {
 
 #[tokio::test]
 async fn harmless_endpoints_are_used() {
-    for endpoint in [Endpoint::Absolute, Endpoint::Relative, Endpoint::MessageFirst, Endpoint::PingFirst] {
-        let faulty = Faulty::start(Mode::Sse).await;
+    for endpoint in
+        [EndpointFault::Absolute, EndpointFault::Relative, EndpointFault::MessageFirst, EndpointFault::PingFirst]
+    {
+        let faulty = Faulty::start(FaultyMode::Sse).await;
         faulty.behave(|it| it.endpoint = endpoint.clone());
         let stack = Stack::ready([server("a", &faulty)]).await;
         assert_eq!(stack.call("echo").await.status, 200, "{endpoint:?}");
@@ -136,11 +150,11 @@ async fn harmless_endpoints_are_used() {
 
 #[tokio::test]
 async fn a_call_that_is_redirected_does_not_follow() {
-    for mode in [Mode::Sse, Mode::Streamable, Mode::Modern] {
-        let (evil, faulty) = (Faulty::start(Mode::Streamable).await, Faulty::start(mode).await);
+    for mode in [FaultyMode::Sse, FaultyMode::Streamable, FaultyMode::Modern] {
+        let (evil, faulty) = (Faulty::start(FaultyMode::Streamable).await, Faulty::start(mode).await);
         let stack = Stack::ready([server("a", &faulty)]).await;
         for status in [301, 302, 303, 307, 308] {
-            faulty.behave(|it| it.call = Door::redirect(status, &evil.url()));
+            faulty.behave(|it| it.call = RequestFault::redirect(status, &evil.url()));
             assert_eq!(stack.call("echo").await.status, 503, "{mode:?} {status}");
         }
         assert_eq!(evil.seen().connections, 0);
@@ -149,8 +163,8 @@ async fn a_call_that_is_redirected_does_not_follow() {
 
 #[tokio::test]
 async fn the_transport_is_found_out_and_found_out_anew_when_it_changes() {
-    let (sse, streamable) = (Faulty::start(Mode::Sse).await, Faulty::start(Mode::Streamable).await);
-    let modern = Faulty::start(Mode::Modern).await;
+    let (sse, streamable) = (Faulty::start(FaultyMode::Sse).await, Faulty::start(FaultyMode::Streamable).await);
+    let modern = Faulty::start(FaultyMode::Modern).await;
     let entries = [server("sse", &sse), server("streamable", &streamable), server("modern", &modern)];
     let stack = Stack::ready(entries).await;
     for (name, transport, version) in [
@@ -169,9 +183,16 @@ async fn the_transport_is_found_out_and_found_out_anew_when_it_changes() {
 
 #[tokio::test]
 async fn a_server_that_fails_on_discover_in_any_way_is_spoken_to_with_initialize() {
-    let doors = [Door::Slams, Door::Hangs, Door::html(), answers(404), answers(500), Door::redirect(302, "/login")];
+    let doors = [
+        RequestFault::Slams,
+        RequestFault::Hangs,
+        RequestFault::html(),
+        answers(404),
+        answers(500),
+        RequestFault::redirect(302, "/login"),
+    ];
     let servers = join_all(doors.iter().enumerate().map(async |(number, door)| {
-        let faulty = Faulty::with_tools(Mode::Streamable, vec![Tool::echo(&format!("t{number}"))]).await;
+        let faulty = Faulty::with_tools(FaultyMode::Streamable, vec![Tool::echo(&format!("t{number}"))]).await;
         faulty.behave(|it| it.discover = door.clone());
         faulty
     }))
@@ -186,7 +207,7 @@ async fn a_server_that_fails_on_discover_in_any_way_is_spoken_to_with_initialize
 #[tokio::test]
 async fn a_server_that_is_modern_only_in_name_is_spoken_to_with_initialize_and_remembered() {
     for in_name in [InName::Yes, InName::Lists] {
-        let mut faulty = Faulty::start(Mode::Streamable).await;
+        let mut faulty = Faulty::start(FaultyMode::Streamable).await;
         faulty.behave(|it| it.in_name = in_name);
         let stack = Stack::ready([server("a", &faulty)]).await;
         assert_eq!(stack.call("echo").await.status, 200, "{in_name:?}");
@@ -199,13 +220,13 @@ async fn a_server_that_is_modern_only_in_name_is_spoken_to_with_initialize_and_r
         faulty.kill().await;
         faulty.restart().await;
         stack.until("a", "refused", |it| it["last_error"].as_str().unwrap_or_default().contains("503")).await;
-        faulty.behave(|it| it.post = Door::Open);
+        faulty.behave(|it| it.post = RequestFault::Open);
         stack.connected("a").await;
         stack.works("echo").await;
         assert_eq!(faulty.seen().discovers, before.discovers, "{in_name:?}");
         // One that becomes what it says is spoken to as such.
-        faulty.replace(Mode::Modern).await;
-        wait_for("the newer revision", SOON, || async {
+        faulty.replace(FaultyMode::Modern).await;
+        wait_for("the newer revision", STATE_DEADLINE, || async {
             // Calls find out that another server has taken its place.
             stack.call("echo").await;
             let state = stack.server("a").await;
@@ -220,7 +241,7 @@ async fn a_server_that_is_modern_only_in_name_is_spoken_to_with_initialize_and_r
 #[tokio::test]
 async fn a_redirect_within_the_origin_is_followed_once_for_each_session() {
     for status in [307, 308] {
-        let faulty = Faulty::start(Mode::Streamable).await;
+        let faulty = Faulty::start(FaultyMode::Streamable).await;
         faulty.behave(|it| it.moved = Some(status));
         let stack = Stack::ready([server("a", &faulty)]).await;
         for _ in 0..5 {
@@ -235,11 +256,11 @@ async fn a_redirect_within_the_origin_is_followed_once_for_each_session() {
 
 #[tokio::test]
 async fn a_session_whose_handshake_fails_is_not_left_behind() {
-    let one = async |init: Reply| {
-        let faulty = Faulty::start(Mode::Streamable).await;
+    let one = async |init: ProtocolFault| {
+        let faulty = Faulty::start(FaultyMode::Streamable).await;
         faulty.behave(|it| it.init = init.clone());
         let _stack = Stack::start([server("a", &faulty).with("transport", json!("streamable-http"))]).await;
-        wait_for("the end of each session", SOON, || async {
+        wait_for("the end of each session", STATE_DEADLINE, || async {
             let seen = faulty.seen();
             if seen.initializes > 1 && seen.deleted == seen.initializes {
                 Ok(())
@@ -250,8 +271,8 @@ async fn a_session_whose_handshake_fails_is_not_left_behind() {
         .await;
     };
     tokio::join!(
-        one(Reply::Result(r#"{"protocolVersion":"another","capabilities":{}}"#.into())),
-        one(Reply::Result(r#""nothing""#.into())),
-        one(Reply::Error(r#"{"code":-1,"message":"no"}"#.into())),
+        one(ProtocolFault::Result(r#"{"protocolVersion":"another","capabilities":{}}"#.into())),
+        one(ProtocolFault::Result(r#""nothing""#.into())),
+        one(ProtocolFault::Error(r#"{"code":-1,"message":"no"}"#.into())),
     );
 }

@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use portcullis_e2e::faulty::{Answer, Connection, Door, End, Faulty, Mode, Reply, Tool};
+use portcullis_e2e::faulty::{
+    CallFault, ConnectionFault, Faulty, FaultyMode, ProtocolFault, RequestFault, StreamEnd, Tool,
+};
 use portcullis_e2e::wait::wait_for;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
-use crate::stack::{SOON, Stack, assert_quick, server};
+use crate::stack::{STATE_DEADLINE, Stack, assert_quick, server};
 
 /// Checks every 5 s at most 6 s apart; one that fails, after 5 s, is enough.
 fn watchful() -> Value {
@@ -17,10 +19,10 @@ fn watchful() -> Value {
 
 #[tokio::test]
 async fn a_wedged_server_is_found_and_its_session_replaced() {
-    let quiet = Faulty::with_tools(Mode::Sse, vec![Tool::echo("quiet")]).await;
-    let called = Faulty::with_tools(Mode::Sse, vec![Tool::echo("called")]).await;
-    let dumb = Faulty::with_tools(Mode::Streamable, vec![Tool::echo("dumb")]).await;
-    let honest = Faulty::with_tools(Mode::Sse, vec![Tool::echo("fine")]).await;
+    let quiet = Faulty::with_tools(FaultyMode::Sse, vec![Tool::echo("quiet")]).await;
+    let called = Faulty::with_tools(FaultyMode::Sse, vec![Tool::echo("called")]).await;
+    let dumb = Faulty::with_tools(FaultyMode::Streamable, vec![Tool::echo("dumb")]).await;
+    let honest = Faulty::with_tools(FaultyMode::Sse, vec![Tool::echo("fine")]).await;
     let stack = Stack::ready([
         server("quiet", &quiet).with("healthCheck", watchful()),
         server("called", &called).with("healthCheck", watchful()).calls_take(60),
@@ -30,7 +32,7 @@ async fn a_wedged_server_is_found_and_its_session_replaced() {
     .await;
     quiet.freeze_streams();
     called.freeze_streams();
-    dumb.behave(|it| it.ping = Reply::Never);
+    dumb.behave(|it| it.ping = ProtocolFault::Never);
     let began = Instant::now();
     let call = async {
         // What waits on the frozen stream ends with it, not at its deadline of a minute.
@@ -39,7 +41,7 @@ async fn a_wedged_server_is_found_and_its_session_replaced() {
         assert!(took < Duration::from_secs(15), "{took:?}");
     };
     let replaced = |faulty| async move {
-        wait_for("a new session", SOON, || async { Faulty::seen(faulty).initialized == 2 }).await;
+        wait_for("a new session", STATE_DEADLINE, || async { Faulty::seen(faulty).initialized == 2 }).await;
     };
     tokio::join!(call, replaced(&quiet), replaced(&called), replaced(&dumb));
     assert!(began.elapsed() < Duration::from_secs(16), "{:?}", began.elapsed());
@@ -54,8 +56,8 @@ async fn a_wedged_server_is_found_and_its_session_replaced() {
 
 #[tokio::test]
 async fn a_server_whose_connections_fail_is_dialled_less_and_less() {
-    let odd = [Connection::Closed, Connection::Raw("HTTP/1.1 500 no\r\ncontent-length: 0\r\n\r\n".into())];
-    let one = async |mode, connection: &Connection| {
+    let odd = [ConnectionFault::Closed, ConnectionFault::Raw("HTTP/1.1 500 no\r\ncontent-length: 0\r\n\r\n".into())];
+    let one = async |mode, connection: &ConnectionFault| {
         let faulty = Faulty::start(mode).await;
         faulty.behave(|it| it.connection = connection.clone());
         let stack = Stack::start([server("a", &faulty)]).await;
@@ -68,7 +70,7 @@ async fn a_server_whose_connections_fail_is_dialled_less_and_less() {
         assert!([404, 503].contains(&stack.call("echo").await.status));
     };
     let mut all = Vec::new();
-    for mode in [Mode::Sse, Mode::Streamable, Mode::Modern] {
+    for mode in [FaultyMode::Sse, FaultyMode::Streamable, FaultyMode::Modern] {
         all.extend(odd.iter().map(|connection| one(mode, connection)));
     }
     join_all(all).await;
@@ -85,7 +87,7 @@ async fn a_server_that_dies_after_each_handshake_is_not_hammered() {
             let seen = faulty.seen().initialized;
             if seen > deaths {
                 deaths = seen;
-                faulty.end_streams(End::Cut).await;
+                faulty.end_streams(StreamEnd::Cut).await;
                 faulty.forget_sessions();
                 drop(stack.call("echo").await);
             }
@@ -96,7 +98,7 @@ async fn a_server_that_dies_after_each_handshake_is_not_hammered() {
         // One for each session, and one to check whether it is really lost.
         assert!(lists <= 2 * deaths + 4, "{mode:?}: {lists} lists");
     };
-    join_all([Mode::Sse, Mode::Streamable].map(one)).await;
+    join_all([FaultyMode::Sse, FaultyMode::Streamable].map(one)).await;
 }
 
 #[tokio::test]
@@ -104,7 +106,7 @@ async fn failing_calls_do_not_flood_a_living_server_with_checks() {
     let one = async |mode| {
         let faulty = Faulty::start(mode).await;
         let stack = Stack::ready([server("a", &faulty)]).await;
-        faulty.behave(|it| it.call = Door::status(500));
+        faulty.behave(|it| it.call = RequestFault::status(500));
         let began = Instant::now();
         let mut calls = 0;
         while began.elapsed() < Duration::from_secs(2) {
@@ -115,12 +117,13 @@ async fn failing_calls_do_not_flood_a_living_server_with_checks() {
         assert!(calls > 20 && pings <= 8, "{mode:?}: {pings} pings for {calls} calls");
         assert_eq!(faulty.seen().initialized, 1, "{mode:?}");
     };
-    join_all([Mode::Sse, Mode::Streamable].map(one)).await;
+    join_all([FaultyMode::Sse, FaultyMode::Streamable].map(one)).await;
 }
 
 #[tokio::test]
 async fn connections_that_a_burst_leaves_behind_are_closed() {
-    let faulty = Faulty::with_tools(Mode::Streamable, vec![Tool::echo("echo").takes(Duration::from_millis(300))]).await;
+    let faulty =
+        Faulty::with_tools(FaultyMode::Streamable, vec![Tool::echo("echo").takes(Duration::from_millis(300))]).await;
     let stack = Stack::ready([server("a", &faulty).calls_take(10)]).await;
     join_all((0..40).map(|_| stack.call("echo"))).await;
     let port = faulty.address().port();
@@ -136,7 +139,7 @@ async fn connections_that_a_burst_leaves_behind_are_closed() {
 
 #[tokio::test]
 async fn a_session_of_one_client_that_brings_no_answers_is_replaced() {
-    let faulty = Faulty::start(Mode::Sse).await;
+    let faulty = Faulty::start(FaultyMode::Sse).await;
     let entry = server("a", &faulty).with("session", json!("PerClient")).with("healthCheck", watchful());
     let stack = Stack::ready([entry]).await;
     assert_eq!(stack.call("echo").await.status, 200);
@@ -147,14 +150,15 @@ async fn a_session_of_one_client_that_brings_no_answers_is_replaced() {
 
 #[tokio::test]
 async fn connections_of_clients_sessions_that_nobody_uses_are_closed() {
-    let faulty = Faulty::with_tools(Mode::Streamable, vec![Tool::echo("echo").takes(Duration::from_millis(300))]).await;
+    let faulty =
+        Faulty::with_tools(FaultyMode::Streamable, vec![Tool::echo("echo").takes(Duration::from_millis(300))]).await;
     let entry = server("a", &faulty).with("session", json!("PerClient")).calls_take(10);
     let stack = Stack::ready([entry]).await;
     join_all((0..40).map(|_| stack.call("echo"))).await;
     let port = faulty.address().port();
     assert!(connections_to(port) >= 40, "{}", connections_to(port));
     // Streams on which it listens stay open.
-    wait_for("unused connections to be closed", SOON, || async {
+    wait_for("unused connections to be closed", STATE_DEADLINE, || async {
         let open = connections_to(port);
         if open <= 6 { Ok(()) } else { Err(open) }
     })
@@ -172,10 +176,10 @@ fn connections_to(port: u16) -> usize {
 
 #[tokio::test]
 async fn a_server_that_never_answers_keeps_nobody_waiting_once_it_is_known() {
-    let bad = Faulty::with_tools(Mode::Sse, vec![Tool::echo("echo")]).await;
-    let good = Faulty::with_tools(Mode::Streamable, vec![Tool::echo("echo")]).await;
+    let bad = Faulty::with_tools(FaultyMode::Sse, vec![Tool::echo("echo")]).await;
+    let good = Faulty::with_tools(FaultyMode::Streamable, vec![Tool::echo("echo")]).await;
     let stack = Stack::ready([server("bad", &bad), server("good", &good).with("priority", json!(1))]).await;
-    bad.behave(|it| it.answer = Answer::Never);
+    bad.behave(|it| it.answer = CallFault::Never);
     for _ in 0..3 {
         assert_eq!(stack.call("echo").await.status, 504);
     }

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use portcullis_e2e::faulty::{Answer, Faulty, Form, Framing, Mode, Tool};
+use portcullis_e2e::faulty::{AnswerForm, CallFault, EventFraming, Faulty, FaultyMode, Tool};
 use serde_json::json;
 
 use crate::stack::{Stack, server, text};
 
-async fn mixed(mode: Mode, framing: Framing) {
+async fn mixed(mode: FaultyMode, framing: EventFraming) {
     // The later a tool is called, the earlier it answers.
     let tools = (0..10).map(|n| Tool::echo(&format!("t{n}")).takes(Duration::from_millis(90 - 10 * n))).collect();
     let faulty = Faulty::with_tools(mode, tools).await;
@@ -34,17 +34,17 @@ async fn mixed(mode: Mode, framing: Framing) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_hundred_calls_at_once_get_their_own_answers() {
-    mixed(Mode::Sse, Framing::default()).await;
-    mixed(Mode::Sse, Framing { piece: Some(13), line_end: "\r\n", ..Framing::default() }).await;
-    mixed(Mode::Streamable, Framing::default()).await;
-    mixed(Mode::Modern, Framing::default()).await;
+    mixed(FaultyMode::Sse, EventFraming::default()).await;
+    mixed(FaultyMode::Sse, EventFraming { piece: Some(13), line_end: "\r\n", ..EventFraming::default() }).await;
+    mixed(FaultyMode::Streamable, EventFraming::default()).await;
+    mixed(FaultyMode::Modern, EventFraming::default()).await;
 }
 
 #[tokio::test]
 async fn an_answer_that_comes_twice_does_not_become_that_of_another_call() {
     let faulty = Faulty::with_tools(
-        Mode::Sse,
-        vec![Tool::echo("twice").answers(Answer::Twice), Tool::echo("slow").takes(Duration::from_millis(300))],
+        FaultyMode::Sse,
+        vec![Tool::echo("twice").answers(CallFault::Twice), Tool::echo("slow").takes(Duration::from_millis(300))],
     )
     .await;
     let stack = Stack::ready([server("a", &faulty).calls_take(30)]).await;
@@ -59,7 +59,8 @@ async fn an_answer_that_comes_twice_does_not_become_that_of_another_call() {
 
 #[tokio::test]
 async fn ids_cannot_be_guessed_from_those_of_another_session() {
-    let (a, b) = (Faulty::start(Mode::Sse).await, Faulty::with_tools(Mode::Sse, vec![Tool::echo("b")]).await);
+    let (a, b) =
+        (Faulty::start(FaultyMode::Sse).await, Faulty::with_tools(FaultyMode::Sse, vec![Tool::echo("b")]).await);
     let stack = Stack::ready([server("a", &a), server("b", &b)]).await;
     stack.call("echo").await;
     stack.call("b").await;
@@ -70,7 +71,7 @@ async fn ids_cannot_be_guessed_from_those_of_another_session() {
 
 #[tokio::test]
 async fn ids_fit_into_32_bits_and_none_is_zero() {
-    for mode in [Mode::Sse, Mode::Streamable, Mode::Modern] {
+    for mode in [FaultyMode::Sse, FaultyMode::Streamable, FaultyMode::Modern] {
         let faulty = Faulty::start(mode).await;
         let stack = Stack::ready([server("a", &faulty)]).await;
         stack.call("echo").await;
@@ -83,9 +84,13 @@ async fn ids_fit_into_32_bits_and_none_is_zero() {
 
 #[tokio::test]
 async fn a_server_that_writes_ids_as_strings_is_used_like_any_other() {
-    for (mode, form) in [(Mode::Sse, Form::Auto), (Mode::Streamable, Form::Json), (Mode::Streamable, Form::Sse)] {
+    for (mode, form) in [
+        (FaultyMode::Sse, AnswerForm::Auto),
+        (FaultyMode::Streamable, AnswerForm::Json),
+        (FaultyMode::Streamable, AnswerForm::Sse),
+    ] {
         let faulty = Faulty::with_tools(mode, vec![Tool::echo("echo"), Tool::error("fails", -5, "no")]).await;
-        faulty.behave(|it| (it.form, it.text_ids, it.answer) = (form, true, Answer::StringId));
+        faulty.behave(|it| (it.form, it.text_ids, it.answer) = (form, true, CallFault::StringId));
         let stack = Stack::ready([server("a", &faulty)]).await;
         for n in 0..3 {
             let arguments = format!(r#"{{"number":{n}}}"#);

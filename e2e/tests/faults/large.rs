@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use portcullis_e2e::faulty::{Answer, Faulty, Form, Framing, Mode, Tool, garbage};
+use portcullis_e2e::faulty::{AnswerForm, CallFault, EventFraming, Faulty, FaultyMode, Tool, garbage};
 use serde_json::json;
 
 use crate::stack::{Stack, server};
@@ -11,7 +11,7 @@ use crate::stack::{Stack, server};
 const LIMIT: usize = 1024 * 1024;
 
 /// A server with an answer that is too large, and a slow one.
-async fn large_and_slow(mode: Mode, form: Form, framing: Framing, large: Answer) {
+async fn large_and_slow(mode: FaultyMode, form: AnswerForm, framing: EventFraming, large: CallFault) {
     let what = format!("{mode:?} {form:?} {framing:?} {large:?}");
     let tools = vec![
         Tool::echo("large").answers(large).takes(Duration::from_millis(100)),
@@ -35,18 +35,22 @@ async fn large_and_slow(mode: Mode, form: Form, framing: Framing, large: Answer)
 async fn an_answer_that_is_too_large_fails_its_own_call_alone() {
     let size = 3 * LIMIT as u64;
     let mut all = Vec::new();
-    for (mode, form) in [(Mode::Sse, Form::Auto), (Mode::Streamable, Form::Sse), (Mode::Streamable, Form::Json)] {
-        for large in [Answer::Huge(size), Answer::HugeIdLast(size)] {
-            all.push(large_and_slow(mode, form, Framing::default(), large));
+    for (mode, form) in [
+        (FaultyMode::Sse, AnswerForm::Auto),
+        (FaultyMode::Streamable, AnswerForm::Sse),
+        (FaultyMode::Streamable, AnswerForm::Json),
+    ] {
+        for large in [CallFault::Huge(size), CallFault::HugeIdLast(size)] {
+            all.push(large_and_slow(mode, form, EventFraming::default(), large));
         }
     }
     let framings = [
-        Framing { line_end: "\r\n", ..Framing::default() },
-        Framing { no_event: true, no_space: true, ..Framing::default() },
-        Framing { piece: Some(1000), ..Framing::default() },
+        EventFraming { line_end: "\r\n", ..EventFraming::default() },
+        EventFraming { no_event: true, no_space: true, ..EventFraming::default() },
+        EventFraming { piece: Some(1000), ..EventFraming::default() },
     ];
     for framing in framings {
-        all.push(large_and_slow(Mode::Sse, Form::Auto, framing, Answer::HugeIdLast(size)));
+        all.push(large_and_slow(FaultyMode::Sse, AnswerForm::Auto, framing, CallFault::HugeIdLast(size)));
     }
     join_all(all).await;
 }
@@ -59,10 +63,13 @@ async fn an_event_that_is_no_message_is_passed_over_whatever_its_size() {
     let asks = r#"{"jsonrpc":"2.0","id":1,"method":"sampling/createMessage","params":{"x":""#;
     let question = ["event: message\ndata: ", asks, &"x".repeat(2 * LIMIT), "\"}}\n\n"].concat();
     let comment = [":", &"x".repeat(2 * LIMIT), "\n\n"].concat();
-    for mode in [Mode::Sse, Mode::Streamable] {
+    for mode in [FaultyMode::Sse, FaultyMode::Streamable] {
         let faulty = Faulty::with_tools(mode, vec![Tool::echo("echo")]).await;
         let stack = Stack::ready([server("a", &faulty).calls_take(20)]).await;
-        portcullis_e2e::wait::wait_for("its stream", crate::stack::SOON, || async { faulty.open_streams() == 1 }).await;
+        portcullis_e2e::wait::wait_for("its stream", crate::stack::STATE_DEADLINE, || async {
+            faulty.open_streams() == 1
+        })
+        .await;
         let before = faulty.seen();
         for odd in [&junk, &lines, &question, &comment] {
             faulty.push_bytes(odd.clone()).await;
@@ -80,8 +87,8 @@ async fn an_event_that_is_no_message_is_passed_over_whatever_its_size() {
 #[tokio::test]
 async fn an_odd_event_within_the_answer_of_a_call_is_passed_over() {
     let junk = ["data: ", &"x".repeat(3 * LIMIT), "\n\n"].concat();
-    let faulty = Faulty::with_tools(Mode::Streamable, vec![Tool::echo("echo")]).await;
-    faulty.behave(|it| (it.form, it.answer) = (Form::Sse, Answer::AfterRaw(junk.into())));
+    let faulty = Faulty::with_tools(FaultyMode::Streamable, vec![Tool::echo("echo")]).await;
+    faulty.behave(|it| (it.form, it.answer) = (AnswerForm::Sse, CallFault::AfterRaw(junk.into())));
     let stack = Stack::ready([server("a", &faulty).calls_take(20).with("session", json!("Shared"))]).await;
     assert_eq!(stack.call("echo").await.status, 200);
 }

@@ -1,23 +1,23 @@
 //! Servers that are the gateway itself, or gateways that lead back to it.
 
-use portcullis_e2e::faulty::{Faulty, Mode, Tool};
+use portcullis_e2e::faulty::{Faulty, FaultyMode, Tool};
 use portcullis_e2e::http;
 use portcullis_e2e::wait::wait_for;
 use serde_json::json;
 
-use crate::stack::{Entry, SOON, Stack, at, server};
+use crate::stack::{STATE_DEADLINE, ServerManifest, Stack, at, server};
 
 const INSTANCE: &str = "portcullis-instance";
 
 /// A gateway as a server of another, or of itself.
-fn gateway(name: &str, to: &Stack, path: &str) -> Entry {
+fn gateway(name: &str, to: &Stack, path: &str) -> ServerManifest {
     let value = format!("Bearer {}", to.token());
     at(name, &to.url(path)).with("headers", json!([{"name": "Authorization", "value": value}]))
 }
 
 #[tokio::test]
 async fn a_server_that_is_the_gateway_itself_is_refused_with_and_without_a_token() {
-    let faulty = Faulty::with_tools(Mode::Streamable, vec![Tool::text("fine", "fine")]).await;
+    let faulty = Faulty::with_tools(FaultyMode::Streamable, vec![Tool::text("fine", "fine")]).await;
     let stack = Stack::ready([server("honest", &faulty)]).await;
     let without = at("without", &stack.url("/mcp"));
     let entries = [
@@ -39,7 +39,7 @@ async fn a_server_that_is_the_gateway_itself_is_refused_with_and_without_a_token
 
 #[tokio::test]
 async fn a_ring_of_gateways_is_refused_and_what_leads_nowhere_else_is_used() {
-    let tool = async |name| Faulty::with_tools(Mode::Streamable, vec![Tool::text(name, name)]).await;
+    let tool = async |name| Faulty::with_tools(FaultyMode::Streamable, vec![Tool::text(name, name)]).await;
     let (of_first, of_second) = (tool("one").await, tool("two").await);
     let first = Stack::ready([server("own", &of_first)]).await;
     let second = Stack::ready([server("own", &of_second), gateway("first", &first, "/mcp")]).await;
@@ -53,7 +53,7 @@ async fn a_ring_of_gateways_is_refused_and_what_leads_nowhere_else_is_used() {
 
 #[tokio::test]
 async fn what_a_caller_says_of_gateways_harms_nobody_but_itself() {
-    let faulty = Faulty::start(Mode::Streamable).await;
+    let faulty = Faulty::start(FaultyMode::Streamable).await;
     let stack = Stack::ready([server("a", &faulty)]).await;
     let hop = faulty.seen().requests.back().expect("a request").header(INSTANCE).to_owned();
     assert!(!hop.is_empty());
@@ -72,7 +72,7 @@ async fn what_a_caller_says_of_gateways_harms_nobody_but_itself() {
         let last = seen.of("tools/call").pop().expect("a call").header(INSTANCE).to_owned();
         assert!(last.starts_with(passed_on) && last.len() == passed_on.len() + hop.len(), "{last}");
     }
-    wait_for("calls that work", SOON, || async {
+    wait_for("calls that work", STATE_DEADLINE, || async {
         let answer = stack.call("echo").await;
         if answer.status == 200 { Ok(()) } else { Err(answer.status) }
     })

@@ -1,4 +1,4 @@
-//! The pool under faults: whatever a server does, its callers get a clear answer and nobody else is hurt.
+//! The pool under faults: callers of a faulty server get a clear answer, and nobody else is affected.
 
 mod asks;
 mod callers;

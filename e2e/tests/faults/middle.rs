@@ -1,24 +1,24 @@
-//! What stands between the gateway and servers: firewalls, proxies that compress, balancers with sticky cookies.
+//! Firewalls, compressing proxies and balancers with sticky cookies between the gateway and servers.
 
-use portcullis_e2e::faulty::{Behaviour, Coding, Faulty, Mode, Seen, Tool};
+use portcullis_e2e::faulty::{Behaviour, Coding, Faulty, FaultyMode, SeenTraffic, Tool};
 use portcullis_e2e::wait::wait_for;
 use serde_json::json;
 
-use crate::stack::{SOON, Stack, server};
+use crate::stack::{STATE_DEADLINE, Stack, server};
 
-const MODES: [Mode; 3] = [Mode::Sse, Mode::Streamable, Mode::Modern];
+const MODES: [FaultyMode; 3] = [FaultyMode::Sse, FaultyMode::Streamable, FaultyMode::Modern];
 
 const AGENT: &str = concat!("portcullis/", env!("CARGO_PKG_VERSION"));
 
 /// A server whose tool has this name.
-async fn named(mode: Mode, tool: &str, vice: fn(&mut Behaviour)) -> Faulty {
+async fn named(mode: FaultyMode, tool: &str, fault: fn(&mut Behaviour)) -> Faulty {
     let faulty = Faulty::with_tools(mode, vec![Tool::echo(tool)]).await;
-    faulty.behave(vice);
+    faulty.behave(fault);
     faulty
 }
 
 /// Every value of a header that a server has seen; "" where there was none.
-fn values<'a>(seen: &'a Seen, name: &str) -> Vec<&'a str> {
+fn values<'a>(seen: &'a SeenTraffic, name: &str) -> Vec<&'a str> {
     seen.requests.iter().map(|request| request.header(name)).collect()
 }
 
@@ -31,9 +31,11 @@ async fn every_request_says_who_asks_and_that_answers_are_wanted_as_they_are() {
         let ended = server("a", &faulty).with("state", json!("Disabled"));
         stack.set(&ended);
         stack.until("a", "disabled", |it| it["connected"] == false).await;
-        if mode == Mode::Streamable {
-            wait_for("the end of the session", SOON, || async { (faulty.seen().deleted == 1).then_some(()).ok_or(()) })
-                .await;
+        if mode == FaultyMode::Streamable {
+            wait_for("the end of the session", STATE_DEADLINE, || async {
+                (faulty.seen().deleted == 1).then_some(()).ok_or(())
+            })
+            .await;
         }
         let seen = faulty.seen();
         assert!(
@@ -77,7 +79,7 @@ async fn a_server_that_compresses_where_it_may_is_used_and_one_that_always_does_
     for mode in MODES {
         let polite = named(mode, "polite", |it| it.coding = Coding::UnlessRuledOut).await;
         let stubborn = named(mode, "stubborn", |it| it.coding = Coding::Always).await;
-        let transport = json!(if mode == Mode::Sse { "sse" } else { "streamable-http" });
+        let transport = json!(if mode == FaultyMode::Sse { "sse" } else { "streamable-http" });
         let entries = [server("polite", &polite), server("stubborn", &stubborn).with("transport", transport)];
         let stack = Stack::start(entries).await;
         stack.connected("polite").await;
@@ -91,8 +93,8 @@ async fn a_server_that_compresses_where_it_may_is_used_and_one_that_always_does_
         let answer = stack.call("stubborn").await;
         match mode {
             // There the answer comes on the stream that is open already.
-            Mode::Sse => assert_eq!(answer.status, 200, "{}", answer.text()),
-            Mode::Streamable | Mode::Modern => {
+            FaultyMode::Sse => assert_eq!(answer.status, 200, "{}", answer.text()),
+            FaultyMode::Streamable | FaultyMode::Modern => {
                 assert_eq!(answer.status, 502, "{mode:?} {}", answer.text());
                 assert!(answer.text().contains(COMPRESSED), "{mode:?} {}", answer.text());
             }
@@ -102,7 +104,7 @@ async fn a_server_that_compresses_where_it_may_is_used_and_one_that_always_does_
 
 #[tokio::test]
 async fn cookies_of_a_balancer_keep_a_session_at_its_replica() {
-    for mode in [Mode::Sse, Mode::Streamable] {
+    for mode in [FaultyMode::Sse, FaultyMode::Streamable] {
         let faulty = named(mode, "echo", |it| it.balanced = true).await;
         let stack = Stack::ready([server("a", &faulty)]).await;
         for _ in 0..20 {
@@ -120,7 +122,7 @@ async fn cookies_of_a_balancer_keep_a_session_at_its_replica() {
 
 #[tokio::test]
 async fn cookies_end_with_their_session_and_each_client_has_its_own() {
-    let faulty = named(Mode::Streamable, "echo", |it| it.balanced = true).await;
+    let faulty = named(FaultyMode::Streamable, "echo", |it| it.balanced = true).await;
     let stack = Stack::ready([server("a", &faulty).with("session", json!("PerClient"))]).await;
     for _ in 0..3 {
         assert_eq!(stack.call("echo").await.status, 200);

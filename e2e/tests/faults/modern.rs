@@ -1,6 +1,6 @@
-//! Servers of 2026-07-28: everything is said in every request, in `_meta` and in headers.
+//! Servers of 2026-07-28: every request carries everything, in `_meta` and in headers.
 
-use portcullis_e2e::faulty::{Faulty, Form, Mode, Tool};
+use portcullis_e2e::faulty::{AnswerForm, Faulty, FaultyMode, Tool};
 use serde_json::{Value, json};
 
 use crate::stack::{Stack, server, text};
@@ -14,8 +14,8 @@ const SCHEMA: &str = r#"{"type":"object","properties":{
 
 #[tokio::test]
 async fn every_request_says_its_version_and_what_it_is_about() {
-    for form in [Form::Json, Form::Sse] {
-        let faulty = Faulty::start(Mode::Modern).await;
+    for form in [AnswerForm::Json, AnswerForm::Sse] {
+        let faulty = Faulty::start(FaultyMode::Modern).await;
         faulty.behave(|it| it.form = form);
         let stack = Stack::ready([server("a", &faulty)]).await;
         let answer = stack.request("echo", r#"{"message":"x"}"#).send().await.expect("an answer");
@@ -39,7 +39,7 @@ async fn every_request_says_its_version_and_what_it_is_about() {
 
 #[tokio::test]
 async fn marked_arguments_travel_as_headers_and_stay_in_the_body() {
-    let faulty = Faulty::with_tools(Mode::Modern, vec![Tool::echo("echo").schema(SCHEMA)]).await;
+    let faulty = Faulty::with_tools(FaultyMode::Modern, vec![Tool::echo("echo").schema(SCHEMA)]).await;
     let stack = Stack::ready([server("a", &faulty)]).await;
     let table = [
         (r#"{"region":"eu","count":42,"dry":true,"nested":{"deep":"x"},"plain":"p"}"#, ["eu", "42", "true", "x"]),
@@ -61,7 +61,7 @@ async fn marked_arguments_travel_as_headers_and_stay_in_the_body() {
 
 #[tokio::test]
 async fn a_session_of_the_older_kind_gets_none_of_it() {
-    let faulty = Faulty::start(Mode::Streamable).await;
+    let faulty = Faulty::start(FaultyMode::Streamable).await;
     let stack = Stack::ready([server("a", &faulty)]).await;
     assert_eq!(stack.call("echo").await.status, 200);
     let seen = faulty.seen();

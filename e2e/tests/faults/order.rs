@@ -1,18 +1,18 @@
-//! Which server is asked first: preferred, priority, weight, ejection, draining.
+//! The choice of a server: preference, priority, weight, ejection, draining.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use portcullis_e2e::faulty::{Door, Faulty, Mode, Tool};
+use portcullis_e2e::faulty::{Faulty, FaultyMode, RequestFault, Tool};
 use portcullis_e2e::wait::wait_for;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
-use crate::stack::{SOON, Stack, server};
+use crate::stack::{STATE_DEADLINE, Stack, server};
 
 async fn several(specs: &[(&str, Value)], tool: &Tool) -> (Vec<Faulty>, Stack) {
-    let servers = join_all(specs.iter().map(|_| Faulty::with_tools(Mode::Streamable, vec![tool.clone()]))).await;
+    let servers = join_all(specs.iter().map(|_| Faulty::with_tools(FaultyMode::Streamable, vec![tool.clone()]))).await;
     let entries = servers.iter().zip(specs).map(|(faulty, (name, more))| {
         let members = more.as_object().expect("an object");
         members.iter().fold(server(name, faulty), |entry, (key, value)| entry.with(key, value.clone()))
@@ -21,7 +21,7 @@ async fn several(specs: &[(&str, Value)], tool: &Tool) -> (Vec<Faulty>, Stack) {
     (servers, stack)
 }
 
-/// Calls by so many callers, until there were so many calls; how many each server got.
+/// Calls from `callers` callers, until `calls` were made. Returns the number for each server.
 async fn shares(stack: &Stack, callers: usize, calls: usize) -> BTreeMap<String, usize> {
     let one = async || {
         let mut names = Vec::new();
@@ -63,7 +63,7 @@ async fn equal_servers_share_equally() {
 #[tokio::test]
 async fn a_server_that_hangs_gets_few_of_the_calls() {
     let (servers, stack) = several(&[("a", json!({})), ("b", json!({}))], &Tool::echo("echo")).await;
-    servers[0].behave(|it| it.call = Door::Hangs);
+    servers[0].behave(|it| it.call = RequestFault::Hangs);
     let answers = join_all((0..100).map(|_| stack.call("echo"))).await;
     let good = answers.iter().filter(|answer| answer.status == 200).count();
     // All at once both look alike; afterwards the one that hangs is known.
@@ -123,11 +123,11 @@ async fn a_server_with_weight_zero_alone_is_used_only_when_named() {
 #[tokio::test]
 async fn a_draining_server_finishes_its_calls_and_takes_no_new_ones() {
     let slow = Tool::text("slow", "done").takes(Duration::from_millis(1500));
-    let faulty = Faulty::with_tools(Mode::Sse, vec![slow]).await;
+    let faulty = Faulty::with_tools(FaultyMode::Sse, vec![slow]).await;
     let entry = || server("a", &faulty).calls_take(5);
     let stack = Stack::ready([entry()]).await;
     let (running, ()) = tokio::join!(stack.call("slow"), async {
-        wait_for("the call to arrive", SOON, || async { faulty.running() == 1 }).await;
+        wait_for("the call to arrive", STATE_DEADLINE, || async { faulty.running() == 1 }).await;
         stack.set(&entry().with("state", json!("Draining")));
         stack.until("a", "draining", |it| it["state"] == "draining").await;
         let answer = stack.preferring("a", "slow").send().await.expect("an answer");
@@ -143,7 +143,7 @@ async fn a_server_that_fails_its_calls_is_put_last_with_growing_pauses_and_comes
     // It answers pings, so its session is never given up.
     let (servers, stack) = several(&[("a", json!({})), ("b", json!({"priority": 1}))], &Tool::echo("echo")).await;
     let [bad, good] = servers.as_slice() else { unreachable!("two servers") };
-    bad.behave(|it| it.call = Door::status(401));
+    bad.behave(|it| it.call = RequestFault::status(401));
     for _ in 0..3 {
         let answer = stack.call("echo").await;
         assert_eq!((answer.status, answer.header("x-portcullis-attempts")), (200, "2"));

@@ -2,17 +2,20 @@
 
 use std::time::Duration;
 
-use portcullis_e2e::faulty::{Faulty, Mode};
+use portcullis_e2e::faulty::{Faulty, FaultyMode};
 use tokio::time::{Instant, sleep};
 
 use crate::stack::{Stack, server};
 
 #[tokio::test]
 async fn a_dead_server_whose_stream_is_open_is_noticed_within_seconds_though_nobody_calls_it() {
-    for mode in [Mode::Sse, Mode::Streamable, Mode::Modern] {
+    for mode in [FaultyMode::Sse, FaultyMode::Streamable, FaultyMode::Modern] {
         let mut faulty = Faulty::start(mode).await;
         let stack = Stack::ready([server("a", &faulty)]).await;
-        portcullis_e2e::wait::wait_for("its stream", crate::stack::SOON, || async { faulty.open_streams() == 1 }).await;
+        portcullis_e2e::wait::wait_for("its stream", crate::stack::STATE_DEADLINE, || async {
+            faulty.open_streams() == 1
+        })
+        .await;
         faulty.kill().await;
         let began = Instant::now();
         stack.until("a", "away", |it| it["connected"] == false).await;
@@ -34,5 +37,10 @@ async fn a_server_that_is_back_after_seconds_is_soon_used_again() {
         // Two seconds, and some to spare for a busy machine.
         assert!(began.elapsed() < Duration::from_millis(3_500), "{mode:?} {away}: {:?}", began.elapsed());
     };
-    tokio::join!(one(Mode::Sse, 7), one(Mode::Streamable, 12), one(Mode::Streamable, 3), one(Mode::Modern, 12));
+    tokio::join!(
+        one(FaultyMode::Sse, 7),
+        one(FaultyMode::Streamable, 12),
+        one(FaultyMode::Streamable, 3),
+        one(FaultyMode::Modern, 12)
+    );
 }

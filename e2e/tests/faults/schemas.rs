@@ -1,12 +1,12 @@
 //! Schemas and other members of definitions for which strict clients refuse a whole list: one tool costs nobody else.
 
-use portcullis_e2e::faulty::{Faulty, Mode, Tool};
+use portcullis_e2e::faulty::{Faulty, FaultyMode, Tool};
 use serde_json::{Value, json};
 
 use crate::stack::{Stack, server};
 
-/// What is listed of one server whose tools have these members, with its state.
-async fn listed(mode: Mode, tools: Vec<Tool>) -> (Value, Value) {
+/// The listed tools of a server whose tools have these members, with its state.
+async fn listed(mode: FaultyMode, tools: Vec<Tool>) -> (Value, Value) {
     let (faulty, other) =
         (Faulty::with_tools(mode, tools).await, Faulty::with_tools(mode, vec![Tool::echo("other")]).await);
     let stack = Stack::ready([server("a", &faulty), server("b", &other)]).await;
@@ -23,7 +23,7 @@ async fn schemas_that_clients_refuse_are_shown_in_an_equal_form_where_there_is_o
         ),
         Tool::echo("version").with(output),
     ];
-    for mode in [Mode::Streamable, Mode::Modern] {
+    for mode in [FaultyMode::Streamable, FaultyMode::Modern] {
         let (tools, state) = listed(mode, tools.clone()).await;
         let properties = json!({"data": {}, "none": {}, "never": {"not": {}}, "uid": {"type": "string"}});
         assert_eq!(tools["create_rule"]["inputSchema"], json!({"type": "object", "properties": properties}));
@@ -43,7 +43,7 @@ async fn what_has_no_such_form_is_left_out_counted_and_named() {
         Tool::echo("wrong").with(r#""title":7,"icons":"a.png","annotations":{"readOnlyHint":"yes"},"_meta":[]"#),
         Tool::echo("list").schema(r#"{"type":"array"}"#),
     ];
-    let (tools, state) = listed(Mode::Streamable, tools).await;
+    let (tools, state) = listed(FaultyMode::Streamable, tools).await;
     assert_eq!(tools["pattern"].get("outputSchema"), None);
     assert_eq!(tools["reference"].get("outputSchema"), None);
     let schema = json!({"type": "object", "properties": {"n": {}, "m": {"type": "string"}}});
@@ -53,14 +53,14 @@ async fn what_has_no_such_form_is_left_out_counted_and_named() {
     assert!(["title", "icons", "_meta"].iter().all(|member| !wrong.contains_key(*member)), "{wrong:?}");
     assert_eq!((&tools["list"], &state["tools_left_out"]), (&Value::Null, &json!(1)));
     let problems = json!([
-        "tool \"pattern\" is shown without this: outputSchema, in which outputSchema.properties.v.pattern is no regular expression that clients can compile (ECMAScript)",
+        "tool \"pattern\" is shown without this: outputSchema, in which outputSchema.properties.v.pattern is not a regular expression that clients can compile (ECMAScript)",
         "tool \"reference\" is shown without this: outputSchema, in which outputSchema.properties.v.$ref refers to something that is not in the schema",
-        "tool \"number\" is shown without this: inputSchema.properties.n.type is none of the types of JSON Schema",
-        "tool \"wrong\" is shown without this: title is no text",
-        "tool \"wrong\" is shown without this: icons is no list",
+        "tool \"number\" is shown without this: inputSchema.properties.n.type is not a type of JSON Schema",
+        "tool \"wrong\" is shown without this: title is not a string",
+        "tool \"wrong\" is shown without this: icons is not a list",
         "tool \"wrong\" is shown without this: annotations.readOnlyHint is neither true nor false",
-        "tool \"wrong\" is shown without this: _meta is no object",
-        "tool \"list\" is left out: inputSchema is not one of objects: its type must be \"object\"",
+        "tool \"wrong\" is shown without this: _meta is not an object",
+        "tool \"list\" is left out: inputSchema does not describe an object: its type must be \"object\"",
     ]);
     assert_eq!((&state["list_problems"], &state["list_problems_count"]), (&problems, &json!(8)));
 }
@@ -68,7 +68,7 @@ async fn what_has_no_such_form_is_left_out_counted_and_named() {
 #[tokio::test]
 async fn endless_problems_are_counted_and_the_first_are_named() {
     let tools = (0..100).map(|n| Tool::echo(&format!("t{n}")).with(r#""title":7"#)).collect();
-    let faulty = Faulty::with_tools(Mode::Streamable, tools).await;
+    let faulty = Faulty::with_tools(FaultyMode::Streamable, tools).await;
     let stack = Stack::ready([server("a", &faulty)]).await;
     let state = stack.server("a").await;
     assert_eq!(state["list_problems"].as_array().map(Vec::len), Some(16));

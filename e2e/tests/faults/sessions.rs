@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
-use portcullis_e2e::faulty::{Door, Faulty, Framing, Lost, Mode, Refusal, Tool};
+use portcullis_e2e::faulty::{EventFraming, Faulty, FaultyMode, FixedAnswer, LostSessionAnswer, RequestFault, Tool};
 use portcullis_e2e::wait::wait_for;
 use serde_json::json;
 
-use crate::stack::{SOON, Stack, brief, server};
+use crate::stack::{STATE_DEADLINE, Stack, brief, server};
 
-async fn heals(mode: Mode, lost: Lost) {
+async fn heals(mode: FaultyMode, lost: LostSessionAnswer) {
     let faulty = Faulty::start(mode).await;
     let stack = Stack::ready([server("a", &faulty).calls_take(10)]).await;
     faulty.behave(|it| it.lost = lost);
@@ -31,26 +31,26 @@ async fn heals(mode: Mode, lost: Lost) {
 #[tokio::test]
 async fn a_forgotten_session_is_opened_anew_once_for_all_calls() {
     tokio::join!(
-        heals(Mode::Streamable, Lost::NotFound),
-        heals(Mode::Streamable, Lost::NotFoundError),
-        heals(Mode::Streamable, Lost::Error),
-        heals(Mode::Streamable, Lost::BadRequest),
-        heals(Mode::Streamable, Lost::BadRequestError),
-        heals(Mode::Streamable, Lost::Gone),
-        heals(Mode::Streamable, Lost::Uninitialized(-32000)),
-        heals(Mode::Sse, Lost::Gone),
-        heals(Mode::Sse, Lost::NotFound),
-        heals(Mode::Sse, Lost::NotFoundError),
+        heals(FaultyMode::Streamable, LostSessionAnswer::NotFound),
+        heals(FaultyMode::Streamable, LostSessionAnswer::NotFoundError),
+        heals(FaultyMode::Streamable, LostSessionAnswer::Error),
+        heals(FaultyMode::Streamable, LostSessionAnswer::BadRequest),
+        heals(FaultyMode::Streamable, LostSessionAnswer::BadRequestError),
+        heals(FaultyMode::Streamable, LostSessionAnswer::Gone),
+        heals(FaultyMode::Streamable, LostSessionAnswer::Uninitialized(-32000)),
+        heals(FaultyMode::Sse, LostSessionAnswer::Gone),
+        heals(FaultyMode::Sse, LostSessionAnswer::NotFound),
+        heals(FaultyMode::Sse, LostSessionAnswer::NotFoundError),
     );
 }
 
 #[tokio::test]
 async fn a_server_that_does_not_know_a_session_that_it_has_just_opened_is_not_asked_in_a_loop() {
-    for mode in [Mode::Streamable, Mode::Sse] {
+    for mode in [FaultyMode::Streamable, FaultyMode::Sse] {
         let faulty = Faulty::start(mode).await;
         let stack = Stack::ready([server("a", &faulty).calls_take(4)]).await;
         let (headers, before) = (Vec::new(), faulty.seen());
-        faulty.behave(|it| it.call = Door::Answers(Refusal { status: 404, headers, body: Bytes::new() }));
+        faulty.behave(|it| it.call = RequestFault::Answers(FixedAnswer { status: 404, headers, body: Bytes::new() }));
         let (answer, took) = stack.timed("echo").await;
         // It answers everything else in this session, so this is no word on the session.
         assert_eq!(answer.status, 502, "{mode:?}: {}", answer.text());
@@ -62,8 +62,8 @@ async fn a_server_that_does_not_know_a_session_that_it_has_just_opened_is_not_as
 
 #[tokio::test]
 async fn a_restarted_server_is_used_again_also_when_nobody_calls() {
-    for lost in [Lost::NotFound, Lost::BadRequest, Lost::BadRequestError] {
-        let mut faulty = Faulty::start(Mode::Streamable).await;
+    for lost in [LostSessionAnswer::NotFound, LostSessionAnswer::BadRequest, LostSessionAnswer::BadRequestError] {
+        let mut faulty = Faulty::start(FaultyMode::Streamable).await;
         faulty.behave(|it| it.lost = lost);
         let stack = Stack::ready([server("a", &faulty)]).await;
         faulty.set_tools(vec![Tool::text("new", "new")]);
@@ -76,7 +76,7 @@ async fn a_restarted_server_is_used_again_also_when_nobody_calls() {
 
 #[tokio::test]
 async fn the_sessions_of_others_survive_one_that_is_forgotten() {
-    let (a, b) = (Faulty::start(Mode::Streamable).await, Faulty::start(Mode::Sse).await);
+    let (a, b) = (Faulty::start(FaultyMode::Streamable).await, Faulty::start(FaultyMode::Sse).await);
     b.set_tools(vec![Tool::text("other", "other")]);
     let stack = Stack::ready([server("a", &a), server("b", &b)]).await;
     a.forget_sessions();
@@ -86,10 +86,10 @@ async fn the_sessions_of_others_survive_one_that_is_forgotten() {
 
 #[tokio::test]
 async fn a_server_whose_posts_hang_for_a_forgotten_session_is_found_by_the_health_check() {
-    let faulty = Faulty::start(Mode::Sse).await;
+    let faulty = Faulty::start(FaultyMode::Sse).await;
     let health = json!({"intervalSeconds": 5, "unhealthyThreshold": 1});
     let stack = Stack::ready([server("a", &faulty).with("healthCheck", health)]).await;
-    faulty.behave(|it| it.lost = Lost::Hangs);
+    faulty.behave(|it| it.lost = LostSessionAnswer::Hangs);
     faulty.forget_sessions();
     assert_eq!(stack.call("echo").await.status, 504);
     stack.works("echo").await;
@@ -105,33 +105,35 @@ async fn a_server_that_another_revision_takes_the_place_of_is_used_again() {
         faulty.replace(after).await;
         stack.works("echo").await;
     };
-    tokio::join!(one(Mode::Modern, Mode::Streamable), one(Mode::Streamable, Mode::Modern));
+    tokio::join!(one(FaultyMode::Modern, FaultyMode::Streamable), one(FaultyMode::Streamable, FaultyMode::Modern));
 }
 
 #[tokio::test]
 async fn headers_that_change_while_a_clients_session_is_opened_are_sent_in_it() {
-    let faulty = Faulty::start(Mode::Streamable).await;
+    let faulty = Faulty::start(FaultyMode::Streamable).await;
     let entry = |key: &str| {
         let headers = json!([{"name": "x-key", "value": key}]);
         server("a", &faulty).with("session", json!("PerClient")).with("headers", headers).calls_take(10)
     };
     let stack = Stack::ready([entry("old")]).await;
     // Slow enough for the change to come while the session is opened.
-    faulty
-        .behave(|it| it.framing = Framing { piece: Some(16), pause: Duration::from_millis(30), ..it.framing.clone() });
+    faulty.behave(|it| {
+        it.framing = EventFraming { piece: Some(16), pause: Duration::from_millis(30), ..it.framing.clone() }
+    });
     let before = faulty.seen().initializes;
     let change = async {
-        wait_for("a session that is being opened", SOON, || async { faulty.seen().initializes > before }).await;
+        wait_for("a session that is being opened", STATE_DEADLINE, || async { faulty.seen().initializes > before })
+            .await;
         stack.set(&entry("new"));
     };
     assert_eq!(tokio::join!(stack.call("echo"), change).0.status, 200);
     faulty.reform();
-    wait_for("a call with the new header", SOON, || async {
+    wait_for("a call with the new header", STATE_DEADLINE, || async {
         assert_eq!(stack.call("echo").await.status, 200);
         let key = faulty.seen().of("tools/call").last().map(|call| call.header("x-key").to_owned());
         if key.as_deref() == Some("new") { Ok(()) } else { Err(key) }
     })
     .await;
-    // The handshake that began with the old header is begun anew: what is no longer configured is not sent.
+    // The handshake that began with the old header restarts: the gateway sends only configured headers.
     assert_eq!(faulty.seen().initializes, before + 2);
 }

@@ -1,4 +1,4 @@
-//! A gateway in process with faulty servers behind it, and what callers do with it.
+//! An in-process gateway with faulty servers behind it, and helpers to call it.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use portcullis_e2e::faulty::{Behaviour, Faulty};
 use portcullis_e2e::gateway::WORKERS;
-use portcullis_e2e::http::{self, Answer, Request};
+use portcullis_e2e::http::{self, HttpAnswer, HttpRequest};
 use portcullis_e2e::wait::wait_for;
 use portcullis_e2e::{token, wait};
 use portcullis_gateway::config::Options;
@@ -19,16 +19,16 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 /// For what should come soon, on a machine that is busy with other things.
-pub(crate) const SOON: Duration = Duration::from_secs(20);
+pub(crate) const STATE_DEADLINE: Duration = Duration::from_secs(20);
 
 /// For a server that was away for long: the gateway pauses for 30 s at most before it tries again.
-const AN_ATTEMPT: Duration = Duration::from_secs(40);
+const ATTEMPT_LIMIT: Duration = Duration::from_secs(40);
 
-/// What makes a server misbehave, with a name for messages.
-pub(crate) type Vice = (&'static str, fn(&mut Behaviour));
+/// A fault of a server, with its name for messages.
+pub(crate) type NamedFault = (&'static str, fn(&mut Behaviour));
 
 /// A server as the gateway is told about it.
-pub(crate) struct Entry {
+pub(crate) struct ServerManifest {
     name: String,
     spec: Value,
 }
@@ -44,17 +44,17 @@ pub(crate) struct Stack {
 }
 
 /// A server under this name, with short deadlines: one second for a call and for each step of connecting.
-pub(crate) fn server(name: &str, server: &Faulty) -> Entry {
+pub(crate) fn server(name: &str, server: &Faulty) -> ServerManifest {
     at(name, &server.url())
 }
 
 /// The same for any URL.
-pub(crate) fn at(name: &str, url: &str) -> Entry {
+pub(crate) fn at(name: &str, url: &str) -> ServerManifest {
     let timeouts = json!({"connectSeconds": 1, "requestSeconds": 1});
-    Entry { name: name.into(), spec: json!({"url": url, "timeouts": timeouts}) }
+    ServerManifest { name: name.into(), spec: json!({"url": url, "timeouts": timeouts}) }
 }
 
-impl Entry {
+impl ServerManifest {
     /// Sets a member of its spec.
     pub(crate) fn with(mut self, member: &str, value: Value) -> Self {
         self.spec[member] = value;
@@ -82,12 +82,12 @@ impl Entry {
 
 impl Stack {
     /// Starts a gateway in front of these servers; messages may have 1 MiB.
-    pub(crate) async fn start(servers: impl IntoIterator<Item = Entry>) -> Self {
+    pub(crate) async fn start(servers: impl IntoIterator<Item = ServerManifest>) -> Self {
         Self::with_messages(1024 * 1024, servers).await
     }
 
-    /// The same, with messages of so many bytes.
-    pub(crate) async fn with_messages(limit: usize, servers: impl IntoIterator<Item = Entry>) -> Self {
+    /// The same, with messages of this many bytes.
+    pub(crate) async fn with_messages(limit: usize, servers: impl IntoIterator<Item = ServerManifest>) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         servers.into_iter().for_each(|entry| entry.write(folder.path()));
         let options = Options {
@@ -112,7 +112,7 @@ impl Stack {
     }
 
     /// The same, and waits until all servers are connected.
-    pub(crate) async fn ready(servers: impl IntoIterator<Item = Entry>) -> Self {
+    pub(crate) async fn ready(servers: impl IntoIterator<Item = ServerManifest>) -> Self {
         let servers: Vec<_> = servers.into_iter().collect();
         let names: Vec<_> = servers.iter().map(|entry| entry.name.clone()).collect();
         let stack = Self::start(servers).await;
@@ -121,7 +121,7 @@ impl Stack {
     }
 
     /// Writes a changed or new server into the folder.
-    pub(crate) fn set(&self, entry: &Entry) {
+    pub(crate) fn set(&self, entry: &ServerManifest) {
         entry.write(self.folder.path());
     }
 
@@ -135,32 +135,32 @@ impl Stack {
     }
 
     /// A request to call a tool with these raw arguments.
-    pub(crate) fn request(&self, tool: &str, args: &str) -> Request {
+    pub(crate) fn request(&self, tool: &str, args: &str) -> HttpRequest {
         self.post(&format!(r#"{{"method":"{tool}","args":{args}}}"#))
     }
 
     /// A request to call a tool at a preferred server.
-    pub(crate) fn preferring(&self, server: &str, tool: &str) -> Request {
+    pub(crate) fn preferring(&self, server: &str, tool: &str) -> HttpRequest {
         self.post(&format!(r#"{{"method":"{tool}","args":{{}},"server":"{server}"}}"#))
     }
 
-    fn post(&self, body: &str) -> Request {
+    fn post(&self, body: &str) -> HttpRequest {
         http::post(&self.url("/tools"), body.to_owned()).bearer(&self.token).limit(Duration::from_secs(40))
     }
 
     /// Calls a tool without arguments.
-    pub(crate) async fn call(&self, tool: &str) -> Answer {
+    pub(crate) async fn call(&self, tool: &str) -> HttpAnswer {
         self.request(tool, "{}").send().await.expect("the gateway answers")
     }
 
     /// Sends a message to `/mcp`, without a session.
-    pub(crate) async fn mcp(&self, message: &str) -> Answer {
+    pub(crate) async fn mcp(&self, message: &str) -> HttpAnswer {
         let request = http::post(&self.url("/mcp"), message.to_owned()).bearer(&self.token);
         request.header("accept", "application/json, text/event-stream").send().await.expect("the gateway answers")
     }
 
     /// Calls a tool, and how long that took.
-    pub(crate) async fn timed(&self, tool: &str) -> (Answer, Duration) {
+    pub(crate) async fn timed(&self, tool: &str) -> (HttpAnswer, Duration) {
         let began = Instant::now();
         let answer = self.call(tool).await;
         (answer, began.elapsed())
@@ -168,26 +168,26 @@ impl Stack {
 
     /// Calls a tool until it works.
     pub(crate) async fn works(&self, tool: &str) {
-        wait_for("a call that works", SOON, || async {
+        wait_for("a call that works", STATE_DEADLINE, || async {
             let answer = self.call(tool).await;
             if answer.status == 200 { Ok(()) } else { Err(answer.text().to_owned()) }
         })
         .await;
     }
 
-    /// What `/servers` says of one server.
+    /// The entry of one server in `/servers`.
     pub(crate) async fn server(&self, name: &str) -> Value {
         self.get("/servers").await["servers"][name].clone()
     }
 
     /// Waits until a server is connected and its tools are listed.
     pub(crate) async fn connected(&self, name: &str) {
-        self.within(AN_ATTEMPT, name, "connected", |it| it["connected"] == true && it["tools_count"] != 0).await;
+        self.within(ATTEMPT_LIMIT, name, "connected", |it| it["connected"] == true && it["tools_count"] != 0).await;
     }
 
     /// Waits until `/servers` says this of a server.
     pub(crate) async fn until(&self, name: &str, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
-        self.within(SOON, name, what, wanted).await
+        self.within(STATE_DEADLINE, name, what, wanted).await
     }
 
     async fn within(&self, limit: Duration, name: &str, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
@@ -226,13 +226,13 @@ impl Stack {
 }
 
 /// The text of the first content block.
-pub(crate) fn text(answer: &Answer) -> String {
+pub(crate) fn text(answer: &HttpAnswer) -> String {
     assert_eq!(answer.status, 200, "{}", answer.text());
     answer.json()["content"][0]["text"].as_str().expect("a text block").to_owned()
 }
 
 /// Status, server and attempts of an answer.
-pub(crate) fn brief(answer: &Answer) -> (u16, String, String) {
+pub(crate) fn brief(answer: &HttpAnswer) -> (u16, String, String) {
     let header = |name| answer.header(name).to_owned();
     (answer.status, header("x-portcullis-server"), header("x-portcullis-attempts"))
 }

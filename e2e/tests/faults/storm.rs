@@ -4,17 +4,17 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use portcullis_e2e::faulty::{Faulty, Mode, Tool};
-use portcullis_e2e::http::Connection;
+use portcullis_e2e::faulty::{Faulty, FaultyMode, Tool};
+use portcullis_e2e::http::HttpConnection;
 use portcullis_e2e::wait::wait_for;
 use tokio::time::sleep;
 
-use crate::stack::{SOON, Stack, server};
+use crate::stack::{STATE_DEADLINE, Stack, server};
 
 const NAMES: [&str; 3] = ["a", "b", "c"];
 
 #[derive(Default)]
-struct Tally {
+struct StormTally {
     over: AtomicBool,
     good: AtomicU64,
 }
@@ -22,9 +22,9 @@ struct Tally {
 async fn three() -> ([Faulty; 3], Stack) {
     let tool = || vec![Tool::echo("echo").annotated(r#"{"readOnlyHint":true}"#).takes(Duration::from_millis(5))];
     let servers = [
-        Faulty::with_tools(Mode::Sse, tool()).await,
-        Faulty::with_tools(Mode::Streamable, tool()).await,
-        Faulty::with_tools(Mode::Sse, tool()).await,
+        Faulty::with_tools(FaultyMode::Sse, tool()).await,
+        Faulty::with_tools(FaultyMode::Streamable, tool()).await,
+        Faulty::with_tools(FaultyMode::Sse, tool()).await,
     ];
     let entries = servers.iter().zip(NAMES).map(|(faulty, name)| server(name, faulty).calls_take(20));
     let stack = Stack::ready(entries.collect::<Vec<_>>()).await;
@@ -32,8 +32,8 @@ async fn three() -> ([Faulty; 3], Stack) {
 }
 
 /// Calls without a pause until the storm is over; any failure ends the test.
-async fn caller(stack: &Stack, tally: &Tally, number: usize) {
-    let mut connection = Connection::to(&stack.url("/tools")).await.expect("a connection");
+async fn caller(stack: &Stack, tally: &StormTally, number: usize) {
+    let mut connection = HttpConnection::to(&stack.url("/tools")).await.expect("a connection");
     let mut count = 0;
     while !tally.over.load(Ordering::Relaxed) {
         count += 1;
@@ -46,7 +46,7 @@ async fn caller(stack: &Stack, tally: &Tally, number: usize) {
 }
 
 async fn under_load(stack: &Stack, storm: impl Future<Output = ()>) -> u64 {
-    let tally = Tally::default();
+    let tally = StormTally::default();
     let storm = async {
         storm.await;
         tally.over.store(true, Ordering::Relaxed);
@@ -91,7 +91,7 @@ async fn no_call_fails_while_all_servers_are_restarted_one_after_the_other() {
                 server.restart().await;
                 let calls = server.seen().calls;
                 stack.connected(name).await;
-                wait_for("calls to come back", SOON, || async { server.seen().calls > calls }).await;
+                wait_for("calls to come back", STATE_DEADLINE, || async { server.seen().calls > calls }).await;
             }
         }
     };
@@ -103,12 +103,12 @@ async fn a_call_that_may_not_be_repeated_is_never_carried_out_twice_in_a_storm()
     let (mut servers, stack) = three().await;
     servers.iter().for_each(|server| server.set_tools(vec![Tool::echo("once").takes(Duration::from_millis(5))]));
     join_all(servers.iter().map(Faulty::announce)).await;
-    wait_for("the new tool at all servers", SOON, || async {
+    wait_for("the new tool at all servers", STATE_DEADLINE, || async {
         let all = join_all(NAMES.map(|name| stack.server(name))).await;
         all.iter().all(|server| server["available_tools"] == serde_json::json!(["once"]))
     })
     .await;
-    let tally = Tally::default();
+    let tally = StormTally::default();
     let storm = async {
         for _ in 0..15 {
             sleep(Duration::from_millis(150)).await;

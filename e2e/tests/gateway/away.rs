@@ -1,10 +1,10 @@
-//! Real servers are killed and come back: callers are told or served elsewhere, and nothing has to be done by hand.
+//! Real servers are killed and return: callers get an error or another server, and nobody has to intervene.
 
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use portcullis_e2e::gateway::{Gateway, LIMIT};
-use portcullis_e2e::real::{self, Kind, RealServer};
+use portcullis_e2e::gateway::{LIMIT, TestGateway};
+use portcullis_e2e::real::{self, RealServer, RealServerKind};
 use portcullis_e2e::require;
 use portcullis_e2e::wait::wait_for;
 use serde_json::json;
@@ -15,13 +15,13 @@ const ECHO: &str = r#"{"message":"hi"}"#;
 
 /// After it answers again, a server that was away for some seconds is used within this time: the longest pause
 /// between attempts is then a few seconds.
-const BACK: Duration = Duration::from_secs(10);
+const RETURN_LIMIT: Duration = Duration::from_secs(10);
 
 /// Kills a server of its own while a call runs, and starts it again on the same port.
-async fn goes_and_comes_back(kind: Kind, slow: (&str, &str)) {
+async fn goes_and_comes_back(kind: RealServerKind, slow: (&str, &str)) {
     let mut server = RealServer::start(kind).await;
     let url = server.url.clone();
-    let gateway = Gateway::before(&[&url]).await;
+    let gateway = TestGateway::before(&[&url]).await;
     gateway.connected(1).await;
     let tools = gateway.tools().await;
     let call = gateway.call(slow.0, slow.1);
@@ -52,22 +52,27 @@ async fn goes_and_comes_back(kind: Kind, slow: (&str, &str)) {
 
     server.restart_on_same_port().await;
     let began = Instant::now();
-    wait_for("the server to be used again", BACK, async || gateway.call("echo", ECHO).await.status == 200).await;
+    wait_for("the server to be used again", RETURN_LIMIT, async || gateway.call("echo", ECHO).await.status == 200)
+        .await;
     println!("{kind:?} is used again after {:?}", began.elapsed());
     assert_eq!(gateway.tools().await, tools);
 }
 
 #[tokio::test]
 async fn server_everything_over_sse_is_used_again_when_it_is_back() {
-    require!(real::available(Kind::EverythingSse));
-    goes_and_comes_back(Kind::EverythingSse, ("trigger-long-running-operation", r#"{"duration":30,"steps":30}"#)).await;
+    require!(real::available(RealServerKind::EverythingSse));
+    goes_and_comes_back(
+        RealServerKind::EverythingSse,
+        ("trigger-long-running-operation", r#"{"duration":30,"steps":30}"#),
+    )
+    .await;
 }
 
 #[tokio::test]
 async fn server_everything_over_streamable_http_is_used_again_when_it_is_back() {
-    require!(real::available(Kind::EverythingStreamable));
+    require!(real::available(RealServerKind::EverythingStreamable));
     goes_and_comes_back(
-        Kind::EverythingStreamable,
+        RealServerKind::EverythingStreamable,
         ("trigger-long-running-operation", r#"{"duration":30,"steps":30}"#),
     )
     .await;
@@ -75,15 +80,16 @@ async fn server_everything_over_streamable_http_is_used_again_when_it_is_back() 
 
 #[tokio::test]
 async fn a_python_server_is_used_again_when_it_is_back() {
-    require!(real::available(Kind::PythonStreamable));
-    goes_and_comes_back(Kind::PythonStreamable, ("slow", r#"{"seconds":30}"#)).await;
+    require!(real::available(RealServerKind::PythonStreamable));
+    goes_and_comes_back(RealServerKind::PythonStreamable, ("slow", r#"{"seconds":30}"#)).await;
 }
 
 #[tokio::test]
 async fn calls_go_to_another_server_while_one_is_away() {
-    require!(real::available(Kind::PythonSse));
-    let (mut going, staying) = tokio::join!(RealServer::start(Kind::PythonSse), fleet::server(Kind::PythonStreamable));
-    let gateway = Gateway::before(&[&going.url, &staying.url]).await;
+    require!(real::available(RealServerKind::PythonSse));
+    let (mut going, staying) =
+        tokio::join!(RealServer::start(RealServerKind::PythonSse), fleet::server(RealServerKind::PythonStreamable));
+    let gateway = TestGateway::before(&[&going.url, &staying.url]).await;
     gateway.connected(2).await;
     let steady = async |until: &mut (dyn Future<Output = ()> + Unpin)| {
         let calls = async {
@@ -116,12 +122,12 @@ async fn calls_go_to_another_server_while_one_is_away() {
 
 #[tokio::test]
 async fn a_gateway_starts_before_its_servers_do() {
-    require!(real::available(Kind::EverythingStreamable));
-    let mut server = RealServer::start(Kind::EverythingStreamable).await;
+    require!(real::available(RealServerKind::EverythingStreamable));
+    let mut server = RealServer::start(RealServerKind::EverythingStreamable).await;
     server.stop();
-    let gateway = Gateway::before(&[&server.url]).await;
+    let gateway = TestGateway::before(&[&server.url]).await;
     gateway.fails(&server.url, "cannot be reached: connection refused").await;
     assert_eq!(gateway.call("echo", ECHO).await.status, 404, "nothing is known of it yet");
     server.restart_on_same_port().await;
-    wait_for("the server", BACK, async || gateway.call("echo", ECHO).await.status == 200).await;
+    wait_for("the server", RETURN_LIMIT, async || gateway.call("echo", ECHO).await.status == 200).await;
 }

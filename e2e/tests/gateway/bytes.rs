@@ -1,7 +1,7 @@
-//! What is passed through arrives as it was sent, byte for byte, over every transport.
+//! Forwarded content arrives byte for byte over every transport.
 
-use portcullis_e2e::faulty::{Faulty, Mode, Tool};
-use portcullis_e2e::gateway::Gateway;
+use portcullis_e2e::faulty::{Faulty, FaultyMode, Tool};
+use portcullis_e2e::gateway::TestGateway;
 
 /// Arguments that a decoder on the way would change.
 const ARGUMENTS: [&str; 8] = [
@@ -24,13 +24,13 @@ const RESULTS: [&str; 5] = [
     r#"{"nothing":"that is known"}"#,
 ];
 
-const MODES: [Mode; 3] = [Mode::Sse, Mode::Streamable, Mode::Modern];
+const MODES: [FaultyMode; 3] = [FaultyMode::Sse, FaultyMode::Streamable, FaultyMode::Modern];
 
 #[tokio::test]
 async fn arguments_reach_the_server_as_they_were_sent() {
     for mode in MODES {
         let server = Faulty::start(mode).await;
-        let gateway = Gateway::before(&[&server.url()]).await;
+        let gateway = TestGateway::before(&[&server.url()]).await;
         gateway.connected(1).await;
         for arguments in ARGUMENTS {
             let answer = gateway.call("echo", arguments).await;
@@ -47,7 +47,7 @@ async fn results_reach_the_caller_as_they_were_sent() {
     for mode in MODES {
         let tools = (0..).zip(RESULTS).map(|(index, result)| Tool::result(&format!("tool-{index}"), result));
         let server = Faulty::with_tools(mode, tools.collect()).await;
-        let gateway = Gateway::before(&[&server.url()]).await;
+        let gateway = TestGateway::before(&[&server.url()]).await;
         gateway.connected(1).await;
         for (index, result) in (0..).zip(RESULTS) {
             let answer = gateway.call(&format!("tool-{index}"), "{}").await;
@@ -59,8 +59,8 @@ async fn results_reach_the_caller_as_they_were_sent() {
 #[tokio::test]
 async fn definitions_are_listed_as_they_were_written() {
     let odd = r#"{"vendor":{"z":1,"a":1.10},"name":"odd","title":"T","inputSchema":{"type":"object","x":12345678901234567890123,"b":1,"a":2},"execution":{"taskSupport":"optional"},"outputSchema":{"type":"object"},"description":"d\u00e9","server_count":7,"icons":[]}"#;
-    let server = Faulty::with_tools(Mode::Sse, vec![Tool::echo("odd").listed_as(odd)]).await;
-    let gateway = Gateway::before(&[&server.url()]).await;
+    let server = Faulty::with_tools(FaultyMode::Sse, vec![Tool::echo("odd").listed_as(odd)]).await;
+    let gateway = TestGateway::before(&[&server.url()]).await;
     gateway.connected(1).await;
     let shown = r#"{"name":"odd","vendor":{"z":1,"a":1.10},"title":"T","inputSchema":{"type":"object","x":12345678901234567890123,"b":1,"a":2},"execution":{"taskSupport":"optional"},"outputSchema":{"type":"object"},"description":"d\u00e9","icons":[]"#;
     let list = gateway.get("/tools/list").send().await.expect("a list");
@@ -75,7 +75,7 @@ async fn a_large_result_comes_whole_and_a_larger_one_is_refused() {
     for mode in MODES {
         let tools = vec![Tool::big("large", 5_000_000), Tool::big("too-large", 9_000_000), Tool::echo("echo")];
         let server = Faulty::with_tools(mode, tools).await;
-        let gateway = Gateway::before(&[&server.url()]).await;
+        let gateway = TestGateway::before(&[&server.url()]).await;
         gateway.connected(1).await;
         let large = gateway.call("large", "{}").await;
         let frame = r#"{"content":[{"type":"text","text":""}]}"#.len();

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use portcullis_e2e::binary::Running;
-use portcullis_e2e::fake_secrets::{FakeSecrets, Secret};
-use portcullis_e2e::faulty::{Faulty, Mode};
-use portcullis_e2e::gateway::{Gateway, LIMIT};
+use portcullis_e2e::binary::RunningProgram;
+use portcullis_e2e::fake_secrets::{FakeSecrets, TestSecret};
+use portcullis_e2e::faulty::{Faulty, FaultyMode};
+use portcullis_e2e::gateway::{LIMIT, TestGateway};
 use portcullis_e2e::manifests::Manifests;
 use portcullis_e2e::wait::wait_for;
 use portcullis_gateway::Options;
@@ -15,17 +15,17 @@ use crate::reload::sessions;
 
 const HEADER: &str = "headers: [{name: Authorization, prefix: 'Bearer ', secretRef: {name: github, key: token}}]";
 
-const SOON: Duration = Duration::from_secs(5);
+const STATE_DEADLINE: Duration = Duration::from_secs(5);
 
 /// The parts of a test: a server, its manifest, and the API server that the gateway reads Secrets of.
-struct Stage {
+struct SecretsStage {
     api: FakeSecrets,
     server: Faulty,
     manifests: Manifests,
 }
 
-impl Stage {
-    async fn new(mode: Mode) -> Self {
+impl SecretsStage {
+    async fn new(mode: FaultyMode) -> Self {
         let stage =
             Self { api: FakeSecrets::start().await, server: Faulty::start(mode).await, manifests: Manifests::new() };
         stage.manifests.add("one", &stage.server.url(), HEADER);
@@ -37,22 +37,22 @@ impl Stage {
     }
 
     fn put(&self, labelled: bool, origin: &str, value: &str) {
-        self.api.put(&Secret { labelled, origin, entry: ("token", value), ..GITHUB });
+        self.api.put(&TestSecret { labelled, origin, entry: ("token", value), ..GITHUB });
     }
 
-    async fn gateway(&self, namespaces: &str) -> Gateway {
+    async fn gateway(&self, namespaces: &str) -> TestGateway {
         let options = Options {
             secrets: None,
             credential_namespaces: Some(namespaces.into()),
             kubeconfig: Some(self.api.kubeconfig()),
             ..self.manifests.options()
         };
-        Gateway::start(options).await
+        TestGateway::start(options).await
     }
 
     /// Waits until a call carries this value.
-    async fn calls_carry(&self, gateway: &Gateway, value: &str) {
-        wait_for(&format!("a call with {value}"), SOON, async || {
+    async fn calls_carry(&self, gateway: &TestGateway, value: &str) {
+        wait_for(&format!("a call with {value}"), STATE_DEADLINE, async || {
             assert_eq!(gateway.call("echo", "{}").await.status, 200);
             let calls = self.server.seen();
             let found = calls.of("tools/call").last().expect("a call").header("authorization").to_owned();
@@ -62,11 +62,11 @@ impl Stage {
     }
 }
 
-const GITHUB: Secret<'static> =
-    Secret { namespace: "default", name: "github", labelled: true, origin: "", entry: ("token", "") };
+const GITHUB: TestSecret<'static> =
+    TestSecret { namespace: "default", name: "github", labelled: true, origin: "", entry: ("token", "") };
 
 /// Waits for a reason and gives the message with it.
-async fn has_reason(gateway: &Gateway, wanted: &str) -> String {
+async fn has_reason(gateway: &TestGateway, wanted: &str) -> String {
     // A missing Secret is looked for every ten seconds.
     wait_for(&format!("the reason {wanted}"), 2 * LIMIT, async || {
         let view = gateway.server("one").await;
@@ -75,8 +75,8 @@ async fn has_reason(gateway: &Gateway, wanted: &str) -> String {
     .await
 }
 
-async fn is_connected(gateway: &Gateway) {
-    wait_for("the server", SOON, async || {
+async fn is_connected(gateway: &TestGateway) {
+    wait_for("the server", STATE_DEADLINE, async || {
         let view = gateway.server("one").await;
         if view["connected"] == true { Ok(()) } else { Err(view) }
     })
@@ -85,18 +85,20 @@ async fn is_connected(gateway: &Gateway) {
 
 #[tokio::test]
 async fn a_secret_is_used_only_once_it_is_there_labelled_and_meant_for_the_server() {
-    for (mode, namespaces) in [(Mode::Sse, "default"), (Mode::Streamable, "*"), (Mode::Modern, "other,default")] {
-        let stage = Stage::new(mode).await;
+    for (mode, namespaces) in
+        [(FaultyMode::Sse, "default"), (FaultyMode::Streamable, "*"), (FaultyMode::Modern, "other,default")]
+    {
+        let stage = SecretsStage::new(mode).await;
         let gateway = stage.gateway(namespaces).await;
         assert_eq!(
             has_reason(&gateway, "SecretNotFound").await,
-            "Secret default/github is not there: create it, with the label portcullis.dev/credentials=true"
+            "Secret default/github does not exist: create it with the label portcullis.dev/credentials=true"
         );
         stage.put(false, &stage.origin(), "hunter2");
         has_reason(&gateway, "SecretNotLabelled").await;
         stage.put(true, "https://elsewhere.example", "hunter2");
         has_reason(&gateway, "OriginMismatch").await;
-        stage.api.put(&Secret { origin: &stage.origin(), entry: ("other", "hunter2"), ..GITHUB });
+        stage.api.put(&TestSecret { origin: &stage.origin(), entry: ("other", "hunter2"), ..GITHUB });
         has_reason(&gateway, "SecretKeyMissing").await;
         stage.put(true, &stage.origin(), "hunter2\nhunter2");
         has_reason(&gateway, "SecretInvalid").await;
@@ -121,7 +123,7 @@ async fn a_secret_is_used_only_once_it_is_there_labelled_and_meant_for_the_serve
 
 #[tokio::test]
 async fn a_new_value_is_used_without_a_failed_call_and_a_lost_one_stays_while_the_session_lasts() {
-    let mut stage = Stage::new(Mode::Streamable).await;
+    let mut stage = SecretsStage::new(FaultyMode::Streamable).await;
     stage.put(true, &stage.origin(), "hunter2");
     let gateway = stage.gateway("default").await;
     is_connected(&gateway).await;
@@ -138,7 +140,7 @@ async fn a_new_value_is_used_without_a_failed_call_and_a_lost_one_stays_while_th
     stage.calls_carry(&gateway, "hunter3").await;
     stage.put(true, &stage.origin(), "hunter4");
     stage.calls_carry(&gateway, "hunter4").await;
-    wait_for("the reason to go", SOON, async || gateway.server("one").await["reason"].is_null()).await;
+    wait_for("the reason to go", STATE_DEADLINE, async || gateway.server("one").await["reason"].is_null()).await;
     stage.api.go_away().await;
     stage.calls_carry(&gateway, "hunter4").await;
     stage.put(true, &stage.origin(), "hunter5");
@@ -155,11 +157,11 @@ async fn a_new_value_is_used_without_a_failed_call_and_a_lost_one_stays_while_th
 
 #[tokio::test]
 async fn what_is_taken_back_is_sent_no_more_and_its_session_ends() {
-    for mode in [Mode::Sse, Mode::Streamable, Mode::Modern] {
+    for mode in [FaultyMode::Sse, FaultyMode::Streamable, FaultyMode::Modern] {
         for (labelled, origin, reason) in
             [(false, None, "SecretNotLabelled"), (true, Some("http://a"), "OriginMismatch")]
         {
-            let stage = Stage::new(mode).await;
+            let stage = SecretsStage::new(mode).await;
             stage.put(true, &stage.origin(), "hunter2");
             let gateway = stage.gateway("default").await;
             is_connected(&gateway).await;
@@ -168,7 +170,7 @@ async fn what_is_taken_back_is_sent_no_more_and_its_session_ends() {
             has_reason(&gateway, reason).await;
             let view = gateway.server("one").await;
             assert_eq!((&view["connected"], &view["state"]), (&Value::Bool(false), &Value::from("backoff")));
-            wait_for("the streams to end", SOON, async || stage.server.open_streams() == 0).await;
+            wait_for("the streams to end", STATE_DEADLINE, async || stage.server.open_streams() == 0).await;
             let before = stage.server.seen().requests.len();
             assert_eq!(gateway.call("echo", "{}").await.status, 503);
             assert_eq!(stage.server.seen().requests.len(), before);
@@ -181,7 +183,7 @@ async fn what_is_taken_back_is_sent_no_more_and_its_session_ends() {
 
 #[tokio::test]
 async fn a_namespace_that_was_not_given_is_named_and_a_silent_api_server_is_waited_for() {
-    let stage = Stage::new(Mode::Streamable).await;
+    let stage = SecretsStage::new(FaultyMode::Streamable).await;
     stage.put(true, &stage.origin(), "hunter2");
     let elsewhere = stage.gateway("team").await;
     has_reason(&elsewhere, "NamespaceNotAllowed").await;
@@ -190,8 +192,8 @@ async fn a_namespace_that_was_not_given_is_named_and_a_silent_api_server_is_wait
     let text = has_reason(&gateway, "Probing").await;
     assert_eq!(
         text,
-        "Secret default/github is needed, and the API server has not told yet what there is: wait; if it stays, see \
-         the gateway's log"
+        "Secret default/github is needed, but the API server has not listed its namespace yet: wait; if this stays, \
+         see the gateway's log"
     );
     assert_eq!(stage.server.seen().connections, 0);
     stage.api.refuse(false);
@@ -205,7 +207,7 @@ const EVERYTHING: &str = "trace,kube=trace,kube_client=trace,kube_runtime=trace,
 
 #[tokio::test]
 async fn no_value_is_in_the_log_even_when_everything_is_logged_and_the_api_server_answers_nonsense() {
-    let stage = Stage::new(Mode::Streamable).await;
+    let stage = SecretsStage::new(FaultyMode::Streamable).await;
     stage.put(true, "http://elsewhere.example", "hunter2");
     let (kubeconfig, servers) = (stage.api.kubeconfig(), stage.manifests.servers());
     let environment = [
@@ -214,7 +216,7 @@ async fn no_value_is_in_the_log_even_when_everything_is_logged_and_the_api_serve
         ("CREDENTIAL_NAMESPACES", "default"),
         ("LOG_LEVEL", EVERYTHING),
     ];
-    let gateway = Running::start(&["--kubeconfig", kubeconfig.to_str().expect("a path")], &environment);
+    let gateway = RunningProgram::start(&["--kubeconfig", kubeconfig.to_str().expect("a path")], &environment);
     let told = async |text: &str| {
         wait_for(&format!("a log line with {text}"), LIMIT, async || {
             let log = gateway.log().iter().map(Value::to_string).collect::<Vec<_>>().join("\n");
@@ -231,7 +233,7 @@ async fn no_value_is_in_the_log_even_when_everything_is_logged_and_the_api_serve
         || stage.api.requests().iter().filter(|it| it.contains("/secrets?") && !it.contains("watch=true")).count();
     let before = lists();
     wait_for("two lists", LIMIT, async || lists() >= before + 2).await;
-    let log = told("credentials cannot be watched").await;
+    let log = told("cannot watch credentials").await;
     assert!(log.contains(r#""target":"kube_"#), "the client of the API server does log");
     for value in ["hunter2", "aHVudGVyMg"] {
         assert_eq!(log.lines().find(|line| line.contains(value)), None);

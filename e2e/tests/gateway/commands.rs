@@ -4,10 +4,10 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use portcullis_e2e::binary::{self, Ended, Running};
-use portcullis_e2e::faulty::{Faulty, Mode, Tool};
+use portcullis_e2e::binary::{self, CommandEnd, RunningProgram};
+use portcullis_e2e::faulty::{Faulty, FaultyMode, Tool};
 use portcullis_e2e::gateway::LIMIT;
-use portcullis_e2e::http::{self as client, Answer};
+use portcullis_e2e::http::{self as client, HttpAnswer};
 use portcullis_e2e::manifests::{Manifests, manifest};
 use portcullis_e2e::token::{SECRET, mint};
 use portcullis_e2e::wait::wait_for;
@@ -15,20 +15,20 @@ use rustix::process::Signal;
 
 const KEY: (&str, &str) = ("JWT_SECRET", SECRET);
 
-fn succeeded(stdout: &str) -> Ended {
-    Ended { code: Some(0), stdout: stdout.into(), stderr: String::new() }
+fn succeeded(stdout: &str) -> CommandEnd {
+    CommandEnd { code: Some(0), stdout: stdout.into(), stderr: String::new() }
 }
 
-fn refused(problem: &str) -> Ended {
-    Ended { code: Some(1), stdout: String::new(), stderr: format!("portcullis-gateway: {problem}\n") }
+fn refused(problem: &str) -> CommandEnd {
+    CommandEnd { code: Some(1), stdout: String::new(), stderr: format!("portcullis-gateway: {problem}\n") }
 }
 
-async fn get(gateway: &Running, path: &str, token: &str) -> Answer {
+async fn get(gateway: &RunningProgram, path: &str, token: &str) -> HttpAnswer {
     client::get(&format!("http://{}{path}", gateway.address)).bearer(token).send().await.expect("an answer")
 }
 
 /// Waits until this many tools are listed.
-async fn tools(gateway: &Running, count: u64) {
+async fn tools(gateway: &RunningProgram, count: u64) {
     wait_for("the tools", LIMIT, async || {
         let health = get(gateway, "/health", "none").await.json();
         if health["tools"]["total"] == count { Ok(()) } else { Err(health) }
@@ -38,8 +38,8 @@ async fn tools(gateway: &Running, count: u64) {
 
 #[tokio::test]
 async fn a_token_made_by_the_command_is_accepted() {
-    let server = Faulty::start(Mode::Sse).await;
-    let gateway = Running::start(&[], &[KEY, ("MCP_URL", &server.url()), ("JWT_AUDIENCE", "tools")]);
+    let server = Faulty::start(FaultyMode::Sse).await;
+    let gateway = RunningProgram::start(&[], &[KEY, ("MCP_URL", &server.url()), ("JWT_AUDIENCE", "tools")]);
     let arguments = ["token", "--subject", "alice", "--ttl", "1h", "--audience", "tools", "--claim", "team=a"];
     let made = binary::run(&arguments, &[KEY]);
     let token = made.stdout.trim_end().to_owned();
@@ -97,8 +97,10 @@ fn check_tells_all_problems_at_once_and_no_secret() {
         "MAX_BODY_BYTES is \"1\": it must be a whole number from 1024 to 1073741824",
         "JWT_SECRET is shorter than 32 bytes: make one with 'openssl rand -base64 48'",
         "McpServer default/one: url has scheme \"ftp\": use http or https; weight is over 1000: use 0 to 1000",
-        "McpServer default/three: tls.caRef: ca/ca.crt holds no PEM certificate: put one between BEGIN CERTIFICATE and END CERTIFICATE",
-        "McpServer default/two: github/token cannot be read in the folder of Secrets: put the value into the file github/token there",
+        "McpServer default/three: tls.caRef: ca/ca.crt contains no PEM certificate: add one, from BEGIN CERTIFICATE to \
+         END CERTIFICATE",
+        "McpServer default/two: cannot read github/token in the folder of Secrets: put the value into the file \
+         github/token there",
     ];
     assert_eq!(binary::run(&["check"], &environment), refused(&problems.join("\n")));
 }
@@ -261,8 +263,8 @@ fn the_demo_makes_a_call_and_ends() {
 async fn a_signal_to_stop_lets_running_calls_finish() {
     for signal in [Signal::TERM, Signal::INT] {
         let server =
-            Faulty::with_tools(Mode::Sse, vec![Tool::text("slow", "done").takes(Duration::from_secs(1))]).await;
-        let gateway = Running::start(&[], &[KEY, ("MCP_URL", &server.url())]);
+            Faulty::with_tools(FaultyMode::Sse, vec![Tool::text("slow", "done").takes(Duration::from_secs(1))]).await;
+        let gateway = RunningProgram::start(&[], &[KEY, ("MCP_URL", &server.url())]);
         tools(&gateway, 1).await;
         let origin = format!("http://{}", gateway.address);
         let call = client::post(&format!("{origin}/tools"), r#"{"method":"slow"}"#).bearer(&mint("a"));
@@ -289,8 +291,8 @@ async fn a_second_signal_ends_the_gateway_at_once() {
         [(Signal::TERM, Signal::INT, 130, "SIGINT"), (Signal::INT, Signal::TERM, 143, "SIGTERM")]
     {
         let server =
-            Faulty::with_tools(Mode::Sse, vec![Tool::text("slow", "done").takes(Duration::from_secs(60))]).await;
-        let gateway = Running::start(&[], &[KEY, ("MCP_URL", &server.url()), ("DRAIN_SECONDS", "60")]);
+            Faulty::with_tools(FaultyMode::Sse, vec![Tool::text("slow", "done").takes(Duration::from_secs(60))]).await;
+        let gateway = RunningProgram::start(&[], &[KEY, ("MCP_URL", &server.url()), ("DRAIN_SECONDS", "60")]);
         tools(&gateway, 1).await;
         let url = format!("http://{}/tools", gateway.address);
         let call = client::post(&url, r#"{"method":"slow"}"#).bearer(&mint("a")).limit(LIMIT);
@@ -311,7 +313,7 @@ async fn a_second_signal_ends_the_gateway_at_once() {
 #[tokio::test]
 async fn a_gateway_that_is_told_nothing_listens_for_both_families() {
     let environment = [KEY, ("MCP_URL", "http://127.0.0.1:9/mcp"), ("PORT", "0")];
-    let gateway = Running::program(binary::Program::Gateway, &[], &environment);
+    let gateway = RunningProgram::program(binary::OwnProgram::Gateway, &[], &environment);
     let port = gateway.address.port();
     let ipv6 = std::net::TcpListener::bind("[::1]:0").is_ok();
     for host in ["127.0.0.1", "::1"].into_iter().take(1 + usize::from(ipv6)) {
@@ -326,9 +328,9 @@ async fn a_gateway_that_is_told_nothing_listens_for_both_families() {
 #[tokio::test]
 async fn readiness_fails_while_the_gateway_drains() {
     let environment = [KEY, ("MCP_URL", "http://127.0.0.1:9/mcp"), ("DRAIN_SECONDS", "1")];
-    let gateway = Running::start(&[], &environment);
-    let answer = get(&gateway, "/readyz", "none").await;
-    assert_eq!((answer.status, answer.header("connection")), (200, ""));
+    let gateway = RunningProgram::start(&[], &environment);
+    wait_for("readiness", LIMIT, async || get(&gateway, "/readyz", "none").await.status == 200).await;
+    assert_eq!(get(&gateway, "/readyz", "none").await.header("connection"), "");
     gateway.signal(Signal::TERM);
     wait_for("readiness to fail", LIMIT, async || get(&gateway, "/readyz", "none").await.status == 503).await;
     let answer = get(&gateway, "/livez", "none").await;
@@ -343,21 +345,21 @@ async fn readiness_fails_while_the_gateway_drains() {
 
 #[tokio::test]
 async fn sighup_reads_the_configuration_again() {
-    let server = Faulty::start(Mode::Streamable).await;
+    let server = Faulty::start(FaultyMode::Streamable).await;
     let (old, new, links) = (Manifests::new(), Manifests::new(), Manifests::new());
     old.write("all.yaml", "# nothing\n");
     new.write("all.yaml", &manifest("one", &server.url(), ""));
     // Nobody tells of a link outside of the watched folder that leads elsewhere.
     let link = links.servers().join("link");
     std::os::unix::fs::symlink(old.servers(), &link).expect("a link");
-    let gateway = Running::start(&["--servers", text(&link)], &[KEY]);
+    let gateway = RunningProgram::start(&["--servers", text(&link)], &[KEY]);
     tools(&gateway, 0).await;
     let fresh = links.servers().join("fresh");
     std::os::unix::fs::symlink(new.servers(), &fresh).expect("a link");
     std::fs::rename(fresh, &link).expect("renamed");
     gateway.signal(Signal::HUP);
     tools(&gateway, 1).await;
-    let asked = gateway.log().iter().any(|line| line["message"] == "reading the configuration again, as asked");
+    let asked = gateway.log().iter().any(|line| line["message"] == "reading the configuration again on SIGHUP");
     assert!(asked, "the log says so");
     assert_eq!(get(&gateway, "/tools/list", &mint("a")).await.status, 200, "it still runs");
 }

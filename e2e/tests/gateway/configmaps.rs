@@ -4,14 +4,14 @@ use std::time::{Duration, Instant};
 
 use portcullis_crds::{Server, Snapshot};
 use portcullis_e2e::fake_api::{FakeApi, Mood};
-use portcullis_e2e::faulty::{Faulty, Mode, Tool};
-use portcullis_e2e::gateway::{self, Gateway, LIMIT};
+use portcullis_e2e::faulty::{Faulty, FaultyMode, Tool};
+use portcullis_e2e::gateway::{self, LIMIT, TestGateway};
 use portcullis_e2e::http as client;
 use portcullis_e2e::wait::wait_for;
 use portcullis_gateway::Options;
 use serde_json::{Value, json};
 
-use crate::reload::{SOON, sessions, soon, under_load};
+use crate::reload::{STATE_DEADLINE, sessions, soon, under_load};
 
 const SLOTS: [&str; 2] = ["p-servers-2-0", "p-servers-2-1"];
 
@@ -26,7 +26,7 @@ fn options(api: &FakeApi) -> Options {
 }
 
 async fn tool(name: &str) -> Faulty {
-    Faulty::with_tools(Mode::Streamable, vec![Tool::text(name, "ok")]).await
+    Faulty::with_tools(FaultyMode::Streamable, vec![Tool::text(name, "ok")]).await
 }
 
 fn snapshot(servers: &[(&str, &Faulty)]) -> Snapshot {
@@ -34,25 +34,25 @@ fn snapshot(servers: &[(&str, &Faulty)]) -> Snapshot {
 }
 
 /// A gateway whose first slot has a server with the tool `steady`, and whose second has nothing.
-async fn steady(api: &FakeApi, server: &Faulty) -> Gateway {
+async fn steady(api: &FakeApi, server: &Faulty) -> TestGateway {
     api.write(SLOTS[0], &snapshot(&[("steady", server)]));
     api.write(SLOTS[1], &snapshot(&[]));
-    let gateway = Gateway::start(options(api)).await;
+    let gateway = TestGateway::start(options(api)).await;
     gateway.offers(&["steady"]).await;
     gateway.counts("portcullis_config_source_up", 1.0).await;
     gateway
 }
 
-async fn admin(gateway: &Gateway, path: &str) -> client::Answer {
+async fn admin(gateway: &TestGateway, path: &str) -> client::HttpAnswer {
     client::get(&format!("http://{}{path}", gateway.admin)).limit(LIMIT).send().await.expect("an answer")
 }
 
-async fn status(gateway: &Gateway, query: &str) -> Value {
+async fn status(gateway: &TestGateway, query: &str) -> Value {
     admin(gateway, &format!("/status{query}")).await.json()
 }
 
 /// The whole status, once its servers are ready and nothing more is about to change.
-async fn settled(gateway: &Gateway) -> Value {
+async fn settled(gateway: &TestGateway) -> Value {
     wait_for("a status that stays", LIMIT, async || {
         let whole = status(gateway, "").await;
         let instance = whole["instance"].as_str().expect("an instance");
@@ -63,7 +63,7 @@ async fn settled(gateway: &Gateway) -> Value {
     .await
 }
 
-async fn slot(gateway: &Gateway, index: usize) -> Value {
+async fn slot(gateway: &TestGateway, index: usize) -> Value {
     status(gateway, "").await["slots"][index].take()
 }
 
@@ -88,7 +88,7 @@ async fn a_change_is_live_at_once_and_says_how_long_it_took() {
     .await;
     assert_eq!(sessions(&server), before, "the other session was not touched");
     let delay = gateway.metric("portcullis_snapshot_delay_seconds_sum").await.expect("a sum");
-    assert!(delay < 6.0 * SOON.as_secs_f64(), "{delay}");
+    assert!(delay < 6.0 * STATE_DEADLINE.as_secs_f64(), "{delay}");
     assert_eq!(api.seen(), (2, 2), "one list and one watch for each");
 }
 
@@ -107,19 +107,19 @@ async fn no_bad_content_removes_anything_and_all_of_it_is_told() {
                     api.write(SLOTS[0], &snapshot(&[("steady", &server)]));
                     api.edit_text(SLOTS[0], &snapshot(&[]));
                 }
-                _ => api.write_text(SLOTS[0], r#"{"version":2,"servers":[]}"#),
+                _ => api.write_text(SLOTS[0], r#"{"version":3,"servers":[]}"#),
             }
             gateway.counts(&format!(r#"portcullis_snapshot_rejected_total{{reason="{reason}"}}"#), 1.0).await;
             gateway.counts("portcullis_configuration_ok", 0.0).await;
             let problem = gateway.health().await["configuration"]["problems"][0].take();
             assert!(problem.as_str().is_some_and(|text| text.starts_with("ConfigMap p-servers-2-0 ")), "{problem}");
-            wait_for("the problem", SOON, async || slot(&gateway, 0).await["problem"] == problem).await;
+            wait_for("the problem", STATE_DEADLINE, async || slot(&gateway, 0).await["problem"] == problem).await;
             assert_eq!(slot(&gateway, 0).await["revision"], before["revision"]);
             assert_eq!(gateway.tools().await, ["steady"]);
 
             api.write(SLOTS[0], &snapshot(&[("steady", &server)]));
             gateway.counts("portcullis_configuration_ok", 1.0).await;
-            wait_for("no problem", SOON, async || slot(&gateway, 0).await == before).await;
+            wait_for("no problem", STATE_DEADLINE, async || slot(&gateway, 0).await == before).await;
         }
     })
     .await;
@@ -175,7 +175,7 @@ async fn an_api_server_that_never_answers_is_given_up_and_asked_again() {
     api.set_mood(Mood::Hangs);
     api.write(SLOTS[0], &snapshot(&[("steady", &server)]));
     api.write(SLOTS[1], &snapshot(&[]));
-    let gateway = Gateway::start(options(&api)).await;
+    let gateway = TestGateway::start(options(&api)).await;
     wait_for("the first attempt", LIMIT, async || admin(&gateway, "/readyz").await.status == 503).await;
     api.set_mood(Mood::Well);
     gateway.offers(&["steady"]).await;
@@ -186,7 +186,7 @@ async fn nothing_is_applied_and_no_traffic_taken_before_every_slot_is_written() 
     let (api, server) = (FakeApi::start().await, tool("steady").await);
     api.write(SLOTS[0], &snapshot(&[("steady", &server)]));
     api.create(SLOTS[1]);
-    let gateway = Gateway::start(options(&api)).await;
+    let gateway = TestGateway::start(options(&api)).await;
     gateway.counts("portcullis_config_source_up", 1.0).await;
     let ready = admin(&gateway, "/readyz").await;
     assert_eq!((ready.status, ready.text()), (503, "configuration\nfirst sessions\n"));
@@ -197,7 +197,7 @@ async fn nothing_is_applied_and_no_traffic_taken_before_every_slot_is_written() 
     assert_eq!(told["slots"], json!([blank(SLOTS[0], "api"), blank(SLOTS[1], "")]));
 
     api.write(SLOTS[1], &snapshot(&[]));
-    wait_for("readiness", SOON, async || admin(&gateway, "/readyz").await.status == 200).await;
+    wait_for("readiness", STATE_DEADLINE, async || admin(&gateway, "/readyz").await.status == 200).await;
     assert_eq!(gateway.tools().await, ["steady"], "it is ready when its sessions are");
 }
 
@@ -210,9 +210,10 @@ async fn the_mounted_copy_starts_a_gateway_while_the_api_server_is_away() {
         std::fs::create_dir(mounted.path().join(name)).expect("a folder");
         std::fs::write(mounted.path().join(name).join("servers.json"), content.to_text()).expect("a file");
     }
-    let gateway = Gateway::start(Options { configmaps_mounted: Some(mounted.path().into()), ..options(&api) }).await;
+    let gateway =
+        TestGateway::start(Options { configmaps_mounted: Some(mounted.path().into()), ..options(&api) }).await;
     gateway.offers(&["steady"]).await;
-    assert_eq!(admin(&gateway, "/readyz").await.status, 200);
+    gateway.ready().await;
     assert_eq!(slot(&gateway, 0).await["origin"], "mounted");
     assert_eq!(gateway.metric("portcullis_config_source_up").await, Some(0.0));
     let before = sessions(&server);
@@ -223,7 +224,7 @@ async fn the_mounted_copy_starts_a_gateway_while_the_api_server_is_away() {
         gateway.offers(&["new", "steady"]).await;
     })
     .await;
-    wait_for("the origin", SOON, async || slot(&gateway, 0).await["origin"] == "api").await;
+    wait_for("the origin", STATE_DEADLINE, async || slot(&gateway, 0).await["origin"] == "api").await;
     assert_eq!(sessions(&server), before);
 }
 
@@ -259,7 +260,7 @@ async fn the_status_is_told_whole_then_by_what_changed_and_only_on_the_admin_por
         report["servers"].as_array().expect("servers").iter().map(|server| server["key"]["name"].clone()).collect()
     };
     assert_eq!((names(&told), &told["complete"]), (vec![json!("other")], &json!(false)));
-    wait_for("the other to be ready", SOON, async || {
+    wait_for("the other to be ready", STATE_DEADLINE, async || {
         let told = status(&gateway, &after(&change, 0)).await;
         told["servers"][0]["ready"] == true
     })
@@ -287,7 +288,7 @@ async fn waiting_callers_are_bounded_and_let_go_when_the_gateway_stops() {
     let ask = async |wait: u64| client::get(&format!("{url}{wait}")).limit(LIMIT * 2).send().await.expect("an answer");
     let waiting = futures_util::future::join_all((0..32).map(|_| ask(30)));
     let stopping = async {
-        wait_for("a full house", SOON, async || ask(0).await.status == 503).await;
+        wait_for("a full house", STATE_DEADLINE, async || ask(0).await.status == 503).await;
         gateway.tell_to_stop();
         Instant::now()
     };
@@ -301,22 +302,22 @@ async fn waiting_callers_are_bounded_and_let_go_when_the_gateway_stops() {
 
 #[tokio::test]
 async fn a_server_that_hangs_holds_back_the_first_traffic_but_not_for_long() {
-    use portcullis_e2e::faulty::Connection;
+    use portcullis_e2e::faulty::ConnectionFault;
     let (api, server, silent) = (FakeApi::start().await, tool("steady").await, tool("silent").await);
-    silent.behave(|behaviour| behaviour.connection = Connection::Silent);
+    silent.behave(|behaviour| behaviour.connection = ConnectionFault::Silent);
     let mut servers = snapshot(&[("silent", &silent), ("steady", &server)]);
     servers.servers[0].timeouts.connect_seconds = 2;
     api.write(SLOTS[0], &servers);
     api.write(SLOTS[1], &snapshot(&[]));
-    let gateway = Gateway::start(options(&api)).await;
+    let gateway = TestGateway::start(options(&api)).await;
     gateway.offers(&["steady"]).await;
     let ready = admin(&gateway, "/readyz").await;
     assert_eq!((ready.status, ready.text()), (503, "first sessions\n"));
     assert_eq!(admin(&gateway, "/livez").await.status, 200);
     wait_for("readiness", LIMIT, async || admin(&gateway, "/readyz").await.status == 200).await;
     let late = tool("late").await;
-    late.behave(|behaviour| behaviour.connection = Connection::Silent);
+    late.behave(|behaviour| behaviour.connection = ConnectionFault::Silent);
     api.write(SLOTS[1], &snapshot(&[("late", &late)]));
-    wait_for("the server", SOON, async || gateway.server("late").await["state"] == "connecting").await;
+    wait_for("the server", STATE_DEADLINE, async || gateway.server("late").await["state"] == "connecting").await;
     assert_eq!(admin(&gateway, "/readyz").await.status, 200, "only the first configuration counts");
 }

@@ -1,12 +1,12 @@
-//! What a server itself says, without the gateway: a raw client of the three ways to speak MCP.
+//! A raw client of the three transports, for calls to a server without the gateway.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use portcullis_e2e::gateway::LIMIT;
-use portcullis_e2e::http::{self, Request};
-use portcullis_e2e::real::{RealServer, Transport};
-use portcullis_e2e::sse::{self, Events};
+use portcullis_e2e::http::{self, HttpRequest};
+use portcullis_e2e::real::{RealServer, TestTransport};
+use portcullis_e2e::sse::{self, SseEvents};
 use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -19,20 +19,22 @@ static IDS: AtomicU64 = AtomicU64::new(1);
 /// A session with a server.
 pub(crate) struct Direct {
     url: String,
-    way: Way,
+    way: DirectTransport,
+    /// The server's instructions, or null.
+    pub(crate) instructions: Value,
 }
 
-enum Way {
-    Sse(Events),
+enum DirectTransport {
+    Sse(SseEvents),
     Session(String),
     Modern,
 }
 
 /// A tool's definition: its members as raw text.
-pub(crate) type Definition = BTreeMap<String, String>;
+pub(crate) type RawTool = BTreeMap<String, String>;
 
 #[derive(Deserialize)]
-struct Answer<'a> {
+struct RawAnswer<'a> {
     id: Option<u64>,
     #[serde(borrow)]
     result: Option<&'a RawValue>,
@@ -42,24 +44,33 @@ impl Direct {
     /// Opens a session as the gateway does; `version` is what the two should agree upon.
     pub(crate) async fn open(server: &RealServer, version: &str) -> Self {
         let mut direct = match server.transport {
-            Transport::StreamableHttp if version == MODERN => Self { url: server.url.clone(), way: Way::Modern },
-            Transport::StreamableHttp => Self { url: server.url.clone(), way: Way::Session(String::new()) },
-            Transport::Sse => {
+            TestTransport::StreamableHttp if version == MODERN => Self::to(&server.url, DirectTransport::Modern),
+            TestTransport::StreamableHttp => Self::to(&server.url, DirectTransport::Session(String::new())),
+            TestTransport::Sse => {
                 let mut events = sse::open(http::get(&server.url)).await.expect("an event stream");
                 let endpoint = events.next(LIMIT).await.expect("an event").expect("not the end").data;
                 let origin = server.url.strip_suffix("/sse").expect("the path is /sse");
-                Self { url: format!("{origin}{endpoint}"), way: Way::Sse(events) }
+                Self::to(&format!("{origin}{endpoint}"), DirectTransport::Sse(events))
             }
         };
-        if !matches!(direct.way, Way::Modern) {
+        let said = if matches!(direct.way, DirectTransport::Modern) {
+            direct.ask("server/discover", "", "").await
+        } else {
             let params = format!(
                 r#""protocolVersion":"{version}","capabilities":{{}},"clientInfo":{{"name":"direct","version":"0"}}"#
             );
-            direct.ask("initialize", "", &params).await;
+            let said = direct.ask("initialize", "", &params).await;
             let note = direct.request(r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#.into());
             assert_eq!(note.send().await.expect("an answer").status, 202);
-        }
+            said
+        };
+        let said: Value = serde_json::from_str(&said).expect("JSON");
+        direct.instructions = said["instructions"].as_str().map_or(Value::Null, |text| text.trim().into());
         direct
+    }
+
+    fn to(url: &str, way: DirectTransport) -> Self {
+        Self { url: url.to_owned(), way, instructions: Value::Null }
     }
 
     /// Calls a tool with raw arguments and gives back the raw result.
@@ -68,11 +79,11 @@ impl Direct {
     }
 
     /// The tools by name.
-    pub(crate) async fn tools(&mut self) -> BTreeMap<String, Definition> {
+    pub(crate) async fn tools(&mut self) -> BTreeMap<String, RawTool> {
         definitions(&self.ask("tools/list", "", "").await)
     }
 
-    /// How many prompts, resources and resource templates there are.
+    /// The numbers of prompts, resources and resource templates.
     pub(crate) async fn others(&mut self) -> [usize; 3] {
         let lists = [
             ("prompts/list", "prompts"),
@@ -92,22 +103,22 @@ impl Direct {
     async fn ask(&mut self, method: &str, name: &str, params: &str) -> String {
         let id = IDS.fetch_add(1, Ordering::Relaxed);
         let meta = r#""_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{}}"#;
-        let meta = if matches!(self.way, Way::Modern) { meta } else { "" };
+        let meta = if matches!(self.way, DirectTransport::Modern) { meta } else { "" };
         let comma = if meta.is_empty() || params.is_empty() { "" } else { "," };
         let mut request = self.request(format!(
             r#"{{"jsonrpc":"2.0","id":{id},"method":"{method}","params":{{{params}{comma}{meta}}}}}"#
         ));
-        if let Way::Modern = self.way {
+        if let DirectTransport::Modern = self.way {
             request = request.header("mcp-protocol-version", MODERN).header("mcp-method", method);
             request = if name.is_empty() { request } else { request.header("mcp-name", name) };
         }
-        if let Way::Sse(events) = &mut self.way {
+        if let DirectTransport::Sse(events) = &mut self.way {
             assert_eq!(request.send().await.expect("an answer").status, 202);
             return answer_in(events, id).await;
         }
         let stream = request.limit(LIMIT).open().await.expect("an answer");
         assert_eq!(stream.status, 200);
-        if let (Way::Session(session), true) = (&mut self.way, method == "initialize") {
+        if let (DirectTransport::Session(session), true) = (&mut self.way, method == "initialize") {
             *session = stream.header("mcp-session-id").to_owned();
         }
         if stream.header("content-type").starts_with("text/event-stream") {
@@ -117,16 +128,16 @@ impl Direct {
         result_of(whole.text(), id).expect("the answer to the request")
     }
 
-    fn request(&self, body: String) -> Request {
+    fn request(&self, body: String) -> HttpRequest {
         let request = http::post(&self.url, body);
         match &self.way {
-            Way::Session(session) if !session.is_empty() => request.header("mcp-session-id", session),
+            DirectTransport::Session(session) if !session.is_empty() => request.header("mcp-session-id", session),
             _ => request,
         }
     }
 }
 
-async fn answer_in(events: &mut Events, id: u64) -> String {
+async fn answer_in(events: &mut SseEvents, id: u64) -> String {
     loop {
         let event = events.next(LIMIT).await.expect("an event").expect("not the end");
         if let Some(result) = result_of(&event.data, id) {
@@ -136,24 +147,24 @@ async fn answer_in(events: &mut Events, id: u64) -> String {
 }
 
 fn result_of(message: &str, id: u64) -> Option<String> {
-    let answer: Answer<'_> = serde_json::from_str(message).ok()?;
+    let answer: RawAnswer<'_> = serde_json::from_str(message).ok()?;
     let result = || answer.result.unwrap_or_else(|| panic!("no result: {message}")).get().to_owned();
     (answer.id == Some(id)).then(result)
 }
 
 /// The definitions in a raw `{"tools":[...]}`.
-pub(crate) fn definitions(list: &str) -> BTreeMap<String, Definition> {
+pub(crate) fn definitions(list: &str) -> BTreeMap<String, RawTool> {
     #[derive(Deserialize)]
-    struct List<'a> {
+    struct RawList<'a> {
         #[serde(borrow)]
         tools: Vec<&'a RawValue>,
     }
-    let list: List<'_> = serde_json::from_str(list).expect("a list of tools");
-    let name = |tool: &Definition| serde_json::from_str(&tool["name"]).expect("a name");
+    let list: RawList<'_> = serde_json::from_str(list).expect("a list of tools");
+    let name = |tool: &RawTool| serde_json::from_str(&tool["name"]).expect("a name");
     list.tools.into_iter().map(|tool| members(tool.get())).map(|tool| (name(&tool), tool)).collect()
 }
 
-fn members(object: &str) -> Definition {
+fn members(object: &str) -> RawTool {
     let raw: BTreeMap<String, Box<RawValue>> = serde_json::from_str(object).expect("an object");
     raw.into_iter().map(|(name, value)| (name, value.get().to_owned())).collect()
 }

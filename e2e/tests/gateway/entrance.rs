@@ -1,10 +1,10 @@
-//! How clients learn where tokens come from, which pages and names are admitted, and which scopes are required.
+//! The entrance: discovery of authorization servers, admitted origins and host names, and required scopes.
 
 use std::time::Duration;
 
 use http::Method;
-use portcullis_e2e::gateway::{Gateway, options};
-use portcullis_e2e::http::{self as client, Answer, Request};
+use portcullis_e2e::gateway::{TestGateway, options};
+use portcullis_e2e::http::{self as client, HttpAnswer, HttpRequest};
 use portcullis_e2e::token::{SECRET, after, mint_with};
 use portcullis_gateway::Options;
 use serde_json::json;
@@ -17,12 +17,12 @@ fn given(text: &str) -> Option<String> {
     Some(text.to_owned())
 }
 
-async fn start(options: Options) -> Gateway {
-    Gateway::start(Options { mcp_url: given("http://127.0.0.1:9/"), ..options }).await
+async fn start(options: Options) -> TestGateway {
+    TestGateway::start(Options { mcp_url: given("http://127.0.0.1:9/"), ..options }).await
 }
 
 /// Without a token.
-fn get(gateway: &Gateway, path: &str) -> Request {
+fn get(gateway: &TestGateway, path: &str) -> HttpRequest {
     client::get(&gateway.url(path))
 }
 
@@ -51,7 +51,7 @@ async fn metadata_is_told_to_everybody_as_the_request_found_the_gateway() {
     is_error(&send(get(&gateway, &format!("{METADATA}/tools"))).await, 404, nothing);
     let nameless = send(get(&gateway, METADATA).header("host", "a\"b")).await;
     // Refused before it is a request, so it has no id.
-    let message = "the Host header is no name of a host: send one host, with its port if need be";
+    let message = "the Host header is not a host name: send one host, with its port if need be";
     assert_eq!((nameless.status, nameless.json()), (400, json!({"error": {"message": message, "code": 400}})));
 }
 
@@ -116,12 +116,12 @@ async fn other_names_of_the_gateway_are_refused_once_some_are_listed() {
 #[tokio::test]
 async fn a_token_without_the_required_scopes_is_refused_with_all_of_them() {
     let gateway = start(Options { required_scopes: given("tools, prompts"), ..options() }).await;
-    let ask = async |claims: serde_json::Value| -> Answer {
+    let ask = async |claims: serde_json::Value| -> HttpAnswer {
         let token = mint_with(SECRET.as_bytes(), &claims);
         send(get(&gateway, "/tools/list").bearer(&token)).await
     };
     let exp = after(Duration::from_secs(60));
-    let message = "the token lacks a scope that is required here: get one with all of them";
+    let message = "the token lacks a required scope: get one with all required scopes";
     for claims in [json!({"sub": "a", "exp": exp}), json!({"sub": "a", "exp": exp, "scope": "tools"})] {
         let answer = ask(claims).await;
         is_error(&answer, 403, message);

@@ -4,8 +4,8 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use portcullis_e2e::faulty::{Faulty, Mode, Tool};
-use portcullis_e2e::gateway::{Gateway, options};
+use portcullis_e2e::faulty::{Faulty, FaultyMode, Tool};
+use portcullis_e2e::gateway::{TestGateway, options};
 use portcullis_e2e::manifests::{Manifests, manifest};
 use portcullis_gateway::Options;
 
@@ -14,11 +14,11 @@ use crate::reload::{sessions, soon, under_load};
 #[tokio::test]
 async fn files_replaced_by_renaming_are_seen() {
     let servers = [
-        Faulty::with_tools(Mode::Sse, vec![Tool::echo("a")]).await,
-        Faulty::with_tools(Mode::Sse, vec![Tool::echo("b")]).await,
+        Faulty::with_tools(FaultyMode::Sse, vec![Tool::echo("a")]).await,
+        Faulty::with_tools(FaultyMode::Sse, vec![Tool::echo("b")]).await,
     ];
     let manifests = Manifests::new();
-    let gateway = Gateway::start(manifests.options()).await;
+    let gateway = TestGateway::start(manifests.options()).await;
     for _ in 0..2 {
         for (server, tool) in servers.iter().zip(["a", "b"]) {
             manifests.replace("one.yaml", &manifest("one", &server.url(), ""));
@@ -34,11 +34,11 @@ async fn files_replaced_by_renaming_are_seen() {
 
 #[tokio::test]
 async fn a_single_file_is_watched_as_well() {
-    let server = Faulty::start(Mode::Streamable).await;
+    let server = Faulty::start(FaultyMode::Streamable).await;
     let manifests = Manifests::new();
     let file = manifests.servers().join("all.yaml");
     manifests.write("all.yaml", "# nothing yet\n");
-    let gateway = Gateway::start(Options { servers: Some(file), ..options() }).await;
+    let gateway = TestGateway::start(Options { servers: Some(file), ..options() }).await;
     assert_eq!(gateway.tools().await, Vec::<String>::new());
     manifests.write("all.yaml", &manifest("one", &server.url(), ""));
     soon(gateway.offers(&["echo"])).await;
@@ -76,12 +76,13 @@ fn publish(mount: &Path, version: u32, files: &[(&str, String)]) {
 #[tokio::test]
 async fn a_mounted_config_map_is_followed_when_its_link_is_swapped() {
     let tool = |name: &str| vec![Tool::text(name, name)];
-    let (a, b) = (Faulty::with_tools(Mode::Sse, tool("a")).await, Faulty::with_tools(Mode::Modern, tool("b")).await);
+    let (a, b) =
+        (Faulty::with_tools(FaultyMode::Sse, tool("a")).await, Faulty::with_tools(FaultyMode::Modern, tool("b")).await);
     let manifests = Manifests::new();
     let mount = manifests.servers();
     let (file_a, file_b) = (("a.yaml", manifest("a", &a.url(), "")), ("b.yaml", manifest("b", &b.url(), "")));
     publish(&mount, 1, std::slice::from_ref(&file_a));
-    let gateway = Gateway::start(manifests.options()).await;
+    let gateway = TestGateway::start(manifests.options()).await;
     gateway.offers(&["a"]).await;
     let before = sessions(&a);
     under_load(&gateway, "a", async {

@@ -1,7 +1,7 @@
-//! Servers with addresses that they must not have: not a packet reaches them.
+//! Servers at forbidden addresses: no packet reaches them.
 
-use portcullis_e2e::faulty::{Faulty, Mode};
-use portcullis_e2e::gateway::{Gateway, LIMIT};
+use portcullis_e2e::faulty::{Faulty, FaultyMode};
+use portcullis_e2e::gateway::{LIMIT, TestGateway};
 use portcullis_e2e::manifests::Manifests;
 use portcullis_e2e::wait::wait_for;
 use portcullis_gateway::Options;
@@ -10,12 +10,12 @@ const LOOPBACK: &str = "has an address that the gateway must not connect to: a l
                         or allow it with ALLOWED_ADDRESSES";
 
 /// A gateway in front of one server under this host, with these settings.
-async fn start(server: &Faulty, host: &str, settings: impl FnOnce(&mut Options)) -> Gateway {
+async fn start(server: &Faulty, host: &str, settings: impl FnOnce(&mut Options)) -> TestGateway {
     let manifests = Manifests::new();
     manifests.add("one", &format!("'{}'", server.url().replace("127.0.0.1", host)), "");
     let mut options = manifests.options();
     settings(&mut options);
-    let gateway = Gateway::start(options).await;
+    let gateway = TestGateway::start(options).await;
     // The manifests are read when it starts.
     drop(manifests);
     gateway
@@ -25,7 +25,7 @@ fn guarded(options: &mut Options) {
     options.guard_addresses = Some("true".into());
 }
 
-async fn is_connected(gateway: &Gateway) {
+async fn is_connected(gateway: &TestGateway) {
     wait_for("the server", LIMIT, async || {
         let view = gateway.server("one").await;
         if view["connected"] == true { Ok(()) } else { Err(view) }
@@ -47,7 +47,7 @@ async fn a_guarded_gateway_sends_nothing_to_loopback_however_it_is_written() {
         "0",
         "[::ffff:127.0.0.1]",
     ];
-    for mode in [Mode::Sse, Mode::Streamable, Mode::Modern] {
+    for mode in [FaultyMode::Sse, FaultyMode::Streamable, FaultyMode::Modern] {
         let server = Faulty::start(mode).await;
         for host in spellings {
             let gateway = start(&server, host, guarded).await;
@@ -60,7 +60,7 @@ async fn a_guarded_gateway_sends_nothing_to_loopback_however_it_is_written() {
 
 #[tokio::test]
 async fn what_is_allowed_is_connected_to_and_what_is_blocked_is_not() {
-    let server = Faulty::start(Mode::Streamable).await;
+    let server = Faulty::start(FaultyMode::Streamable).await;
     let allowed = |options: &mut Options| {
         guarded(options);
         options.allowed_addresses = Some("127.0.0.0/8, ::1".into());

@@ -1,17 +1,17 @@
-//! What is told as applied is in force: after a change of any field of a server, however the server is, the next call
-//! finds the new.
+//! A reported revision is in force: after a change of any field of a server, in any state of it, the next call
+//! uses the new value.
 
 use std::time::Duration;
 
 use portcullis_crds::mcpserver::{
-    Header, HealthCheck, HealthMode, Limits, SessionMode, State, Timeouts, ToolRules, Transport,
+    Header, HealthCheck, HealthMode, ServerLimits, ServingState, SessionMode, Timeouts, ToolRules, Transport,
 };
 use portcullis_crds::{Server, Snapshot};
-use portcullis_e2e::binary::Running;
+use portcullis_e2e::binary::RunningProgram;
 use portcullis_e2e::fake_api::FakeApi;
-use portcullis_e2e::faulty::{Answer as Answers, Door, Faulty, List, Mode, Reply, Tool};
-use portcullis_e2e::gateway::{self, Gateway, LIMIT};
-use portcullis_e2e::http::{self as client, Answer};
+use portcullis_e2e::faulty::{CallFault as Answers, Faulty, FaultyMode, ListFault, ProtocolFault, RequestFault, Tool};
+use portcullis_e2e::gateway::{self, LIMIT, TestGateway};
+use portcullis_e2e::http::{self as client, HttpAnswer};
 use portcullis_e2e::wait::wait_for;
 use portcullis_gateway::Options;
 use serde_json::Value;
@@ -20,12 +20,12 @@ use tokio::time::Instant;
 const SLOT: &str = "p-servers-1-0";
 
 /// A gateway whose one slot has what the test writes.
-struct Kit {
+struct SlotKit {
     api: FakeApi,
-    gateway: Gateway,
+    gateway: TestGateway,
 }
 
-impl Kit {
+impl SlotKit {
     /// With these servers ready.
     async fn start(servers: &[&Server]) -> Self {
         let api = FakeApi::start().await;
@@ -37,7 +37,7 @@ impl Kit {
             ..gateway::options()
         };
         api.write(SLOT, &Snapshot::new(servers.iter().map(|server| (*server).clone()).collect()));
-        let kit = Self { gateway: Gateway::start(options).await, api };
+        let kit = Self { gateway: TestGateway::start(options).await, api };
         kit.gateway.connected(servers.len() as u64).await;
         kit
     }
@@ -63,7 +63,7 @@ impl Kit {
         servers.iter().map(|server| (text(&server["key"]["name"]), text(&server["revision"]))).collect()
     }
 
-    async fn call(&self, tool: &str) -> Answer {
+    async fn call(&self, tool: &str) -> HttpAnswer {
         self.gateway.call(tool, r#"{"message":"x"}"#).await
     }
 }
@@ -74,17 +74,17 @@ const WAYS: [&str; 8] = ["honest", "list hangs", "list errs", "slow", "hangs", "
 async fn turn(server: &mut Faulty, way: &str) {
     match way {
         "honest" => {}
-        "list hangs" => server.behave(|vices| vices.list = List::Reply(Reply::Never)),
-        "list errs" => server.behave(|vices| {
-            vices.list = List::Reply(Reply::Error(r#"{"code":-32603,"message":"broken"}"#.into()));
+        "list hangs" => server.behave(|faults| faults.list = ListFault::Reply(ProtocolFault::Never)),
+        "list errs" => server.behave(|faults| {
+            faults.list = ListFault::Reply(ProtocolFault::Error(r#"{"code":-32603,"message":"broken"}"#.into()));
         }),
-        "slow" => server.behave(|vices| {
-            vices.framing.piece = Some(20);
-            vices.framing.pause = Duration::from_millis(20);
+        "slow" => server.behave(|faults| {
+            faults.framing.piece = Some(20);
+            faults.framing.pause = Duration::from_millis(20);
         }),
-        "hangs" => server.behave(|vices| vices.post = Door::Hangs),
-        "errs" => server.behave(|vices| vices.post = Door::status(503)),
-        "fails its calls" => server.behave(|vices| vices.answer = Answers::CutAfterAccepting),
+        "hangs" => server.behave(|faults| faults.post = RequestFault::Hangs),
+        "errs" => server.behave(|faults| faults.post = RequestFault::status(503)),
+        "fails its calls" => server.behave(|faults| faults.answer = Answers::CutAfterAccepting),
         "away" => server.kill().await,
         other => unreachable!("{other}"),
     }
@@ -106,14 +106,14 @@ fn with_header(server: &Server, value: &str) -> Server {
 #[tokio::test]
 async fn rules_of_tools_hold_at_once_however_the_server_is() {
     for (mode, session) in [
-        (Mode::Sse, SessionMode::Shared),
-        (Mode::Streamable, SessionMode::PerClient),
-        (Mode::Modern, SessionMode::Shared),
+        (FaultyMode::Sse, SessionMode::Shared),
+        (FaultyMode::Streamable, SessionMode::PerClient),
+        (FaultyMode::Modern, SessionMode::Shared),
     ] {
         for way in WAYS {
             let mut server = Faulty::with_tools(mode, tools()).await;
             let plain = Server { session, ..Server::from_url("a", &server.url()) };
-            let kit = Kit::start(&[&plain]).await;
+            let kit = SlotKit::start(&[&plain]).await;
             turn(&mut server, way).await;
             for (rules, there, gone) in [
                 ("{exclude: [x]}", vec!["y"], vec!["x"]),
@@ -145,9 +145,9 @@ async fn rules_of_tools_hold_at_once_however_the_server_is() {
 
 #[tokio::test]
 async fn a_prefix_that_changes_again_and_again_never_gives_a_404() {
-    let server = Faulty::with_tools(Mode::Streamable, tools()).await;
+    let server = Faulty::with_tools(FaultyMode::Streamable, tools()).await;
     let plain = Server::from_url("a", &server.url());
-    let kit = Kit::start(&[&plain]).await;
+    let kit = SlotKit::start(&[&plain]).await;
     for (round, way) in (0..30).zip(["honest", "list hangs", "list errs"].iter().cycle()) {
         server.reform();
         turn_shared(&server, way);
@@ -158,9 +158,11 @@ async fn a_prefix_that_changes_again_and_again_never_gives_a_404() {
 }
 
 fn turn_shared(server: &Faulty, way: &str) {
-    server.behave(|vices| match way {
-        "list hangs" => vices.list = List::Reply(Reply::Never),
-        "list errs" => vices.list = List::Reply(Reply::Error(r#"{"code":-32603,"message":"broken"}"#.into())),
+    server.behave(|faults| match way {
+        "list hangs" => faults.list = ListFault::Reply(ProtocolFault::Never),
+        "list errs" => {
+            faults.list = ListFault::Reply(ProtocolFault::Error(r#"{"code":-32603,"message":"broken"}"#.into()))
+        }
         _ => {}
     });
 }
@@ -168,11 +170,11 @@ fn turn_shared(server: &Faulty, way: &str) {
 #[tokio::test]
 async fn a_server_of_another_state_is_called_or_not_at_once() {
     for way in ["honest", "list hangs", "list errs", "slow"] {
-        let mut server = Faulty::with_tools(Mode::Streamable, tools()).await;
+        let mut server = Faulty::with_tools(FaultyMode::Streamable, tools()).await;
         let plain = Server::from_url("a", &server.url());
-        let kit = Kit::start(&[&plain]).await;
+        let kit = SlotKit::start(&[&plain]).await;
         turn(&mut server, way).await;
-        for state in [State::Draining, State::Enabled, State::Draining, State::Disabled] {
+        for state in [ServingState::Draining, ServingState::Enabled, ServingState::Draining, ServingState::Disabled] {
             kit.apply(&[&Server { state, ..plain.clone() }]).await;
             let before = server.seen().calls;
             let answer = kit.call("x").await;
@@ -180,7 +182,7 @@ async fn a_server_of_another_state_is_called_or_not_at_once() {
             assert_eq!(
                 (answer.status == 200, called),
                 match state {
-                    State::Enabled => (true, 1),
+                    ServingState::Enabled => (true, 1),
                     _ => (false, 0),
                 },
                 "{way} {state:?}: {}",
@@ -193,21 +195,21 @@ async fn a_server_of_another_state_is_called_or_not_at_once() {
 #[tokio::test]
 async fn calls_carry_changed_headers_at_once_however_the_server_is() {
     for (mode, session) in [
-        (Mode::Sse, SessionMode::Shared),
-        (Mode::Streamable, SessionMode::Shared),
-        (Mode::Streamable, SessionMode::PerClient),
-        (Mode::Modern, SessionMode::Shared),
+        (FaultyMode::Sse, SessionMode::Shared),
+        (FaultyMode::Streamable, SessionMode::Shared),
+        (FaultyMode::Streamable, SessionMode::PerClient),
+        (FaultyMode::Modern, SessionMode::Shared),
     ] {
         for way in
             ["honest", "list hangs", "list errs", "slow", "fails its calls", "loses its sessions", "hangs for others"]
         {
             let mut server = Faulty::with_tools(mode, tools()).await;
             let plain = with_header(&Server { session, ..Server::from_url("a", &server.url()) }, "0");
-            let kit = Kit::start(&[&plain]).await;
+            let kit = SlotKit::start(&[&plain]).await;
             match way {
                 "loses its sessions" => server.forget_sessions(),
-                "hangs for others" => server.behave(|vices| {
-                    (vices.init, vices.ping) = (Reply::Never, Reply::Never);
+                "hangs for others" => server.behave(|faults| {
+                    (faults.init, faults.ping) = (ProtocolFault::Never, ProtocolFault::Never);
                 }),
                 way => turn(&mut server, way).await,
             }
@@ -234,10 +236,10 @@ async fn calls_carry_changed_headers_at_once_however_the_server_is() {
 
 #[tokio::test]
 async fn a_forgotten_session_whose_successor_does_not_come_sends_changed_headers_too() {
-    let server = Faulty::with_tools(Mode::Streamable, tools()).await;
+    let server = Faulty::with_tools(FaultyMode::Streamable, tools()).await;
     let plain = with_header(&Server::from_url("a", &server.url()), "0");
-    let kit = Kit::start(&[&plain]).await;
-    server.behave(|vices| vices.init = Reply::Never);
+    let kit = SlotKit::start(&[&plain]).await;
+    server.behave(|faults| faults.init = ProtocolFault::Never);
     server.forget_sessions();
     let first = kit.gateway.call("x", "{}");
     let changed = async {
@@ -249,7 +251,7 @@ async fn a_forgotten_session_whose_successor_does_not_come_sends_changed_headers
         let late: Vec<&str> = all.of("tools/call").into_iter().skip(seen).map(|call| call.header("x-key")).collect();
         assert!(late.iter().all(|value| *value == "1"), "{late:?}");
         // Nor is the handshake gone on with that carries what was configured before.
-        server.behave(|vices| vices.init = Reply::Honest);
+        server.behave(|faults| faults.init = ProtocolFault::Honest);
         wait_for("a call", LIMIT, async || kit.call("x").await.status == 200).await;
         let all = server.seen();
         let last = all.of("initialize").last().map(|request| request.header("x-key").to_owned());
@@ -260,11 +262,11 @@ async fn a_forgotten_session_whose_successor_does_not_come_sends_changed_headers
 
 #[tokio::test]
 async fn a_clients_session_that_is_being_opened_goes_on_with_changed_headers() {
-    let server = Faulty::with_tools(Mode::Streamable, tools()).await;
+    let server = Faulty::with_tools(FaultyMode::Streamable, tools()).await;
     let plain = with_header(&Server { session: SessionMode::PerClient, ..Server::from_url("a", &server.url()) }, "0");
-    let kit = Kit::start(&[&plain]).await;
+    let kit = SlotKit::start(&[&plain]).await;
     let before = server.seen().initializes;
-    server.behave(|vices| vices.init = Reply::Never);
+    server.behave(|faults| faults.init = ProtocolFault::Never);
     let changed = async {
         wait_for("a session of the client", LIMIT, async || server.seen().initializes > before).await;
         kit.apply(&[&with_header(&plain, "1")]).await;
@@ -273,7 +275,7 @@ async fn a_clients_session_that_is_being_opened_goes_on_with_changed_headers() {
             server.seen().of("initialize").last().is_some_and(|request| request.header("x-key") == "1")
         })
         .await;
-        server.behave(|vices| vices.init = Reply::Honest);
+        server.behave(|faults| faults.init = ProtocolFault::Honest);
         let all = server.seen();
         assert!(all.requests.iter().skip(seen).all(|request| request.header("x-key") != "0"));
     };
@@ -283,10 +285,12 @@ async fn a_clients_session_that_is_being_opened_goes_on_with_changed_headers() {
 
 #[tokio::test]
 async fn limits_and_preferences_hold_at_once() {
-    let (one, two) =
-        (Faulty::with_tools(Mode::Streamable, tools()).await, Faulty::with_tools(Mode::Streamable, tools()).await);
+    let (one, two) = (
+        Faulty::with_tools(FaultyMode::Streamable, tools()).await,
+        Faulty::with_tools(FaultyMode::Streamable, tools()).await,
+    );
     let (a, b) = (Server::from_url("a", &one.url()), Server::from_url("b", &two.url()));
-    let kit = Kit::start(&[&a, &b]).await;
+    let kit = SlotKit::start(&[&a, &b]).await;
     for server in [&one, &two] {
         turn_shared(server, "list hangs");
     }
@@ -298,11 +302,11 @@ async fn limits_and_preferences_hold_at_once() {
         who
     };
     kit.apply(&[&Server { timeouts: Timeouts { request_seconds: 1, ..Timeouts::default() }, ..a.clone() }, &b]).await;
-    one.behave(|vices| vices.answer = Answers::Never);
+    one.behave(|faults| faults.answer = Answers::Never);
     let began = Instant::now();
     let answer = kit.gateway.call_at("a", "x", "{}").await;
     assert!(began.elapsed() < Duration::from_secs(5), "{} {}", answer.status, answer.text());
-    one.behave(|vices| vices.answer = Answers::Honest);
+    one.behave(|faults| faults.answer = Answers::Honest);
 
     kit.apply(&[&Server { forward_headers: vec!["x-tenant".into()], ..a.clone() }, &b]).await;
     let request = kit.gateway.post(r#"{"method":"x","args":{},"server":"a"}"#).header("x-tenant", "t");
@@ -317,10 +321,10 @@ async fn limits_and_preferences_hold_at_once() {
 
 #[tokio::test]
 async fn a_changed_health_check_is_made_at_its_new_interval() {
-    let server = Faulty::with_tools(Mode::Streamable, tools()).await;
+    let server = Faulty::with_tools(FaultyMode::Streamable, tools()).await;
     let check = |mode, interval_seconds| HealthCheck { mode, interval_seconds, ..HealthCheck::default() };
     let plain = Server { health_check: check(HealthMode::Passive, 3600), ..Server::from_url("a", &server.url()) };
-    let kit = Kit::start(&[&plain]).await;
+    let kit = SlotKit::start(&[&plain]).await;
     kit.apply(&[&Server { health_check: check(HealthMode::Ping, 1), ..plain.clone() }]).await;
     let before = server.seen().pings;
     wait_for("three checks", Duration::from_secs(8), async || server.seen().pings >= before + 3).await;
@@ -328,9 +332,9 @@ async fn a_changed_health_check_is_made_at_its_new_interval() {
 
 #[tokio::test]
 async fn a_changed_transport_or_session_mode_is_that_of_the_next_call() {
-    let server = Faulty::with_tools(Mode::Streamable, tools()).await;
+    let server = Faulty::with_tools(FaultyMode::Streamable, tools()).await;
     let plain = Server::from_url("a", &server.url());
-    let kit = Kit::start(&[&plain]).await;
+    let kit = SlotKit::start(&[&plain]).await;
     assert_eq!(kit.call("x").await.status, 200);
     kit.apply(&[&Server { session: SessionMode::PerClient, ..plain.clone() }]).await;
     wait_for("a call", LIMIT, async || kit.call("x").await.status == 200).await;
@@ -344,7 +348,7 @@ async fn a_changed_transport_or_session_mode_is_that_of_the_next_call() {
 
 #[tokio::test]
 async fn client_sessions_end_by_the_new_idle_time() {
-    let server = Faulty::with_tools(Mode::Streamable, tools()).await;
+    let server = Faulty::with_tools(FaultyMode::Streamable, tools()).await;
     let idle = |idle_seconds| {
         let plain = Server { session: SessionMode::PerClient, ..Server::from_url("a", &server.url()) };
         Server {
@@ -352,7 +356,7 @@ async fn client_sessions_end_by_the_new_idle_time() {
             ..plain
         }
     };
-    let kit = Kit::start(&[&idle(3600)]).await;
+    let kit = SlotKit::start(&[&idle(3600)]).await;
     assert_eq!(kit.call("x").await.status, 200);
     kit.apply(&[&idle(1)]).await;
     wait_for("its end", Duration::from_secs(8), async || server.seen().deleted == 1).await;
@@ -361,11 +365,11 @@ async fn client_sessions_end_by_the_new_idle_time() {
 #[tokio::test]
 async fn fewer_calls_at_once_are_let_in_at_once() {
     let slow = vec![Tool::echo("x").takes(Duration::from_secs(3))];
-    let server = Faulty::with_tools(Mode::Streamable, slow).await;
+    let server = Faulty::with_tools(FaultyMode::Streamable, slow).await;
     let plain = Server::from_url("a", &server.url());
-    let kit = Kit::start(&[&plain]).await;
+    let kit = SlotKit::start(&[&plain]).await;
     turn_shared(&server, "list hangs");
-    let limits = Limits { max_concurrent_requests: 1 };
+    let limits = ServerLimits { max_concurrent_requests: 1 };
     kit.apply(&[&Server { limits, ..plain.clone() }]).await;
     let _calls = tokio::join!(kit.call("x"), async {
         wait_for("one runs", LIMIT, async || server.running() == 1).await;
@@ -439,7 +443,7 @@ fn the_table_of_fields_is_whole() {
 #[tokio::test]
 async fn in_a_pod_of_the_chart_messages_name_its_values() {
     let api = FakeApi::start().await;
-    let server = Faulty::with_tools(Mode::Streamable, tools()).await;
+    let server = Faulty::with_tools(FaultyMode::Streamable, tools()).await;
     let reference = portcullis_crds::mcpserver::SecretKeyRef { name: "s".into(), key: "k".into() };
     let header = Header { name: "x-key".into(), prefix: None, value: None, secret_ref: Some(reference) };
     let lacking = Server { headers: vec![header], ..Server::from_url("lacking", &server.url()) };
@@ -448,7 +452,7 @@ async fn in_a_pod_of_the_chart_messages_name_its_values() {
     let kubeconfig = api.kubeconfig();
     let environment =
         [("CONFIGMAPS", SLOT), ("JWT_SECRET", portcullis_e2e::token::SECRET), ("ADMIN_ADDRESS", "127.0.0.1:0")];
-    let gateway = Running::start(&["--kubeconfig", kubeconfig.to_str().expect("a path")], &environment);
+    let gateway = RunningProgram::start(&["--kubeconfig", kubeconfig.to_str().expect("a path")], &environment);
     for value in ["egress.allowedAddresses of the chart", "credentials.namespaces of the chart"] {
         wait_for(value, LIMIT, async || {
             let log = gateway.log();

@@ -1,4 +1,4 @@
-//! Tokens of other issuers: who the log says has called, and the refusals that callers see.
+//! Tokens of other issuers: the caller in the log, and the refusals that callers see.
 
 use std::fs;
 use std::time::SystemTime;
@@ -10,9 +10,9 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use portcullis_crds::kept_keys::KeptKeys;
 use portcullis_crds::{Server, Snapshot};
 use portcullis_e2e::fake_api::FakeApi;
-use portcullis_e2e::faulty::{Faulty, Mode};
-use portcullis_e2e::gateway::{Gateway, LIMIT, options};
-use portcullis_e2e::http::{self as client, Request};
+use portcullis_e2e::faulty::{Faulty, FaultyMode};
+use portcullis_e2e::gateway::{LIMIT, TestGateway, options};
+use portcullis_e2e::http::{self as client, HttpRequest};
 use portcullis_e2e::token::after;
 use portcullis_e2e::wait::wait_for;
 use portcullis_gateway::Options;
@@ -26,12 +26,12 @@ use crate::rest::{is_error, send};
 const SUBJECT: &str = "system:serviceaccount:team-a:agent";
 
 /// A key, and a file of issuers with one that signs with it.
-struct Issuer {
+struct TestIssuer {
     key: KeyPair,
     folder: TempDir,
 }
 
-impl Issuer {
+impl TestIssuer {
     /// `keys` is the field that says where its keys are; KEYS stands for a file with them.
     fn new(keys: &str) -> Self {
         let (key, folder) = (KeyPair::generate().expect("a key"), tempfile::tempdir().expect("a folder"));
@@ -60,15 +60,15 @@ impl Issuer {
     }
 }
 
-fn call(gateway: &Gateway, token: &str) -> Request {
+fn call(gateway: &TestGateway, token: &str) -> HttpRequest {
     client::request(Method::POST, &gateway.url("/tools")).bearer(token).body(r#"{"method":"echo","args":{}}"#)
 }
 
 #[tokio::test]
 async fn a_service_account_is_named_in_the_log_by_its_sub() {
-    let issuer = Issuer::new("jwksFile: KEYS");
-    let server = Faulty::start(Mode::Streamable).await;
-    let gateway = Gateway::start(Options { mcp_url: Some(server.url()), ..issuer.options() }).await;
+    let issuer = TestIssuer::new("jwksFile: KEYS");
+    let server = Faulty::start(FaultyMode::Streamable).await;
+    let gateway = TestGateway::start(Options { mcp_url: Some(server.url()), ..issuer.options() }).await;
     gateway.connected(1).await;
     let answer = send(call(&gateway, &issuer.token("other"))).await;
     assert_eq!(answer.status, 200);
@@ -82,9 +82,9 @@ async fn a_service_account_is_named_in_the_log_by_its_sub() {
 #[tokio::test]
 async fn tokens_of_an_issuer_that_is_away_get_a_503_and_others_pass() {
     // Port 9 of this machine: nobody listens there.
-    let issuer = Issuer::new("jwksUri: 'http://127.0.0.1:9/keys'");
-    let server = Faulty::start(Mode::Streamable).await;
-    let gateway = Gateway::start(Options { mcp_url: Some(server.url()), ..issuer.options() }).await;
+    let issuer = TestIssuer::new("jwksUri: 'http://127.0.0.1:9/keys'");
+    let server = Faulty::start(FaultyMode::Streamable).await;
+    let gateway = TestGateway::start(Options { mcp_url: Some(server.url()), ..issuer.options() }).await;
     gateway.connected(1).await;
     let answer = send(call(&gateway, &issuer.token("portcullis"))).await;
     is_error(&answer, 503, "the keys of the token's issuer are not known yet: try again");
@@ -95,9 +95,9 @@ async fn tokens_of_an_issuer_that_is_away_get_a_503_and_others_pass() {
 
 #[tokio::test]
 async fn a_gateway_is_not_ready_before_it_has_keys() {
-    let issuer = Issuer::new("jwksUri: 'http://127.0.0.1:9/keys'");
+    let issuer = TestIssuer::new("jwksUri: 'http://127.0.0.1:9/keys'");
     let options = Options { jwt_secret: None, mcp_url: Some("http://127.0.0.1:9/".into()), ..issuer.options() };
-    let gateway = Gateway::start(options).await;
+    let gateway = TestGateway::start(options).await;
     let url = format!("http://{}/readyz", gateway.admin);
     wait_for("only keys to be missing", LIMIT, async || {
         let answer = send(client::get(&url)).await;
@@ -108,8 +108,8 @@ async fn a_gateway_is_not_ready_before_it_has_keys() {
 
 #[tokio::test]
 async fn a_gateway_that_starts_while_the_api_server_is_away_knows_service_accounts_by_the_kept_keys() {
-    let issuer = Issuer::new("jwksFile: KEYS");
-    let server = Faulty::start(Mode::Streamable).await;
+    let issuer = TestIssuer::new("jwksFile: KEYS");
+    let server = Faulty::start(FaultyMode::Streamable).await;
     let mut api = FakeApi::start().await;
     api.go_away().await;
     let mounted = tempfile::tempdir().expect("a folder");
@@ -134,7 +134,7 @@ async fn a_gateway_that_starts_while_the_api_server_is_away_knows_service_accoun
         ..options()
     };
     fs::write(&file, kept(3600)).expect("written");
-    let gateway = Gateway::start(options()).await;
+    let gateway = TestGateway::start(options()).await;
     gateway.connected(1).await;
     assert_eq!(send(call(&gateway, &issuer.token("portcullis"))).await.status, 200);
     is_error(
@@ -144,7 +144,7 @@ async fn a_gateway_that_starts_while_the_api_server_is_away_knows_service_accoun
     );
 
     fs::write(&file, kept(25 * 3600)).expect("written");
-    let late = Gateway::start(options()).await;
+    let late = TestGateway::start(options()).await;
     late.connected(1).await;
     assert_ne!(send(call(&late, &issuer.token("portcullis"))).await.status, 200, "they are too old");
 }

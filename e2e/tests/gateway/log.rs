@@ -2,31 +2,31 @@
 
 use std::time::Duration;
 
-use portcullis_e2e::faulty::{Faulty, Mode, Tool};
-use portcullis_e2e::gateway::{Gateway, LIMIT, options};
-use portcullis_e2e::http::{self as client, Answer};
+use portcullis_e2e::faulty::{Faulty, FaultyMode, Tool};
+use portcullis_e2e::gateway::{LIMIT, TestGateway, options};
+use portcullis_e2e::http::{self as client, HttpAnswer};
 use portcullis_e2e::wait::wait_for;
 use portcullis_gateway::Options;
 use serde_json::{Value, json};
 
 use crate::rest::send;
 
-async fn start(options: Options) -> (Gateway, Faulty, String) {
+async fn start(options: Options) -> (TestGateway, Faulty, String) {
     let tools = vec![
         Tool::echo("echo"),
         Tool::text("gives-token", r#"{"access_token":"hunter3","city":"Oslo"}"#),
         Tool::failing("fails", "no"),
         Tool::text("slow", "done").takes(Duration::from_secs(20)),
     ];
-    let server = Faulty::with_tools(Mode::Streamable, tools).await;
-    let gateway = Gateway::start(Options { mcp_url: Some(server.url()), ..options }).await;
+    let server = Faulty::with_tools(FaultyMode::Streamable, tools).await;
+    let gateway = TestGateway::start(Options { mcp_url: Some(server.url()), ..options }).await;
     gateway.connected(1).await;
     let name = gateway.server(&server.url()).await["name"].as_str().expect("a name").to_owned();
     (gateway, server, name)
 }
 
 /// The line about an answer, without what is different every time.
-async fn line(gateway: &Gateway, answer: &Answer) -> Value {
+async fn line(gateway: &TestGateway, answer: &HttpAnswer) -> Value {
     settled(gateway.line(answer.header("x-request-id")).await)
 }
 

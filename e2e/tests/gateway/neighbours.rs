@@ -1,11 +1,12 @@
-//! Servers that are not friends: names and tools that look like those of others, in one namespace and in several.
+//! Servers that imitate names and tools of others, in one namespace and in several.
 
 use std::collections::BTreeMap;
 
-use portcullis_e2e::faulty::{Faulty, Mode, Tool};
-use portcullis_e2e::gateway::Gateway;
+use portcullis_e2e::faulty::{Faulty, FaultyMode, Tool};
+use portcullis_e2e::gateway::{LIMIT, TestGateway};
 use portcullis_e2e::http as client;
 use portcullis_e2e::manifests::Manifests;
+use portcullis_e2e::wait::wait_for;
 use portcullis_gateway::Options;
 use serde_json::{Value, json};
 
@@ -14,13 +15,13 @@ const QUERY: &str = r#"{"type":"object","properties":{"query":{"type":"string"}}
 /// A server that calls itself `name` and has one tool of this name, which answers who it is.
 async fn server(name: &str, tool: &str, description: &str) -> Faulty {
     let tool = Tool::text(tool, name).schema(QUERY).with(&format!(r#""description":"{description}""#));
-    let server = Faulty::with_tools(Mode::Streamable, vec![tool]).await;
+    let server = Faulty::with_tools(FaultyMode::Streamable, vec![tool]).await;
     server.behave(|it| it.name = Some(name.into()));
     server
 }
 
-/// Who answers a tool, in so many calls.
-async fn answered(gateway: &Gateway, tool: &str, calls: usize) -> BTreeMap<String, usize> {
+/// The servers that answer a tool in `calls` calls.
+async fn answered(gateway: &TestGateway, tool: &str, calls: usize) -> BTreeMap<String, usize> {
     let mut by = BTreeMap::new();
     for _ in 0..calls {
         let answer = gateway.call(tool, r#"{"query":"x"}"#).await;
@@ -40,7 +41,7 @@ async fn tools_of_one_name_and_schema_but_of_different_servers_are_not_mixed_up(
     for (name, server) in [("github", &github), ("jira", &jira), ("wiki", &wiki)] {
         manifests.add(name, &server.url(), "weight: 1000");
     }
-    let gateway = Gateway::start(manifests.options()).await;
+    let gateway = TestGateway::start(manifests.options()).await;
     gateway.offers(&["jira__search", "search", "wiki__search"]).await;
     for (tool, name) in [("search", "github"), ("jira__search", "jira"), ("wiki__search", "wiki")] {
         assert_eq!(answered(&gateway, tool, 10).await, BTreeMap::from([(name.to_owned(), 10)]), "{tool}");
@@ -57,7 +58,7 @@ async fn no_namespace_gets_calls_of_another_whatever_it_writes() {
     manifests.add_in("mallory", "team-a", &mallory.url(), "weight: 1000\ntools: {prefix: team-a}");
     manifests.add("home", &home.url(), "weight: 1000");
     manifests.add_in("team-a", "shop", &shop.url(), "weight: 1\npool: shop");
-    let gateway = Gateway::start(manifests.options()).await;
+    let gateway = TestGateway::start(manifests.options()).await;
     gateway.offers(&["home__team-a__pay", "mallory__pay", "mallory__team-a__pay", "team-a__pay"]).await;
     answered(&gateway, "team-a__pay", 50).await;
     assert_eq!((shop.seen().calls, mallory.seen().calls, home.seen().calls), (50, 0, 0));
@@ -79,7 +80,7 @@ async fn servers_of_one_namespace_are_reached_under_their_own_names() {
     manifests.add("home", &home.url(), "");
     manifests.add_in("team-a", "one", &one.url(), "");
     manifests.add_in("team-a", "two", &two.url(), "");
-    let gateway = Gateway::start(manifests.options()).await;
+    let gateway = TestGateway::start(manifests.options()).await;
     gateway.offers(&["pay", "team-a__pay", "team-a_two__pay"]).await;
 
     let post = async |path: &str, text: &'static str| {
@@ -123,18 +124,27 @@ async fn servers_of_a_pool_share_a_tool_that_they_describe_differently_and_say_w
         let described = format!(r#""description":"of {who}""#);
         vec![Tool::text("same", who).with(&described), Tool::text("odd", who).schema(schema).with(&described)]
     };
-    let one = Faulty::with_tools(Mode::Sse, tools("one", QUERY)).await;
-    let two = Faulty::with_tools(Mode::Streamable, tools("two", r#"{"type":"object"}"#)).await;
+    let one = Faulty::with_tools(FaultyMode::Sse, tools("one", QUERY)).await;
+    let two = Faulty::with_tools(FaultyMode::Streamable, tools("two", r#"{"type":"object"}"#)).await;
     two.behave(|it| it.name = Some("another version".into()));
     let manifests = Manifests::new();
     manifests.add("one", &one.url(), "pool: echo");
     manifests.add("two", &two.url(), "pool: echo");
-    let gateway = Gateway::start(manifests.options()).await;
+    let options = Options { admin_address: Some("127.0.0.1:0".into()), ..manifests.options() };
+    let gateway = TestGateway::start(options).await;
     gateway.offers(&["odd", "same", "two__odd"]).await;
     let by = answered(&gateway, "same", 10).await;
     assert_eq!(by.keys().collect::<Vec<_>>(), ["one", "two"]);
     assert_eq!(gateway.server("two").await["pool_disagreements"], json!(["odd"]));
     assert_eq!(gateway.server("one").await["pool_disagreements"], Value::Null);
+    // The operator learns it, too.
+    wait_for("the report", LIMIT, async || {
+        let status = client::get(&format!("http://{}/status", gateway.admin)).send().await.expect("a report").json();
+        let of = |at: usize| [&status["servers"][at]["disagreed"], &status["servers"][at]["disagreements"]];
+        let is_told = [of(0), of(1)] == [[&Value::Null, &json!(0)], [&json!(["odd"]), &json!(1)]];
+        if is_told { Ok(()) } else { Err(status) }
+    })
+    .await;
 
     // Out of the pool nothing is shared.
     manifests.add("two", &two.url(), "");
@@ -148,7 +158,7 @@ async fn with_shared_tenancy_names_stand_side_by_side() {
     manifests.add_in("team-a", "one", &one.url(), "");
     manifests.add_in("team-b", "two", &two.url(), "");
     let options = Options { tenancy: Some("Shared".into()), ..manifests.options() };
-    let gateway = Gateway::start(options).await;
+    let gateway = TestGateway::start(options).await;
     gateway.offers(&["pay", "two__pay"]).await;
     assert_eq!(answered(&gateway, "pay", 5).await, BTreeMap::from([("same".to_owned(), 5)]));
     assert_eq!((one.seen().calls, two.seen().calls), (5, 0), "namespaces share nothing all the same");

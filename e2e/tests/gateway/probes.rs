@@ -1,19 +1,19 @@
-//! The admin port, and the probes on it, whoever else comes.
+//! The admin port and its probes under load.
 
 use std::time::Duration;
 
-use portcullis_e2e::gateway::{Gateway, LIMIT, options};
-use portcullis_e2e::http::{self as client, Answer};
+use portcullis_e2e::gateway::{LIMIT, TestGateway, options};
+use portcullis_e2e::http::{self as client, HttpAnswer};
 use portcullis_gateway::Options;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
 /// Kubernetes gives a probe one second unless it is told otherwise.
-const PROBE: Duration = Duration::from_secs(1);
+const PROBE_LIMIT: Duration = Duration::from_secs(1);
 
-async fn probe(address: std::net::SocketAddr, path: &str) -> Answer {
-    client::get(&format!("http://{address}{path}")).limit(PROBE).send().await.expect("a probe comes through")
+async fn probe(address: std::net::SocketAddr, path: &str) -> HttpAnswer {
+    client::get(&format!("http://{address}{path}")).limit(PROBE_LIMIT).send().await.expect("a probe comes through")
 }
 
 #[tokio::test]
@@ -23,7 +23,7 @@ async fn idle_and_busy_strangers_do_not_fail_the_probes_of_the_admin_port() {
         admin_address: Some("127.0.0.1:0".into()),
         ..options()
     };
-    let gateway = Gateway::start(options).await;
+    let gateway = TestGateway::start(options).await;
     let status = client::get(&format!("http://{}/status", gateway.admin)).send().await.expect("an answer").json();
     let instance = status["instance"].as_str().expect("an instance").to_owned();
     let waiting =
@@ -48,7 +48,7 @@ async fn an_idle_connection_to_the_admin_port_is_closed_within_ten_seconds() {
         admin_address: Some("127.0.0.1:0".into()),
         ..options()
     };
-    let gateway = Gateway::start(options).await;
+    let gateway = TestGateway::start(options).await;
     let mut used = TcpStream::connect(gateway.admin).await.expect("a connection");
     used.write_all(b"GET /livez HTTP/1.1\r\nhost: a\r\n\r\n").await.expect("it is sent");
     let mut unused = TcpStream::connect(gateway.admin).await.expect("a connection");
@@ -64,7 +64,7 @@ async fn an_idle_connection_to_the_admin_port_is_closed_within_ten_seconds() {
 async fn idle_strangers_do_not_lock_callers_out() {
     let options =
         Options { mcp_url: Some("http://127.0.0.1:9/mcp".into()), max_connections: Some("50".into()), ..options() };
-    let gateway = Gateway::start(options).await;
+    let gateway = TestGateway::start(options).await;
     let mut crowd = Vec::new();
     for _ in 0..100 {
         crowd.push(TcpStream::connect(gateway.address).await.expect("a connection"));
@@ -79,7 +79,7 @@ async fn idle_strangers_do_not_lock_callers_out() {
 
 #[tokio::test]
 async fn a_body_is_not_waited_for_before_the_token_was_looked_at() {
-    let gateway = Gateway::before(&["http://127.0.0.1:9/mcp"]).await;
+    let gateway = TestGateway::before(&["http://127.0.0.1:9/mcp"]).await;
     for path in ["/tools", "/mcp", "/mcp/x", "/message"] {
         for (token, body) in [("", ""), ("", "half"), ("authorization: Bearer x.y.z\r\n", "half")] {
             for framing in ["content-length: 5000", "transfer-encoding: chunked"] {
@@ -96,7 +96,7 @@ async fn a_body_is_not_waited_for_before_the_token_was_looked_at() {
 
 #[tokio::test]
 async fn a_malformed_chunk_is_refused_as_such() {
-    let gateway = Gateway::before(&["http://127.0.0.1:9/mcp"]).await;
+    let gateway = TestGateway::before(&["http://127.0.0.1:9/mcp"]).await;
     for path in ["/tools", "/mcp"] {
         let mut stream = TcpStream::connect(gateway.address).await.expect("a connection");
         let head = format!("POST {path} HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {}\r\n", gateway.token);

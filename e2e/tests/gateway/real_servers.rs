@@ -1,11 +1,11 @@
-//! Every kind of real server behind the gateway: found out, listed as it is, called as it is.
+//! Every kind of real server behind the gateway: detected, listed and called unchanged.
 
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use portcullis_e2e::gateway::{Gateway, LIMIT};
+use portcullis_e2e::gateway::{LIMIT, TestGateway};
 use portcullis_e2e::manifests::Manifests;
-use portcullis_e2e::real::{self, Kind, Transport};
+use portcullis_e2e::real::{self, RealServerKind, TestTransport};
 use portcullis_e2e::require;
 use serde_json::{Value, json};
 
@@ -35,16 +35,16 @@ const OURS: Calls = Calls {
 };
 
 /// One gateway in front of one real server twice: found out, and told.
-async fn is_served_as_it_is(kind: Kind, version: &str, info: &str) {
+async fn is_served_as_it_is(kind: RealServerKind, version: &str, info: &str) {
     let server = fleet::server(kind).await;
     let transport = match kind.transport() {
-        Transport::Sse => "sse",
-        Transport::StreamableHttp => "streamable-http",
+        TestTransport::Sse => "sse",
+        TestTransport::StreamableHttp => "streamable-http",
     };
     let manifests = Manifests::new();
     manifests.add("found-out", &server.url, "");
     manifests.add("told", &server.url, &format!("transport: {transport}"));
-    let gateway = Gateway::start(manifests.options()).await;
+    let gateway = TestGateway::start(manifests.options()).await;
     gateway.connected(2).await;
 
     let mut direct = Direct::open(server, version).await;
@@ -60,7 +60,7 @@ async fn is_served_as_it_is(kind: Kind, version: &str, info: &str) {
             "prompts_count": others[0], "resources_count": others[1], "resource_templates_count": others[2],
             "transport": transport, "protocol_version": version, "last_error": null, "reason": null,
             "name": name, "state": "ready", "url": server.url, "display_name": null, "description": null,
-            "server_info": {"name": info, "version": null}, "tools_left_out": 0, "list_problems": [], "list_problems_count": 0,
+            "instructions": direct.instructions, "server_info": {"name": info, "version": null}, "tools_left_out": 0, "list_problems": [], "list_problems_count": 0,
         "calls_in_flight": 0, "ejected": false,
         });
         assert_eq!(view, expected);
@@ -70,7 +70,7 @@ async fn is_served_as_it_is(kind: Kind, version: &str, info: &str) {
     }
 }
 
-async fn calls_are_passed_on(gateway: &Gateway, name: &str, kind: Kind, direct: &mut Direct) {
+async fn calls_are_passed_on(gateway: &TestGateway, name: &str, kind: RealServerKind, direct: &mut Direct) {
     let calls = if kind.has_our_tools() { OURS } else { EVERYTHING };
     for (tool, arguments) in calls.good.iter().chain(calls.refused) {
         let answer = gateway.call_at(name, tool, arguments).await;
@@ -87,67 +87,67 @@ const EVERYTHING_NAME: &str = "mcp-servers/everything";
 
 #[tokio::test]
 async fn server_everything_over_sse_is_served_as_it_is() {
-    require!(real::available(Kind::EverythingSse));
-    is_served_as_it_is(Kind::EverythingSse, "2025-11-25", EVERYTHING_NAME).await;
+    require!(real::available(RealServerKind::EverythingSse));
+    is_served_as_it_is(RealServerKind::EverythingSse, "2025-11-25", EVERYTHING_NAME).await;
 }
 
 #[tokio::test]
 async fn server_everything_over_streamable_http_is_served_as_it_is() {
-    require!(real::available(Kind::EverythingStreamable));
-    is_served_as_it_is(Kind::EverythingStreamable, "2025-11-25", EVERYTHING_NAME).await;
+    require!(real::available(RealServerKind::EverythingStreamable));
+    is_served_as_it_is(RealServerKind::EverythingStreamable, "2025-11-25", EVERYTHING_NAME).await;
 }
 
 #[tokio::test]
 async fn a_stdio_server_behind_supergateway_is_served_as_it_is() {
-    require!(real::available(Kind::SupergatewaySse));
-    is_served_as_it_is(Kind::SupergatewaySse, "2025-11-25", EVERYTHING_NAME).await;
+    require!(real::available(RealServerKind::SupergatewaySse));
+    is_served_as_it_is(RealServerKind::SupergatewaySse, "2025-11-25", EVERYTHING_NAME).await;
 }
 
 #[tokio::test]
 async fn the_python_sdk_over_sse_is_served_as_it_is() {
-    require!(real::available(Kind::PythonSse));
-    is_served_as_it_is(Kind::PythonSse, "2025-11-25", "python-mcp").await;
+    require!(real::available(RealServerKind::PythonSse));
+    is_served_as_it_is(RealServerKind::PythonSse, "2025-11-25", "python-mcp").await;
 }
 
 #[tokio::test]
 async fn the_python_sdk_over_streamable_http_is_served_as_it_is() {
-    require!(real::available(Kind::PythonStreamable));
-    is_served_as_it_is(Kind::PythonStreamable, "2026-07-28", "python-mcp").await;
+    require!(real::available(RealServerKind::PythonStreamable));
+    is_served_as_it_is(RealServerKind::PythonStreamable, "2026-07-28", "python-mcp").await;
 }
 
 #[tokio::test]
 async fn fastmcp_over_sse_is_served_as_it_is() {
-    require!(real::available(Kind::FastmcpSse));
-    is_served_as_it_is(Kind::FastmcpSse, "2025-11-25", "python-fastmcp").await;
+    require!(real::available(RealServerKind::FastmcpSse));
+    is_served_as_it_is(RealServerKind::FastmcpSse, "2025-11-25", "python-fastmcp").await;
 }
 
 #[tokio::test]
 async fn fastmcp_over_streamable_http_is_served_as_it_is() {
-    require!(real::available(Kind::FastmcpStreamable));
-    is_served_as_it_is(Kind::FastmcpStreamable, "2026-07-28", "python-fastmcp").await;
+    require!(real::available(RealServerKind::FastmcpStreamable));
+    is_served_as_it_is(RealServerKind::FastmcpStreamable, "2026-07-28", "python-fastmcp").await;
 }
 
 #[tokio::test]
 async fn progress_keeps_a_call_alive_beyond_its_time() {
-    for kind in Kind::ALL {
+    for kind in RealServerKind::ALL {
         require!(real::available(kind));
     }
     let manifests = Manifests::new();
-    for (kind, url) in Kind::ALL.iter().zip(fleet::urls(&Kind::ALL).await) {
+    for (kind, url) in RealServerKind::ALL.iter().zip(fleet::urls(&RealServerKind::ALL).await) {
         manifests.add(
             &name(*kind),
             url,
             &format!("timeouts: {{requestSeconds: 2}}\ntools: {{prefix: {}}}", name(*kind)),
         );
     }
-    let gateway = Gateway::start(manifests.options()).await;
+    let gateway = TestGateway::start(manifests.options()).await;
     gateway.connected(7).await;
     let began = Instant::now();
-    join_all(Kind::ALL.map(|kind| finishes_late(&gateway, kind))).await;
+    join_all(RealServerKind::ALL.map(|kind| finishes_late(&gateway, kind))).await;
     assert!(began.elapsed() < LIMIT);
 }
 
-async fn finishes_late(gateway: &Gateway, kind: Kind) {
+async fn finishes_late(gateway: &TestGateway, kind: RealServerKind) {
     let (tool, arguments, text) = if kind.has_our_tools() {
         ("slow", r#"{"seconds":3}"#, "done")
     } else {
@@ -163,28 +163,28 @@ async fn finishes_late(gateway: &Gateway, kind: Kind) {
     assert_eq!((answer.status, &answer.json()["content"]), (200, &json!([{"type": "text", "text": text}])), "{kind:?}");
 }
 
-fn name(kind: Kind) -> String {
+fn name(kind: RealServerKind) -> String {
     format!("{kind:?}").to_lowercase()
 }
 
 #[tokio::test]
 async fn a_real_call_without_progress_ends_at_its_deadline() {
-    require!(real::available(Kind::PythonSse));
+    require!(real::available(RealServerKind::PythonSse));
     let manifests = Manifests::new();
-    manifests.add("python", &fleet::server(Kind::PythonSse).await.url, "timeouts: {requestSeconds: 1}");
-    let gateway = Gateway::start(manifests.options()).await;
+    manifests.add("python", &fleet::server(RealServerKind::PythonSse).await.url, "timeouts: {requestSeconds: 1}");
+    let gateway = TestGateway::start(manifests.options()).await;
     gateway.connected(1).await;
     let answer = gateway.call("slow", r#"{"seconds":5}"#).await;
     assert_eq!(answer.status, 504);
     assert_eq!(answer.text(), r#"{"error":{"message":"the server did not answer in time","code":504}}"#);
 }
 
-const TOGETHER: [(&str, Kind); 5] = [
-    ("everything-http", Kind::EverythingStreamable),
-    ("everything-sse", Kind::EverythingSse),
-    ("fastmcp", Kind::FastmcpStreamable),
-    ("python", Kind::PythonStreamable),
-    ("supergateway", Kind::SupergatewaySse),
+const TOGETHER: [(&str, RealServerKind); 5] = [
+    ("everything-http", RealServerKind::EverythingStreamable),
+    ("everything-sse", RealServerKind::EverythingSse),
+    ("fastmcp", RealServerKind::FastmcpStreamable),
+    ("python", RealServerKind::PythonStreamable),
+    ("supergateway", RealServerKind::SupergatewaySse),
 ];
 
 #[tokio::test]
@@ -197,7 +197,7 @@ async fn five_real_servers_are_one_catalog() {
     for ((name, _), url) in TOGETHER.iter().zip(&urls) {
         manifests.add(name, url, "");
     }
-    let gateway = Gateway::start(manifests.options()).await;
+    let gateway = TestGateway::start(manifests.options()).await;
     gateway.connected(5).await;
 
     let list = gateway.get("/tools/list").send().await.expect("a list");
@@ -232,7 +232,7 @@ async fn five_real_servers_are_one_catalog() {
     preferences_are_heeded(&gateway, &urls).await;
 }
 
-async fn preferences_are_heeded(gateway: &Gateway, urls: &[&str]) {
+async fn preferences_are_heeded(gateway: &TestGateway, urls: &[&str]) {
     let echo = r#"{"message":"hi"}"#;
     for ((name, _), url) in TOGETHER.iter().zip(urls).filter(|((name, _), _)| !["fastmcp", "python"].contains(name)) {
         for server in [*name, *url] {

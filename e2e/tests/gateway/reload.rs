@@ -1,26 +1,26 @@
-//! The folder of manifests is changed while calls run: only what changed is touched.
+//! Changes of the manifests' folder during calls affect only the changed servers.
 
 use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
-use portcullis_e2e::faulty::{Faulty, Mode, Tool};
-use portcullis_e2e::gateway::{Gateway, LIMIT};
+use portcullis_e2e::faulty::{Faulty, FaultyMode, Tool};
+use portcullis_e2e::gateway::{LIMIT, TestGateway};
 use portcullis_e2e::manifests::Manifests;
 use portcullis_e2e::wait::wait_for;
 use serde_json::json;
 use tokio::time::sleep;
 
 /// A change must show within this time: far more than it takes, far less than the look every ten seconds.
-pub(crate) const SOON: Duration = Duration::from_secs(5);
+pub(crate) const STATE_DEADLINE: Duration = Duration::from_secs(5);
 
-/// What shows whether a server was connected to anew; `server/discover` does not, for it is also a health check.
+/// The request that shows a new connection; `server/discover` does not, because it is also a health check.
 pub(crate) fn sessions(server: &Faulty) -> [u64; 4] {
     let seen = server.seen();
     [seen.initializes, seen.initialized, seen.streams, seen.deleted]
 }
 
 /// Does something while calls of a tool go on without a pause, none of which may fail.
-pub(crate) async fn under_load<T>(gateway: &Gateway, tool: &str, work: impl Future<Output = T>) -> T {
+pub(crate) async fn under_load<T>(gateway: &TestGateway, tool: &str, work: impl Future<Output = T>) -> T {
     let load = async {
         loop {
             let answer = gateway.call(tool, "{}").await;
@@ -38,18 +38,18 @@ pub(crate) async fn under_load<T>(gateway: &Gateway, tool: &str, work: impl Futu
 pub(crate) async fn soon<F: Future<Output = ()>>(work: F) {
     let began = Instant::now();
     work.await;
-    assert!(began.elapsed() < SOON, "it took {:?}", began.elapsed());
+    assert!(began.elapsed() < STATE_DEADLINE, "it took {:?}", began.elapsed());
 }
 
 #[tokio::test]
 async fn an_added_server_brings_its_tools_and_a_removed_one_finishes_its_calls() {
-    for mode in [Mode::Sse, Mode::Streamable, Mode::Modern] {
-        let steady = Faulty::with_tools(Mode::Sse, vec![Tool::text("steady", "ok")]).await;
+    for mode in [FaultyMode::Sse, FaultyMode::Streamable, FaultyMode::Modern] {
+        let steady = Faulty::with_tools(FaultyMode::Sse, vec![Tool::text("steady", "ok")]).await;
         let slow = Tool::text("slow", "done").takes(Duration::from_millis(1500));
         let coming = Faulty::with_tools(mode, vec![slow]).await;
         let manifests = Manifests::new();
         manifests.add("steady", &steady.url(), "");
-        let gateway = Gateway::start(manifests.options()).await;
+        let gateway = TestGateway::start(manifests.options()).await;
         gateway.offers(&["steady"]).await;
         let before = sessions(&steady);
         under_load(&gateway, "steady", async {
@@ -76,11 +76,11 @@ async fn an_added_server_brings_its_tools_and_a_removed_one_finishes_its_calls()
 
 #[tokio::test]
 async fn changes_that_a_session_can_live_with_keep_it() {
-    for mode in [Mode::Sse, Mode::Streamable, Mode::Modern] {
+    for mode in [FaultyMode::Sse, FaultyMode::Streamable, FaultyMode::Modern] {
         let server = Faulty::with_tools(mode, vec![Tool::echo("echo")]).await;
         let manifests = Manifests::new();
         manifests.add("one", &server.url(), "");
-        let gateway = Gateway::start(manifests.options()).await;
+        let gateway = TestGateway::start(manifests.options()).await;
         gateway.offers(&["echo"]).await;
         wait_for("all of the handshake", LIMIT, async || server.open_streams() == 1).await;
         let before = sessions(&server);
@@ -114,10 +114,11 @@ async fn changes_that_a_session_can_live_with_keep_it() {
 #[tokio::test]
 async fn a_server_is_drained_disabled_and_enabled_again() {
     let server =
-        Faulty::with_tools(Mode::Streamable, vec![Tool::text("slow", "done").takes(Duration::from_secs(1))]).await;
+        Faulty::with_tools(FaultyMode::Streamable, vec![Tool::text("slow", "done").takes(Duration::from_secs(1))])
+            .await;
     let manifests = Manifests::new();
     manifests.add("one", &server.url(), "");
-    let gateway = Gateway::start(manifests.options()).await;
+    let gateway = TestGateway::start(manifests.options()).await;
     gateway.offers(&["slow"]).await;
     let call = gateway.call("slow", "{}");
     let draining = async {
@@ -136,7 +137,7 @@ async fn a_server_is_drained_disabled_and_enabled_again() {
     assert_eq!(server.seen().initializes, 1, "draining keeps the session");
 
     manifests.add("one", &server.url(), "state: Disabled");
-    wait_for("the goodbye", SOON, async || server.seen().deleted == 1).await;
+    wait_for("the goodbye", STATE_DEADLINE, async || server.seen().deleted == 1).await;
     soon(gateway.offers(&[])).await;
     assert_eq!(gateway.server("one").await["state"], "disabled");
 
@@ -147,17 +148,17 @@ async fn a_server_is_drained_disabled_and_enabled_again() {
 
 #[tokio::test]
 async fn a_server_that_moves_is_called_at_its_new_place() {
-    let old = Faulty::with_tools(Mode::Sse, vec![Tool::text("where", "old").takes(Duration::from_secs(1))]).await;
-    let new = Faulty::with_tools(Mode::Streamable, vec![Tool::text("where", "new")]).await;
+    let old = Faulty::with_tools(FaultyMode::Sse, vec![Tool::text("where", "old").takes(Duration::from_secs(1))]).await;
+    let new = Faulty::with_tools(FaultyMode::Streamable, vec![Tool::text("where", "new")]).await;
     let manifests = Manifests::new();
     manifests.add("one", &old.url(), "");
-    let gateway = Gateway::start(manifests.options()).await;
+    let gateway = TestGateway::start(manifests.options()).await;
     gateway.offers(&["where"]).await;
     let call = gateway.call("where", "{}");
     let moving = async {
         wait_for("the call", LIMIT, async || old.running() == 1).await;
         manifests.add("one", &new.url(), "");
-        wait_for("an answer from the new place", SOON, async || {
+        wait_for("an answer from the new place", STATE_DEADLINE, async || {
             gateway.call("where", "{}").await.json()["content"][0]["text"] == "new"
         })
         .await;

@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use http::Method;
-use portcullis_e2e::faulty::{Door, Faulty, Handler, Mode, Tool};
-use portcullis_e2e::gateway::{Gateway, LIMIT, options};
-use portcullis_e2e::http::{self as client, Answer, Request};
+use portcullis_e2e::faulty::{Faulty, FaultyMode, RequestFault, Tool, ToolHandler};
+use portcullis_e2e::gateway::{LIMIT, TestGateway, options};
+use portcullis_e2e::http::{self as client, HttpAnswer, HttpRequest};
 use portcullis_e2e::manifests::Manifests;
 use portcullis_e2e::port;
 use portcullis_e2e::token::mint;
@@ -16,20 +16,21 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 /// A gateway in front of one honest server.
-pub(crate) async fn start() -> (Gateway, Faulty) {
-    let server = Faulty::start(Mode::Streamable).await;
-    let gateway = Gateway::before(&[&server.url()]).await;
+pub(crate) async fn start() -> (TestGateway, Faulty) {
+    let server = Faulty::start(FaultyMode::Streamable).await;
+    let gateway = TestGateway::before(&[&server.url()]).await;
     gateway.connected(1).await;
+    gateway.ready().await;
     (gateway, server)
 }
 
-pub(crate) async fn send(request: Request) -> Answer {
+pub(crate) async fn send(request: HttpRequest) -> HttpAnswer {
     request.send().await.expect("an answer")
 }
 
 /// The whole error: status, body, and what every answer has.
 #[track_caller]
-pub(crate) fn is_error(answer: &Answer, status: u16, message: &str) {
+pub(crate) fn is_error(answer: &HttpAnswer, status: u16, message: &str) {
     let message = serde_json::to_string(message).expect("text");
     let body = format!(r#"{{"error":{{"message":{message},"code":{status}}}}}"#);
     assert_eq!((answer.status, answer.text()), (status, body.as_str()));
@@ -38,7 +39,7 @@ pub(crate) fn is_error(answer: &Answer, status: u16, message: &str) {
 }
 
 #[track_caller]
-fn has_common_headers(answer: &Answer) {
+fn has_common_headers(answer: &HttpAnswer) {
     let common = ["cache-control", "referrer-policy", "x-content-type-options"].map(|name| answer.header(name));
     assert_eq!(common, ["no-store", "no-referrer", "nosniff"]);
     assert_eq!(answer.header("x-request-id").len(), 16);
@@ -54,16 +55,16 @@ async fn a_body_that_is_no_call_is_refused_with_the_reason() {
         ("{\n\"method\":\"echo\",}", "the body is not valid JSON (line 2, column 17)"),
         (r#"{"method":"echo"} x"#, "the body is not valid JSON (line 1, column 19)"),
         ("[1]", "the body must be a JSON object: {\"method\": TOOL, \"args\": {...}}"),
-        ("{}", "\"method\" is missing: it is the name of the tool"),
-        (r#"{"args":{}}"#, "\"method\" is missing: it is the name of the tool"),
-        (r#"{"method":""}"#, "\"method\" must be the name of a tool, as a text"),
-        (r#"{"method":7}"#, "\"method\" must be the name of a tool, as a text"),
+        ("{}", "\"method\" is missing: set it to the name of a tool"),
+        (r#"{"args":{}}"#, "\"method\" is missing: set it to the name of a tool"),
+        (r#"{"method":""}"#, "\"method\" must be the name of a tool, as a string"),
+        (r#"{"method":7}"#, "\"method\" must be the name of a tool, as a string"),
         (r#"{"method":"echo","args":[]}"#, "\"args\" must be an object"),
         (r#"{"method":"echo","args":"{}"}"#, "\"args\" must be an object"),
-        (r#"{"method":null}"#, "\"method\" is missing: it is the name of the tool"),
-        (r#"{"method":"echo","server":1}"#, "\"server\" must be the name or URL of a server, as a text"),
-        (r#"{"method":"echo","method":"echo"}"#, "a member of the body is there twice: send each once"),
-        (r#"{"method":"echo","args":{},"args":{}}"#, "a member of the body is there twice: send each once"),
+        (r#"{"method":null}"#, "\"method\" is missing: set it to the name of a tool"),
+        (r#"{"method":"echo","server":1}"#, "\"server\" must be the name or URL of a server, as a string"),
+        (r#"{"method":"echo","method":"echo"}"#, "a member of the body appears twice: send each once"),
+        (r#"{"method":"echo","args":{},"args":{}}"#, "a member of the body appears twice: send each once"),
     ];
     for (body, message) in cases {
         is_error(&send(gateway.post(body)).await, 400, message);
@@ -114,7 +115,7 @@ async fn a_slash_at_the_end_of_a_path_makes_no_difference() {
     for path in ["/tools/list", "/servers", "/health", "/openapi.json", "/docs", "/livez", "/readyz"] {
         let [without, with] = [path.to_owned(), format!("{path}/")].map(|path| gateway.get(&path));
         let (without, with) = (send(without).await, send(with).await);
-        let seen = |answer: &Answer| (answer.status, answer.header("content-type").to_owned());
+        let seen = |answer: &HttpAnswer| (answer.status, answer.header("content-type").to_owned());
         assert_eq!((seen(&with), with.status), (seen(&without), 200), "{path}");
     }
     let body = r#"{"method":"echo","args":{"a":1}}"#;
@@ -143,13 +144,13 @@ async fn null_counts_as_absent() {
 async fn the_data_of_a_servers_error_reaches_callers_of_rest() {
     let data = r#"{"elicitations":[{"mode":"url","url":"https://login.example/consent?x=1&y=2"}],"n":1.10}"#;
     let mut consent = Tool::echo("consent");
-    consent.handler = Handler::Error(format!(r#"{{"code":-32042,"message":"Sign in","data":{data}}}"#));
+    consent.handler = ToolHandler::Error(format!(r#"{{"code":-32042,"message":"Sign in","data":{data}}}"#));
     let mut long = Tool::echo("long");
-    long.handler = Handler::Error(format!(r#"{{"code":-32000,"message":"m","data":"{}"}}"#, "x".repeat(70_000)));
+    long.handler = ToolHandler::Error(format!(r#"{{"code":-32000,"message":"m","data":"{}"}}"#, "x".repeat(70_000)));
     let mut arguments = Tool::echo("arguments");
-    arguments.handler = Handler::Error(r#"{"code":-32602,"message":"wrong","data":["a"]}"#.into());
-    let server = Faulty::with_tools(Mode::Streamable, vec![consent, long, arguments]).await;
-    let gateway = Gateway::before(&[&server.url()]).await;
+    arguments.handler = ToolHandler::Error(r#"{"code":-32602,"message":"wrong","data":["a"]}"#.into());
+    let server = Faulty::with_tools(FaultyMode::Streamable, vec![consent, long, arguments]).await;
+    let gateway = TestGateway::before(&[&server.url()]).await;
     gateway.connected(1).await;
     let begin = r#"{"error":{"message":"the server answered with error "#;
     for (tool, status, rest) in [
@@ -164,9 +165,9 @@ async fn the_data_of_a_servers_error_reaches_callers_of_rest() {
 
 #[tokio::test]
 async fn what_the_query_of_a_configured_url_holds_is_shown_nowhere_and_still_names_its_server() {
-    let (one, other) = (Faulty::start(Mode::Sse).await, Faulty::start(Mode::Streamable).await);
+    let (one, other) = (Faulty::start(FaultyMode::Sse).await, Faulty::start(FaultyMode::Streamable).await);
     let urls = [format!("{}?key=hunter2", one.url()), format!("{}?key=hunter2&x=1", other.url())];
-    let gateway = Gateway::before(&[&urls[0], &urls[1], &format!("{}?key=hunter2-b", other.url())]).await;
+    let gateway = TestGateway::before(&[&urls[0], &urls[1], &format!("{}?key=hunter2-b", other.url())]).await;
     gateway.connected(3).await;
     let shown = urls.each_ref().map(|url| url.split('?').next().expect("a part").to_owned());
     for path in ["/servers", "/health", "/tools/list", "/metrics", "/openapi.json"] {
@@ -183,16 +184,16 @@ async fn what_the_query_of_a_configured_url_holds_is_shown_nowhere_and_still_nam
     }
     let unknown = gateway.call_at(&format!("{}?key=other", one.url()), "echo", "{}").await;
     assert_eq!(unknown.status, 404);
-    one.behave(|it| it.call = Door::Slams);
+    one.behave(|it| it.call = RequestFault::Slams);
     assert!(!gateway.call_at(&shown[0], "echo", "{}").await.text().contains("hunter2"));
     assert!(!gateway.log().contains("hunter2"), "{}", gateway.log());
 }
 
 #[tokio::test]
 async fn a_body_that_is_too_long_is_refused_however_it_comes() {
-    let server = Faulty::start(Mode::Streamable).await;
+    let server = Faulty::start(FaultyMode::Streamable).await;
     let options = Options { mcp_url: Some(server.url()), max_body_bytes: Some("2048".into()), ..options() };
-    let gateway = Gateway::start(options).await;
+    let gateway = TestGateway::start(options).await;
     gateway.connected(1).await;
     let body = |fill: usize| format!(r#"{{"method":"echo","args":{{"message":"{}"}}}}"#, "x".repeat(fill));
     let frame = body(0).len();
@@ -221,12 +222,12 @@ async fn what_a_server_does_wrong_is_told_by_its_status() {
         Tool::echo("slow").takes(Duration::from_secs(30)),
         Tool::result("odd", "7"),
     ];
-    let server = Faulty::with_tools(Mode::Streamable, tools).await;
+    let server = Faulty::with_tools(FaultyMode::Streamable, tools).await;
     let away = port::hold();
     let manifests = Manifests::new();
     manifests.add("one", &server.url(), "timeouts: {requestSeconds: 1}");
     manifests.add("away", &format!("{}/mcp", away.origin()), "");
-    let gateway = Gateway::start(manifests.options()).await;
+    let gateway = TestGateway::start(manifests.options()).await;
     gateway.connected(1).await;
 
     let unknown = gateway.call("nothing", "{}").await;
@@ -254,20 +255,20 @@ async fn what_a_server_does_wrong_is_told_by_its_status() {
     is_error(&slow, 504, "the server did not answer in time");
     assert_eq!((slow.header("x-portcullis-server"), slow.header("x-portcullis-attempts")), ("one", "1"));
 
-    server.behave(|vices| vices.call = Door::html());
+    server.behave(|faults| faults.call = RequestFault::html());
     is_error(
         &gateway.call("echo", "{}").await,
         502,
         "the server's answer is unusable: it is neither JSON nor an event stream",
     );
-    server.behave(|vices| vices.call = Door::status(500));
+    server.behave(|faults| faults.call = RequestFault::status(500));
     is_error(
         &gateway.call("echo", "{}").await,
         502,
         "the server's answer is unusable: it has an HTTP status for failures",
     );
     for status in [429, 503] {
-        server.behave(|vices| vices.call = Door::status(status));
+        server.behave(|faults| faults.call = RequestFault::status(status));
         let answer = gateway.call("echo", "{}").await;
         is_error(&answer, status, &format!("the server refused the request with HTTP status {status}"));
         assert_eq!(answer.header("retry-after"), "1");
@@ -276,9 +277,9 @@ async fn what_a_server_does_wrong_is_told_by_its_status() {
 
 #[tokio::test]
 async fn a_tool_whose_only_server_is_away_is_unavailable_for_now() {
-    for mode in [Mode::Sse, Mode::Streamable, Mode::Modern] {
+    for mode in [FaultyMode::Sse, FaultyMode::Streamable, FaultyMode::Modern] {
         let mut server = Faulty::start(mode).await;
-        let gateway = Gateway::before(&[&server.url()]).await;
+        let gateway = TestGateway::before(&[&server.url()]).await;
         gateway.connected(1).await;
         server.kill().await;
         let answer = gateway.call("echo", "{}").await;
@@ -290,10 +291,11 @@ async fn a_tool_whose_only_server_is_away_is_unavailable_for_now() {
 
 #[tokio::test]
 async fn a_call_waits_for_a_place_for_half_of_its_time_and_is_then_told_when_to_come_back() {
-    let server = Faulty::with_tools(Mode::Sse, vec![Tool::text("slow", "done").takes(Duration::from_secs(3))]).await;
+    let server =
+        Faulty::with_tools(FaultyMode::Sse, vec![Tool::text("slow", "done").takes(Duration::from_secs(3))]).await;
     let manifests = Manifests::new();
     manifests.add("one", &server.url(), "limits: {maxConcurrentRequests: 1}\ntimeouts: {requestSeconds: 4}");
-    let gateway = Gateway::start(manifests.options()).await;
+    let gateway = TestGateway::start(manifests.options()).await;
     gateway.connected(1).await;
     let first = gateway.call("slow", "{}");
     let others = async {
@@ -304,7 +306,7 @@ async fn a_call_waits_for_a_place_for_half_of_its_time_and_is_then_told_when_to_
     let (first, (others, took)) = tokio::join!(first, others);
     assert_eq!(first.status, 200);
     for answer in others {
-        is_error(&answer, 429, "every server that offers the tool \"slow\" has as many calls as it may: try again");
+        is_error(&answer, 429, "every server that offers the tool \"slow\" is at its concurrency limit: try again");
         assert_eq!(answer.header("retry-after"), "5");
     }
     assert!(took > Duration::from_millis(1_900) && took < Duration::from_millis(2_900), "{took:?}");
@@ -315,11 +317,11 @@ async fn a_call_waits_for_a_place_for_half_of_its_time_and_is_then_told_when_to_
 #[tokio::test]
 async fn a_burst_that_a_server_can_serve_in_time_is_served_and_the_time_of_a_call_begins_with_its_place() {
     let tool = Tool::text("slow", "done").takes(Duration::from_millis(700));
-    let server = Faulty::with_tools(Mode::Streamable, vec![tool]).await;
+    let server = Faulty::with_tools(FaultyMode::Streamable, vec![tool]).await;
     let manifests = Manifests::new();
     // The last ones wait for two seconds and more, and the call alone has three.
     manifests.add("one", &server.url(), "limits: {maxConcurrentRequests: 25}\ntimeouts: {requestSeconds: 5}");
-    let gateway = Gateway::start(manifests.options()).await;
+    let gateway = TestGateway::start(manifests.options()).await;
     gateway.connected(1).await;
     let answers = join_all((0..100).map(|_| gateway.call("slow", "{}"))).await;
     let statuses: Vec<u16> = answers.iter().map(|answer| answer.status).collect();
@@ -329,10 +331,10 @@ async fn a_burst_that_a_server_can_serve_in_time_is_served_and_the_time_of_a_cal
 #[tokio::test]
 async fn a_caller_with_a_crowd_in_the_queue_holds_up_no_other() {
     let tool = Tool::text("slow", "done").takes(Duration::from_millis(300));
-    let server = Faulty::with_tools(Mode::Streamable, vec![tool]).await;
+    let server = Faulty::with_tools(FaultyMode::Streamable, vec![tool]).await;
     let manifests = Manifests::new();
     manifests.add("one", &server.url(), "limits: {maxConcurrentRequests: 1}");
-    let gateway = Gateway::start(manifests.options()).await;
+    let gateway = TestGateway::start(manifests.options()).await;
     gateway.connected(1).await;
     let crowd = join_all((0..12).map(|_| gateway.call("slow", "{}")));
     let other = async {
@@ -359,8 +361,8 @@ async fn the_older_proxys_shape_of_an_answer_is_given_when_asked_for() {
         Tool::failing("fails", "no"),
         Tool::result("none", r#"{"content":[]}"#),
     ];
-    let server = Faulty::with_tools(Mode::Streamable, tools).await;
-    let gateway = Gateway::before(&[&server.url()]).await;
+    let server = Faulty::with_tools(FaultyMode::Streamable, tools).await;
+    let gateway = TestGateway::before(&[&server.url()]).await;
     gateway.connected(1).await;
     let cases = [
         ("plain", r#""hello""#),

@@ -1,12 +1,12 @@
-//! Servers behind https: whom the gateway trusts, and whom it shows its certificate.
+//! Servers behind https: the gateway's trust, and its client certificate.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use portcullis_e2e::fake_secrets::{FakeSecrets, Secret};
-use portcullis_e2e::faulty::{Faulty, Mode, Reply};
-use portcullis_e2e::gateway::{Gateway, LIMIT};
+use portcullis_e2e::fake_secrets::{FakeSecrets, TestSecret};
+use portcullis_e2e::faulty::{Faulty, FaultyMode, ProtocolFault};
+use portcullis_e2e::gateway::{LIMIT, TestGateway};
 use portcullis_e2e::manifests::Manifests;
 use portcullis_e2e::wait::wait_for;
 use portcullis_gateway::Options;
@@ -26,7 +26,7 @@ struct Authority {
 }
 
 /// A certificate and its key, in PEM.
-struct Pair {
+struct CertificatePair {
     certificate: String,
     key: String,
 }
@@ -43,11 +43,11 @@ impl Authority {
         self.issuer.pem()
     }
 
-    fn pair(&self, name: &str) -> Pair {
+    fn pair(&self, name: &str) -> CertificatePair {
         let key = KeyPair::generate().expect("a key");
         let params = CertificateParams::new(vec![name.to_owned()]).expect("a good name");
         let certificate = params.signed_by(&key, &self.issuer).expect("a certificate").pem();
-        Pair { certificate, key: key.serialize_pem() }
+        CertificatePair { certificate, key: key.serialize_pem() }
     }
 }
 
@@ -56,16 +56,16 @@ fn certificate(pem: &str) -> CertificateDer<'static> {
 }
 
 /// Ends TLS before a plain server.
-struct Front {
+struct TlsFront {
     address: SocketAddr,
     /// Handshakes that succeeded.
     accepted: Arc<AtomicU64>,
     _tasks: JoinSet<()>,
 }
 
-impl Front {
+impl TlsFront {
     /// `clients` signs the certificates that callers must have.
-    async fn start(backend: SocketAddr, pair: &Pair, clients: Option<&Authority>) -> Self {
+    async fn start(backend: SocketAddr, pair: &CertificatePair, clients: Option<&Authority>) -> Self {
         let acceptor = TlsAcceptor::from(Arc::new(server_config(pair, clients)));
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
@@ -93,7 +93,7 @@ async fn accept(listener: TcpListener, acceptor: TlsAcceptor, backend: SocketAdd
     }
 }
 
-fn server_config(pair: &Pair, clients: Option<&Authority>) -> ServerConfig {
+fn server_config(pair: &CertificatePair, clients: Option<&Authority>) -> ServerConfig {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = ServerConfig::builder_with_provider(provider.clone());
     let builder = builder.with_safe_default_protocol_versions().expect("the default versions");
@@ -116,13 +116,13 @@ const UNTRUSTED: &str = "cannot be reached: the server's certificate is not trus
 #[tokio::test]
 async fn a_server_is_trusted_by_the_authority_that_its_manifest_names() {
     let authority = Authority::new();
-    for (mode, path) in [(Mode::Sse, "/sse"), (Mode::Streamable, "/mcp"), (Mode::Modern, "/mcp")] {
+    for (mode, path) in [(FaultyMode::Sse, "/sse"), (FaultyMode::Streamable, "/mcp"), (FaultyMode::Modern, "/mcp")] {
         let server = Faulty::start(mode).await;
-        let front = Front::start(server.address(), &authority.pair("127.0.0.1"), None).await;
+        let front = TlsFront::start(server.address(), &authority.pair("127.0.0.1"), None).await;
         let manifests = Manifests::new();
         manifests.secret("backend-ca", "ca.crt", &authority.pem());
         manifests.add("one", &front.url("127.0.0.1", path), CA);
-        let gateway = Gateway::start(manifests.options()).await;
+        let gateway = TestGateway::start(manifests.options()).await;
         gateway.connected(1).await;
         assert_eq!(gateway.call("echo", "{}").await.status, 200, "{mode:?}");
     }
@@ -131,16 +131,16 @@ async fn a_server_is_trusted_by_the_authority_that_its_manifest_names() {
 #[tokio::test]
 async fn a_server_of_another_authority_or_name_is_not_trusted() {
     let (authority, other) = (Authority::new(), Authority::new());
-    let server = Faulty::start(Mode::Streamable).await;
-    let front = Front::start(server.address(), &authority.pair("mcp.internal"), None).await;
+    let server = Faulty::start(FaultyMode::Streamable).await;
+    let front = TlsFront::start(server.address(), &authority.pair("mcp.internal"), None).await;
     let manifests = Manifests::new();
     manifests.secret("backend-ca", "ca.crt", &authority.pem());
     manifests.secret("other-ca", "ca.crt", &other.pem());
     manifests.secret("no-ca", "ca.crt", "nothing");
     let url = front.url("127.0.0.1", "/mcp");
-    let missing = "gone/ca.crt cannot be read in the folder of Secrets: put the value into the file gone/ca.crt there";
+    let missing = "cannot read gone/ca.crt in the folder of Secrets: put the value into the file gone/ca.crt there";
     let broken =
-        "tls.caRef: no-ca/ca.crt holds no PEM certificate: put one between BEGIN CERTIFICATE and END CERTIFICATE";
+        "tls.caRef: no-ca/ca.crt contains no PEM certificate: add one, from BEGIN CERTIFICATE to END CERTIFICATE";
     let cases = [
         ("system", "", UNTRUSTED),
         ("other", "tls: {serverName: mcp.internal, caRef: {name: other-ca}}", UNTRUSTED),
@@ -152,7 +152,7 @@ async fn a_server_of_another_authority_or_name_is_not_trusted() {
     for (name, more, _) in cases {
         manifests.add(name, &url, more);
     }
-    let gateway = Gateway::start(manifests.options()).await;
+    let gateway = TestGateway::start(manifests.options()).await;
     for (name, _, problem) in cases {
         gateway.fails(name, problem).await;
     }
@@ -173,8 +173,8 @@ async fn a_server_of_another_authority_or_name_is_not_trusted() {
 #[tokio::test]
 async fn a_server_that_demands_a_certificate_gets_the_one_of_its_manifest() {
     let (servers, clients, strangers) = (Authority::new(), Authority::new(), Authority::new());
-    let server = Faulty::start(Mode::Sse).await;
-    let front = Front::start(server.address(), &servers.pair("localhost"), Some(&clients)).await;
+    let server = Faulty::start(FaultyMode::Sse).await;
+    let front = TlsFront::start(server.address(), &servers.pair("localhost"), Some(&clients)).await;
     let manifests = Manifests::new();
     manifests.secret("backend-ca", "ca.crt", &servers.pem());
     for (name, authority) in [("mine", &clients), ("theirs", &strangers)] {
@@ -189,8 +189,8 @@ async fn a_server_that_demands_a_certificate_gets_the_one_of_its_manifest() {
     manifests.add("half", &url, &with("half"));
     manifests.add("none", &url, CA);
     manifests.add("theirs", &url, &with("theirs"));
-    let gateway = Gateway::start(manifests.options()).await;
-    gateway.fails("half", "tls.clientCertRef: half/tls.crt and its tls.key are no usable pair: put a certificate and its key there, in PEM").await;
+    let gateway = TestGateway::start(manifests.options()).await;
+    gateway.fails("half", "tls.clientCertRef: half/tls.crt and its tls.key are not a usable pair: put a certificate and its key there, in PEM").await;
     for name in ["none", "theirs"] {
         wait_for("a refusal", LIMIT, async || {
             let view = gateway.server(name).await;
@@ -207,12 +207,12 @@ async fn a_server_that_demands_a_certificate_gets_the_one_of_its_manifest() {
 #[tokio::test]
 async fn a_new_certificate_in_the_folder_is_used_by_a_new_session() {
     let (old, new) = (Authority::new(), Authority::new());
-    let server = Faulty::start(Mode::Streamable).await;
-    let front = Front::start(server.address(), &new.pair("127.0.0.1"), None).await;
+    let server = Faulty::start(FaultyMode::Streamable).await;
+    let front = TlsFront::start(server.address(), &new.pair("127.0.0.1"), None).await;
     let manifests = Manifests::new();
     manifests.secret("backend-ca", "ca.crt", &old.pem());
     manifests.add("one", &front.url("127.0.0.1", "/mcp"), CA);
-    let gateway = Gateway::start(manifests.options()).await;
+    let gateway = TestGateway::start(manifests.options()).await;
     gateway.fails("one", UNTRUSTED).await;
     manifests.secret("backend-ca", "ca.crt", &new.pem());
     gateway.connected(1).await;
@@ -226,12 +226,12 @@ async fn a_new_certificate_in_the_folder_is_used_by_a_new_session() {
 #[tokio::test]
 async fn what_is_taken_back_ends_the_old_session_while_a_new_one_is_still_being_opened() {
     let (authority, another) = (Authority::new(), Authority::new());
-    let server = Faulty::start(Mode::Streamable).await;
-    let front = Front::start(server.address(), &authority.pair("127.0.0.1"), None).await;
+    let server = Faulty::start(FaultyMode::Streamable).await;
+    let front = TlsFront::start(server.address(), &authority.pair("127.0.0.1"), None).await;
     let (manifests, api, url) = (Manifests::new(), FakeSecrets::start().await, front.url("127.0.0.1", "/mcp"));
     let origin = front.url("127.0.0.1", "");
     let secret = |name: &str, key: &str, value: &str, labelled: bool| {
-        api.put(&Secret { namespace: "default", name, labelled, origin: &origin, entry: (key, value) });
+        api.put(&TestSecret { namespace: "default", name, labelled, origin: &origin, entry: (key, value) });
     };
     secret("ca", "ca.crt", &authority.pem(), true);
     secret("token", "token", "hunter2", true);
@@ -245,11 +245,11 @@ async fn what_is_taken_back_ends_the_old_session_while_a_new_one_is_still_being_
         kubeconfig: Some(api.kubeconfig()),
         ..manifests.options()
     };
-    let gateway = Gateway::start(options).await;
+    let gateway = TestGateway::start(options).await;
     gateway.connected(1).await;
 
     let before = server.seen().initializes;
-    server.behave(|behaviour| behaviour.init = Reply::Never);
+    server.behave(|behaviour| behaviour.init = ProtocolFault::Never);
     secret("ca", "ca.crt", &format!("{}{}", authority.pem(), another.pem()), true);
     wait_for("the attempt of a new session", LIMIT, async || server.seen().initializes > before).await;
     assert_eq!(gateway.call("echo", "{}").await.status, 200);

@@ -1,10 +1,10 @@
-//! Tokens: where they may be, which are refused, and that they are looked at before anything else.
+//! Tokens: their places, their refusals, and that the gateway checks them first.
 
 use std::time::Duration;
 
 use http::Method;
-use portcullis_e2e::faulty::{Faulty, Mode};
-use portcullis_e2e::gateway::{Gateway, LIMIT, options};
+use portcullis_e2e::faulty::{Faulty, FaultyMode};
+use portcullis_e2e::gateway::{LIMIT, TestGateway, options};
 use portcullis_e2e::http as client;
 use portcullis_e2e::token::{SECRET, after, before, mint_with};
 use portcullis_gateway::Options;
@@ -55,7 +55,7 @@ async fn a_request_without_a_good_token_is_refused_before_its_body_is_read() {
     refuses_before_the_body_comes(&gateway).await;
 }
 
-async fn refuses_before_the_body_comes(gateway: &Gateway) {
+async fn refuses_before_the_body_comes(gateway: &TestGateway) {
     let mut stream = TcpStream::connect(gateway.address).await.expect("a connection");
     stream.write_all(b"POST /tools HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000\r\n\r\n{").await.expect("written");
     let mut head = [0; 12];
@@ -85,9 +85,9 @@ async fn a_token_may_come_in_the_query_but_not_in_both_places() {
 
 #[tokio::test]
 async fn a_token_in_the_query_can_be_forbidden() {
-    let server = Faulty::start(Mode::Sse).await;
+    let server = Faulty::start(FaultyMode::Sse).await;
     let options = Options { mcp_url: Some(server.url()), allow_query_token: Some("false".into()), ..options() };
-    let gateway = Gateway::start(options).await;
+    let gateway = TestGateway::start(options).await;
     let answer = send(client::get(&gateway.url(&format!("/servers?token={}", gateway.token)))).await;
     is_error(&answer, 401, "a token is required: send the header 'Authorization: Bearer TOKEN'");
 }

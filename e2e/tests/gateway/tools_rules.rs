@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use portcullis_e2e::faulty::{Door, Faulty, Mode, Tool};
-use portcullis_e2e::gateway::Gateway;
+use portcullis_e2e::faulty::{Faulty, FaultyMode, RequestFault, Tool};
+use portcullis_e2e::gateway::TestGateway;
 use portcullis_e2e::manifests::Manifests;
 use serde_json::json;
 
@@ -11,14 +11,14 @@ const OTHER_SCHEMA: &str = r#"{"type":"object","properties":{"city":{"type":"str
 
 #[tokio::test]
 async fn a_tool_of_several_servers_is_one_tool_and_another_schema_gets_another_name() {
-    let one = Faulty::with_tools(Mode::Sse, vec![Tool::text("shared", "one"), Tool::text("own", "one")]).await;
-    let two = Faulty::with_tools(Mode::Modern, vec![Tool::text("shared", "two")]).await;
-    let odd = Faulty::with_tools(Mode::Streamable, vec![Tool::text("shared", "odd").schema(OTHER_SCHEMA)]).await;
+    let one = Faulty::with_tools(FaultyMode::Sse, vec![Tool::text("shared", "one"), Tool::text("own", "one")]).await;
+    let two = Faulty::with_tools(FaultyMode::Modern, vec![Tool::text("shared", "two")]).await;
+    let odd = Faulty::with_tools(FaultyMode::Streamable, vec![Tool::text("shared", "odd").schema(OTHER_SCHEMA)]).await;
     let manifests = Manifests::new();
     manifests.add("a-one", &one.url(), "");
     manifests.add("b-two", &two.url(), "");
     manifests.add("c-odd", &odd.url(), "");
-    let gateway = Gateway::start(manifests.options()).await;
+    let gateway = TestGateway::start(manifests.options()).await;
     gateway.connected(3).await;
     let list = gateway.get("/tools/list").send().await.expect("a list").json();
     let servers: BTreeMap<&str, _> = list["tools"]
@@ -45,11 +45,11 @@ async fn a_tool_of_several_servers_is_one_tool_and_another_schema_gets_another_n
 #[tokio::test]
 async fn tools_are_filtered_renamed_and_described_by_their_rules() {
     let tools = ["issues_list", "issues_delete", "search", "other"].map(Tool::echo).to_vec();
-    let server = Faulty::with_tools(Mode::Streamable, tools).await;
+    let server = Faulty::with_tools(FaultyMode::Streamable, tools).await;
     let manifests = Manifests::new();
     let rules = "tools:\n  prefix: gh\n  include: ['issues_*', search]\n  exclude: ['*_delete']\n  overrides:\n  - name: search\n    rename: find\n    description: Finds.\n    annotations: {readOnlyHint: true}";
     manifests.add("github", &server.url(), rules);
-    let gateway = Gateway::start(manifests.options()).await;
+    let gateway = TestGateway::start(manifests.options()).await;
     gateway.offers(&["gh__find", "gh__issues_list"]).await;
     let list = gateway.get("/tools/list").send().await.expect("a list").json();
     assert_eq!(
@@ -66,13 +66,16 @@ async fn tools_are_filtered_renamed_and_described_by_their_rules() {
 
 #[tokio::test]
 async fn calls_go_by_preference_priority_and_weight() {
-    let servers =
-        [Faulty::start(Mode::Sse).await, Faulty::start(Mode::Streamable).await, Faulty::start(Mode::Modern).await];
+    let servers = [
+        Faulty::start(FaultyMode::Sse).await,
+        Faulty::start(FaultyMode::Streamable).await,
+        Faulty::start(FaultyMode::Modern).await,
+    ];
     let manifests = Manifests::new();
     manifests.add("first", &servers[0].url(), "");
     manifests.add("second", &servers[1].url(), "priority: 1");
     manifests.add("named-only", &servers[2].url(), "weight: 0");
-    let gateway = Gateway::start(manifests.options()).await;
+    let gateway = TestGateway::start(manifests.options()).await;
     gateway.connected(3).await;
     for _ in 0..6 {
         assert_eq!(gateway.call("echo", "{}").await.header("x-portcullis-server"), "first");
@@ -80,7 +83,7 @@ async fn calls_go_by_preference_priority_and_weight() {
     for name in ["first", "second", "named-only"] {
         assert_eq!(gateway.call_at(name, "echo", "{}").await.header("x-portcullis-server"), name);
     }
-    servers[0].behave(|vices| vices.call = Door::status(429));
+    servers[0].behave(|faults| faults.call = RequestFault::status(429));
     let elsewhere = gateway.call("echo", "{}").await;
     let facts = (elsewhere.status, elsewhere.header("x-portcullis-server"), elsewhere.header("x-portcullis-attempts"));
     assert_eq!(facts, (200, "second", "2"));
@@ -89,8 +92,8 @@ async fn calls_go_by_preference_priority_and_weight() {
 
 #[tokio::test]
 async fn equal_servers_share_the_calls() {
-    let servers = [Faulty::start(Mode::Sse).await, Faulty::start(Mode::Streamable).await];
-    let gateway = Gateway::before(&[&servers[0].url(), &servers[1].url()]).await;
+    let servers = [Faulty::start(FaultyMode::Sse).await, Faulty::start(FaultyMode::Streamable).await];
+    let gateway = TestGateway::before(&[&servers[0].url(), &servers[1].url()]).await;
     gateway.connected(2).await;
     for _ in 0..20 {
         assert_eq!(gateway.call("echo", "{}").await.status, 200);
@@ -102,11 +105,11 @@ async fn equal_servers_share_the_calls() {
 
 #[tokio::test]
 async fn only_the_callers_headers_that_a_server_may_get_reach_it() {
-    let server = Faulty::start(Mode::Streamable).await;
+    let server = Faulty::start(FaultyMode::Streamable).await;
     let manifests = Manifests::new();
     let more = "headers: [{name: X-Team, value: a}, {name: X-Fixed, value: ours}]\nforwardHeaders: [x-tenant, x-fixed]";
     manifests.add("one", &server.url(), more);
-    let gateway = Gateway::start(manifests.options()).await;
+    let gateway = TestGateway::start(manifests.options()).await;
     gateway.connected(1).await;
     let call = gateway.post(r#"{"method":"echo"}"#).header("x-tenant", "t1").header("x-fixed", "theirs");
     assert_eq!(call.header("x-other", "o").header("cookie", "c").send().await.expect("an answer").status, 200);

@@ -1,17 +1,17 @@
-//! Manifests that cannot be used: what was good stays, and it is told until all is well again.
+//! Invalid manifests: the last good configuration stays, and the gateway reports the problem until it is solved.
 
-use portcullis_e2e::faulty::{Faulty, Mode};
-use portcullis_e2e::gateway::Gateway;
+use portcullis_e2e::faulty::{Faulty, FaultyMode};
+use portcullis_e2e::gateway::TestGateway;
 use portcullis_e2e::http as client;
 use portcullis_e2e::manifests::{Manifests, manifest};
 use portcullis_e2e::wait::wait_for;
 use serde_json::json;
 
-use crate::reload::{SOON, sessions, soon, under_load};
+use crate::reload::{STATE_DEADLINE, sessions, soon, under_load};
 
 /// Waits until exactly this problem is told, and looks at all the places where it is.
-async fn is_told(gateway: &Gateway, problem: &str, count: f64) {
-    wait_for("the problem", SOON, async || {
+async fn is_told(gateway: &TestGateway, problem: &str, count: f64) {
+    wait_for("the problem", STATE_DEADLINE, async || {
         let configuration = gateway.health().await["configuration"].take();
         let told = configuration["problems"].as_array().is_some_and(|problems| {
             problems.len() == 1 && problems[0].as_str().is_some_and(|text| text.starts_with(problem))
@@ -26,17 +26,18 @@ async fn is_told(gateway: &Gateway, problem: &str, count: f64) {
     assert_eq!(stranger["status"], "healthy");
 }
 
-async fn is_well(gateway: &Gateway) {
-    wait_for("all to be well", SOON, async || gateway.health().await["configuration"] == json!({"ok": true})).await;
+async fn is_well(gateway: &TestGateway) {
+    wait_for("all to be well", STATE_DEADLINE, async || gateway.health().await["configuration"] == json!({"ok": true}))
+        .await;
     gateway.counts("portcullis_configuration_ok", 1.0).await;
 }
 
 #[tokio::test]
 async fn a_broken_file_keeps_its_last_good_servers_and_is_told() {
-    let server = Faulty::start(Mode::Sse).await;
+    let server = Faulty::start(FaultyMode::Sse).await;
     let manifests = Manifests::new();
     manifests.add("one", &server.url(), "");
-    let gateway = Gateway::start(manifests.options()).await;
+    let gateway = TestGateway::start(manifests.options()).await;
     gateway.offers(&["echo"]).await;
     is_well(&gateway).await;
     let before = sessions(&server);
@@ -63,11 +64,11 @@ async fn a_broken_file_keeps_its_last_good_servers_and_is_told() {
 
 #[tokio::test]
 async fn a_refused_server_is_named_and_the_others_are_served() {
-    let server = Faulty::start(Mode::Sse).await;
+    let server = Faulty::start(FaultyMode::Sse).await;
     let manifests = Manifests::new();
     manifests.add("one", &server.url(), "");
     manifests.add("other", "ftp://x/", "");
-    let gateway = Gateway::start(manifests.options()).await;
+    let gateway = TestGateway::start(manifests.options()).await;
     gateway.offers(&["echo"]).await;
     is_told(&gateway, "McpServer default/other: url has scheme \"ftp\": use http or https", 1.0).await;
     manifests.remove("other");
@@ -81,12 +82,12 @@ async fn a_refused_server_is_named_and_the_others_are_served() {
 
 #[tokio::test]
 async fn a_gateway_starts_with_a_broken_file_and_without_servers() {
-    let server = Faulty::start(Mode::Sse).await;
+    let server = Faulty::start(FaultyMode::Sse).await;
     let manifests = Manifests::new();
     manifests.write("broken.yaml", "spec: [");
-    let gateway = Gateway::start(manifests.options()).await;
-    let ready = client::get(&gateway.url("/readyz")).send().await.expect("an answer");
-    assert_eq!((ready.status, gateway.health().await["configuration"]["ok"].clone()), (200, json!(false)));
+    let gateway = TestGateway::start(manifests.options()).await;
+    gateway.ready().await;
+    assert_eq!(gateway.health().await["configuration"]["ok"], json!(false));
     assert_eq!(gateway.tools().await, Vec::<String>::new());
     manifests.add("broken", &server.url(), "");
     soon(gateway.offers(&["echo"])).await;
@@ -94,16 +95,16 @@ async fn a_gateway_starts_with_a_broken_file_and_without_servers() {
 
 #[tokio::test]
 async fn a_file_that_would_take_minutes_to_read_is_named_at_once_and_the_rest_is_applied() {
-    let (server, other) = (Faulty::start(Mode::Sse).await, Faulty::start(Mode::Streamable).await);
+    let (server, other) = (Faulty::start(FaultyMode::Sse).await, Faulty::start(FaultyMode::Streamable).await);
     let manifests = Manifests::new();
     manifests.add("one", &server.url(), "");
     manifests.write("bomb.yaml", &"{".repeat(160_000));
-    let gateway = Gateway::start(manifests.options()).await;
+    let gateway = TestGateway::start(manifests.options()).await;
     gateway.offers(&["echo"]).await;
     let file = format!("{}: ", manifests.servers().join("bomb.yaml").display());
     is_told(&gateway, &file, 1.0).await;
     let has = async |count: usize| {
-        wait_for("the other server", SOON, async || {
+        wait_for("the other server", STATE_DEADLINE, async || {
             let servers = gateway.servers().await["servers"].take();
             if servers.as_object().is_some_and(|all| all.len() == count) { Ok(()) } else { Err(servers) }
         })

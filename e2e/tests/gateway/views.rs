@@ -1,7 +1,7 @@
-//! What `/health`, `/servers`, `/metrics` and the probes tell, whole.
+//! The whole answers of `/health`, `/servers`, `/metrics` and the probes.
 
-use portcullis_e2e::faulty::{Faulty, Mode, Reply, Tool};
-use portcullis_e2e::gateway::{Gateway, options};
+use portcullis_e2e::faulty::{Faulty, FaultyMode, ProtocolFault, Tool};
+use portcullis_e2e::gateway::{TestGateway, options};
 use portcullis_e2e::http as client;
 use portcullis_e2e::manifests::Manifests;
 use portcullis_e2e::port;
@@ -12,10 +12,10 @@ use crate::rest::{send, start};
 
 #[tokio::test]
 async fn health_tells_strangers_names_only() {
-    let server = Faulty::start(Mode::Sse).await;
+    let server = Faulty::start(FaultyMode::Sse).await;
     let url = format!("{}?key=hunter2", server.url());
     let away = format!("{}/sse?key=hunter2", port::hold().origin());
-    let gateway = Gateway::before(&[&url, &away]).await;
+    let gateway = TestGateway::before(&[&url, &away]).await;
     gateway.connected(1).await;
     let port = |url: &str| url.split([':', '/']).nth(4).expect("a port").to_owned();
     let names = [&url, &away].map(|url| format!("127-0-0-1-{}-sse", port(url)));
@@ -33,7 +33,7 @@ async fn health_tells_strangers_names_only() {
     let stranger = send(client::get(&gateway.url("/health"))).await;
     assert_eq!((stranger.status, stranger.json()), (200, body([&names[0], &names[1]])));
     assert!(!stranger.text().contains("hunter2"));
-    // Whoever has a token sees the URLs, but not what may hold a key.
+    // A caller with a token sees the URLs, but not their parts that may hold a key.
     let [shown, shown_away] = [&url, &away].map(|url| url.split('?').next().expect("a part"));
     assert_eq!(gateway.health().await, body([shown, shown_away]));
     let wrong = send(client::get(&gateway.url("/health")).bearer("nonsense")).await;
@@ -42,14 +42,14 @@ async fn health_tells_strangers_names_only() {
 
 #[tokio::test]
 async fn servers_tells_everything_about_every_server() {
-    let server = Faulty::with_tools(Mode::Modern, vec![Tool::echo("b"), Tool::echo("a")]).await;
-    let other = Faulty::start(Mode::Sse).await;
-    other.behave(|vices| vices.init = Reply::Error(r#"{"code":-32603,"message":"hunter2"}"#.into()));
+    let server = Faulty::with_tools(FaultyMode::Modern, vec![Tool::echo("b"), Tool::echo("a")]).await;
+    let other = Faulty::start(FaultyMode::Sse).await;
+    other.behave(|faults| faults.init = ProtocolFault::Error(r#"{"code":-32603,"message":"hunter2"}"#.into()));
     let manifests = Manifests::new();
     manifests.add("good", &server.url(), "displayName: Good one\ndescription: It works.");
     manifests.add("bad", &other.url(), "");
     manifests.add("off", &other.url(), "state: Disabled");
-    let gateway = Gateway::start(manifests.options()).await;
+    let gateway = TestGateway::start(manifests.options()).await;
     gateway.connected(1).await;
     gateway.fails("bad", "refuses the handshake (JSON-RPC error -32603)").await;
     let mut body = gateway.servers().await;
@@ -61,7 +61,7 @@ async fn servers_tells_everything_about_every_server() {
         "connected": false, "tools_count": 0, "available_tools": [], "prompts_count": 0, "resources_count": 0,
         "resource_templates_count": 0, "transport": null, "protocol_version": null,
         "last_error": null, "reason": null, "name": "off", "state": "disabled", "url": other.url(), "display_name": null,
-        "description": null, "server_info": null, "tools_left_out": 0, "list_problems": [], "list_problems_count": 0,
+        "description": null, "instructions": null, "server_info": null, "tools_left_out": 0, "list_problems": [], "list_problems_count": 0,
         "calls_in_flight": 0, "ejected": false,
     });
     let mut bad = nothing.clone();
@@ -73,7 +73,7 @@ async fn servers_tells_everything_about_every_server() {
         "connected": true, "tools_count": 2, "available_tools": ["a", "b"], "prompts_count": 0, "resources_count": 0,
         "resource_templates_count": 0, "transport": "streamable-http",
         "protocol_version": "2026-07-28", "last_error": null, "reason": null, "name": "good", "state": "ready", "url": server.url(),
-        "display_name": "Good one", "description": "It works.", "server_info": {"name": "faulty", "version": "1.0.0"},
+        "display_name": "Good one", "description": "It works.", "instructions": null, "server_info": {"name": "faulty", "version": "1.0.0"},
         "tools_left_out": 0, "list_problems": [], "list_problems_count": 0,
         "calls_in_flight": 0, "ejected": false,
     });
@@ -86,8 +86,10 @@ async fn metrics_and_probes_are_on_the_main_port_or_on_their_own() {
     let (gateway, server) = start().await;
     assert_eq!(gateway.admin, gateway.address);
     let options = Options { mcp_url: Some(server.url()), admin_address: Some("127.0.0.1:0".into()), ..options() };
-    let apart = Gateway::start(options).await;
+    let apart = TestGateway::start(options).await;
     assert_ne!(apart.admin, apart.address);
+    gateway.ready().await;
+    apart.ready().await;
     for (path, text) in [("/livez", "ok\n"), ("/readyz", "ok\n")] {
         for address in [gateway.address, apart.admin] {
             let answer = send(client::get(&format!("http://{address}{path}"))).await;
@@ -127,7 +129,10 @@ async fn the_names_and_labels_of_the_metrics_are_stable() {
 }
 
 /// Names and kinds of the metrics that are there after a good call, a refused one and one of an unknown tool.
-const METRICS: [&str; 30] = [
+const METRICS: [&str; 35] = [
+    "audit_lines_dropped_total counter",
+    "audit_log_ok gauge",
+    "audit_refusals_total counter",
     "auth_rejections_total counter",
     "build_info gauge",
     "calls_waiting_for_input gauge",
@@ -153,6 +158,8 @@ const METRICS: [&str; 30] = [
     "snapshot_applied_timestamp_seconds gauge",
     "snapshot_apply_duration_seconds histogram",
     "snapshot_delay_seconds histogram",
+    "tls_certificate_expiry_timestamp_seconds gauge",
+    "tls_certificate_ok gauge",
     "tool_call_duration_seconds histogram",
     "tool_calls_total counter",
     "tools_left_out gauge",

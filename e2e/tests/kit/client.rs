@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use portcullis_e2e::faulty::Faulty;
-use portcullis_e2e::http::{self, Answer, Request};
-use portcullis_e2e::sse::{self, Event, Events};
+use portcullis_e2e::http::{self, HttpAnswer, HttpRequest};
+use portcullis_e2e::sse::{self, SseEvent, SseEvents};
 
 /// Longer than anything here takes.
 pub(crate) const LIMIT: Duration = Duration::from_secs(10);
@@ -30,7 +30,7 @@ pub(crate) fn echoed(id: &str, arguments: &str) -> String {
 
 /// A client of a legacy SSE server.
 pub(crate) struct SseClient {
-    pub(crate) events: Events,
+    pub(crate) events: SseEvents,
     pub(crate) endpoint: String,
 }
 
@@ -48,11 +48,11 @@ impl SseClient {
         assert_eq!((answer.status, answer.text()), (202, "Accepted"));
     }
 
-    pub(crate) fn post(&self, message: &str) -> Request {
+    pub(crate) fn post(&self, message: &str) -> HttpRequest {
         http::post(&self.endpoint, message.to_owned())
     }
 
-    pub(crate) async fn next(&mut self) -> Event {
+    pub(crate) async fn next(&mut self) -> SseEvent {
         self.events.next(LIMIT).await.expect("an event").expect("not the end")
     }
 
@@ -70,12 +70,12 @@ pub(crate) async fn session(server: &Faulty) -> String {
 }
 
 /// A POST within a session of a streamable server.
-pub(crate) fn within(server: &Faulty, session: &str, message: &str) -> Request {
+pub(crate) fn within(server: &Faulty, session: &str, message: &str) -> HttpRequest {
     http::post(&server.url(), message.to_owned()).header("mcp-session-id", session)
 }
 
 /// A POST of a request to a 2026-07-28 server; `params` are raw members that follow `_meta`.
-pub(crate) fn modern(server: &Faulty, method: &str, name: &str, params: &str) -> Request {
+pub(crate) fn modern(server: &Faulty, method: &str, name: &str, params: &str) -> HttpRequest {
     let meta = r#""_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{}}"#;
     let body = format!(r#"{{"jsonrpc":"2.0","id":5,"method":"{method}","params":{{{meta}{params}}}}}"#);
     let request = http::post(&server.url(), body).header("mcp-protocol-version", "2026-07-28");
@@ -84,7 +84,7 @@ pub(crate) fn modern(server: &Faulty, method: &str, name: &str, params: &str) ->
 }
 
 /// The JSON-RPC error code of an answer, or 0.
-pub(crate) fn code(answer: &Answer) -> i64 {
+pub(crate) fn code(answer: &HttpAnswer) -> i64 {
     answer.json()["error"]["code"].as_i64().unwrap_or_default()
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use portcullis_e2e::faulty::{End, Faulty, Mode, Tool};
+use portcullis_e2e::faulty::{Faulty, FaultyMode, StreamEnd, Tool};
 use portcullis_e2e::wait::wait_for;
 use portcullis_e2e::{http, sse};
 
@@ -10,7 +10,7 @@ use crate::client::{INITIALIZE, INITIALIZED, LIMIT, LIST, SILENCE, SseClient, ca
 
 #[tokio::test]
 async fn changed_tools_are_announced_and_listed() {
-    let server = Faulty::start(Mode::Sse).await;
+    let server = Faulty::start(FaultyMode::Sse).await;
     let mut client = SseClient::open(&server).await;
     server.change_tools(vec![Tool::echo("other")]).await;
     assert!(client.next().await.data.contains("notifications/tools/list_changed"));
@@ -19,7 +19,7 @@ async fn changed_tools_are_announced_and_listed() {
 
 #[tokio::test]
 async fn churn_announces_again_and_again() {
-    let server = Faulty::start(Mode::Sse).await;
+    let server = Faulty::start(FaultyMode::Sse).await;
     let mut client = SseClient::open(&server).await;
     server.churn(Duration::from_millis(10));
     for _ in 0..4 {
@@ -29,7 +29,7 @@ async fn churn_announces_again_and_again() {
 
 #[tokio::test]
 async fn the_server_asks_after_initialized_and_hears_the_answers() {
-    let server = Faulty::start(Mode::Sse).await;
+    let server = Faulty::start(FaultyMode::Sse).await;
     let ask = r#"{"jsonrpc":"2.0","id":0,"method":"roots/list"}"#;
     server.behave(|it| it.asks = vec![ask.into()]);
     let mut client = SseClient::open(&server).await;
@@ -47,7 +47,7 @@ async fn the_server_asks_after_initialized_and_hears_the_answers() {
 
 #[tokio::test]
 async fn the_get_stream_of_streamable_http_carries_requests_and_changes() {
-    let server = Faulty::start(Mode::Streamable).await;
+    let server = Faulty::start(FaultyMode::Streamable).await;
     server.behave(|it| it.asks = vec![r#"{"jsonrpc":"2.0","id":0,"method":"ping"}"#.into()]);
     let get = http::get(&server.url()).header("mcp-session-id", &session(&server).await);
     let mut events = sse::open(get).await.expect("an event stream");
@@ -60,13 +60,13 @@ async fn the_get_stream_of_streamable_http_carries_requests_and_changes() {
 
 #[tokio::test]
 async fn streams_end_properly_or_are_cut() {
-    let server = Faulty::start(Mode::Sse).await;
-    for end in [End::Clean, End::Cut] {
+    let server = Faulty::start(FaultyMode::Sse).await;
+    for end in [StreamEnd::Clean, StreamEnd::Cut] {
         let mut client = SseClient::open(&server).await;
         server.end_streams(end).await;
         let rest = client.events.next(LIMIT).await;
-        assert_eq!(matches!(rest, Ok(None)), end == End::Clean, "{end:?}: {rest:?}");
-        assert_eq!(rest.is_err(), end == End::Cut);
+        assert_eq!(matches!(rest, Ok(None)), end == StreamEnd::Clean, "{end:?}: {rest:?}");
+        assert_eq!(rest.is_err(), end == StreamEnd::Cut);
         let lost = client.post(LIST).send().await.expect("an answer");
         assert_eq!(lost.status, 404);
     }
@@ -74,7 +74,7 @@ async fn streams_end_properly_or_are_cut() {
 
 #[tokio::test]
 async fn frozen_streams_accept_everything_and_say_nothing() {
-    let server = Faulty::start(Mode::Sse).await;
+    let server = Faulty::start(FaultyMode::Sse).await;
     let mut frozen = SseClient::open(&server).await;
     server.freeze_streams();
     frozen.send(LIST).await;
@@ -85,7 +85,7 @@ async fn frozen_streams_accept_everything_and_say_nothing() {
 
 #[tokio::test]
 async fn forgotten_sessions_are_lost_with_their_streams_left_open() {
-    let server = Faulty::start(Mode::Sse).await;
+    let server = Faulty::start(FaultyMode::Sse).await;
     let mut client = SseClient::open(&server).await;
     server.forget_sessions();
     assert_eq!(client.post(LIST).send().await.expect("an answer").status, 404);
@@ -96,10 +96,10 @@ async fn forgotten_sessions_are_lost_with_their_streams_left_open() {
 
 #[tokio::test]
 async fn a_killed_server_refuses_and_comes_back_without_its_sessions() {
-    for mode in [Mode::Sse, Mode::Streamable, Mode::Modern] {
+    for mode in [FaultyMode::Sse, FaultyMode::Streamable, FaultyMode::Modern] {
         let mut server = Faulty::start(mode).await;
-        let old = if mode == Mode::Streamable { session(&server).await } else { String::new() };
-        let stream = if mode == Mode::Sse { Some(SseClient::open(&server).await) } else { None };
+        let old = if mode == FaultyMode::Streamable { session(&server).await } else { String::new() };
+        let stream = if mode == FaultyMode::Sse { Some(SseClient::open(&server).await) } else { None };
         let url = server.url();
         server.kill().await;
         assert!(http::get(&url).send().await.is_err(), "{mode:?}");
@@ -109,12 +109,14 @@ async fn a_killed_server_refuses_and_comes_back_without_its_sessions() {
         server.restart().await;
         assert_eq!(server.url(), url);
         match mode {
-            Mode::Sse => {
+            FaultyMode::Sse => {
                 let mut client = SseClient::open(&server).await;
                 assert_eq!(client.ask(&call("1", "echo", "{}")).await, echoed("1", "{}"));
             }
-            Mode::Streamable => assert_eq!(within(&server, &old, LIST).send().await.expect("an answer").status, 404),
-            Mode::Modern => assert_eq!(http::get(&url).send().await.expect("an answer").status, 405),
+            FaultyMode::Streamable => {
+                assert_eq!(within(&server, &old, LIST).send().await.expect("an answer").status, 404)
+            }
+            FaultyMode::Modern => assert_eq!(http::get(&url).send().await.expect("an answer").status, 405),
         }
     }
 }

@@ -1,8 +1,8 @@
-//! Faulty servers that were told nothing are honest, in all three modes.
+//! Faulty servers are honest by default, in all three modes.
 
 use std::time::Duration;
 
-use portcullis_e2e::faulty::{Faulty, Form, Mode, Tool, invalid_tools};
+use portcullis_e2e::faulty::{AnswerForm, Faulty, FaultyMode, Tool, invalid_tools};
 use portcullis_e2e::wait::wait_for;
 use portcullis_e2e::{http, sse};
 
@@ -15,7 +15,7 @@ const ODD: &str = r#"{ "z":1.10,"a": 12345678901234567890123, "z":"\u00fc" }"#;
 
 #[tokio::test]
 async fn an_sse_server_initializes_lists_and_echoes_bytes() {
-    let server = Faulty::start(Mode::Sse).await;
+    let server = Faulty::start(FaultyMode::Sse).await;
     let mut client = SseClient::open(&server).await;
     assert!(client.ask(INITIALIZE).await.contains(r#""protocolVersion":"2025-06-18""#));
     client.send(INITIALIZED).await;
@@ -31,7 +31,7 @@ async fn an_sse_server_initializes_lists_and_echoes_bytes() {
 
 #[tokio::test]
 async fn a_streamable_server_keeps_sessions_and_echoes_bytes() {
-    let server = Faulty::start(Mode::Streamable).await;
+    let server = Faulty::start(FaultyMode::Streamable).await;
     let probe = r#"{"jsonrpc":"2.0","id":0,"method":"server/discover"}"#;
     let refused = http::post(&server.url(), probe).send().await.expect("an answer");
     assert_eq!((refused.status, code(&refused)), (400, -32000));
@@ -50,9 +50,9 @@ async fn a_streamable_server_keeps_sessions_and_echoes_bytes() {
 
 #[tokio::test]
 async fn a_streamable_server_answers_as_json_or_as_events() {
-    let server = Faulty::start(Mode::Streamable).await;
+    let server = Faulty::start(FaultyMode::Streamable).await;
     let session = session(&server).await;
-    server.behave(|it| it.form = Form::Sse);
+    server.behave(|it| it.form = AnswerForm::Sse);
     let mut events = sse::open(within(&server, &session, &call("3", "echo", "{}"))).await.expect("events");
     assert_eq!(events.next(LIMIT).await.expect("an event").expect("not the end").data, echoed("3", "{}"));
     assert_eq!(events.next(LIMIT).await.expect("the end"), None);
@@ -60,7 +60,7 @@ async fn a_streamable_server_answers_as_json_or_as_events() {
 
 #[tokio::test]
 async fn a_modern_server_discovers_lists_calls_and_listens() {
-    let server = Faulty::start(Mode::Modern).await;
+    let server = Faulty::start(FaultyMode::Modern).await;
     let found = modern(&server, "server/discover", "", "").send().await.expect("an answer").json();
     assert_eq!(found["result"]["supportedVersions"], serde_json::json!(["2026-07-28"]));
     let listed = modern(&server, "tools/list", "", "").send().await.expect("an answer");
@@ -87,7 +87,7 @@ async fn a_modern_server_discovers_lists_calls_and_listens() {
 
 #[tokio::test]
 async fn a_modern_server_refuses_what_the_specification_says() {
-    let server = Faulty::start(Mode::Modern).await;
+    let server = Faulty::start(FaultyMode::Modern).await;
     let post = |body: &str| http::post(&server.url(), body.to_owned()).header("mcp-protocol-version", "2026-07-28");
     let old = r#"{"jsonrpc":"2.0","id":1,"method":"tools/list","params":{"_meta":{"io.modelcontextprotocol/protocolVersion":"1999-01-01","io.modelcontextprotocol/clientCapabilities":{}}}}"#;
     let ok = old.replace("1999-01-01", "2026-07-28");
@@ -130,7 +130,7 @@ async fn tools_are_listed_and_answered_byte_for_byte() {
         Tool::error("error", -32050, "\"no\""),
         Tool::big("big", 1000),
     ];
-    let server = Faulty::with_tools(Mode::Sse, tools).await;
+    let server = Faulty::with_tools(FaultyMode::Sse, tools).await;
     let mut client = SseClient::open(&server).await;
     let listed = client.ask(LIST).await;
     assert!(
@@ -149,10 +149,10 @@ async fn tools_are_listed_and_answered_byte_for_byte() {
 #[tokio::test]
 async fn progress_comes_in_order_before_the_answer() {
     let slow = || Tool::text("slow", "done").takes(Duration::from_millis(100)).reports(Duration::from_millis(15));
-    for mode in [Mode::Sse, Mode::Streamable] {
+    for mode in [FaultyMode::Sse, FaultyMode::Streamable] {
         let server = Faulty::with_tools(mode, vec![slow()]).await;
         let mut events = match mode {
-            Mode::Sse => {
+            FaultyMode::Sse => {
                 let client = SseClient::open(&server).await;
                 client.send(&call("1", "slow", "{}")).await;
                 client.events
@@ -175,7 +175,7 @@ async fn progress_comes_in_order_before_the_answer() {
 #[tokio::test]
 async fn a_cancelled_call_is_never_answered() {
     let tools = || vec![Tool::text("slow", "done").takes(LIMIT), Tool::echo("echo")];
-    let server = Faulty::with_tools(Mode::Sse, tools()).await;
+    let server = Faulty::with_tools(FaultyMode::Sse, tools()).await;
     let mut client = SseClient::open(&server).await;
     client.send(&call("7", "slow", "{}")).await;
     wait_for("the call", LIMIT, async || server.running() == 1).await;
@@ -187,18 +187,22 @@ async fn a_cancelled_call_is_never_answered() {
 
 #[tokio::test]
 async fn a_caller_who_leaves_is_seen_in_every_mode() {
-    for (mode, form) in [(Mode::Sse, Form::Auto), (Mode::Streamable, Form::Json), (Mode::Streamable, Form::Sse)] {
+    for (mode, form) in [
+        (FaultyMode::Sse, AnswerForm::Auto),
+        (FaultyMode::Streamable, AnswerForm::Json),
+        (FaultyMode::Streamable, AnswerForm::Sse),
+    ] {
         let server = Faulty::with_tools(mode, vec![Tool::text("slow", "done").takes(LIMIT)]).await;
         server.behave(|it| it.form = form);
         let message = call("7", "slow", "{}");
-        if mode == Mode::Sse {
+        if mode == FaultyMode::Sse {
             let client = SseClient::open(&server).await;
             client.send(&message).await;
             wait_for("the call", LIMIT, async || server.running() == 1).await;
         } else {
             let request = within(&server, &session(&server).await, &message).open();
             let request = tokio::time::timeout(Duration::from_millis(100), request).await;
-            assert_eq!(request.is_ok(), form == Form::Sse);
+            assert_eq!(request.is_ok(), form == AnswerForm::Sse);
         }
         wait_for("the caller's end", LIMIT, async || server.seen().abandoned == 1).await;
         assert_eq!(server.running(), 0);

@@ -1,8 +1,8 @@
-//! The kit tests itself: real servers start, faulty ones do what their vices say, and the small tools work.
+//! The kit tests itself: real servers start, faulty ones do what their faults say, and the small tools work.
 
 mod basics;
 mod client;
 mod control;
+mod faults;
 mod honest;
 mod real;
-mod vices;

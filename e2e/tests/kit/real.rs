@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use portcullis_e2e::real::{self, Kind, RealServer, Transport};
+use portcullis_e2e::real::{self, RealServer, RealServerKind, TestTransport};
 use portcullis_e2e::{http, require, sse};
 
 const LIMIT: Duration = Duration::from_secs(10);
 const INITIALIZE: &str = r#"{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-06-18","capabilities":{},"clientInfo":{"name":"kit","version":"0"}}}"#;
 
 /// Starts a kind, lets it answer an `initialize`, twice, with a stop between.
-async fn answers_stops_and_comes_back(kind: Kind) {
+async fn answers_stops_and_comes_back(kind: RealServerKind) {
     let mut server = RealServer::start(kind).await;
     let url = server.url.clone();
     assert!(initialize(&server).await.contains("protocolVersion"), "{kind:?}");
@@ -24,10 +24,10 @@ async fn answers_stops_and_comes_back(kind: Kind) {
 
 async fn initialize(server: &RealServer) -> String {
     match server.transport {
-        Transport::StreamableHttp => {
+        TestTransport::StreamableHttp => {
             http::post(&server.url, INITIALIZE).send().await.expect("an answer").text().to_owned()
         }
-        Transport::Sse => {
+        TestTransport::Sse => {
             let mut events = sse::open(http::get(&server.url)).await.expect("an event stream");
             let endpoint = events.next(LIMIT).await.expect("an event").expect("not the end");
             assert_eq!(endpoint.event, "endpoint");
@@ -41,42 +41,42 @@ async fn initialize(server: &RealServer) -> String {
 
 #[tokio::test]
 async fn server_everything_serves_sse() {
-    require!(real::available(Kind::EverythingSse));
-    answers_stops_and_comes_back(Kind::EverythingSse).await;
+    require!(real::available(RealServerKind::EverythingSse));
+    answers_stops_and_comes_back(RealServerKind::EverythingSse).await;
 }
 
 #[tokio::test]
 async fn server_everything_serves_streamable_http() {
-    require!(real::available(Kind::EverythingStreamable));
-    answers_stops_and_comes_back(Kind::EverythingStreamable).await;
+    require!(real::available(RealServerKind::EverythingStreamable));
+    answers_stops_and_comes_back(RealServerKind::EverythingStreamable).await;
 }
 
 #[tokio::test]
 async fn supergateway_serves_sse() {
-    require!(real::available(Kind::SupergatewaySse));
-    answers_stops_and_comes_back(Kind::SupergatewaySse).await;
+    require!(real::available(RealServerKind::SupergatewaySse));
+    answers_stops_and_comes_back(RealServerKind::SupergatewaySse).await;
 }
 
 #[tokio::test]
 async fn the_python_sdk_serves_sse() {
-    require!(real::available(Kind::PythonSse));
-    answers_stops_and_comes_back(Kind::PythonSse).await;
+    require!(real::available(RealServerKind::PythonSse));
+    answers_stops_and_comes_back(RealServerKind::PythonSse).await;
 }
 
 #[tokio::test]
 async fn the_python_sdk_serves_streamable_http() {
-    require!(real::available(Kind::PythonStreamable));
-    answers_stops_and_comes_back(Kind::PythonStreamable).await;
+    require!(real::available(RealServerKind::PythonStreamable));
+    answers_stops_and_comes_back(RealServerKind::PythonStreamable).await;
 }
 
 #[tokio::test]
 async fn fastmcp_serves_sse() {
-    require!(real::available(Kind::FastmcpSse));
-    answers_stops_and_comes_back(Kind::FastmcpSse).await;
+    require!(real::available(RealServerKind::FastmcpSse));
+    answers_stops_and_comes_back(RealServerKind::FastmcpSse).await;
 }
 
 #[tokio::test]
 async fn fastmcp_serves_streamable_http() {
-    require!(real::available(Kind::FastmcpStreamable));
-    answers_stops_and_comes_back(Kind::FastmcpStreamable).await;
+    require!(real::available(RealServerKind::FastmcpStreamable));
+    answers_stops_and_comes_back(RealServerKind::FastmcpStreamable).await;
 }

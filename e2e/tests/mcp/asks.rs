@@ -1,44 +1,44 @@
-//! Servers that ask the client, or keep something for it alone.
+//! Servers that send requests to the client, or keep state for it.
 
 use std::time::Duration;
 
 use http::Method;
 use portcullis_e2e::conformance::Conforming;
-use portcullis_e2e::faulty::{Faulty, Mode, Tool};
-use portcullis_e2e::gateway::{Gateway, LIMIT};
+use portcullis_e2e::faulty::{Faulty, FaultyMode, Tool};
+use portcullis_e2e::gateway::{LIMIT, TestGateway};
 use portcullis_e2e::http as client;
 use portcullis_e2e::manifests::Manifests;
-use portcullis_e2e::real::{self, Kind, RealServer, Transport};
+use portcullis_e2e::real::{self, RealServer, RealServerKind, TestTransport};
 use portcullis_e2e::require;
 use portcullis_e2e::wait::wait_for;
 use serde_json::{Value, json};
 
-use crate::kit::{Events, error_of, initialize_as, initialize_text, message};
+use crate::kit::{MessageStream, error_of, initialize_as, initialize_text, message};
 
 const ALL: &str = r#"{"roots":{"listChanged":true},"sampling":{},"elicitation":{}}"#;
 
-/// How a server stands behind the gateway that has a session for each client.
-pub(crate) const OWN: [(Transport, &str); 2] = [
-    (Transport::StreamableHttp, "protocolVersion: 2025-11-25\nsession: PerClient"),
-    (Transport::Sse, "transport: sse\nsession: PerClient"),
+/// The transport and settings of a server with a session for each client.
+pub(crate) const OWN: [(TestTransport, &str); 2] = [
+    (TestTransport::StreamableHttp, "protocolVersion: 2025-11-25\nsession: PerClient"),
+    (TestTransport::Sse, "transport: sse\nsession: PerClient"),
 ];
 
-/// How it stands there without sessions.
-const MODERN: (Transport, &str) = (Transport::StreamableHttp, "protocolVersion: 2026-07-28");
+/// The transport and settings of a server without sessions.
+const MODERN: (TestTransport, &str) = (TestTransport::StreamableHttp, "protocolVersion: 2026-07-28");
 
-pub(crate) struct Stage {
-    pub(crate) gateway: Gateway,
+pub(crate) struct AskStage {
+    pub(crate) gateway: TestGateway,
     pub(crate) manifests: Manifests,
     pub(crate) server: Conforming,
 }
 
-pub(crate) async fn stage((transport, more): (Transport, &str)) -> Stage {
+pub(crate) async fn stage((transport, more): (TestTransport, &str)) -> AskStage {
     let server = Conforming::start().await;
     let manifests = Manifests::new();
     manifests.add("asks", &server.url(transport), more);
-    let gateway = Gateway::start(manifests.options()).await;
+    let gateway = TestGateway::start(manifests.options()).await;
     gateway.connected(1).await;
-    Stage { gateway, manifests, server }
+    AskStage { gateway, manifests, server }
 }
 
 fn call_text(id: u32, tool: &str, arguments: &str) -> String {
@@ -47,26 +47,26 @@ fn call_text(id: u32, tool: &str, arguments: &str) -> String {
     )
 }
 
-async fn call(gateway: &Gateway, session: &str, tool: &str, arguments: &str) -> Events {
-    Events::of(message(gateway, call_text(1, tool, arguments)).header("mcp-session-id", session)).await
+async fn call(gateway: &TestGateway, session: &str, tool: &str, arguments: &str) -> MessageStream {
+    MessageStream::of(message(gateway, call_text(1, tool, arguments)).header("mcp-session-id", session)).await
 }
 
 /// Answers a question: 202, whether anybody waits for it or not.
-async fn answer(gateway: &Gateway, session: &str, question: &Value, result: Value) {
+async fn answer(gateway: &TestGateway, session: &str, question: &Value, result: Value) {
     let text = json!({"jsonrpc": "2.0", "id": question["id"], "result": result}).to_string();
     let answer = message(gateway, text).header("mcp-session-id", session).send().await.expect("an answer");
     assert_eq!((answer.status, answer.body.len()), (202, 0));
 }
 
 /// The next request of a server: its method.
-async fn question(events: &mut Events, method: &str) -> Value {
+async fn question(events: &mut MessageStream, method: &str) -> Value {
     let question = events.next().await.expect("a question");
     assert_eq!(question["method"], method, "{question}");
     assert!(question["id"].as_str().is_some_and(|id| id.len() == 32), "{question}");
     question
 }
 
-async fn said(events: &mut Events) -> String {
+async fn said(events: &mut MessageStream) -> String {
     let result = events.next().await.expect("the result comes before the end");
     assert_eq!((&result["id"], events.next().await), (&json!(1), None), "{result}");
     result["result"]["content"][0]["text"].as_str().unwrap_or_else(|| panic!("{result}")).to_owned()
@@ -75,7 +75,7 @@ async fn said(events: &mut Events) -> String {
 #[tokio::test]
 async fn a_client_is_asked_on_the_answer_to_its_call_by_servers_of_every_kind() {
     for kind in OWN.into_iter().chain([MODERN]) {
-        let Stage { gateway, manifests: _manifests, server: _server } = stage(kind).await;
+        let AskStage { gateway, manifests: _manifests, server: _server } = stage(kind).await;
         let session = initialize_as(&gateway, "2025-06-18", ALL).await;
 
         let mut events = call(&gateway, &session, "test_elicitation", r#"{"message":"Who are you?"}"#).await;
@@ -106,7 +106,7 @@ async fn a_client_is_asked_on_the_answer_to_its_call_by_servers_of_every_kind() 
 
 #[tokio::test]
 async fn several_questions_of_a_round_are_asked_together() {
-    let Stage { gateway, manifests: _manifests, server: _server } = stage(MODERN).await;
+    let AskStage { gateway, manifests: _manifests, server: _server } = stage(MODERN).await;
     let session = initialize_as(&gateway, "2025-11-25", ALL).await;
     let mut events = call(&gateway, &session, "test_input_required_result_multiple_inputs", "{}").await;
     let mut methods = Vec::new();
@@ -130,7 +130,7 @@ async fn several_questions_of_a_round_are_asked_together() {
 #[tokio::test]
 async fn a_client_that_declares_nothing_is_asked_nothing() {
     for kind in OWN {
-        let Stage { gateway, manifests: _manifests, server: _server } = stage(kind).await;
+        let AskStage { gateway, manifests: _manifests, server: _server } = stage(kind).await;
         let session = initialize_as(&gateway, "2025-06-18", "{}").await;
         let text = call_text(1, "test_elicitation", r#"{"message":"m"}"#);
         let answer = message(&gateway, text).header("mcp-session-id", &session).send().await.unwrap();
@@ -144,7 +144,7 @@ async fn a_client_that_declares_nothing_is_asked_nothing() {
 
 #[tokio::test]
 async fn an_answer_counts_for_the_session_that_was_asked_alone() {
-    let Stage { gateway, manifests: _manifests, server: _server } = stage(OWN[0]).await;
+    let AskStage { gateway, manifests: _manifests, server: _server } = stage(OWN[0]).await;
     let session = initialize_as(&gateway, "2025-06-18", ALL).await;
     let stranger = initialize_as(&gateway, "2025-06-18", ALL).await;
     let mut events = call(&gateway, &session, "test_elicitation", r#"{"message":"m"}"#).await;
@@ -162,9 +162,11 @@ async fn an_answer_counts_for_the_session_that_was_asked_alone() {
 
 #[tokio::test]
 async fn a_call_does_not_run_out_of_time_while_its_client_thinks() {
-    let kind =
-        (Transport::StreamableHttp, "protocolVersion: 2025-11-25\nsession: PerClient\ntimeouts: {requestSeconds: 1}");
-    let Stage { gateway, manifests: _manifests, server: _server } = stage(kind).await;
+    let kind = (
+        TestTransport::StreamableHttp,
+        "protocolVersion: 2025-11-25\nsession: PerClient\ntimeouts: {requestSeconds: 1}",
+    );
+    let AskStage { gateway, manifests: _manifests, server: _server } = stage(kind).await;
     let session = initialize_as(&gateway, "2025-06-18", ALL).await;
     let mut events = call(&gateway, &session, "test_elicitation", r#"{"message":"m"}"#).await;
     let asked = question(&mut events, "elicitation/create").await;
@@ -176,7 +178,7 @@ async fn a_call_does_not_run_out_of_time_while_its_client_thinks() {
 #[tokio::test]
 async fn each_client_has_its_own_session_until_it_ends_it() {
     for kind in OWN {
-        let Stage { gateway, manifests: _manifests, server: _server } = stage(kind).await;
+        let AskStage { gateway, manifests: _manifests, server: _server } = stage(kind).await;
         let gauge = r#"portcullis_client_upstream_sessions{server="asks"}"#;
         gateway.counts(gauge, 0.0).await;
         let mut sessions = Vec::new();
@@ -203,7 +205,7 @@ async fn each_client_has_its_own_session_until_it_ends_it() {
 #[tokio::test]
 async fn a_client_is_told_when_what_was_kept_for_it_is_lost() {
     for (transport, more) in OWN {
-        let Stage { gateway, manifests, server } = stage((transport, more)).await;
+        let AskStage { gateway, manifests, server } = stage((transport, more)).await;
         let session = initialize_as(&gateway, "2025-11-25", "{}").await;
         let text = || message(&gateway, call_text(1, "test_simple_text", "{}")).header("mcp-session-id", &session);
         assert_eq!(text().send().await.unwrap().status, 200);
@@ -218,13 +220,13 @@ async fn a_client_is_told_when_what_was_kept_for_it_is_lost() {
     }
 }
 
-/// Who keeps nothing there gets another session within the call; who may is told.
+/// A client without state at the server gets a new session within the call; another gets an error.
 #[tokio::test]
 async fn a_session_that_the_server_forgets_is_healed_where_nothing_can_be_lost() {
-    let server = Faulty::with_tools(Mode::Streamable, vec![Tool::text("t", "done")]).await;
+    let server = Faulty::with_tools(FaultyMode::Streamable, vec![Tool::text("t", "done")]).await;
     let manifests = Manifests::new();
     manifests.add("forgets", &server.url(), "protocolVersion: 2025-11-25\nsession: PerClient");
-    let gateway = Gateway::start(manifests.options()).await;
+    let gateway = TestGateway::start(manifests.options()).await;
     gateway.connected(1).await;
     let session = initialize_as(&gateway, "2025-11-25", "{}").await;
     let text = || message(&gateway, call_text(1, "t", "{}")).header("mcp-session-id", &session);
@@ -240,7 +242,7 @@ async fn a_session_that_the_server_forgets_is_healed_where_nothing_can_be_lost()
 #[tokio::test]
 async fn there_are_no_more_sessions_than_there_may_be() {
     let kind = (OWN[0].0, "protocolVersion: 2025-11-25\nsession: PerClient\nclientSessions: {max: 1}");
-    let Stage { gateway, manifests: _manifests, server: _server } = stage(kind).await;
+    let AskStage { gateway, manifests: _manifests, server: _server } = stage(kind).await;
     let (first, second) =
         (initialize_as(&gateway, "2025-11-25", "{}").await, initialize_as(&gateway, "2025-11-25", "{}").await);
     let call =
@@ -254,7 +256,7 @@ async fn there_are_no_more_sessions_than_there_may_be() {
 #[tokio::test]
 async fn what_a_server_says_in_a_call_reaches_its_client_in_order_and_at_its_level() {
     for kind in OWN {
-        let Stage { gateway, manifests: _manifests, server: _server } = stage(kind).await;
+        let AskStage { gateway, manifests: _manifests, server: _server } = stage(kind).await;
         let session = initialize_as(&gateway, "2025-11-25", "{}").await;
         let mut events = call(&gateway, &session, "test_tool_with_logging", "{}").await;
         let mut heard = Vec::new();
@@ -263,7 +265,7 @@ async fn what_a_server_says_in_a_call_reaches_its_client_in_order_and_at_its_lev
         }
         assert_eq!(heard.pop().as_deref(), Some("the result"));
         // With streamable HTTP they come on another stream than the result, and so in no order with it.
-        if kind.0 == Transport::Sse {
+        if kind.0 == TestTransport::Sse {
             assert_eq!(heard, ["notifications/message"; 3]);
         }
         // What is less urgent than it wants does not come.
@@ -279,7 +281,7 @@ async fn what_a_server_says_in_a_call_reaches_its_client_in_order_and_at_its_lev
 #[tokio::test]
 async fn a_session_that_is_not_used_is_closed_and_its_client_is_told() {
     let more = "protocolVersion: 2025-11-25\nsession: PerClient\nclientSessions: {idleSeconds: 10}";
-    let Stage { gateway, manifests: _manifests, server: _server } = stage((OWN[0].0, more)).await;
+    let AskStage { gateway, manifests: _manifests, server: _server } = stage((OWN[0].0, more)).await;
     let gauge = r#"portcullis_client_upstream_sessions{server="asks"}"#;
     let session = initialize_as(&gateway, "2025-11-25", "{}").await;
     let text = || message(&gateway, call_text(1, "test_simple_text", "{}")).header("mcp-session-id", &session);
@@ -294,14 +296,14 @@ async fn a_session_that_is_not_used_is_closed_and_its_client_is_told() {
 
 #[tokio::test]
 async fn a_server_asks_outside_calls_on_the_sessions_own_stream_and_hears_of_changed_roots() {
-    require!(real::available(Kind::EverythingSse));
-    let server = RealServer::start(Kind::EverythingSse).await;
+    require!(real::available(RealServerKind::EverythingSse));
+    let server = RealServer::start(RealServerKind::EverythingSse).await;
     let manifests = Manifests::new();
     manifests.add("everything", &server.url, "session: PerClient");
-    let gateway = Gateway::start(manifests.options()).await;
+    let gateway = TestGateway::start(manifests.options()).await;
     gateway.connected(1).await;
     let session = initialize_as(&gateway, "2025-06-18", ALL).await;
-    let mut stream = Events::of_session(&gateway, "/mcp", Some(&session)).await;
+    let mut stream = MessageStream::of_session(&gateway, "/mcp", Some(&session)).await;
     // It asks for the roots when it has begun, and may do so while the call runs that began it.
     let first = message(&gateway, call_text(1, "echo", r#"{"message":"m"}"#)).header("mcp-session-id", &session);
     assert_eq!(first.send().await.unwrap().status, 200);
@@ -319,8 +321,8 @@ async fn a_server_asks_outside_calls_on_the_sessions_own_stream_and_hears_of_cha
 
 #[tokio::test]
 async fn a_client_of_2024_11_05_is_asked_on_its_stream() {
-    let Stage { gateway, manifests: _manifests, server: _server } = stage(OWN[1]).await;
-    let mut events = Events::of_sse(&gateway).await;
+    let AskStage { gateway, manifests: _manifests, server: _server } = stage(OWN[1]).await;
+    let mut events = MessageStream::of_sse(&gateway).await;
     let endpoint = gateway.url(&events.endpoint().await);
     let send = async |text: String| {
         let answer = client::post(&endpoint, text).bearer(&gateway.token).send().await.expect("an answer");
@@ -340,12 +342,12 @@ async fn a_client_of_2024_11_05_is_asked_on_its_stream() {
 }
 
 /// A server with tools that are there only for clients that can be asked.
-async fn a_real_server_asks(kind: Kind) {
+async fn a_real_server_asks(kind: RealServerKind) {
     require!(real::available(kind));
     let server = RealServer::start(kind).await;
     let manifests = Manifests::new();
     manifests.add("everything", &server.url, "session: PerClient");
-    let gateway = Gateway::start(manifests.options()).await;
+    let gateway = TestGateway::start(manifests.options()).await;
     gateway.connected(1).await;
     wait_for("its tools", LIMIT, async || {
         let tools = gateway.tools().await;
@@ -376,10 +378,10 @@ async fn a_real_server_asks(kind: Kind) {
 
 #[tokio::test]
 async fn a_real_server_over_sse_asks_its_client() {
-    a_real_server_asks(Kind::EverythingSse).await;
+    a_real_server_asks(RealServerKind::EverythingSse).await;
 }
 
 #[tokio::test]
 async fn a_real_server_over_streamable_http_asks_its_client() {
-    a_real_server_asks(Kind::EverythingStreamable).await;
+    a_real_server_asks(RealServerKind::EverythingStreamable).await;
 }

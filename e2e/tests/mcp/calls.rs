@@ -1,19 +1,19 @@
-//! Calls: what comes before their answer, and what ends them.
+//! Calls: messages before their answer, and their ends.
 
 use std::time::Duration;
 
-use portcullis_e2e::faulty::{Faulty, Mode, Tool};
-use portcullis_e2e::gateway::{Gateway, LIMIT};
+use portcullis_e2e::faulty::{Faulty, FaultyMode, Tool};
+use portcullis_e2e::gateway::{LIMIT, TestGateway};
 use portcullis_e2e::wait::wait_for;
 use serde_json::json;
 
-use crate::kit::{Events, error_of, initialize, message, modern};
+use crate::kit::{MessageStream, error_of, initialize, message, modern};
 
-const MODES: [Mode; 3] = [Mode::Sse, Mode::Streamable, Mode::Modern];
+const MODES: [FaultyMode; 3] = [FaultyMode::Sse, FaultyMode::Streamable, FaultyMode::Modern];
 
-async fn with_tool(mode: Mode, tool: Tool) -> (Gateway, Faulty) {
+async fn with_tool(mode: FaultyMode, tool: Tool) -> (TestGateway, Faulty) {
     let server = Faulty::with_tools(mode, vec![tool]).await;
-    let gateway = Gateway::before(&[&server.url()]).await;
+    let gateway = TestGateway::before(&[&server.url()]).await;
     gateway.connected(1).await;
     (gateway, server)
 }
@@ -24,7 +24,7 @@ async fn progress_comes_in_order_under_the_callers_own_token_and_never_after_the
         let tool = Tool::text("slow", "done").takes(Duration::from_millis(400)).reports(Duration::from_millis(50));
         let (gateway, _server) = with_tool(mode, tool).await;
         let text = r#"{"jsonrpc":"2.0","id":"c","method":"tools/call","params":{"name":"slow","_meta":{"progressToken":"mine"}}}"#;
-        let mut events = Events::of(message(&gateway, text)).await;
+        let mut events = MessageStream::of(message(&gateway, text)).await;
         let mut last = -1.0;
         let result = loop {
             let event = events.next().await.expect("the result comes before the end");
@@ -51,7 +51,7 @@ async fn progress_comes_in_order_under_the_callers_own_token_and_never_after_the
 
 #[tokio::test]
 async fn a_cancelled_call_is_cancelled_at_its_server() {
-    for mode in [Mode::Sse, Mode::Streamable] {
+    for mode in [FaultyMode::Sse, FaultyMode::Streamable] {
         let (gateway, server) = with_tool(mode, Tool::text("slow", "late").takes(Duration::from_secs(60))).await;
         let session = initialize(&gateway, "2025-06-18").await;
         let call = r#"{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":"slow"}}"#;
@@ -88,7 +88,7 @@ async fn a_modern_client_cancels_by_going_away() {
 
 #[tokio::test]
 async fn a_call_without_arguments_reaches_the_server_without_arguments() {
-    let (gateway, server) = with_tool(Mode::Streamable, Tool::echo("echo")).await;
+    let (gateway, server) = with_tool(FaultyMode::Streamable, Tool::echo("echo")).await;
     for (params, sent) in [
         (r#"{"name":"echo"}"#, r#""params":{"name":"echo","_meta""#),
         (
@@ -111,7 +111,7 @@ async fn a_call_without_arguments_reaches_the_server_without_arguments() {
 
 #[tokio::test]
 async fn an_error_of_a_server_passes_with_its_code_and_its_data() {
-    let (gateway, _server) = with_tool(Mode::Streamable, Tool::error("bad", -32005, "it is bad")).await;
+    let (gateway, _server) = with_tool(FaultyMode::Streamable, Tool::error("bad", -32005, "it is bad")).await;
     let call = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"bad"}}"#;
     let answer = message(&gateway, call).send().await.unwrap();
     assert_eq!(error_of(&answer), (200, -32005, json!(1)));

@@ -1,33 +1,33 @@
-//! Lists that change under a running session: who listens is told, once for each change and never without one.
+//! Lists that change during a session: listeners get exactly one notification per change.
 
 use std::time::Duration;
 
-use portcullis_e2e::faulty::{Faulty, Mode, Tool};
-use portcullis_e2e::gateway::Gateway;
+use portcullis_e2e::faulty::{Faulty, FaultyMode, Tool};
+use portcullis_e2e::gateway::TestGateway;
 use portcullis_e2e::manifests::Manifests;
 use serde_json::json;
 
-use crate::kit::{Events, initialize, modern};
+use crate::kit::{MessageStream, initialize, modern};
 
-const QUIET: Duration = Duration::from_millis(700);
+const QUIET_PERIOD: Duration = Duration::from_millis(700);
 
-fn listen(gateway: &Gateway, path: &str, wanted: &str) -> portcullis_e2e::http::Request {
+fn listen(gateway: &TestGateway, path: &str, wanted: &str) -> portcullis_e2e::http::HttpRequest {
     modern(gateway, path, "subscriptions/listen", None, &format!(r#""notifications":{{{wanted}}}"#))
 }
 
 #[tokio::test]
 async fn a_server_that_comes_and_one_that_goes_are_told_on_every_stream_that_shows_them() {
-    let first = Faulty::with_tools(Mode::Sse, vec![Tool::text("one", "1")]).await;
-    let second = Faulty::with_tools(Mode::Streamable, vec![Tool::text("two", "2")]).await;
+    let first = Faulty::with_tools(FaultyMode::Sse, vec![Tool::text("one", "1")]).await;
+    let second = Faulty::with_tools(FaultyMode::Streamable, vec![Tool::text("two", "2")]).await;
     let manifests = Manifests::new();
     manifests.add("first", &first.url(), "");
-    let gateway = Gateway::start(manifests.options()).await;
+    let gateway = TestGateway::start(manifests.options()).await;
     gateway.offers(&["one"]).await;
     let session = initialize(&gateway, "2025-06-18").await;
-    let mut of_session = Events::of_session(&gateway, "/mcp", Some(&session)).await;
-    let mut of_one = Events::of_session(&gateway, "/mcp/first", None).await;
-    let mut listening = Events::of(listen(&gateway, "/mcp", r#""toolsListChanged":true"#)).await;
-    let mut elsewhere = Events::of(listen(&gateway, "/mcp", r#""promptsListChanged":true"#)).await;
+    let mut of_session = MessageStream::of_session(&gateway, "/mcp", Some(&session)).await;
+    let mut of_one = MessageStream::of_session(&gateway, "/mcp/first", None).await;
+    let mut listening = MessageStream::of(listen(&gateway, "/mcp", r#""toolsListChanged":true"#)).await;
+    let mut elsewhere = MessageStream::of(listen(&gateway, "/mcp", r#""promptsListChanged":true"#)).await;
     let tag = json!({"io.modelcontextprotocol/subscriptionId": 1});
     let acknowledged = |wanted| {
         json!({"jsonrpc": "2.0", "method": "notifications/subscriptions/acknowledged",
@@ -43,18 +43,18 @@ async fn a_server_that_comes_and_one_that_goes_are_told_on_every_stream_that_sho
     assert_eq!((of_session.next().await, listening.next().await), (Some(changed.clone()), Some(tagged.clone())));
     manifests.remove("second");
     assert_eq!((of_session.next().await, listening.next().await), (Some(changed), Some(tagged)));
-    assert!(of_one.is_quiet(QUIET).await, "its one server has not changed");
-    assert!(elsewhere.is_quiet(QUIET).await, "prompts have not changed");
+    assert!(of_one.is_quiet(QUIET_PERIOD).await, "its one server has not changed");
+    assert!(elsewhere.is_quiet(QUIET_PERIOD).await, "prompts have not changed");
     drop((of_session, of_one, listening, elsewhere));
     gateway.counts("portcullis_client_streams_open", 0.0).await;
 }
 
 #[tokio::test]
 async fn changes_that_come_together_are_told_once_and_a_change_to_the_same_is_none() {
-    let server = Faulty::with_tools(Mode::Streamable, vec![Tool::text("a", "1")]).await;
-    let gateway = Gateway::before(&[&server.url()]).await;
+    let server = Faulty::with_tools(FaultyMode::Streamable, vec![Tool::text("a", "1")]).await;
+    let gateway = TestGateway::before(&[&server.url()]).await;
     gateway.offers(&["a"]).await;
-    let mut events = Events::of_session(&gateway, "/mcp", None).await;
+    let mut events = MessageStream::of_session(&gateway, "/mcp", None).await;
     for _ in 0..5 {
         server.change_tools(vec![Tool::text("a", "1")]).await;
     }
@@ -65,7 +65,7 @@ async fn changes_that_come_together_are_told_once_and_a_change_to_the_same_is_no
     gateway.offers(&["a", "b19"]).await;
     assert!(events.next().await.is_some());
     let mut more = 0;
-    while !events.is_quiet(QUIET).await {
+    while !events.is_quiet(QUIET_PERIOD).await {
         more += 1;
     }
     assert!(more < 5, "{more} more than one for 20 changes");
@@ -73,11 +73,11 @@ async fn changes_that_come_together_are_told_once_and_a_change_to_the_same_is_no
 
 #[tokio::test]
 async fn a_gateway_that_stops_ends_its_streams_and_says_so_where_it_can() {
-    let server = Faulty::start(Mode::Streamable).await;
-    let mut gateway = Gateway::before(&[&server.url()]).await;
+    let server = Faulty::start(FaultyMode::Streamable).await;
+    let mut gateway = TestGateway::before(&[&server.url()]).await;
     gateway.connected(1).await;
-    let mut of_session = Events::of_session(&gateway, "/mcp", None).await;
-    let mut listening = Events::of(listen(&gateway, "/mcp", r#""toolsListChanged":true"#)).await;
+    let mut of_session = MessageStream::of_session(&gateway, "/mcp", None).await;
+    let mut listening = MessageStream::of(listen(&gateway, "/mcp", r#""toolsListChanged":true"#)).await;
     listening.next().await;
     gateway.tell_to_stop();
     let end = listening.next().await.expect("a result");

@@ -1,10 +1,10 @@
-//! Who is let in to `/mcp`: sessions of other replicas with the same keys, tokens with the scopes, pages that may.
+//! Admission to `/mcp`: sessions of other replicas with the same keys, tokens with the scopes, permitted origins.
 
 use std::path::Path;
 use std::time::Duration;
 
 use http::Method;
-use portcullis_e2e::gateway::{Gateway, LIMIT, options};
+use portcullis_e2e::gateway::{LIMIT, TestGateway, options};
 use portcullis_e2e::http as client;
 use portcullis_e2e::token::{SECRET, after, mint_with};
 use portcullis_e2e::wait::wait_for;
@@ -17,19 +17,19 @@ use crate::kit::{initialize, initialize_text, message};
 const FIRST: &str = "k1 qmZ1xqvQb5bJ0g3yZ7fYb0d3yq4w0m0eXo1uYkq3T1A=";
 const SECOND: &str = "k2 pX6n0d4hG2vJ8c1sT5yR9wQ3eU7iO0aL6kF4zB2mN8E=";
 
-async fn replica(keys: &Path) -> Gateway {
+async fn replica(keys: &Path) -> TestGateway {
     let mcp_url = Some("http://127.0.0.1:9/".into());
-    Gateway::start(Options { mcp_url, session_keys: Some(keys.into()), ..options() }).await
+    TestGateway::start(Options { mcp_url, session_keys: Some(keys.into()), ..options() }).await
 }
 
 /// The status of a ping in a session.
-async fn ping(gateway: &Gateway, session: &str) -> u16 {
+async fn ping(gateway: &TestGateway, session: &str) -> u16 {
     let ping = message(gateway, r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#).header("mcp-session-id", session);
     ping.send().await.expect("an answer").status
 }
 
 /// Waits until new sessions are sealed with the only key in these lines.
-async fn seals_with(gateway: &Gateway, line: &str) -> String {
+async fn seals_with(gateway: &TestGateway, line: &str) -> String {
     let sealer = Sealer::new(Keys::parse(line).expect("a key"));
     wait_for("the key is in use", LIMIT, async || {
         let session = initialize(gateway, "2025-06-18").await;
@@ -45,7 +45,7 @@ async fn replicas_with_the_same_keys_serve_one_anothers_sessions_also_while_keys
     let write = |lines: &[&str]| std::fs::write(&file, lines.join("\n")).expect("written");
     write(&[FIRST]);
     let (one, other) = (replica(&file).await, replica(&file).await);
-    let stranger = Gateway::start(Options { mcp_url: Some("http://127.0.0.1:9/".into()), ..options() }).await;
+    let stranger = TestGateway::start(Options { mcp_url: Some("http://127.0.0.1:9/".into()), ..options() }).await;
     let old = initialize(&one, "2025-06-18").await;
     assert_eq!([ping(&one, &old).await, ping(&other, &old).await, ping(&stranger, &old).await], [200, 200, 404]);
 
@@ -74,7 +74,7 @@ async fn replicas_with_the_same_keys_serve_one_anothers_sessions_also_while_keys
 async fn a_token_without_the_scopes_learns_all_of_them_and_where_to_get_another() {
     let required_scopes = Some("tools prompts".into());
     let mcp_url = Some("http://127.0.0.1:9/".into());
-    let gateway = Gateway::start(Options { mcp_url, required_scopes, ..options() }).await;
+    let gateway = TestGateway::start(Options { mcp_url, required_scopes, ..options() }).await;
     let claims = |scope: &str| json!({"sub": "a", "exp": after(Duration::from_secs(60)), "scope": scope});
     let ask = async |scope: &str| {
         let request = client::post(&gateway.url("/mcp"), initialize_text("2025-06-18"));
@@ -83,7 +83,7 @@ async fn a_token_without_the_scopes_learns_all_of_them_and_where_to_get_another(
     let refused = ask("prompts").await;
     let expected = format!(
         "Bearer resource_metadata=\"{}\", scope=\"tools prompts\", error=\"insufficient_scope\", \
-         error_description=\"the token lacks a scope that is required here: get one with all of them\"",
+         error_description=\"the token lacks a required scope: get one with all required scopes\"",
         gateway.url("/.well-known/oauth-protected-resource/mcp")
     );
     assert_eq!((refused.status, refused.header("www-authenticate")), (403, expected.as_str()));
@@ -94,7 +94,7 @@ async fn a_token_without_the_scopes_learns_all_of_them_and_where_to_get_another(
 async fn a_page_of_an_allowed_origin_may_ask_and_read_its_session() {
     let allowed_origins = Some("https://app.example.com".into());
     let mcp_url = Some("http://127.0.0.1:9/".into());
-    let gateway = Gateway::start(Options { mcp_url, allowed_origins, ..options() }).await;
+    let gateway = TestGateway::start(Options { mcp_url, allowed_origins, ..options() }).await;
     for path in ["/mcp", "/mcp/search", "/mcp/default/search"] {
         let before = client::request(Method::OPTIONS, &gateway.url(path))
             .header("origin", "https://app.example.com")

@@ -1,7 +1,7 @@
-//! What a client is answered depends on the revision that it speaks, and on nothing else.
+//! The answers to a client depend only on its revision.
 
-use portcullis_e2e::faulty::{Faulty, Mode};
-use portcullis_e2e::gateway::Gateway;
+use portcullis_e2e::faulty::{Faulty, FaultyMode};
+use portcullis_e2e::gateway::TestGateway;
 use serde_json::{Value, json};
 
 use crate::kit::{MODERN, initialize_text, message, modern, send};
@@ -32,9 +32,9 @@ async fn initialize_agrees_on_the_revision_that_is_asked_for_or_on_the_newest_th
 
 #[tokio::test]
 async fn a_modern_client_gets_what_its_revision_has_and_an_older_one_gets_none_of_it() {
-    for mode in [Mode::Sse, Mode::Streamable, Mode::Modern] {
+    for mode in [FaultyMode::Sse, FaultyMode::Streamable, FaultyMode::Modern] {
         let server = Faulty::start(mode).await;
-        let gateway = Gateway::before(&[&server.url()]).await;
+        let gateway = TestGateway::before(&[&server.url()]).await;
         gateway.connected(1).await;
         let discovered =
             modern(&gateway, "/mcp", "server/discover", None, "").send().await.unwrap().json()["result"].take();

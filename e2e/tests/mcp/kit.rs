@@ -3,36 +3,36 @@
 use std::time::Duration;
 
 use http::Method;
-use portcullis_e2e::gateway::{Gateway, LIMIT};
-use portcullis_e2e::http::{self as client, Answer, Request};
+use portcullis_e2e::gateway::{LIMIT, TestGateway};
+use portcullis_e2e::http::{self as client, HttpAnswer, HttpRequest};
 use portcullis_e2e::sse;
 use serde_json::{Value, json};
 
 pub(crate) const MODERN: &str = "2026-07-28";
 
 /// A POST of this message.
-pub(crate) fn message(gateway: &Gateway, text: impl Into<bytes::Bytes>) -> Request {
+pub(crate) fn message(gateway: &TestGateway, text: impl Into<bytes::Bytes>) -> HttpRequest {
     client::post(&gateway.url("/mcp"), text).bearer(&gateway.token).limit(LIMIT)
 }
 
 /// Sends this message.
-pub(crate) async fn send(gateway: &Gateway, text: impl Into<bytes::Bytes>) -> Answer {
+pub(crate) async fn send(gateway: &TestGateway, text: impl Into<bytes::Bytes>) -> HttpAnswer {
     message(gateway, text).send().await.expect("an answer")
 }
 
 /// A request of 2026-07-28 with all it must say; `params` are members without braces.
-pub(crate) fn modern(gateway: &Gateway, path: &str, method: &str, name: Option<&str>, params: &str) -> Request {
+pub(crate) fn modern(gateway: &TestGateway, path: &str, method: &str, name: Option<&str>, params: &str) -> HttpRequest {
     modern_as(gateway, path, (method, name), params, (1, "{}"))
 }
 
 /// The same, of a client with these capabilities, under this id.
 pub(crate) fn modern_as(
-    gateway: &Gateway,
+    gateway: &TestGateway,
     path: &str,
     (method, name): (&str, Option<&str>),
     params: &str,
     (id, capabilities): (u32, &str),
-) -> Request {
+) -> HttpRequest {
     let comma = if params.is_empty() { "" } else { "," };
     let text = format!(
         r#"{{"jsonrpc":"2.0","id":{id},"method":"{method}","params":{{{params}{comma}"_meta":{{"io.modelcontextprotocol/protocolVersion":"{MODERN}","io.modelcontextprotocol/clientCapabilities":{capabilities}}}}}}}"#
@@ -43,12 +43,12 @@ pub(crate) fn modern_as(
 }
 
 /// A session of this revision: its id.
-pub(crate) async fn initialize(gateway: &Gateway, version: &str) -> String {
+pub(crate) async fn initialize(gateway: &TestGateway, version: &str) -> String {
     initialize_as(gateway, version, "{}").await
 }
 
 /// The same, of a client with these capabilities.
-pub(crate) async fn initialize_as(gateway: &Gateway, version: &str, capabilities: &str) -> String {
+pub(crate) async fn initialize_as(gateway: &TestGateway, version: &str, capabilities: &str) -> String {
     let text = initialize_text(version).replace(r#""capabilities":{}"#, &format!(r#""capabilities":{capabilities}"#));
     let answer = send(gateway, text).await;
     assert_eq!(answer.json()["result"]["protocolVersion"], version, "{}", answer.text());
@@ -63,29 +63,29 @@ pub(crate) fn initialize_text(version: &str) -> String {
 }
 
 /// The error of an answer: HTTP status, code, id.
-pub(crate) fn error_of(answer: &Answer) -> (u16, i64, Value) {
+pub(crate) fn error_of(answer: &HttpAnswer) -> (u16, i64, Value) {
     let body = answer.json();
     assert!(body["error"]["message"].as_str().is_some_and(|message| !message.is_empty()), "{body}");
     (answer.status, body["error"]["code"].as_i64().expect("a code"), body["id"].clone())
 }
 
 /// An open stream of messages.
-pub(crate) struct Events(sse::Events);
+pub(crate) struct MessageStream(sse::SseEvents);
 
-impl Events {
+impl MessageStream {
     /// Opens the stream of a session.
-    pub(crate) async fn of_session(gateway: &Gateway, path: &str, session: Option<&str>) -> Self {
+    pub(crate) async fn of_session(gateway: &TestGateway, path: &str, session: Option<&str>) -> Self {
         let request = client::request(Method::GET, &gateway.url(path)).bearer(&gateway.token);
         let request = request.header("accept", "text/event-stream").limit(LIMIT);
         Self::of(session.into_iter().fold(request, |request, id| request.header("mcp-session-id", id))).await
     }
 
     /// Opens the stream of a client of 2024-11-05.
-    pub(crate) async fn of_sse(gateway: &Gateway) -> Self {
+    pub(crate) async fn of_sse(gateway: &TestGateway) -> Self {
         Self::of(client::request(Method::GET, &gateway.url("/sse")).bearer(&gateway.token).limit(LIMIT)).await
     }
 
-    /// Where its messages go: the first event says so.
+    /// The URL for its messages, from the first event.
     pub(crate) async fn endpoint(&mut self) -> String {
         let event = self.0.next(LIMIT).await.expect("an event in time").expect("not the end");
         assert_eq!(event.event, "endpoint");
@@ -93,7 +93,7 @@ impl Events {
     }
 
     /// Sends a request that is answered with a stream.
-    pub(crate) async fn of(request: Request) -> Self {
+    pub(crate) async fn of(request: HttpRequest) -> Self {
         let stream = request.open().await.expect("an answer");
         let (kind, buffering) = (stream.header("content-type"), stream.header("x-accel-buffering"));
         assert_eq!((stream.status, kind, buffering), (200, "text/event-stream", "no"));
@@ -106,7 +106,7 @@ impl Events {
         Some(serde_json::from_str(&event.data).expect("an event is JSON"))
     }
 
-    /// Whether nothing comes for so long.
+    /// Whether no message arrives within this time.
     pub(crate) async fn is_quiet(&mut self, time: Duration) -> bool {
         self.0.next(time).await.is_err()
     }

@@ -1,55 +1,58 @@
-//! Calls that take long: a client that takes a stream sees that they live, and quick ones are answered as before.
+//! Long calls: a client that accepts a stream sees that they run; quick calls get a plain answer.
 
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use http::Method;
-use portcullis_e2e::faulty::{Faulty, Mode, Tool};
-use portcullis_e2e::gateway::{Gateway, LIMIT};
-use portcullis_e2e::http::{self as client, Request};
+use portcullis_e2e::faulty::{Faulty, FaultyMode, Tool};
+use portcullis_e2e::gateway::{LIMIT, TestGateway};
+use portcullis_e2e::http::{self as client, HttpRequest};
 use portcullis_e2e::manifests::Manifests;
 use portcullis_gateway::Options;
 use serde_json::{Value, json};
 
-use crate::kit::{Events, initialize, modern_as};
+use crate::kit::{MessageStream, initialize, modern_as};
 
 const BOTH: &str = "application/json, text/event-stream";
 const CALL: &str = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"slow"}}"#;
 
-/// How long `slow` takes; after a second its answer goes on as a stream.
-const SLOW: Duration = Duration::from_millis(2_500);
+/// Duration of `slow`; after a second its answer becomes a stream.
+const SLOW_CALL_DURATION: Duration = Duration::from_millis(2_500);
 
-async fn start(mode: Mode, more: &str) -> (Gateway, Faulty, Manifests) {
-    let server =
-        Faulty::with_tools(mode, vec![Tool::text("slow", "done").takes(SLOW), Tool::text("quick", "done")]).await;
+async fn start(mode: FaultyMode, more: &str) -> (TestGateway, Faulty, Manifests) {
+    let server = Faulty::with_tools(
+        mode,
+        vec![Tool::text("slow", "done").takes(SLOW_CALL_DURATION), Tool::text("quick", "done")],
+    )
+    .await;
     let manifests = Manifests::new();
     manifests.add("one", &server.url(), more);
     let options = Options { stream_after_seconds: Some("1".into()), ..manifests.options() };
-    let gateway = Gateway::start(options).await;
+    let gateway = TestGateway::start(options).await;
     gateway.connected(1).await;
     (gateway, server, manifests)
 }
 
-fn post(gateway: &Gateway, text: &str, accept: &str) -> Request {
+fn post(gateway: &TestGateway, text: &str, accept: &str) -> HttpRequest {
     let request = client::request(Method::POST, &gateway.url("/mcp")).body(text.to_owned()).bearer(&gateway.token);
     request.limit(LIMIT).header("accept", accept)
 }
 
 /// The answer, which begins as a stream long before it is there.
-async fn streamed(request: Request) -> Value {
+async fn streamed(request: HttpRequest) -> Value {
     let began = Instant::now();
-    let mut events = Events::of(request).await;
+    let mut events = MessageStream::of(request).await;
     let head = began.elapsed();
-    assert!(head < SLOW && head > Duration::from_millis(900), "the stream began after {head:?}");
+    assert!(head < SLOW_CALL_DURATION && head > Duration::from_millis(900), "the stream began after {head:?}");
     let answer = events.next().await.expect("an answer");
-    assert!(began.elapsed() >= SLOW);
+    assert!(began.elapsed() >= SLOW_CALL_DURATION);
     assert_eq!(events.next().await, None);
     answer
 }
 
 #[tokio::test]
 async fn an_answer_that_takes_long_goes_on_as_a_stream_whatever_the_client_and_the_server_speak() {
-    let one = async |(mode, more): (Mode, &str)| {
+    let one = async |(mode, more): (FaultyMode, &str)| {
         let (gateway, _server, _manifests) = start(mode, more).await;
         let session = initialize(&gateway, "2025-11-25").await;
         let in_session = post(&gateway, CALL, BOTH).header("mcp-session-id", &session);
@@ -65,12 +68,16 @@ async fn an_answer_that_takes_long_goes_on_as_a_stream_whatever_the_client_and_t
         }
     };
     let own = "session: PerClient\nprotocolVersion: 2025-11-25";
-    join_all([(Mode::Sse, ""), (Mode::Streamable, ""), (Mode::Modern, ""), (Mode::Streamable, own)].map(one)).await;
+    join_all(
+        [(FaultyMode::Sse, ""), (FaultyMode::Streamable, ""), (FaultyMode::Modern, ""), (FaultyMode::Streamable, own)]
+            .map(one),
+    )
+    .await;
 }
 
 #[tokio::test]
 async fn quick_answers_and_those_of_clients_that_take_no_stream_are_json() {
-    let (gateway, _server, _manifests) = start(Mode::Streamable, "").await;
+    let (gateway, _server, _manifests) = start(FaultyMode::Streamable, "").await;
     let quick = CALL.replace("slow", "quick");
     for (text, accept) in [(&*quick, BOTH), (CALL, "application/json"), (CALL, "*/*")] {
         let answer = post(&gateway, text, accept).send().await.expect("an answer");
@@ -82,12 +89,12 @@ async fn quick_answers_and_those_of_clients_that_take_no_stream_are_json() {
 #[tokio::test]
 async fn a_call_that_waits_for_its_place_goes_on_as_a_stream_too_and_its_end_is_told() {
     let (gateway, server, _manifests) =
-        start(Mode::Streamable, "limits: {maxConcurrentRequests: 1}\ntimeouts: {requestSeconds: 3}").await;
+        start(FaultyMode::Streamable, "limits: {maxConcurrentRequests: 1}\ntimeouts: {requestSeconds: 3}").await;
     let first = streamed(post(&gateway, CALL, BOTH));
     let second = async {
         let began = Instant::now();
         portcullis_e2e::wait::wait_for("the first call", LIMIT, async || server.running() == 1).await;
-        let mut events = Events::of(post(&gateway, CALL, BOTH)).await;
+        let mut events = MessageStream::of(post(&gateway, CALL, BOTH)).await;
         (events.next().await.expect("an answer"), began.elapsed())
     };
     let (first, (second, took)) = tokio::join!(first, second);
@@ -95,5 +102,5 @@ async fn a_call_that_waits_for_its_place_goes_on_as_a_stream_too_and_its_end_is_
     // It waits for half of the time that a call may take, and the call before it takes longer.
     assert_eq!((&second["error"]["code"], &second["error"]["data"]["reason"]), (&json!(-32603), &json!("busy")));
     assert_eq!(second["error"]["data"]["retryAfterMs"], 5000);
-    assert!(took < SLOW, "{took:?}");
+    assert!(took < SLOW_CALL_DURATION, "{took:?}");
 }

@@ -1,12 +1,16 @@
 //! `/mcp` as clients of every revision see it, in front of honest and faulty servers.
 
 mod asks;
+mod audit;
 mod calls;
 mod changes;
 mod entrance;
 mod eras;
+mod explain;
+mod instructions;
 mod kit;
 mod long;
 mod messages;
 mod pages;
-mod parked;
+mod policies;
+mod suspended;

@@ -1,17 +1,17 @@
-//! Good and bad messages, and who may send them.
+//! Good and bad messages, and their permitted senders.
 
 use http::Method;
-use portcullis_e2e::faulty::{Faulty, Mode, Tool};
-use portcullis_e2e::gateway::{Gateway, options};
+use portcullis_e2e::faulty::{Faulty, FaultyMode, Tool};
+use portcullis_e2e::gateway::{TestGateway, options};
 use portcullis_e2e::{http as client, token};
 use portcullis_gateway::Options;
 use serde_json::{Value, json};
 
 use crate::kit::{error_of, initialize, initialize_text, message, modern, send};
 
-pub(crate) async fn start() -> (Gateway, Faulty) {
-    let server = Faulty::start(Mode::Streamable).await;
-    let gateway = Gateway::before(&[&server.url()]).await;
+pub(crate) async fn start() -> (TestGateway, Faulty) {
+    let server = Faulty::start(FaultyMode::Streamable).await;
+    let gateway = TestGateway::before(&[&server.url()]).await;
     gateway.connected(1).await;
     (gateway, server)
 }
@@ -145,9 +145,9 @@ async fn who_has_no_token_learns_where_to_get_one_and_tokens_do_not_count_in_the
     let page = message(&gateway, initialize_text("2025-06-18")).header("origin", "http://evil.example");
     assert_eq!(page.send().await.unwrap().status, 403);
 
-    let server = Faulty::start(Mode::Streamable).await;
+    let server = Faulty::start(FaultyMode::Streamable).await;
     let open = Options { mcp_url: Some(server.url()), allow_query_token_mcp: Some("true".into()), ..options() };
-    let open = Gateway::start(open).await;
+    let open = TestGateway::start(open).await;
     let in_address = format!("{}?token={}", open.url("/mcp"), open.token);
     assert_eq!(client::post(&in_address, initialize_text("2025-06-18")).send().await.unwrap().status, 200);
 }
@@ -197,16 +197,16 @@ async fn what_a_client_does_not_take_is_not_sent_to_it() {
 
 #[tokio::test]
 async fn one_server_is_reached_alone_under_the_names_that_it_has_itself() {
-    let first = Faulty::with_tools(Mode::Sse, vec![Tool::text("same", "one")]).await;
+    let first = Faulty::with_tools(FaultyMode::Sse, vec![Tool::text("same", "one")]).await;
     let second = Faulty::with_tools(
-        Mode::Streamable,
+        FaultyMode::Streamable,
         vec![Tool::text("same", "two").schema(r#"{"type":"object","title":"x"}"#)],
     )
     .await;
     let manifests = portcullis_e2e::manifests::Manifests::new();
     manifests.add("first", &first.url(), "");
     manifests.add("second", &second.url(), "");
-    let gateway = Gateway::start(manifests.options()).await;
+    let gateway = TestGateway::start(manifests.options()).await;
     gateway.offers(&["same", "second__same"]).await;
     let at = |path: &str, text: &'static str| client::post(&gateway.url(path), text).bearer(&gateway.token);
     let call = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"same"}}"#;
@@ -274,7 +274,7 @@ async fn members_that_are_null_count_as_absent_whatever_a_client_speaks() {
         let answer = modern(&gateway, "/mcp/", method, name, params).send().await.unwrap();
         assert!(answer.status == 200 && answer.json().get("result").is_some(), "{method}: {}", answer.text());
     }
-    // A list is no object, and what must be there must not be null.
+    // A list is not an object, and what must be there must not be null.
     for (method, params, code) in [("ping", "[]", -32600), ("tools/call", r#"{"name":null}"#, -32602)] {
         assert_eq!(post("/mcp", request(method, params)).await.json()["error"]["code"], code, "{method} {params}");
     }

@@ -1,7 +1,7 @@
-//! Resources that tools name: each is read from the server that named it, whoever else has one of the same URI.
+//! Resources that tools name: each is read from its server, even if another one has the same URI.
 
-use portcullis_e2e::faulty::{Faulty, Mode, Reply, Tool};
-use portcullis_e2e::gateway::Gateway;
+use portcullis_e2e::faulty::{Faulty, FaultyMode, ProtocolFault, Tool};
+use portcullis_e2e::gateway::TestGateway;
 use portcullis_e2e::manifests::Manifests;
 use serde_json::{Value, json};
 
@@ -19,23 +19,23 @@ async fn showing(name: &str, page: &str, listed: bool) -> Faulty {
     });
     let tool = Tool::result(&format!("show_{name}"), result.to_string())
         .with(&format!(r#""_meta":{{"ui":{{"resourceUri":"{page}"}}}}"#));
-    let server = Faulty::with_tools(Mode::Streamable, vec![tool]).await;
+    let server = Faulty::with_tools(FaultyMode::Streamable, vec![tool]).await;
     let resources = if listed { json!([{"uri": page, "name": "view"}]) } else { json!([]) };
     server.behave(|it| {
         it.name = Some(name.into());
-        it.resources = Some(Reply::Result(json!({"resources": resources}).to_string()));
-        it.templates = Some(Reply::Result(r#"{"resourceTemplates":[]}"#.into()));
+        it.resources = Some(ProtocolFault::Result(json!({"resources": resources}).to_string()));
+        it.templates = Some(ProtocolFault::Result(r#"{"resourceTemplates":[]}"#.into()));
         it.read = Some(format!("page of {name}"));
     });
     server
 }
 
-async fn ask(gateway: &Gateway, method: &str, params: Value) -> Value {
+async fn ask(gateway: &TestGateway, method: &str, params: Value) -> Value {
     send(gateway, json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).to_string()).await.json()
 }
 
 /// The texts of a resource, read several times.
-async fn read(gateway: &Gateway, uri: &str) -> Vec<String> {
+async fn read(gateway: &TestGateway, uri: &str) -> Vec<String> {
     let mut texts = Vec::new();
     for _ in 0..4 {
         let answer = ask(gateway, "resources/read", json!({"uri": uri})).await;
@@ -51,7 +51,7 @@ async fn each_tool_has_its_own_page(pages: [&str; 2], listed: bool, second_in: &
     let manifests = Manifests::new();
     manifests.add("a", &a.url(), "");
     manifests.add_in(second_in, "b", &b.url(), "");
-    let gateway = Gateway::start(manifests.options()).await;
+    let gateway = TestGateway::start(manifests.options()).await;
     gateway.connected(2).await;
     let tools = ask(&gateway, "tools/list", json!({})).await["result"]["tools"].take();
     let tools = tools.as_array().expect("tools");
@@ -87,11 +87,26 @@ async fn pages_of_another_namespace_are_shown_with_their_own_tools_too() {
 }
 
 #[tokio::test]
+async fn a_resource_that_replicas_have_is_read_from_the_first_and_never_from_another_in_turn() {
+    let page = "ui://widget/main.html";
+    let (first, second) = (showing("a", page, true).await, showing("a", page, true).await);
+    let manifests = Manifests::new();
+    for (name, server) in [("first", &first), ("second", &second)] {
+        server.behave(|it| it.read = Some(name.into()));
+        manifests.add(name, &server.url(), "");
+    }
+    let gateway = TestGateway::start(manifests.options()).await;
+    gateway.connected(2).await;
+    gateway.offers(&["show_a"]).await;
+    assert_eq!(read(&gateway, page).await, ["first"]);
+}
+
+#[tokio::test]
 async fn a_result_that_names_nothing_that_leads_elsewhere_passes_byte_for_byte() {
     let a = showing("a", "ui://widget/main.html", true).await;
     let result = r#"{ "content":[{"type":"resource_link", "uri":"report://a/1","name":"\u0072"}],"n":1e400}"#;
     a.set_tools(vec![Tool::result("show", result)]);
-    let gateway = Gateway::before(&[&a.url()]).await;
+    let gateway = TestGateway::before(&[&a.url()]).await;
     gateway.connected(1).await;
     let call = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"show"}}"#;
     let answer = send(&gateway, call).await;

@@ -4,7 +4,7 @@ use portcullis_e2e::cluster::{self, LIMIT, Tier};
 use portcullis_e2e::require;
 use portcullis_e2e::wait::wait_for;
 
-use crate::release::Release;
+use crate::release::NodeRelease;
 
 /// A pod with two tokens: one made for the gateway, and the one that every pod has.
 const POD: &str = r#"
@@ -15,7 +15,8 @@ spec:
   securityContext: {runAsNonRoot: true, runAsUser: 65532, seccompProfile: {type: RuntimeDefault}}
   containers:
     - name: caller
-      image: localhost/tools:1
+      image: docker.io/curlimages/curl:8.17.0
+      command: [sleep, infinity]
       volumeMounts: [{name: portcullis, mountPath: /var/run/portcullis}]
   volumes:
     - name: portcullis
@@ -27,7 +28,7 @@ spec:
 fn only_a_token_that_was_made_for_the_gateway_opens_it() {
     require!(cluster::available(Tier::Node));
     cluster::inside(async |cluster| {
-        let release = Release::of(cluster).await;
+        let release = NodeRelease::of(cluster).await;
         release.space.apply(POD);
         release.space.kubectl(&["wait", "--for=condition=Ready", "pod/caller", "--timeout=60s"]).good();
         let status = |header: &str| {

@@ -1,50 +1,50 @@
-//! Callers that go on and on, and count what fails.
+//! Callers that call without end, and count failures.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use portcullis_e2e::http::{Connection, Request};
+use portcullis_e2e::http::{HttpConnection, HttpRequest};
 use portcullis_e2e::wait::wait_for;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 /// Between two calls of one caller.
-const PAUSE: Duration = Duration::from_millis(10);
+const CALL_PAUSE: Duration = Duration::from_millis(10);
 
 /// For one call.
-const LIMIT: Duration = Duration::from_secs(20);
+const CALL_LIMIT: Duration = Duration::from_secs(20);
 
 /// Callers that make the same call: half of them with a connection for each, half over one that is kept.
 pub struct Load {
     stop: Arc<AtomicBool>,
     answered: Arc<AtomicU64>,
-    callers: JoinSet<Vec<Failure>>,
+    callers: JoinSet<Vec<FailedCall>>,
 }
 
 /// A call that was not answered with 200.
 #[derive(Debug)]
-pub struct Failure {
+pub struct FailedCall {
     /// When.
     pub at: Instant,
-    /// What happened instead.
+    /// The answer or error instead.
     #[expect(dead_code, reason = "for people who read it")]
     pub what: String,
 }
 
 impl Load {
     /// Starts four callers of `request`, to the origin of its URL.
-    pub fn of(request: &Request, origin: &str) -> Self {
+    pub fn of(request: &HttpRequest, origin: &str) -> Self {
         let (stop, answered) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default());
         let mut callers = JoinSet::new();
         for index in 0..4 {
             let origin = (index % 2 == 0).then(|| origin.to_owned());
-            callers.spawn(call_on(request.clone().limit(LIMIT), origin, stop.clone(), answered.clone()));
+            callers.spawn(call_on(request.clone().limit(CALL_LIMIT), origin, stop.clone(), answered.clone()));
         }
         Self { stop, answered, callers }
     }
 
-    /// Waits until so many more calls were answered.
+    /// Waits until this many more calls were answered.
     pub async fn goes_on_for(&self, calls: u64) {
         let wanted = self.answered.load(Ordering::Relaxed) + calls;
         wait_for("calls to be answered", Duration::from_secs(60), async || {
@@ -55,7 +55,7 @@ impl Load {
     }
 
     /// Ends the callers, and gives the number of good calls and all that failed.
-    pub async fn end(mut self) -> (u64, Vec<Failure>) {
+    pub async fn end(mut self) -> (u64, Vec<FailedCall>) {
         self.stop.store(true, Ordering::Relaxed);
         let mut failures = Vec::new();
         while let Some(caller) = self.callers.join_next().await {
@@ -73,13 +73,13 @@ impl Load {
 }
 
 async fn call_on(
-    request: Request,
+    request: HttpRequest,
     kept: Option<String>,
     stop: Arc<AtomicBool>,
     answered: Arc<AtomicU64>,
-) -> Vec<Failure> {
+) -> Vec<FailedCall> {
     let mut failures = Vec::new();
-    let mut connection: Option<Connection> = None;
+    let mut connection: Option<HttpConnection> = None;
     while !stop.load(Ordering::Relaxed) {
         let outcome = match &kept {
             Some(origin) => over(&mut connection, origin, request.clone()).await,
@@ -89,24 +89,24 @@ async fn call_on(
             Ok(answer) if answer.status == 200 => drop(answered.fetch_add(1, Ordering::Relaxed)),
             Ok(answer) => {
                 let what = format!("{}: {}", answer.status, String::from_utf8_lossy(&answer.body));
-                failures.push(Failure { at: Instant::now(), what });
+                failures.push(FailedCall { at: Instant::now(), what });
             }
-            Err(error) => failures.push(Failure { at: Instant::now(), what: format!("{error:#}") }),
+            Err(error) => failures.push(FailedCall { at: Instant::now(), what: format!("{error:#}") }),
         }
-        sleep(PAUSE).await;
+        sleep(CALL_PAUSE).await;
     }
     failures
 }
 
 /// Calls over the kept connection, and makes another one when the server has said that it closes this one.
 async fn over(
-    connection: &mut Option<Connection>,
+    connection: &mut Option<HttpConnection>,
     origin: &str,
-    request: Request,
-) -> anyhow::Result<portcullis_e2e::http::Answer> {
+    request: HttpRequest,
+) -> anyhow::Result<portcullis_e2e::http::HttpAnswer> {
     let mut open = match connection.take() {
         Some(open) => open,
-        None => Connection::to(origin).await?,
+        None => HttpConnection::to(origin).await?,
     };
     let answer = open.send(request).await?;
     if !answer.header("connection").eq_ignore_ascii_case("close") {

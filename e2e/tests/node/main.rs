@@ -7,4 +7,5 @@ mod load;
 mod quick_start;
 mod release;
 mod servers;
+mod teams;
 mod upheaval;

@@ -1,4 +1,4 @@
-//! The release that all tests of the node share, and how they call it.
+//! The release that all tests of the node share, and the calls to it.
 
 use std::path::Path;
 use std::sync::OnceLock;
@@ -7,8 +7,8 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Service;
 use kube::Api;
 use portcullis_crds::McpServer;
-use portcullis_e2e::cluster::{Cluster, Said, Space};
-use portcullis_e2e::http::{self, Answer, Request};
+use portcullis_e2e::cluster::{Cluster, ScriptOutput, TestNamespace};
+use portcullis_e2e::http::{self, HttpAnswer, HttpRequest};
 use portcullis_e2e::wait::wait_for;
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, MutexGuard};
@@ -16,20 +16,20 @@ use tokio::sync::{Mutex, MutexGuard};
 /// For pods to be started, or to be replaced one after the other with their grace.
 pub const ROLLOUT: Duration = Duration::from_secs(120);
 
-/// Where the chart was installed.
+/// The namespace of the chart.
 pub const NAMESPACE: &str = "portcullis";
 
 /// One test at a time.
 static TURN: Mutex<()> = Mutex::const_new(());
 
-/// What the commands of the quick start said.
-static INSTALLED: OnceLock<Said> = OnceLock::new();
+/// The output of the quick start's commands.
+static INSTALLED: OnceLock<ScriptOutput> = OnceLock::new();
 
 /// The release, for as long as the test has its turn.
-pub struct Release<'a> {
+pub struct NodeRelease<'a> {
     pub cluster: &'a Cluster,
     /// The namespace of the test.
-    pub space: Space<'a>,
+    pub space: TestNamespace<'a>,
     /// `http://` and the address of the gateway's Service.
     pub origin: String,
     /// A token of the namespace's default service account, for the gateway.
@@ -37,11 +37,11 @@ pub struct Release<'a> {
     _turn: MutexGuard<'static, ()>,
 }
 
-impl<'a> Release<'a> {
+impl<'a> NodeRelease<'a> {
     /// Waits for its turn, and for the first one to have installed the chart.
     pub async fn of(cluster: &'a Cluster) -> Self {
         let turn = TURN.lock().await;
-        let space = Space::new(cluster).await;
+        let space = TestNamespace::new(cluster).await;
         quick_start(cluster).clone().good();
         let services: Api<Service> = Api::namespaced(space.client.clone(), NAMESPACE);
         let service = services.get("portcullis").await.expect("the gateway's Service");
@@ -51,7 +51,7 @@ impl<'a> Release<'a> {
     }
 
     /// A call of a tool of a server of this namespace.
-    pub fn request(&self, server: &str, tool: &str, arguments: &Value) -> Request {
+    pub fn request(&self, server: &str, tool: &str, arguments: &Value) -> HttpRequest {
         let body = json!({"method": tool, "args": arguments, "server": self.public(server)});
         http::post(&format!("{}/tools?shape=value", self.origin), body.to_string())
             .header("content-type", "application/json")
@@ -59,7 +59,7 @@ impl<'a> Release<'a> {
     }
 
     /// Calls a tool, and gives what it answers.
-    pub async fn call(&self, server: &str, tool: &str, arguments: &Value) -> Answer {
+    pub async fn call(&self, server: &str, tool: &str, arguments: &Value) -> HttpAnswer {
         self.request(server, tool, arguments).limit(Duration::from_secs(30)).send().await.expect("an answer")
     }
 
@@ -80,12 +80,12 @@ impl<'a> Release<'a> {
     }
 
     /// Runs kubectl in the namespace of the release.
-    pub fn kubectl(&self, arguments: &[&str]) -> Said {
+    pub fn kubectl(&self, arguments: &[&str]) -> ScriptOutput {
         self.cluster.kubectl(&[&["--namespace", NAMESPACE], arguments].concat())
     }
 
     /// Runs helm in the namespace of the release, in the folder of the repository.
-    pub fn helm(&self, arguments: &[&str]) -> Said {
+    pub fn helm(&self, arguments: &[&str]) -> ScriptOutput {
         self.cluster.helm(&[&["--namespace", NAMESPACE], arguments].concat())
     }
 
@@ -106,7 +106,7 @@ impl<'a> Release<'a> {
     }
 }
 
-impl Drop for Release<'_> {
+impl Drop for NodeRelease<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
             for arguments in [
@@ -124,7 +124,7 @@ impl Drop for Release<'_> {
 }
 
 /// Runs the commands of the README's quick start, as they stand there, the first time; gives what they said.
-pub fn quick_start(cluster: &Cluster) -> &'static Said {
+pub fn quick_start(cluster: &Cluster) -> &'static ScriptOutput {
     INSTALLED.get_or_init(|| {
         let commands = commands();
         let mut shell = cluster.program("bash");
@@ -152,7 +152,7 @@ pub fn chart() -> String {
 }
 
 /// A token of the namespace's default service account.
-pub fn token(space: &Space<'_>, audience: &str) -> String {
+pub fn token(space: &TestNamespace<'_>, audience: &str) -> String {
     let arguments = ["create", "token", "default", "--audience", audience, "--duration", "1h"];
     space.kubectl(&arguments).good().trim().to_owned()
 }

@@ -1,4 +1,4 @@
-//! MCP servers of others as pods, and servers that come and go.
+//! Third-party MCP servers as pods, and servers that come and go.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use portcullis_e2e::wait::wait_for;
 use serde_json::json;
 
 use crate::load::Load;
-use crate::release::Release;
+use crate::release::NodeRelease;
 
 const SERVERS: &str = include_str!("manifests/real-servers.yaml");
 
@@ -17,7 +17,7 @@ const SERVERS: &str = include_str!("manifests/real-servers.yaml");
 fn real_servers_are_called_in_their_pods() {
     require!(cluster::available(Tier::Node));
     cluster::inside(async |cluster| {
-        let release = Release::of(cluster).await;
+        let release = NodeRelease::of(cluster).await;
         release.space.apply(SERVERS);
         let calls = [
             ("everything", "echo", json!({"message": "npm"}), "Echo: npm"),
@@ -69,7 +69,7 @@ spec: {service: {name: demo, port: mcp}}
 "#;
 
 /// Applies the demo servers and waits until they can be called.
-pub async fn demo(release: &Release<'_>) {
+pub async fn demo(release: &NodeRelease<'_>) {
     let image = concat!("ghcr.io/portcullis-dev/portcullis:", env!("CARGO_PKG_VERSION"));
     release.space.apply(&DEMO.replace("IMAGE", image));
     release.ready("demo").await;
@@ -79,7 +79,7 @@ pub async fn demo(release: &Release<'_>) {
 fn servers_come_change_and_go_without_a_failed_call_of_another() {
     require!(cluster::available(Tier::Node));
     cluster::inside(async |cluster| {
-        let release = Release::of(cluster).await;
+        let release = NodeRelease::of(cluster).await;
         demo(&release).await;
         let load = Load::of(&release.request("demo", "add", &json!({"a": 2, "b": 3})), &release.origin);
         for round in 0..5 {

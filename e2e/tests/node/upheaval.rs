@@ -9,18 +9,18 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use crate::load::Load;
-use crate::release::{ROLLOUT, Release, chart};
+use crate::release::{NodeRelease, ROLLOUT, chart};
 use crate::servers::demo;
 
 /// New calls go to the other replica within this time of a kill: kube-proxy has to learn of it.
-const RECOVERY: Duration = Duration::from_secs(10);
+const RECOVERY_LIMIT: Duration = Duration::from_secs(10);
 
-fn load(release: &Release<'_>) -> Load {
+fn load(release: &NodeRelease<'_>) -> Load {
     Load::of(&release.request("demo", "add", &json!({"a": 2, "b": 3})), &release.origin)
 }
 
 /// Replaces every pod of gateway and operator.
-fn upgrade(release: &Release<'_>, label: &str) {
+fn upgrade(release: &NodeRelease<'_>, label: &str) {
     let gateway = format!("gateway.podAnnotations.round={label}");
     let operator = format!("operator.podAnnotations.round={label}");
     let set = ["--set", &gateway, "--set", &operator];
@@ -31,7 +31,7 @@ fn upgrade(release: &Release<'_>, label: &str) {
 fn an_upgrade_of_gateway_and_operator_fails_no_call() {
     require!(cluster::available(Tier::Node));
     cluster::inside(async |cluster| {
-        let release = Release::of(cluster).await;
+        let release = NodeRelease::of(cluster).await;
         demo(&release).await;
         let load = load(&release);
         load.goes_on_for(50).await;
@@ -49,7 +49,7 @@ fn an_upgrade_of_gateway_and_operator_fails_no_call() {
 fn a_killed_gateway_is_gone_around_and_replaced() {
     require!(cluster::available(Tier::Node));
     cluster::inside(async |cluster| {
-        let release = Release::of(cluster).await;
+        let release = NodeRelease::of(cluster).await;
         demo(&release).await;
         release.two_gateways().await;
         let load = load(&release);
@@ -62,7 +62,7 @@ fn a_killed_gateway_is_gone_around_and_replaced() {
         load.goes_on_for(200).await;
         release.two_gateways().await;
         let (_, failures) = load.end().await;
-        let late: Vec<_> = failures.iter().filter(|it| it.at > killed + RECOVERY).collect();
+        let late: Vec<_> = failures.iter().filter(|it| it.at > killed + RECOVERY_LIMIT).collect();
         assert!(late.is_empty(), "calls failed long after the kill: {late:?}");
         release.ready("demo").await;
     });
@@ -72,7 +72,7 @@ fn a_killed_gateway_is_gone_around_and_replaced() {
 fn operators_that_are_killed_during_100_changes_leave_nothing_wrong() {
     require!(cluster::available(Tier::Node));
     cluster::inside(async |cluster| {
-        let release = Release::of(cluster).await;
+        let release = NodeRelease::of(cluster).await;
         demo(&release).await;
         let load = load(&release);
         for round in 0..10 {
@@ -102,7 +102,7 @@ fn operators_that_are_killed_during_100_changes_leave_nothing_wrong() {
 fn a_release_is_upgraded_rolled_back_and_removed_and_the_servers_stay() {
     require!(cluster::available(Tier::Node));
     cluster::inside(async |cluster| {
-        let release = Release::of(cluster).await;
+        let release = NodeRelease::of(cluster).await;
         demo(&release).await;
         let load = load(&release);
         upgrade(&release, "second");

@@ -8,8 +8,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use portcullis_e2e::faulty::{Faulty, Mode, Tool};
-use portcullis_e2e::real::{Kind, available};
+use portcullis_e2e::faulty::{Faulty, FaultyMode, Tool};
+use portcullis_e2e::real::{RealServerKind, available};
 use portcullis_e2e::wait::wait_for;
 use portcullis_e2e::{http, require, token};
 use portcullis_gateway::{Gateway, Options};
@@ -22,11 +22,11 @@ const LIMIT: Duration = Duration::from_secs(240);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_answer_is_as_the_openapi_document_says() {
-    require!(available(Kind::PythonStreamable));
+    require!(available(RealServerKind::PythonStreamable));
     // The document's example calls `greet`: an echo takes whatever arguments are invented for it.
     let tools = || vec![Tool::echo("greet"), Tool::echo("echo")];
-    let legacy = Faulty::with_tools(Mode::Sse, tools()).await;
-    let modern = Faulty::with_tools(Mode::Streamable, tools()).await;
+    let legacy = Faulty::with_tools(FaultyMode::Sse, tools()).await;
+    let modern = Faulty::with_tools(FaultyMode::Streamable, tools()).await;
     let gateway = start(&[legacy.url(), modern.url()]).await;
     let origin = format!("http://{}", gateway.address);
     wait_for("both servers to be connected", Duration::from_secs(20), async || {
@@ -44,13 +44,13 @@ async fn every_answer_is_as_the_openapi_document_says() {
 
 // === the gateway ===
 
-struct Running {
+struct RunningGateway {
     address: std::net::SocketAddr,
     stop: oneshot::Sender<()>,
     tasks: JoinSet<()>,
 }
 
-async fn start(urls: &[String]) -> Running {
+async fn start(urls: &[String]) -> RunningGateway {
     let options = Options {
         mcp_urls: Some(urls.join(",")),
         host: Some("127.0.0.1".into()),
@@ -64,10 +64,10 @@ async fn start(urls: &[String]) -> Running {
     let (stop, stopped) = oneshot::channel();
     let mut tasks = JoinSet::new();
     tasks.spawn(async move { gateway.run(async move { drop(stopped.await) }).await.unwrap() });
-    Running { address, stop, tasks }
+    RunningGateway { address, stop, tasks }
 }
 
-impl Running {
+impl RunningGateway {
     async fn stop(mut self) {
         let _ = self.stop.send(());
         self.tasks.join_next().await.unwrap().unwrap();

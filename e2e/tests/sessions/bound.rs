@@ -1,11 +1,11 @@
-//! Several replicas, and servers that ask or keep something for one client: whichever replica is asked, the one that has
-//! the session with the server, the question or the waiting call goes on.
+//! Several replicas, and servers that send requests to one client or keep state for it: every replica forwards to the
+//! one that has the session, the question or the waiting call.
 
 use portcullis_e2e::conformance::Conforming;
-use portcullis_e2e::gateway::{Gateway, LIMIT};
-use portcullis_e2e::http::{self as client, Answer};
+use portcullis_e2e::gateway::{LIMIT, TestGateway};
+use portcullis_e2e::http::{self as client, HttpAnswer};
 use portcullis_e2e::manifests::Manifests;
-use portcullis_e2e::real::Transport;
+use portcullis_e2e::real::TestTransport;
 use portcullis_e2e::sse;
 use serde_json::{Value, json};
 
@@ -16,26 +16,26 @@ const SESSIONS: &str = r#"portcullis_client_upstream_sessions{server="asks"}"#;
 const OWN: &str = "protocolVersion: 2025-11-25\nsession: PerClient";
 const MODERN: &str = "2026-07-28";
 
-struct Pair {
-    owner: Gateway,
-    other: Gateway,
+struct BoundPair {
+    owner: TestGateway,
+    other: TestGateway,
     _server: Conforming,
     _manifests: Manifests,
 }
 
-async fn start(more: &str) -> Pair {
+async fn start(more: &str) -> BoundPair {
     let (server, manifests) = (Conforming::start().await, Manifests::new());
-    manifests.add("asks", &server.url(Transport::StreamableHttp), more);
+    manifests.add("asks", &server.url(TestTransport::StreamableHttp), more);
     std::fs::write(manifests.secrets().join("../keys"), KEYS).expect("a file");
-    let owner = Gateway::start(replica(&manifests, 0)).await;
-    let other = Gateway::start(replica(&manifests, 0)).await;
+    let owner = TestGateway::start(replica(&manifests, 0)).await;
+    let other = TestGateway::start(replica(&manifests, 0)).await;
     owner.connected(1).await;
     other.connected(1).await;
-    Pair { owner, other, _server: server, _manifests: manifests }
+    BoundPair { owner, other, _server: server, _manifests: manifests }
 }
 
 /// A session of a client that can be asked everything: its id.
-async fn begin(gateway: &Gateway) -> String {
+async fn begin(gateway: &TestGateway) -> String {
     let able = json!({"roots": {}, "sampling": {}, "elicitation": {}});
     let params =
         json!({"protocolVersion": "2025-11-25", "capabilities": able, "clientInfo": {"name": "t", "version": "1"}});
@@ -44,7 +44,7 @@ async fn begin(gateway: &Gateway) -> String {
     answer.expect("an answer").header("mcp-session-id").to_owned()
 }
 
-fn message(gateway: &Gateway, session: &str, message: &Value) -> client::Request {
+fn message(gateway: &TestGateway, session: &str, message: &Value) -> client::HttpRequest {
     let request = client::post(&gateway.url("/mcp"), message.to_string()).bearer(&gateway.token).limit(LIMIT);
     request.header("mcp-session-id", session)
 }
@@ -54,7 +54,7 @@ fn call(tool: &str) -> Value {
     json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params})
 }
 
-async fn asked_and_answered(calls: &Gateway, answers: &Gateway, session: &str) {
+async fn asked_and_answered(calls: &TestGateway, answers: &TestGateway, session: &str) {
     let mut events = sse::open(message(calls, session, &call("test_elicitation"))).await.expect("a stream");
     let question = next(&mut events).await;
     assert_eq!(question["method"], "elicitation/create");
@@ -67,7 +67,7 @@ async fn asked_and_answered(calls: &Gateway, answers: &Gateway, session: &str) {
 
 #[tokio::test]
 async fn the_session_with_a_server_is_at_the_replica_that_began_the_clients() {
-    let Pair { owner, other, _server, _manifests } = start(OWN).await;
+    let BoundPair { owner, other, _server, _manifests } = start(OWN).await;
     let session = begin(&owner).await;
     for (calls, answers) in [(&other, &other), (&owner, &other), (&other, &owner)] {
         asked_and_answered(calls, answers, &session).await;
@@ -78,7 +78,7 @@ async fn the_session_with_a_server_is_at_the_replica_that_began_the_clients() {
 
 #[tokio::test]
 async fn without_the_owner_a_client_begins_anew() {
-    let Pair { owner, other, _server, _manifests } = start(OWN).await;
+    let BoundPair { owner, other, _server, _manifests } = start(OWN).await;
     let session = begin(&owner).await;
     assert_eq!(message(&other, &session, &call("test_simple_text")).send().await.expect("an answer").status, 200);
     owner.stop().await.expect("a good end");
@@ -91,14 +91,14 @@ async fn without_the_owner_a_client_begins_anew() {
 /// The servers need no session: the question is where the call is.
 #[tokio::test]
 async fn an_answer_finds_the_replica_that_has_asked() {
-    let Pair { owner, other, _server, _manifests } = start("").await;
+    let BoundPair { owner, other, _server, _manifests } = start("").await;
     let session = begin(&owner).await;
     for (calls, answers) in [(&other, &owner), (&other, &other), (&owner, &other)] {
         asked_and_answered(calls, answers, &session).await;
     }
 }
 
-async fn modern(gateway: &Gateway, more: Value) -> Answer {
+async fn modern(gateway: &TestGateway, more: Value) -> HttpAnswer {
     let mut params = json!({"name": "test_elicitation", "arguments": {"message": "m"}, "_meta": {
         "io.modelcontextprotocol/protocolVersion": MODERN,
         "io.modelcontextprotocol/clientCapabilities": {"elicitation": {}},
@@ -112,7 +112,7 @@ async fn modern(gateway: &Gateway, more: Value) -> Answer {
 
 #[tokio::test]
 async fn a_waiting_call_goes_on_through_any_replica() {
-    let Pair { owner, other, _server, _manifests } = start(OWN).await;
+    let BoundPair { owner, other, _server, _manifests } = start(OWN).await;
     let asked = modern(&owner, json!({})).await.json();
     let key = asked["result"]["inputRequests"].as_object().and_then(|it| it.keys().next()).expect("a question");
     let back = json!({"requestState": asked["result"]["requestState"], "inputResponses": {key: {"action": "decline"}}});

@@ -1,42 +1,42 @@
-//! Clients of 2024-11-05: a stream, and messages that come by other requests.
+//! Clients of 2024-11-05: one stream, and messages in other requests.
 
 use std::time::Duration;
 
-use portcullis_e2e::faulty::{Faulty, Mode, Tool};
-use portcullis_e2e::gateway::{Gateway, LIMIT, options};
-use portcullis_e2e::http::{self, Answer, Request};
+use portcullis_e2e::faulty::{Faulty, FaultyMode, Tool};
+use portcullis_e2e::gateway::{LIMIT, TestGateway, options};
+use portcullis_e2e::http::{self, HttpAnswer, HttpRequest};
 use portcullis_e2e::manifests::Manifests;
-use portcullis_e2e::sse::{self, Events};
+use portcullis_e2e::sse::{self, SseEvents};
 use portcullis_e2e::token;
 use portcullis_e2e::wait::wait_for;
 use portcullis_gateway::Options;
 use serde_json::{Value, json};
 
-const SLOW: Duration = Duration::from_millis(400);
+const SLOW_CALL_DURATION: Duration = Duration::from_millis(400);
 
 /// A client with an open stream.
-struct Client {
-    events: Events,
+struct LegacySseClient {
+    events: SseEvents,
     messages: String,
     token: String,
 }
 
-impl Client {
-    async fn open(gateway: &Gateway) -> Self {
+impl LegacySseClient {
+    async fn open(gateway: &TestGateway) -> Self {
         let token = gateway.token.clone();
         let mut events = sse::open(http::get(&gateway.url("/sse")).bearer(&token)).await.expect("a stream");
         let messages = gateway.url(&endpoint(&mut events).await);
         Self { events, messages, token }
     }
 
-    async fn initialized(gateway: &Gateway) -> Self {
+    async fn initialized(gateway: &TestGateway) -> Self {
         let mut client = Self::open(gateway).await;
         client.send(&initialize("2024-11-05")).await;
         client.next().await;
         client
     }
 
-    fn request(&self, message: &Value) -> Request {
+    fn request(&self, message: &Value) -> HttpRequest {
         http::post(&self.messages, message.to_string()).bearer(&self.token)
     }
 
@@ -54,13 +54,13 @@ impl Client {
     }
 }
 
-async fn endpoint(events: &mut Events) -> String {
+async fn endpoint(events: &mut SseEvents) -> String {
     let event = events.next(LIMIT).await.expect("in time").expect("not the end");
     assert_eq!(event.event, "endpoint");
     event.data
 }
 
-async fn send(request: Request) -> Answer {
+async fn send(request: HttpRequest) -> HttpAnswer {
     request.send().await.expect("an answer")
 }
 
@@ -80,14 +80,14 @@ fn echoed(id: impl Into<Value>, message: &str) -> Value {
     json!({"jsonrpc": "2.0", "id": id.into(), "result": {"content": [{"type": "text", "text": text}]}})
 }
 
-async fn start() -> (Gateway, Faulty) {
+async fn start() -> (TestGateway, Faulty) {
     start_with(options()).await
 }
 
-async fn start_with(options: Options) -> (Gateway, Faulty) {
-    let slow = Tool::echo("slow").takes(SLOW).reports(SLOW / 4);
-    let server = Faulty::with_tools(Mode::Streamable, vec![Tool::echo("echo"), slow]).await;
-    let gateway = Gateway::start(Options { mcp_urls: Some(server.url()), ..options }).await;
+async fn start_with(options: Options) -> (TestGateway, Faulty) {
+    let slow = Tool::echo("slow").takes(SLOW_CALL_DURATION).reports(SLOW_CALL_DURATION / 4);
+    let server = Faulty::with_tools(FaultyMode::Streamable, vec![Tool::echo("echo"), slow]).await;
+    let gateway = TestGateway::start(Options { mcp_urls: Some(server.url()), ..options }).await;
     gateway.connected(1).await;
     (gateway, server)
 }
@@ -95,7 +95,7 @@ async fn start_with(options: Options) -> (Gateway, Faulty) {
 #[tokio::test]
 async fn initialize_lists_and_calls_are_answered_on_the_stream() {
     let (gateway, _server) = start().await;
-    let mut client = Client::open(&gateway).await;
+    let mut client = LegacySseClient::open(&gateway).await;
     client.send(&initialize("2025-03-26")).await;
     let begun = client.next().await;
     assert_eq!((&begun["id"], &begun["result"]["protocolVersion"]), (&json!(0), &json!("2025-03-26")));
@@ -112,7 +112,7 @@ async fn initialize_lists_and_calls_are_answered_on_the_stream() {
 #[tokio::test]
 async fn requests_of_a_stream_run_side_by_side_and_progress_comes_before_the_answer() {
     let (gateway, server) = start().await;
-    let mut client = Client::initialized(&gateway).await;
+    let mut client = LegacySseClient::initialized(&gateway).await;
     client.send(&call(1, "slow", "one", &json!({"progressToken": "p"}))).await;
     wait_for("a running call", LIMIT, async || server.running() == 1).await;
     client.send(&call(2, "echo", "two", &json!({}))).await;
@@ -132,11 +132,11 @@ async fn requests_of_a_stream_run_side_by_side_and_progress_comes_before_the_ans
 
 #[tokio::test]
 async fn a_request_is_cancelled_by_its_client_and_by_the_end_of_the_stream() {
-    let never = Tool::echo("never").answers(portcullis_e2e::faulty::Answer::Never);
-    let server = Faulty::with_tools(Mode::Sse, vec![never]).await;
-    let gateway = Gateway::before(&[&server.url()]).await;
+    let never = Tool::echo("never").answers(portcullis_e2e::faulty::CallFault::Never);
+    let server = Faulty::with_tools(FaultyMode::Sse, vec![never]).await;
+    let gateway = TestGateway::before(&[&server.url()]).await;
     gateway.connected(1).await;
-    let mut client = Client::initialized(&gateway).await;
+    let mut client = LegacySseClient::initialized(&gateway).await;
     client.send(&call("x", "never", "one", &json!({}))).await;
     client.send(&call("y", "never", "two", &json!({}))).await;
     wait_for("two running calls", LIMIT, async || server.running() == 2).await;
@@ -153,11 +153,11 @@ async fn a_request_is_cancelled_by_its_client_and_by_the_end_of_the_stream() {
 
 #[tokio::test]
 async fn what_a_server_keeps_for_a_client_ends_with_its_stream() {
-    let (server, manifests) = (Faulty::start(Mode::Streamable).await, Manifests::new());
+    let (server, manifests) = (Faulty::start(FaultyMode::Streamable).await, Manifests::new());
     manifests.add("own", &server.url(), "session: PerClient");
-    let gateway = Gateway::start(manifests.options()).await;
+    let gateway = TestGateway::start(manifests.options()).await;
     gateway.connected(1).await;
-    let mut client = Client::initialized(&gateway).await;
+    let mut client = LegacySseClient::initialized(&gateway).await;
     client.send(&call(1, "echo", "one", &json!({}))).await;
     assert_eq!(client.next().await, echoed(1, "one"));
     let sessions = r#"portcullis_client_upstream_sessions{server="own"}"#;
@@ -169,7 +169,7 @@ async fn what_a_server_keeps_for_a_client_ends_with_its_stream() {
 #[tokio::test]
 async fn a_client_hears_of_changed_tools_once_it_is_initialized() {
     let (gateway, server) = start().await;
-    let mut client = Client::initialized(&gateway).await;
+    let mut client = LegacySseClient::initialized(&gateway).await;
     server.change_tools(vec![Tool::echo("fresh")]).await;
     let heard = client.next().await;
     assert_eq!(heard, json!({"jsonrpc": "2.0", "method": "notifications/tools/list_changed"}));
@@ -179,7 +179,7 @@ async fn a_client_hears_of_changed_tools_once_it_is_initialized() {
 #[tokio::test]
 async fn streams_and_messages_need_a_token_and_a_session_is_its_owners_alone() {
     let (gateway, _server) = start().await;
-    let client = Client::initialized(&gateway).await;
+    let client = LegacySseClient::initialized(&gateway).await;
     let ping = json!({"jsonrpc": "2.0", "id": 1, "method": "ping"});
     for (request, status) in [
         (http::get(&gateway.url("/sse")), 401),
@@ -207,14 +207,14 @@ async fn a_token_in_the_address_counts_only_where_it_may_and_is_then_told_back()
     assert_eq!(answer.status, 202);
     let event = by_query.next(LIMIT).await.expect("in time").expect("not the end");
     assert!(event.data.contains("2024-11-05"), "{event:?}");
-    let client = Client::open(&gateway).await;
+    let client = LegacySseClient::open(&gateway).await;
     assert!(!client.messages.contains("token="), "{}", client.messages);
 }
 
 #[tokio::test]
 async fn the_log_line_of_a_call_says_what_became_of_it() {
     let (gateway, _server) = start().await;
-    let mut client = Client::initialized(&gateway).await;
+    let mut client = LegacySseClient::initialized(&gateway).await;
     send(client.request(&call(1, "slow", "one", &json!({}))).header("x-request-id", "of-the-call")).await;
     assert_eq!(client.next().await, echoed(1, "one"));
     let line = gateway.line("of-the-call").await;
@@ -227,14 +227,14 @@ async fn the_log_line_of_a_call_says_what_became_of_it() {
         ),
         (&json!("/message"), &json!("tools/call"), &json!("slow"), &json!("ok")),
     );
-    assert!(line["execution_time_ms"].as_f64().expect("a number") >= SLOW.as_secs_f64() * 1e3, "{line}");
+    assert!(line["execution_time_ms"].as_f64().expect("a number") >= SLOW_CALL_DURATION.as_secs_f64() * 1e3, "{line}");
     assert!(!line.to_string().contains("sessionId"), "{line}");
 }
 
 #[tokio::test]
 async fn a_gateway_that_stops_answers_what_it_has_taken_and_ends_the_stream() {
     let (mut gateway, server) = start().await;
-    let mut client = Client::initialized(&gateway).await;
+    let mut client = LegacySseClient::initialized(&gateway).await;
     client.send(&call(1, "slow", "one", &json!({}))).await;
     wait_for("a running call", LIMIT, async || server.running() == 1).await;
     gateway.tell_to_stop();

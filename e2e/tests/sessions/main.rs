@@ -1,6 +1,7 @@
-//! Sessions of `/mcp` and `/sse`: what is kept for them, and what becomes of it with several replicas.
+//! Sessions of `/mcp` and `/sse`, and their state with several replicas.
 
 mod bound;
+mod intercepted;
 mod kit;
 mod legacy_sse;
 mod owner;

@@ -1,43 +1,44 @@
-//! Several replicas: what belongs to a session's owner is handed on to it, whichever replica is asked.
+//! Several replicas: each forwards requests of a session to its owner.
 
 use std::time::{Duration, Instant};
 
 use http::Method;
+use portcullis_e2e::certificates::TlsFolder;
 use portcullis_e2e::conformance::Conforming;
-use portcullis_e2e::faulty::{Faulty, Mode, Tool};
-use portcullis_e2e::gateway::{Gateway, LIMIT};
-use portcullis_e2e::http as client;
+use portcullis_e2e::faulty::{Faulty, FaultyMode, Tool};
+use portcullis_e2e::gateway::{LIMIT, TestGateway};
+use portcullis_e2e::http::{self as client, HttpConnection};
 use portcullis_e2e::manifests::Manifests;
-use portcullis_e2e::port::{self, Held};
-use portcullis_e2e::real::Transport;
+use portcullis_e2e::port::{self, HeldPort};
+use portcullis_e2e::real::TestTransport;
 use portcullis_e2e::sse;
 use portcullis_e2e::wait::wait_for;
 use portcullis_gateway::Options;
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use crate::kit::{Session, done, is_quiet, next};
+use crate::kit::{TestSession, done, is_quiet, next};
 
 pub(crate) const KEYS: &str = "k AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\n";
 
 /// Two replicas that know of each other only by sealed sessions. The port of the first stays ours when it is gone.
-struct Pair {
+struct SealedPair {
     server: Conforming,
     manifests: Manifests,
-    port: Held,
-    owner: Gateway,
-    other: Gateway,
+    port: HeldPort,
+    owner: TestGateway,
+    other: TestGateway,
 }
 
-async fn start() -> Pair {
+async fn start() -> SealedPair {
     let (server, manifests, port) = (Conforming::start().await, Manifests::new(), port::hold());
-    manifests.add("fixture", &server.url(Transport::StreamableHttp), "protocolVersion: \"2025-11-25\"");
+    manifests.add("fixture", &server.url(TestTransport::StreamableHttp), "protocolVersion: \"2025-11-25\"");
     std::fs::write(manifests.secrets().join("../keys"), KEYS).expect("a file");
-    let owner = Gateway::start(replica(&manifests, port.port())).await;
-    let other = Gateway::start(replica(&manifests, 0)).await;
+    let owner = TestGateway::start(replica(&manifests, port.port())).await;
+    let other = TestGateway::start(replica(&manifests, 0)).await;
     owner.connected(1).await;
     other.connected(1).await;
-    Pair { server, manifests, port, owner, other }
+    SealedPair { server, manifests, port, owner, other }
 }
 
 pub(crate) fn replica(manifests: &Manifests, port: u16) -> Options {
@@ -55,7 +56,7 @@ const UNREACHABLE: &str = r#"portcullis_requests_handed_on_total{outcome="unreac
 #[tokio::test]
 async fn streams_levels_subscriptions_and_ends_are_the_owners() {
     let pair = start().await;
-    let session = Session::begin(&pair.owner, "/mcp").await;
+    let session = TestSession::begin(&pair.owner, "/mcp").await;
     let initialized = json!({"jsonrpc": "2.0", "method": "notifications/initialized"});
     assert_eq!(session.send(&pair.other, &initialized).await.status, 202);
     let mut stream = session.listen(&pair.other).await;
@@ -69,7 +70,7 @@ async fn streams_levels_subscriptions_and_ends_are_the_owners() {
     wait_for("a subscription at the server", LIMIT, async || pair.server.watching() == 1).await;
     assert_eq!(pair.other.call("test_trigger_resource_change", "{}").await.status, 200);
     assert_eq!(next(&mut stream).await["params"], watched);
-    pair.manifests.add("more", &pair.server.url(Transport::Sse), "tools:\n  prefix: more");
+    pair.manifests.add("more", &pair.server.url(TestTransport::Sse), "tools:\n  prefix: more");
     let heard = next(&mut stream).await;
     assert!(heard["method"].as_str().is_some_and(|method| method.ends_with("list_changed")), "{heard}");
     session.end(&pair.other).await;
@@ -81,9 +82,54 @@ async fn streams_levels_subscriptions_and_ends_are_the_owners() {
 }
 
 #[tokio::test]
+async fn replicas_with_tls_forward_within_tls_also_when_certificates_change_and_clients_need_theirs() {
+    let (server, manifests, tls) = (Conforming::start().await, Manifests::new(), TlsFolder::new());
+    manifests.add("fixture", &server.url(TestTransport::StreamableHttp), "protocolVersion: \"2025-11-25\"");
+    std::fs::write(manifests.secrets().join("../keys"), KEYS).expect("a file");
+    let optional = Options {
+        tls_client_ca_file: Some(tls.path("ca.crt")),
+        tls_client_certificates: Some("Optional".into()),
+        ..replica(&manifests, 0)
+    };
+    for options in [replica(&manifests, 0), optional] {
+        let options = tls.options(options);
+        let (owner, other) = (TestGateway::start(options.clone()).await, TestGateway::start(options).await);
+        owner.connected(1).await;
+        other.connected(1).await;
+        let session = TestSession::begin(&owner, "/mcp").await;
+        for forwarded in 1..4 {
+            assert_eq!(
+                session.ask(&other, "resources/subscribe", json!({"uri": "test://watched-resource"})).await,
+                done()
+            );
+            other.counts(OK, f64::from(forwarded)).await;
+            let shown = async || HttpConnection::to(&owner.url("")).await.expect("a connection").certificate();
+            let before = shown().await;
+            tls.renew();
+            wait_for("the new certificate", LIMIT, async || shown().await != before).await;
+            // As long as a proof of the old one counts.
+            tokio::time::sleep(Duration::from_secs(2)).await;
+        }
+        assert_eq!(other.metric(UNREACHABLE).await, None);
+    }
+}
+
+#[tokio::test]
+async fn a_replica_with_tls_forwards_nothing_in_clear() {
+    let pair = start().await;
+    let session = TestSession::begin(&pair.owner, "/mcp").await;
+    let tls = TlsFolder::new();
+    let secure = TestGateway::start(tls.options(replica(&pair.manifests, 0))).await;
+    secure.connected(1).await;
+    let watched = json!({"uri": "test://watched-resource"});
+    assert_eq!(session.ask(&secure, "resources/subscribe", watched).await, done());
+    secure.counts(UNREACHABLE, 1.0).await;
+}
+
+#[tokio::test]
 async fn what_all_replicas_have_is_answered_by_the_one_that_is_asked() {
     let pair = start().await;
-    let session = Session::begin(&pair.owner, "/mcp").await;
+    let session = TestSession::begin(&pair.owner, "/mcp").await;
     let listed = session.ask(&pair.other, "tools/list", json!({})).await;
     assert!(listed["result"]["tools"].as_array().is_some_and(|tools| !tools.is_empty()), "{listed}");
     let called = session.ask(&pair.other, "tools/call", json!({"name": "test_simple_text", "arguments": {}})).await;
@@ -112,11 +158,11 @@ async fn a_message_of_http_sse_reaches_its_stream_through_any_replica() {
 #[tokio::test]
 async fn without_its_owner_a_session_has_what_all_replicas_have() {
     let pair = start().await;
-    let session = Session::begin(&pair.owner, "/mcp").await;
+    let session = TestSession::begin(&pair.owner, "/mcp").await;
     let mut stream = sse::open(client::get(&pair.owner.url("/sse")).bearer(&pair.owner.token)).await.expect("a stream");
     let endpoint = stream.next(LIMIT).await.expect("in time").expect("not the end").data;
     drop(stream);
-    let Pair { server, manifests, owner, other, port } = pair;
+    let SealedPair { server, manifests, owner, other, port } = pair;
     owner.stop().await.expect("a good end");
     let began = Instant::now();
     let mut listening = session.listen(&other).await;
@@ -138,8 +184,8 @@ async fn without_its_owner_a_session_has_what_all_replicas_have() {
 #[tokio::test]
 async fn a_stranger_at_the_address_of_the_owner_never_sees_a_token() {
     let pair = start().await;
-    let session = Session::begin(&pair.owner, "/mcp").await;
-    let Pair { owner, other, port, .. } = pair;
+    let session = TestSession::begin(&pair.owner, "/mcp").await;
+    let SealedPair { owner, other, port, .. } = pair;
     owner.stop().await.expect("a good end");
     let stranger = port.listen().await;
     let listening = async {
@@ -162,15 +208,15 @@ async fn a_stranger_at_the_address_of_the_owner_never_sees_a_token() {
 #[tokio::test]
 async fn a_long_call_that_the_owner_answers_is_a_stream_at_every_replica() {
     let tool = Tool::text("slow", "done").takes(Duration::from_millis(2_500));
-    let server = Faulty::with_tools(Mode::Streamable, vec![tool]).await;
+    let server = Faulty::with_tools(FaultyMode::Streamable, vec![tool]).await;
     let manifests = Manifests::new();
     manifests.add("own", &server.url(), "session: PerClient\nprotocolVersion: 2025-11-25");
     std::fs::write(manifests.secrets().join("../keys"), KEYS).expect("a file");
     let options = || Options { stream_after_seconds: Some("1".into()), ..replica(&manifests, 0) };
-    let (owner, other) = (Gateway::start(options()).await, Gateway::start(options()).await);
+    let (owner, other) = (TestGateway::start(options()).await, TestGateway::start(options()).await);
     owner.connected(1).await;
     other.connected(1).await;
-    let session = Session::begin(&owner, "/mcp").await;
+    let session = TestSession::begin(&owner, "/mcp").await;
     let call = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "slow"}});
     let began = Instant::now();
     let mut events = sse::open(session.request(&other, Method::POST, &call.to_string())).await.expect("a stream");

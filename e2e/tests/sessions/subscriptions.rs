@@ -1,38 +1,38 @@
-//! Subscriptions to single resources: told once to the server, and its news exactly to those who asked for it.
+//! Subscriptions to single resources: one at the server, and notifications to exactly its subscribers.
 
 use std::time::Duration;
 
 use portcullis_e2e::conformance::Conforming;
-use portcullis_e2e::gateway::{Gateway, LIMIT};
+use portcullis_e2e::gateway::{LIMIT, TestGateway};
 use portcullis_e2e::http;
 use portcullis_e2e::manifests::Manifests;
-use portcullis_e2e::real::Transport;
-use portcullis_e2e::sse::Events;
+use portcullis_e2e::real::TestTransport;
+use portcullis_e2e::sse::SseEvents;
 use portcullis_e2e::wait::wait_for;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use crate::kit::{Session, done, is_quiet, next};
+use crate::kit::{TestSession, done, is_quiet, next};
 
 const WATCHED: &str = "test://watched-resource";
 
 const LEGACY: &str = "protocolVersion: \"2025-11-25\"";
 
-struct Stage {
+struct SubscriptionStage {
     server: Conforming,
     manifests: Manifests,
-    gateway: Gateway,
+    gateway: TestGateway,
 }
 
-async fn start(transport: Transport, more: &str) -> Stage {
+async fn start(transport: TestTransport, more: &str) -> SubscriptionStage {
     let (server, manifests) = (Conforming::start().await, Manifests::new());
     manifests.add("fixture", &server.url(transport), more);
-    let gateway = Gateway::start(manifests.options()).await;
+    let gateway = TestGateway::start(manifests.options()).await;
     gateway.connected(1).await;
-    Stage { server, manifests, gateway }
+    SubscriptionStage { server, manifests, gateway }
 }
 
-impl Stage {
+impl SubscriptionStage {
     async fn change(&self) {
         let answer = self.gateway.call("test_trigger_resource_change", "{}").await;
         assert_eq!(answer.status, 200, "{}", answer.text());
@@ -48,7 +48,7 @@ impl Stage {
     }
 
     /// A stream of 2026-07-28 that asks for these resources, and what was granted.
-    async fn listen(&self, uris: &[&str]) -> (Events, Value) {
+    async fn listen(&self, uris: &[&str]) -> (SseEvents, Value) {
         let meta = json!({
             "io.modelcontextprotocol/protocolVersion": "2026-07-28", "io.modelcontextprotocol/clientCapabilities": {},
         });
@@ -56,7 +56,7 @@ impl Stage {
         let message = json!({"jsonrpc": "2.0", "id": "l", "method": "subscriptions/listen", "params": params});
         let request = http::post(&self.gateway.url("/mcp"), message.to_string()).bearer(&self.gateway.token);
         let request = request.header("mcp-protocol-version", "2026-07-28").header("mcp-method", "subscriptions/listen");
-        let mut events: Events = request.open().await.expect("a stream").into();
+        let mut events: SseEvents = request.open().await.expect("a stream").into();
         let granted = next(&mut events).await["params"]["notifications"].take();
         (events, granted)
     }
@@ -71,13 +71,13 @@ fn updated() -> Value {
 }
 
 /// `seen`: whether the server can say who watches.
-async fn news_reach_exactly_those_who_asked(transport: Transport, more: &str, seen: bool) {
+async fn news_reach_exactly_those_who_asked(transport: TestTransport, more: &str, seen: bool) {
     let stage = start(transport, more).await;
     let gateway = &stage.gateway;
     let (first, alone, other) = (
-        Session::begin(gateway, "/mcp").await,
-        Session::begin(gateway, "/mcp/fixture").await,
-        Session::begin(gateway, "/mcp").await,
+        TestSession::begin(gateway, "/mcp").await,
+        TestSession::begin(gateway, "/mcp/fixture").await,
+        TestSession::begin(gateway, "/mcp").await,
     );
     let mut streams = [first.listen(gateway).await, alone.listen(gateway).await, other.listen(gateway).await];
     for session in [&first, &first, &alone] {
@@ -113,7 +113,7 @@ async fn news_reach_exactly_those_who_asked(transport: Transport, more: &str, se
     next(&mut listening).await;
     let [first, alone, other] = &mut streams;
     assert!(is_quiet(first).await && is_quiet(other).await);
-    assert_eq!(alone.next(LIMIT).await.expect("its proper end"), None, "its session is over");
+    assert_eq!(alone.next(LIMIT).await.expect("its proper end"), None, "its session has ended");
     drop(listening);
     if seen {
         stage.is_watched_by(0).await;
@@ -122,30 +122,30 @@ async fn news_reach_exactly_those_who_asked(transport: Transport, more: &str, se
 
 #[tokio::test]
 async fn news_of_a_server_of_http_sse_reach_exactly_those_who_asked() {
-    news_reach_exactly_those_who_asked(Transport::Sse, "transport: sse", true).await;
+    news_reach_exactly_those_who_asked(TestTransport::Sse, "transport: sse", true).await;
 }
 
 #[tokio::test]
 async fn news_of_a_server_with_sessions_reach_exactly_those_who_asked() {
-    news_reach_exactly_those_who_asked(Transport::StreamableHttp, LEGACY, true).await;
+    news_reach_exactly_those_who_asked(TestTransport::StreamableHttp, LEGACY, true).await;
 }
 
 #[tokio::test]
 async fn news_of_a_server_of_2026_reach_exactly_those_who_asked() {
-    news_reach_exactly_those_who_asked(Transport::StreamableHttp, "", false).await;
+    news_reach_exactly_those_who_asked(TestTransport::StreamableHttp, "", false).await;
 }
 
 #[tokio::test]
 async fn a_subscription_outlives_its_server() {
-    let stage = start(Transport::StreamableHttp, LEGACY).await;
+    let stage = start(TestTransport::StreamableHttp, LEGACY).await;
     let gateway = &stage.gateway;
-    let session = Session::begin(gateway, "/mcp").await;
+    let session = TestSession::begin(gateway, "/mcp").await;
     let mut stream = session.listen(gateway).await;
     session.ask(gateway, "resources/subscribe", watched()).await;
     stage.is_watched_by(1).await;
     stage.manifests.remove("fixture");
     stage.is_watched_by(0).await;
-    stage.manifests.add("again", &stage.server.url(Transport::StreamableHttp), LEGACY);
+    stage.manifests.add("again", &stage.server.url(TestTransport::StreamableHttp), LEGACY);
     gateway.connected(1).await;
     stage.is_watched_by(1).await;
     stage.change().await;
@@ -155,9 +155,9 @@ async fn a_subscription_outlives_its_server() {
 
 #[tokio::test]
 async fn what_cannot_be_subscribed_to_is_refused() {
-    let stage = start(Transport::StreamableHttp, "").await;
+    let stage = start(TestTransport::StreamableHttp, "").await;
     let gateway = &stage.gateway;
-    let session = Session::begin(gateway, "/mcp").await;
+    let session = TestSession::begin(gateway, "/mcp").await;
     for (params, code) in [(json!({}), -32602), (json!({"uri": ""}), -32602), (json!({"uri": 7}), -32602)] {
         let answer = session.ask(gateway, "resources/subscribe", params.clone()).await;
         assert_eq!(answer["error"]["code"], code, "{params}");

@@ -1,109 +1,116 @@
-//! Remembers checked tokens for a short while, by their digest. Refusals are not remembered.
+//! Caches checked tokens for a short time, by their digest. Refusals are not cached.
 
 use std::{
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
-use aws_lc_rs::digest::{SHA256, digest};
+use siphasher::sip128::SipHasher24;
 
 use super::Identity;
-use crate::sharded::Sharded;
+use crate::util::sharded::Sharded;
 
-/// How long a checked token is remembered, at most. It is forgotten when it expires.
+/// The longest time that a checked token is cached. A token is also dropped when it expires.
 pub(super) const MAX_AGE: Duration = Duration::from_secs(60);
-/// The same for a token that the cluster was asked about: so long a revocation may go unnoticed.
+/// The same for a token that the cluster has reviewed: a revocation may go unnoticed for this long.
 pub(super) const MAX_AGE_REVIEWED: Duration = Duration::from_secs(30);
-/// How many tokens each worker remembers, at most.
+/// The limit for the tokens that each worker caches.
 pub(super) const CAPACITY: usize = 10_000;
 
-/// SHA-256 of a token.
-pub(super) type Digest = [u8; 32];
+/// SipHash-2-4-128 of a token, under a key that only this process knows. Without the key, equal digests of two tokens
+/// cannot be found, so this does what SHA-256 would, at a fifth of its cost on processors without instructions for
+/// that.
+pub(super) type Digest = [u8; 16];
 
-/// Tokens that were good a moment ago.
-pub(super) struct TokenCache(Sharded<Digest, Entry>);
+/// Recently accepted tokens.
+pub(super) struct TokenCache {
+    entries: Sharded<Digest, CachedIdentity>,
+    hasher: SipHasher24,
+}
 
 impl Default for TokenCache {
     fn default() -> Self {
-        Self(Sharded::new(CAPACITY))
+        let mut key = [0; 16];
+        aws_lc_rs::rand::fill(&mut key).unwrap_or_else(|_| unreachable!("the system has random numbers"));
+        Self { entries: Sharded::new(CAPACITY), hasher: SipHasher24::new_with_key(&key) }
     }
 }
 
-/// Stands for one token in one lookup: its digest, and the state of the keys before it was checked.
-pub(super) struct Ticket {
+/// One lookup of a token: its digest, and the state of the keys before the check.
+pub(super) struct TokenLookup {
     digest: Digest,
     generation: u64,
 }
 
-struct Entry {
+struct CachedIdentity {
     identity: Arc<Identity>,
     generation: u64,
     checked_at: SystemTime,
     max_age: Duration,
 }
 
-impl Ticket {
+impl TokenLookup {
     /// The token's digest.
     pub(super) fn digest(&self) -> Digest {
         self.digest
     }
 }
 
-impl Entry {
+impl CachedIdentity {
     fn holds(&self, generation: u64, now: SystemTime) -> bool {
-        // A clock that was set back makes the age unknown.
+        // If the clock was set back, the age is unknown.
         let fresh = now.duration_since(self.checked_at).is_ok_and(|age| age < self.max_age);
         fresh && self.generation == generation && now < self.identity.expires_at
     }
 
-    /// The same for another worker, whose calls then count the users of an identity of its own.
+    /// The same for another worker, whose calls then count the users of a separate identity.
     fn copied(&self) -> Self {
         Self { identity: Arc::new(Identity::clone(&self.identity)), ..*self }
     }
 }
 
 impl TokenCache {
-    /// Take it before checking a token: an identity that was found with older keys is then never kept.
-    pub(super) fn ticket(&self, token: &str) -> Ticket {
-        let mut hash = Digest::default();
-        hash.copy_from_slice(digest(&SHA256, token.as_bytes()).as_ref());
-        Ticket { digest: hash, generation: self.0.generation() }
+    /// Create the ticket before checking a token: an identity found with older keys is then never cached.
+    pub(super) fn lookup(&self, token: &str) -> TokenLookup {
+        let digest = self.hasher.hash(token.as_bytes()).as_bytes();
+        TokenLookup { digest, generation: self.entries.generation() }
     }
 
-    /// The bearer of a token that was checked lately with the present keys.
-    pub(super) fn get(&self, ticket: &Ticket, now: SystemTime) -> Option<Arc<Identity>> {
-        let holds = |entry: &&Entry| entry.holds(ticket.generation, now);
-        if let Some(entry) = self.0.own().get(&ticket.digest).filter(holds) {
+    /// The bearer of a token that was recently checked with the current keys.
+    pub(super) fn get(&self, lookup: &TokenLookup, now: SystemTime) -> Option<Arc<Identity>> {
+        let holds = |entry: &&CachedIdentity| entry.holds(lookup.generation, now);
+        if let Some(entry) = self.entries.own().get(&lookup.digest).filter(holds) {
             return Some(Arc::clone(&entry.identity));
         }
-        let entry = self.0.elsewhere(&ticket.digest, |entry| Some(entry).filter(holds).map(Entry::copied))?;
+        let entry =
+            self.entries.elsewhere(&lookup.digest, |entry| Some(entry).filter(holds).map(CachedIdentity::copied))?;
         let identity = Arc::clone(&entry.identity);
-        self.put(ticket, entry, now);
+        self.put(lookup, entry, now);
         Some(identity)
     }
 
-    /// Remembers the bearer of a token that was checked at `now`, for `max_age`.
-    pub(super) fn insert(&self, ticket: &Ticket, identity: &Arc<Identity>, now: SystemTime, max_age: Duration) {
+    /// Caches the bearer of a token that was checked at `now`, for `max_age`.
+    pub(super) fn insert(&self, lookup: &TokenLookup, identity: &Arc<Identity>, now: SystemTime, max_age: Duration) {
         let identity = Arc::clone(identity);
-        self.put(ticket, Entry { identity, generation: ticket.generation, checked_at: now, max_age }, now);
+        self.put(lookup, CachedIdentity { identity, generation: lookup.generation, checked_at: now, max_age }, now);
     }
 
-    /// What holds no longer makes room first.
-    fn put(&self, ticket: &Ticket, entry: Entry, now: SystemTime) {
-        let mut part = self.0.own();
-        if self.0.is_full(&part) {
-            part.retain(|_, entry| entry.holds(ticket.generation, now));
+    /// Evicts expired entries first.
+    fn put(&self, lookup: &TokenLookup, entry: CachedIdentity, now: SystemTime) {
+        let mut part = self.entries.own();
+        if self.entries.is_full(&part) {
+            part.retain(|_, entry| entry.holds(lookup.generation, now));
         }
-        self.0.insert(part, ticket.digest, entry);
+        self.entries.insert(part, lookup.digest, entry);
     }
 
-    /// Makes every entry void, those of checks under way included. Call it after the keys have changed.
+    /// Invalidates every entry, including those of running checks. Call it after the keys have changed.
     pub(super) fn forget_all(&self) {
-        self.0.forget_all();
+        self.entries.forget_all();
     }
 
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
-        self.0.len()
+        self.entries.len()
     }
 }

@@ -1,4 +1,4 @@
-//! What a token says, and whether it holds here and now. Looks only at text whose signature was checked.
+//! Checks a token's claims. Examines only text whose signature was checked.
 use std::{
     fmt,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -17,13 +17,13 @@ const END_OF_TIME: Duration = Duration::from_secs(253_402_300_800);
 
 /// The claims of a token, each name once.
 ///
-/// Two readers of a doubled name could each take another value, so it is refused.
+/// Two parsers could take different values of a duplicate name, so it is refused.
 pub(super) struct Claims(Map<String, Value>);
 
 impl<'de> Deserialize<'de> for Claims {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Members;
-        impl<'de> Visitor<'de> for Members {
+        struct ClaimsVisitor;
+        impl<'de> Visitor<'de> for ClaimsVisitor {
             type Value = Claims;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -40,12 +40,12 @@ impl<'de> Deserialize<'de> for Claims {
                 Ok(Claims(map))
             }
         }
-        deserializer.deserialize_map(Members)
+        deserializer.deserialize_map(ClaimsVisitor)
     }
 }
 
 impl Claims {
-    /// Checks times, issuer, audience and scopes, and returns the time of expiry.
+    /// Checks times, issuer, audience and scopes, and returns the expiry.
     pub(super) fn check(&self, issuer: &Issuer, name: &Name, now: SystemTime) -> Result<SystemTime, AuthError> {
         let expiry = self.check_times(issuer, now)?;
         if !name.vouches_for(self.issuer()?) {
@@ -73,7 +73,7 @@ impl Claims {
         if [issued, self.time("nbf")?].into_iter().flatten().any(|start| start > now.saturating_add(issuer.leeway)) {
             return Err(AuthError::NotYetValid);
         }
-        // A token without iat, or with one in the future, is taken to be issued now.
+        // A token without `iat`, or with one in the future, counts as issued now.
         let lifetime = expiry.saturating_sub(issued.unwrap_or(now).min(now));
         if issuer.max_lifetime.is_some_and(|bound| lifetime > bound.saturating_add(issuer.leeway)) {
             return Err(AuthError::Lifetime);
@@ -86,7 +86,7 @@ impl Claims {
         self.text("iss").map_err(|_| AuthError::Issuer)
     }
 
-    /// `sub`, else `user_id`, by which the tokens of older proxies name their bearer, else nothing.
+    /// `sub`, else `user_id`, which older proxies use for the bearer, else nothing.
     pub(super) fn subject(&self) -> Result<String, AuthError> {
         let subject = self.text("sub")?.unwrap_or_default();
         if !subject.is_empty() {
@@ -107,7 +107,7 @@ impl Claims {
         }
     }
 
-    /// Whether a scope is in `scope` (RFC 9068) or in `scp` (as some issuers call it): a text of words, or a list.
+    /// Whether `scope` (RFC 9068) or `scp` (used by some issuers) contains a scope: a text of words, or a list.
     fn grants(&self, scope: &str) -> bool {
         let words = |text: &str| text.split(' ').any(|word| word == scope);
         ["scope", "scp"].iter().any(|name| match self.0.get(*name) {
@@ -125,7 +125,7 @@ impl Claims {
         }
     }
 
-    /// A time in seconds since 1970, whole or not (RFC 7519, NumericDate).
+    /// A time in seconds since 1970, possibly fractional (RFC 7519, NumericDate).
     fn time(&self, name: &str) -> Result<Option<Duration>, AuthError> {
         let number = match self.0.get(name) {
             None | Some(Value::Null) => return Ok(None),
@@ -133,7 +133,7 @@ impl Claims {
             Some(_) => return Err(AuthError::Malformed),
         };
         if let Some(seconds) = number.as_u64() {
-            // Capped, so that a sum with a leeway cannot overflow; the cap is far beyond any time that matters.
+            // Capped, so that a sum with a leeway cannot overflow; the cap is far beyond any relevant time.
             return Ok(Some(Duration::from_secs(seconds).min(END_OF_TIME)));
         }
         let seconds = number.as_f64().ok_or(AuthError::Malformed)?;

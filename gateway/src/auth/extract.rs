@@ -8,7 +8,7 @@ use super::AuthError;
 /// The token of the Authorization header or, with `allow_query`, of the `token` parameter of the query.
 ///
 /// # Errors
-/// If there is none, or more than one: which of two tokens counts is never guessed.
+/// There is none, or more than one: the gateway never guesses which of two tokens counts.
 pub(super) fn token<'a>(
     fields: &'a Fields,
     query: Option<&'a str>,

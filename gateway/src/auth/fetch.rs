@@ -1,4 +1,4 @@
-//! Fetches what an issuer publishes: its name, its algorithms and its keys. Every answer has a deadline and a bound.
+//! Fetches an issuer's metadata: its name, algorithms and keys. Every response has a deadline and a size limit.
 use std::{
     fs::File,
     io::Read,
@@ -15,28 +15,24 @@ use tokio::time::timeout;
 use url::Url;
 
 use super::issuers::{KeyPlace, is_local, may_hold_keys};
-use crate::{
-    server::host_of,
-    upstream::{
-        http::{HttpError, HttpPool, Media, Origin},
-        stream::{Named, TlsMaterial, TlsTarget, system_roots},
-    },
-};
+use portcullis_mcp::http1::dial::host_of;
+use portcullis_mcp::http1::stream::{Named, TlsMaterial, TlsTarget, system_roots};
+use portcullis_mcp::http1::{HttpError, HttpPool, Media, Origin};
 
-/// From the first byte of a connection to the last of an answer.
+/// From the first byte of a connection to the last of a response.
 const DEADLINE: Duration = Duration::from_secs(5);
-/// Far above what any issuer publishes, in bytes.
+/// Far above the metadata of any issuer, in bytes.
 pub(super) const MAX_BYTES: usize = 1024 * 1024;
-/// How long keys are used before they are fetched again, if the issuer does not say.
+/// How long keys are used before they are fetched again, unless the issuer sets a time.
 const DEFAULT_AGE: Duration = Duration::from_secs(300);
-/// Bounds of what an issuer may say about that.
+/// The bounds for the time that an issuer sets.
 const AGES: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(3600));
 const CLUSTER_DISCOVERY: &str = "/.well-known/openid-configuration";
 const CLUSTER_KEYS: &str = "/openid/v1/jwks";
 
-/// Where an issuer publishes.
+/// The source of an issuer's keys.
 pub(super) enum KeySource {
-    /// A place of the file of issuers.
+    /// A location from the file of issuers.
     Listed {
         /// The document or the keys.
         place: KeyPlace,
@@ -45,27 +41,27 @@ pub(super) enum KeySource {
     },
     /// The API server.
     Cluster {
-        /// The way to it.
+        /// The client of the API server.
         client: kube::Client,
-        /// The mounted copy of what the operator has fetched.
+        /// The mounted copy that the operator keeps.
         kept: Option<PathBuf>,
     },
 }
 
-/// What an issuer publishes.
+/// The metadata of an issuer.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Published {
-    /// What it calls itself, if it says so.
+pub(super) struct IssuerMetadata {
+    /// The issuer's name, if given.
     pub(super) issuer: Option<String>,
-    /// The algorithms that it signs with, if it says so.
+    /// The issuer's signing algorithms, if given.
     pub(super) algorithms: Option<Vec<String>>,
-    /// A JSON Web Key Set, not looked at yet.
+    /// A JSON Web Key Set, not yet parsed.
     pub(super) keys: Bytes,
-    /// How long to use it before the next look.
+    /// How long to use the metadata before fetching it again.
     pub(super) max_age: Duration,
 }
 
-/// Why there are no keys.
+/// The reason there are no keys.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum FetchError {
     #[error("no complete answer within {} s", DEADLINE.as_secs())]
@@ -77,22 +73,22 @@ pub(super) enum FetchError {
     #[error("the answer has status {0}, not 200 (redirects are not followed)")]
     Status(u16),
     #[error(
-        "the answer is compressed, though one was asked for that is not: turn compression off where it is published"
+        "the answer is compressed, though the gateway asks for an uncompressed one: turn compression off at the issuer"
     )]
     Coded,
     #[error("the discovery document is not JSON with 'issuer' and an https 'jwks_uri'")]
     Document,
-    #[error("the discovery document is that of another issuer: the name must be the same to the letter")]
+    #[error("the discovery document names another issuer: both names must be identical")]
     OtherIssuer,
     #[error("the file cannot be read: {0}")]
     File(std::io::ErrorKind),
-    #[error("caFile holds no PEM certificate that can be used")]
+    #[error("caFile contains no usable PEM certificate")]
     Ca,
     #[error("the API server cannot be reached")]
     Api,
 }
 
-/// Why the keys that the operator has kept are not used.
+/// The reason the operator's copy of the keys is not used.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum KeptError {
     #[error(transparent)]
@@ -102,13 +98,13 @@ pub(super) enum KeptError {
 }
 
 impl FetchError {
-    /// Whether an answer came, though an unusable one.
+    /// Whether a response came, even if unusable.
     pub(super) fn answered(&self) -> bool {
         matches!(self, Self::TooLarge | Self::Status(_) | Self::Coded | Self::Document | Self::OtherIssuer)
     }
 }
 
-/// A document of OpenID Connect Discovery, as far as it is looked at.
+/// The relevant members of an OpenID Connect Discovery document.
 #[derive(Deserialize)]
 struct Document {
     issuer: String,
@@ -117,17 +113,17 @@ struct Document {
 }
 
 impl KeySource {
-    /// What is published now. `issuer` is the name that the issuer was configured with.
-    pub(super) async fn fetch(&self, issuer: Option<&str>) -> Result<Published, FetchError> {
+    /// Fetches the current metadata. `issuer` is the configured name.
+    pub(super) async fn fetch(&self, issuer: Option<&str>) -> Result<IssuerMetadata, FetchError> {
         match self {
             Self::Cluster { client, .. } => of_cluster(client).await,
             Self::Listed { place: KeyPlace::File(path), .. } => {
-                let published = |keys: Vec<u8>| Published { max_age: AGES.0, ..Published::of(keys.into()) };
+                let published = |keys: Vec<u8>| IssuerMetadata { max_age: AGES.0, ..IssuerMetadata::of(keys.into()) };
                 read_file(path).map(published)
             }
             Self::Listed { place: KeyPlace::Uri(uri), ca_file } => {
                 let (head, keys) = get(uri, ca_file.as_ref()).await?;
-                Ok(Published { max_age: max_age(&head), ..Published::of(keys) })
+                Ok(IssuerMetadata { max_age: max_age(&head), ..IssuerMetadata::of(keys) })
             }
             Self::Listed { place: KeyPlace::Discovery(uri), ca_file } => {
                 let document = document(&get(uri, ca_file.as_ref()).await?.1)?;
@@ -137,38 +133,38 @@ impl KeySource {
                 let place = document.jwks_uri.and_then(|place| Url::parse(&place).ok());
                 let place = place.filter(|place| may_hold_keys(place, is_local(uri)));
                 let (head, keys) = get(&place.ok_or(FetchError::Document)?, ca_file.as_ref()).await?;
-                Ok(Published { max_age: max_age(&head), ..Published::of(keys) })
+                Ok(IssuerMetadata { max_age: max_age(&head), ..IssuerMetadata::of(keys) })
             }
         }
     }
 }
 
 impl KeySource {
-    /// What the operator has kept of it; none if it keeps nothing of this one.
-    pub(super) fn kept(&self) -> Option<Result<Published, KeptError>> {
+    /// The operator's copy of the metadata; `None` if it keeps none for this issuer.
+    pub(super) fn kept(&self) -> Option<Result<IssuerMetadata, KeptError>> {
         let Self::Cluster { kept: Some(path), .. } = self else { return None };
         Some(read_kept(path))
     }
 }
 
-fn read_kept(path: &PathBuf) -> Result<Published, KeptError> {
+fn read_kept(path: &PathBuf) -> Result<IssuerMetadata, KeptError> {
     let text = read_bounded(path, kept_keys::MAX_BYTES)?;
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
     let kept = KeptKeys::parse(&text, i64::try_from(now).unwrap_or(i64::MAX))?;
     let keys = kept.keys.get().to_owned();
     let (issuer, algorithms) = (Some(kept.issuer), kept.algorithms);
-    Ok(Published { issuer, algorithms, ..Published::of(keys.into()) })
+    Ok(IssuerMetadata { issuer, algorithms, ..IssuerMetadata::of(keys.into()) })
 }
 
-impl Published {
+impl IssuerMetadata {
     fn of(keys: Bytes) -> Self {
         Self { issuer: None, algorithms: None, keys, max_age: DEFAULT_AGE }
     }
 }
 
-/// Through the API server's own address, with this process's identity: where the issuer's name points to may be
-/// out of reach from inside the cluster, or have a certificate that nobody here knows.
-async fn of_cluster(client: &kube::Client) -> Result<Published, FetchError> {
+/// Uses the API server's own address and this process's identity: the address in the issuer's name may be unreachable
+/// from inside the cluster, or have an unknown certificate.
+async fn of_cluster(client: &kube::Client) -> Result<IssuerMetadata, FetchError> {
     let get = |path: &'static str| {
         let mut request = Request::new(kube::client::Body::empty());
         *request.uri_mut() = Uri::from_static(path);
@@ -176,7 +172,7 @@ async fn of_cluster(client: &kube::Client) -> Result<Published, FetchError> {
     };
     let document = document(&get(CLUSTER_DISCOVERY).await?.1)?;
     let (head, keys) = get(CLUSTER_KEYS).await?;
-    Ok(Published {
+    Ok(IssuerMetadata {
         issuer: Some(document.issuer),
         algorithms: document.id_token_signing_alg_values_supported,
         keys,
@@ -184,7 +180,7 @@ async fn of_cluster(client: &kube::Client) -> Result<Published, FetchError> {
     })
 }
 
-/// The answer of the API server, if it is a success. The client's own ways log answers that they cannot read.
+/// The response of the API server, if successful. The client's own methods log responses that they cannot parse.
 pub(super) async fn ask_cluster(
     client: &kube::Client,
     request: Request<kube::client::Body>,
@@ -209,7 +205,7 @@ async fn get(url: &Url, ca_file: Option<&PathBuf>) -> Result<(HeaderMap, Bytes),
 }
 
 async fn answer(url: &Url, ca_file: Option<&PathBuf>) -> Result<(HeaderMap, Bytes), FetchError> {
-    // A connection of its own each time: minutes pass between two.
+    // A new connection each time: minutes pass between two requests.
     let pool = HttpPool::new(origin(url, ca_file)?);
     let path = &url[url::Position::BeforePath..url::Position::AfterQuery];
     let path: Uri = path.parse().map_err(|_| FetchError::Document)?;
@@ -256,7 +252,7 @@ fn origin(url: &Url, ca_file: Option<&PathBuf>) -> Result<Origin, FetchError> {
         host,
         port: url.port_or_known_default().unwrap_or(443),
         authority: HeaderValue::from_str(authority).map_err(|_| FetchError::Document)?,
-        // Issuers are named by whoever runs the gateway.
+        // The operator of the gateway configures the issuers.
         guard: std::sync::Arc::default(),
         tls,
         connect_timeout: DEADLINE,
@@ -280,7 +276,7 @@ fn document(json: &[u8]) -> Result<Document, FetchError> {
     if document.issuer.is_empty() { Err(FetchError::Document) } else { Ok(document) }
 }
 
-/// `max-age` of Cache-Control within bounds; the least of them where the issuer asks not to keep its answer.
+/// `max-age` of Cache-Control within bounds; the lower bound if the issuer forbids caching.
 fn max_age(head: &HeaderMap) -> Duration {
     let values = head.get_all(header::CACHE_CONTROL).iter().filter_map(|value| value.to_str().ok());
     let directives: Vec<String> =

@@ -1,4 +1,4 @@
-//! Reads the file of issuers: YAML → what each of them is, or everything that is wrong with it. Pure.
+//! Parses the file of issuers: YAML → the issuers, or all problems of the file. Pure.
 use std::path::PathBuf;
 
 use jsonwebtoken::AlgorithmFamily;
@@ -8,16 +8,16 @@ use url::{Host, Url};
 
 use super::{Algorithm, parse_algorithm};
 
-/// More issuers than anybody has.
+/// Far above any real number of issuers.
 const MAX_ISSUERS: usize = 100;
-/// Where an issuer says where its keys are (OpenID Connect Discovery 1.0, section 4).
+/// The path of an issuer's metadata (OpenID Connect Discovery 1.0, section 4).
 const WELL_KNOWN: &str = "/.well-known/openid-configuration";
 const FIELDS: &str = "issuer, audience, jwksUri, jwksFile, caFile and algorithms";
 
 /// One issuer of the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Listed {
-    /// Which entry it is, from 1.
+pub(super) struct ListedIssuer {
+    /// The number of its entry, from 1.
     pub(super) number: usize,
     pub(super) issuer: String,
     pub(super) audiences: Vec<String>,
@@ -26,61 +26,61 @@ pub(super) struct Listed {
     pub(super) algorithms: Vec<Algorithm>,
 }
 
-/// Where the keys of an issuer are.
+/// The location of an issuer's keys.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum KeyPlace {
-    /// At an address that the document here names.
+    /// At an address that this document contains.
     Discovery(Url),
-    /// Here.
+    /// At this address.
     Uri(Url),
     /// In this file.
     File(PathBuf),
 }
 
-/// What is wrong with the file as a whole, or with one issuer in it.
+/// A problem of the whole file, or of one issuer in it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum IssuerFault {
-    /// No YAML.
-    #[error("the file is no valid YAML: {0}")]
+    /// Not YAML.
+    #[error("the file is not valid YAML: {0}")]
     Yaml(String),
-    /// Another shape.
+    /// Not a list of issuers.
     #[error("the file must be a list of issuers, each with at least 'issuer' and 'audience'")]
     NoList,
-    /// Too long.
+    /// Too many issuers.
     #[error("the file has more than {MAX_ISSUERS} issuers")]
     TooMany,
-    /// No mapping.
-    #[error("entry {0} must have fields: {FIELDS}")]
+    /// Not a mapping.
+    #[error("entry {0} must be an object with the fields {FIELDS}")]
     NoFields(usize),
-    /// A typing error, most often.
+    /// An unknown field, usually a typing error.
     #[error("entry {0} has the unknown field {1:?}: an issuer has {FIELDS}")]
     UnknownField(usize, String),
     /// A field is missing, empty, or of another type.
     #[error("entry {0}: {1}")]
     Field(usize, &'static str),
-    /// No address that keys may be fetched from.
+    /// Not an allowed address for keys.
     #[error(
-        "entry {0}: {1} must be an https URL without user name and fragment, because whoever can change the \
-         keys on their way can make tokens"
+        "entry {0}: {1} must be an https URL without user name and fragment, because anyone who can change the keys in \
+         transit can forge tokens"
     )]
     Url(usize, &'static str),
-    /// No public-key algorithm.
+    /// Not a public-key algorithm.
     #[error(
         "entry {0}: the algorithm {1:?} is not accepted: use RS256 to RS512, PS256 to PS512, ES256, ES384 or EdDSA"
     )]
     Algorithm(usize, String),
-    /// The name is another issuer's too.
+    /// Another issuer has the same name.
     #[error("entry {0} has the same issuer as {1}: keep one of them")]
     Twice(usize, String),
 }
 
-/// The issuers of a file. `own` is the name that tokens of the `JWT_` settings have.
+/// Parses the issuers of a file. `own` is the name in tokens of the `JWT_` settings.
 ///
 /// # Errors
-/// Everything that is wrong, at once.
-pub(super) fn read(file: &[u8], own: Option<&str>) -> Result<Vec<Listed>, Vec<IssuerFault>> {
+/// All problems at once.
+pub(super) fn read(file: &[u8], own: Option<&str>) -> Result<Vec<ListedIssuer>, Vec<IssuerFault>> {
     let fault = |problem: String| vec![IssuerFault::Yaml(problem)];
-    let text = str::from_utf8(file).map_err(|_| fault("it is no text".to_owned()))?;
+    let text = str::from_utf8(file).map_err(|_| fault("it is not text".to_owned()))?;
     yaml::check(text).map_err(fault)?;
     let value: Value = serde_yaml::from_str(text).map_err(|error| fault(error.to_string()))?;
     let Value::Sequence(entries) = value else { return Err(vec![IssuerFault::NoList]) };
@@ -90,13 +90,13 @@ pub(super) fn read(file: &[u8], own: Option<&str>) -> Result<Vec<Listed>, Vec<Is
     if entries.len() > MAX_ISSUERS {
         return Err(vec![IssuerFault::TooMany]);
     }
-    let (mut found, mut faults) = (Vec::<Listed>::new(), Vec::new());
+    let (mut found, mut faults) = (Vec::<ListedIssuer>::new(), Vec::new());
     for (number, value) in (1..).zip(entries) {
         let Value::Mapping(fields) = value else {
             faults.push(IssuerFault::NoFields(number));
             continue;
         };
-        let listed = Entry { number, fields, faults: &mut faults }.read();
+        let listed = IssuerEntry { number, fields, faults: &mut faults }.read();
         let twin = found.iter().find(|other| other.issuer == listed.issuer);
         if own.is_some_and(|own| own == listed.issuer) {
             faults.push(IssuerFault::Twice(number, "JWT_ISSUER".into()));
@@ -108,34 +108,34 @@ pub(super) fn read(file: &[u8], own: Option<&str>) -> Result<Vec<Listed>, Vec<Is
     if faults.is_empty() { Ok(found) } else { Err(faults) }
 }
 
-/// One entry while it is read: what has been taken is no longer among the fields.
-struct Entry<'a> {
+/// One entry during parsing: taken fields are removed.
+struct IssuerEntry<'a> {
     number: usize,
     fields: Mapping,
     faults: &'a mut Vec<IssuerFault>,
 }
 
-impl Entry<'_> {
-    fn read(mut self) -> Listed {
-        let issuer = self.text("issuer", "issuer must be the text that tokens have as iss").unwrap_or_default();
+impl IssuerEntry<'_> {
+    fn read(mut self) -> ListedIssuer {
+        let issuer = self.text("issuer", "issuer must be a string, the iss of its tokens").unwrap_or_default();
         if issuer.is_empty() && self.is_sound("issuer") {
-            self.fault("issuer is missing: give the text that tokens have as iss");
+            self.fault("issuer is missing: set it to the iss of its tokens");
         }
-        let audiences = self.texts("audience", "audience must be a text or a list of texts");
+        let audiences = self.texts("audience", "audience must be a string or a list of strings");
         if audiences.is_empty() && self.is_sound("audience") {
-            self.fault("audience is missing: give what tokens for this gateway have as aud");
+            self.fault("audience is missing: set it to the aud of tokens for this gateway");
         }
         let keys = self.keys(&issuer);
         let ca_file = self.text("caFile", "caFile must be the name of a file").map(PathBuf::from);
         if ca_file.is_some() && matches!(keys, KeyPlace::File(_)) {
-            self.fault("caFile does not go with jwksFile: remove it");
+            self.fault("caFile has no effect with jwksFile: remove it");
         }
         let algorithms = self.algorithms();
         for (field, _) in std::mem::take(&mut self.fields) {
             let name = field.as_str().unwrap_or("(no text)").chars().take(64).collect();
             self.faults.push(IssuerFault::UnknownField(self.number, name));
         }
-        Listed { number: self.number, issuer, audiences, keys, ca_file, algorithms }
+        ListedIssuer { number: self.number, issuer, audiences, keys, ca_file, algorithms }
     }
 
     fn keys(&mut self, issuer: &str) -> KeyPlace {
@@ -148,7 +148,7 @@ impl Entry<'_> {
                 self.fault("jwksUri and jwksFile are both set: keep one of them");
                 KeyPlace::File(file.into())
             }
-            // What is missing has been told.
+            // The missing field was reported already.
             (None, None) if issuer.is_empty() => KeyPlace::File(PathBuf::new()),
             (None, None) => {
                 // A query would swallow the path that is appended.
@@ -186,7 +186,7 @@ impl Entry<'_> {
         found
     }
 
-    /// A text, if there is one; an empty one is a fault.
+    /// A text, if present; an empty one is a fault.
     fn text(&mut self, field: &'static str, fault: &'static str) -> Option<String> {
         match self.fields.shift_remove(field) {
             None => None,
@@ -217,20 +217,20 @@ impl Entry<'_> {
         self.faults.push(IssuerFault::Field(self.number, fault));
     }
 
-    /// Whether nothing has been said about a field yet.
+    /// Whether no fault of a field was reported yet.
     fn is_sound(&self, field: &str) -> bool {
         let about = |fault: &IssuerFault| matches!(fault, IssuerFault::Field(n, text) if *n == self.number && text.starts_with(field));
         !self.faults.iter().any(about)
     }
 }
 
-/// Whether keys may be fetched from an address: https, or for trying out this machine (`local`).
+/// Whether keys may be fetched from an address: https, or this machine for tests (`local`).
 pub(super) fn may_hold_keys(url: &Url, local: bool) -> bool {
     let plain = url.username().is_empty() && url.password().is_none() && url.fragment().is_none();
     plain && (url.scheme() == "https" || (local && is_local(url)))
 }
 
-/// Whether nothing on the way could change what this address answers.
+/// Whether the address is on this machine, so that no third party can alter its responses.
 pub(super) fn is_local(url: &Url) -> bool {
     let loopback = match url.host() {
         Some(Host::Ipv4(address)) => address.is_loopback(),
@@ -241,7 +241,7 @@ pub(super) fn is_local(url: &Url) -> bool {
     url.scheme() == "http" && loopback
 }
 
-/// What an issuer is called in the log and in metrics: its name without the scheme.
+/// The issuer's label in the log and in metrics: its name without the scheme.
 pub(super) fn label(issuer: &str) -> String {
     let name = issuer.split_once("://").map_or(issuer, |(_, rest)| rest);
     name.trim_end_matches('/').chars().take(100).collect()

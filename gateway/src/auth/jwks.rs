@@ -1,4 +1,4 @@
-//! Reads a JSON Web Key Set (RFC 7517), taking only keys that are meant for signatures of accepted algorithms.
+//! Parses a JSON Web Key Set (RFC 7517), keeping only keys for signatures of accepted algorithms.
 use aws_lc_rs::{
     encoding::{AsDer, PublicKeyX509Der},
     signature::RsaPublicKeyComponents,
@@ -8,33 +8,33 @@ use jsonwebtoken::{Algorithm, AlgorithmFamily};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{KeyFault, KeySet, keys::Key};
+use super::{KeyFault, KeySet, keys::VerificationKey};
 
-/// More keys than any issuer publishes.
+/// Far above the keys of any issuer.
 const MAX_KEYS: usize = 100;
 
-/// Why a whole key set cannot be used.
+/// The reason a whole key set is unusable.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum JwksError {
-    /// No JSON object with a list `keys`.
+    /// Not a JSON object with a list `keys`.
     #[error("is not a JSON Web Key Set: an object with a list named 'keys'")]
     NotASet,
     /// More than 100 keys.
     #[error("has more than 100 keys")]
     TooMany,
     /// Every key was left out.
-    #[error("has no key that can be used{}", reasons(.0))]
+    #[error("has no usable key{}", reasons(.0))]
     NoneUsable(Vec<Skipped>),
 }
 
-/// A key of a set that is not used.
+/// An unused key of a set.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("key {number} {fault}")]
 pub struct Skipped {
-    /// Which key of the set, from 1.
-    pub number: usize,
-    /// Why it is not used.
-    pub fault: KeyFault,
+    /// The position of the key in the set, from 1.
+    pub(crate) number: usize,
+    /// The reason it is not used.
+    pub(crate) fault: KeyFault,
 }
 
 #[derive(Deserialize)]
@@ -58,13 +58,13 @@ struct Jwk {
 }
 
 impl KeySet {
-    /// Takes the keys of a set that can check signatures of one of these algorithms, and tells which it left out.
+    /// Takes the keys of a set that can check signatures of these algorithms, and returns the keys that were skipped.
     ///
     /// A key that does not name its algorithm serves every one of `algorithms` that it fits.
     ///
     /// # Errors
-    /// If the text is no key set, too long a one, or one without a single fit key.
-    pub fn from_jwks(json: &[u8], algorithms: &[Algorithm]) -> Result<(Self, Vec<Skipped>), JwksError> {
+    /// The text is not a key set, has too many keys, or no usable one.
+    pub(crate) fn from_jwks(json: &[u8], algorithms: &[Algorithm]) -> Result<(Self, Vec<Skipped>), JwksError> {
         let set: Set<'_> = serde_json::from_slice(json).map_err(|_| JwksError::NotASet)?;
         if set.keys.len() > MAX_KEYS {
             return Err(JwksError::TooMany);
@@ -81,7 +81,7 @@ impl KeySet {
 }
 
 /// One entry of a set, once for each algorithm that it serves.
-fn read(json: &str, algorithms: &[Algorithm]) -> Result<Vec<Key>, KeyFault> {
+fn read(json: &str, algorithms: &[Algorithm]) -> Result<Vec<VerificationKey>, KeyFault> {
     let jwk: Jwk = serde_json::from_str(json).map_err(|_| KeyFault::Unfit)?;
     if jwk.kty == "oct" {
         return Err(KeyFault::Shared);
@@ -94,7 +94,7 @@ fn read(json: &str, algorithms: &[Algorithm]) -> Result<Vec<Key>, KeyFault> {
         return Err(KeyFault::Algorithm);
     }
     let bytes = jwk.bytes()?;
-    fitting.map(|algorithm| Key::public(jwk.kid.clone(), algorithm, &bytes)).collect()
+    fitting.map(|algorithm| VerificationKey::public(jwk.kid.clone(), algorithm, &bytes)).collect()
 }
 
 impl Jwk {
@@ -115,13 +115,13 @@ impl Jwk {
         named && self.kty == kty && curve.is_none_or(|curve| self.crv.as_deref() == Some(curve))
     }
 
-    /// The key in a form that [`Key::public`] takes.
+    /// The key in a form that [`VerificationKey::public`] accepts.
     fn bytes(&self) -> Result<Vec<u8>, KeyFault> {
         match self.kty.as_str() {
             "RSA" => rsa_der(&part(self.n.as_ref())?, &part(self.e.as_ref())?),
             "EC" => {
                 let (x, y) = (part(self.x.as_ref())?, part(self.y.as_ref())?);
-                // The two halves of a point have equal length; else one could be read as part of the other.
+                // Both coordinates of a point have equal length; otherwise one could be read as part of the other.
                 if x.len() != y.len() {
                     return Err(KeyFault::Unfit);
                 }
@@ -146,7 +146,7 @@ fn rsa_der(n: &[u8], e: &[u8]) -> Result<Vec<u8>, KeyFault> {
 }
 
 fn reasons(skipped: &[Skipped]) -> String {
-    // Three reasons help; a hundred hide the next problem.
+    // Three reasons help; a hundred would hide the next problem.
     let told: Vec<String> = skipped.iter().take(3).map(ToString::to_string).collect();
     if told.is_empty() { String::new() } else { format!(": {}", told.join("; ")) }
 }

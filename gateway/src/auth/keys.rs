@@ -1,34 +1,34 @@
-//! Keys to check signatures with, each bound to the one algorithm that it may be used for.
+//! Keys that check signatures, each bound to the one algorithm that it may be used for.
 use aws_lc_rs::{rsa, signature as sig};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey, Validation};
 
 use super::Secret;
 
-/// How many keys of one algorithm are tried on a token before it is refused: each costs a computation.
+/// The number of keys of one algorithm that are tried on a token before it is refused: each costs a computation.
 const MAX_TRIES: usize = 4;
-/// RSA keys below this many bits can be broken (NIST SP 800-131A).
+/// RSA keys below this size are breakable (NIST SP 800-131A).
 const MIN_RSA_BITS: usize = 2048;
-/// aws-lc checks no longer ones.
+/// The longest RSA key that aws-lc supports.
 const MAX_RSA_BITS: usize = 8192;
 
-/// What is wrong with one public key.
+/// A problem of one public key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum KeyFault {
-    /// The file is no PEM file with a public key.
+    /// The file is not a PEM file with a public key.
     #[error("is not a PEM file with one 'PUBLIC KEY' block (to get one: openssl pkey -pubout, openssl x509 -pubkey)")]
     NotPem,
-    /// A private key where a public one belongs.
+    /// A private key instead of a public one.
     #[error("holds a private key: give the public one (openssl pkey -pubout) and keep the private one away from here")]
     Private,
-    /// A shared secret where a public key belongs.
-    #[error("is a shared secret (kty oct), which everybody who can read the set could sign with")]
+    /// A shared secret instead of a public key.
+    #[error("is a shared secret (kty oct), with which anyone who can read the set could sign tokens")]
     Shared,
-    /// The key is no valid one, or of another kind than the algorithm's.
+    /// The key is invalid, or of another kind than the algorithm's.
     #[error("is not a valid public key for the configured algorithm")]
     Unfit,
-    /// The key is marked for something else than signatures.
-    #[error("is not meant for checking signatures (use, key_ops)")]
+    /// The key is marked for a use other than signatures.
+    #[error("is not meant for verifying signatures (use, key_ops)")]
     Use,
     /// The key is marked for an algorithm that is not accepted.
     #[error("is meant for another algorithm (alg)")]
@@ -40,26 +40,26 @@ pub enum KeyFault {
 
 /// The keys of one issuer.
 #[derive(Debug, Default)]
-pub struct KeySet(pub(super) Vec<Key>);
+pub(crate) struct KeySet(pub(super) Vec<VerificationKey>);
 
 /// One key for one algorithm.
 #[derive(Debug)]
-pub(super) struct Key {
+pub(super) struct VerificationKey {
     /// The `kid` that tokens of this key carry; a key without one may have signed any token.
     pub(super) id: Option<String>,
     pub(super) algorithm: Algorithm,
     pub(super) decoding: DecodingKey,
-    /// Fixed when the key is loaded, so that nothing in a token has a say in it.
+    /// Fixed when the key is loaded, so that a token cannot influence it.
     pub(super) validation: Validation,
 }
 
-impl Key {
+impl VerificationKey {
     fn new(id: Option<String>, algorithm: Algorithm, decoding: DecodingKey) -> Self {
         Self { id, algorithm, decoding, validation: signature_only(algorithm) }
     }
 
-    /// Takes a public key in one of the forms of its kind: SubjectPublicKeyInfo (RFC 5280) or, for RSA, RFC 8017,
-    /// for elliptic curves, the uncompressed point, for Ed25519, the 32 bytes.
+    /// Accepts a public key in one of the forms of its kind: SubjectPublicKeyInfo (RFC 5280) or, for RSA, RFC 8017, for
+    /// elliptic curves, the uncompressed point, for Ed25519, the 32 bytes.
     pub(super) fn public(id: Option<String>, algorithm: Algorithm, bytes: &[u8]) -> Result<Self, KeyFault> {
         let decoding = match algorithm.family() {
             AlgorithmFamily::Hmac => return Err(KeyFault::Algorithm),
@@ -82,26 +82,26 @@ impl Key {
 }
 
 impl KeySet {
-    /// The one shared secret. `algorithm` must be an HS one, or no token will ever match.
-    pub fn from_secret(secret: &Secret, algorithm: Algorithm) -> Self {
-        Self(vec![Key::new(None, algorithm, DecodingKey::from_secret(secret.expose()))])
+    /// The single shared secret. `algorithm` must be an HS one, or no token will ever match.
+    pub(crate) fn from_secret(secret: &Secret, algorithm: Algorithm) -> Self {
+        Self(vec![VerificationKey::new(None, algorithm, DecodingKey::from_secret(secret.expose()))])
     }
 
-    /// The one public key of a PEM file.
+    /// The single public key of a PEM file.
     ///
     /// # Errors
-    /// Why the key cannot be used for `algorithm`.
-    pub fn from_public_pem(pem: &[u8], algorithm: Algorithm) -> Result<Self, KeyFault> {
-        Ok(Self(vec![Key::public(None, algorithm, &public_der(pem)?)?]))
+    /// The reason the key is unusable for `algorithm`.
+    pub(crate) fn from_public_pem(pem: &[u8], algorithm: Algorithm) -> Result<Self, KeyFault> {
+        Ok(Self(vec![VerificationKey::public(None, algorithm, &public_der(pem)?)?]))
     }
 
-    /// Whether there is nothing to check a signature with.
+    /// Whether there is no key.
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
     /// The keys that may have signed a token with this algorithm and `kid`, the likeliest first, at most four.
-    pub(super) fn candidates<'a>(&'a self, algorithm: Algorithm, kid: Option<&str>) -> Vec<&'a Key> {
+    pub(super) fn candidates<'a>(&'a self, algorithm: Algorithm, kid: Option<&str>) -> Vec<&'a VerificationKey> {
         let fitting = || self.0.iter().filter(|key| key.algorithm == algorithm);
         let Some(kid) = kid else { return fitting().take(MAX_TRIES).collect() };
         let named = fitting().filter(|key| key.id.as_deref() == Some(kid));
@@ -110,10 +110,10 @@ impl KeySet {
     }
 }
 
-/// Leaves the algorithm and the signature to the library, and the claims to `claims`.
+/// The library checks only the algorithm and the signature; `claims` checks the claims.
 ///
-/// The library reads the system's clock, lets a required issuer be one of a list, and refuses a token with an
-/// audience where none is configured; so all of its claim checks are replaced, none is merely left out.
+/// The library reads the system's clock, lets a required issuer be one of a list, and refuses a token with an audience
+/// if none is configured; so all of its claim checks are replaced, not just disabled.
 fn signature_only(algorithm: Algorithm) -> Validation {
     let mut validation = Validation::new(algorithm);
     validation.required_spec_claims.clear();
@@ -150,7 +150,7 @@ fn public_der(pem: &[u8]) -> Result<Vec<u8>, KeyFault> {
     }
     let body: String = body.split_ascii_whitespace().collect();
     let der = STANDARD.decode(body).map_err(|_| KeyFault::NotPem)?;
-    // A bare point or 32 bare bytes are taken from a JWKS, but have no place in a PEM file.
+    // A bare point or 32 bare bytes are accepted from a JWKS, but not in a PEM file.
     let is_sequence = der.first() == Some(&0x30) && der.len() > 32;
     if is_sequence { Ok(der) } else { Err(KeyFault::NotPem) }
 }

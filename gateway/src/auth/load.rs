@@ -1,4 +1,4 @@
-//! Turns the settings into an issuer with its keys, or into the list of everything that is wrong with them.
+//! Loads the issuers and keys that the settings describe, or returns all problems of the settings.
 use std::{
     fs::File,
     io::{self, Read},
@@ -10,12 +10,12 @@ use jsonwebtoken::AlgorithmFamily;
 use super::{
     Algorithm, Issuer, KeySet, Problem, Secret, Settings,
     fetch::KeySource,
-    issuers::{self, KeyPlace, Listed, label},
+    issuers::{self, KeyPlace, ListedIssuer, label},
     settings::{Kubernetes, MAX_LEEWAY, MIN_SECRET_BYTES},
     verify::{Name, Trust},
     weak::is_weak,
 };
-use crate::upstream::stream::holds_certificates;
+use portcullis_mcp::http1::stream::holds_certificates;
 
 const SECRET: &str = "JWT_SECRET";
 const SECRET_FILE: &str = "JWT_SECRET_FILE";
@@ -24,29 +24,29 @@ const JWKS_FILE: &str = "JWT_JWKS_FILE";
 const ISSUERS_FILE: &str = "ISSUERS_FILE";
 const JWKS: &str = "jwksFile";
 const CA: &str = "caFile";
-/// What API servers sign service-account tokens with; ES512, the fourth, is not supported here.
+/// The algorithms with which API servers sign service-account tokens; ES512, the fourth, is not supported.
 const CLUSTER_ALGORITHMS: [Algorithm; 3] = [Algorithm::RS256, Algorithm::ES256, Algorithm::ES384];
 const HS: &str = "HS256, HS384, HS512";
 const PUBLIC: &str = "RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, EdDSA";
 
-/// Bounds of the files, in bytes: far above what they hold.
+/// Size limits for the files, in bytes: far above their usual size.
 const MAX_SECRET_FILE: u64 = 64 * 1024;
 const MAX_KEY_FILE: u64 = 1024 * 1024;
 
-/// An issuer, and where its keys are fetched from, if they are.
+/// An issuer, and the source of its keys if they are fetched.
 pub(super) struct Loaded {
     pub(super) issuer: Issuer,
     pub(super) source: Option<KeySource>,
-    /// Whether the cluster is asked about its tokens too.
+    /// Whether the cluster also reviews its tokens.
     pub(super) review: Option<Kubernetes>,
 }
 
 /// All issuers that the settings describe: that of the `JWT_` settings, those of the file, the cluster.
 ///
-/// Without a `client` the cluster's keys are never known: good enough to check settings.
+/// Without a `client` the cluster's keys are never known: sufficient for checking settings.
 ///
 /// # Errors
-/// All that is wrong, at once.
+/// All problems at once.
 pub(super) fn issuers(settings: &Settings, client: Option<&kube::Client>) -> Result<Vec<Loaded>, Vec<Problem>> {
     let elsewhere = settings.issuers_file.is_some() || settings.kubernetes.is_some();
     let (own, listed) = (own(settings, !elsewhere), of_file(settings));
@@ -64,7 +64,7 @@ impl Loaded {
     }
 }
 
-/// The issuer of the `JWT_` settings; none if they name no key and need not.
+/// The issuer of the `JWT_` settings; `None` if they name no key and need none.
 fn own(settings: &Settings, required: bool) -> Result<Option<Issuer>, Vec<Problem>> {
     let mut problems = plain_values(settings);
     let sources = sources(settings);
@@ -101,8 +101,8 @@ fn of_file(settings: &Settings) -> Result<Vec<Loaded>, Vec<Problem>> {
     if problems.is_empty() { Ok(loaded) } else { Err(problems) }
 }
 
-/// An issuer of the file; keys and certificates in files are looked at now, so that they are right at start.
-fn of_list(settings: &Settings, listed: Listed) -> Result<Loaded, Problem> {
+/// An issuer of the file; keys and certificates in files are read now, so that problems appear at start.
+fn of_list(settings: &Settings, listed: ListedIssuer) -> Result<Loaded, Problem> {
     let mut keys = KeySet::default();
     if let KeyPlace::File(path) = &listed.keys {
         let json = read(JWKS, path, MAX_KEY_FILE)?;
@@ -127,9 +127,10 @@ fn of_list(settings: &Settings, listed: Listed) -> Result<Loaded, Problem> {
 fn of_cluster(settings: &Settings, kubernetes: &Kubernetes, client: Option<&kube::Client>) -> Loaded {
     let issuer = Issuer {
         label: "cluster".into(),
+        is_cluster: true,
         audiences: vec![kubernetes.audience.clone()],
         algorithms: CLUSTER_ALGORITHMS.to_vec(),
-        // Kubernetes puts no scopes into tokens: what a service account may do is not for its token to say.
+        // Kubernetes puts no scopes into tokens: the token does not decide the rights of a service account.
         scopes: Vec::new(),
         ..Issuer::bare(settings, Trust { name: Name::Unknown, keys: KeySet::default() })
     };
@@ -140,7 +141,7 @@ fn of_cluster(settings: &Settings, kubernetes: &Kubernetes, client: Option<&kube
 /// The shared secret that the settings name.
 ///
 /// # Errors
-/// All that is wrong with the choice of it and with itself, at once.
+/// All problems of the choice and of the secret at once.
 pub(crate) fn shared_secret(settings: &Settings) -> Result<Secret, Vec<Problem>> {
     let mut problems = key_choice(settings);
     let mut found = None;
@@ -172,7 +173,7 @@ fn plain_values(settings: &Settings) -> Vec<Problem> {
     problems
 }
 
-/// Whether exactly one key source is set, and one of the algorithm's kind.
+/// Checks that exactly one key source is set, of the algorithm's kind.
 fn key_choice(settings: &Settings) -> Vec<Problem> {
     let hmac = settings.algorithm.family() == AlgorithmFamily::Hmac;
     let shared = [(SECRET, settings.secret.is_some()), (SECRET_FILE, settings.secret_file.is_some())];
@@ -192,7 +193,7 @@ fn key_choice(settings: &Settings) -> Vec<Problem> {
     problems
 }
 
-/// Reads every source of the algorithm's kind.
+/// Reads every key source of the algorithm's kind.
 fn sources(settings: &Settings) -> Vec<Result<KeySet, Problem>> {
     let algorithm = settings.algorithm;
     if algorithm.family() == AlgorithmFamily::Hmac {
@@ -215,7 +216,7 @@ fn sources(settings: &Settings) -> Vec<Result<KeySet, Problem>> {
     pem.into_iter().chain(jwks).collect()
 }
 
-/// Reads every shared secret that is set, fit or not.
+/// Reads every shared secret that is set, valid or not.
 fn secrets(settings: &Settings) -> Vec<Result<Secret, Problem>> {
     let inline = settings.secret.clone().map(|secret| checked(SECRET, secret));
     let file = settings.secret_file.as_deref().map(|path| {

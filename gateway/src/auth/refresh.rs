@@ -1,13 +1,11 @@
-//! When keys are fetched: before they are too old, and when a token names a key that is not known here.
+//! Schedules the fetching of keys: before they are too old, and when a token names an unknown key.
 //!
-//! What an issuer published last stays in use for as long as it is away.
-use std::{
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+//! While an issuer is unreachable, its last published keys stay in use.
+use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use futures_util::future::join_all;
+use parking_lot::Mutex;
 use portcullis_runtime::Latch;
 use tokio::{
     sync::{Notify, watch},
@@ -17,29 +15,29 @@ use tracing::{info, warn};
 
 use super::{
     Authenticator, JwksError, KeySet,
-    fetch::{FetchError, KeySource, Published},
+    fetch::{FetchError, IssuerMetadata, KeySource},
     verify::{Name, Trust},
 };
-use crate::backoff::random;
+use crate::util::backoff::random;
 
-/// Unknown keys make an issuer be asked so seldom, however many tokens name them.
+/// The minimum interval between queries for unknown keys, however many tokens name them.
 const ASK_EVERY: Duration = Duration::from_secs(30);
-/// How long a request waits for keys that it has asked for.
+/// How long a request waits for keys that it has requested.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// An issuer has so long to answer before what was kept of it is used.
+/// The time for an issuer to respond before the kept copy is used.
 const KEPT_AFTER: Duration = Duration::from_secs(1);
-/// First and longest pause after failures; each doubles the one before.
+/// First and longest pause after failures; each doubles the previous one.
 const RETRIES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
 /// An issuer whose keys are fetched.
 pub(super) struct Remote {
-    /// Where it stands in the list of issuers.
+    /// Its position in the list of issuers.
     pub(super) issuer: usize,
     pub(super) source: KeySource,
     gate: Mutex<Gate>,
     wanted: Notify,
     finished: watch::Sender<()>,
-    /// Digest of what was published last.
+    /// Digest of the last published keys.
     seen: Mutex<Option<Vec<u8>>>,
 }
 
@@ -49,14 +47,14 @@ struct Gate {
     asked: Option<Instant>,
 }
 
-/// Why what was fetched is not used.
+/// The reason fetched keys are not used.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum RefreshError {
     #[error(transparent)]
     Fetch(#[from] FetchError),
     #[error("what was fetched {0}")]
     Keys(#[from] JwksError),
-    #[error("the cluster calls itself by the name of another configured issuer: remove that one")]
+    #[error("the cluster is configured as another issuer too: remove that one")]
     Taken,
 }
 
@@ -66,12 +64,12 @@ impl Remote {
         Self { issuer, source, gate: Mutex::default(), wanted: Notify::new(), finished, seen: Mutex::default() }
     }
 
-    /// Whether its keys are the cluster's.
+    /// Whether the keys are the cluster's.
     pub(super) fn is_cluster(&self) -> bool {
         matches!(self.source, KeySource::Cluster { .. })
     }
 
-    /// Asks for newer keys and waits until they are there. False: not now, or not soon enough.
+    /// Requests newer keys and waits until they are there. False: not now, or not soon enough.
     pub(super) async fn renewed(&self) -> bool {
         match self.ask() {
             Some(mut finished) => timeout(PATIENCE, finished.changed()).await.is_ok_and(|changed| changed.is_ok()),
@@ -79,9 +77,9 @@ impl Remote {
         }
     }
 
-    /// Joins the refresh that is under way, or starts one if the last that was asked for is long enough ago.
+    /// Joins the running refresh, or starts one if the last request for keys is old enough.
     fn ask(&self) -> Option<watch::Receiver<()>> {
-        let mut gate = lock(&self.gate);
+        let mut gate = self.gate.lock();
         if !gate.running {
             if gate.asked.is_some_and(|asked| asked.elapsed() < ASK_EVERY) {
                 return None;
@@ -89,27 +87,27 @@ impl Remote {
             *gate = Gate { running: true, asked: Some(Instant::now()) };
             self.wanted.notify_one();
         }
-        // Made while the gate is held: the end of this very refresh cannot be missed.
+        // Subscribed while the lock is held: the end of this refresh cannot be missed.
         Some(self.finished.subscribe())
     }
 
     fn begin(&self) {
-        lock(&self.gate).running = true;
+        self.gate.lock().running = true;
     }
 
     fn end(&self) {
-        let mut gate = lock(&self.gate);
+        let mut gate = self.gate.lock();
         gate.running = false;
         self.finished.send_replace(());
     }
 }
 
 impl Authenticator {
-    /// Keeps the keys of all issuers fresh, for ever. `latch` is released as soon as any issuer has keys.
-    pub async fn keep_keys(&self, latch: Latch) {
+    /// Keeps the keys of all issuers fresh, forever. `latch` is released as soon as any issuer has keys.
+    pub(crate) async fn keep_keys(&self, latch: Latch) {
         let latch = Mutex::new(Some(latch));
         let release = || {
-            if let Some(latch) = self.has_keys().then(|| lock(&latch).take()).flatten() {
+            if let Some(latch) = self.has_keys().then(|| latch.lock().take()).flatten() {
                 latch.release();
             }
         };
@@ -141,15 +139,15 @@ impl Authenticator {
                 }
             };
             tokio::select! {
-                // A little early, so that replicas do not ask all at once.
+                // Slightly early, so that replicas do not all fetch at once.
                 () = sleep(pause.mul_f64(0.8 + 0.2 * random())) => {}
                 () = remote.wanted.notified() => {}
             }
         }
     }
 
-    /// One look at what the issuer publishes. While it does not answer and nothing is known of it, what was kept of it is
-    /// used.
+    /// Fetches the issuer's metadata once. While the issuer does not respond and nothing is known of it, uses the kept
+    /// copy.
     async fn refresh_or_use_kept(&self, remote: &Remote, release: &impl Fn()) -> Result<Duration, ()> {
         let mut refreshing = std::pin::pin!(self.refresh(remote));
         let outcome = match timeout(KEPT_AFTER, &mut refreshing).await {
@@ -177,13 +175,13 @@ impl Authenticator {
         match used {
             Ok(_) => warn!(
                 issuer = issuer.label,
-                "the API server has not answered, tokens are checked with the keys that the operator has kept"
+                "the API server has not answered; the gateway checks tokens with the keys that the operator has kept"
             ),
-            Err(problem) => warn!(issuer = issuer.label, problem, "the keys that the operator has kept are not used"),
+            Err(problem) => warn!(issuer = issuer.label, problem, "cannot use the keys that the operator has kept"),
         }
     }
 
-    /// One look at what the issuer publishes; tells when to look again.
+    /// Fetches the issuer's metadata once; returns when to fetch again.
     async fn refresh(&self, remote: &Remote) -> Result<Duration, ()> {
         let issuer = &self.issuers[remote.issuer];
         let name = match &issuer.trust().name {
@@ -202,7 +200,7 @@ impl Authenticator {
             }
             Err(error) => {
                 let has_keys = !issuer.trust().keys.is_empty();
-                warn!(issuer = label, %error, has_keys, "the keys of an issuer cannot be fetched, the last ones stay in use");
+                warn!(issuer = label, %error, has_keys, "cannot fetch the keys of an issuer; the last ones stay in use");
                 (if error.answered() { "bad_answer" } else { "unreachable" }, Err(()))
             }
         };
@@ -210,10 +208,10 @@ impl Authenticator {
         result
     }
 
-    /// Puts what was fetched to use, if it is not what is in use already.
-    pub(super) fn apply(&self, remote: &Remote, published: &Published) -> Result<bool, RefreshError> {
+    /// Applies fetched metadata, unless it is in use already.
+    pub(super) fn apply(&self, remote: &Remote, published: &IssuerMetadata) -> Result<bool, RefreshError> {
         let seen = published.digest();
-        if lock(&remote.seen).as_ref() == Some(&seen) {
+        if remote.seen.lock().as_ref() == Some(&seen) {
             return Ok(false);
         }
         let issuer = &self.issuers[remote.issuer];
@@ -228,11 +226,11 @@ impl Authenticator {
         }
         info!(issuer = issuer.label, keys = keys.0.len(), "the keys of an issuer are in use");
         self.trust(remote.issuer, Trust { name, keys });
-        *lock(&remote.seen) = Some(seen);
+        *remote.seen.lock() = Some(seen);
         Ok(true)
     }
 
-    /// Puts other keys of an issuer to use and forgets every remembered token.
+    /// Replaces the keys of an issuer and clears the token cache.
     pub(super) fn trust(&self, issuer: usize, trust: Trust) {
         self.issuers[issuer].replace(trust);
         self.cache.forget_all();
@@ -253,8 +251,8 @@ impl RefreshError {
     }
 }
 
-impl Published {
-    /// Of the accepted algorithms, those that the issuer says it uses.
+impl IssuerMetadata {
+    /// The accepted algorithms that the issuer uses, by its own metadata.
     fn accepted(&self, algorithms: &[super::Algorithm]) -> Vec<super::Algorithm> {
         let used = |algorithm: &super::Algorithm| {
             self.algorithms.as_ref().is_none_or(|used| used.contains(&format!("{algorithm:?}")))
@@ -266,9 +264,4 @@ impl Published {
         let whole = format!("{:?} {:?} ", self.issuer, self.algorithms);
         digest(&SHA256, &[whole.as_bytes(), &self.keys].concat()).as_ref().to_vec()
     }
-}
-
-/// A panic elsewhere leaves these whole, so their locks stay usable.
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,15 +1,12 @@
-//! Asks the cluster whether it still vouches for a token that was found good: once in 30 s for each token.
-use std::{
-    collections::HashMap,
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+//! Asks the cluster whether it still accepts a valid token: once in 30 s for each token.
+use std::{collections::HashMap, time::Duration};
 
 use futures_util::{
     FutureExt,
     future::{BoxFuture, Shared, WeakShared},
 };
 use http::{HeaderValue, Method, Request, Uri, header};
+use parking_lot::Mutex;
 use serde::Deserialize;
 use serde_json::json;
 use tokio::time::Instant;
@@ -19,35 +16,35 @@ use super::{
     cache::{CAPACITY, Digest, MAX_AGE_REVIEWED},
     fetch::ask_cluster,
 };
-use crate::metrics::Metrics;
+use crate::telemetry::metrics::Metrics;
 
-/// For the whole question.
+/// The limit for a whole review.
 const DEADLINE: Duration = Duration::from_secs(5);
 const PATH: &str = "/apis/authentication.k8s.io/v1/tokenreviews";
 
-type Answer = Result<(), AuthError>;
-type Asking = Shared<BoxFuture<'static, Answer>>;
+type ReviewResult = Result<(), AuthError>;
+type Asking = Shared<BoxFuture<'static, ReviewResult>>;
 
-/// Asks the API server about tokens.
+/// Reviews tokens at the API server.
 pub(super) struct Reviewer {
     client: kube::Client,
     audience: String,
     metrics: Metrics,
-    /// Held by those who wait, not here: a question that nobody waits for any more ends.
-    asking: Mutex<HashMap<Digest, WeakShared<BoxFuture<'static, Answer>>>>,
+    /// Owned by the waiting requests, not here: a review for which no request waits ends.
+    asking: Mutex<HashMap<Digest, WeakShared<BoxFuture<'static, ReviewResult>>>>,
     /// Tokens that the cluster has refused, and when.
     refused: Mutex<HashMap<Digest, Instant>>,
 }
 
-/// The answer, as far as it is looked at. The rest repeats the token.
+/// The relevant members of the response. The rest repeats the token.
 #[derive(Deserialize)]
 struct Review {
-    status: Status,
+    status: ReviewStatus,
 }
 
 #[derive(Deserialize, Default)]
 #[serde(default)]
-struct Status {
+struct ReviewStatus {
     authenticated: bool,
     audiences: Vec<String>,
     user: User,
@@ -64,30 +61,30 @@ impl Reviewer {
         Self { client, audience, metrics, asking: Mutex::default(), refused: Mutex::default() }
     }
 
-    /// Whether the cluster still vouches for this token of this subject. Yes is not remembered here.
+    /// Whether the cluster still accepts this token of this subject. Acceptance is not remembered here.
     ///
     /// # Errors
-    /// [`AuthError::Revoked`], remembered for 30 s, or [`AuthError::NoReview`] if there is no answer within 5 s.
-    pub(super) async fn vouches_for(&self, digest: Digest, token: &str, subject: &str) -> Answer {
-        if lock(&self.refused).get(&digest).is_some_and(|refused| refused.elapsed() < MAX_AGE_REVIEWED) {
+    /// [`AuthError::Revoked`], remembered for 30 s, or [`AuthError::NoReview`] if there is no response within 5 s.
+    pub(super) async fn vouches_for(&self, digest: Digest, token: &str, subject: &str) -> ReviewResult {
+        if self.refused.lock().get(&digest).is_some_and(|refused| refused.elapsed() < MAX_AGE_REVIEWED) {
             return Err(AuthError::Revoked);
         }
-        let answer = self.question(digest, token, subject).await;
+        let answer = self.review(digest, token, subject).await;
         if answer == Err(AuthError::Revoked) {
-            remember(&mut lock(&self.refused), digest);
+            remember(&mut self.refused.lock(), digest);
         }
         answer
     }
 
-    /// The question that somebody asks about this token just now, else a new one.
-    fn question(&self, digest: Digest, token: &str, subject: &str) -> Asking {
-        let mut asking = lock(&self.asking);
+    /// Joins the running review of this token, or starts one.
+    fn review(&self, digest: Digest, token: &str, subject: &str) -> Asking {
+        let mut asking = self.asking.lock();
         if let Some(running) = asking.get(&digest).and_then(WeakShared::upgrade) {
             return running;
         }
         let (client, metrics) = (self.client.clone(), self.metrics.clone());
         let (audience, token, subject) = (self.audience.clone(), token.to_owned(), subject.to_owned());
-        let question = async move {
+        let review = async move {
             let answer = ask(&client, &audience, &token, &subject).await;
             let outcome = match answer {
                 Ok(()) => "accepted",
@@ -97,16 +94,16 @@ impl Reviewer {
             metrics.token_reviews.with_label_values(&[outcome]).inc();
             answer
         };
-        let question = question.boxed().shared();
+        let review = review.boxed().shared();
         asking.retain(|_, other| other.upgrade().is_some());
-        if let Some(weak) = question.downgrade() {
+        if let Some(weak) = review.downgrade() {
             asking.insert(digest, weak);
         }
-        question
+        review
     }
 }
 
-async fn ask(client: &kube::Client, audience: &str, token: &str, subject: &str) -> Answer {
+async fn ask(client: &kube::Client, audience: &str, token: &str, subject: &str) -> ReviewResult {
     let body = json!({
         "apiVersion": "authentication.k8s.io/v1",
         "kind": "TokenReview",
@@ -121,13 +118,13 @@ async fn ask(client: &kube::Client, audience: &str, token: &str, subject: &str) 
         .and_then(|(_, body)| serde_json::from_slice::<Review>(&body).map_err(|_| super::fetch::FetchError::Document));
     match answer {
         Ok(Review { status }) if status.authenticated => {
-            // Two more looks: an API server that does not know audiences would accept a token for any.
+            // Two more checks: an API server without support for audiences would accept a token for any.
             let same = status.user.username == subject && status.audiences.iter().any(|one| one == audience);
             if same { Ok(()) } else { Err(AuthError::Revoked) }
         }
         Ok(_) => Err(AuthError::Revoked),
         Err(error) => {
-            tracing::warn!(%error, "the cluster cannot be asked about a token");
+            tracing::warn!(%error, "cannot ask the cluster about a token");
             Err(AuthError::NoReview)
         }
     }
@@ -140,8 +137,4 @@ fn remember(refused: &mut HashMap<Digest, Instant>, digest: Digest) {
     if refused.len() < CAPACITY {
         refused.insert(digest, Instant::now());
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -26,7 +26,7 @@ const WORDS: [&str; 22] = [
     "api",
 ];
 
-/// Texts that mark a placeholder wherever they stand, spelt like [`WORDS`].
+/// Texts that mark a placeholder anywhere, spelt like [`WORDS`].
 const PLACEHOLDERS: [&str; 9] = [
     "changeme",
     "changeit",
@@ -39,10 +39,10 @@ const PLACEHOLDERS: [&str; 9] = [
     "bitsecret",
 ];
 
-/// A rest with at most this many different bytes is padding.
+/// A remainder with at most this many different bytes is padding.
 const PADDING_VARIETY: usize = 4;
 
-/// Says whether a secret is a known default, such a one repeated or padded, or next to no information at all.
+/// Whether a secret is a known default, one that is repeated or padded, or has next to no entropy.
 pub(super) fn is_weak(secret: &[u8]) -> bool {
     if is_padding(secret) {
         return true;

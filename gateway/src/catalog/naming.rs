@@ -1,7 +1,7 @@
-//! Whose a name is: which names and URIs the items of a server may go by.
+//! Decides which names and URIs the items of a server may have.
 //!
-//! Pure. What a name says of its namespace depends on the name and on which namespaces have servers, and on nothing that
-//! is written in one of them: so no namespace can take a name of another, or inherit one that became free.
+//! Pure. The namespace part of a name depends on the name and on which namespaces have servers, and on nothing that is
+//! written in one of them: so no namespace can take a name of another, or inherit one that became free.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -13,30 +13,30 @@ use portcullis_crds::ServerKey;
 use portcullis_crds::names::TOOL_NAME_JOINER;
 use portcullis_crds::rules::is_dns_label;
 
-use crate::handle::Handle;
-use crate::item::{Item, Kind};
-use crate::short::{is_makeable, short_form};
+use crate::offer::item::{Item, Kind};
+use crate::offer::short_names::{is_makeable, short_form};
+use crate::server::handle::Handle;
 
-/// Characters of a namespace within a name. With [`SERVER_ROOM`] and the joints it fits into what a short form keeps, so
-/// that every short form tells its namespace too.
+/// Characters of a namespace within a name. With [`SERVER_ROOM`] and the joints it fits into the part that a short form
+/// keeps, so that every short form includes its namespace.
 const NAMESPACE_ROOM: usize = 32;
 
-/// Characters of a server's name beside its namespace.
+/// Characters of a server's name besides its namespace.
 const SERVER_ROOM: usize = 20;
 
-/// Marks what is left of a label that was too long: no label holds an upper-case letter.
+/// Marks a shortened label: no label contains an upper-case letter.
 const CUT: char = 'X';
 
-/// Marks the part of a URI that says whose it is: no host begins with it.
+/// Marks the owner part of a URI: no host begins with it.
 const MARK: char = '~';
 
 /// Whether namespaces of a cluster belong to different teams.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Tenancy {
-    /// They do: a name says its namespace, but for those of the home namespace.
+pub(crate) enum Tenancy {
+    /// They do: names include their namespace, except those of the home namespace.
     #[default]
     Isolated,
-    /// They do not: all names stand side by side.
+    /// They do not: all names share one space.
     Shared,
 }
 
@@ -52,25 +52,25 @@ impl FromStr for Tenancy {
     }
 }
 
-/// Which names the servers of one view go by.
+/// The naming of one view.
 #[derive(Debug, Default)]
 pub(super) struct Naming {
-    /// Labels of the namespaces whose servers go by names with their namespace. A name that begins with one is theirs.
+    /// Labels of the namespaces whose servers have prefixed names. A name that begins with one belongs to it.
     spaces: HashSet<Box<str>>,
 }
 
-/// What became of an item's name.
+/// The changes to an item's name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Named {
-    /// Another server has the name, so the server's is part of it.
-    pub renamed: bool,
-    /// It is a short form.
-    pub shortened: bool,
+pub(super) struct NameChanges {
+    /// Another server has the bare name, so this one includes the server's.
+    pub(crate) renamed: bool,
+    /// The name is shortened.
+    pub(crate) shortened: bool,
 }
 
 impl Naming {
-    /// All servers side by side; with [`Tenancy::Isolated`] those of the home namespace alone have names without one.
-    pub fn of_all(tenancy: Tenancy, servers: &[Arc<Handle>]) -> Self {
+    /// The naming of all servers; with [`Tenancy::Isolated`] only those of the home namespace have unprefixed names.
+    pub(crate) fn of_all(tenancy: Tenancy, servers: &[Arc<Handle>]) -> Self {
         if tenancy == Tenancy::Shared {
             return Self::default();
         }
@@ -79,44 +79,44 @@ impl Naming {
         Self { spaces: others.map(|server| namespace_label(&server.key.namespace).into()).collect() }
     }
 
-    /// Whether the names of a server hold its namespace.
-    pub fn is_spaced(&self, server: &Handle) -> bool {
+    /// Whether the names of a server include its namespace.
+    pub(crate) fn is_spaced(&self, server: &Handle) -> bool {
         !self.spaces.is_empty() && !server.spec().is_home()
     }
 
-    /// The names that a tool or a prompt may have, the best first.
-    pub fn names<'a>(
+    /// The possible names of a tool or a prompt, the best first.
+    pub(crate) fn names<'a>(
         &'a self,
         kind: Kind,
         server: &'a Handle,
         item: &'a Item,
         spaced: bool,
-    ) -> impl Iterator<Item = (Arc<str>, Named)> + 'a {
+    ) -> impl Iterator<Item = (Arc<str>, NameChanges)> + 'a {
         let key = &server.key;
         let own = (!spaced).then(|| (item.name.clone(), item.full.is_some()));
         let with_namespace = spaced.then(|| spaced_name(kind, key, item));
         let first = own.into_iter().chain(with_namespace);
-        let first = first.map(|(name, shortened)| (name, Named { renamed: false, shortened }));
+        let first = first.map(|(name, shortened)| (name, NameChanges { renamed: false, shortened }));
         let joined = move |front: &str| made(kind, format!("{front}{TOOL_NAME_JOINER}{}", item.full_name()));
         let with_server = (!spaced).then_some(()).into_iter().map(move |()| joined(&key.name));
         let with_both = std::iter::once(())
             .map(move |()| joined(&format!("{}_{}", namespace_label(&key.namespace), label(&key.name, SERVER_ROOM))));
         let others = with_server.chain(with_both);
-        let others = others.map(|(name, shortened)| (name, Named { renamed: true, shortened }));
+        let others = others.map(|(name, shortened)| (name, NameChanges { renamed: true, shortened }));
         let all = first.chain(others);
-        // Names with the server's own namespace are nobody else's, whatever they look like.
+        // Names with the server's own namespace cannot belong to another, whatever they look like.
         all.filter(move |(name, _)| spaced || !self.is_of_a_space(name))
     }
 
-    /// The URI or pattern by which a resource or a template of a server goes; none if there is no such form of it.
-    pub fn uri(&self, server: &Handle, uri: &Arc<str>, spaced: bool) -> Option<Arc<str>> {
+    /// The URI or pattern of a server's resource or template in this view; `None` if there is no such form.
+    pub(crate) fn uri(&self, server: &Handle, uri: &Arc<str>, spaced: bool) -> Option<Arc<str>> {
         match spaced {
             true => qualified(uri, &server.key.namespace).map(Into::into),
             false => Qualified::read(uri).is_none().then(|| uri.clone()),
         }
     }
 
-    /// Whether a name belongs to a namespace whose servers go by names with it.
+    /// Whether a name belongs to a namespace whose servers have prefixed names.
     fn is_of_a_space(&self, name: &str) -> bool {
         if self.spaces.is_empty() {
             return false;
@@ -127,14 +127,14 @@ impl Naming {
     }
 }
 
-/// The name with the item's namespace, made once; and whether it is a short form.
+/// The name with the item's namespace, computed once; and whether it is shortened.
 fn spaced_name(kind: Kind, key: &ServerKey, item: &Item) -> (Arc<str>, bool) {
     let full = || format!("{}{TOOL_NAME_JOINER}{}", namespace_label(&key.namespace), item.full_name());
     let (name, shortened) = item.spaced.0.get_or_init(|| made(kind, full()));
     (name.clone(), *shortened)
 }
 
-/// A name that the gateway makes: of a tool its short form, where not every client takes it.
+/// A name that the gateway composes: for a tool its short form, if not every client accepts the full one.
 fn made(kind: Kind, full: String) -> (Arc<str>, bool) {
     match kind {
         Kind::Tools if !is_makeable(&full) => (short_form(&full).into(), true),
@@ -146,7 +146,7 @@ fn namespace_label(namespace: &str) -> Cow<'_, str> {
     label(namespace, NAMESPACE_ROOM)
 }
 
-/// A label of at most so many characters: itself, or its beginning, `X` and base32 of its SHA-256.
+/// A label of at most `room` characters: unchanged, or its beginning, `X` and base32 of its SHA-256.
 fn label(label: &str, room: usize) -> Cow<'_, str> {
     const DIGITS: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
     if label.len() <= room {
@@ -160,20 +160,20 @@ fn label(label: &str, room: usize) -> Cow<'_, str> {
     Cow::Owned(short)
 }
 
-/// A URI that says whose it is: `scheme://~NAMESPACE/...`, or `scheme://~NAMESPACE.SERVER/...`.
+/// A URI with its owner: `scheme://~NAMESPACE/...`, or `scheme://~NAMESPACE.SERVER/...`.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Qualified<'a> {
     /// The namespace.
-    pub namespace: &'a str,
-    /// The server, if it says one.
-    pub server: Option<&'a str>,
-    /// The URI as its server knows it.
-    pub own: String,
+    pub(crate) namespace: &'a str,
+    /// The server, if the URI names one.
+    pub(crate) server: Option<&'a str>,
+    /// The URI as the server knows it.
+    pub(crate) own: String,
 }
 
 impl<'a> Qualified<'a> {
-    /// Reads one; none if the URI says no namespace.
-    pub fn read(uri: &'a str) -> Option<Self> {
+    /// Parses such a URI; `None` if it names no namespace.
+    pub(crate) fn read(uri: &'a str) -> Option<Self> {
         let (begin, rest) = parts(uri)?;
         let (whose, rest) = rest.strip_prefix(MARK)?.split_once('/')?;
         let (namespace, server) = match whose.split_once('.') {
@@ -185,23 +185,23 @@ impl<'a> Qualified<'a> {
     }
 }
 
-/// The URI or pattern with whose it is; none if it has no scheme.
+/// The URI or pattern with its owner; `None` if it has no scheme.
 pub(super) fn qualified(uri: &str, whose: &str) -> Option<String> {
     let (begin, rest) = parts(uri)?;
     Some(format!("{begin}{MARK}{whose}/{rest}"))
 }
 
-/// The same, saying the server too.
+/// The same, with the server too.
 pub(super) fn qualified_by_server(uri: &str, key: &ServerKey) -> Option<String> {
     qualified(uri, &format!("{}.{}", key.namespace, key.name))
 }
 
-/// How a resource of a server is called where others are too: with its namespace, and with its server.
-pub fn uri_forms(key: &ServerKey, uri: &str) -> [Option<String>; 2] {
+/// The URI forms of a server's resource among those of other servers: with its namespace, and with its server.
+pub(crate) fn uri_forms(key: &ServerKey, uri: &str) -> [Option<String>; 2] {
     [qualified(uri, &key.namespace), qualified_by_server(uri, key)]
 }
 
-/// A URI up to where its authority or its path begins, and the rest.
+/// A URI up to its authority or path, and the rest.
 fn parts(uri: &str) -> Option<(&str, &str)> {
     let (scheme, rest) = uri.split_once(':')?;
     let is_scheme = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.');

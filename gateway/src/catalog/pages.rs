@@ -1,6 +1,6 @@
-//! What the four lists of MCP show: pages of definitions, written when somebody asks and kept.
+//! The pages of MCP's four lists: written on demand and cached.
 //!
-//! The cursor is the last name of the page before, so it is good for later lists and for those of other replicas too.
+//! The cursor is the last name of the previous page, so it is valid for later lists and for other replicas too.
 
 use std::hash::{DefaultHasher, Hasher as _};
 use std::sync::{Arc, OnceLock};
@@ -10,21 +10,24 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use thiserror::Error;
 
-use crate::item::{Item, Kind};
-use crate::upstream::message::json_string;
+use crate::offer::item::{Item, Kind};
+use portcullis_mcp::protocol::json::json_string;
 
-/// Items on one page.
-pub const PAGE: usize = 1_000;
+/// The limit for items on one page.
+pub(crate) const PAGE: usize = 1_000;
 
-/// A cursor is none of ours.
+/// Rows of the lists of a class of callers that are cached: about 64 KiB.
+pub(super) const MAX_KEPT_ROWS: usize = 256;
+
+/// The gateway did not issue this cursor.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
-#[error("the cursor is not one of this server: leave it out to begin anew")]
-pub struct BadCursor;
+#[error("the cursor is not from this gateway: leave it out to list from the start")]
+pub(crate) struct BadCursor;
 
-/// A name and the definition that is shown under it.
-pub(super) type Row = (Arc<str>, Arc<Item>);
+/// A name and the definition that is listed under it.
+pub(super) type PageRow = (Arc<str>, Arc<Item>);
 
-/// A number for what is shown of an item: sums of it do not depend on an order.
+/// A number for a listed item: sums of it do not depend on the order.
 pub(super) fn number_of_row(name: &str, item: &Item) -> u64 {
     let mut hasher = DefaultHasher::new();
     hasher.write(name.as_bytes());
@@ -32,19 +35,26 @@ pub(super) fn number_of_row(name: &str, item: &Item) -> u64 {
     hasher.finish()
 }
 
-/// A list that does not change.
+/// An immutable list.
 pub(super) struct Pages {
     kind: Kind,
-    rows: Vec<Row>,
-    /// Those that begin where a page ends.
+    rows: Vec<PageRow>,
+    /// The cached pages; none where they are written for each list.
     kept: Vec<OnceLock<Bytes>>,
 }
 
 impl Pages {
     /// `rows` are sorted by name.
-    pub(super) fn new(kind: Kind, rows: Vec<Row>) -> Self {
+    pub(super) fn new(kind: Kind, rows: Vec<PageRow>) -> Self {
         let kept = (0..=rows.len() / PAGE).map(|_| OnceLock::new()).collect();
         Self { kind, rows, kept }
+    }
+
+    /// The same for a class of callers, of which there are many: only short lists are cached.
+    pub(super) fn of_class(kind: Kind, rows: Vec<PageRow>) -> Self {
+        let is_short = rows.len() <= MAX_KEPT_ROWS;
+        let pages = Self::new(kind, rows);
+        if is_short { pages } else { Self { kept: Vec::new(), ..pages } }
     }
 
     /// The page after a cursor, or the first: members of a result, without braces.

@@ -1,18 +1,20 @@
-//! Who has which name, and what lists show.
+//! The owner of each name, and the listed items.
 
+mod explained;
+mod governed;
 mod names;
 mod uris;
 
 use super::*;
-use crate::handle::Offer;
-use crate::metrics::Metrics;
-use crate::plain;
-use crate::tool::read_tools;
-use crate::upstream::ServerCapabilities;
+use crate::offer::prompts_and_resources as plain;
+use crate::offer::tools::read_tools;
+use crate::server::handle::Offer;
+use crate::telemetry::metrics::Metrics;
 use portcullis_crds::mcpserver::ToolRules;
 use portcullis_crds::{Server, ServerKey};
+use portcullis_mcp::upstream::ServerCapabilities;
 
-/// Every server calls itself the same unless a test says otherwise.
+/// Every server reports the same software unless a test sets another.
 fn software() -> Option<Arc<str>> {
     Some("mock".into())
 }
@@ -238,8 +240,8 @@ fn prompts_are_renamed_as_tools_are_and_resources_of_one_uri_are_hidden_but_neve
     assert_eq!(offered_of(&catalog, Kind::Prompts), [row("Ask it", &["a", "b"]), row("c__Ask it", &["c"])]);
     assert_eq!(offered_of(&catalog, Kind::Resources), [row("f://own", &["c"]), row("f://x", &["a", "b"])]);
     assert_eq!(offered_of(&catalog, Kind::Templates), [row("f://{x}", &["a", "b"])]);
-    let place = Place { listed: true, own: false, renamed: 0, shortened: 0, hidden: 2, disagreed: vec![] };
-    assert_eq!((catalog.place(&c), catalog.place(&a)), (place.clone(), Place { hidden: 0, ..place }));
+    let place = ServerSummary { listed: true, own: false, renamed: 0, shortened: 0, hidden: 2, disagreed: vec![] };
+    assert_eq!((catalog.place(&c), catalog.place(&a)), (place.clone(), ServerSummary { hidden: 0, ..place }));
 
     let page = |kind, scope| String::from_utf8(catalog.page(kind, scope, None).unwrap().to_vec()).unwrap();
     assert_eq!(page(Kind::Prompts, Scope::Server(&a)), r#""prompts":[{"name":"Ask it"}]"#);
@@ -314,7 +316,7 @@ fn a_uri_is_read_by_whoever_lists_it_or_has_a_template_for_it_or_is_of_its_place
 #[test]
 fn changes_are_told_by_the_first_that_is_there_and_does_so() {
     let servers = [server("a", 1, &[], true), server("b", 2, &[], true), server("c", 3, &[], true)];
-    let teller = |states: [(bool, bool); 3]| {
+    let update_source = |states: [(bool, bool); 3]| {
         for (server, (listed, subscribe)) in servers.iter().zip(states) {
             let templates = plain::read(Kind::Templates, [r#"{"uriTemplate":"x:{id}","name":"n"}"#]).shared();
             let capabilities = ServerCapabilities { resources_subscribe: subscribe, ..ServerCapabilities::default() };
@@ -322,13 +324,13 @@ fn changes_are_told_by_the_first_that_is_there_and_does_so() {
         }
         let entry = Catalog::build(servers.to_vec()).reader(Scope::All, "x:1")?;
         assert_eq!(entry.candidates.len(), 3);
-        entry.teller().map(|candidate| candidate.server.name.clone())
+        entry.update_source().map(|candidate| candidate.server.name.clone())
     };
     let (there, away, mute) = ((true, true), (false, true), (true, false));
-    assert_eq!(teller([there, there, there]).as_deref(), Some("a"));
-    assert_eq!(teller([away, mute, there]).as_deref(), Some("c"));
-    assert_eq!(teller([mute, away, mute]).as_deref(), Some("b"));
-    assert_eq!(teller([mute, mute, mute]), None);
+    assert_eq!(update_source([there, there, there]).as_deref(), Some("a"));
+    assert_eq!(update_source([away, mute, there]).as_deref(), Some("c"));
+    assert_eq!(update_source([mute, away, mute]).as_deref(), Some("b"));
+    assert_eq!(update_source([mute, mute, mute]), None);
 }
 
 #[test]

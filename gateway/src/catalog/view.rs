@@ -1,4 +1,4 @@
-//! What a number of servers offer together under the names of their view: all of them, or those of one namespace.
+//! The combined items of several servers under the names of their view: of all servers, or of one namespace.
 
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
@@ -7,43 +7,48 @@ use serde_json::json;
 
 use super::family::Family;
 use super::naming::{Naming, qualified_by_server};
-use super::reader::Places;
 use super::table::{Added, Fit, Table};
-use super::{Alone, Entry, Kind, Place};
-use crate::handle::Handle;
-use crate::item::{Item, Items, digest_of};
-use crate::uri_template::UriTemplate;
+use super::{Candidate, Entry, Kind, ServerCatalog, ServerSummary};
+use crate::catalog::resolve_uri::UriAuthorities;
+use crate::offer::item::{Item, Items, digest_of};
+use crate::server::handle::Handle;
+use portcullis_mcp::protocol::uri_template::UriTemplate;
 
-/// Everything of some servers.
+/// The items of some servers.
 #[derive(Default)]
 pub(super) struct View {
     tables: [Table; Kind::ALL.len()],
     /// Resources that tools name, whether they are listed or not.
     links: Table,
     naming: Naming,
-    /// Which servers.
+    /// The servers of the view.
     range: Range<usize>,
-    places: OnceLock<Places>,
+    places: OnceLock<UriAuthorities>,
 }
 
-/// All servers, sorted by key, with what is known of each in the same order.
+/// All servers, sorted by key, with their data in the same order.
 #[derive(Clone, Copy)]
-pub(super) struct Servers<'a> {
-    pub servers: &'a [Arc<Handle>],
-    pub alone: &'a [Alone],
-    pub families: &'a [Family],
+pub(super) struct AllServers<'a> {
+    pub(crate) servers: &'a [Arc<Handle>],
+    pub(crate) alone: &'a [ServerCatalog],
+    pub(crate) families: &'a [Family],
 }
 
-/// The pages of a tool and such have this scheme (MCP Apps); frameworks give all of their servers the same.
+/// The scheme of tool UIs and similar pages (MCP Apps); frameworks use the same URIs for all of their servers.
 const PAGE_SCHEME: &str = "ui:";
 
 impl View {
-    /// Builds the view of the servers in `range`, and notes in `places`, one for each of these, what became of names.
+    /// Builds the view of the servers in `range`, and records in `places`, one for each of these, how names changed.
     ///
-    /// A server that is older keeps a contested name, so that adding one never renames what exists.
-    pub(super) fn build(all: Servers<'_>, range: Range<usize>, naming: Naming, places: &mut [Place]) -> Self {
+    /// The older server keeps a contested name, so that an added server never renames existing items.
+    pub(super) fn build(
+        all: AllServers<'_>,
+        range: Range<usize>,
+        naming: Naming,
+        places: &mut [ServerSummary],
+    ) -> Self {
         let mut by_age: Vec<usize> = range.clone().collect();
-        // Stable: of two of one age the first by key comes first.
+        // Stable: servers of equal age are ordered by key.
         by_age.sort_by_cached_key(|index| all.servers[*index].spec().created);
         let tables = Kind::ALL.map(|kind| {
             let count = all.alone[range.clone()].iter().map(|alone| alone.offer.of(kind).len()).sum();
@@ -51,7 +56,7 @@ impl View {
         });
         let first = range.start;
         let mut view = Self { tables, links: Table::default(), naming, range, places: OnceLock::new() };
-        // What tools name is looked for among resources.
+        // Resources that tools name are looked up among the listed ones.
         for kind in [Kind::Resources, Kind::Templates] {
             for index in &by_age {
                 for item in in_precedence(kind, all.alone[*index].offer.of(kind)) {
@@ -76,7 +81,7 @@ impl View {
         view
     }
 
-    /// Adds a resource or a template; false if there is no name for it.
+    /// Adds a resource or a template; false if no name is left for it.
     fn add_uri(&mut self, added: Added<'_>) -> bool {
         let Added { kind, server, item, .. } = added;
         let spaced = self.naming.is_spaced(server);
@@ -94,8 +99,8 @@ impl View {
         name.map(|name| table.add(name, added)).is_some()
     }
 
-    /// Adds what a tool names; what an older server's tool named before stays its. The same tool of another server, by its
-    /// name too, is one that shares it.
+    /// Adds the resources that a tool names; those that an older server's tool named before stay with it. The same tool
+    /// of another server, under the same name too, shares it.
     fn add_links(&mut self, added: Added<'_>) {
         let spaced = self.naming.is_spaced(added.server);
         let of_tool = |digest: &[u8; 32]| digest_of(&json!([&*added.item.name, digest]));
@@ -103,15 +108,15 @@ impl View {
             let Some(name) = self.naming.uri(added.server, &Arc::from(&*link.uri), spaced) else { continue };
             let (digest, same) = (of_tool(&added.item.digest), of_tool(&added.item.same));
             let item = Arc::new(Item { digest, same, ..Item::unlisted(&link.uri) });
-            // As a tool: a resource is the same by less.
+            // As a tool: the criteria for equal resources are weaker.
             if self.links.fit(&name, Added { item: &item, ..added }) == Fit::Fits {
                 self.links.add(name, Added { kind: Kind::Resources, item: &item, ..added });
             }
         }
     }
 
-    /// Adds a tool or a prompt under its first name that is free.
-    fn add_named(&mut self, added: Added<'_>, spaced: bool, place: &mut Place) {
+    /// Adds a tool or a prompt under its first free name.
+    fn add_named(&mut self, added: Added<'_>, spaced: bool, place: &mut ServerSummary) {
         let Added { kind, server, item, .. } = added;
         let mut disagrees = false;
         let table = &self.tables[kind as usize];
@@ -130,14 +135,14 @@ impl View {
         }
     }
 
-    /// A tool as it is shown here under this name, if it names a resource that is known here by another URI.
+    /// A tool as listed here under this name, if it names a resource that has another URI here.
     fn relinked(&self, added: Added<'_>, name: &str, spaced: bool) -> Option<Item> {
         let Added { kind, server, item, .. } = added;
         if item.links.is_empty() {
             return None;
         }
         let shared = self.table(kind).get(name);
-        // Who shares the tool shows the same page with it.
+        // Servers that share the tool show the same page with it.
         let is_its = |reader: &Handle| reader.key == server.key || shared.is_some_and(|entry| entry.is_of(reader));
         item.relinked(|uri| {
             let name = self.naming.uri(server, &uri.into(), spaced);
@@ -149,24 +154,39 @@ impl View {
         })
     }
 
+    /// The items that `permit` leaves, for lists alone.
+    pub(super) fn narrowed(&self, range: Range<usize>, permit: impl Fn(Kind, &Candidate) -> bool) -> Self {
+        let tables = Kind::ALL.map(|kind| self.table(kind).narrowed(|candidate| permit(kind, candidate)));
+        Self { tables, range, ..Self::default() }
+    }
+
+    /// The name of a tool or a prompt of a server; `None` if other servers have all of its names.
+    pub(super) fn name_of(&self, kind: Kind, server: &Arc<Handle>, item: &Item) -> Option<Arc<str>> {
+        let is_it =
+            |candidate: &Candidate| Arc::ptr_eq(&candidate.server, server) && candidate.item.own_name == item.own_name;
+        let has = |name: &Arc<str>| self.table(kind).get(name).is_some_and(|entry| entry.candidates.iter().any(is_it));
+        let spaced = self.naming.is_spaced(server);
+        self.naming.names(kind, server, item, spaced).map(|(name, _)| name).find(has)
+    }
+
     pub(super) fn table(&self, kind: Kind) -> &Table {
         &self.tables[kind as usize]
     }
 
-    /// Who lists a resource, or has a tool that names it.
+    /// The servers that list a resource, or have a tool that names it.
     pub(super) fn exact(&self, uri: &str) -> Option<&Arc<Entry>> {
         match (self.table(Kind::Resources).get(uri), self.links.get(uri)) {
-            // Of those who list it only who shares the tool has the page that belongs to it.
+            // Of the servers that list it, only those that share the tool have its page.
             (Some(listed), Some(linked)) if !same_first(listed, linked) => Some(listed),
             (listed, linked) => linked.or(listed),
         }
     }
 
-    /// Where resources lie that nobody lists, of the servers whose URIs stand here as they are.
-    pub(super) fn places(&self, all: Servers<'_>) -> &Places {
+    /// The authorities of unlisted resources, for servers whose URIs are unchanged here.
+    pub(super) fn places(&self, all: AllServers<'_>) -> &UriAuthorities {
         self.places.get_or_init(|| {
             let own = self.range.clone().filter(|index| !self.naming.is_spaced(&all.servers[*index]));
-            Places::of(own.map(|index| (index, &all.alone[index].offer)))
+            UriAuthorities::of(own.map(|index| (index, &all.alone[index].offer)))
         })
     }
 }
@@ -175,14 +195,14 @@ fn same_first(a: &Entry, b: &Entry) -> bool {
     a.first().map(|server| &server.key) == b.first().map(|server| &server.key)
 }
 
-impl<'a> Servers<'a> {
+impl<'a> AllServers<'a> {
     fn added(self, index: usize, kind: Kind, item: &'a Arc<Item>) -> Added<'a> {
         let (server, listed) = (&self.servers[index], self.alone[index].offer.listed);
         Added { kind, server, family: self.families[index], item, listed }
     }
 }
 
-/// A server's items in the order of their names; its templates with those first that say more of a URI.
+/// A server's items in order of their names; templates in order of specificity.
 fn in_precedence(kind: Kind, items: &Items) -> impl Iterator<Item = &Arc<Item>> {
     let literals = |item: &Arc<Item>| UriTemplate::parse(&item.name).map_or(0, |template| template.literals());
     let mut templates: Vec<_> = if kind == Kind::Templates { items.iter().collect() } else { Vec::new() };

@@ -1,4 +1,4 @@
-//! The settings of `/mcp`: sessions, and who may come in from where.
+//! The settings of `/mcp`: sessions, and the admitted origins and hosts.
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::path::PathBuf;
@@ -6,50 +6,55 @@ use std::time::Duration;
 
 use url::Url;
 
-use super::{Options, Problem, boolean, number, path, text};
-use crate::front::mcp::gate::{self, AllowedHost, Origin};
-use crate::shown;
+use portcullis_runtime::settings::{boolean, number, path, text};
+
+use super::{Options, Problem};
+use crate::front::http::origin_policy::{self, AllowedHost, PageOrigin};
+use crate::util::shown;
 
 /// The configured part of `/mcp`.
 #[derive(Clone, Debug)]
 pub struct McpConfig {
     /// File with the keys that seal sessions; without it a random key is used.
     pub session_keys: Option<PathBuf>,
-    /// How long a session lasts.
-    pub session_life: Duration,
-    /// A call that is not answered by then goes on as a stream, for clients that take one.
-    pub stream_after: Duration,
-    /// Open streams of clients in all.
-    pub max_sessions: usize,
-    /// Open streams of one caller.
-    pub max_sessions_per_subject: usize,
-    /// Which origins and hosts are admitted.
-    pub gate: gate::Rules,
-    /// Where callers find the gateway: without a slash at its end.
-    pub public_url: Option<Url>,
-    /// Who gives tokens, if not the configured issuers.
-    pub authorization_servers: Vec<String>,
-    /// Whether `?token=` counts there.
-    pub allow_query_token: bool,
-    /// Where other replicas find this one.
+    /// The lifetime of a session.
+    pub(crate) session_life: Duration,
+    /// A call that is unanswered by then continues as a stream, for clients that accept one.
+    pub(crate) stream_after: Duration,
+    /// Bytes of the instructions of several servers together.
+    pub(crate) max_instructions: usize,
+    /// The limit for open streams of all clients.
+    pub(crate) max_sessions: usize,
+    /// The limit for open streams of one caller.
+    pub(crate) max_sessions_per_subject: usize,
+    /// The admitted origins and hosts.
+    pub(crate) origin_policy: origin_policy::OriginRules,
+    /// The gateway's address for callers, without a trailing slash.
+    pub(crate) public_url: Option<Url>,
+    /// The servers that issue tokens, if not the configured issuers.
+    pub(crate) authorization_servers: Vec<String>,
+    /// Whether `/mcp` accepts `?token=`.
+    pub(crate) allow_query_token: bool,
+    /// The address of this replica for the others.
     pub replica: Option<ReplicaAddress>,
 }
 
-/// Where other replicas find this one.
+/// The address of this replica for the others.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ReplicaAddress {
-    /// At this address, on the port that it listens on.
+    /// This address, on the port on which the gateway listens.
     Ip(IpAddr),
-    /// Here, as `http://HOST:PORT`.
+    /// This URL, as `http://HOST:PORT` or `https://HOST:PORT`.
     Url(String),
 }
 
 impl ReplicaAddress {
-    /// As `http://HOST:PORT`, where the gateway listens on `port`.
-    pub fn url(&self, port: u16) -> String {
+    /// The address as `SCHEME://HOST:PORT`, if the gateway listens on `port`, with TLS or without.
+    pub(crate) fn url(&self, port: u16, is_secure: bool) -> String {
+        let scheme = if is_secure { "https" } else { "http" };
         match self {
-            Self::Ip(IpAddr::V4(ip)) => format!("http://{ip}:{port}"),
-            Self::Ip(IpAddr::V6(ip)) => format!("http://[{ip}]:{port}"),
+            Self::Ip(IpAddr::V4(ip)) => format!("{scheme}://{ip}:{port}"),
+            Self::Ip(IpAddr::V6(ip)) => format!("{scheme}://[{ip}]:{port}"),
             Self::Url(url) => url.clone(),
         }
     }
@@ -59,17 +64,25 @@ impl ReplicaAddress {
         if let Some(ip) = bare.map_or_else(|| text.parse().ok(), |ip| ip.parse::<Ipv6Addr>().ok().map(IpAddr::V6)) {
             return Some(Self::Ip(ip));
         }
-        let url = absolute(text).filter(|url| url.scheme() == "http" && url.path() == "/")?;
+        let url = absolute(text).filter(|url| url.path() == "/")?;
         Some(Self::Url(url.origin().ascii_serialization()))
     }
 }
 
 impl Options {
-    /// Everything about `/mcp`.
+    /// Checks all settings of `/mcp`.
     pub(super) fn mcp(&self, problems: &mut Vec<Problem>) -> McpConfig {
         let public_url = self.public_url(problems);
         let config = McpConfig {
             session_keys: path(&self.session_keys),
+            max_instructions: usize::try_from(number(
+                problems,
+                "MAX_INSTRUCTIONS_BYTES",
+                &self.max_instructions_bytes,
+                4096,
+                0..=65_536,
+            ))
+            .unwrap_or(4096),
             session_life: Duration::from_secs(number(
                 problems,
                 "SESSION_SECONDS",
@@ -86,7 +99,7 @@ impl Options {
             )),
             max_sessions: count(problems, "MAX_SESSIONS", &self.max_sessions, 8_000),
             max_sessions_per_subject: count(problems, "MAX_SESSIONS_PER_SUBJECT", &self.max_sessions_per_subject, 2000),
-            gate: gate::Rules {
+            origin_policy: origin_policy::OriginRules {
                 origins: self.origins(problems),
                 hosts: self.hosts(problems),
                 public: public_url.clone(),
@@ -98,19 +111,19 @@ impl Options {
         };
         if config.replica.is_some() && config.session_keys.is_none() {
             problems.push(
-                "REPLICA_ADDRESS is set without SESSION_KEYS_FILE: replicas that hand requests to one another need the \
-                 same keys"
+                "REPLICA_ADDRESS is set without SESSION_KEYS_FILE: set both, because replicas that forward requests to \
+                 each other need the same keys"
                     .into(),
             );
         }
         config
     }
 
-    fn origins(&self, problems: &mut Vec<Problem>) -> gate::Origins {
+    fn origins(&self, problems: &mut Vec<Problem>) -> origin_policy::Origins {
         let mut origins = Vec::new();
         for entry in entries(&self.allowed_origins) {
-            match Origin::parse(entry) {
-                _ if entry == "*" => return gate::Origins::All,
+            match PageOrigin::parse(entry) {
+                _ if entry == "*" => return origin_policy::Origins::All,
                 Some(origin) => origins.push(origin),
                 None => problems.push(format!(
                     "ALLOWED_ORIGINS holds {:?}: use origins such as https://app.example.com separated by commas, \
@@ -119,7 +132,7 @@ impl Options {
                 )),
             }
         }
-        gate::Origins::Listed(origins)
+        origin_policy::Origins::Listed(origins)
     }
 
     fn hosts(&self, problems: &mut Vec<Problem>) -> Vec<AllowedHost> {
@@ -150,9 +163,9 @@ impl Options {
     fn authorization_servers(&self, problems: &mut Vec<Problem>) -> Vec<String> {
         let mut servers = Vec::new();
         for (index, entry) in entries(&self.authorization_servers).enumerate() {
-            let local = |url: &Url| gate::is_loopback(url.host_str().unwrap_or_default());
+            let local = |url: &Url| origin_policy::is_loopback(url.host_str().unwrap_or_default());
             match absolute(entry).filter(|url| url.scheme() == "https" || local(url)) {
-                // As it was written: issuers are compared to the letter.
+                // Verbatim: issuers are compared exactly.
                 Some(_) => servers.push(entry.to_owned()),
                 None => problems.push(format!(
                     "AUTHORIZATION_SERVERS, entry {}: it must be an https URL without user name, query and fragment",
@@ -163,7 +176,7 @@ impl Options {
         servers
     }
 
-    /// The scopes that every token must have; part of how tokens are checked.
+    /// The scopes that every token needs; part of checking tokens.
     pub(super) fn required_scopes(&self, problems: &mut Vec<Problem>) -> Vec<String> {
         let mut scopes: Vec<String> = Vec::new();
         let list = text(&self.required_scopes).unwrap_or_default();
@@ -181,7 +194,15 @@ impl Options {
     fn replica(&self, problems: &mut Vec<Problem>) -> Option<ReplicaAddress> {
         let given = text(&self.replica_address)?;
         let address = ReplicaAddress::parse(given);
-        if address.is_none() {
+        let scheme = if path(&self.tls_cert_file).is_some() { "https" } else { "http" };
+        if let Some(ReplicaAddress::Url(url)) = &address
+            && !url.starts_with(&format!("{scheme}:"))
+        {
+            problems.push(format!(
+                "REPLICA_ADDRESS is {:?}: it must begin with {scheme}://, because that is what this gateway speaks",
+                shown::address(given)
+            ));
+        } else if address.is_none() {
             problems.push(format!(
                 "REPLICA_ADDRESS is {:?}: it must be an IP address, or as in http://10.0.0.1:5000",
                 shown::address(given)
@@ -199,7 +220,7 @@ fn count(problems: &mut Vec<Problem>, name: &str, value: &Option<String>, defaul
     usize::try_from(number(problems, name, value, default, 1..=1_000_000)).unwrap_or(usize::MAX)
 }
 
-/// An http or https URL without anything that does not belong to an address.
+/// An http or https URL without parts that do not belong to an address.
 fn absolute(text: &str) -> Option<Url> {
     let url = Url::parse(text).ok()?;
     let plain = url.username().is_empty() && url.password().is_none() && url.fragment().is_none();
@@ -235,15 +256,15 @@ mod tests {
         let mcp = config.mcp;
         assert_eq!(mcp.session_life, Duration::from_secs(60));
         assert_eq!((mcp.max_sessions, mcp.max_sessions_per_subject), (8_000, 2000));
-        let origins = ["https://app.example.com", "null"].map(|text| Origin::parse(text).unwrap());
-        assert_eq!(mcp.gate.origins, gate::Origins::Listed(origins.to_vec()));
+        let origins = ["https://app.example.com", "null"].map(|text| PageOrigin::parse(text).unwrap());
+        assert_eq!(mcp.origin_policy.origins, origin_policy::Origins::Listed(origins.to_vec()));
         assert_eq!(mcp.public_url.unwrap().as_str(), "https://mcp.example.com/tools");
         assert_eq!(mcp.authorization_servers, ["https://login.example.com/", "http://localhost:8080"]);
         assert_eq!(config.auth.required_scopes, ["a", "b", "c"]);
         assert!(mcp.allow_query_token);
         assert_eq!(mcp.replica, Some(ReplicaAddress::Url("http://replica-0:5000".into())));
         let all = Options { allowed_origins: given("https://a,*"), ..options };
-        assert_eq!(all.check().unwrap().mcp.gate.origins, gate::Origins::All);
+        assert_eq!(all.check().unwrap().mcp.origin_policy.origins, origin_policy::Origins::All);
     }
 
     #[test]
@@ -254,7 +275,11 @@ mod tests {
             ("[fd00::1]", "http://[fd00::1]:5001"),
             ("http://[fd00::1]:80", "http://[fd00::1]"),
         ] {
-            assert_eq!(ReplicaAddress::parse(text).map(|address| address.url(5001)).as_deref(), Some(url), "{text}");
+            assert_eq!(
+                ReplicaAddress::parse(text).map(|address| address.url(5001, false)).as_deref(),
+                Some(url),
+                "{text}"
+            );
         }
     }
 

@@ -1,20 +1,11 @@
-//! What callers see: the REST routes, their errors, and one log line for each request.
+//! Serves callers: the routes of REST and of `/mcp`, their errors, and one log line for each request.
 
-pub mod access_log;
-pub mod app;
-pub mod body;
-pub mod error;
-pub mod head;
+pub mod http;
 pub mod mcp;
-pub mod observe;
-pub mod openapi;
-pub mod page;
-pub mod routes;
-pub mod service;
-pub mod status;
-pub mod view;
-pub mod wire;
+pub(crate) mod request;
+pub mod rest;
+pub(crate) mod routes;
+pub(crate) mod service;
 
-pub use app::{App, FrontOptions};
-pub use error::ApiError;
-pub use service::Front;
+pub(crate) use crate::front::request::app::{App, FrontOptions};
+pub(crate) use crate::front::request::connection::Front;

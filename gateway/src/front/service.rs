@@ -10,86 +10,51 @@ use axum::response::Response;
 use http::uri::PathAndQuery;
 use http::{Method, Request, Uri};
 use hyper::service::Service as _;
-use hyper_util::service::TowerToHyperService;
 use portcullis_runtime::admin::PROBES;
-use portcullis_runtime::serve::{self, Answer, Answering, Peer, Place, method_and_uri};
+use portcullis_runtime::serve::{self, Answer, Answering, method_and_uri};
 
-use super::app::App;
-use super::head::{Head, Sent};
-use super::observe::{self, Recorder};
-use super::{mcp, routes};
-use crate::boxed::pinned;
-
-/// What answers all connections of one listener.
-pub struct Front {
-    app: Arc<App>,
-    router: TowerToHyperService<Router>,
-}
-
-/// A connection of a caller. Its requests share this, and so touch nothing that those of other connections count.
-pub struct Connection {
-    front: Arc<Front>,
-    peer: String,
-    place: Arc<Place>,
-}
-
-impl Connection {
-    /// What its requests need.
-    pub fn app(&self) -> &Arc<App> {
-        &self.front.app
-    }
-
-    /// What answers them.
-    pub(super) fn front(&self) -> &Front {
-        &self.front
-    }
-
-    /// The address of its other end, without the port.
-    pub fn peer(&self) -> &str {
-        &self.peer
-    }
-
-    /// A request on it has brought a good token.
-    pub fn trust(&self) {
-        self.place.trust();
-    }
-}
+use crate::front::http::head::{IncomingBody, IncomingHead};
+use crate::front::mcp;
+use crate::front::request::app::App;
+use crate::front::request::connection::{CallerConnection, Front};
+use crate::front::request::observe::{self, Recorder};
+use crate::front::rest::routes;
+use crate::front::routes::router;
+use crate::util::boxed::pinned;
 
 impl Front {
     /// All routes, and those of `more`, which get ids, log lines and measures too.
-    pub fn new(app: Arc<App>, more: Router) -> Arc<Self> {
-        let router = TowerToHyperService::new(routes::router(more));
-        Arc::new(Self { app, router })
-    }
-
-    /// What answers one connection.
-    pub fn connection(self: &Arc<Self>, peer: Peer) -> Arc<Connection> {
-        let Peer { address, place } = peer;
-        Arc::new(Connection { front: self.clone(), peer: address.ip().to_string(), place })
+    pub(crate) fn new(app: Arc<App>, more: Router) -> Arc<Self> {
+        Self::with(app, router(more))
     }
 
     /// Begins a call. Each kind has a box of its own, so that none carries the room for another.
-    fn call(connection: Arc<Connection>, call: Call, head: Head, body: Sent) -> Answering<Body> {
+    fn call(
+        connection: Arc<CallerConnection>,
+        call: DirectCall,
+        head: IncomingHead,
+        body: IncomingBody,
+    ) -> Answering<Body> {
         let recorder = observe::begin(connection, Method::POST, head, Some(call.path()));
         match call {
-            Call::Tools => pinned(|| Self::answer_tools(recorder, body)),
-            Call::Mcp => pinned(|| Self::answer_mcp(recorder, body)),
+            DirectCall::Tools => pinned(|| Self::answer_tools(recorder, body)),
+            DirectCall::Mcp => pinned(|| Self::answer_mcp(recorder, body)),
         }
     }
 
     /// Begins anything else.
-    fn route(connection: Arc<Connection>, head: Head, request: Request<Body>) -> Answering<Body> {
+    fn route(connection: Arc<CallerConnection>, head: IncomingHead, request: Request<Body>) -> Answering<Body> {
         let recorder = observe::begin(connection, request.method().clone(), head, None);
         pinned(|| Self::answer_other(recorder, request))
     }
 
-    async fn answer_tools(recorder: Recorder, body: Sent) -> Response {
+    async fn answer_tools(recorder: Recorder, body: IncomingBody) -> Response {
         let mut response = routes::call_tool(&recorder, body).await;
         observe::end(&recorder, &mut response);
         response
     }
 
-    async fn answer_mcp(recorder: Recorder, body: Sent) -> Response {
+    async fn answer_mcp(recorder: Recorder, body: IncomingBody) -> Response {
         let mut response = mcp::answer_post(&recorder, body).await;
         observe::end(&recorder, &mut response);
         response
@@ -97,25 +62,25 @@ impl Front {
 
     async fn answer_other(recorder: Recorder, mut request: Request<Body>) -> Response {
         request.extensions_mut().insert(recorder.clone());
-        let Ok(mut response) = recorder.front().router.call(request).await;
+        let Ok(mut response) = recorder.front().router().call(request).await;
         observe::end(&recorder, &mut response);
         response
     }
 }
 
-impl Answer for Connection {
+impl Answer for CallerConnection {
     type Reply = Body;
     type Route = Route;
 
     fn route(&self, method: &str, target: &str) -> Option<Route> {
-        if let Some(call) = Call::of(method, target) {
+        if let Some(call) = DirectCall::of(method, target) {
             return Some(Route::Call(call));
         }
         let (method, mut uri) = method_and_uri(method, target)?;
         if let Some(shorter) = without_slash(uri.path_and_query().map_or("/", PathAndQuery::as_str)) {
             uri = shorter;
         }
-        let call = uri.query().is_none().then(|| Call::of(method.as_str(), uri.path())).flatten();
+        let call = uri.query().is_none().then(|| DirectCall::of(method.as_str(), uri.path())).flatten();
         Some(call.map_or_else(|| Route::Other(Box::new((method, uri))), Route::Call))
     }
 
@@ -127,11 +92,11 @@ impl Answer for Connection {
         let serve::Request { route, fields, body } = request;
         match route {
             Route::Call(call) => {
-                let head = Head { target: call.path().into(), fields };
+                let head = IncomingHead { target: call.path().into(), fields };
                 Front::call(self, call, head, body.into())
             }
             Route::Other(route) => {
-                let head = Head::new(&route.1, fields.clone());
+                let head = IncomingHead::new(&route.1, fields.clone());
                 let request = serve::Request { route: *route, fields, body };
                 Front::route(self, head, request.into_http(Body::from, Body::new))
             }
@@ -139,24 +104,24 @@ impl Answer for Connection {
     }
 }
 
-/// What callers do most, and so goes round the router.
+/// The requests that callers send most, which go round the router.
 #[derive(Clone, Copy)]
-pub enum Call {
+pub(crate) enum DirectCall {
     /// `POST /tools`.
     Tools,
     /// `POST /mcp`.
     Mcp,
 }
 
-/// What is asked.
-pub enum Route {
+/// The target of a request.
+pub(crate) enum Route {
     /// Something that goes round the router.
-    Call(Call),
+    Call(DirectCall),
     /// Something else.
     Other(Box<(Method, Uri)>),
 }
 
-impl Call {
+impl DirectCall {
     fn of(method: &str, path: &str) -> Option<Self> {
         [Self::Tools, Self::Mcp].into_iter().find(|call| method == "POST" && call.path() == path)
     }
@@ -169,8 +134,8 @@ impl Call {
     }
 }
 
-/// What is meant by a target whose path ends with a slash: the same without it, for people write both. None if it has
-/// none at its end. No redirect, on which clients lose their token or their body.
+/// Removes the slash at the end of a target's path, because people write both; `None` if there is none. This replaces a
+/// redirect, on which clients lose their token or their body.
 fn without_slash(target: &str) -> Option<Uri> {
     let end = target.find('?').unwrap_or(target.len());
     let path = target[..end].strip_suffix('/').filter(|path| path.starts_with('/'))?;

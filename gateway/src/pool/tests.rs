@@ -1,4 +1,4 @@
-//! The pool with many servers, and after a task of its own broke off.
+//! The pool with many servers, and after one of its tasks has failed.
 
 use std::sync::LazyLock;
 
@@ -7,17 +7,15 @@ use portcullis_runtime::Readiness;
 use tokio::sync::{Notify, Semaphore};
 
 use super::*;
-use crate::front::mcp::asking::Asking;
-use crate::front::mcp::streams::{StreamLimits, Streams};
-use crate::handle::Offer;
-use crate::metrics::Metrics;
+use crate::client_sessions::NobodyListens;
+use crate::offer::tools::read_tools;
 use crate::secrets::Secrets;
 use crate::server::HANDSHAKES;
-use crate::tool::read_tools;
+use crate::server::handle::Offer;
+use crate::telemetry::metrics::Metrics;
 
 fn pool() -> Pool {
-    let streams = Streams::new(StreamLimits { all: 1, of_subject: 1 }, Metrics::new().client_streams);
-    let shared = Arc::new(Shared {
+    let shared = Arc::new(ServerContext {
         roots: LazyLock::new(|| unreachable!("no https server")),
         secrets: Secrets::Folder(None),
         guard: Arc::default(),
@@ -28,11 +26,12 @@ fn pool() -> Pool {
         updates: tokio::sync::mpsc::channel(1).0,
         handshakes: Semaphore::new(HANDSHAKES),
         touched: Arc::default(),
-        loops: crate::loops::Loops::new(crate::seal::Sealer::random()),
-        asking: Arc::new(Asking::new(Arc::new(streams), Arc::default(), Metrics::new().client_questions)),
+        loops: crate::server::loops::Loops::new(crate::seal::Sealer::random()),
+        quotas: Arc::default(),
+        inbox: Arc::new(NobodyListens),
         away: Default::default(),
     });
-    let published = Published::default();
+    let published = PublishedCatalog::default();
     let board = Arc::new(Board::new(published.clone(), shared.touched.clone()));
     Pool::new(shared, published, board)
 }
@@ -84,11 +83,12 @@ async fn one_change_among_many_servers_costs_little() {
 }
 
 #[tokio::test]
-async fn an_incomplete_configuration_is_not_applied_and_its_slots_are_told_without_revisions() {
+async fn an_incomplete_configuration_is_not_applied_and_slots_tell_revisions_and_the_replicas_that_share_limits() {
     let mut pool = pool();
     let slot = |origin: &str| Slot {
         report: SlotReport { name: "s".into(), revision: "abc".into(), origin: origin.into(), problem: None },
         written: Some(SystemTime::now()),
+        replicas: None,
     };
     pool.take(&Configuration { servers: None, slots: vec![slot("api")] }).await;
     assert!(pool.servers.is_none() && pool.members.is_empty());
@@ -98,6 +98,14 @@ async fn an_incomplete_configuration_is_not_applied_and_its_slots_are_told_witho
     pool.take(&Configuration { servers: Some(Arc::new(vec![server(1)])), slots: vec![slot("api")] }).await;
     assert_eq!((pool.members.len(), delays(&pool)), (1, 0), "the first configuration is of any age");
     assert_eq!(pool.board.report(None).slots[0].revision, "abc");
+
+    assert_eq!(pool.shared.quotas.replicas(), 1);
+    let shared_by = |replicas| Slot { replicas, ..slot("api") };
+    let slots = [None, Some(2), Some(3)].map(shared_by).to_vec();
+    pool.take(&Configuration { servers: pool.servers.clone(), slots }).await;
+    assert_eq!(pool.shared.quotas.replicas(), 3, "slots are rewritten one after the other");
+    pool.take(&Configuration { servers: pool.servers.clone(), slots: vec![slot("api")] }).await;
+    assert_eq!(pool.shared.quotas.replicas(), 1);
 
     let mut next = slot("api");
     next.report.revision = "def".into();
@@ -127,7 +135,7 @@ async fn a_server_whose_task_broke_off_goes_on_with_a_new_one_that_callers_get()
 #[tokio::test(start_paused = true)]
 async fn the_first_sessions_are_waited_for_but_not_for_ever() {
     let pool = pool();
-    // Nobody can try anything: all turns are taken.
+    // No server can try anything: all turns are taken.
     let shared = pool.shared.clone();
     let turns = shared.handshakes.acquire_many(u32::try_from(HANDSHAKES).unwrap()).await.unwrap();
     let readiness = Readiness::default();

@@ -1,4 +1,4 @@
-//! The file that the keys come from, followed for ever. What is wrong with it is said; the last good keys stay.
+//! Watches the file of the keys. Reports its problems; the last valid keys stay in use.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -8,15 +8,15 @@ use aws_lc_rs::digest::{SHA256, digest};
 use tracing::{error, info};
 
 use super::{Keys, MAX_KEYS_BYTES, Sealer};
-use crate::metrics::Metrics;
-use crate::source::folder::Changes;
+use crate::telemetry::metrics::Metrics;
+use crate::watch_files::FileWatcher;
 
-/// A file with keys, read once.
-pub struct KeyFile {
+/// A file with keys that was read once.
+pub(crate) struct KeyFile {
     path: PathBuf,
-    /// Digest of what is in use.
+    /// Digest of the content in use.
     seen: Vec<u8>,
-    /// What was said to be wrong with it last.
+    /// The last reported problem.
     problem: Option<String>,
 }
 
@@ -24,8 +24,8 @@ impl KeyFile {
     /// Reads the file for the first time.
     ///
     /// # Errors
-    /// One sentence, without anything of its content.
-    pub fn open(path: &Path) -> Result<(Self, Keys), String> {
+    /// One sentence, without any of the content.
+    pub(crate) fn open(path: &Path) -> Result<(Self, Keys), String> {
         let read = || {
             let bytes = read(path)?;
             Ok((Self { path: path.to_owned(), seen: fingerprint(&bytes), problem: None }, parse(&bytes)?))
@@ -33,13 +33,13 @@ impl KeyFile {
         read().map_err(|problem: String| format!("SESSION_KEYS_FILE: {} {problem}", path.display()))
     }
 
-    /// Gives the sealer every good new content, for ever.
-    pub async fn follow(mut self, sealer: Sealer, metrics: Metrics) {
+    /// Passes every valid new content to the sealer, forever.
+    pub(crate) async fn follow(mut self, sealer: Sealer, metrics: Metrics) {
         let path = self.path.clone();
-        let watching = tokio::task::spawn_blocking(move || Changes::watch(Some(&path), None));
+        let watching = tokio::task::spawn_blocking(move || FileWatcher::watch(Some(&path), None));
         let Ok(mut changes) = watching.await else { return };
         loop {
-            // First, because something may have changed before the watch began.
+            // First, because the file may have changed before the watch began.
             let path = self.path.clone();
             if let Ok(content) = tokio::task::spawn_blocking(move || read(&path)).await {
                 self.apply(content, &sealer);
@@ -59,13 +59,13 @@ impl KeyFile {
             Ok(None) => self.problem = None,
             Ok(Some((now, keys))) => {
                 let ids: Vec<&str> = keys.ids().collect();
-                info!(seals = ids[0], opens = ids.join(" "), "other session keys are in use");
+                info!(seals = ids[0], opens = ids.join(" "), "the session keys have changed");
                 sealer.replace(keys);
                 (self.seen, self.problem) = (now, None);
             }
             Err(problem) => {
                 if self.problem.as_ref() != Some(&problem) {
-                    error!(file = %self.path.display(), problem, "session keys refused, the last good ones stay in use");
+                    error!(file = %self.path.display(), problem, "session keys refused; the last good ones stay in use");
                 }
                 self.problem = Some(problem);
             }
@@ -78,14 +78,14 @@ fn read(path: &Path) -> Result<Vec<u8>, String> {
     let read = File::open(path).and_then(|file| file.take(MAX_KEYS_BYTES + 1).read_to_end(&mut bytes));
     read.map_err(|error| format!("cannot be read: {}", error.kind()))?;
     if bytes.len() as u64 > MAX_KEYS_BYTES {
-        return Err(format!("is longer than {MAX_KEYS_BYTES} bytes: take old keys away"));
+        return Err(format!("is longer than {MAX_KEYS_BYTES} bytes: remove old keys"));
     }
     Ok(bytes)
 }
 
 fn parse(bytes: &[u8]) -> Result<Keys, String> {
     let text =
-        str::from_utf8(bytes).map_err(|_| "is no text: write lines of an id and 32 bytes in base64".to_owned())?;
+        str::from_utf8(bytes).map_err(|_| "is not text: write lines of an id and 32 bytes in base64".to_owned())?;
     Keys::parse(text).map_err(|error| error.to_string())
 }
 
@@ -107,7 +107,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("keys");
         for (content, expected) in
-            [(None, "cannot be read"), (Some(""), "holds no key"), (Some("k1 c2hvcnQ="), "line 1")]
+            [(None, "cannot be read"), (Some(""), "contains no key"), (Some("k1 c2hvcnQ="), "line 1")]
         {
             if let Some(content) = content {
                 std::fs::write(&path, content).unwrap();

@@ -1,6 +1,6 @@
-//! The keys that seal and open, and the file that they come from.
+//! The keys that seal and open, and the format of their file.
 //!
-//! Pure. Nothing of a key is ever in an error.
+//! Pure. Errors never contain any part of a key.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -11,11 +11,11 @@ use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use thiserror::Error;
 
-/// More than a rotation ever needs.
-pub const MAX_KEYS: usize = 16;
+/// Far above the need of any rotation.
+pub(crate) const MAX_KEYS: usize = 16;
 
-/// A file of keys is no longer, in bytes.
-pub const MAX_KEYS_BYTES: u64 = 16 * 1024;
+/// The limit for a file of keys, in bytes.
+pub(crate) const MAX_KEYS_BYTES: u64 = 16 * 1024;
 
 /// Ids are part of every sealed text.
 const MAX_ID: usize = 16;
@@ -23,52 +23,52 @@ const MAX_ID: usize = 16;
 const KEY: usize = 32;
 
 /// One key, ready for use.
-pub(super) struct Key {
+pub(super) struct SealingKey {
     pub(super) id: String,
     pub(super) cipher: RandomizedNonceKey,
 }
 
 /// At least one key; the first seals, all open.
-pub struct Keys(Vec<Key>);
+pub struct Keys(Vec<SealingKey>);
 
-/// Why a text holds no keys.
+/// The reason a text contains no valid keys.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum KeysError {
     /// There is no line with a key.
-    #[error("holds no key: write lines of an id and 32 bytes in base64, as in: k1 $(openssl rand -base64 32)")]
+    #[error("contains no key: write lines of an id and 32 bytes in base64, as in: k1 $(openssl rand -base64 32)")]
     None,
-    /// There are more than [`MAX_KEYS`].
-    #[error("holds more than {MAX_KEYS} keys: take the old ones away")]
+    /// There are more than `MAX_KEYS`.
+    #[error("contains more than {MAX_KEYS} keys: remove the old ones")]
     TooMany,
-    /// A line has not two words.
+    /// A line does not have two words.
     #[error("line {0}: write an id and 32 bytes in base64 with a space between")]
     Line(usize),
-    /// An id is too long or has other characters.
+    /// An id is too long or has invalid characters.
     #[error("line {0}: an id has 1 to {MAX_ID} letters, digits, - or _")]
     Id(usize),
-    /// An id stands there twice.
-    #[error("line {0}: the id is there twice, give each key one of its own")]
+    /// An id is duplicated.
+    #[error("line {0}: the id appears twice: give each key its own id")]
     Twice(usize),
-    /// A key is no base64 of 32 bytes.
-    #[error("line {0}: the key is not 32 bytes in base64, make one with 'openssl rand -base64 32'")]
+    /// A key is not 32 bytes in base64.
+    #[error("line {0}: the key is not 32 bytes in base64: make one with 'openssl rand -base64 32'")]
     Key(usize),
-    /// A key is one byte over and over.
-    #[error("line {0}: the key is not random, make one with 'openssl rand -base64 32'")]
+    /// A key repeats one byte.
+    #[error("line {0}: the key is not random: make one with 'openssl rand -base64 32'")]
     Trivial(usize),
 }
 
 impl Keys {
-    /// A key of which nobody knows.
-    pub fn random() -> Self {
+    /// A random key, which only this process has.
+    pub(crate) fn random() -> Self {
         let mut bytes = [0; KEY];
         aws_lc_rs::rand::fill(&mut bytes).unwrap_or_else(|_| unreachable!("the system has random numbers"));
-        Self(vec![Key { id: "own".to_owned(), cipher: cipher(&bytes) }])
+        Self(vec![SealingKey { id: "own".to_owned(), cipher: cipher(&bytes) }])
     }
 
-    /// Reads lines of `ID BASE64`; empty lines and those that begin with `#` do not count.
+    /// Parses lines of `ID BASE64`; ignores empty lines and those that begin with `#`.
     ///
     /// # Errors
-    /// The first thing that is wrong with it.
+    /// The first problem of the text.
     pub fn parse(text: &str) -> Result<Self, KeysError> {
         let (mut keys, mut ids) = (Vec::new(), HashSet::new());
         let lines = text.lines().map(str::trim).zip(1..);
@@ -84,7 +84,7 @@ impl Keys {
             if !ids.insert(id) {
                 return Err(KeysError::Twice(number));
             }
-            keys.push(Key { id: id.to_owned(), cipher: cipher(&decoded(key, number)?) });
+            keys.push(SealingKey { id: id.to_owned(), cipher: cipher(&decoded(key, number)?) });
         }
         match keys.len() {
             0 => Err(KeysError::None),
@@ -93,16 +93,16 @@ impl Keys {
         }
     }
 
-    /// Their ids; that of the one that seals is the first.
+    /// The ids of the keys; the sealing key comes first.
     pub fn ids(&self) -> impl Iterator<Item = &str> {
         self.0.iter().map(|key| key.id.as_str())
     }
 
-    pub(super) fn first(&self) -> &Key {
+    pub(super) fn first(&self) -> &SealingKey {
         &self.0[0]
     }
 
-    pub(super) fn named(&self, id: &str) -> Option<&Key> {
+    pub(super) fn named(&self, id: &str) -> Option<&SealingKey> {
         self.0.iter().find(|key| key.id == id)
     }
 }

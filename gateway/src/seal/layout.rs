@@ -1,16 +1,16 @@
-//! How what is sealed lies in bytes: numbers with the highest byte first, texts after a byte with their length.
+//! The byte layout of sealed content: big-endian numbers, texts after a byte with their length.
 
-/// Appends a text of at most 255 bytes; of a longer one, the callers' bounds say that it cannot be there.
+/// Appends a text of at most 255 bytes; the callers' limits exclude longer ones.
 pub(super) fn put_text(bytes: &mut Vec<u8>, text: &str) {
     let length = u8::try_from(text.len()).unwrap_or_else(|_| unreachable!("no longer text is sealed"));
     bytes.push(length);
     bytes.extend_from_slice(text.as_bytes());
 }
 
-/// Reads what stands in bytes, piece by piece. `None`: there is not so much, or it is no text.
-pub(super) struct Reader<'a>(&'a [u8]);
+/// Reads values from bytes, one by one. `None`: too few bytes, or not a text.
+pub(super) struct ByteReader<'a>(&'a [u8]);
 
-impl<'a> Reader<'a> {
+impl<'a> ByteReader<'a> {
     pub(super) fn new(bytes: &'a [u8]) -> Self {
         Self(bytes)
     }

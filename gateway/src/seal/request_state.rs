@@ -1,70 +1,71 @@
-//! The `requestState` that a client brings back with its answers: where its request goes on, sealed.
+//! The `requestState` that a client returns with its answers: the sealed state for continuing its request.
 
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use thiserror::Error;
 
-use super::layout::{Reader, put_text};
+use super::layout::{ByteReader, put_text};
 use super::session::{owner, put_owner, seconds, time};
-use super::subject::short_digest;
-use super::{Purpose, SealError, Sealer, SubjectId};
+use super::{Purpose, SealError, Sealer};
+use crate::auth::SubjectId;
+use crate::auth::short_digest;
 
 /// A request that waits for its client's answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RequestState {
-    /// The server that asked, as the text of its `ServerKey`; at most 255 bytes.
-    pub server: String,
-    /// Who was asked.
-    pub subject: SubjectId,
-    /// Of what was requested, by [`digest`].
-    pub digest: [u8; 16],
-    /// From then on it is void. Whole seconds are kept.
-    pub expires: SystemTime,
-    /// What the server needs to go on.
-    pub inner: Inner,
-    /// The http address of the replica at which the request waits.
-    pub owner: Option<Arc<str>>,
+pub(crate) struct RequestState {
+    /// The server that sent requests, as the text of its `ServerKey`; at most 255 bytes.
+    pub(crate) server: String,
+    /// The client that received them.
+    pub(crate) subject: SubjectId,
+    /// The [`digest`] of the request.
+    pub(crate) digest: [u8; 16],
+    /// The expiry, in whole seconds.
+    pub(crate) expires: SystemTime,
+    /// The server's state for continuing.
+    pub(crate) inner: Inner,
+    /// The http address of the replica that holds the request.
+    pub(crate) owner: Option<Arc<str>>,
 }
 
-/// What a server needs to go on.
+/// A server's state for continuing.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Inner {
-    /// The server gave no state of its own.
+pub(crate) enum Inner {
+    /// The server returned no state.
     Nothing,
-    /// The server's own `requestState`, as it wrote it.
+    /// The server's own `requestState`, verbatim.
     Server(Vec<u8>),
-    /// The call of this number, which waits at the owner.
-    Parked(u64),
+    /// The call of this number, which is suspended at the owner.
+    Suspended(u64),
 }
 
-/// Why a state is refused.
+/// The reason a state is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-pub enum RequestStateError {
-    /// It does not open.
+pub(crate) enum RequestStateError {
+    /// The text does not open.
     #[error(transparent)]
     Seal(#[from] SealError),
-    /// It opens, but does not hold what this version expects.
+    /// The text opens, but has another layout than this version's.
     #[error("this requestState was made by another version of the gateway: send the request again without it")]
     Layout,
-    /// Somebody else's.
+    /// Another caller's.
     #[error("this requestState belongs to another caller: send the request again without it")]
     OtherSubject,
-    /// It came with another method, or another name.
-    #[error("this requestState belongs to another request: send it with the one that it was the answer to")]
+    /// The method or the name differs from that of the original request.
+    #[error("this requestState belongs to another request: send it with the request that it answered")]
     OtherRequest,
-    /// Too old.
+    /// Expired.
     #[error("this requestState has expired: send the request again without it")]
     Expired,
 }
 
-/// The server's own state is longer than the gateway would take back.
+/// The server's own state exceeds the limit for the returned text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("the server's requestState is longer than 700 KiB: that is more than the gateway passes on")]
-pub struct StateTooLarge;
+#[error("the server's requestState is longer than 700 KiB, the most that the gateway forwards")]
+pub(crate) struct StateTooLarge;
 
-/// Of a method and the name (or uri) that it is about.
-pub fn digest(method: &str, name: &str) -> [u8; 16] {
+/// The digest of a method and its name (or uri).
+pub(crate) fn digest(method: &str, name: &str) -> [u8; 16] {
     short_digest(&[method, name])
 }
 
@@ -72,8 +73,8 @@ impl RequestState {
     /// The text for the client: letters, digits, `-` and `_`.
     ///
     /// # Errors
-    /// It is longer than the gateway would take back.
-    pub fn seal(&self, sealer: &Sealer) -> Result<String, StateTooLarge> {
+    /// The text exceeds the limit for the returned text.
+    pub(crate) fn seal(&self, sealer: &Sealer) -> Result<String, StateTooLarge> {
         let mut bytes = Vec::with_capacity(128);
         if self.server.len() > usize::from(u8::MAX) {
             return Err(StateTooLarge);
@@ -89,7 +90,7 @@ impl RequestState {
                 bytes.push(1);
                 bytes.extend_from_slice(state);
             }
-            Inner::Parked(number) => {
+            Inner::Suspended(number) => {
                 bytes.push(2);
                 bytes.extend_from_slice(&number.to_be_bytes());
             }
@@ -98,11 +99,11 @@ impl RequestState {
         if text.len() > Purpose::RequestState.max_text() { Err(StateTooLarge) } else { Ok(text) }
     }
 
-    /// The state of this text, if it is `subject`'s, of the request with this digest, and still holds at `now`.
+    /// Opens a text, if it belongs to `subject` and to the request with this digest, and is still valid at `now`.
     ///
     /// # Errors
-    /// Why it is refused.
-    pub fn open(
+    /// The reason it is refused.
+    pub(crate) fn open(
         sealer: &Sealer,
         text: &str,
         subject: &SubjectId,
@@ -124,7 +125,7 @@ impl RequestState {
     }
 
     fn read(bytes: &[u8]) -> Option<Self> {
-        let mut rest = Reader::new(bytes);
+        let mut rest = ByteReader::new(bytes);
         let server = rest.text()?.to_owned();
         let (subject, digest) = (SubjectId(rest.array()?), rest.array()?);
         let expires = time(rest.number()?)?;
@@ -132,7 +133,7 @@ impl RequestState {
         let inner = match (rest.byte()?, rest.left()) {
             (0, 0) => Inner::Nothing,
             (1, _) => Inner::Server(rest.rest().to_vec()),
-            (2, 8) => Inner::Parked(rest.number()?),
+            (2, 8) => Inner::Suspended(rest.number()?),
             _ => return None,
         };
         Some(Self { server, subject, digest, expires, inner, owner })

@@ -1,55 +1,59 @@
-//! The id of a session: all that a replica needs to serve it, sealed, so that none has to remember it.
+//! The id of a session: the sealed data that a replica needs to serve it, so that none has to store it.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use thiserror::Error;
 
-use super::layout::{Reader, put_text};
-use super::{Purpose, SealError, Sealer, SubjectId};
-use crate::capabilities::ClientCapabilities;
-use crate::revision::Revision;
+use super::layout::{ByteReader, put_text};
+use super::{Purpose, SealError, Sealer};
+use crate::auth::SubjectId;
+use portcullis_mcp::protocol::client_capabilities::ClientCapabilities;
+use portcullis_mcp::protocol::revision::Revision;
 
-/// An address of a replica is no longer, in bytes.
+/// The limit for a replica's address, in bytes.
 const MAX_OWNER: usize = 255;
+
+/// Identifies a session: random bytes, which are sealed in its id.
+pub(crate) type SessionKey = [u8; 12];
 
 /// A session of a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Session {
-    /// Tells it from all others.
-    pub id: [u8; 12],
-    /// Whose it is.
-    pub subject: SubjectId,
-    /// What was agreed on.
-    pub revision: Revision,
-    /// What its client can do for servers.
-    pub capabilities: ClientCapabilities,
-    /// From then on it is void. Whole seconds are kept.
-    pub expires: SystemTime,
-    /// The http address of the replica that keeps something for it.
-    pub owner: Option<Arc<str>>,
+pub(crate) struct SealedSession {
+    /// The random key of the session.
+    pub(crate) id: SessionKey,
+    /// The owner of the session.
+    pub(crate) subject: SubjectId,
+    /// The negotiated revision.
+    pub(crate) revision: Revision,
+    /// The client's capabilities.
+    pub(crate) capabilities: ClientCapabilities,
+    /// The expiry, in whole seconds.
+    pub(crate) expires: SystemTime,
+    /// The http address of the replica that holds state for the session.
+    pub(crate) owner: Option<Arc<str>>,
 }
 
-/// Why a session id is refused. To the client all are one: the session is not there (HTTP status 404).
+/// The reason a session id is refused. Clients see one error for all: the session does not exist (HTTP status 404).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-pub enum SessionError {
-    /// It does not open.
+pub(crate) enum SessionError {
+    /// The id does not open.
     #[error(transparent)]
     Seal(#[from] SealError),
-    /// It opens, but does not hold what this version expects.
-    #[error("this session was made by another version of the gateway: start anew")]
+    /// The id opens, but has another layout than this version's.
+    #[error("this session was made by another version of the gateway: start a new session")]
     Layout,
-    /// Somebody else's.
+    /// Another caller's.
     #[error("this session belongs to another caller: start one of your own")]
     OtherSubject,
-    /// Too old.
-    #[error("this session has expired: start anew")]
+    /// Expired.
+    #[error("this session has expired: start a new session")]
     Expired,
 }
 
-impl Session {
-    /// A new one, with a random id.
-    pub fn new(
+impl SealedSession {
+    /// A new session with a random key.
+    pub(crate) fn new(
         subject: SubjectId,
         revision: Revision,
         capabilities: ClientCapabilities,
@@ -61,8 +65,8 @@ impl Session {
         Self { id, subject, revision, capabilities, expires, owner }
     }
 
-    /// Its id for the client: letters, digits, `-` and `_`.
-    pub fn seal(&self, sealer: &Sealer) -> String {
+    /// The id for the client: letters, digits, `-` and `_`.
+    pub(crate) fn seal(&self, sealer: &Sealer) -> String {
         let mut bytes = Vec::with_capacity(64);
         bytes.extend_from_slice(&self.id);
         bytes.extend_from_slice(&self.subject.0);
@@ -73,18 +77,18 @@ impl Session {
         sealer.seal(Purpose::Session, &bytes)
     }
 
-    /// The session of this id, if it is `subject`'s and still holds at `now`.
+    /// Opens an id, if the session belongs to `subject` and is still valid at `now`.
     ///
     /// # Errors
-    /// Why it is refused.
-    pub fn open(
+    /// The reason it is refused.
+    pub(crate) fn open(
         sealer: &Sealer,
         text: impl AsRef<[u8]>,
         subject: &SubjectId,
         now: SystemTime,
     ) -> Result<Self, SessionError> {
         let text = text.as_ref();
-        let session = match sealer.opened.get(text) {
+        let session = match sealer.session_cache.get(text) {
             Some(session) => session,
             None => Self::unseal(sealer, text)?,
         };
@@ -98,16 +102,16 @@ impl Session {
     }
 
     fn unseal(sealer: &Sealer, text: &[u8]) -> Result<Self, SessionError> {
-        let generation = sealer.opened.generation();
-        // What is no text is none of ours, like all that is no Base64.
+        let generation = sealer.session_cache.generation();
+        // An id that is not text is refused like one that is not Base64.
         let bytes = sealer.open(Purpose::Session, std::str::from_utf8(text).unwrap_or_default())?;
         let session = Self::read(&bytes).ok_or(SessionError::Layout)?;
-        sealer.opened.insert(text, &session, generation);
+        sealer.session_cache.insert(text, &session, generation);
         Ok(session)
     }
 
     fn read(bytes: &[u8]) -> Option<Self> {
-        let mut rest = Reader::new(bytes);
+        let mut rest = ByteReader::new(bytes);
         let session = Self {
             id: rest.array()?,
             subject: SubjectId(rest.array()?),
@@ -120,7 +124,7 @@ impl Session {
     }
 }
 
-/// Its place among all, which no later revision changes.
+/// The code of a revision, which later revisions do not change.
 fn code(revision: Revision) -> u8 {
     let place = Revision::ALL.iter().position(|one| *one == revision).unwrap_or_default();
     u8::try_from(place).unwrap_or_default()
@@ -134,12 +138,12 @@ pub(super) fn time(seconds: u64) -> Option<SystemTime> {
     UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
 }
 
-/// No owner is an empty text. An address too long to be sealed is none that could be reached.
+/// An empty text means no owner. An address too long to be sealed could not be reached anyway.
 pub(super) fn put_owner(bytes: &mut Vec<u8>, owner: Option<&str>) {
     put_text(bytes, owner.filter(|owner| owner.len() <= MAX_OWNER).unwrap_or_default());
 }
 
-/// The owner, if one is named; nothing if the text ends before.
-pub(super) fn owner(rest: &mut Reader<'_>) -> Option<Option<Arc<str>>> {
+/// The owner, if there is one; `None` if the bytes end before.
+pub(super) fn owner(rest: &mut ByteReader<'_>) -> Option<Option<Arc<str>>> {
     rest.text().map(|owner| (!owner.is_empty()).then(|| owner.into()))
 }

@@ -1,12 +1,13 @@
-//! What seals must hold against: changes, other purposes, other callers, other keys, time.
+//! The threats that seals withstand: changes, other purposes, other callers, other keys, time.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use proptest::prelude::*;
 
 use super::*;
-use crate::capabilities::ClientCapabilities;
-use crate::revision::Revision;
+use crate::auth::SubjectId;
+use portcullis_mcp::protocol::client_capabilities::ClientCapabilities;
+use portcullis_mcp::protocol::revision::Revision;
 
 const FIRST: &str = "k1 qmZ1xqvQb5bJ0g3yZ7fYb0d3yq4w0m0eXo1uYkq3T1A=";
 const SECOND: &str = "k2 pX6n0d4hG2vJ8c1sT5yR9wQ3eU7iO0aL6kF4zB2mN8E=";
@@ -23,9 +24,9 @@ fn at(seconds: u64) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(seconds)
 }
 
-fn session(owner: Option<&str>) -> Session {
+fn session(owner: Option<&str>) -> SealedSession {
     let capabilities = ClientCapabilities::ROOTS.with(ClientCapabilities::ELICITATION_URL);
-    Session::new(alice(), Revision::V2025_11_25, capabilities, at(2_000_000_000), owner.map(Into::into))
+    SealedSession::new(alice(), Revision::V2025_11_25, capabilities, at(2_000_000_000), owner.map(Into::into))
 }
 
 fn state(inner: Inner) -> RequestState {
@@ -45,7 +46,7 @@ fn a_session_comes_back_whole_and_its_id_is_short_and_plain() {
     for owner in [None, Some("http://[fd00::1]:5000")] {
         let session = session(owner);
         let id = session.seal(&sealer);
-        assert_eq!(Session::open(&sealer, &id, &alice(), at(1_999_999_999)), Ok(session));
+        assert_eq!(SealedSession::open(&sealer, &id, &alice(), at(1_999_999_999)), Ok(session));
         assert!(id.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_')), "{id}");
         assert!(id.len() < 160, "{}", id.len());
     }
@@ -63,7 +64,7 @@ fn two_sessions_of_one_client_differ_and_so_do_two_seals_of_one_session() {
 fn a_session_is_refused_to_another_caller_and_after_its_time() {
     let sealer = sealer(&[FIRST]);
     let id = session(None).seal(&sealer);
-    let open = |subject: &SubjectId, now| Session::open(&sealer, &id, subject, at(now)).unwrap_err();
+    let open = |subject: &SubjectId, now| SealedSession::open(&sealer, &id, subject, at(now)).unwrap_err();
     let others = [(Some("https://issuer"), "bob"), (Some("https://other"), "alice"), (None, "alice"), (None, "")];
     for (issuer, subject) in others {
         assert_eq!(open(&SubjectId::new(issuer, subject), 0), SessionError::OtherSubject);
@@ -82,7 +83,8 @@ fn issuer_and_subject_cannot_be_shifted_into_one_another() {
 #[test]
 fn a_request_state_comes_back_whole() {
     let sealer = sealer(&[FIRST]);
-    for inner in [Inner::Nothing, Inner::Server(Vec::new()), Inner::Server(b"\0\xff state".into()), Inner::Parked(7)] {
+    for inner in [Inner::Nothing, Inner::Server(Vec::new()), Inner::Server(b"\0\xff state".into()), Inner::Suspended(7)]
+    {
         let state = state(inner);
         let text = state.seal(&sealer).unwrap();
         assert_eq!(RequestState::open(&sealer, &text, &alice(), &state.digest, at(99)), Ok(state));
@@ -92,7 +94,7 @@ fn a_request_state_comes_back_whole() {
 #[test]
 fn a_request_state_is_refused_to_others_for_other_requests_and_after_its_time() {
     let sealer = sealer(&[FIRST]);
-    let text = state(Inner::Parked(1)).seal(&sealer).unwrap();
+    let text = state(Inner::Suspended(1)).seal(&sealer).unwrap();
     let open = |subject: &str, method: &str, name: &str, now| {
         let subject = SubjectId::new(Some("https://issuer"), subject);
         RequestState::open(&sealer, &text, &subject, &digest(method, name), at(now)).unwrap_err()
@@ -232,12 +234,12 @@ proptest! {
         }
     }
 
-    /// Whoever has the keys could be an older or a newer version.
+    /// Another holder of the keys could be an older or a newer version.
     #[test]
     fn arbitrary_content_under_a_good_seal_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..96)) {
         let sealer = sealer(&[FIRST]);
         let session = sealer.seal(Purpose::Session, &bytes);
-        prop_assert!(Session::open(&sealer, &session, &alice(), at(0)).is_err());
+        prop_assert!(SealedSession::open(&sealer, &session, &alice(), at(0)).is_err());
         let state = sealer.seal(Purpose::RequestState, &bytes);
         prop_assert!(RequestState::open(&sealer, &state, &alice(), &digest("a", "b"), at(0)).is_err());
     }

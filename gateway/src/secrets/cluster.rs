@@ -1,94 +1,94 @@
-//! Values from labelled Secrets and ConfigMaps of a cluster: what is known of them, and what follows for a server.
+//! Values from labelled Secrets and ConfigMaps of a cluster: the known objects, and the result for a server.
 //!
-//! An object is used only if somebody who may change it has labelled it, and a Secret is sent only to the origins that
-//! its annotation names. Otherwise whoever may write an McpServer could have any Secret of the namespace sent anywhere.
+//! An object is used only if a user with write access has labelled it, and a Secret is sent only to the origins in its
+//! annotation. Otherwise any author of an McpServer could have any Secret of the namespace sent anywhere.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
+use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use url::{Origin, Url};
 
-use super::{Kind, Namespaces, ObjectKey, Reference, SecretError};
+use super::{Namespaces, ObjectKey, ObjectKind, Reference, SecretError};
 
-/// An object that is not among the labelled ones is looked for at most so often, while somebody needs it.
+/// The minimum interval between lookups of a needed object that is not among the labelled ones.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
 
-/// What nobody has asked for so long is forgotten.
+/// An object that was not needed for this long is forgotten.
 const FORGET: Duration = Duration::from_secs(600);
 
 /// The labelled objects of the namespaces that the gateway may read.
-pub struct Store {
+pub(crate) struct Store {
     namespaces: Namespaces,
-    state: RwLock<State>,
-    /// Somebody needs an object that is not among them.
+    state: RwLock<SecretsState>,
+    /// A server needs an object that is not among them.
     pub(super) missed: Notify,
     changes: watch::Sender<u64>,
 }
 
-/// What is known. Pure but for the time it is told.
+/// The known state. Pure except for the time that is passed in.
 #[derive(Default)]
-pub(super) struct State {
-    /// Which lists have been read whole.
-    listed: HashSet<Scope>,
-    /// Which lists the API server has refused, and never given.
-    refused: HashSet<Scope>,
-    objects: HashMap<ObjectKey, Object>,
-    looked_for: HashMap<ObjectKey, Look>,
+pub(super) struct SecretsState {
+    /// The lists that have been read completely.
+    listed: HashSet<ListScope>,
+    /// The lists that the API server has always refused.
+    refused: HashSet<ListScope>,
+    objects: HashMap<ObjectKey, WatchedObject>,
+    looked_for: HashMap<ObjectKey, Lookup>,
 }
 
-/// What one watch covers; no namespace: all.
+/// The scope of one watch; without a namespace: all.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Scope {
-    pub(super) kind: Kind,
+pub(super) struct ListScope {
+    pub(super) kind: ObjectKind,
     pub(super) namespace: Option<String>,
 }
 
-/// A labelled object. It cannot be shown.
+/// A labelled object. It has no printable form.
 #[derive(Default, PartialEq)]
-pub(super) struct Object {
+pub(super) struct WatchedObject {
     pub(super) origins: Vec<Origin>,
     pub(super) data: BTreeMap<String, Vec<u8>>,
 }
 
-/// The search for an object that is not among the labelled ones.
+/// The lookup of an object that is not among the labelled ones.
 #[derive(Clone, Copy)]
-struct Look {
-    /// Somebody asked and nobody has looked since.
+struct Lookup {
+    /// A server needs it and no lookup has run since.
     wanted: bool,
-    found: Option<Found>,
+    found: Option<LookupResult>,
     at: Instant,
 }
 
-/// What a look at the metadata tells.
+/// The result of looking up the metadata.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Found {
+pub(super) enum LookupResult {
     Absent,
     Unlabelled,
-    /// Its watch will tell any moment.
+    /// Labelled: its watch will deliver it any moment.
     Labelled,
 }
 
 // === impl Store ===
 
 impl Store {
-    /// A store that knows nothing yet.
-    pub fn new(namespaces: Namespaces) -> Self {
+    /// Creates an empty store.
+    pub(crate) fn new(namespaces: Namespaces) -> Self {
         Self { namespaces, state: RwLock::default(), missed: Notify::new(), changes: watch::Sender::new(0) }
     }
 
-    /// Counts the changes of what [`Store::read`] answers.
-    pub fn changes(&self) -> watch::Receiver<u64> {
+    /// Counts the changes of the results of [`Store::read`].
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
     }
 
-    /// The value that a reference stands for.
+    /// The value of a reference.
     ///
     /// # Errors
-    /// Why it cannot be had. What is missing is looked for, and a change is counted when more is known.
-    pub fn read(&self, reference: &Reference) -> Result<Vec<u8>, SecretError> {
+    /// The reason there is none. A missing object is looked up, and a change is counted once more is known.
+    pub(crate) fn read(&self, reference: &Reference) -> Result<Vec<u8>, SecretError> {
         if !self.namespaces.cover(&reference.object.namespace) {
             return Err(SecretError::Namespace(reference.object.clone()));
         }
@@ -108,40 +108,40 @@ impl Store {
         &self.namespaces
     }
 
-    /// Takes over what a watch or a look told, and counts it if it makes a difference.
-    pub(super) fn change(&self, change: impl FnOnce(&mut State) -> bool) {
+    /// Applies the result of a watch or a lookup, and counts a change if there is one.
+    pub(super) fn change(&self, change: impl FnOnce(&mut SecretsState) -> bool) {
         if change(&mut self.known_mut()) {
             self.changes.send_modify(|count| *count += 1);
         }
     }
 
-    /// The objects to look for now.
+    /// The objects to look up now.
     pub(super) fn take_wanted(&self) -> Vec<ObjectKey> {
         self.known_mut().take_wanted(Instant::now())
     }
 
-    fn known(&self) -> RwLockReadGuard<'_, State> {
-        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    fn known(&self) -> RwLockReadGuard<'_, SecretsState> {
+        self.state.read()
     }
 
-    fn known_mut(&self) -> RwLockWriteGuard<'_, State> {
-        self.state.write().unwrap_or_else(PoisonError::into_inner)
+    fn known_mut(&self) -> RwLockWriteGuard<'_, SecretsState> {
+        self.state.write()
     }
 }
 
 // === impl State ===
 
-impl State {
-    /// The value of a reference, or why there is none.
+impl SecretsState {
+    /// The value of a reference, or the reason there is none.
     fn value(&self, reference: &Reference) -> Result<Vec<u8>, SecretError> {
         let key = &reference.object;
         let Some(object) = self.objects.get(key) else {
             return Err(match self.looked_for.get(key).and_then(|look| look.found) {
                 _ if !self.is_listed(key) && self.is_refused(key) => SecretError::Refused(key.clone()),
                 _ if !self.is_listed(key) => SecretError::Pending(key.clone()),
-                None | Some(Found::Labelled) => SecretError::Pending(key.clone()),
-                Some(Found::Unlabelled) => SecretError::NotLabelled(key.clone()),
-                Some(Found::Absent) => {
+                None | Some(LookupResult::Labelled) => SecretError::Pending(key.clone()),
+                Some(LookupResult::Unlabelled) => SecretError::NotLabelled(key.clone()),
+                Some(LookupResult::Absent) => {
                     SecretError::NotFound { object: key.clone(), authority: reference.origin.is_none() }
                 }
             });
@@ -156,7 +156,7 @@ impl State {
     }
 
     fn is_listed(&self, key: &ObjectKey) -> bool {
-        let scope = |namespace| Scope { kind: key.kind, namespace };
+        let scope = |namespace| ListScope { kind: key.kind, namespace };
         self.listed.contains(&scope(None)) || self.listed.contains(&scope(Some(key.namespace.clone())))
     }
 
@@ -164,18 +164,18 @@ impl State {
         self.refused.iter().any(|scope| scope.covers(key))
     }
 
-    /// The API server refuses a list. What was known before stays.
-    pub(super) fn refuse(&mut self, scope: &Scope) -> bool {
+    /// Records that the API server refuses a list. Known objects stay.
+    pub(super) fn refuse(&mut self, scope: &ListScope) -> bool {
         !self.listed.contains(scope) && self.refused.insert(scope.clone())
     }
 
     fn should_look(&self, key: &ObjectKey, now: Instant) -> bool {
-        let fresh = |look: &Look| look.wanted || now.duration_since(look.at) < LOOK_AGAIN;
+        let fresh = |look: &Lookup| look.wanted || now.duration_since(look.at) < LOOK_AGAIN;
         self.is_listed(key) && !self.objects.contains_key(key) && !self.looked_for.get(key).is_some_and(fresh)
     }
 
     fn want(&mut self, key: &ObjectKey, now: Instant) {
-        self.looked_for.entry(key.clone()).or_insert(Look { wanted: true, found: None, at: now }).wanted = true;
+        self.looked_for.entry(key.clone()).or_insert(Lookup { wanted: true, found: None, at: now }).wanted = true;
     }
 
     fn take_wanted(&mut self, now: Instant) -> Vec<ObjectKey> {
@@ -190,30 +190,30 @@ impl State {
         wanted
     }
 
-    /// What a look found; `None`: it failed, and what was found before stays true.
-    pub(super) fn looked(&mut self, key: &ObjectKey, found: Option<Found>, now: Instant) -> bool {
+    /// Records the result of a lookup; `None`: it failed, and the previous result stays valid.
+    pub(super) fn looked(&mut self, key: &ObjectKey, found: Option<LookupResult>, now: Instant) -> bool {
         let Some(look) = self.looked_for.get_mut(key) else { return false };
         look.at = now;
-        let found = found.or(look.found).or(Some(Found::Absent));
+        let found = found.or(look.found).or(Some(LookupResult::Absent));
         std::mem::replace(&mut look.found, found) != found
     }
 
-    /// An object is there, or has changed.
-    pub(super) fn put(&mut self, key: ObjectKey, object: Object) -> bool {
+    /// Records a new or changed object.
+    pub(super) fn put(&mut self, key: ObjectKey, object: WatchedObject) -> bool {
         self.looked_for.remove(&key);
         let changed = self.objects.get(&key) != Some(&object);
         self.objects.insert(key, object);
         changed
     }
 
-    /// An object is gone, or has lost its label.
+    /// Records that an object was deleted, or lost its label.
     pub(super) fn remove(&mut self, key: &ObjectKey) -> bool {
         self.looked_for.remove(key);
         self.objects.remove(key).is_some()
     }
 
-    /// All objects of a scope.
-    pub(super) fn replace(&mut self, scope: &Scope, objects: HashMap<ObjectKey, Object>) -> bool {
+    /// Replaces all objects of a scope.
+    pub(super) fn replace(&mut self, scope: &ListScope, objects: HashMap<ObjectKey, WatchedObject>) -> bool {
         self.refused.remove(scope);
         let mut changed = self.listed.insert(scope.clone());
         let gone: Vec<ObjectKey> =
@@ -228,13 +228,13 @@ impl State {
     }
 }
 
-impl Scope {
+impl ListScope {
     fn covers(&self, key: &ObjectKey) -> bool {
         self.kind == key.kind && self.namespace.as_ref().is_none_or(|namespace| *namespace == key.namespace)
     }
 }
 
-/// The origins of an annotation, separated by commas or spaces. What is more or less than an origin counts for nothing.
+/// The origins of an annotation, separated by commas or spaces. Entries that are not exactly an origin are ignored.
 pub(super) fn origins(annotation: &str) -> Vec<Origin> {
     let parts = annotation.split([',', ' ', '\n', '\t']).filter(|part| !part.is_empty());
     parts.filter_map(one_origin).collect()
@@ -251,27 +251,27 @@ fn one_origin(text: &str) -> Option<Origin> {
     plain.then(|| url.origin())
 }
 
-/// What tests put in, as a watch would.
+/// Test helpers that feed the store like a watch.
 #[cfg(test)]
 pub(super) mod given {
     use super::*;
 
-    pub(in crate::secrets) fn test_object(annotation: &str, data: &[(&str, &str)]) -> Object {
+    pub(in crate::secrets) fn test_object(annotation: &str, data: &[(&str, &str)]) -> WatchedObject {
         let data = data.iter().map(|(key, value)| ((*key).to_owned(), value.as_bytes().to_vec())).collect();
-        Object { origins: origins(annotation), data }
+        WatchedObject { origins: origins(annotation), data }
     }
 
     impl Store {
-        pub(in crate::secrets) fn list(&self, kind: Kind, namespace: &str, objects: Vec<(&str, Object)>) {
+        pub(in crate::secrets) fn list(&self, kind: ObjectKind, namespace: &str, objects: Vec<(&str, WatchedObject)>) {
             let objects = objects.into_iter().map(|(name, object)| (namespace, name, object)).collect();
-            self.list_scope(&Scope { kind, namespace: Some(namespace.to_owned()) }, objects);
+            self.list_scope(&ListScope { kind, namespace: Some(namespace.to_owned()) }, objects);
         }
 
-        pub(in crate::secrets) fn list_all(&self, kind: Kind, objects: Vec<(&str, &str, Object)>) {
-            self.list_scope(&Scope { kind, namespace: None }, objects);
+        pub(in crate::secrets) fn list_all(&self, kind: ObjectKind, objects: Vec<(&str, &str, WatchedObject)>) {
+            self.list_scope(&ListScope { kind, namespace: None }, objects);
         }
 
-        fn list_scope(&self, scope: &Scope, objects: Vec<(&str, &str, Object)>) {
+        fn list_scope(&self, scope: &ListScope, objects: Vec<(&str, &str, WatchedObject)>) {
             let kind = scope.kind;
             let key = |namespace: &str, name: &str| ObjectKey {
                 kind,

@@ -1,76 +1,77 @@
-//! Why a value cannot be used. The texts name objects, keys and origins, and never hold a value.
+//! The reasons a value is unusable. The texts name objects, keys and origins, and never contain a value.
 
 use std::fmt;
 
 use portcullis_crds::Reason;
 use thiserror::Error;
 
-use super::{Kind, ObjectKey};
-use crate::setting_names::{Setting, way_to_secrets};
+use super::{ObjectKey, ObjectKind};
+use portcullis_runtime::setting_names::{Setting, way_to_secrets};
 
-/// Why a value cannot be used.
+/// The reason a value is unusable.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
-pub enum SecretError {
-    /// No folder was given.
+pub(crate) enum SecretError {
+    /// No folder is configured.
     #[error("{0} is needed, but {way}", way = way_to_secrets())]
     NoFolder(String),
-    /// The file is not there or cannot be read.
-    #[error("{place} cannot be read in the folder of Secrets: put the value into the file {place} there")]
+    /// The file does not exist or is unreadable.
+    #[error("cannot read {place} in the folder of Secrets: put the value into the file {place} there")]
     Unreadable {
         /// The file, as `NAME/KEY`.
         place: String,
-        /// [`Reason::SecretNotFound`], or what fits better.
+        /// [`Reason::SecretNotFound`], or a more specific one.
         reason: Reason,
     },
-    /// A header cannot carry the value.
-    #[error("{0} holds what no header can carry: use one line of visible characters")]
+    /// The value is not valid in a header.
+    #[error("{0} is not a valid header value: use one line of visible characters")]
     NotAHeader(String),
-    /// A value is longer than any that is of use.
-    #[error("{place} is longer than {limit} bytes: put the value alone there")]
+    /// The value exceeds the limit.
+    #[error("{place} is longer than {limit} bytes: put only the value there")]
     TooLong {
-        /// Where it lies.
+        /// The place of the value.
         place: String,
-        /// How long it may be.
+        /// The limit.
         limit: usize,
-        /// Whether it would hold certificate authorities.
+        /// Whether the value is for certificate authorities.
         authority: bool,
     },
-    /// The gateway was not given the namespace.
+    /// The gateway may not read the namespace.
     #[error(
         "{0} is needed, but the gateway reads no credentials in namespace {namespace}: add it to {setting}",
         namespace = .0.namespace,
         setting = Setting::Credentials.name()
     )]
     Namespace(ObjectKey),
-    /// It may be there; the API server has not said yet.
+    /// Unknown: the API server has not answered yet.
     #[error(
-        "{0} is needed, and the API server has not told yet what there is: wait; if it stays, see the gateway's log"
+        "{0} is needed, but the API server has not listed its namespace yet: wait; if this stays, see the gateway's log"
     )]
     Pending(ObjectKey),
-    /// The API server lets the gateway read nothing there.
+    /// The API server denies the gateway access there.
     #[error(
-        "{0} is needed, and the API server lets the gateway read nothing in its namespace: the Role is missing there, so \
-         upgrade the release with the namespace in {setting}",
+        "{0} is needed, but the API server denies the gateway access to its namespace, which lacks the Role: upgrade \
+         the release with the namespace in {setting}",
         setting = Setting::Credentials.name()
     )]
     Refused(ObjectKey),
-    /// It is not there.
-    #[error("{object} is not there: create it, with the label portcullis.dev/credentials=true")]
+    /// The object does not exist.
+    #[error("{object} does not exist: create it with the label portcullis.dev/credentials=true")]
     NotFound {
-        /// Which one.
+        /// The object.
         object: ObjectKey,
-        /// Whether it would hold certificate authorities.
+        /// Whether the value is for certificate authorities.
         authority: bool,
     },
-    /// It is there, but not released for the gateway.
+    /// The object exists, but is not labelled for the gateway.
     #[error(
-        "{0} is not released for the gateway: kubectl -n {namespace} label {kind} {name} portcullis.dev/credentials=true",
+        "{0} lacks the label that lets the gateway read it: kubectl -n {namespace} label {kind} {name} \
+         portcullis.dev/credentials=true",
         namespace = .0.namespace,
         kind = .0.kind.as_str().to_ascii_lowercase(),
         name = .0.name
     )]
     NotLabelled(ObjectKey),
-    /// It has no such key.
+    /// The object does not have the key.
     #[error("{object} has no key {key}: add it, or correct the key in the McpServer")]
     KeyMissing {
         /// The object.
@@ -78,7 +79,7 @@ pub enum SecretError {
         /// The key.
         key: String,
     },
-    /// It may not be sent to this origin.
+    /// The value must not be sent to this origin.
     #[error("{object} may not be sent to {origin}: add this origin to its annotation portcullis.dev/origin")]
     Origin {
         /// The object.
@@ -89,8 +90,8 @@ pub enum SecretError {
 }
 
 impl SecretError {
-    /// The same as the status of an McpServer says it.
-    pub fn reason(&self) -> Reason {
+    /// The reason for the status of an McpServer.
+    pub(crate) fn reason(&self) -> Reason {
         match self {
             Self::NoFolder(_) | Self::Namespace(_) | Self::Refused(_) => Reason::NamespaceNotAllowed,
             Self::Unreadable { reason, .. } => *reason,
@@ -105,15 +106,15 @@ impl SecretError {
         }
     }
 
-    /// Whether somebody took back what was allowed before: then nothing that was valid stays in use.
-    pub fn is_revocation(&self) -> bool {
+    /// Whether a permission was revoked: then no formerly valid value stays in use.
+    pub(crate) fn is_revocation(&self) -> bool {
         matches!(self, Self::NotLabelled(_) | Self::Origin { .. })
     }
 }
 
-impl Kind {
+impl ObjectKind {
     /// The word in manifests.
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Secret => "Secret",
             Self::ConfigMap => "ConfigMap",

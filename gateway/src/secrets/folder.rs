@@ -1,4 +1,4 @@
-//! Values from a folder laid out as `DIR/NAME/KEY`, so that one manifest serves with and without a cluster.
+//! Values from a folder with the layout `DIR/NAME/KEY`, so that one manifest works with and without a cluster.
 
 use std::io::{ErrorKind, Read as _};
 use std::path::Path;
@@ -7,7 +7,7 @@ use portcullis_crds::Reason;
 
 use super::{Reference, SecretError};
 
-/// A value may be so long: the limit of a whole Secret in Kubernetes.
+/// The limit for a value: that of a whole Secret in Kubernetes.
 const MAX_BYTES: usize = 1024 * 1024;
 
 /// The file of a value.
@@ -18,7 +18,7 @@ pub(super) fn place(reference: &Reference) -> String {
 /// Reads a value.
 ///
 /// # Errors
-/// It cannot be read, or no folder was given.
+/// The file is unreadable, or no folder is configured.
 pub(super) fn read(folder: Option<&Path>, reference: &Reference) -> Result<Vec<u8>, SecretError> {
     let place = place(reference);
     let Some(folder) = folder else { return Err(SecretError::NoFolder(place)) };

@@ -1,11 +1,11 @@
-//! What a server's references come to, from a folder and from a cluster.
+//! The resolved references of a server, from a folder and from a cluster.
 
 use std::collections::HashMap;
 
 use portcullis_crds::{McpServerSpec, Reason, ServerKey};
 
 use super::cluster::given::test_object;
-use super::cluster::{Found, Scope, Store};
+use super::cluster::{ListScope, LookupResult, Store};
 use super::*;
 
 fn server(url: &str, yaml: &str) -> Server {
@@ -81,8 +81,12 @@ fn values_that_are_too_long_are_named_and_neither_cut_nor_shown() {
 /// A store of the namespace `team` in which one Secret and one ConfigMap are labelled.
 fn store(origin: &str, value: &str) -> Arc<Store> {
     let store = Arc::new(Store::new("team".parse().unwrap()));
-    store.list(Kind::Secret, "team", vec![("github", test_object(origin, &[("token", value), ("tls.crt", "C")]))]);
-    store.list(Kind::ConfigMap, "team", vec![("ca", test_object("", &[("ca.crt", "A")]))]);
+    store.list(
+        ObjectKind::Secret,
+        "team",
+        vec![("github", test_object(origin, &[("token", value), ("tls.crt", "C")]))],
+    );
+    store.list(ObjectKind::ConfigMap, "team", vec![("ca", test_object("", &[("ca.crt", "A")]))]);
     store
 }
 
@@ -131,7 +135,7 @@ fn each_reason_names_the_object_and_says_what_to_do() {
         (
             with_header("token"),
             Reason::SecretInvalid,
-            "Secret team/github, key token holds what no header can carry: use one line of visible characters",
+            "Secret team/github, key token is not a valid header value: use one line of visible characters",
         ),
         (
             with_header("none"),
@@ -157,8 +161,8 @@ fn each_reason_names_the_object_and_says_what_to_do() {
         (
             server("https://mcp.example.com/", "{tls: {caRef: {kind: Secret, name: ca}}}"),
             Reason::Probing,
-            "Secret team/ca is needed, and the API server has not told yet what there is: wait; if it stays, see the \
-             gateway's log",
+            "Secret team/ca is needed, but the API server has not listed its namespace yet: wait; if this stays, see \
+             the gateway's log",
         ),
     ];
     for (server, reason, text) in cases {
@@ -175,7 +179,7 @@ fn a_namespace_that_the_api_server_refuses_is_told_so_until_it_is_listed() {
     let store = Arc::new(Store::new(Namespaces::All));
     let secrets = Secrets::Cluster(store.clone());
     let needing = server("https://mcp.example.com/", "{headers: [{name: A, secretRef: {name: gitlab, key: t}}]}");
-    let scope = |namespace: &str| Scope { kind: Kind::Secret, namespace: Some(namespace.into()) };
+    let scope = |namespace: &str| ListScope { kind: ObjectKind::Secret, namespace: Some(namespace.into()) };
     store.change(|state| state.refuse(&scope("other")));
     assert_eq!(reason(&secrets, &needing), Some(Reason::Probing));
     store.change(|state| state.refuse(&scope("team")));
@@ -191,7 +195,7 @@ fn what_is_not_among_the_labelled_is_looked_for_and_then_told_apart() {
     let store = store("https://mcp.example.com", "s3cret");
     let secrets = Secrets::Cluster(store.clone());
     let missing = server("https://mcp.example.com/", "{headers: [{name: A, secretRef: {name: gitlab, key: t}}]}");
-    let key = ObjectKey { kind: Kind::Secret, namespace: "team".into(), name: "gitlab".into() };
+    let key = ObjectKey { kind: ObjectKind::Secret, namespace: "team".into(), name: "gitlab".into() };
     let changes = store.changes();
     let told = |found| {
         store.change(|state| state.looked(&key, found, tokio::time::Instant::now()));
@@ -199,14 +203,15 @@ fn what_is_not_among_the_labelled_is_looked_for_and_then_told_apart() {
     };
     assert_eq!(reason(&secrets, &missing), Some(Reason::Probing));
     assert_eq!((store.take_wanted(), store.take_wanted()), (vec![key.clone()], vec![]));
-    assert_eq!(told(Some(Found::Absent)), (Some(Reason::SecretNotFound), true));
-    assert_eq!(told(Some(Found::Unlabelled)).0, Some(Reason::SecretNotLabelled));
+    assert_eq!(told(Some(LookupResult::Absent)), (Some(Reason::SecretNotFound), true));
+    assert_eq!(told(Some(LookupResult::Unlabelled)).0, Some(Reason::SecretNotLabelled));
     assert_eq!(
         secrets.resolve(&missing).err().unwrap().to_string(),
-        "Secret team/gitlab is not released for the gateway: kubectl -n team label secret gitlab portcullis.dev/credentials=true"
+        "Secret team/gitlab lacks the label that lets the gateway read it: kubectl -n team label secret gitlab \
+         portcullis.dev/credentials=true"
     );
     assert_eq!(told(None).0, Some(Reason::SecretNotLabelled), "a look that fails changes nothing");
-    assert_eq!(told(Some(Found::Labelled)).0, Some(Reason::Probing), "its watch tells any moment");
+    assert_eq!(told(Some(LookupResult::Labelled)).0, Some(Reason::Probing), "its watch tells any moment");
     assert!(store.take_wanted().is_empty(), "nobody looks twice within ten seconds");
     store.change(|state| state.put(key.clone(), test_object("https://mcp.example.com", &[("t", "v")])));
     assert_eq!(reason(&secrets, &missing), None);
@@ -240,11 +245,11 @@ fn a_revocation_is_told_before_any_other_problem() {
         "{headers: [{name: A, secretRef: {name: github, key: none}}, {name: B, secretRef: {name: github, key: token}}]}",
     );
     assert_eq!(reason(&secrets, &both), Some(Reason::SecretKeyMissing));
-    let key = ObjectKey { kind: Kind::Secret, namespace: "team".into(), name: "github".into() };
+    let key = ObjectKey { kind: ObjectKind::Secret, namespace: "team".into(), name: "github".into() };
     store.change(|state| state.remove(&key));
     assert_eq!(secrets.revoked(&used), None, "a Secret that is gone revokes nothing");
     let _ = store.take_wanted();
-    store.change(|state| state.looked(&key, Some(Found::Unlabelled), tokio::time::Instant::now()));
+    store.change(|state| state.looked(&key, Some(LookupResult::Unlabelled), tokio::time::Instant::now()));
     assert_eq!(secrets.revoked(&used), Some(SecretError::NotLabelled(key.clone())));
     store.change(|state| state.put(key.clone(), test_object("https://elsewhere", &[("token", "s3cret")])));
     assert_eq!(secrets.revoked(&used).map(|error| error.reason()), Some(Reason::OriginMismatch));
@@ -257,12 +262,12 @@ fn before_the_lists_are_read_servers_wait_and_a_list_removes_what_it_does_not_ho
     assert_eq!(reason(&secrets, &with_header("token")), Some(Reason::Probing));
     assert!(store.take_wanted().is_empty(), "nothing is looked for before the list is whole");
     let object = || test_object("https://mcp.example.com", &[("token", "s3cret")]);
-    store.list_all(Kind::Secret, vec![("team", "github", object()), ("b", "github", object())]);
+    store.list_all(ObjectKind::Secret, vec![("team", "github", object()), ("b", "github", object())]);
     assert_eq!(reason(&secrets, &with_header("token")), None);
     let changes = store.changes();
-    store.list_all(Kind::Secret, vec![("team", "github", object()), ("b", "github", object())]);
+    store.list_all(ObjectKind::Secret, vec![("team", "github", object()), ("b", "github", object())]);
     assert!(!changes.has_changed().unwrap(), "the same list is no change");
-    store.list_all(Kind::Secret, vec![("b", "github", object())]);
+    store.list_all(ObjectKind::Secret, vec![("b", "github", object())]);
     assert!(changes.has_changed().unwrap());
     assert_eq!(reason(&secrets, &with_header("token")), Some(Reason::Probing));
 }

@@ -1,6 +1,7 @@
-//! Keeps the store informed: watches labelled Secrets and ConfigMaps, and looks for those that servers miss.
+//! Updates the store: watches labelled Secrets and ConfigMaps, and looks up those that servers miss.
 //!
-//! While the API server is away, what is known stays. Errors are told by their kind: their texts could quote an answer.
+//! While the API server is unreachable, known objects stay. Errors are reported by kind: their texts could quote an
+//! answer.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Debug;
@@ -18,27 +19,27 @@ use portcullis_crds::names::{CREDENTIALS_LABEL, CREDENTIALS_VALUE, ORIGIN_ANNOTA
 use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
 
-use super::cluster::{Found, Object, Scope, Store, origins};
-use super::{Kind, Namespaces, ObjectKey};
-use crate::cluster::WATCH_SECONDS;
+use super::cluster::{ListScope, LookupResult, Store, WatchedObject, origins};
+use super::{Namespaces, ObjectKey, ObjectKind};
+use crate::kubernetes::WATCH_SECONDS;
 
-/// For one look at an object's metadata.
+/// The limit for one lookup of an object's metadata.
 const LOOK_LIMIT: Duration = Duration::from_secs(5);
 
-/// Looks at the same time.
+/// The limit for concurrent lookups.
 const LOOKS: usize = 8;
 
-/// An object that holds values.
+/// The kind of object that contains values.
 trait Holder:
     Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug + Send + 'static
 {
-    const KIND: Kind;
+    const KIND: ObjectKind;
 
     fn data(self) -> BTreeMap<String, Vec<u8>>;
 }
 
 impl Holder for Secret {
-    const KIND: Kind = Kind::Secret;
+    const KIND: ObjectKind = ObjectKind::Secret;
 
     fn data(self) -> BTreeMap<String, Vec<u8>> {
         self.data.unwrap_or_default().into_iter().map(|(key, value)| (key, value.0)).collect()
@@ -46,7 +47,7 @@ impl Holder for Secret {
 }
 
 impl Holder for ConfigMap {
-    const KIND: Kind = Kind::ConfigMap;
+    const KIND: ObjectKind = ObjectKind::ConfigMap;
 
     fn data(self) -> BTreeMap<String, Vec<u8>> {
         let text = self.data.unwrap_or_default().into_iter().map(|(key, value)| (key, value.into_bytes()));
@@ -55,8 +56,8 @@ impl Holder for ConfigMap {
     }
 }
 
-/// Follows the cluster until `stop` says so.
-pub async fn follow(store: &Store, client: Client, stop: impl Future<Output = ()>) {
+/// Watches the cluster until `stop`.
+pub(crate) async fn follow(store: &Store, client: Client, stop: impl Future<Output = ()>) {
     let namespaces: Vec<Option<String>> = match store.namespaces() {
         Namespaces::All => vec![None],
         Namespaces::Listed(names) => names.iter().cloned().map(Some).collect(),
@@ -75,7 +76,7 @@ async fn watch<K: Holder>(store: &Store, client: &Client, namespace: Option<&str
         Some(namespace) => Api::namespaced(client.clone(), namespace),
         None => Api::all(client.clone()),
     };
-    let scope = Scope { kind: K::KIND, namespace: namespace.map(str::to_owned) };
+    let scope = ListScope { kind: K::KIND, namespace: namespace.map(str::to_owned) };
     let labelled = format!("{CREDENTIALS_LABEL}={CREDENTIALS_VALUE}");
     let config = watcher::Config::default().labels(&labelled).timeout(WATCH_SECONDS);
     let mut events = std::pin::pin!(watcher(api, config).default_backoff());
@@ -85,11 +86,11 @@ async fn watch<K: Holder>(store: &Store, client: &Client, namespace: Option<&str
         match event {
             Ok(event) => {
                 if std::mem::take(&mut troubled) {
-                    info!(kind = K::KIND.as_str(), namespace = place, "credentials can be watched again");
+                    info!(kind = K::KIND.as_str(), namespace = place, "the watch of credentials works again");
                 }
                 take(store, &scope, event, &mut fresh);
             }
-            // The past is forgotten now and then; the list is read anew.
+            // The API server has dropped old events; the list is read again.
             Err(watcher::Error::WatchError(status)) if status.code == 410 => {}
             Err(error) => {
                 if code(&error) == Some(403) {
@@ -101,7 +102,7 @@ async fn watch<K: Holder>(store: &Store, client: &Client, namespace: Option<&str
                         kind = K::KIND.as_str(),
                         namespace = place,
                         problem,
-                        "credentials cannot be watched, what is known stays"
+                        "cannot watch credentials; the known ones stay in use"
                     );
                 }
             }
@@ -109,8 +110,8 @@ async fn watch<K: Holder>(store: &Store, client: &Client, namespace: Option<&str
     }
 }
 
-/// Takes over one event; the objects of a list are gathered in `fresh` until it is whole.
-fn take<K: Holder>(store: &Store, scope: &Scope, event: Event<K>, fresh: &mut HashMap<ObjectKey, Object>) {
+/// Applies one event; the objects of a list are collected in `fresh` until it is complete.
+fn take<K: Holder>(store: &Store, scope: &ListScope, event: Event<K>, fresh: &mut HashMap<ObjectKey, WatchedObject>) {
     match event {
         Event::Init => fresh.clear(),
         Event::InitApply(object) => {
@@ -126,8 +127,8 @@ fn take<K: Holder>(store: &Store, scope: &Scope, event: Event<K>, fresh: &mut Ha
     }
 }
 
-/// Keeps of an object what is needed; other annotations often repeat the data.
-fn trimmed<K: Holder>(object: K) -> (ObjectKey, Object) {
+/// Keeps only the needed parts of an object; other annotations often repeat the data.
+fn trimmed<K: Holder>(object: K) -> (ObjectKey, WatchedObject) {
     let meta: &ObjectMeta = object.meta();
     let key = ObjectKey {
         kind: K::KIND,
@@ -136,18 +137,18 @@ fn trimmed<K: Holder>(object: K) -> (ObjectKey, Object) {
     };
     let annotation = meta.annotations.as_ref().and_then(|all| all.get(ORIGIN_ANNOTATION));
     let origins = annotation.map(|text| origins(text)).unwrap_or_default();
-    (key, Object { origins, data: object.data() })
+    (key, WatchedObject { origins, data: object.data() })
 }
 
-/// Looks for what servers miss. Only metadata is asked for: the data of an unlabelled object is never read.
+/// Looks up what servers miss. Requests only metadata: the data of an unlabelled object is never read.
 async fn look(store: &Store, client: &Client) {
     loop {
         store.missed.notified().await;
         stream::iter(store.take_wanted())
             .for_each_concurrent(LOOKS, |key| async move {
                 let found = match key.kind {
-                    Kind::Secret => look_at::<Secret>(client, &key).await,
-                    Kind::ConfigMap => look_at::<ConfigMap>(client, &key).await,
+                    ObjectKind::Secret => look_at::<Secret>(client, &key).await,
+                    ObjectKind::ConfigMap => look_at::<ConfigMap>(client, &key).await,
                 };
                 store.change(|state| state.looked(&key, found, Instant::now()));
             })
@@ -155,18 +156,18 @@ async fn look(store: &Store, client: &Client) {
     }
 }
 
-async fn look_at<K: Holder>(client: &Client, key: &ObjectKey) -> Option<Found> {
+async fn look_at<K: Holder>(client: &Client, key: &ObjectKey) -> Option<LookupResult> {
     let api: Api<K> = Api::namespaced(client.clone(), &key.namespace);
     let found = timeout(LOOK_LIMIT, api.get_metadata_opt(&key.name)).await.ok()?.ok()?;
-    let Some(object) = found else { return Some(Found::Absent) };
+    let Some(object) = found else { return Some(LookupResult::Absent) };
     let labels = object.metadata.labels.unwrap_or_default();
     let labelled = labels.get(CREDENTIALS_LABEL).is_some_and(|value| value == CREDENTIALS_VALUE);
-    Some(if labelled { Found::Labelled } else { Found::Unlabelled })
+    Some(if labelled { LookupResult::Labelled } else { LookupResult::Unlabelled })
 }
 
 fn problem(error: &watcher::Error) -> String {
     match code(error) {
-        None => "the API server cannot be reached or answers nonsense".to_owned(),
+        None => "the API server cannot be reached, or its answer is invalid".to_owned(),
         Some(status @ (401 | 403)) => format!(
             "the API server refuses (HTTP status {status}): give the gateway's service account get, list and watch on \
              secrets and configmaps there"
@@ -175,7 +176,7 @@ fn problem(error: &watcher::Error) -> String {
     }
 }
 
-/// The HTTP status of the API server's answer.
+/// The HTTP status of the API server's response.
 fn code(error: &watcher::Error) -> Option<u16> {
     use watcher::Error::*;
     match error {

@@ -1,31 +1,49 @@
-//! What a changed configuration means for an open session: what the session can take over, it takes over at once.
+//! Applies a changed configuration to an open session: the session adopts what it can at once.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use portcullis_crds::conditions::ConditionType;
 use portcullis_crds::{Reason, Server};
 use tracing::warn;
 
-use super::{Shared, is_about_credentials, tls, url_of};
-use crate::handle::Handle;
+use super::context::ServerContext;
+use super::target::{tls, url_of};
 use crate::secrets::Resolved;
-use crate::trouble::Trouble;
-use crate::upstream::Session;
+use crate::server::handle::Handle;
+use crate::server::problem::ServerProblem;
+use portcullis_mcp::upstream::Session;
 
-/// What becomes of the session.
+/// The effect on the session.
 pub(super) enum Adapted {
-    /// It goes on.
+    /// The session continues.
     Kept,
-    /// It goes on as before, because the new cannot be used.
+    /// The session continues unchanged, because the new configuration is unusable.
     Troubled,
-    /// It needs a successor.
+    /// The session needs a successor.
     Outdated,
-    /// It must end.
-    Revoked(Trouble),
+    /// The session must end.
+    Revoked(ServerProblem),
 }
 
-/// Takes a changed configuration over into an open session, as far as it can. `used`: what it sends.
-pub(super) fn adapt(handle: &Handle, shared: &Shared, session: &Session, used: &mut Resolved) -> Adapted {
+/// Which sessions can use changed credentials.
+pub(super) enum Credentials {
+    /// All: only headers differ.
+    OfOpenSessions(Resolved),
+    /// Those with new connections: the settings of TLS differ.
+    OfNewConnections(Resolved),
+}
+
+/// Why changed credentials cannot be used.
+pub(super) enum Unusable {
+    /// The previous ones must not be sent any more either.
+    Revoked(ServerProblem),
+    /// The previous ones stay in use until a connection needs the new ones.
+    Faulty(ServerProblem),
+}
+
+/// Applies a changed configuration to an open session as far as possible. `used`: the settings that it sends.
+pub(super) fn adapt(handle: &Handle, shared: &ServerContext, session: &Session, used: &mut Resolved) -> Adapted {
     let spec = handle.spec();
     let adapted = adapt_to(&spec, handle, shared, session, used);
     if !matches!(adapted, Adapted::Revoked(_)) {
@@ -34,31 +52,62 @@ pub(super) fn adapt(handle: &Handle, shared: &Shared, session: &Session, used: &
     adapted
 }
 
-fn adapt_to(spec: &Arc<Server>, handle: &Handle, shared: &Shared, session: &Session, used: &mut Resolved) -> Adapted {
+fn adapt_to(
+    spec: &Arc<Server>,
+    handle: &Handle,
+    shared: &ServerContext,
+    session: &Session,
+    used: &mut Resolved,
+) -> Adapted {
     let (connect, idle) = limits(spec);
     session.set_limits(connect, idle);
-    match shared.secrets.resolve(spec) {
-        Ok(new) if new.tls == used.tls => {
+    match changed_credentials(shared, spec, used) {
+        Ok(Credentials::OfOpenSessions(new)) => {
             session.set_headers(new.headers.clone());
             *used = new;
             handle.update_status(|status| status.clear(is_about_credentials));
             Adapted::Kept
         }
-        Ok(new) => match url_of(spec).and_then(|url| tls(shared, &url, &new)) {
+        Ok(Credentials::OfNewConnections(new)) => match url_of(spec).and_then(|url| tls(shared, &url, &new)) {
             Ok(_) => {
-                // The successor may take its time.
+                // The successor may take a while to open.
                 session.set_headers(new.headers.clone());
                 used.take_headers_of(new);
                 Adapted::Outdated
             }
-            Err(trouble) => keep_the_last_good(handle, shared, used, trouble),
+            Err(trouble) => keep_the_last_good(handle, Unusable::of(trouble, shared, used)),
         },
-        Err(error) => keep_the_last_good(handle, shared, used, error.into()),
+        Err(unusable) => keep_the_last_good(handle, unusable),
     }
 }
 
-/// The same for a session that its server has forgotten, which calls use until they are told so.
-pub(super) fn adapt_left_over(handle: &Handle, shared: &Shared) {
+/// Resolves the credentials of a server whose open sessions send `used`.
+pub(super) fn changed_credentials(
+    shared: &ServerContext,
+    spec: &Server,
+    used: &Resolved,
+) -> Result<Credentials, Unusable> {
+    match shared.secrets.resolve(spec) {
+        Ok(new) if new.tls == used.tls => Ok(Credentials::OfOpenSessions(new)),
+        Ok(new) => Ok(Credentials::OfNewConnections(new)),
+        Err(error) => Err(Unusable::of(error.into(), shared, used)),
+    }
+}
+
+impl Unusable {
+    fn of(trouble: ServerProblem, shared: &ServerContext, used: &Resolved) -> Self {
+        if trouble.is_revocation() {
+            return Self::Revoked(trouble);
+        }
+        match shared.secrets.revoked(used) {
+            Some(error) => Self::Revoked(error.into()),
+            None => Self::Faulty(trouble),
+        }
+    }
+}
+
+/// The same for a session that its server has forgotten, which calls use until the server tells them so.
+pub(super) fn adapt_left_over(handle: &Handle, shared: &ServerContext) {
     let Some(live) = handle.live() else { return };
     let spec = handle.spec();
     match shared.secrets.resolve(&spec) {
@@ -67,29 +116,32 @@ pub(super) fn adapt_left_over(handle: &Handle, shared: &Shared) {
             handle.note_sent(&spec);
         }
         Err(error) if error.is_revocation() => handle.shut(),
-        // What was valid stays in use.
+        // The last valid credentials stay in use.
         Err(_) => handle.note_sent(&spec),
     }
 }
 
-/// For a connection to the server, and for one that is not used.
+/// The limits for connecting to the server, and for keeping an unused connection.
 pub(crate) fn limits(spec: &Server) -> (Duration, Duration) {
     let seconds = |seconds: u32| Duration::from_secs(seconds.into());
     (seconds(spec.timeouts.connect_seconds), seconds(spec.timeouts.idle_seconds))
 }
 
-/// What was valid stays in use until the connection needs the new, unless it may not be used any more.
-fn keep_the_last_good(handle: &Handle, shared: &Shared, used: &Resolved, trouble: Trouble) -> Adapted {
-    if trouble.is_revocation() {
-        return Adapted::Revoked(trouble);
-    }
-    if let Some(error) = shared.secrets.revoked(used) {
-        return Adapted::Revoked(error.into());
-    }
+/// Keeps the last valid credentials, unless they are revoked.
+fn keep_the_last_good(handle: &Handle, unusable: Unusable) -> Adapted {
+    let trouble = match unusable {
+        Unusable::Revoked(trouble) => return Adapted::Revoked(trouble),
+        Unusable::Faulty(trouble) => trouble,
+    };
     let problem = trouble.to_string();
     if trouble.reason() != Reason::Probing && handle.status().last_error.as_ref() != Some(&problem) {
-        warn!(server = %handle.name, problem, "credentials cannot be used, the previous ones stay in use");
+        warn!(server = %handle.name, problem, "cannot use the credentials; the previous ones stay in use");
         handle.update_status(|status| status.note(&trouble));
     }
     Adapted::Troubled
+}
+
+/// Whether a reason means unusable credentials.
+pub(super) fn is_about_credentials(reason: Reason) -> bool {
+    reason.condition() == ConditionType::ResolvedRefs
 }

@@ -1,6 +1,6 @@
-//! What a server's task does about lists: reads them when a session opens and when they change, and publishes them.
+//! Reads a server's lists when a session opens and when they change, and publishes them.
 //!
-//! Tools decide whether a server can be used. A list of anything else that cannot be read costs nothing but itself.
+//! Tools decide whether a server is usable. Any other unreadable list affects only itself.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -12,32 +12,33 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::warn;
 
-use super::Task;
-use crate::backoff;
-use crate::handle::Lists;
-use crate::item::{Found, Kind};
-use crate::listing::{self, ListError, Listed};
-use crate::upstream::{Notices, ServerCapabilities, Session};
+use super::task::Task;
+use crate::offer::item::{Kind, ParsedItems};
+use crate::offer::listing;
+use crate::offer::listing::{ListError, Listed};
+use crate::server::handle::Lists;
+use crate::util::backoff;
+use portcullis_mcp::upstream::{Notices, ServerCapabilities, Session};
 
-/// Changes that come in bursts are read once.
+/// Changes within this time are read once.
 const LIST_DEBOUNCE: Duration = Duration::from_millis(250);
 
-/// Of a list that changes again and again, the changes of so long are read together: reading it takes time of others.
+/// If a list keeps changing, changes within this time are read together: each read takes time from other work.
 const LIST_DEBOUNCE_LONGEST: Duration = Duration::from_secs(2);
 
-/// A list that has not changed for so long is read soon again.
+/// A list that has not changed for this long is read quickly again.
 const LIST_CALM: Duration = Duration::from_secs(10);
 
-/// How often a list is read of a server that does not say when it changes.
+/// The interval for reading the lists of a server that does not announce changes.
 const LIST_POLL: Duration = Duration::from_secs(60);
 
-/// The same for one that does: a forgotten announcement is made good.
+/// The same for one that does: makes up for a missed announcement.
 const LIST_POLL_ANNOUNCED: Duration = Duration::from_secs(600);
 
-/// Before a list that could not be read is read again.
+/// The delay before an unreadable list is read again.
 const LIST_AGAIN: Duration = Duration::from_secs(10);
 
-/// What is not read by then when a session opens is read while its tools are already served.
+/// Lists that are not read by then when a session opens are read while its tools are already served.
 const OTHERS_LIMIT: Duration = Duration::from_secs(2);
 
 /// Lists that change together.
@@ -57,7 +58,7 @@ impl Group {
         }
     }
 
-    /// Whether a server is asked for it: some have tools without saying so.
+    /// Whether to request it from a server: some have tools without declaring them.
     fn is_there(self, capabilities: ServerCapabilities) -> bool {
         match self {
             Self::Tools => true,
@@ -91,12 +92,12 @@ impl Group {
     }
 
     fn nothing(self) -> Lists {
-        self.kinds().iter().map(|kind| (*kind, Listed::Others(Found::default()))).collect()
+        self.kinds().iter().map(|kind| (*kind, Listed::Others(ParsedItems::default()))).collect()
     }
 }
 
 impl Task {
-    /// Reads the lists of a session that was just opened. Those besides the tools that fail are read again soon.
+    /// Reads the lists of a new session. Failed lists other than the tools are soon read again.
     pub(super) async fn first_lists(
         &self,
         session: &Session,
@@ -145,7 +146,7 @@ impl Task {
                 () = sleep(backoff::jittered(poll)) => {}
             }
             read_at = Instant::now();
-            // In a box: it is seldom there, and each of thousands of servers has room for what it may become.
+            // Boxed: it rarely exists, and each of thousands of servers reserves space for it.
             match Box::pin(group.read(session)).await {
                 Ok(lists) => {
                     self.handle.alive();
@@ -161,12 +162,12 @@ impl Task {
         }
     }
 
-    /// Takes lists over into what is offered; the others stay.
+    /// Stores lists in the offer; others stay.
     pub(super) async fn publish(&self, lists: Lists, capabilities: ServerCapabilities) {
         let is_large = lists.iter().any(|(_, listed)| matches!(listed, Listed::Tools(tools) if tools.is_large()));
         let handle = self.handle.clone();
         let take = move || handle.take_lists(lists, capabilities);
-        // Reading thousands of tools must not hold up the calls that this thread serves too.
+        // Parsing thousands of tools must not delay the calls that this thread serves too.
         let changed = if is_large { spawn_blocking(take).await.unwrap_or(false) } else { take() };
         if changed {
             self.shared.dirty.notify_one();
@@ -175,7 +176,7 @@ impl Task {
 
     pub(super) fn unlist(&self) {
         self.handle.unlist();
-        warn!(server = %self.handle.name, "server was away too long, what it offers is no longer listed");
+        warn!(server = %self.handle.name, "server was away too long; its tools, prompts and resources are no longer listed");
         self.shared.dirty.notify_one();
     }
 }

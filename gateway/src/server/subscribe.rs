@@ -1,5 +1,5 @@
-//! What a server's task does about resources that callers want to hear of: the server is told once, anew by each session,
-//! and told again when nobody wants it any more.
+//! Subscribes to the resources that callers want: once at the server, again in each session, and unsubscribes when no
+//! caller wants them.
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
@@ -10,22 +10,22 @@ use futures_util::future::pending;
 use http::HeaderMap;
 use tokio::time::sleep;
 
-use super::Task;
-use crate::upstream::message::json_string;
-use crate::upstream::timing::Timing;
-use crate::upstream::{Call, Reply, ServerCapabilities, Session};
+use super::task::Task;
+use portcullis_mcp::protocol::json::json_string;
+use portcullis_mcp::upstream::timing::Timing;
+use portcullis_mcp::upstream::{Call, Reply, ServerCapabilities, Session};
 
-/// Changes that come together are told together; a client that opens its stream anew is none.
+/// Changes within this time are sent together; a client that reopens its stream causes none.
 const TOGETHER: Duration = Duration::from_millis(100);
 
-/// For the answer to one request.
+/// The limit for the answer to one request.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// Before what a server did not answer is asked again.
+/// The delay before an unanswered request is repeated.
 const AGAIN: Duration = Duration::from_secs(30);
 
 impl Task {
-    /// Keeps a new session subscribed to what is wanted.
+    /// Keeps a new session subscribed to the wanted resources.
     pub(super) async fn keep_subscribed(&self, session: &Session, capabilities: ServerCapabilities) -> Infallible {
         if !capabilities.resources_subscribe {
             return pending().await;
@@ -43,7 +43,7 @@ impl Task {
         }
     }
 
-    /// Tells a server of before 2026-07-28 what has changed since it was `told`; true if it has got all of it.
+    /// Sends the changes since `told` to a server older than 2026-07-28; true if it received all of them.
     async fn tell(&self, session: &Session, told: &mut BTreeSet<Arc<str>>) -> bool {
         let wanted = self.handle.subscriptions.all();
         let mut complete = true;
@@ -52,7 +52,7 @@ impl Task {
             told.remove(&uri);
         }
         for uri in wanted.difference(told).cloned().collect::<Vec<_>>() {
-            // What it refuses it would refuse again.
+            // The server would refuse it again.
             match ask(session, "resources/subscribe", &uri).await {
                 true => drop(told.insert(uri)),
                 false => complete = false,

@@ -1,7 +1,8 @@
-//! The slots of the configuration, watched through the API server; a mounted copy lets a gateway start without it.
+//! The slots of the configuration, watched through the API server; mounted copies let a gateway start without it.
 
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use futures_util::StreamExt as _;
@@ -9,6 +10,7 @@ use futures_util::stream::select_all;
 use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::jiff::Timestamp;
 use kube::{Api, Client};
+use portcullis_crds::Server;
 use portcullis_crds::names::{
     REVISION_ANNOTATION, SLOT_GZIP_KEY, SLOT_REVISION_KEY, SLOT_TEXT_KEY, WRITTEN_ANNOTATION,
 };
@@ -16,35 +18,35 @@ use portcullis_crds::slots::Packed;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
 
-use super::slots::{self, Content, Found, Origin, Refusal, Slots, Taken};
+use super::slots::{self, Content, SlotOrigin, SlotRefusal, Slots, StoredSlot, Taken};
 use super::watch::{Seen, watch};
 use super::{Configuration, Outlet, Soundness};
-use crate::config::ConfigMapNames;
+use crate::source::ConfigMapNames;
 
-/// The API server has so long to answer before the mounted copies are read.
+/// The time for the API server to respond before the mounted copies are read.
 const MOUNTED_AFTER: Duration = Duration::from_secs(2);
 
-/// How often they are read while the API server is away.
+/// The interval for reading them while the API server is unreachable.
 const MOUNTED_AGAIN: Duration = Duration::from_secs(10);
 
-/// A ConfigMap holds no more than 1 MiB; in a folder there may be anything.
+/// A ConfigMap contains no more than 1 MiB; a folder may contain anything.
 const MAX_FILE_BYTES: u64 = 2 * 1024 * 1024;
 
 /// The watched slots.
-pub struct ConfigMaps {
+pub(crate) struct ConfigMaps {
     api: Api<ConfigMap>,
     names: Vec<String>,
     mounted: Option<PathBuf>,
     slots: Slots,
-    /// Which watches stand.
+    /// The watches that work.
     up: Vec<bool>,
-    /// It was told that one does not.
+    /// A failed watch was reported.
     told_down: bool,
 }
 
 impl ConfigMaps {
-    /// The slots of this cluster; nothing is asked yet.
-    pub fn open(config: &ConfigMapNames, client: Client) -> Self {
+    /// The slots of this cluster; sends no request yet.
+    pub(crate) fn open(config: &ConfigMapNames, client: Client) -> Self {
         let api = match &config.namespace {
             Some(namespace) => Api::namespaced(client, namespace),
             None => Api::default_namespaced(client),
@@ -54,12 +56,12 @@ impl ConfigMaps {
         Self { api, names, mounted: config.mounted.clone(), slots, up, told_down: false }
     }
 
-    /// What is known before anything was read.
-    pub fn configuration(&self) -> Configuration {
-        Configuration { servers: None, slots: self.slots.told() }
+    /// The configuration before anything was read.
+    pub(crate) fn configuration(&self) -> Configuration {
+        Configuration { servers: None, slots: self.slots.described() }
     }
 
-    /// Follows the slots for ever.
+    /// Watches the slots forever.
     pub(super) async fn follow(mut self, outlet: &Outlet) {
         outlet.metrics.config_source_up.set(0);
         let api = self.api.clone();
@@ -85,11 +87,12 @@ impl ConfigMaps {
     async fn seen(&mut self, index: usize, seen: Seen, outlet: &Outlet) {
         let (found, written) = match seen {
             Seen::Down(problem) => return self.down(index, &problem, outlet),
-            Seen::Missing => (Found::Missing, None),
+            Seen::Missing => (StoredSlot::Missing, None),
             Seen::There(object) => (found_in(&object), written_at(&object)),
         };
         self.stands(index, outlet);
-        let taken = self.slots.take(index, Origin::Api, written, unpacked(found).await);
+        let read = unpacked(found, self.slots.servers_of(index)).await;
+        let taken = self.slots.take(index, SlotOrigin::Api, written, read);
         self.tell(&[taken], outlet);
     }
 
@@ -98,12 +101,12 @@ impl ConfigMaps {
         let mut all = Vec::new();
         for index in self.slots.without_api() {
             let folder = folder.join(&self.names[index]);
-            let read = tokio::task::spawn_blocking(move || slots::read(&found_at(&folder)?)).await;
-            let read = read.unwrap_or(Err(Refusal::Corrupt));
-            all.push(self.slots.take(index, Origin::Mounted, None, read));
+            let read = tokio::task::spawn_blocking(move || slots::read(&found_at(&folder)?, &[])).await;
+            let read = read.unwrap_or(Err(SlotRefusal::Corrupt));
+            all.push(self.slots.take(index, SlotOrigin::Mounted, None, read));
         }
         if all.iter().any(|taken| taken.servers) {
-            info!("the API server has not answered, servers come from the mounted copy of the configuration");
+            info!("the API server has not answered; the servers come from the mounted copy of the configuration");
         }
         self.tell(&all, outlet);
     }
@@ -114,7 +117,7 @@ impl ConfigMaps {
         }
         if all.iter().any(|taken| taken.told) {
             let servers = all.iter().any(|taken| taken.servers).then(|| self.slots.servers()).flatten();
-            outlet.give(servers, self.slots.told());
+            outlet.give(servers, self.slots.described());
             outlet.tell(Soundness { problems: self.slots.problems() });
         }
     }
@@ -124,7 +127,7 @@ impl ConfigMaps {
         if self.up.iter().all(|up| *up) {
             outlet.metrics.config_source_up.set(1);
             if std::mem::take(&mut self.told_down) {
-                info!("the configuration is watched again");
+                info!("the watch of the configuration works again");
             }
         }
     }
@@ -133,26 +136,26 @@ impl ConfigMaps {
         self.up[index] = false;
         outlet.metrics.config_source_up.set(0);
         if std::mem::replace(&mut self.told_down, true) {
-            debug!(configmap = %self.names[index], problem, "still not watched");
+            debug!(configmap = %self.names[index], problem, "still cannot watch the configuration");
         } else {
-            warn!(configmap = %self.names[index], problem, "the configuration cannot be watched, what is known stays in use");
+            warn!(configmap = %self.names[index], problem, "cannot watch the configuration; the last one stays in use");
         }
     }
 }
 
-/// Unpacking thousands of servers must not hold up the calls that this thread serves too.
-async fn unpacked(found: Found) -> Result<Option<Content>, Refusal> {
+/// Unpacking thousands of servers must not delay the calls that this thread serves too.
+async fn unpacked(found: StoredSlot, before: Vec<Arc<Server>>) -> Result<Option<Content>, SlotRefusal> {
     match found {
-        Found::Written(_) => {
-            tokio::task::spawn_blocking(move || slots::read(&found)).await.unwrap_or(Err(Refusal::Corrupt))
+        StoredSlot::Written(_) => {
+            tokio::task::spawn_blocking(move || slots::read(&found, &before)).await.unwrap_or(Err(SlotRefusal::Corrupt))
         }
-        other => slots::read(&other),
+        other => slots::read(&other, &[]),
     }
 }
 
-/// The content that has the revision which the operator noted. With both keys, that tells which one it wrote last: it
-/// leaves what somebody else has put there.
-fn found_in(object: &ConfigMap) -> Found {
+/// The content whose revision the operator recorded. If both keys exist, the revision identifies the operator's last
+/// one: the operator leaves content of others in place.
+fn found_in(object: &ConfigMap) -> StoredSlot {
     let text = object.data.as_ref().and_then(|data| data.get(SLOT_TEXT_KEY));
     let gzip = object.binary_data.as_ref().and_then(|data| data.get(SLOT_GZIP_KEY));
     let all = [text.map(|text| Packed::Text(text.clone())), gzip.map(|bytes| Packed::Gzip(bytes.0.clone()))];
@@ -161,14 +164,14 @@ fn found_in(object: &ConfigMap) -> Found {
     })
 }
 
-/// The first content that is `wanted`; one that is empty is told as such.
-fn chosen(mut all: Vec<Packed>, wanted: impl Fn(&Packed) -> bool) -> Found {
+/// The first content that is `wanted`; an empty one is reported as such.
+fn chosen(mut all: Vec<Packed>, wanted: impl Fn(&Packed) -> bool) -> StoredSlot {
     if all.is_empty() {
-        return Found::NotWritten;
+        return StoredSlot::NotWritten;
     }
     match all.iter().position(|packed| wanted(packed) || packed.is_empty()) {
-        Some(index) => Found::Written(all.swap_remove(index)),
-        None => Found::Edited,
+        Some(index) => StoredSlot::Written(all.swap_remove(index)),
+        None => StoredSlot::Edited,
     }
 }
 
@@ -181,28 +184,28 @@ fn written_at(object: &ConfigMap) -> Option<SystemTime> {
     Some(time.into())
 }
 
-/// What lies in the mounted copy of one ConfigMap. Operators of before have written no revision into it; then its content
-/// is used as it is.
-fn found_at(folder: &Path) -> Result<Found, Refusal> {
+/// The content of one ConfigMap's mounted copy. Earlier operators wrote no revision into it; then the content is used
+/// unchecked.
+fn found_at(folder: &Path) -> Result<StoredSlot, SlotRefusal> {
     let mut all = Vec::new();
     if let Some(bytes) = contents(&folder.join(SLOT_TEXT_KEY))? {
-        all.push(Packed::Text(String::from_utf8(bytes).map_err(|_| Refusal::Corrupt)?));
+        all.push(Packed::Text(String::from_utf8(bytes).map_err(|_| SlotRefusal::Corrupt)?));
     }
     all.extend(contents(&folder.join(SLOT_GZIP_KEY))?.map(Packed::Gzip));
     let revision = contents(&folder.join(SLOT_REVISION_KEY))?;
     Ok(chosen(all, |packed| revision.as_ref().is_none_or(|revision| packed.revision().as_bytes() == revision)))
 }
 
-fn contents(path: &Path) -> Result<Option<Vec<u8>>, Refusal> {
+fn contents(path: &Path) -> Result<Option<Vec<u8>>, SlotRefusal> {
     let file = match std::fs::File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(_) => return Err(Refusal::Corrupt),
+        Err(_) => return Err(SlotRefusal::Corrupt),
     };
     let mut bytes = Vec::new();
     match file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes) {
         Ok(_) if bytes.len() as u64 <= MAX_FILE_BYTES => Ok(Some(bytes)),
-        _ => Err(Refusal::Corrupt),
+        _ => Err(SlotRefusal::Corrupt),
     }
 }
 
@@ -216,12 +219,12 @@ mod tests {
     fn with_both_keys_the_annotation_says_which_one_counts() {
         let (text, gzip) = (Packed::pack(&Snapshot::new(vec![])), Packed::Gzip(b"packed".to_vec()));
         let mut object = ConfigMap::default();
-        assert_eq!(found_in(&object), Found::NotWritten);
+        assert_eq!(found_in(&object), StoredSlot::NotWritten);
         object.data = Some([("servers.json".to_owned(), r#"{"version":1,"servers":[]}"#.to_owned())].into());
         object.binary_data = Some([("servers.json.gz".to_owned(), ByteString(b"packed".to_vec()))].into());
         for written in [text, gzip] {
             object.metadata.annotations = Some([(REVISION_ANNOTATION.to_owned(), written.revision())].into());
-            assert_eq!(found_in(&object), Found::Written(written));
+            assert_eq!(found_in(&object), StoredSlot::Written(written));
         }
     }
 
@@ -238,17 +241,17 @@ mod tests {
             },
             ..ConfigMap::default()
         };
-        assert_eq!(found_in(&object(&own, Some(own.revision()))), Found::Written(own.clone()));
+        assert_eq!(found_in(&object(&own, Some(own.revision()))), StoredSlot::Written(own.clone()));
         for revision in [Some(own.revision()), Some(String::new()), None] {
-            assert_eq!(found_in(&object(&other, revision.clone())), Found::Edited, "{revision:?}");
+            assert_eq!(found_in(&object(&other, revision.clone())), StoredSlot::Edited, "{revision:?}");
         }
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("servers.json"), text(&own)).unwrap();
-        assert_eq!(found_at(folder.path()), Ok(Found::Written(own.clone())), "as operators of before left it");
+        assert_eq!(found_at(folder.path()), Ok(StoredSlot::Written(own.clone())), "as operators of before left it");
         std::fs::write(folder.path().join("revision"), own.revision()).unwrap();
-        assert_eq!(found_at(folder.path()), Ok(Found::Written(own)));
+        assert_eq!(found_at(folder.path()), Ok(StoredSlot::Written(own)));
         std::fs::write(folder.path().join("servers.json"), text(&other)).unwrap();
-        assert_eq!(found_at(folder.path()), Ok(Found::Edited));
+        assert_eq!(found_at(folder.path()), Ok(StoredSlot::Edited));
     }
 
     #[test]
@@ -264,13 +267,13 @@ mod tests {
     #[test]
     fn a_mounted_copy_is_read_in_either_form_or_not_at_all() {
         let folder = tempfile::tempdir().unwrap();
-        assert_eq!(found_at(&folder.path().join("none")), Ok(Found::NotWritten));
-        assert_eq!(found_at(folder.path()), Ok(Found::NotWritten));
+        assert_eq!(found_at(&folder.path().join("none")), Ok(StoredSlot::NotWritten));
+        assert_eq!(found_at(folder.path()), Ok(StoredSlot::NotWritten));
         std::fs::write(folder.path().join("servers.json.gz"), b"x").unwrap();
-        assert_eq!(found_at(folder.path()), Ok(Found::Written(Packed::Gzip(b"x".to_vec()))));
+        assert_eq!(found_at(folder.path()), Ok(StoredSlot::Written(Packed::Gzip(b"x".to_vec()))));
         std::fs::write(folder.path().join("servers.json"), b"{").unwrap();
-        assert_eq!(found_at(folder.path()), Ok(Found::Written(Packed::Text("{".into()))));
+        assert_eq!(found_at(folder.path()), Ok(StoredSlot::Written(Packed::Text("{".into()))));
         std::fs::write(folder.path().join("servers.json"), b"\xff").unwrap();
-        assert_eq!(found_at(folder.path()), Err(Refusal::Corrupt));
+        assert_eq!(found_at(folder.path()), Err(SlotRefusal::Corrupt));
     }
 }

@@ -1,6 +1,8 @@
-//! A file or folder of manifests: read whole, the last good state of each file kept, watched for changes.
+//! A file or folder of manifests: read completely, with the last valid state of each file, and watched for changes.
 
-use std::collections::{BTreeMap, HashMap};
+mod newcomers;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::Read as _;
 use std::os::unix::fs::MetadataExt as _;
@@ -9,51 +11,54 @@ use std::time::{Duration, SystemTime};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
-use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+use portcullis_access::CompiledPolicy;
 use portcullis_crds::names::DEFAULT_NAMESPACE;
-use portcullis_crds::{McpServer, Server, ServerKey, Services, Snapshot, resolve};
-use tokio::sync::mpsc;
-use tokio::time::{sleep, timeout};
-use tracing::warn;
+use portcullis_crds::resolve::{key_of, labels_of};
+use portcullis_crds::{McpServer, Policies, ReadPolicy, Server, ServerKey, Services, Snapshot, resolve};
+use tokio::time::Instant;
 
-use super::{Soundness, manifests};
+use self::newcomers::Newcomers;
+use super::Soundness;
+use super::manifests::{self, Manifests};
 
-/// A file of manifests may be so long.
+/// The limit for a file of manifests.
 const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;
 
-/// All files of a folder may be so long together: they are read again whenever one of them changes.
+/// The limit for all files of a folder together: they are read again whenever one of them changes.
 const MAX_FOLDER_BYTES: u64 = 64 * 1024 * 1024;
 
-/// Files read of one folder; more are a mistake.
+/// The limit for the files of one folder; more are a mistake.
 const MAX_FILES: usize = 10_000;
 
-/// Editors write a file in several steps; what comes within this time is one change.
-const GATHER: Duration = Duration::from_millis(20);
-
-/// Some file systems tell nothing: then a look now and then must do.
-const LOOK_ANYWAY: Duration = Duration::from_secs(10);
-
-/// What is written twice within a tick of a file system's clock has the same time twice: only an older time tells that
-/// nothing was written since. The coarsest clock is that of FAT; tests run where it is fine.
+/// Two writes within a tick of a file system's clock get the same time: only an older time proves that there was no
+/// write since. The coarsest clock is that of FAT; tests run where it is fine.
 const TICK: Duration = if cfg!(test) { Duration::from_millis(100) } else { Duration::from_secs(2) };
 
+/// The policy that stands for one that could not be read. No object has this name.
+const UNREAD: &str = "_unread";
+
 /// A file or folder of manifests.
-pub struct Folder {
+pub(crate) struct Folder {
     path: PathBuf,
-    /// The last good content of each file.
-    good: BTreeMap<PathBuf, Vec<McpServer>>,
+    /// The last valid content of each file.
+    good: BTreeMap<PathBuf, Manifests>,
     /// The last accepted form of each server.
     accepted: BTreeMap<ServerKey, Server>,
-    /// When each server was first seen: the older keeps a contested tool name.
+    /// When each server was first seen: the older one keeps a contested tool name.
     first_seen: HashMap<ServerKey, i64>,
-    /// What the files were like when they were read last; none: they may have changed since without showing it.
+    /// Servers that wait for a policy. Where there are no policies, none does, and none of the first read.
+    newcomers: Newcomers,
+    /// Files that were never read and that name the kind of policies: what they close is not known, so everything is closed.
+    closing: BTreeSet<PathBuf>,
+    was_read: bool,
+    /// The state of the files at the last read; `None`: they may have changed since without a visible sign.
     stamp: Option<u64>,
 }
 
 impl Folder {
     /// # Errors
     /// One sentence if there is no such file or folder.
-    pub fn open(path: &Path) -> Result<Self, String> {
+    pub(crate) fn open(path: &Path) -> Result<Self, String> {
         std::fs::metadata(path)
             .map_err(|error| format!("SERVERS: cannot read {}: {}", path.display(), error.kind()))?;
         Ok(Self {
@@ -61,48 +66,31 @@ impl Folder {
             good: BTreeMap::new(),
             accepted: BTreeMap::new(),
             first_seen: HashMap::new(),
+            newcomers: Newcomers::default(),
+            closing: BTreeSet::new(),
+            was_read: false,
             stamp: None,
         })
     }
 
-    /// The path it was opened with.
-    pub fn path(&self) -> &Path {
+    /// The path passed to `open`.
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Reads everything, unless nothing has changed: what else grows in the folder is no reason to.
-    pub fn read_if_changed(&mut self) -> Option<(Snapshot, Soundness)> {
+    /// Reads everything, unless nothing has changed: other files that grow in the folder do not count.
+    pub(crate) fn read_if_changed(&mut self) -> Option<(Snapshot, Soundness)> {
         let stamp = self.files().ok().and_then(|files| stamp(&files));
         let is_same = stamp.is_some_and(|(stamp, _)| self.stamp == Some(stamp));
-        (!is_same).then(|| self.read())
+        let is_due = self.next_newcomer().is_some_and(|at| at <= Instant::now());
+        (!is_same || is_due).then(|| self.read())
     }
 
-    /// Reads everything. A file that cannot be used keeps its last good content.
-    pub fn read(&mut self) -> (Snapshot, Soundness) {
-        let mut problems = Vec::new();
-        self.stamp = None;
-        match self.files() {
-            Ok(files) => {
-                let stamp = stamp(&files).filter(|(_, age)| *age > TICK);
-                let (mut all_read, mut left) = (true, MAX_FOLDER_BYTES);
-                self.good.retain(|path, _| files.binary_search(path).is_ok());
-                for path in files {
-                    let text = read_text(&path, &mut left);
-                    all_read &= text.is_ok();
-                    match text.and_then(|text| manifests::read(&text)) {
-                        Ok(Some(servers)) => drop(self.good.insert(path, servers)),
-                        Ok(None) if self.good.get(&path).is_some_and(|servers| !servers.is_empty()) => problems
-                            .push(format!("{}: it is empty: to remove its servers, delete the file", path.display())),
-                        Ok(None) => {}
-                        Err(problem) => problems.push(format!("{}: {problem}", path.display())),
-                    }
-                }
-                self.stamp = stamp.filter(|_| all_read).map(|(stamp, _)| stamp);
-            }
-            Err(problem) => problems.push(problem),
-        }
-        let servers = self.dated();
-        let resolution = resolve(&servers, DEFAULT_NAMESPACE, Services::Unknown);
+    /// Reads everything. An unusable file keeps its last valid content.
+    pub(crate) fn read(&mut self) -> (Snapshot, Soundness) {
+        let (servers, policies, mut problems) = self.manifests();
+        let labels: BTreeMap<ServerKey, _> = servers.iter().map(|server| (key_of(server), labels_of(server))).collect();
+        let resolution = resolve(&servers, &policies, DEFAULT_NAMESPACE, Services::Unknown);
         let mut accepted: BTreeMap<ServerKey, Server> =
             resolution.snapshot.servers.into_iter().map(|server| (server.key.clone(), server)).collect();
         for verdict in resolution.verdicts {
@@ -110,12 +98,75 @@ impl Folder {
                 problems.push(format!("McpServer {}: {}", verdict.key, refusal.message));
                 // As in a cluster, where a refused change leaves the object as it was.
                 if let Some(server) = self.accepted.remove(&verdict.key) {
-                    accepted.insert(verdict.key, server);
+                    // What governs it is not its own: that is as new as it can be.
+                    let none = BTreeMap::new();
+                    let labels = labels.get(&verdict.key).copied().unwrap_or(&none);
+                    accepted.insert(verdict.key, policies.govern(server, labels));
                 }
             }
         }
+        if self.was_read && policies.iter().next().is_some() {
+            self.newcomers.hold(&mut accepted, &self.accepted, Instant::now());
+        } else {
+            self.newcomers = Newcomers::default();
+        }
+        self.was_read = true;
         self.accepted = accepted;
         (Snapshot::new(self.accepted.values().cloned().collect()), Soundness { problems })
+    }
+
+    /// When a server that waits for a policy is to be served, unless one comes.
+    pub(crate) fn next_newcomer(&self) -> Option<Instant> {
+        self.newcomers.next()
+    }
+
+    /// Reads all McpServers and McpAccessPolicies, and says what is wrong with them, one sentence each.
+    pub(crate) fn manifests(&mut self) -> (Vec<McpServer>, Policies, Vec<String>) {
+        let mut problems = Vec::new();
+        self.stamp = None;
+        match self.files() {
+            Ok(files) => {
+                let stamp = stamp(&files).filter(|(_, age)| *age > TICK);
+                let (mut all_read, mut left) = (true, MAX_FOLDER_BYTES);
+                self.good.retain(|path, _| files.binary_search(path).is_ok());
+                self.closing.retain(|path| files.binary_search(path).is_ok());
+                for path in files {
+                    let text = read_text(&path, &mut left);
+                    all_read &= text.is_ok();
+                    let names_policy = text.as_ref().is_ok_and(|text| text.contains("McpAccessPolicy"));
+                    match text.and_then(|text| manifests::read(&text)) {
+                        Ok(Some(manifests)) => {
+                            self.closing.remove(&path);
+                            self.good.insert(path, manifests);
+                        }
+                        Ok(None)
+                            if self.good.get(&path).is_some_and(|manifests| *manifests != Manifests::default()) =>
+                        {
+                            problems.push(format!(
+                                "{}: it is empty: to remove what it declared, delete the file",
+                                path.display()
+                            ))
+                        }
+                        Ok(None) => {}
+                        Err(problem) => {
+                            let closes = names_policy && !self.was_read && !self.good.contains_key(&path);
+                            problems.push(format!("{}: {problem}", path.display()));
+                            if closes || self.closing.contains(&path) {
+                                problems.push(format!(
+                                    "{}: it may declare a policy, so nobody may use any server: correct it",
+                                    path.display()
+                                ));
+                                self.closing.insert(path);
+                            }
+                        }
+                    }
+                }
+                self.stamp = stamp.filter(|_| all_read).map(|(stamp, _)| stamp);
+            }
+            Err(problem) => problems.push(problem),
+        }
+        let (servers, policies) = (self.dated(), self.policies(&mut problems));
+        (servers, policies, problems)
     }
 
     fn files(&self) -> Result<Vec<PathBuf>, String> {
@@ -134,43 +185,62 @@ impl Folder {
         }
         files.sort();
         if files.len() > MAX_FILES {
-            return Err(format!("{} holds more than {MAX_FILES} files", self.path.display()));
+            return Err(format!("{} contains more than {MAX_FILES} files: remove some", self.path.display()));
         }
         Ok(files)
     }
 
-    /// All good servers, those without a creation time given the time they were first seen.
+    /// All policies. Of two of one name, neither counts: it is not known which one was meant, so nothing is allowed.
+    fn policies(&self, problems: &mut Vec<String>) -> Policies {
+        let mut policies = Policies::default();
+        for policy in self.good.values().flat_map(|all| &all.policies) {
+            let key = policy.policy.key.clone();
+            let all = CompiledPolicy::problems_of(policy);
+            problems.extend(all.iter().map(|problem| format!("McpAccessPolicy {key}: {problem}")));
+            if policies.insert(policy.clone()).is_some() {
+                problems.push(format!("McpAccessPolicy {key} is declared twice, so it allows nothing: keep one"));
+                policies.insert(ReadPolicy::closed(key));
+            }
+        }
+        if !self.closing.is_empty() {
+            for server in self.good.values().flat_map(|all| &all.servers) {
+                policies.insert(ReadPolicy::closed(ServerKey::new(key_of(server).namespace, UNREAD)));
+            }
+        }
+        policies
+    }
+
+    /// All valid servers; those without a creation time get the time they were first seen.
     fn dated(&mut self) -> Vec<McpServer> {
-        let mut servers: Vec<McpServer> = self.good.values().flatten().cloned().collect();
+        let mut servers: Vec<McpServer> = self.good.values().flat_map(|all| &all.servers).cloned().collect();
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
         let now = i64::try_from(now).unwrap_or(i64::MAX);
         for server in &mut servers {
-            let key = portcullis_crds::resolve::key_of(server);
+            let key = key_of(server);
             let seen = *self.first_seen.entry(key).or_insert(now);
             if server.metadata.creation_timestamp.is_none() {
                 server.metadata.creation_timestamp = Timestamp::from_second(seen).ok().map(Time);
             }
         }
-        let present: std::collections::HashSet<ServerKey> =
-            servers.iter().map(portcullis_crds::resolve::key_of).collect();
+        let present: std::collections::HashSet<ServerKey> = servers.iter().map(key_of).collect();
         self.first_seen.retain(|key, _| present.contains(key));
         servers
     }
 }
 
-/// The text of a file. `left` bytes may be read of it and those after it.
+/// The text of a file. `left` bytes may be read from it and the files after it.
 fn read_text(path: &Path, left: &mut u64) -> Result<String, String> {
     let unreadable = |error: std::io::Error| format!("cannot read it: {}", error.kind());
     let metadata = std::fs::metadata(path).map_err(unreadable)?;
     // Opening a pipe would wait for a writer.
     if !metadata.is_file() {
-        return Err("it is no regular file: write the manifests into one".into());
+        return Err("it is not a regular file: write the manifests into one".into());
     }
     if metadata.len() > MAX_FILE_BYTES {
         return Err(format!("it is longer than {MAX_FILE_BYTES} bytes: split it"));
     }
     if metadata.len() > *left {
-        return Err(format!("it and the files before it hold more than {MAX_FOLDER_BYTES} bytes: take some away"));
+        return Err(format!("it and the files before it contain more than {MAX_FOLDER_BYTES} bytes: remove some"));
     }
     let mut text = String::new();
     let file = std::fs::File::open(path).map_err(unreadable)?;
@@ -179,10 +249,10 @@ fn read_text(path: &Path, left: &mut u64) -> Result<String, String> {
     Ok(text)
 }
 
-/// A number that changes when one of these files does, in whatever way, and how long ago the newest did. Links are followed,
-/// so that it also changes when one points elsewhere. None if a file cannot be looked at.
+/// A number that changes with any of these files, and the age of the newest change. Follows links, so that it also
+/// changes when one points elsewhere. `None` if a file is inaccessible.
 ///
-/// Programs can set a file's length and time of writing as they like, but not the time of its last change.
+/// Programs can set a file's length and time of writing freely, but not the time of its last change.
 fn stamp(files: &[PathBuf]) -> Option<(u64, Duration)> {
     let (mut hasher, mut newest) = (DefaultHasher::new(), SystemTime::UNIX_EPOCH);
     let now = SystemTime::now();
@@ -196,14 +266,14 @@ fn stamp(files: &[PathBuf]) -> Option<(u64, Duration)> {
     Some((hasher.finish(), now.duration_since(newest).unwrap_or_default()))
 }
 
-/// A number that changes when a folder's files do: their names, lengths and times.
-pub fn fingerprint(folder: &Path) -> u64 {
+/// A number that changes with a folder's files: their names, lengths and times.
+pub(crate) fn fingerprint(folder: &Path) -> u64 {
     let mut hasher = DefaultHasher::new();
     add_folder(folder, 0, &mut hasher);
     hasher.finish()
 }
 
-/// Secrets lie two levels deep; the links of mounted ones add one.
+/// Secrets are two levels deep; the links of mounted ones add one.
 fn add_folder(folder: &Path, depth: usize, hasher: &mut DefaultHasher) {
     let Ok(entries) = std::fs::read_dir(folder) else { return };
     let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
@@ -213,55 +283,6 @@ fn add_folder(folder: &Path, depth: usize, hasher: &mut DefaultHasher) {
         (&path, metadata.len(), metadata.modified().ok()).hash(hasher);
         if metadata.is_dir() && depth < 3 {
             add_folder(&path, depth + 1, hasher);
-        }
-    }
-}
-
-fn folder_of(path: &Path) -> &Path {
-    let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new(".")) };
-    if folder.as_os_str().is_empty() { Path::new(".") } else { folder }
-}
-
-/// Tells when something below some paths has changed.
-pub struct Changes {
-    events: mpsc::Receiver<()>,
-    _watcher: Option<RecommendedWatcher>,
-}
-
-impl Changes {
-    /// Watches a file or folder of manifests and a folder of Secrets. It looks through folders, so it may block.
-    ///
-    /// A file is watched through its folder, because editors replace it. Of manifests one level is read, so one level
-    /// is watched: mounted ConfigMaps change by a rename there. Secrets lie deeper.
-    pub fn watch(manifests: Option<&Path>, secrets: Option<&Path>) -> Self {
-        let (sender, events) = mpsc::channel(1);
-        let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            // Reading is no change; and a full channel already tells that there was one.
-            if event.is_ok_and(|event| !event.kind.is_access()) {
-                let _ = sender.try_send(());
-            }
-        });
-        let mut watcher = watcher.inspect_err(|error| warn!(%error, "files are looked at every ten seconds only")).ok();
-        let wanted = [(manifests.map(folder_of), RecursiveMode::NonRecursive), (secrets, RecursiveMode::Recursive)];
-        for (folder, mode) in wanted {
-            if let (Some(watcher), Some(folder)) = (&mut watcher, folder)
-                && let Err(error) = watcher.watch(folder, mode)
-            {
-                warn!(folder = %folder.display(), %error, "the folder is looked at every ten seconds only");
-            }
-        }
-        Self { events, _watcher: watcher }
-    }
-
-    /// Waits for a change, or until it is time to look anyway.
-    pub async fn next(&mut self) {
-        match timeout(LOOK_ANYWAY, self.events.recv()).await {
-            Ok(Some(())) => {
-                sleep(GATHER).await;
-                while self.events.try_recv().is_ok() {}
-            }
-            Ok(None) => sleep(LOOK_ANYWAY).await,
-            Err(_) => {}
         }
     }
 }

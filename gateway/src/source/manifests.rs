@@ -1,57 +1,71 @@
-//! McpServer manifests in YAML: the very ones that `kubectl apply` takes.
+//! Parses manifests of McpServers and McpAccessPolicies in YAML, exactly as `kubectl apply` accepts them.
 //!
-//! Pure. As strict as the API server: an unknown field is refused, because it is most often a typing error.
+//! Pure. As strict as the API server: an unknown field is refused, because it is usually a typing error.
 
-use portcullis_crds::McpServer;
 use portcullis_crds::names::GROUP;
 use portcullis_crds::rules::without_values;
 use portcullis_crds::yaml;
+use portcullis_crds::{McpServer, ReadPolicy};
 use serde::Deserialize;
 use serde_yaml::Value;
 
 /// The kind of a document.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Head {
+struct DocumentHead {
     api_version: Option<String>,
     kind: Option<String>,
     #[serde(default)]
     items: Vec<Value>,
 }
 
-/// Reads all McpServers of a text; documents of other kinds are passed over, as files for `kubectl` may hold them.
-/// `None` for a text without any document: most often a file that is just being written.
+/// What a text declares.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Manifests {
+    /// Its McpServers.
+    pub servers: Vec<McpServer>,
+    /// Its McpAccessPolicies. What cannot be read of one allows nothing.
+    pub policies: Vec<ReadPolicy>,
+}
+
+/// Parses all McpServers and McpAccessPolicies of a text; skips documents of other kinds, which files for `kubectl` may contain. `None` for a
+/// text without any document: usually a file that is just being written.
 ///
 /// # Errors
-/// One sentence, with the number of the document where there are several.
-pub fn read(text: &str) -> Result<Option<Vec<McpServer>>, String> {
+/// One sentence, with the number of the document if there are several.
+pub fn read(text: &str) -> Result<Option<Manifests>, String> {
     yaml::check(text).map_err(|problem| without_values(&problem))?;
-    let mut servers = Vec::new();
+    let mut manifests = Manifests::default();
     let mut documents = 0;
     for (index, document) in serde_yaml::Deserializer::from_str(text).enumerate() {
         let within = |problem: String| if index > 0 { format!("document {}: {problem}", index + 1) } else { problem };
         let value = Value::deserialize(document).map_err(|error| within(without_values(&error.to_string())))?;
         if !value.is_null() {
             documents += 1;
-            read_document(value, &mut servers).map_err(within)?;
+            read_document(value, &mut manifests).map_err(within)?;
         }
     }
-    if documents == 0 { Ok(None) } else { Ok(Some(servers)) }
+    if documents == 0 { Ok(None) } else { Ok(Some(manifests)) }
 }
 
-fn read_document(value: Value, servers: &mut Vec<McpServer>) -> Result<(), String> {
-    let head: Head = serde_yaml::from_value(value.clone())
-        .map_err(|_| "it is no Kubernetes object: it needs apiVersion, kind, metadata and spec".to_owned())?;
+fn read_document(value: Value, manifests: &mut Manifests) -> Result<(), String> {
+    let head: DocumentHead = serde_yaml::from_value(value.clone())
+        .map_err(|_| "it is not a Kubernetes object: it needs apiVersion, kind, metadata and spec".to_owned())?;
     match (head.api_version.as_deref(), head.kind.as_deref()) {
-        (Some("v1"), Some("List")) => head.items.into_iter().try_for_each(|item| read_document(item, servers)),
-        (Some(version), Some("McpServer")) if version.starts_with(GROUP) => {
+        (Some("v1"), Some("List")) => head.items.into_iter().try_for_each(|item| read_document(item, manifests)),
+        (Some(version), Some(kind @ ("McpServer" | "McpAccessPolicy"))) if version.starts_with(GROUP) => {
             if version != format!("{GROUP}/v1alpha1") {
                 return Err(format!("apiVersion {version:?} is not known: use {GROUP}/v1alpha1"));
             }
-            servers.push(read_server(value)?);
+            match kind {
+                "McpServer" => manifests.servers.push(read_server(value)?),
+                _ => manifests.policies.push(read_policy(&value)?),
+            }
             Ok(())
         }
-        (Some(version), Some("McpServer")) => Err(format!("apiVersion is {version:?}: use {GROUP}/v1alpha1")),
+        (Some(version), Some("McpServer" | "McpAccessPolicy")) => {
+            Err(format!("apiVersion is {version:?}: use {GROUP}/v1alpha1"))
+        }
         (Some(_), Some(_)) => Ok(()),
         _ => Err("apiVersion or kind is missing".into()),
     }
@@ -66,9 +80,18 @@ fn read_server(value: Value) -> Result<McpServer, String> {
     let server = serde_ignored::deserialize(tracked, |path| unknown.push(path.to_string()));
     let server: McpServer = server
         .map_err(|error| format!("McpServer {name}: {}: {}", track.path(), without_values(&error.to_string())))?;
-    // The head was read before; what the API server and kubectl write into metadata is not ours to judge.
+    // The head was parsed before; metadata is left to the API server and kubectl.
     unknown.retain(|path| path.starts_with("spec") || !known_at_the_top(path));
     if unknown.is_empty() { Ok(server) } else { Err(format!("McpServer {name}: unknown field {}", unknown.join(", "))) }
+}
+
+fn read_policy(value: &Value) -> Result<ReadPolicy, String> {
+    let object =
+        serde_json::to_value(value).map_err(|_| "an McpAccessPolicy has a member that is not a text".to_owned())?;
+    if object["metadata"]["name"].as_str().is_none_or(str::is_empty) {
+        return Err("McpAccessPolicy: metadata.name is missing".into());
+    }
+    Ok(ReadPolicy::of(&object))
 }
 
 fn known_at_the_top(path: &str) -> bool {
@@ -81,7 +104,9 @@ mod tests {
     use super::*;
 
     fn names(text: &str) -> Result<Vec<String>, String> {
-        read(text).map(|servers| servers.into_iter().flatten().filter_map(|server| server.metadata.name).collect())
+        read(text).map(|manifests| {
+            manifests.into_iter().flat_map(|all| all.servers).filter_map(|server| server.metadata.name).collect()
+        })
     }
 
     const A: &str =
@@ -103,7 +128,7 @@ mod tests {
             ("kind: McpServer\n", "apiVersion or kind is missing"),
             ("apiVersion: portcullis.dev/v2\nkind: McpServer\nmetadata: {name: a}\n", "use portcullis.dev/v1alpha1"),
             ("apiVersion: other/v1\nkind: McpServer\n", "use portcullis.dev/v1alpha1"),
-            ("- 1\n", "no Kubernetes object"),
+            ("- 1\n", "not a Kubernetes object"),
             ("a: [\n", "line"),
             (
                 "apiVersion: portcullis.dev/v1alpha1\nkind: McpServer\nspec: {url: 'http://a/'}\n",

@@ -1,10 +1,11 @@
-//! Where the servers come from. Last good wins: a broken source never removes a server.
+//! The sources of servers. The last valid state wins: a broken source never removes a server.
 
-pub mod configmap;
-pub mod folder;
+pub(crate) mod configmap;
+pub(crate) mod folder;
 pub mod manifests;
-pub mod slots;
-pub mod watch;
+mod settings;
+pub(crate) mod slots;
+pub(crate) mod watch;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,72 +16,84 @@ use portcullis_crds::report::SlotReport;
 use portcullis_crds::{Server, Snapshot};
 use portcullis_runtime::signal::Reload;
 use tokio::sync::watch as channel;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout};
 use tracing::info;
 
-use crate::config::SourceConfig;
-use crate::metrics::Metrics;
+use crate::telemetry::metrics::Metrics;
+use crate::watch_files::FileWatcher;
+pub(crate) use settings::{ConfigMapNames, SourceConfig};
+
 use configmap::ConfigMaps;
 use folder::Folder;
 
 /// Servers sorted by key, each key once. Shared, because thousands of them are kept and compared at every change.
-pub type Servers = Arc<Vec<Arc<Server>>>;
+pub(crate) type Servers = Arc<Vec<Arc<Server>>>;
 
-/// Why a configuration was refused, as a metric label: a manifest that is invalid, or what [`slots::Refusal`] says.
+/// The reasons a configuration is refused, as metric labels: an invalid manifest, or a `SlotRefusal`.
 pub const REFUSALS: [&str; 6] = ["invalid", "missing", "empty", "corrupt", "edited", "version"];
 
-/// When reading a folder takes longer, that is told.
+/// A folder that takes longer to read is reported.
 const READING: Duration = Duration::from_secs(20);
 
-/// What is to be applied.
+/// The configuration to apply.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Configuration {
-    /// All servers; none as long as nothing is known.
-    pub servers: Option<Servers>,
-    /// The slots they come from, if they come from slots.
-    pub slots: Vec<Slot>,
+pub(crate) struct Configuration {
+    /// All servers; `None` while nothing is known.
+    pub(crate) servers: Option<Servers>,
+    /// The slots of the servers, if they come from slots.
+    pub(crate) slots: Vec<Slot>,
 }
 
 /// A slot of the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Slot {
-    /// What is told of it.
-    pub report: SlotReport,
-    /// When the operator wrote it.
-    pub written: Option<SystemTime>,
+pub(crate) struct Slot {
+    /// The report on the slot.
+    pub(crate) report: SlotReport,
+    /// When the operator wrote the slot.
+    pub(crate) written: Option<SystemTime>,
+    /// Gateway replicas that share the limits of policies, if one has a limit.
+    pub(crate) replicas: Option<u32>,
 }
 
-/// Whether the configuration is sound, and what is wrong with it.
+impl Configuration {
+    /// The gateway replicas that share the limits of policies. Slots that are rewritten one after the other say different
+    /// numbers for a moment; the highest lets nobody call more often than he may.
+    pub(crate) fn replicas(&self) -> u32 {
+        self.slots.iter().filter_map(|slot| slot.replicas).max().unwrap_or(1)
+    }
+}
+
+/// Whether the configuration is sound, and its problems.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Soundness {
+pub(crate) struct Soundness {
     /// One sentence each; empty: all is well. They name files and fields, never secrets.
-    pub problems: Vec<String>,
+    pub(crate) problems: Vec<String>,
 }
 
-/// What a source gives.
-pub struct Feed {
-    /// The newest good configuration.
-    pub configurations: channel::Receiver<Arc<Configuration>>,
-    /// What is wrong with the newest configuration.
-    pub soundness: channel::Receiver<Soundness>,
+/// The outputs of a source.
+pub(crate) struct Feed {
+    /// The newest valid configuration.
+    pub(crate) configurations: channel::Receiver<Arc<Configuration>>,
+    /// The problems of the newest configuration.
+    pub(crate) soundness: channel::Receiver<Soundness>,
     /// Counts changes of Secrets.
-    pub secrets: channel::Receiver<u64>,
+    pub(crate) secrets: channel::Receiver<u64>,
 }
 
-/// A source, opened.
-pub struct Source {
-    reader: Reader,
+/// An opened source.
+pub(crate) struct Source {
+    reader: SourceReader,
     outlet: Outlet,
     secrets: channel::Sender<u64>,
 }
 
-enum Reader {
+enum SourceReader {
     Fixed,
-    Folder(Folder),
+    Folder(Box<Folder>),
     ConfigMaps(Box<ConfigMaps>),
 }
 
-/// Where a source puts what it finds.
+/// The sending ends of a source's outputs.
 struct Outlet {
     configurations: channel::Sender<Arc<Configuration>>,
     soundness: channel::Sender<Soundness>,
@@ -88,37 +101,38 @@ struct Outlet {
 }
 
 impl Source {
-    /// Opens the source. Manifests are read for the first time; the API server is not asked yet.
+    /// Opens the source. Reads manifests for the first time; sends the API server no request yet.
     ///
     /// # Errors
-    /// One sentence if it cannot be read at all.
-    pub fn open(config: &SourceConfig, client: Option<&Client>, metrics: Metrics) -> Result<Self, String> {
+    /// One sentence if the source is unreadable.
+    pub(crate) fn open(config: &SourceConfig, client: Option<&Client>, metrics: Metrics) -> Result<Self, String> {
         let outlet =
             Outlet { configurations: channel::Sender::default(), soundness: channel::Sender::default(), metrics };
         let reader = match config {
             SourceConfig::Urls(servers) => {
                 outlet.replace(Snapshot::new(servers.clone()));
-                Reader::Fixed
+                SourceReader::Fixed
             }
             SourceConfig::Path(path) => {
                 let mut folder = Folder::open(path)?;
                 let (snapshot, soundness) = folder.read();
                 outlet.replace(snapshot);
                 outlet.tell_invalid(soundness);
-                Reader::Folder(folder)
+                SourceReader::Folder(Box::new(folder))
             }
             SourceConfig::ConfigMaps(config) => {
-                let client = client.ok_or("CONFIGMAPS needs a way to the Kubernetes API")?;
+                let client =
+                    client.ok_or("CONFIGMAPS needs the Kubernetes API: set KUBECONFIG, or run in a cluster")?;
                 let slots = ConfigMaps::open(config, client.clone());
                 outlet.configurations.send_replace(Arc::new(slots.configuration()));
-                Reader::ConfigMaps(Box::new(slots))
+                SourceReader::ConfigMaps(Box::new(slots))
             }
         };
         Ok(Self { reader, outlet, secrets: channel::Sender::new(0) })
     }
 
-    /// What the source gives from now on.
-    pub fn feed(&self) -> Feed {
+    /// The outputs of the source from now on.
+    pub(crate) fn feed(&self) -> Feed {
         Feed {
             configurations: self.outlet.configurations.subscribe(),
             soundness: self.outlet.soundness.subscribe(),
@@ -126,15 +140,15 @@ impl Source {
         }
     }
 
-    /// Follows changes for ever; a signal to reload makes it look at once. `secrets` is the folder whose changes are
+    /// Applies changes forever; a signal to reload causes a read at once. `secrets` is the folder whose changes are
     /// counted.
-    pub async fn follow(self, secrets: Option<PathBuf>, reload: Option<Reload>) {
+    pub(crate) async fn follow(self, secrets: Option<PathBuf>, reload: Option<Reload>) {
         let Self { reader, outlet, secrets: count } = self;
         let files = |folder| follow_files(folder, &outlet, secrets, &count, reload);
         match reader {
-            Reader::Fixed => files(None).await,
-            Reader::Folder(folder) => files(Some(folder)).await,
-            Reader::ConfigMaps(slots) => tokio::select! {
+            SourceReader::Fixed => files(None).await,
+            SourceReader::Folder(folder) => files(Some(*folder)).await,
+            SourceReader::ConfigMaps(slots) => tokio::select! {
                 () = slots.follow(&outlet) => {}
                 () = files(None) => {}
             },
@@ -150,7 +164,7 @@ async fn follow_files(
     mut reload: Option<Reload>,
 ) {
     let watched = (folder.as_ref().map(|folder| folder.path().to_owned()), secrets.clone());
-    let watch = move || folder::Changes::watch(watched.0.as_deref(), watched.1.as_deref());
+    let watch = move || FileWatcher::watch(watched.0.as_deref(), watched.1.as_deref());
     let Ok(mut changes) = tokio::task::spawn_blocking(watch).await else { return };
     let (mut seen, mut anyway) = (None, false);
     loop {
@@ -169,11 +183,13 @@ async fn follow_files(
             seen = now;
             count.send_modify(|count| *count += 1);
         }
-        // Last, because something may have changed between the first reading and the beginning of the watch.
+        // Last, because files may have changed between the first read and the start of the watch.
+        let newcomer = folder.as_ref().and_then(Folder::next_newcomer);
         anyway = tokio::select! {
             () = changes.next() => false,
+            () = sleep_until(newcomer.unwrap_or_else(Instant::now)), if newcomer.is_some() => false,
             () = asked(&mut reload) => {
-                info!("reading the configuration again, as asked");
+                info!("reading the configuration again on SIGHUP");
                 true
             }
         };
@@ -183,16 +199,17 @@ async fn follow_files(
 // === impl Outlet ===
 
 impl Outlet {
-    /// All servers are these now.
+    /// Replaces all servers.
     fn replace(&self, snapshot: Snapshot) {
         let before = self.configurations.borrow().servers.clone();
-        let servers = reuse(before.as_deref().map_or(&[], Vec::as_slice), snapshot.servers);
+        let servers = snapshot.servers.into_iter().map(Arc::new).collect();
+        let servers = reuse(before.as_deref().map_or(&[], Vec::as_slice), servers);
         if before.as_deref() != Some(&servers) {
             self.give(Some(servers), Vec::new());
         }
     }
 
-    /// Gives a changed configuration; without servers they stay as they are.
+    /// Publishes a changed configuration; `None` keeps the servers.
     fn give(&self, servers: Option<Vec<Arc<Server>>>, slots: Vec<Slot>) {
         self.configurations.send_modify(|configuration| {
             let servers = servers.map(Arc::new).or_else(|| configuration.servers.clone());
@@ -204,7 +221,7 @@ impl Outlet {
         self.soundness.send_if_modified(|old| std::mem::replace(old, soundness.clone()) != soundness);
     }
 
-    /// Tells what is wrong with manifests, and counts what is new of it.
+    /// Reports the problems of manifests, and counts the new ones.
     fn tell_invalid(&self, soundness: Soundness) {
         let known = self.soundness.borrow().problems.clone();
         soundness.problems.iter().filter(|problem| !known.contains(problem)).for_each(|_| self.refused("invalid"));
@@ -216,9 +233,9 @@ impl Outlet {
     }
 }
 
-/// These servers, each of which that did not change as the very value of before, so that comparing costs nothing
-/// later. Both are sorted by key; of two with one key the first stays.
-fn reuse(before: &[Arc<Server>], now: Vec<Server>) -> Vec<Arc<Server>> {
+/// These servers, with unchanged ones as the previous values, so that later comparisons are free. Both lists are sorted
+/// by key; of two servers with one key the first stays.
+fn reuse(before: &[Arc<Server>], now: Vec<Arc<Server>>) -> Vec<Arc<Server>> {
     let mut before = before.iter().peekable();
     let mut servers: Vec<Arc<Server>> = Vec::with_capacity(now.len());
     for server in now {
@@ -226,8 +243,9 @@ fn reuse(before: &[Arc<Server>], now: Vec<Server>) -> Vec<Arc<Server>> {
             continue;
         }
         while before.next_if(|old| old.key < server.key).is_some() {}
-        let same = before.peek().filter(|old| ****old == server).map(|old| Arc::clone(old));
-        servers.push(same.unwrap_or_else(|| Arc::new(server)));
+        let is_same = |old: &&&Arc<Server>| Arc::ptr_eq(old, &server) || ***old == server;
+        let same = before.peek().filter(is_same).map(|old| Arc::clone(old));
+        servers.push(same.unwrap_or(server));
     }
     servers
 }
@@ -239,8 +257,8 @@ async fn asked(reload: &mut Option<Reload>) {
     }
 }
 
-/// Reads many files without holding up the calls that this thread serves too; where nothing has changed, only if it is to
-/// be done `anyway`.
+/// Reads many files without delaying the calls that this thread serves too; if nothing has changed, only if `anyway` is
+/// set.
 async fn read_apart(
     mut folder: Folder,
     anyway: bool,
@@ -254,10 +272,10 @@ async fn read_apart(
     });
     let read = match timeout(READING, &mut reading).await {
         Ok(read) => read,
-        // Bounds keep reading short: the disk, or a file system on the network, does not answer.
+        // Limits keep reading short: so the disk, or a network file system, does not respond.
         Err(_) => {
             let (place, limit) = (path.display(), READING.as_secs());
-            let problem = format!("{place}: reading it takes longer than {limit} s: look whether its disk answers");
+            let problem = format!("{place}: reading it takes longer than {limit} s: check its disk");
             let before = outlet.soundness.borrow().clone();
             outlet.tell_invalid(Soundness { problems: vec![problem] });
             reading.await.map(|(folder, snapshot, soundness)| (folder, snapshot, soundness.or(Some(before))))

@@ -1,6 +1,6 @@
-//! The slots of the configuration, each with the last content that was good. Pure.
+//! The slots of the configuration, each with its last valid content. Pure.
 //!
-//! Whatever happens to a slot removes none of its servers, unless it is a good content without them.
+//! No event removes the servers of a slot, except valid content without them.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -8,100 +8,104 @@ use std::time::SystemTime;
 use portcullis_crds::Server;
 use portcullis_crds::report::SlotReport;
 use portcullis_crds::slots::{Packed, SlotError};
-use portcullis_crds::snapshot::SnapshotError;
+use portcullis_crds::snapshot::{SharedSnapshot, SnapshotError};
 
-use super::{Slot as Told, reuse};
+use super::{Slot, reuse};
 
-/// Where a content was read.
+/// The origin of a content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Origin {
+pub(crate) enum SlotOrigin {
     /// From the API server.
     Api,
-    /// From the mounted copy, which may be old: it never replaces what the API server said.
+    /// The mounted copy, which may be old: it never replaces content from the API server.
     Mounted,
 }
 
-/// What was found of a slot.
+/// The state of a slot.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Found {
+pub(crate) enum StoredSlot {
     /// There is no such ConfigMap.
     Missing,
-    /// It has no content, as the chart creates it.
+    /// The ConfigMap has no content, as the chart creates it.
     NotWritten,
-    /// It has this one.
+    /// The ConfigMap has this content.
     Written(Packed),
-    /// It has one of another revision than the operator has noted: somebody else has changed it.
+    /// The content's revision differs from the one that the operator recorded: someone else has changed it.
     Edited,
 }
 
-/// Why what was found is not used.
+/// The reason a content is not used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal {
-    /// The ConfigMap is not there.
+pub(crate) enum SlotRefusal {
+    /// The ConfigMap does not exist.
     Missing,
-    /// It had a content.
+    /// The ConfigMap had content before.
     Empty,
-    /// It cannot be read.
+    /// The content is unreadable.
     Corrupt,
-    /// The operator did not write it.
+    /// The operator did not write the content.
     Edited,
-    /// A newer operator wrote it.
+    /// A newer operator wrote the content.
     Version(u32),
 }
 
-/// A content that can be used.
+/// A usable content.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Content {
-    servers: Vec<Server>,
+pub(crate) struct Content {
+    servers: Vec<Arc<Server>>,
+    replicas: Option<u32>,
     revision: String,
 }
 
-/// What a finding changed.
+/// The effects of a new state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Taken {
-    /// The servers, maybe.
-    pub servers: bool,
-    /// What is told of the slot.
-    pub told: bool,
-    /// A refusal that is new.
-    pub refused: Option<Refusal>,
+pub(crate) struct Taken {
+    /// Possibly the servers.
+    pub(crate) servers: bool,
+    /// The report on the slot.
+    pub(crate) told: bool,
+    /// A new refusal.
+    pub(crate) refused: Option<SlotRefusal>,
 }
 
 /// All slots.
 #[derive(Debug)]
-pub struct Slots {
-    slots: Vec<Slot>,
+pub(crate) struct Slots {
+    slots: Vec<WatchedSlot>,
 }
 
 #[derive(Debug)]
-struct Slot {
+struct WatchedSlot {
     name: String,
     good: Option<Good>,
-    refused: Option<(Origin, Refusal)>,
+    refused: Option<(SlotOrigin, SlotRefusal)>,
 }
 
 #[derive(Debug)]
 struct Good {
     servers: Vec<Arc<Server>>,
+    replicas: Option<u32>,
     revision: String,
-    origin: Origin,
+    origin: SlotOrigin,
     written: Option<SystemTime>,
 }
 
-/// Unpacks what was found; none if nothing was written yet.
+/// Unpacks a state; `None` if nothing was written yet. What is the same in `before` is not read again.
 ///
 /// # Errors
-/// Why it cannot be used.
-pub fn read(found: &Found) -> Result<Option<Content>, Refusal> {
+/// The reason it is unusable.
+pub(crate) fn read(found: &StoredSlot, before: &[Arc<Server>]) -> Result<Option<Content>, SlotRefusal> {
     match found {
-        Found::Missing => Err(Refusal::Missing),
-        Found::NotWritten => Ok(None),
-        Found::Edited => Err(Refusal::Edited),
-        Found::Written(packed) if packed.is_empty() => Err(Refusal::Empty),
-        Found::Written(packed) => match packed.unpack() {
-            Ok(snapshot) => Ok(Some(Content { servers: snapshot.servers, revision: packed.revision() })),
-            Err(SlotError::Snapshot(SnapshotError::Version { found })) => Err(Refusal::Version(found)),
-            Err(_) => Err(Refusal::Corrupt),
+        StoredSlot::Missing => Err(SlotRefusal::Missing),
+        StoredSlot::NotWritten => Ok(None),
+        StoredSlot::Edited => Err(SlotRefusal::Edited),
+        StoredSlot::Written(packed) if packed.is_empty() => Err(SlotRefusal::Empty),
+        StoredSlot::Written(packed) => match packed.unpack_after(before) {
+            Ok(SharedSnapshot { servers, replicas }) => {
+                Ok(Some(Content { servers, replicas, revision: packed.revision() }))
+            }
+            Err(SlotError::Snapshot(SnapshotError::Version { found })) => Err(SlotRefusal::Version(found)),
+            Err(_) => Err(SlotRefusal::Corrupt),
         },
     }
 }
@@ -109,29 +113,35 @@ pub fn read(found: &Found) -> Result<Option<Content>, Refusal> {
 // === impl Slots ===
 
 impl Slots {
-    /// Slots of these names, of which nothing is known.
-    pub fn new(names: &[String]) -> Self {
-        let slot = |name: &String| Slot { name: name.clone(), good: None, refused: None };
+    /// Slots of these names, in an unknown state.
+    pub(crate) fn new(names: &[String]) -> Self {
+        let slot = |name: &String| WatchedSlot { name: name.clone(), good: None, refused: None };
         Self { slots: names.iter().map(slot).collect() }
     }
 
-    /// Takes a finding over.
-    pub fn take(
+    /// Applies a new state.
+    pub(crate) fn take(
         &mut self,
         index: usize,
-        origin: Origin,
+        origin: SlotOrigin,
         written: Option<SystemTime>,
-        read: Result<Option<Content>, Refusal>,
+        read: Result<Option<Content>, SlotRefusal>,
     ) -> Taken {
         let Some(slot) = self.slots.get_mut(index) else { return Taken::default() };
         match origin {
-            Origin::Mounted if !slot.lacks_api() => Taken::default(),
+            SlotOrigin::Mounted if !slot.lacks_api() => Taken::default(),
             _ => slot.take(origin, written, read),
         }
     }
 
-    /// All servers, sorted by key; of two with one key that of the first slot. None until every slot has a content.
-    pub fn servers(&self) -> Option<Vec<Arc<Server>>> {
+    /// The servers of a slot.
+    pub(crate) fn servers_of(&self, index: usize) -> Vec<Arc<Server>> {
+        let good = self.slots.get(index).and_then(|slot| slot.good.as_ref());
+        good.map(|good| good.servers.clone()).unwrap_or_default()
+    }
+
+    /// All servers, sorted by key; of two with one key that of the first slot. `None` until every slot has content.
+    pub(crate) fn servers(&self) -> Option<Vec<Arc<Server>>> {
         let mut servers = Vec::new();
         for slot in &self.slots {
             servers.extend(slot.good.as_ref()?.servers.iter().cloned());
@@ -141,41 +151,46 @@ impl Slots {
         Some(servers)
     }
 
-    /// Which slots have no content of the API server yet.
-    pub fn without_api(&self) -> Vec<usize> {
+    /// The slots without content from the API server.
+    pub(crate) fn without_api(&self) -> Vec<usize> {
         (0..self.slots.len()).filter(|index| self.slots[*index].lacks_api()).collect()
     }
 
-    /// What is told of the slots.
-    pub fn told(&self) -> Vec<Told> {
-        self.slots.iter().map(Slot::told).collect()
+    /// The reports on the slots.
+    pub(crate) fn described(&self) -> Vec<Slot> {
+        self.slots.iter().map(WatchedSlot::described).collect()
     }
 
-    /// What is wrong, one sentence each.
-    pub fn problems(&self) -> Vec<String> {
-        self.slots.iter().filter_map(Slot::problem).collect()
+    /// The problems, one sentence each.
+    pub(crate) fn problems(&self) -> Vec<String> {
+        self.slots.iter().filter_map(WatchedSlot::problem).collect()
     }
 }
 
 // === impl Slot ===
 
-impl Slot {
+impl WatchedSlot {
     fn lacks_api(&self) -> bool {
-        self.good.as_ref().is_none_or(|good| good.origin != Origin::Api)
+        self.good.as_ref().is_none_or(|good| good.origin != SlotOrigin::Api)
     }
 
-    fn take(&mut self, origin: Origin, written: Option<SystemTime>, read: Result<Option<Content>, Refusal>) -> Taken {
+    fn take(
+        &mut self,
+        origin: SlotOrigin,
+        written: Option<SystemTime>,
+        read: Result<Option<Content>, SlotRefusal>,
+    ) -> Taken {
         let content = match read {
             Ok(Some(content)) => content,
-            // The mounted copy of a ConfigMap that was not written yet says nothing new.
-            Ok(None) if origin == Origin::Mounted => return Taken::default(),
+            // The mounted copy of a ConfigMap that was not written yet adds nothing.
+            Ok(None) if origin == SlotOrigin::Mounted => return Taken::default(),
             Ok(None) if self.good.is_none() => {
                 return Taken { told: self.refused.take().is_some(), ..Taken::default() };
             }
-            Ok(None) => return self.refuse(origin, Refusal::Empty),
+            Ok(None) => return self.refuse(origin, SlotRefusal::Empty),
             Err(refusal) => return self.refuse(origin, refusal),
         };
-        let forgotten = self.refused.is_some_and(|(from, _)| from == origin || origin == Origin::Api);
+        let forgotten = self.refused.is_some_and(|(from, _)| from == origin || origin == SlotOrigin::Api);
         if forgotten {
             self.refused = None;
         }
@@ -186,23 +201,26 @@ impl Slot {
                 Taken { servers: false, told: moved || forgotten, refused: None }
             }
             good => {
-                let before = good.take().map(|good| good.servers).unwrap_or_default();
-                let servers = reuse(&before, content.servers);
-                *good = Some(Good { servers, revision: content.revision, origin, written });
-                Taken { servers: true, told: true, refused: None }
+                let before = good.take().map(|good| good.servers);
+                let Content { servers, replicas, revision } = content;
+                let servers = reuse(before.as_deref().unwrap_or_default(), servers);
+                // The number of replicas changes often, and no server with it.
+                let is_new = before.is_none_or(|before| !are_same(&before, &servers));
+                *good = Some(Good { servers, replicas, revision, origin, written });
+                Taken { servers: is_new, told: true, refused: None }
             }
         }
     }
 
-    fn refuse(&mut self, origin: Origin, refusal: Refusal) -> Taken {
+    fn refuse(&mut self, origin: SlotOrigin, refusal: SlotRefusal) -> Taken {
         let new = self.refused.is_none_or(|(_, known)| known != refusal);
         self.refused = Some((origin, refusal));
         Taken { servers: false, told: new, refused: new.then_some(refusal) }
     }
 
-    fn told(&self) -> Told {
+    fn described(&self) -> Slot {
         let good = self.good.as_ref();
-        Told {
+        Slot {
             report: SlotReport {
                 name: self.name.clone(),
                 revision: good.map(|good| good.revision.clone()).unwrap_or_default(),
@@ -210,6 +228,7 @@ impl Slot {
                 problem: self.problem(),
             },
             written: good.and_then(|good| good.written),
+            replicas: good.and_then(|good| good.replicas),
         }
     }
 
@@ -218,16 +237,18 @@ impl Slot {
         let name = &self.name;
         let stay = if self.good.is_some() { "; its servers stay as they were" } else { "" };
         Some(match refusal {
-            Refusal::Missing => format!("ConfigMap {name} is not there{stay}: run helm upgrade, which creates it"),
-            Refusal::Empty => format!("ConfigMap {name} is empty{stay}: start the operator, which fills it"),
-            Refusal::Corrupt => {
-                format!("ConfigMap {name} cannot be read{stay}: start the operator, which writes it anew")
+            SlotRefusal::Missing => {
+                format!("ConfigMap {name} does not exist{stay}: run helm upgrade, which creates it")
             }
-            Refusal::Edited => format!(
-                "ConfigMap {name} was changed by somebody else than the operator{stay}: start the operator, which writes \
-                 it anew, and change the McpServer instead"
+            SlotRefusal::Empty => format!("ConfigMap {name} is empty{stay}: start the operator, which fills it"),
+            SlotRefusal::Corrupt => {
+                format!("ConfigMap {name} cannot be read{stay}: start the operator, which writes it again")
+            }
+            SlotRefusal::Edited => format!(
+                "ConfigMap {name} was changed by someone other than the operator{stay}: start the operator, which \
+                 writes it again, and change the McpServer instead"
             ),
-            Refusal::Version(found) => format!(
+            SlotRefusal::Version(found) => format!(
                 "ConfigMap {name} has version {found} and this gateway reads up to {}{stay}: update the gateway",
                 portcullis_crds::snapshot::VERSION
             ),
@@ -235,9 +256,13 @@ impl Slot {
     }
 }
 
-impl Origin {
-    /// The word for people.
-    pub fn as_str(self) -> &'static str {
+fn are_same(before: &[Arc<Server>], now: &[Arc<Server>]) -> bool {
+    before.len() == now.len() && before.iter().zip(now).all(|(before, now)| Arc::ptr_eq(before, now))
+}
+
+impl SlotOrigin {
+    /// The word for users.
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Api => "api",
             Self::Mounted => "mounted",
@@ -245,9 +270,9 @@ impl Origin {
     }
 }
 
-impl Refusal {
+impl SlotRefusal {
     /// The word in metrics.
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Missing => "missing",
             Self::Empty => "empty",
@@ -263,13 +288,17 @@ mod tests {
     use super::*;
     use portcullis_crds::{ServerKey, Snapshot};
 
-    fn written(names: &[&str]) -> Found {
-        let servers = names.iter().map(|name| Server::from_url(name, &format!("http://{name}/"))).collect();
-        Found::Written(Packed::pack(&Snapshot::new(servers)))
+    fn read(found: &StoredSlot) -> Result<Option<Content>, SlotRefusal> {
+        super::read(found, &[])
     }
 
-    fn text(text: &str) -> Found {
-        Found::Written(Packed::Text(text.into()))
+    fn written(names: &[&str]) -> StoredSlot {
+        let servers = names.iter().map(|name| Server::from_url(name, &format!("http://{name}/"))).collect();
+        StoredSlot::Written(Packed::pack(&Snapshot::new(servers)))
+    }
+
+    fn text(text: &str) -> StoredSlot {
+        StoredSlot::Written(Packed::Text(text.into()))
     }
 
     fn slots() -> Slots {
@@ -285,19 +314,19 @@ mod tests {
     }
 
     /// Every content that must not remove anything, with the word for it.
-    fn bad() -> Vec<(Found, &'static str)> {
+    fn bad() -> Vec<(StoredSlot, &'static str)> {
         vec![
-            (Found::Missing, "missing"),
-            (Found::NotWritten, "empty"),
+            (StoredSlot::Missing, "missing"),
+            (StoredSlot::NotWritten, "empty"),
             (text(""), "empty"),
-            (Found::Written(Packed::Gzip(Vec::new())), "empty"),
+            (StoredSlot::Written(Packed::Gzip(Vec::new())), "empty"),
             (text("{"), "corrupt"),
             (text("[]"), "corrupt"),
             (text(r#"{"version":1}"#), "corrupt"),
             (text(r#"{"version":1,"servers":[{"name":"x"}]}"#), "corrupt"),
-            (Found::Written(Packed::Gzip(b"no gzip".to_vec())), "corrupt"),
-            (Found::Edited, "edited"),
-            (text(r#"{"version":2,"servers":[]}"#), "version"),
+            (StoredSlot::Written(Packed::Gzip(b"no gzip".to_vec())), "corrupt"),
+            (StoredSlot::Edited, "edited"),
+            (text(r#"{"version":3,"servers":[]}"#), "version"),
         ]
     }
 
@@ -305,11 +334,11 @@ mod tests {
     fn nothing_is_given_before_every_slot_has_a_content() {
         let mut slots = slots();
         assert_eq!(names(&slots), None);
-        let taken = slots.take(0, Origin::Api, None, read(&written(&["b"])));
+        let taken = slots.take(0, SlotOrigin::Api, None, read(&written(&["b"])));
         assert_eq!((taken.servers, names(&slots)), (true, None));
-        let taken = slots.take(1, Origin::Api, None, read(&Found::NotWritten));
+        let taken = slots.take(1, SlotOrigin::Api, None, read(&StoredSlot::NotWritten));
         assert_eq!((taken, names(&slots), slots.problems()), (Taken::default(), None, vec![]));
-        slots.take(1, Origin::Api, None, read(&written(&[])));
+        slots.take(1, SlotOrigin::Api, None, read(&written(&[])));
         assert_eq!(names(&slots), given(&["b"]), "a slot without servers is a content too");
     }
 
@@ -317,24 +346,24 @@ mod tests {
     fn no_bad_content_removes_anything_and_it_is_told_until_a_good_one_comes() {
         for (found, reason) in bad() {
             let mut slots = slots();
-            slots.take(0, Origin::Api, None, read(&written(&["a"])));
-            slots.take(1, Origin::Api, None, read(&written(&["b"])));
-            let before = slots.told();
+            slots.take(0, SlotOrigin::Api, None, read(&written(&["a"])));
+            slots.take(1, SlotOrigin::Api, None, read(&written(&["b"])));
+            let before = slots.described();
 
-            let taken = slots.take(1, Origin::Api, None, read(&found));
+            let taken = slots.take(1, SlotOrigin::Api, None, read(&found));
             assert_eq!((taken.servers, taken.told), (false, true), "{found:?}");
-            assert_eq!(taken.refused.map(Refusal::as_str), Some(reason), "{found:?}");
-            assert_eq!(slots.take(1, Origin::Api, None, read(&found)), Taken::default(), "{found:?}: told once");
+            assert_eq!(taken.refused.map(SlotRefusal::as_str), Some(reason), "{found:?}");
+            assert_eq!(slots.take(1, SlotOrigin::Api, None, read(&found)), Taken::default(), "{found:?}: told once");
             assert_eq!(names(&slots), given(&["a", "b"]), "{found:?}");
             let problems = slots.problems();
             assert_eq!(problems.len(), 1, "{problems:?}");
             assert!(problems[0].starts_with("ConfigMap s-1 "), "{problems:?}");
             assert!(problems[0].contains("stay as they were: "), "{problems:?}");
-            assert_eq!(slots.told()[1].report.problem.as_ref(), problems.first());
+            assert_eq!(slots.described()[1].report.problem.as_ref(), problems.first());
 
-            let taken = slots.take(1, Origin::Api, None, read(&written(&["b"])));
+            let taken = slots.take(1, SlotOrigin::Api, None, read(&written(&["b"])));
             assert_eq!((taken.servers, taken.told), (false, true), "{found:?}: it is the content of before");
-            assert_eq!((slots.told(), slots.problems()), (before, vec![]), "{found:?}");
+            assert_eq!((slots.described(), slots.problems()), (before, vec![]), "{found:?}");
         }
     }
 
@@ -342,10 +371,10 @@ mod tests {
     fn a_bad_first_content_is_told_and_gives_nothing() {
         for (found, _) in bad() {
             let mut slots = Slots::new(&["s".to_owned()]);
-            slots.take(0, Origin::Api, None, read(&found));
+            slots.take(0, SlotOrigin::Api, None, read(&found));
             assert_eq!(names(&slots), None, "{found:?}");
-            assert_eq!(slots.problems().is_empty(), found == Found::NotWritten, "{found:?}");
-            slots.take(0, Origin::Api, None, read(&Found::NotWritten));
+            assert_eq!(slots.problems().is_empty(), found == StoredSlot::NotWritten, "{found:?}");
+            slots.take(0, SlotOrigin::Api, None, read(&StoredSlot::NotWritten));
             assert_eq!(slots.problems().len(), 0, "{found:?}: a ConfigMap that waits for the operator is no problem");
         }
     }
@@ -354,39 +383,58 @@ mod tests {
     fn the_mounted_copy_serves_until_the_api_server_says_something_good() {
         let mut slots = Slots::new(&["s".to_owned()]);
         assert_eq!(slots.without_api(), [0]);
-        slots.take(0, Origin::Mounted, None, read(&written(&["old"])));
-        assert_eq!((names(&slots), slots.told()[0].report.origin.as_str()), (given(&["old"]), "mounted"));
+        slots.take(0, SlotOrigin::Mounted, None, read(&written(&["old"])));
+        assert_eq!((names(&slots), slots.described()[0].report.origin.as_str()), (given(&["old"]), "mounted"));
 
-        slots.take(0, Origin::Api, None, read(&Found::Missing));
+        slots.take(0, SlotOrigin::Api, None, read(&StoredSlot::Missing));
         assert_eq!((names(&slots), slots.problems().len()), (given(&["old"]), 1));
-        slots.take(0, Origin::Mounted, None, read(&written(&["less", "old"])));
+        slots.take(0, SlotOrigin::Mounted, None, read(&written(&["less", "old"])));
         assert_eq!(names(&slots), given(&["less", "old"]));
         assert_eq!(slots.problems().len(), 1, "what the API server says is not cleared by the copy");
 
-        slots.take(0, Origin::Api, None, read(&written(&["new"])));
-        assert_eq!((names(&slots), slots.told()[0].report.origin.as_str()), (given(&["new"]), "api"));
-        assert_eq!(slots.take(0, Origin::Mounted, None, read(&written(&["old"]))), Taken::default());
-        assert_eq!(slots.take(0, Origin::Mounted, None, read(&text("{"))), Taken::default());
+        slots.take(0, SlotOrigin::Api, None, read(&written(&["new"])));
+        assert_eq!((names(&slots), slots.described()[0].report.origin.as_str()), (given(&["new"]), "api"));
+        assert_eq!(slots.take(0, SlotOrigin::Mounted, None, read(&written(&["old"]))), Taken::default());
+        assert_eq!(slots.take(0, SlotOrigin::Mounted, None, read(&text("{"))), Taken::default());
         assert_eq!((names(&slots), slots.problems(), slots.without_api()), (given(&["new"]), vec![], vec![]));
     }
 
     #[test]
     fn a_bad_mounted_copy_is_told_and_forgotten_when_the_copy_is_good() {
         let mut slots = Slots::new(&["s".to_owned()]);
-        assert_eq!(slots.take(0, Origin::Mounted, None, read(&text("{"))).refused, Some(Refusal::Corrupt));
-        slots.take(0, Origin::Mounted, None, read(&written(&["a"])));
+        assert_eq!(slots.take(0, SlotOrigin::Mounted, None, read(&text("{"))).refused, Some(SlotRefusal::Corrupt));
+        slots.take(0, SlotOrigin::Mounted, None, read(&written(&["a"])));
         assert_eq!((names(&slots), slots.problems()), (given(&["a"]), vec![]));
+    }
+
+    #[test]
+    fn another_number_of_replicas_is_told_and_touches_no_server() {
+        let mut slots = slots();
+        let server = Server::from_url("a", "http://a/").to_text();
+        let policies = [r#"{"key":{"namespace":"n","name":"p"}}"#];
+        let with = |replicas| StoredSlot::Written(Packed::of_texts([&*server], policies, replicas));
+        let told = |slots: &Slots| slots.described().iter().map(|slot| slot.replicas).collect::<Vec<_>>();
+        slots.take(0, SlotOrigin::Api, None, read(&with(Some(1))));
+        slots.take(1, SlotOrigin::Api, None, read(&written(&["b"])));
+        let before = slots.servers().unwrap();
+        let taken = slots.take(0, SlotOrigin::Api, None, read(&with(Some(3))));
+        assert_eq!(taken, Taken { servers: false, told: true, refused: None });
+        let after = slots.servers().unwrap();
+        assert_eq!((told(&slots), before.len()), (vec![Some(3), None], after.len()));
+        assert!(before.iter().zip(&after).all(|(before, after)| Arc::ptr_eq(before, after)));
+        slots.take(0, SlotOrigin::Api, None, read(&StoredSlot::Missing));
+        assert_eq!(told(&slots), [Some(3), None], "the last number stays");
     }
 
     #[test]
     fn a_server_in_two_slots_is_that_of_the_first() {
         let in_slot = |url: &str| {
             let server = Server { url: url.into(), ..Server::from_url("same", url) };
-            Found::Written(Packed::pack(&Snapshot::new(vec![server])))
+            StoredSlot::Written(Packed::pack(&Snapshot::new(vec![server])))
         };
         let mut slots = slots();
-        slots.take(1, Origin::Api, None, read(&in_slot("http://second/")));
-        slots.take(0, Origin::Api, None, read(&in_slot("http://first/")));
+        slots.take(1, SlotOrigin::Api, None, read(&in_slot("http://second/")));
+        slots.take(0, SlotOrigin::Api, None, read(&in_slot("http://first/")));
         let servers = slots.servers().unwrap();
         assert_eq!((servers.len(), servers[0].url.as_str()), (1, "http://first/"));
     }
@@ -394,9 +442,9 @@ mod tests {
     #[test]
     fn servers_that_did_not_change_stay_the_very_same_values() {
         let mut slots = Slots::new(&["s".to_owned()]);
-        slots.take(0, Origin::Api, None, read(&written(&["a", "b", "d"])));
+        slots.take(0, SlotOrigin::Api, None, read(&written(&["a", "b", "d"])));
         let before = slots.servers().unwrap();
-        slots.take(0, Origin::Api, None, read(&written(&["b", "c", "d"])));
+        slots.take(0, SlotOrigin::Api, None, read(&written(&["b", "c", "d"])));
         let after = slots.servers().unwrap();
         assert!(Arc::ptr_eq(&before[1], &after[0]) && Arc::ptr_eq(&before[2], &after[2]));
         assert_eq!(after[1].key, ServerKey::new("default", "c"));

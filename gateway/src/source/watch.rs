@@ -1,6 +1,6 @@
-//! One ConfigMap, followed for ever: its contents, and whether the API server can be asked.
+//! Watches one ConfigMap forever: its contents, and whether the API server is reachable.
 //!
-//! After every failure it is listed anew. That is one small object, and it tells at once that the watch stands again.
+//! After every failure, lists it again. That is one small object, and shows at once that the watch works again.
 
 use std::fmt::Display;
 use std::time::Duration;
@@ -11,24 +11,25 @@ use kube::Api;
 use kube::runtime::watcher::{self, Event, watcher};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::backoff::{self, HEALTHY_AFTER};
-use crate::cluster::WATCH_SECONDS;
+use crate::kubernetes::WATCH_SECONDS;
+use crate::util::backoff;
+use crate::util::backoff::HEALTHY_AFTER;
 
-/// For the list that comes before a watch.
+/// The limit for the list before a watch.
 const LIST_LIMIT: Duration = Duration::from_secs(10);
 
-/// Pauses grow no further than in the fifth attempt, to 8 s: whoever applies something when the API server is back
-/// should not wait for half a minute.
+/// Pauses stop growing at the fifth attempt, at 8 s: a user who applies a change when the API server is back should not
+/// wait for half a minute.
 const SLOWEST: u32 = 5;
 
-/// What happened.
+/// An event of the watch.
 #[derive(Debug)]
-pub enum Seen {
-    /// It is like this now.
+pub(crate) enum Seen {
+    /// The current ConfigMap.
     There(Box<ConfigMap>),
-    /// There is none of this name.
+    /// No ConfigMap of this name exists.
     Missing,
-    /// The API server cannot be asked, for this reason.
+    /// The API server is unreachable, for this reason.
     Down(String),
 }
 
@@ -42,10 +43,10 @@ struct Watch {
     listed: bool,
 }
 
-/// Follows the ConfigMap of this name.
+/// Watches the ConfigMap of this name.
 ///
-/// The selector makes it one that `resourceNames` of a Role allow.
-pub fn watch(api: Api<ConfigMap>, name: &str) -> impl Stream<Item = Seen> + Send + use<> {
+/// The selector makes the request one that `resourceNames` of a Role allow.
+pub(crate) fn watch(api: Api<ConfigMap>, name: &str) -> impl Stream<Item = Seen> + Send + use<> {
     let fields = format!("metadata.name={name}");
     let watch = Watch { api, fields, events: None, since: Instant::now(), attempt: 0, listing: true, listed: false };
     unfold(watch, |mut watch| async {
@@ -67,7 +68,7 @@ impl Watch {
                     Err(_) => return self.failed(&format!("no answer in {} s", LIST_LIMIT.as_secs())),
                 }
             } else {
-                // The watcher has limits of its own.
+                // The watcher has its own limits.
                 events.next().await
             };
             match event {

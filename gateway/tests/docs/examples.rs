@@ -1,28 +1,34 @@
-//! Every manifest in docs/examples, and in the README, is one that the gateway takes. Those for clusters alone, in
+//! Every manifest in docs/examples, in the README and in the pages is one that the gateway takes, policies among them. Those for clusters alone, in
 //! docs/examples/cluster, are tested with the chart.
 
 use std::fs;
 
+use portcullis_access::CompiledPolicy;
 use portcullis_crds::names::DEFAULT_NAMESPACE;
-use portcullis_crds::{Services, resolve};
+use portcullis_crds::{Policies, Reason, Services, resolve};
 use portcullis_gateway::source::manifests;
 
 use super::generated::repository;
 
-/// Panics unless the text holds McpServers and all of them are accepted.
+/// Panics unless the text holds McpServers or McpAccessPolicies, and all of them are accepted. A Service can be found only in a cluster.
 fn take(what: &str, text: &str) {
-    let servers = manifests::read(text).unwrap_or_else(|problem| panic!("{what}: {problem}")).unwrap_or_default();
-    assert!(!servers.is_empty(), "{what} holds no McpServer");
-    for verdict in resolve(&servers, DEFAULT_NAMESPACE, Services::Unknown).verdicts {
-        assert_eq!(verdict.refusal, None, "{what}: {}", verdict.key);
+    let all = manifests::read(text).unwrap_or_else(|problem| panic!("{what}: {problem}")).unwrap_or_default();
+    assert!(!all.servers.is_empty() || !all.policies.is_empty(), "{what} holds neither McpServer nor McpAccessPolicy");
+    for policy in &all.policies {
+        let compiled = CompiledPolicy::of(&policy.policy);
+        assert_eq!((&policy.problems, &compiled.problems), (&Vec::new(), &Vec::new()), "{what}");
+    }
+    for verdict in resolve(&all.servers, &Policies::default(), DEFAULT_NAMESPACE, Services::Unknown).verdicts {
+        let refusal = verdict.refusal.filter(|refusal| refusal.reason != Reason::ServiceNotFound);
+        assert_eq!(refusal, None, "{what}: {}", verdict.key);
     }
 }
 
 #[test]
 fn every_example_is_accepted() {
-    let folder = repository().join("docs/examples");
+    let folders = ["docs/examples", "docs/examples/access/manifests"].map(|folder| repository().join(folder));
     let mut count = 0;
-    for entry in fs::read_dir(folder).unwrap() {
+    for entry in folders.iter().flat_map(|folder| fs::read_dir(folder).unwrap()) {
         let path = entry.unwrap().path();
         if path.is_dir() {
             continue;
@@ -30,21 +36,38 @@ fn every_example_is_accepted() {
         take(&path.display().to_string(), &fs::read_to_string(&path).unwrap());
         count += 1;
     }
-    assert!(count >= 3, "only {count} examples");
+    assert!(count >= 4, "only {count} examples");
+}
+
+/// The McpServers and McpAccessPolicies in the YAML blocks of a page.
+fn manifests_of(page: &str) -> Vec<String> {
+    let blocks = page.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next());
+    let documents = blocks.flat_map(|block| block.split("---\n"));
+    let is_ours =
+        |document: &&str| ["kind: McpServer\n", "kind: McpAccessPolicy\n"].iter().any(|kind| document.contains(kind));
+    documents.filter(is_ours).map(str::to_owned).collect()
 }
 
 #[test]
-fn every_manifest_of_the_readme_is_accepted() {
-    let text = fs::read_to_string(repository().join("README.md")).unwrap();
-    let blocks: Vec<&str> = text.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
-    assert!(!blocks.is_empty(), "the README shows no manifest");
-    for block in blocks {
-        take(block, block);
+fn every_manifest_of_the_readme_and_the_pages_is_accepted() {
+    let pages = fs::read_dir(repository().join("docs")).unwrap().map(|entry| entry.unwrap().path());
+    let pages = pages.filter(|path| path.extension().is_some_and(|it| it == "md"));
+    let mut with_manifests = Vec::new();
+    for path in pages.chain([repository().join("README.md")]) {
+        let manifests = manifests_of(&fs::read_to_string(&path).unwrap());
+        manifests.iter().for_each(|manifest| take(&format!("{}: {manifest}", path.display()), manifest));
+        if !manifests.is_empty() {
+            with_manifests.push(path.file_name().unwrap().to_str().unwrap().to_owned());
+        }
     }
+    with_manifests.sort();
+    assert_eq!(with_manifests, ["README.md", "credentials.md", "manifests.md", "mcp.md", "policies.md"]);
 }
 
 #[test]
 fn a_manifest_with_a_mistake_would_be_noticed() {
     let wrong = "apiVersion: portcullis.dev/v1alpha1\nkind: McpServer\nmetadata: {name: a}\nspec: {url: 'ftp://a/'}\n";
     assert!(std::panic::catch_unwind(|| take("wrong", wrong)).is_err());
+    let policy = "apiVersion: portcullis.dev/v1alpha1\nkind: McpAccessPolicy\nmetadata: {name: a}\nspec: {rules: [{name: r, from: [{authenticated: true}], allow: [{tools: ['*']}], when: 'args.x =='}]}\n";
+    assert!(std::panic::catch_unwind(|| take("wrong", policy)).is_err());
 }

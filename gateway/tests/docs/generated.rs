@@ -1,6 +1,6 @@
 //! Files that are written from the code. `cargo xtask generate` writes them; otherwise they are compared.
 
-use portcullis_gateway::front::openapi;
+use portcullis_gateway::front::rest::openapi;
 use xtask::generate::check;
 pub use xtask::generate::repository;
 

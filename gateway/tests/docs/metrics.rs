@@ -3,11 +3,14 @@
 use std::sync::Arc;
 
 use portcullis_gateway::auth::AuthError;
-use portcullis_gateway::front::mcp::gate::Refused;
-use portcullis_gateway::front::mcp::owner::HANDED_ON;
-use portcullis_gateway::metrics::{Definition, KEYS_OUTCOMES, Kept, Metrics, OUTCOMES, REVIEW_OUTCOMES};
-use portcullis_gateway::server::RECONNECT_REASONS;
+use portcullis_gateway::catalog::metrics::OfServers;
+use portcullis_gateway::catalog::policy_metrics::OfPolicies;
+use portcullis_gateway::front::http::origin_policy::OriginRefusal;
+use portcullis_gateway::front::mcp::forward::FORWARD_OUTCOMES;
+use portcullis_gateway::server::handle::RECONNECT_REASONS;
 use portcullis_gateway::source::REFUSALS;
+use portcullis_gateway::telemetry::metrics::{KEYS_OUTCOMES, Kept, Metrics, OUTCOMES, REVIEW_OUTCOMES, Sinks};
+use portcullis_runtime::metrics::Definition;
 use portcullis_runtime::process;
 use prometheus::Registry;
 use prometheus::proto::MetricType;
@@ -17,7 +20,7 @@ const HEAD: &str = "\
 
 <!-- Written by `cargo xtask generate`: change the code, not this file. -->
 
-`GET /metrics` gives them in the Prometheus text format, without a token: on the port of the API, or only on
+`GET /metrics` returns them in the Prometheus text format, without a token: on the port of the API, or only on
 `ADMIN_ADDRESS` where that is set. Labels come from configured servers, listed tools and the closed sets below, never
 from a request. The series of a server end when it is removed.
 
@@ -78,6 +81,8 @@ pub fn page() -> String {
 
 fn all() -> Vec<Definition> {
     let (_, mut all) = Metrics::described();
+    all.extend(OfServers::definitions());
+    all.extend(OfPolicies::definitions());
     all.extend(kept_by_others());
     all.sort_by(|a, b| a.name.cmp(&b.name));
     all
@@ -87,7 +92,7 @@ fn all() -> Vec<Definition> {
 fn kept_by_others() -> Vec<Definition> {
     let registry = Registry::new();
     process::register(&registry).unwrap();
-    registry.register(Box::new(Kept::new(Arc::default(), None))).unwrap();
+    registry.register(Box::new(Kept::new(Arc::default(), Sinks::default()))).unwrap();
     let definition = |family: prometheus::proto::MetricFamily| Definition {
         name: family.name().to_owned(),
         kind: if family.get_field_type() == MetricType::COUNTER { "counter" } else { "gauge" },
@@ -121,9 +126,9 @@ fn labels() -> [(&'static str, String); 15] {
         ),
         (
             "`reason` of `portcullis_gate_refusals_total`",
-            list(Refused::ALL.iter().map(|refused| refused.kind()).collect()),
+            list(OriginRefusal::ALL.iter().map(|refused| refused.kind()).collect()),
         ),
-        ("`outcome` of `portcullis_requests_handed_on_total`", list(HANDED_ON.to_vec())),
+        ("`outcome` of `portcullis_requests_handed_on_total`", list(FORWARD_OUTCOMES.to_vec())),
         ("`reason` of `portcullis_server_reconnects_total`", list(RECONNECT_REASONS.to_vec())),
         ("`reason` of `portcullis_snapshot_rejected_total`", list(REFUSALS.to_vec())),
     ]

@@ -1,4 +1,15 @@
 {{/* What every name begins with. 40 characters leave room for what follows. */}}
+{{- define "portcullis.port" -}}
+{{ if and .Values.tls.secretName (eq (int .Values.service.port) 80) }}443{{ else }}{{ .Values.service.port }}{{ end }}
+{{- end }}
+
+{{- /* The address of the API within the cluster. */ -}}
+{{- define "portcullis.url" -}}
+{{- $usual := ternary "443" "80" (ne .Values.tls.secretName "") -}}
+{{- $port := include "portcullis.port" . -}}
+{{ ternary "https" "http" (ne .Values.tls.secretName "") }}://{{ include "portcullis.fullname" . }}.{{ .Release.Namespace }}.svc{{ ternary "" (printf ":%s" $port) (eq $port $usual) }}
+{{- end }}
+
 {{- define "portcullis.fullname" -}}
 {{- $name := default .Chart.Name .Values.nameOverride -}}
 {{- $full := ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) -}}

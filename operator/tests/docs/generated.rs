@@ -1,16 +1,21 @@
-//! Files that are written from the code. `cargo xtask generate` writes them; otherwise they are compared.
+//! Compares generated files with the code. `cargo xtask generate` writes them.
 
 use xtask::generate::check;
 
-/// Where a template of the chart reads it: Helm never upgrades what lies in its own folder for definitions.
-const DEFINITION: &str = "helm/portcullis/files/mcpservers.portcullis.dev.yaml";
+/// The paths that a template of the chart reads: Helm never upgrades its own folder for definitions.
+const FOLDER: &str = "helm/portcullis/files";
 
 #[test]
-fn the_definition_of_mcpserver_is_up_to_date() {
-    let yaml = portcullis_crds::crd::yaml();
-    // What `kubectl apply` keeps in an annotation may be 256 KiB; a definition should stay far from that.
-    assert!(yaml.len() < 64 * 1024, "the definition has {} bytes", yaml.len());
-    check(DEFINITION, &yaml);
+fn the_definitions_are_up_to_date() {
+    let definitions = [
+        ("mcpservers.portcullis.dev", portcullis_crds::crd::yaml()),
+        ("mcpaccesspolicies.portcullis.dev", portcullis_crds::crd::policy_yaml()),
+    ];
+    for (name, yaml) in definitions {
+        // What `kubectl apply` keeps in an annotation may be 256 KiB; a definition should stay far from that.
+        assert!(yaml.len() < 64 * 1024, "the definition has {} bytes", yaml.len());
+        check(&format!("{FOLDER}/{name}.yaml"), &yaml);
+    }
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! What the documents say is what the code does: the definition of McpServer, its reference, and the metrics.
+//! Compares the documents with the code: the definition of McpServer, its reference, and the metrics.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod generated;

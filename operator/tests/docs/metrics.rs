@@ -1,15 +1,15 @@
 //! Writes docs/operator-metrics.md from the definitions of the metrics.
 
-use portcullis_operator::metrics::Metrics;
+use portcullis_operator::metrics::OperatorMetrics;
 
 const HEAD: &str = "\
 # Metrics of the operator
 
 <!-- Written by `cargo xtask generate`: change the code, not this file. -->
 
-`GET /metrics` on the admin port (9090) gives them in the Prometheus text format. Only the replica that holds the Lease
-writes; the others count McpServers as well, and show `0` for all that they do not do. So take the `max` of a gauge over the
-replicas, not the `sum`. The metrics of the process (`process_…`) are [those of the gateway](metrics.md).
+`GET /metrics` on the admin port (9090) returns them in the Prometheus text format. Only the replica that holds the Lease
+writes; the others count McpServers too, and show `0` for everything that they do not do. So take the `max` of a gauge over
+the replicas, not the `sum`. The metrics of the process (`process_…`) are [those of the gateway](metrics.md).
 
 | name | type | labels | meaning |
 |---|---|---|---|
@@ -22,12 +22,12 @@ const LABELS: &str = "
 |---|---|
 | `ready` | `true`, `false`, `unknown` |
 | `outcome` of `portcullis_operator_slot_writes_total` | `ok`, `error` |
-| `outcome` of `portcullis_operator_status_writes_total` | `ok`, `gone` (the McpServer was deleted meanwhile), `conflict` (another installation was faster), `error` |
+| `outcome` of `portcullis_operator_status_writes_total` | `ok`, `gone` (the object was deleted meanwhile), `conflict` (another installation was faster), `error` |
 | `outcome` of `portcullis_operator_events_total` | `ok`, `error`, `dropped` (too many at once) |
 | `slot` | name of the ConfigMap |
 | `watched` | a namespace of `watch.namespaces` |
 | `state` | `answering`, `silent` |
-| `kind` | `mcpservers`, `services`, `namespaces`, `configmaps`, `endpointslices` |
+| `kind` | `mcpservers`, `services`, `mcpaccesspolicies`, `namespaces`, `configmaps`, `endpointslices` |
 
 ## Questions they answer
 
@@ -48,7 +48,7 @@ Whether anybody writes, and whether writing works:
 
 /// The whole page.
 pub fn page() -> String {
-    let (_, mut all) = Metrics::described();
+    let (_, mut all) = OperatorMetrics::described();
     all.sort_by(|a, b| a.name.cmp(&b.name));
     let mut text = String::from(HEAD);
     for metric in all {

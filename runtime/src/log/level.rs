@@ -1,4 +1,4 @@
-//! Reads `LOG_LEVEL`: one word as Python users write it, or a list of directives.
+//! Parses `LOG_LEVEL`: one word in the spelling of Python, or a list of directives.
 //!
 //! Pure.
 
@@ -6,11 +6,11 @@ use tracing_subscriber::EnvFilter;
 
 use super::LogError;
 
-/// Whatever is asked for: this module logs answers of the API server that it cannot read, whole, and they may be
-/// Secrets. What fails is told by those who asked.
+/// Always off: this module logs unreadable answers of the API server in full, and they may be Secrets. The callers
+/// report the failures.
 const QUIET: &str = "kube_client::client=off";
 
-/// Makes the filter that a level asks for; see [`super::init`] for what is understood.
+/// Builds the filter for a level; see [`super::init`] for the accepted forms.
 pub(super) fn filter(text: &str) -> Result<EnvFilter, LogError> {
     let directives = directives(text)?;
     let filter = EnvFilter::builder().parse(&directives);
@@ -21,13 +21,13 @@ pub(super) fn filter(text: &str) -> Result<EnvFilter, LogError> {
     })
 }
 
-/// Writes the level in the language of [`EnvFilter`].
+/// Translates the level to the syntax of [`EnvFilter`].
 fn directives(text: &str) -> Result<String, LogError> {
     let trimmed = text.trim();
     if trimmed.is_empty() {
         return Ok("info".to_owned());
     }
-    // Directives about spans may hold commas of their own.
+    // Directives for spans may contain commas.
     if trimmed.contains('[') {
         return Ok(trimmed.to_owned());
     }

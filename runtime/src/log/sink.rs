@@ -1,34 +1,39 @@
-//! Takes log lines without ever making the caller wait, and writes them from a thread of its own.
+//! Accepts log lines without ever making the caller wait, and writes them from a separate thread.
 //!
-//! Callers append under a short lock; the thread gathers for a moment and writes all of it with one call. When
-//! the reader of the log is too slow, lines are dropped and counted: a request matters more than its log line.
+//! Callers append under a short lock; the thread collects lines for a moment and writes them with one call. If the
+//! reader of the log is too slow, lines are dropped and counted: a request matters more than its log line.
 
 use std::io::{self, Write};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use super::LogError;
 
-/// Bytes that may wait to be written.
+/// The limit for bytes that wait to be written, for a log that may lose lines.
 const BOUND: usize = 1 << 20;
-/// Bytes of buffer that are kept when there is little to write.
+/// The same for a log that must not.
+const BOUND_OF_KEPT: usize = 16 << 20;
+/// The pause before a failed write is tried again, in a log that must not lose lines.
+const RETRY: Duration = Duration::from_secs(1);
+/// The size to which an idle buffer shrinks.
 const KEPT: usize = 64 * 1024;
-/// How long lines are gathered before they are written together.
+/// How long lines are collected before they are written together.
 const GATHER: Duration = Duration::from_millis(10);
 /// How long a [`LogGuard`] waits for the last lines.
 const LAST_LINES: Duration = Duration::from_secs(2);
 
-/// Where log lines go. Cheap to clone; clones share one buffer.
+/// The destination of log lines. Cheap to clone; clones share one buffer.
 #[derive(Clone, Debug)]
 pub struct LogSink {
     shared: Arc<Shared>,
+    bound: usize,
 }
 
-/// Owns the writing thread: dropping it writes what is left, for at most two seconds, and ends the thread.
+/// Owns the writing thread: dropping it writes the remaining lines, for at most two seconds, and ends the thread.
 ///
-/// Lines that come later are counted as dropped.
+/// Later lines are counted as dropped.
 #[derive(Debug)]
 #[must_use = "dropping it ends the log"]
 pub struct LogGuard {
@@ -39,17 +44,19 @@ pub struct LogGuard {
 #[derive(Debug, Default)]
 struct Shared {
     state: Mutex<State>,
-    /// Tells the thread that there is something to do.
+    /// Notifies the thread of work.
     filled: Condvar,
-    /// Tells who flushes that something was written.
+    /// Notifies flushing callers of a write.
     emptied: Condvar,
     dropped: AtomicU64,
+    /// The last write has failed.
+    failing: AtomicBool,
 }
 
 #[derive(Debug, Default)]
 struct State {
     waiting: Vec<u8>,
-    /// Bytes taken since the start, and those of them that were written.
+    /// Bytes accepted since the start, and those of them that were written.
     taken: u64,
     written: u64,
     closed: bool,
@@ -62,27 +69,49 @@ impl LogSink {
     /// Starts a thread that writes to standard output.
     ///
     /// # Errors
-    /// [`LogError::Thread`] if the system has no thread for us.
+    /// [`LogError::Thread`] if the system cannot create a thread.
     pub fn stdout() -> Result<(Self, LogGuard), LogError> {
         Self::to(io::stdout())
     }
 
-    /// Starts a thread that writes to `out`; what it fails to write is counted as dropped.
+    /// Starts a thread that writes to `out`; lines that it fails to write are counted as dropped.
     ///
     /// # Errors
-    /// [`LogError::Thread`] if the system has no thread for us.
+    /// [`LogError::Thread`] if the system cannot create a thread.
     pub fn to(out: impl Write + Send + 'static) -> Result<(Self, LogGuard), LogError> {
-        let shared = Arc::new(Shared::default());
-        let writer = shared.clone();
-        let thread =
-            thread::Builder::new().name("log".to_owned()).spawn(move || writer.run(out)).map_err(LogError::Thread)?;
-        Ok((Self { shared: shared.clone() }, LogGuard { shared, thread: Some(thread) }))
+        Self::start("log", BOUND, |writer| writer.run(out))
     }
 
-    /// Takes one whole line, its line feed included, or drops it if 1 MiB is already waiting. Never blocks on I/O.
+    /// The same for a log whose lines count: up to 16 MiB of them wait, and a failed write is tried again every second.
+    ///
+    /// # Errors
+    /// [`LogError::Thread`] if the system cannot create a thread.
+    pub fn keeping(out: impl Write + Send + 'static) -> Result<(Self, LogGuard), LogError> {
+        Self::start("kept log", BOUND_OF_KEPT, |writer| writer.run(Kept { out, log: writer }))
+    }
+
+    fn start(
+        name: &str,
+        bound: usize,
+        run: impl FnOnce(&Shared) + Send + 'static,
+    ) -> Result<(Self, LogGuard), LogError> {
+        let shared = Arc::new(Shared::default());
+        let writer = shared.clone();
+        let thread = thread::Builder::new().name(name.to_owned()).spawn(move || run(&writer));
+        let thread = thread.map_err(LogError::Thread)?;
+        Ok((Self { shared: shared.clone(), bound }, LogGuard { shared, thread: Some(thread) }))
+    }
+
+    /// Accepts one whole line, its line feed included, or drops it if too much is already waiting. Never blocks on I/O.
     pub fn append(&self, line: &[u8]) {
+        self.append_leaving(line, 0);
+    }
+
+    /// The same, but leaves so much room for other lines.
+    pub fn append_leaving(&self, line: &[u8], room: usize) {
         let mut state = self.shared.lock();
-        if state.closed || state.waiting.len() + line.len() > BOUND {
+        let unwritten = if room == 0 { state.waiting.len() } else { state.unwritten() };
+        if state.closed || unwritten.saturating_add(line.len()).saturating_add(room) > self.bound {
             drop(state);
             self.shared.dropped.fetch_add(1, Ordering::Relaxed);
             return;
@@ -96,18 +125,35 @@ impl LogSink {
         }
     }
 
-    /// Tells how many lines were lost since the start.
+    /// The number of lines lost since the start.
     pub fn dropped(&self) -> u64 {
         self.shared.dropped.load(Ordering::Relaxed)
     }
 
-    /// Waits until every line taken so far is written; tells whether that happened within `timeout`.
+    /// Whether so many more bytes may be accepted now.
+    pub fn has_room(&self, bytes: usize) -> bool {
+        self.shared.lock().unwritten().saturating_add(bytes) <= self.bound
+    }
+
+    /// Whether the last write has failed.
+    pub fn is_failing(&self) -> bool {
+        self.shared.failing.load(Ordering::Relaxed)
+    }
+
+    /// Waits until every accepted line is written; returns whether that happened within `timeout`.
     ///
     /// Blocks the thread: for the end of a process and for tests.
     pub fn flush(&self, timeout: Duration) -> bool {
         let state = self.shared.lock();
         let goal = state.taken;
         self.shared.wait_until(state, timeout, |state| state.written >= goal)
+    }
+}
+
+impl State {
+    /// Bytes that are not written yet: those that wait, and those that are being written.
+    fn unwritten(&self) -> usize {
+        usize::try_from(self.taken - self.written).unwrap_or(usize::MAX)
     }
 }
 
@@ -124,11 +170,13 @@ impl Shared {
         done(&state)
     }
 
-    /// The life of the thread.
+    /// The main loop of the thread.
     fn run(&self, mut out: impl Write) {
         let mut lines = Vec::with_capacity(KEPT);
         while self.gather(&mut lines) {
-            if out.write_all(&lines).and_then(|()| out.flush()).is_err() {
+            let written = out.write_all(&lines).and_then(|()| out.flush());
+            self.failing.store(written.is_err(), Ordering::Relaxed);
+            if written.is_err() {
                 let lost = lines.iter().filter(|byte| **byte == b'\n').count();
                 self.dropped.fetch_add(lost as u64, Ordering::Relaxed);
             }
@@ -141,7 +189,7 @@ impl Shared {
         self.emptied.notify_all();
     }
 
-    /// Swaps what is waiting into the empty `lines`; false when the log is closed and nothing is left.
+    /// Swaps the waiting lines into the empty `lines`; false once the log is closed and nothing is left.
     fn gather(&self, lines: &mut Vec<u8>) -> bool {
         let idle = |state: &mut State| state.waiting.is_empty() && !state.closed;
         let state = self.filled.wait_while(self.lock(), idle).unwrap_or_else(PoisonError::into_inner);
@@ -149,6 +197,37 @@ impl Shared {
         let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
         std::mem::swap(&mut state.waiting, lines);
         !lines.is_empty()
+    }
+}
+
+// === impl Kept ===
+
+/// Writes what it is given until that succeeds, or until the log is closed.
+struct Kept<'a, W> {
+    out: W,
+    log: &'a Shared,
+}
+
+impl<W: Write> Write for Kept<'_, W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        loop {
+            match self.out.write(bytes) {
+                Ok(0) if !bytes.is_empty() => {}
+                Ok(count) => return Ok(count),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(_) => {}
+            }
+            self.log.failing.store(true, Ordering::Relaxed);
+            let waited = self.log.filled.wait_timeout_while(self.log.lock(), RETRY, |state| !state.closed);
+            let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+            if state.closed {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
     }
 }
 
@@ -163,7 +242,7 @@ impl Drop for LogGuard {
         if let Some(thread) = self.thread.take()
             && ended
         {
-            // A panic in there has already printed itself.
+            // A panic in the thread has already been printed.
             let _ = thread.join();
         }
     }

@@ -1,4 +1,4 @@
-//! How much memory the process may use, and how much of that the account may hold.
+//! Computes the memory limit of the process, and the account's share of it.
 
 use std::path::Path;
 use std::time::Duration;
@@ -10,36 +10,36 @@ use tracing::info;
 use super::Account;
 use crate::shutdown::Shutdown;
 
-/// Between two looks at what the process uses besides the account.
+/// Between two readings of the process's memory outside the account.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Of the whole limit, in percent: what the account may hold at most, and is left at least.
+/// Of the whole limit, in percent: the account's maximum and minimum.
 const MOST: u64 = 55;
 const LEAST: u64 = 20;
 
-/// So much of the limit may be used in all; the rest is for what is not seen coming.
+/// The used part of the limit; the rest is for the unexpected.
 const FILLED: u64 = 85;
 
-/// A limit above this is none: cgroup v1 tells "no limit" as the largest number of pages.
+/// A limit above this means none: cgroup v1 reports "no limit" as the largest number of pages.
 const NO_LIMIT: u64 = 1 << 60;
 
-/// Where a limit comes from.
+/// The source of a limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LimitSource {
     /// The setting.
     Setting,
     /// The control group of the process.
     ControlGroup,
-    /// Half of the memory of the machine, because nothing else says anything.
+    /// Half of the memory of the machine, if there is no other limit.
     Machine,
 }
 
-/// How much memory the process may use.
+/// The memory limit of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limit {
     /// Bytes.
     pub bytes: u64,
-    /// Where it comes from.
+    /// The source of the limit.
     pub source: LimitSource,
 }
 
@@ -55,7 +55,7 @@ pub fn available(setting: Option<u64>) -> Limit {
     }
 }
 
-/// Keeps the account within the limit, whatever else the process uses, until `shutdown`.
+/// Adapts the account to the memory that the process uses elsewhere, within the limit, until `shutdown`.
 pub async fn follow(account: &'static Account, limit: Limit, shutdown: Shutdown) {
     account.set_limit(bytes(limit.bytes * MOST / 100));
     info!(bytes = limit.bytes, source = ?limit.source, "memory limit");
@@ -73,15 +73,15 @@ pub async fn follow(account: &'static Account, limit: Limit, shutdown: Shutdown)
     }
 }
 
-/// What the account may hold, where the process has so much resident and the account holds so much of it.
+/// The account's share, if the process has `resident` bytes and the account holds `held` of them.
 fn share(limit: u64, resident: u64, held: u64) -> u64 {
     let others = resident.saturating_sub(held);
     let left = (limit * FILLED / 100).saturating_sub(others);
     left.clamp(limit * LEAST / 100, limit * MOST / 100)
 }
 
-/// The smallest limit of the control groups that a process is in, and of those above them, which a container sees at the
-/// root. `membership` is what `/proc/self/cgroup` says.
+/// The smallest limit of a process's control groups and of their ancestors, which a container sees at the root.
+/// `membership` is the content of `/proc/self/cgroup`.
 fn control_group(root: &Path, membership: &str) -> Option<u64> {
     let limits = membership.lines().filter_map(|line| {
         let mut fields = line.splitn(3, ':');

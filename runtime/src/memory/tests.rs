@@ -23,6 +23,16 @@ fn a_part_holds_no_more_than_its_share_and_gets_all_of_it_back() {
 }
 
 #[test]
+fn what_is_small_counts_nothing_and_what_grows_needs_room() {
+    let account = leaked(100_000);
+    let mut held = Held::none(&account.large);
+    let counted = [SMALL, SMALL + 1, 40_000, 40_001, 30_000, SMALL, 0].map(|bytes| (held.count(bytes), held.bytes()));
+    let expected =
+        [(true, 0), (true, SMALL + 1), (true, 40_000), (false, 40_000), (true, 30_000), (true, 0), (true, 0)];
+    assert_eq!((counted, account.held()), (expected, 0));
+}
+
+#[test]
 fn small_requests_have_allowances_until_the_part_is_full() {
     let account = leaked(1_000_000);
     let mut all = Vec::new();
@@ -50,13 +60,13 @@ fn kept_bytes_count_until_their_last_piece_is_gone_and_small_ones_never_do() {
     assert_eq!(account.held(), 0);
 }
 
-/// Gives back what it holds when it is asked to.
+/// Returns its bytes on request.
 #[derive(Debug)]
 struct Stalled(Mutex<Option<Held>>);
 
 impl Relief for Stalled {
     fn relieve(&self) -> bool {
-        self.0.lock().expect("no panic").take().is_some()
+        self.0.lock().take().is_some()
     }
 }
 

@@ -1,7 +1,7 @@
-//! Runs one connection to its end: reads a request, has it answered, writes the answer, and so on.
+//! Runs one connection to its end: reads a request, passes it to the service, writes the answer, and repeats.
 //!
-//! A request is answered as soon as its head is there. A body that came with it is passed on as it is; any other is read
-//! when whoever answers asks for it, so a stranger's is not.
+//! A request is answered as soon as its head has arrived. A body that came with it is passed on directly; any other is
+//! read only when the service requests it, so a stranger's is not.
 
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -18,41 +18,43 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep, timeout};
 
 use super::Limits;
-use super::body::{BrokenBody, Coming, Decoder, Framing, Pipe, Sent, Taken};
+use super::body::{BrokenBody, Coming, Decoder, Framing, Pipe, Sent};
 use super::places::{Place, Seated, Wanted};
 use super::refusal::Refusal;
 use super::reply::{self, Ending};
 use super::request::{self, Asks, HEAD, Head, Read};
 use super::service::{Answer, BoxError, Request};
 use super::socket::{LITTLE, ROOM, Socket};
+use super::stream::Stream;
+use super::tls::{Begun, Handshake};
+use crate::chunked::Taken;
 use crate::memory::account;
 use crate::shutdown::Shutdown;
 
-/// Room for a read of a long body.
+/// Buffer for a read of a long body.
 const BODY_ROOM: usize = 16 * 1024;
 
-/// What a client still sends when it is answered for the last time is read for so long, and up to so many bytes: if it
-/// were not, the system would drop the answer.
+/// After the last answer, the client's remaining data is read for this long, and up to this many bytes: otherwise the
+/// system would drop the answer.
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES: usize = 2 * 1024 * 1024;
 
-/// Tells a client to send its body.
+/// Asks a client to send its body.
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
-/// Answers one client until either side closes, or `shutdown` is requested and the answer under way is sent.
+/// Answers one client until either side closes, or `shutdown` is requested and the running answer is sent.
 ///
 /// # Errors
 /// The connection fails, or the body of an answer does.
 pub(super) async fn run<S: Answer>(
-    stream: TcpStream,
+    (stream, handshake): (TcpStream, Option<Handshake>),
     service: Arc<S>,
     limits: Limits,
     shutdown: Shutdown,
     seated: Seated,
 ) -> Result<(), BoxError> {
-    let mut socket = Socket::new(stream, limits.write_stall, seated.place.clone());
-    // One poll, before anything else may use up this task's turn, makes `stop` wake the task, whose waker never
-    // changes. Polling it again would only take a lock that all connections share: an atomic load does instead.
+    // One poll, before other work uses up this task's turn, makes `stop` wake the task, whose waker never changes.
+    // Another poll would only take a lock that all connections share: an atomic load replaces it.
     let mut stop = pin!(shutdown.requested());
     poll_fn(|context| {
         let _ = stop.as_mut().poll(context);
@@ -60,11 +62,27 @@ pub(super) async fn run<S: Answer>(
         Poll::Ready(())
     })
     .await;
+    let stream = match handshake {
+        None => Stream::Tcp(stream),
+        // Boxed, so that a plain connection does not reserve space for it.
+        Some(handshake) => match Box::pin(handshake.perform(stream, &limits, &shutdown, &seated)).await? {
+            Begun::Ready(stream) => stream,
+            Begun::Plain(stream) => {
+                let mut socket = Socket::new(Stream::Tcp(stream), limits.write_stall, seated.place.clone());
+                return Box::pin(refuse(&mut socket, Refusal::PlainHttp)).await;
+            }
+            Begun::Over => return Ok(()),
+        },
+    };
+    let mut socket = Socket::new(stream, limits.write_stall, seated.place.clone());
     let mut idle = Idle::new(limits.header_timeout);
     loop {
         let head = match next(&mut socket, &*service, &mut idle, (&limits, &shutdown, &seated)).await? {
             Next::Head(head) => head,
-            Next::Closed => return Ok(()),
+            Next::Closed => {
+                socket.say_goodbye().await;
+                return Ok(());
+            }
             Next::Refused(refusal) => return Box::pin(refuse(&mut socket, refusal)).await,
         };
         if !seated.place.is_asked() {
@@ -80,7 +98,7 @@ pub(super) async fn run<S: Answer>(
                 let mut answering = service.clone().answer(request);
                 (attended(&mut socket, answering.as_mut()).await?, true)
             }
-            // In a box, so that the usual connection does not carry the room for it.
+            // Boxed, so that the usual connection does not reserve space for it.
             None => Box::pin(with_coming_body(&mut socket, &service, head)).await?,
         };
         let Some(response) = answered else { return Ok(()) };
@@ -99,26 +117,26 @@ pub(super) async fn run<S: Answer>(
     }
 }
 
-/// The same for a socket that another runtime has accepted: that of this task takes it over.
+/// The same for a socket that another runtime has accepted: this task's runtime takes it over.
 pub(super) async fn run_there<S: Answer>(
-    stream: io::Result<std::net::TcpStream>,
+    (stream, handshake): (io::Result<std::net::TcpStream>, Option<Handshake>),
     service: Arc<S>,
     limits: Limits,
     shutdown: Shutdown,
     seated: Seated,
 ) -> Result<(), BoxError> {
-    // It fails for want of memory in the system, which then closes the connection.
+    // Fails for lack of memory in the system, which then closes the connection.
     let Ok(stream) = stream.and_then(TcpStream::from_std) else { return Ok(()) };
-    run(stream, service, limits, shutdown, seated).await
+    run((stream, handshake), service, limits, shutdown, seated).await
 }
 
-/// What comes next on a connection.
+/// The next event of a connection.
 enum Next<T> {
     /// The head of a request, which is still in the socket.
     Head(Head<T>),
-    /// What is no request, or none that can be answered.
+    /// Not a request, or one that cannot be answered.
     Refused(Refusal),
-    /// Nothing.
+    /// The connection has ended.
     Closed,
 }
 
@@ -137,7 +155,7 @@ async fn next<S: Answer>(
             }
             continue;
         }
-        // A head of which part is there is read again only when its end may be.
+        // An incomplete head is parsed again only when its end may have arrived.
         if begun.is_none_or(|known| has_end(&socket.ahead, known)) {
             match read(socket, service, &seated.place) {
                 Read::Head(head) => return Ok(Next::Head(head)),
@@ -170,13 +188,13 @@ fn read<S: Answer>(socket: &Socket, service: &S, place: &Place) -> Read<S::Route
     if is_other.get() { Read::Refused(Refusal::KeptForProbes) } else { read }
 }
 
-/// Whether there may be the end of a head that has come since so many bytes were there.
+/// Whether the end of a head may have arrived since `known` bytes were there.
 fn has_end(come: &[u8], known: usize) -> bool {
     come[known.saturating_sub(3)..].windows(4).any(|bytes| bytes == b"\r\n\r\n")
 }
 
-/// Room for more of a head; what goes beyond the usual counts. If there is no memory for it, the stranger goes that has
-/// waited longest.
+/// Grows the buffer for a head; bytes beyond the usual size count. If there is no memory, the stranger that has waited
+/// longest is closed.
 fn grow(socket: &mut Socket, seated: &Seated) -> bool {
     let more = socket.growth();
     let has_room = more == 0 || seated.place.grow(more) || {
@@ -192,7 +210,7 @@ fn grow(socket: &mut Socket, seated: &Seated) -> bool {
     has_room
 }
 
-/// The body, if all of it has come with the head; both are taken from the socket then.
+/// The body, if all of it arrived with the head; both are then taken from the socket.
 fn whole_body<T>(socket: &mut Socket, head: &Head<T>) -> Option<Bytes> {
     let Framing::Length(length) = head.asks.framing else { return None };
     let end = head.length.checked_add(usize::try_from(length).ok()?)?;
@@ -201,8 +219,8 @@ fn whole_body<T>(socket: &mut Socket, head: &Head<T>) -> Option<Bytes> {
     Some(body)
 }
 
-/// Works until the client is gone, or has to go. Requests that it sends meanwhile wait, most of them in the system;
-/// whether a client is gone that has sent some is not looked for.
+/// Polls the work until the client is gone, or the connection must close. Requests sent meanwhile wait, most of them in
+/// the system; the departure of a client that has sent some is not detected.
 pub(super) async fn attended<F>(socket: &mut Socket, mut work: Pin<&mut F>) -> io::Result<Option<F::Output>>
 where
     F: Future + ?Sized,
@@ -223,9 +241,9 @@ where
     .await
 }
 
-// === a body that is still to come ===
+// === bodies that are still to be read ===
 
-/// Has a request answered whose body is read when it is asked for. Tells also whether all of it was read.
+/// Answers a request whose body is read on demand. Also returns whether all of it was read.
 async fn with_coming_body<S: Answer>(
     socket: &mut Socket,
     service: &Arc<S>,
@@ -262,14 +280,15 @@ async fn with_coming_body<S: Answer>(
 struct Rest {
     pipe: Arc<Pipe>,
     decoder: Decoder,
-    /// What has arrived of it, and behind it.
+    /// The received part of the body, and the bytes behind it.
     arrived: BytesMut,
-    /// The client waits to be told to go on.
+    /// The client waits for `100 Continue`.
     awaits: bool,
 }
 
 impl Rest {
-    /// Reads on, if somebody wants to: true if there is something new for him, false if the client is gone or has to go.
+    /// Reads more, if the reader wants it: true if there is something new, false if the client is gone or the
+    /// connection must close.
     fn poll(&mut self, socket: &mut Socket, context: &mut Context<'_>) -> Poll<io::Result<bool>> {
         let is_wanted = self.pipe.is_wanted();
         loop {
@@ -299,16 +318,16 @@ impl Rest {
                 Poll::Ready(Ok(_)) if socket.place.works() => {}
                 Poll::Ready(Ok(_)) => return Poll::Ready(Ok(false)),
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                // Who sends nothing of a body that is waited for may have to go.
+                // A client that does not send its awaited body may have to be closed.
                 Poll::Pending if is_wanted && !socket.place.stalls() => return Poll::Ready(Ok(false)),
                 Poll::Pending => return Poll::Pending,
             }
         }
     }
 
-    /// Whether all of it was read, or is here.
+    /// Whether all of the body was read, or has arrived.
     fn is_over(&mut self) -> bool {
-        // A client that waits to be told will not send it, so it is not known what comes next.
+        // A client that waits for `100 Continue` will not send it, so the next bytes are unknown.
         while !self.decoder.has_ended() {
             match self.decoder.take(&mut self.arrived) {
                 Ok(Taken::Piece(_)) => {}
@@ -322,7 +341,7 @@ impl Rest {
 
 // === the end ===
 
-/// Answers a request that nobody is asked about.
+/// Answers a request without the service.
 async fn refuse(socket: &mut Socket, refusal: Refusal) -> Result<(), BoxError> {
     socket.write_all(&refusal.answer()).await?;
     socket.shutdown().await?;
@@ -330,7 +349,7 @@ async fn refuse(socket: &mut Socket, refusal: Refusal) -> Result<(), BoxError> {
     Ok(())
 }
 
-/// Passes over what a client still sends. It may be ended to make room.
+/// Discards further data of a client. The connection may be closed to make space.
 async fn linger(socket: &mut Socket) {
     socket.place.waits(Instant::now());
     let mut left = LINGER_BYTES;
@@ -349,10 +368,10 @@ async fn linger(socket: &mut Socket) {
     let _ = timeout(LINGER, passing).await;
 }
 
-/// How long a client may be silent.
+/// The deadline for a silent client.
 struct Idle {
     until: Instant,
-    /// Rings then or before: moving it for each request would take longer than to look again.
+    /// Rings at the deadline or before: moving it for each request would cost more than another check.
     alarm: Pin<Box<Sleep>>,
     /// Nothing has been answered yet: the deadline of the first head runs from the start.
     is_first: bool,
@@ -371,21 +390,21 @@ impl Idle {
         }
     }
 
-    /// A head has begun: the rest of it is to come in time.
+    /// A head has started: the rest of it must arrive in time.
     fn begin(&mut self, limit: Duration) {
         if !self.is_first {
             self.restart(Instant::now() + limit);
         }
     }
 
-    /// Bytes that have come; none if the connection is over.
+    /// The bytes that have arrived; none if the connection is over.
     fn poll(
         &mut self,
         socket: &mut Socket,
         shutdown: Option<&Shutdown>,
         context: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
-        // First, so that a request which has already arrived is seen before the connection is called idle.
+        // First, so that a request which has already arrived is seen before the connection counts as idle.
         let come = socket.poll_more(ROOM, context);
         if come.is_ready() {
             return come;

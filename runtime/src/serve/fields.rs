@@ -1,4 +1,4 @@
-//! The header fields of a request: where they stand in its head. A map of them would take longer to make than to read.
+//! The header fields of a request, as positions in its head. A map would take longer to build than to read.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -9,29 +9,29 @@ use smallvec::SmallVec;
 /// Fields that fit without another allocation: more than clients usually send.
 const USUAL: usize = 14;
 
-/// The header fields of one request, in their order. Copies share them.
+/// The header fields of one request, in order. Copies share them.
 ///
-/// Their values hold tokens, so it has no `Debug`.
+/// The values contain tokens, so there is no `Debug`.
 #[derive(Clone, Default)]
 pub struct Fields(Arc<Inner>);
 
 #[derive(Default)]
 struct Inner {
     text: Box<[u8]>,
-    /// A bit for each length that a name has: most names that are asked for are not there.
+    /// A bit for each length of a name: most names that are looked up are absent.
     lengths: u64,
     places: Places,
 }
 
-/// Where names and values stand in a text.
+/// Positions of names and values in a text.
 type Places = SmallVec<[(Place, Place); USUAL]>;
 
-/// From, and up to; heads are shorter than 4 GiB.
+/// Start and end; heads are shorter than 4 GiB.
 #[derive(Clone, Copy)]
 struct Place(u32, u32);
 
 impl Fields {
-    /// The fields of a head that httparse has read.
+    /// The fields of a head that httparse has parsed.
     pub(super) fn of_head(head: &[u8], headers: &[httparse::Header<'_>]) -> Self {
         let start = head.as_ptr().addr();
         let place = |part: &[u8]| Place::of(part.as_ptr().addr().wrapping_sub(start), part.len());
@@ -44,13 +44,13 @@ impl Fields {
         Self(Arc::new(Inner { text, lengths, places }))
     }
 
-    /// The value of the first field of this name, in whatever case.
+    /// The value of the first field of this name, in any case.
     #[inline]
     pub fn get(&self, name: &str) -> Option<&[u8]> {
         self.all(name).next()
     }
 
-    /// The same as text; `None` too if it holds what is not ASCII.
+    /// The same as text; `None` also if the value is not ASCII.
     pub fn text(&self, name: &str) -> Option<&str> {
         self.get(name).and_then(as_text)
     }
@@ -65,12 +65,12 @@ impl Fields {
         places.iter().filter(move |(name, _)| same(name)).map(|(_, value)| self.part(*value))
     }
 
-    /// Names, in the case in which they came, and values.
+    /// Names, in their original case, and values.
     fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         self.0.places.iter().map(|(name, value)| (self.part(*name), self.part(*value)))
     }
 
-    /// All of them as a map.
+    /// All fields as a map.
     pub fn to_map(&self) -> HeaderMap {
         let field = |(name, value)| Some((HeaderName::from_bytes(name).ok()?, HeaderValue::from_bytes(value).ok()?));
         let mut map = HeaderMap::with_capacity(self.0.places.len());

@@ -1,40 +1,44 @@
-//! The open connections of one listener: which of them wait for their clients, and who has to go when there is no room.
+//! The open connections of one listener: which of them wait for their clients, and which is closed if there is no
+//! space.
 //!
-//! A connection can be ended while it waits for its client: for a request, or in the middle of one. Those without a request
-//! under way go first, of these those that have shown no good token, of these the one that waits longest. Who works is left
-//! alone.
+//! A connection can be closed while it waits for its client: for a request, or in the middle of one. Those without a
+//! running request come first, of these those without a valid token, of these the one that has waited longest. Working
+//! connections are never closed.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, LazyLock, OnceLock, Weak};
 use std::task::Waker;
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
 use crate::memory::{Account, CONNECTION, Held, Relief, account};
 
-/// Whoever takes nothing of an answer for so long may be ended to make room.
+/// A client that reads nothing of an answer for this long may be closed to make space.
 const STALLED: Duration = Duration::from_secs(1);
 
-/// Of the connections that are looked through, one of so many is noted to go next: looking takes longer than going.
+/// Of the examined connections, one in this many is noted to be closed next: examining takes longer than closing.
 const NOTED: usize = 64;
 
-/// Times are counted from here: long ago, so that none is before it.
+/// The origin of times: long ago, so that no time is before it.
 static BEGAN: LazyLock<std::time::Instant> = LazyLock::new(|| {
     let now = std::time::Instant::now();
     now.checked_sub(Duration::from_secs(3600)).unwrap_or(now)
 });
 
-/// It works: nobody waits for its client.
+/// The connection works: nothing waits for its client.
 const WORKS: u64 = 0;
-/// It has to go.
+/// The connection must close.
 const EVICTED: u64 = u64::MAX;
 
 /// The connections of one listener.
 #[derive(Debug)]
 pub(super) struct Places {
     account: &'static Account,
+    /// Bytes that a connection counts by itself.
+    each: usize,
     open: Mutex<Open>,
 }
 
@@ -42,33 +46,35 @@ pub(super) struct Places {
 struct Open {
     all: HashMap<u64, Arc<Place>>,
     next: u64,
-    /// Those that go next, the longest waiting first, as they were when somebody looked.
+    /// The connections to be closed next, the longest waiting first, as of the last examination.
     noted: VecDeque<(u64, Arc<Place>)>,
 }
 
-/// One open connection, as its listener and whoever answers its requests see it.
+/// One open connection, as its listener and its service see it.
 #[derive(Debug)]
 pub struct Place {
-    /// Since when it waits for its client; [`WORKS`], [`EVICTED`].
+    /// Since when the connection waits for its client; [`WORKS`], [`EVICTED`].
     since: AtomicU64,
-    /// It waits for the rest of a request, or for an answer to be taken, rather than for a request.
+    /// The connection waits for the rest of a request, or for an answer to be read, rather than for a request.
     is_busy: AtomicBool,
-    /// A request on it has brought a good token.
+    /// A request on the connection had a valid token.
     is_trusted: AtomicBool,
-    /// It has one of the places that are kept for probes.
+    /// The connection has one of the places that are reserved for probes.
     is_kept: bool,
+    /// Bytes that it counts by itself.
+    own: usize,
     task: OnceLock<Waker>,
     held: Mutex<Held>,
 }
 
-/// What has to be freed.
+/// The resource to free.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wanted {
-    /// A connection, whosever it is.
+    /// A connection of any kind.
     Connection,
-    /// Memory of those who have shown no good token.
+    /// Memory of clients without a valid token.
     Strangers,
-    /// A connection that is kept for probes.
+    /// A connection that is reserved for probes.
     Kept,
 }
 
@@ -80,15 +86,16 @@ pub(super) struct Seated {
     pub(super) place: Arc<Place>,
 }
 
-/// Ends those who take nothing of their answers.
+/// Closes connections whose clients read nothing of their answers.
 #[derive(Debug)]
 struct Stalls(Weak<Places>);
 
 // === impl Places ===
 
 impl Places {
-    pub(super) fn new(account: &'static Account) -> Arc<Self> {
-        let places = Arc::new(Self { account, open: Mutex::default() });
+    /// `each`: the bytes that a connection counts by itself.
+    pub(super) fn new(account: &'static Account, each: usize) -> Arc<Self> {
+        let places = Arc::new(Self { account, each, open: Mutex::default() });
         account.add_relief(Box::new(Stalls(Arc::downgrade(&places))));
         places
     }
@@ -97,14 +104,15 @@ impl Places {
         self.lock().all.len()
     }
 
-    /// Seats a connection. `counts` says whether it counts as a stranger's until it is trusted.
+    /// Seats a connection. `counts`: whether it counts as a stranger's until it is trusted.
     pub(super) fn seat(self: &Arc<Self>, counts: bool, is_kept: bool, held: Held) -> Seated {
         let place = Arc::new(Place {
-            // Until its task has looked, what it waits for may be here.
+            // Until its task has checked, its request may have arrived.
             since: AtomicU64::new(WORKS),
             is_busy: AtomicBool::new(false),
             is_trusted: AtomicBool::new(!counts),
             is_kept,
+            own: self.each,
             task: OnceLock::new(),
             held: Mutex::new(held),
         });
@@ -118,11 +126,16 @@ impl Places {
 
     /// Memory for a connection of a stranger, if there is room.
     pub(super) fn stranger(&self) -> Option<Held> {
-        Held::of(&self.account.strangers, CONNECTION)
+        Held::of(&self.account.strangers, self.each)
     }
 
-    /// Ends the connection that has waited longest for its client, of those that `wanted` concerns; none that has waited
-    /// for less than `least`. False if there is none.
+    /// The same without asking whether there is room, in the callers' part or the strangers'.
+    pub(super) fn forced(&self, is_caller: bool) -> Held {
+        Held::forced(if is_caller { &self.account.callers } else { &self.account.strangers }, self.each)
+    }
+
+    /// Closes the connection that has waited longest for its client, among those that `wanted` includes, but none that
+    /// has waited less than `least`. False if there is none.
     pub(super) fn evict(&self, wanted: Wanted, least: Duration) -> bool {
         let before = now().saturating_sub(millis(least));
         let mut open = self.lock();
@@ -142,12 +155,12 @@ impl Places {
     }
 
     fn lock(&self) -> MutexGuard<'_, Open> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+        self.open.lock()
     }
 }
 
 impl Open {
-    /// Looks for those that go next.
+    /// Notes the connections to be closed next.
     fn note(&mut self, wanted: Wanted) {
         let stalled = now().saturating_sub(millis(STALLED));
         let waiting = |place: &Arc<Place>| {
@@ -191,7 +204,7 @@ impl Relief for Stalls {
 }
 
 impl Seated {
-    /// Ends another connection to make room.
+    /// Closes another connection to make space.
     pub(super) fn evict(&self, wanted: Wanted) -> bool {
         self.places.evict(wanted, Duration::ZERO)
     }
@@ -199,7 +212,7 @@ impl Seated {
 
 impl Drop for Seated {
     fn drop(&mut self) {
-        // Whoever has noted it must not take its end for room that was made.
+        // A listener that has noted this connection must not count its end as space that was made.
         self.place.since.store(EVICTED, Ordering::Relaxed);
         let mut open = self.places.lock();
         open.all.remove(&self.number);
@@ -209,19 +222,20 @@ impl Drop for Seated {
 // === impl Place ===
 
 impl Place {
-    /// One of a connection that no listener has, for tests and servers of another kind.
+    /// The place of a connection without a listener, for tests and servers of another kind.
     pub fn lone() -> Arc<Self> {
         Arc::new(Self {
             since: AtomicU64::new(WORKS),
             is_busy: AtomicBool::new(false),
             is_trusted: AtomicBool::new(true),
             is_kept: false,
+            own: CONNECTION,
             task: OnceLock::new(),
             held: Mutex::new(Held::none(&account().callers)),
         })
     }
 
-    /// A request has brought a good token: the connection no longer counts as a stranger's, if there is room for it.
+    /// Records a valid token: the connection no longer counts as a stranger's, if there is space for it.
     pub fn trust(&self) {
         if !self.is_trusted() {
             let moved = self.lock().move_to(&account().callers);
@@ -229,40 +243,40 @@ impl Place {
         }
     }
 
-    /// Whether a request on it has brought a good token.
+    /// Whether a request on it had a valid token.
     pub fn is_trusted(&self) -> bool {
         self.is_trusted.load(Ordering::Relaxed)
     }
 
-    /// Whether it is there for probes alone.
+    /// Whether it is reserved for probes.
     pub(super) fn is_kept(&self) -> bool {
         self.is_kept
     }
 
-    /// Whom to wake when it has to go.
+    /// Registers the task to wake when the connection must close.
     pub(super) fn is_of(&self, task: &Waker) {
         let _ = self.task.set(task.clone());
     }
 
-    /// Whether it has to go.
+    /// Whether the connection must close.
     pub(super) fn is_evicted(&self) -> bool {
         self.since.load(Ordering::Relaxed) == EVICTED
     }
 
-    /// Since then it waits for the next request of its client; false if it has to go.
+    /// Records that it waits since then for the next request of its client; false if it must close.
     pub(super) fn waits(&self, since: Instant) -> bool {
         self.is_busy.store(false, Ordering::Relaxed);
         self.turn(at(since))
     }
 
-    /// Its client has sent nothing more: it waits from now on, unless it did so before.
+    /// Records that its client has sent nothing more: it waits from now on, unless it already did.
     pub(super) fn idles(&self) {
         if self.since.load(Ordering::Relaxed) == WORKS {
             self.since.store(now(), Ordering::Relaxed);
         }
     }
 
-    /// It waits for its client in the middle of a request, unless it did so before; false if it has to go.
+    /// Records that it waits for its client in the middle of a request, unless it already did; false if it must close.
     pub(super) fn stalls(&self) -> bool {
         if self.since.load(Ordering::Relaxed) == WORKS {
             self.is_busy.store(true, Ordering::Relaxed);
@@ -271,13 +285,13 @@ impl Place {
         !self.is_evicted()
     }
 
-    /// From now on it works; false if it has to go.
+    /// Records that it works from now on; false if it must close.
     pub(super) fn works(&self) -> bool {
         self.turn(WORKS)
     }
 
-    /// A request has come, and from now on it works. If it had to go, but the request was faster, it may stay as long as
-    /// there is some room to spare.
+    /// Records that a request has arrived, and that it works from now on. If it was to close, but the request was
+    /// faster, it may stay as long as there is some space left.
     pub(super) fn is_asked(&self) -> bool {
         let strangers = &account().strangers;
         let has_room = || strangers.held() < strangers.limit() / 8 * 9;
@@ -296,7 +310,7 @@ impl Place {
         !goes
     }
 
-    /// Ends it, if it still waits since then.
+    /// Closes it, if it still waits since then.
     fn evict_since(&self, since: u64) -> bool {
         let evicted = self.since.compare_exchange(since, EVICTED, Ordering::Relaxed, Ordering::Relaxed).is_ok();
         if evicted && let Some(task) = self.task.get() {
@@ -305,26 +319,26 @@ impl Place {
         evicted
     }
 
-    /// Counts so many bytes more of what its client sends, before it is known; false if there is no room.
+    /// Counts this many bytes more from its client, before the client is known; false if there is no space.
     pub(super) fn grow(&self, bytes: usize) -> bool {
         self.lock().grow(bytes)
     }
 
-    /// Counts so many bytes more, whether there is room or not.
+    /// Counts this many bytes more, even without space.
     pub(super) fn force(&self, bytes: usize) {
         self.lock().force(bytes);
     }
 
-    /// Counts the connection alone from now on.
+    /// Counts only the connection from now on.
     pub(super) fn shrink(&self) {
         let mut held = self.lock();
-        if held.bytes() > CONNECTION {
-            held.set(CONNECTION);
+        if held.bytes() > self.own {
+            held.set(self.own);
         }
     }
 
     fn lock(&self) -> MutexGuard<'_, Held> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+        self.held.lock()
     }
 }
 
@@ -358,7 +372,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn strangers_go_before_callers_and_each_in_the_order_in_which_they_began_to_wait() {
-        let places = Places::new(account());
+        let places = Places::new(account(), CONNECTION);
         let mut all = Vec::new();
         for kind in ["caller", "stranger", "works", "stranger", "caller", "kept"] {
             let seated = seat(&places, true, kind == "kept");
@@ -374,7 +388,8 @@ mod tests {
         let evicted = || all.iter().map(|seated| seated.place.is_evicted()).collect::<Vec<_>>();
         let order = [1, 3, 0, 4].map(|next| {
             let before = evicted();
-            let wanted = if next % 2 == 1 { Wanted::Strangers } else { Wanted::Connection };
+            // Strangers are closed first, even for a place of any kind.
+            let wanted = if next == 3 { Wanted::Strangers } else { Wanted::Connection };
             assert!(places.evict(wanted, Duration::ZERO));
             let after = evicted();
             (0..all.len()).find(|index| before[*index] != after[*index])
@@ -389,7 +404,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn one_that_has_ended_makes_no_room() {
-        let places = Places::new(account());
+        let places = Places::new(account(), CONNECTION);
         let mut all: Vec<_> = (0..NOTED + 2).map(|_| seat(&places, true, false)).collect();
         advance(Duration::from_millis(10)).await;
         assert!(places.evict(Wanted::Strangers, Duration::ZERO), "and another one is noted");
@@ -399,7 +414,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn one_that_has_just_come_is_left_alone_for_a_moment() {
-        let places = Places::new(account());
+        let places = Places::new(account(), CONNECTION);
         let _seated = seat(&places, true, false);
         advance(Duration::from_millis(50)).await;
         assert!(!places.evict(Wanted::Strangers, Duration::from_millis(100)));
@@ -409,7 +424,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn one_at_which_nobody_has_looked_yet_stays_and_so_does_one_whose_request_was_faster() {
-        let places = Places::new(account());
+        let places = Places::new(account(), CONNECTION);
         let seated = places.seat(true, false, Held::none(&account().strangers));
         assert!(!places.evict(Wanted::Strangers, Duration::ZERO), "its request may be here");
         seated.place.idles();
@@ -419,7 +434,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn only_who_takes_nothing_of_an_answer_for_a_second_is_ended_to_make_room() {
-        let places = Places::new(account());
+        let places = Places::new(account(), CONNECTION);
         let (stalls, seated) = (Stalls(Arc::downgrade(&places)), seat(&places, false, false));
         advance(2 * STALLED).await;
         assert!(!stalls.relieve(), "it waits for a request");

@@ -1,24 +1,24 @@
-//! Requests that are answered before anybody is asked: what is wrong with them, as a status and a sentence.
+//! Requests that the listener itself rejects: the problem, as a status and a sentence.
 
 use http::StatusCode;
 use thiserror::Error;
 
-/// Why a request is answered by the listener itself, and its connection closed.
+/// The reason the listener itself answers a request, and closes its connection.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub(super) enum Refusal {
-    #[error("the request is no HTTP/1.1: check what sends it")]
+    #[error("the request is not HTTP/1.1: check what sends it")]
     Malformed,
     #[error("a line of the head does not end with CR and LF: end each with both")]
     LineEnd,
     #[error("the head is too long: send at most 100 fields, and 32 KiB in all")]
     TooLong,
-    #[error("the target of the request is no path: send one that begins with a slash")]
+    #[error("the target of the request is not a path: send one that begins with a slash")]
     Target,
     #[error("the request must name one host: send one Host header")]
     Hosts,
-    #[error("the Host header is no name of a host: send one host, with its port if need be")]
+    #[error("the Host header is not a host name: send one host, with its port if need be")]
     Host,
-    #[error("the Content-Length is no number, or there twice: send one, in decimal digits")]
+    #[error("the Content-Length is not a number, or appears twice: send one, in decimal digits")]
     Length,
     #[error("the request has both a Content-Length and a Transfer-Encoding: send one of them")]
     Both,
@@ -30,7 +30,9 @@ pub(super) enum Refusal {
     Expectation,
     #[error("the gateway has no memory left for this request: try again")]
     NoMemory,
-    #[error("this connection is kept for probes: ask again on another one")]
+    #[error("this port speaks HTTPS alone: write https:// instead of http:// in the URL")]
+    PlainHttp,
+    #[error("this connection is reserved for probes: try again on another one")]
     KeptForProbes,
 }
 
@@ -45,7 +47,7 @@ impl Refusal {
         }
     }
 
-    /// The whole answer, written out; the connection is closed after it.
+    /// The whole serialized answer; the connection is closed after it.
     pub(super) fn answer(self) -> Vec<u8> {
         let status = self.status();
         let (code, reason) = (status.as_u16(), status.canonical_reason().unwrap_or_default());

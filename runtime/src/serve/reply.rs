@@ -1,4 +1,4 @@
-//! Writes an answer: its head, and its body piece by piece, in as few parts as possible.
+//! Writes an answer: its head, and its body piece by piece, in as few writes as possible.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -21,36 +21,36 @@ use super::socket::{ROOM as USUAL, Socket};
 use crate::memory::{Held, account};
 use crate::shutdown::Shutdown;
 
-/// Room for the head of an answer.
+/// Buffer for the head of an answer.
 const ROOM: usize = 512;
 
-/// Pieces that are there at once go out together up to so many bytes; longer ones are not copied.
+/// Pieces that are available together are written together up to this many bytes; longer ones are not copied.
 const TOGETHER: usize = 16 * 1024;
 
 /// How the client finds the end of a body.
 #[derive(Clone, Copy)]
 enum Framing {
-    /// There is none.
+    /// There is no body.
     None,
-    /// So many bytes are missing.
+    /// This many bytes are left.
     Length(u64),
-    /// Each piece has its length before it.
+    /// Each piece is preceded by its length.
     Chunks,
-    /// The connection ends with it.
+    /// The end of the connection ends the body.
     UntilClose,
-    /// There is none, but the answer says how long it would be.
+    /// There is no body, but the answer declares its length.
     Told(u64),
 }
 
-/// What decides whether the connection goes on after an answer.
+/// Decides whether the connection continues after an answer.
 pub(super) struct Ending<'a> {
-    /// What the request asks.
+    /// What the request requires of the connection.
     pub(super) asks: Asks,
     pub(super) shutdown: &'a Shutdown,
 }
 
-/// Sends an answer, and tells when that was over. `None` if the connection is to be closed, because somebody said so or
-/// its client is gone.
+/// Sends an answer, and returns when it ended. `None` if the connection must close, because either side demands it or
+/// the client is gone.
 ///
 /// # Errors
 /// The connection fails, or the body does.
@@ -88,7 +88,8 @@ where
             Poll::Pending => {
                 is_long = true;
                 socket.write_all(&out).await?;
-                // It may take hours, and there may be thousands that do.
+                socket.flush().await?;
+                // The body may take hours, and there may be thousands of them.
                 out = Vec::new();
                 socket.shrink();
                 let Some(data) = attended(socket, next).await? else { return Ok(None) };
@@ -106,11 +107,12 @@ where
         socket.shutdown().await?;
         return Ok(None);
     }
+    socket.flush().await?;
     Ok(Some(if is_long { Instant::now() } else { now }))
 }
 
-/// What a stranger is answered counts among what strangers hold, so that they cannot leave much of it unread. What
-/// callers get counts already.
+/// Answers to strangers count in the strangers' part, so that they cannot leave much of them unread. Answers to callers
+/// are counted already.
 fn room_for(socket: &Socket, exact: usize) -> Option<Held> {
     let part = &account().strangers;
     if exact <= USUAL || socket.place.is_trusted() { Some(Held::none(part)) } else { Held::of(part, exact) }
@@ -144,7 +146,7 @@ async fn put(socket: &mut Socket, out: &mut Vec<u8>, mut data: impl Buf, framing
     Ok(())
 }
 
-/// Writes a head but for its last line. False if the answer says that the connection is to be closed.
+/// Writes a head except its last line. False if the answer demands that the connection closes.
 fn write_head(out: &mut Vec<u8>, head: &http::response::Parts, framing: Framing, now: Instant) -> bool {
     let mut goes_on = true;
     out.extend_from_slice(b"HTTP/1.1 ");
@@ -174,12 +176,12 @@ fn write_head(out: &mut Vec<u8>, head: &http::response::Parts, framing: Framing,
     goes_on
 }
 
-/// How long the body of an answer to `GET` would be: whoever answers `HEAD` has often dropped it already.
+/// The body length of an answer to `GET`: a service that answers `HEAD` has often dropped the body already.
 fn told(head: &http::response::Parts) -> Option<u64> {
     head.headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-/// What the body itself tells.
+/// The headers that the body itself determines.
 const FRAMING: [HeaderName; 2] = [header::CONTENT_LENGTH, header::TRANSFER_ENCODING];
 
 fn field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
@@ -221,7 +223,7 @@ where
         let Some(frame) = ready!(body.as_mut().poll_frame(context)) else { return Poll::Ready(None) };
         match frame.map(|frame| frame.into_data()) {
             Ok(Ok(data)) => return Poll::Ready(Some(Ok(data))),
-            // What is no data are trailers, which nobody asks for.
+            // Other frames are trailers, which are not forwarded.
             Ok(Err(_)) => {}
             Err(error) => return Poll::Ready(Some(Err(error.into()))),
         }
@@ -252,7 +254,7 @@ impl Framing {
         matches!(self, Self::UntilClose)
     }
 
-    /// A piece follows.
+    /// Starts a piece.
     fn begin(&mut self, out: &mut Vec<u8>, length: usize) -> io::Result<()> {
         match self {
             Self::None | Self::Told(_) | Self::UntilClose => {}
@@ -262,7 +264,7 @@ impl Framing {
         Ok(())
     }
 
-    /// Nothing follows.
+    /// Ends the body.
     fn end(self, out: &mut Vec<u8>) -> io::Result<()> {
         match self {
             Self::None | Self::Told(_) | Self::UntilClose | Self::Length(0) => Ok(()),

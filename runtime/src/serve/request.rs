@@ -1,7 +1,7 @@
-//! Reads the head of a request. Pure.
+//! Parses the head of a request. Pure.
 //!
-//! Source of the rules: RFC 9112. Where two readers could understand a request in two ways, it is none: whoever reads it on
-//! the way here may have understood the other.
+//! Source of the rules: RFC 9112. A request that two parsers could read differently is invalid: another parser on the
+//! path may have read it the other way.
 
 use std::mem::MaybeUninit;
 
@@ -11,19 +11,19 @@ use super::body::Framing;
 use super::fields::Fields;
 use super::refusal::Refusal;
 
-/// Bytes of one head; a longer one is answered with 431.
+/// The limit for the bytes of a head; a longer one is answered with 431.
 pub(super) const HEAD: usize = 32 * 1024;
 
-/// Fields of one head; with more it is answered with 431.
+/// The limit for the fields of a head; more are answered with 431.
 const FIELDS: usize = 100;
 
-/// What stands at the front of what has come.
+/// The content at the front of the received bytes.
 pub(super) enum Read<T> {
     /// The head of a request.
     Head(Head<T>),
-    /// What may become one.
+    /// An incomplete head.
     Part,
-    /// None that can be answered.
+    /// A request that cannot be answered.
     Refused(Refusal),
 }
 
@@ -36,22 +36,22 @@ pub(super) struct Head<T> {
     pub(super) length: usize,
 }
 
-/// What a head asks of the connection.
+/// What a head requires of the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Asks {
     /// How the end of the body is found.
     pub(super) framing: Framing,
-    /// The connection goes on after the answer.
+    /// The connection continues after the answer.
     pub(super) keeps: bool,
-    /// The client speaks HTTP/1.0.
+    /// The client uses HTTP/1.0.
     pub(super) is_old: bool,
     /// The answer has no body.
     pub(super) is_head: bool,
-    /// The client sends the body when it is told to.
+    /// The client waits for `100 Continue` before it sends the body.
     pub(super) awaits: bool,
 }
 
-/// Reads what has come, at least one byte. `route` makes something of a method and a target; none: the target is none.
+/// Parses the received bytes, at least one. `route` translates a method and a target; `None`: the target is invalid.
 pub(super) fn read<T>(come: &[u8], route: impl FnOnce(&str, &str) -> Option<T>) -> Read<T> {
     let mut space = [const { MaybeUninit::<Header<'_>>::uninit() }; FIELDS];
     let mut request = Request::new(&mut []);
@@ -77,22 +77,22 @@ pub(super) fn read<T>(come: &[u8], route: impl FnOnce(&str, &str) -> Option<T>) 
     Read::Head(Head { route, fields: Fields::of_head(head, request.headers), asks, length })
 }
 
-/// Whether every line ends with CR and LF. The parser takes LF alone too, others on the way may not.
+/// Whether every line ends with CR and LF. The parser also accepts a bare LF, others on the path may not.
 fn has_whole_line_ends(head: &[u8], target: &str, headers: &[Header<'_>]) -> bool {
     let start = head.as_ptr().addr();
     let end_of = |part: &[u8]| part.as_ptr().addr().wrapping_sub(start) + part.len();
     let version = " HTTP/1.1".len();
-    let is_whole = |value: &Header<'_>| {
-        // Behind a value may be blanks.
-        let rest = head.get(end_of(value.value)..).unwrap_or_default();
-        rest.iter().find(|byte| !matches!(byte, b' ' | b'\t')) == Some(&b'\r')
+    let is_whole = |header: &Header<'_>| match head.get(end_of(header.value)..).unwrap_or_default() {
+        [b'\r', ..] => true,
+        // Spaces may follow a value.
+        rest => rest.iter().find(|byte| !matches!(byte, b' ' | b'\t')) == Some(&b'\r'),
     };
     head.get(end_of(target.as_bytes()) + version) == Some(&b'\r')
         && head.ends_with(b"\r\n\r\n")
         && headers.iter().all(is_whole)
 }
 
-/// What the fields say of the connection and of the body.
+/// What the fields require of the connection and of the body.
 fn asks(method: &str, minor: u8, headers: &[Header<'_>]) -> Result<Asks, Refusal> {
     let is_old = minor == 0;
     let mut asks =
@@ -119,7 +119,7 @@ fn asks(method: &str, minor: u8, headers: &[Header<'_>]) -> Result<Asks, Refusal
             _ => {}
         }
     }
-    // RFC 9112 section 3.2: 1.1 alone must say it, and nobody may say it twice.
+    // RFC 9112 section 3.2: 1.1 requires exactly one, 1.0 at most one.
     if hosts > 1 || (hosts == 0 && !is_old) {
         return Err(Refusal::Hosts);
     }
@@ -127,25 +127,44 @@ fn asks(method: &str, minor: u8, headers: &[Header<'_>]) -> Result<Asks, Refusal
         (true, Some(_)) => return Err(Refusal::Both),
         (true, None) if is_old => return Err(Refusal::Coding),
         (true, None) => Framing::Chunked,
-        // Section 6.3: a request that says nothing of a body has none.
+        // Section 6.3: a request without framing fields has no body.
         (false, length) => Framing::Length(length.unwrap_or_default()),
     };
     asks.awaits &= !is_old && asks.framing != Framing::Length(0);
     Ok(asks)
 }
 
-/// Sets what nobody may say twice.
+/// Sets a value that must not occur twice.
 fn once(length: &mut Option<u64>, number: u64) -> Result<(), Refusal> {
     if length.replace(number).is_some() { Err(Refusal::Length) } else { Ok(()) }
 }
 
-/// RFC 3986 section 3.2.2, without the comma: two hosts that somebody has joined are none.
-fn is_host(value: &[u8]) -> bool {
-    let fits = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=:[]".contains(byte);
-    value.iter().all(fits)
+/// Bytes of a host and its port: RFC 3986 section 3.2.2, without the comma, because two joined hosts are not a host. A
+/// table, because every byte of every `Host` is looked up.
+static OF_HOST: [bool; 256] = {
+    let (mut table, mut byte) = ([false; 256], 0u8);
+    loop {
+        table[byte as usize] = byte.is_ascii_alphanumeric() || is_one_of(byte, b"-._~%!$&'()*+;=:[]");
+        if byte == u8::MAX {
+            break table;
+        }
+        byte += 1;
+    }
+};
+
+const fn is_one_of(byte: u8, all: &[u8]) -> bool {
+    let mut at = 0;
+    while at < all.len() && all[at] != byte {
+        at += 1;
+    }
+    at < all.len()
 }
 
-/// Whether the client waits to be told to go on.
+fn is_host(value: &[u8]) -> bool {
+    value.iter().all(|byte| OF_HOST[usize::from(*byte)])
+}
+
+/// Whether the client waits for `100 Continue`.
 fn expects(value: &[u8]) -> Result<bool, Refusal> {
     if value.eq_ignore_ascii_case(b"100-continue") { Ok(true) } else { Err(Refusal::Expectation) }
 }
@@ -160,14 +179,14 @@ fn connection(value: &[u8], asks: &mut Asks) {
     }
 }
 
-/// A number of decimal digits.
+/// Parses a decimal number.
 fn number(digits: &[u8]) -> Option<u64> {
     let few = (1..=18).contains(&digits.len()) && digits.iter().all(u8::is_ascii_digit);
     few.then(|| digits.iter().fold(0, |number, digit| number * 10 + u64::from(digit - b'0')))
 }
 
-/// Takes `chunked` alone. RFC 9112 section 6.1: what is coded besides is not known here, and what does not end with it has
-/// no end that could be found.
+/// Accepts only `chunked`. RFC 9112 section 6.1: further codings are unknown here, and a body whose last coding is
+/// another has no detectable end.
 fn coding(value: &[u8]) -> Result<(), Refusal> {
     if value.eq_ignore_ascii_case(b"chunked") {
         return Ok(());

@@ -1,4 +1,4 @@
-//! What answers the requests of one connection.
+//! The service that answers the requests of one connection.
 
 use std::convert::Infallible;
 use std::error::Error;
@@ -16,24 +16,25 @@ use hyper_util::service::TowerToHyperService;
 use super::body::Sent;
 use super::fields::Fields;
 use super::places::Place;
+use super::tls::TlsPeer;
 
 pub(super) type BoxError = Box<dyn Error + Send + Sync>;
 
 /// Answers the requests of one connection.
 pub trait Answer: Send + Sync + 'static {
-    /// Body of the answers.
+    /// The body of the answers.
     type Reply: Body<Data: Send, Error: Into<BoxError>> + Send + 'static;
 
-    /// What it makes of a method and a target.
+    /// The translation of a method and a target.
     type Route: Send;
 
-    /// What it makes of this method and this target; none: they are not to be understood.
+    /// Translates a method and a target; `None`: they are invalid.
     fn route(&self, method: &str, target: &str) -> Option<Self::Route>;
 
-    /// Answers one. Dropping the future means that nobody waits for the answer any more.
+    /// Answers a request. Dropping the future means that the answer is no longer needed.
     fn answer(self: Arc<Self>, request: Request<Self::Route>) -> Answering<Self::Reply>;
 
-    /// Whether what is asked for is a probe, for which places are kept.
+    /// Whether the target is a probe, for which places are reserved.
     fn is_probe(&self, target: &str) -> bool {
         let _ = target;
         true
@@ -45,24 +46,26 @@ pub type Answering<R> = Pin<Box<dyn Future<Output = hyper::Response<R>> + Send>>
 
 /// A request.
 pub struct Request<T> {
-    /// Its method and target, as [`Answer::route`] has them.
+    /// The method and target, as [`Answer::route`] returned them.
     pub route: T,
-    /// Its header fields.
+    /// The header fields.
     pub fields: Fields,
-    /// Its body.
+    /// The body.
     pub body: Sent,
 }
 
-/// The other end of a connection.
+/// The peer of a connection.
 #[derive(Clone, Debug)]
 pub struct Peer {
-    /// Its address.
+    /// The address.
     pub address: SocketAddr,
-    /// The connection among all others; tell it when a request has brought a good token.
+    /// The place of the connection; to be notified when a request has had a valid token.
     pub place: Arc<Place>,
+    /// What is known from its TLS handshake, as soon as that is done; `None`: the connection is plain.
+    pub tls: Option<Arc<TlsPeer>>,
 }
 
-/// A method and a target, as most services want them.
+/// A method and a target in the common form.
 ///
 /// RFC 9112 section 3.2: a path, a whole URI, or `*`. For `CONNECT` it is an authority.
 pub fn method_and_uri(method: &str, target: &str) -> Option<(Method, Uri)> {
@@ -79,12 +82,12 @@ pub struct RouterService {
     probes: &'static [&'static str],
 }
 
-/// Makes what [`serve`](super::serve) takes from an axum `Router`.
+/// Makes the argument of [`serve`](super::serve) from an axum `Router`.
 pub fn router(router: Router) -> impl Fn(Peer) -> Arc<RouterService> + Send + Sync + 'static {
     router_with_probes(router, &[])
 }
 
-/// The same with paths for which places are kept.
+/// The same with the paths for which places are reserved.
 pub fn router_with_probes(
     router: Router,
     probes: &'static [&'static str],
@@ -116,7 +119,7 @@ impl Answer for RouterService {
 }
 
 impl Request<(Method, Uri)> {
-    /// As a request with a map of fields, and a body made by one of these.
+    /// Converts to a request with a map of fields, and a body made by one of these.
     pub fn into_http<B>(
         self,
         whole: impl FnOnce(bytes::Bytes) -> B,

@@ -1,4 +1,4 @@
-//! A TCP stream that remembers what was read ahead, and gives up on a reader that takes nothing.
+//! A stream with a read-ahead buffer, which fails if the peer reads nothing.
 
 use std::io;
 use std::pin::{Pin, pin};
@@ -8,40 +8,40 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt as _, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
 
 use super::places::Place;
+use super::stream::Stream;
 
-/// Room for what comes next: more than most requests take. A connection without a request keeps no more.
+/// Buffer for the next request: larger than most requests. A connection without a request keeps no more.
 pub(super) const ROOM: usize = 4096;
 
-/// So much is read of what comes during an answer. Usually nothing does.
+/// This much is read during an answer. Usually nothing arrives.
 pub(super) const LITTLE: usize = 256;
 
-/// The stream of one connection. A write fails with `TimedOut` when the peer has taken no byte for the limit, or has to
-/// make room for others.
+/// The stream of one connection. A write fails with `TimedOut` if the peer has read no byte within the limit, or the
+/// connection must make space for others.
 ///
-/// What was read ahead may hold tokens, so it has no `Debug`.
+/// The read-ahead buffer may contain tokens, so there is no `Debug`.
 pub(super) struct Socket {
-    stream: TcpStream,
-    /// What has been read and not been taken.
+    stream: Stream,
+    /// Bytes that were read and not taken yet.
     pub(super) ahead: Vec<u8>,
-    /// Of this connection.
+    /// The place of this connection.
     pub(super) place: Arc<Place>,
     stall: Duration,
     /// Set only while a write is pending, which is rare: most answers fit into the system's buffer.
     stalled: Option<Pin<Box<Sleep>>>,
-    /// There is more room than usual, which counts.
+    /// The buffer is larger than usual, which counts.
     has_grown: bool,
 }
 
 impl Socket {
-    pub(super) fn new(stream: TcpStream, stall: Duration, place: Arc<Place>) -> Self {
+    pub(super) fn new(stream: Stream, stall: Duration, place: Arc<Place>) -> Self {
         Self { stream, ahead: Vec::new(), place, stall, stalled: None, has_grown: false }
     }
 
-    /// Reads on, behind what was read ahead, with room for so many bytes if there is none. No bytes: the client sends no
+    /// Reads more into the buffer, with space for this many bytes if there is none. Zero bytes: the client sends no
     /// more.
     pub(super) fn poll_more(&mut self, room: usize, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
         if self.ahead.len() == self.ahead.capacity() {
@@ -50,7 +50,7 @@ impl Socket {
         pin!(self.stream.read_buf(&mut self.ahead)).poll(context)
     }
 
-    /// Reads on into another buffer, with room for so many bytes if there is none.
+    /// Reads more into another buffer, with space for this many bytes if there is none.
     pub(super) fn poll_into(
         &mut self,
         buffer: &mut BytesMut,
@@ -63,13 +63,13 @@ impl Socket {
         pin!(self.stream.read_buf(buffer)).poll(context)
     }
 
-    /// By how many bytes the room for what is read ahead has to grow, so that anything more can be read.
+    /// How much the buffer must grow, so that more can be read.
     pub(super) fn growth(&self) -> usize {
         let capacity = self.ahead.capacity();
         if self.ahead.len() < capacity { 0 } else { capacity.max(ROOM) }
     }
 
-    /// Makes it grow by so many.
+    /// Grows the buffer.
     pub(super) fn grow(&mut self, bytes: usize) {
         if bytes > 0 {
             self.ahead.reserve_exact(bytes);
@@ -77,7 +77,7 @@ impl Socket {
         }
     }
 
-    /// Drops so many bytes of what was read ahead.
+    /// Drops this many bytes of the buffer.
     pub(super) fn take(&mut self, bytes: usize) {
         self.ahead.drain(..bytes);
         if self.has_grown && self.ahead.is_empty() {
@@ -87,17 +87,29 @@ impl Socket {
         }
     }
 
-    /// Keeps no room for what may come.
+    /// Frees the unused buffer.
     pub(super) fn shrink(&mut self) {
         if self.ahead.is_empty() {
             self.ahead = Vec::new();
         }
     }
 
-    /// Writes a few bytes, which are in the system's buffer at once or never.
+    /// Tells a client of TLS that the connection ends here, if that can be sent at once; a plain one sees it anyway.
+    pub(super) async fn say_goodbye(&mut self) {
+        if let Stream::Tls(_) = self.stream {
+            std::future::poll_fn(|context| {
+                let _ = Pin::new(&mut self.stream).poll_shutdown(context);
+                Poll::Ready(())
+            })
+            .await;
+        }
+    }
+
+    /// Writes a few bytes, which the system's buffer accepts at once or never.
     pub(super) fn poll_write_all(&mut self, bytes: &[u8], context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let written = ready!(Pin::new(self).poll_write(context, bytes))?;
-        Poll::Ready(if written == bytes.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) })
+        let written = ready!(Pin::new(&mut *self).poll_write(context, bytes))?;
+        let is_sent = Pin::new(&mut self.stream).poll_flush(context)?.is_ready();
+        Poll::Ready(if is_sent && written == bytes.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) })
     }
 
     /// Keeps the timer running while writes are pending, and ends it with any progress.
@@ -136,10 +148,14 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(context)
+        let this = self.get_mut();
+        let flushed = Pin::new(&mut this.stream).poll_flush(context).map_ok(|()| 0);
+        this.guarded(flushed, context).map_ok(drop)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_shutdown(context)
+        let this = self.get_mut();
+        let shut = Pin::new(&mut this.stream).poll_shutdown(context).map_ok(|()| 0);
+        this.guarded(shut, context).map_ok(drop)
     }
 }

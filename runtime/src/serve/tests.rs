@@ -1,4 +1,4 @@
-//! What clients with vices get, over real sockets and with short limits.
+//! Misbehaving clients, over real sockets and with short limits.
 
 mod framing;
 mod requests;
@@ -53,7 +53,7 @@ impl Served {
         let (connections, (stop, shutdown)) = (Arc::new(Connections::default()), channel());
         let (routes, slow) = routes();
         let mut task = JoinSet::new();
-        task.spawn(serve_on(workers, listener, router(routes), limits, connections.clone(), shutdown));
+        task.spawn(serve_on(workers, (listener, None), router(routes), limits, connections.clone(), shutdown));
         Self { address, connections, stop, slow, task }
     }
 
@@ -155,7 +155,7 @@ async fn many_clients_who_come_at_once_need_not_come_again() {
     let address = listener.local_addr().expect("address");
     let began = Instant::now();
     let mut clients = Vec::new();
-    // Nobody accepts: they all wait in the system's queue. One that does not fit tries again after a second.
+    // The listener does not accept: they all wait in the system's queue. One that does not fit retries after a second.
     for _ in 0..400 {
         clients.push(within(TcpStream::connect(address)).await.expect("connect"));
     }

@@ -1,4 +1,4 @@
-//! The ways a task can end, and the order of leaving. Time is paused: it moves when all tasks wait.
+//! The ways a task can end, and the order of stopping. Time is paused: it moves when all tasks wait.
 
 use std::convert::Infallible;
 use std::future::{pending, ready};

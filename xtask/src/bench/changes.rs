@@ -76,7 +76,8 @@ fn start(stage: &Stage, api: u16, gateway: u16, mock: &Server) -> anyhow::Result
     Process::start(start, stage.folder.path())
 }
 
-fn kubeconfig(stage: &Stage, api: u16) -> anyhow::Result<String> {
+/// A configuration that leads to an API server at a port of this machine.
+pub fn kubeconfig(stage: &Stage, api: u16) -> anyhow::Result<String> {
     let path = stage.folder.path().join("kubeconfig");
     let configuration = serde_json::json!({
         "apiVersion": "v1", "kind": "Config", "current-context": "it",

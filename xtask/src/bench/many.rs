@@ -69,7 +69,7 @@ impl Saved {
         let (status, list) = http::get(gateway.port, "/tools/list", &stage.token)?;
         ensure!(status == 200, "GET /tools/list: status {status}");
         fs::write(folder.join("list"), &list)?;
-        let into = ["--save", folder.to_str().context("a path that is no text")?];
+        let into = ["--save", folder.to_str().context("a path that is not a string")?];
         let pages = Target::gateway(stage, "pages", "list", "/mcp", [gateway, mock]).with(&into);
         pages.line(stage, Shape { connections: 1, seconds: 0.1, cpus: OTHER })?;
         let pages: Vec<String> =

@@ -24,7 +24,8 @@ pub const OTHER: Option<&str> = Some("1");
 /// All have all processors.
 pub const ANY: Option<&str> = None;
 
-const SECRET: &str = "benchsecretbenchsecretbenchsecret";
+/// With which tokens are signed.
+pub const SECRET: &str = "benchsecretbenchsecretbenchsecret";
 
 /// For a server to be there.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -37,7 +38,7 @@ const FIRST_PORT: u16 = 20_000;
 pub struct Programs {
     /// The gateway to be measured.
     pub gateway: PathBuf,
-    /// The folder of `mcp-load`, `mcp-mock` and `mcp-changes`.
+    /// The folder of `mcp-load`, `mcp-mock`, `mcp-changes` and `mcp-policies`.
     pub kit: PathBuf,
     /// Debian's.
     pub nginx: PathBuf,

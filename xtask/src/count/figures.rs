@@ -27,6 +27,17 @@ pub struct Figures {
     kinds: Vec<(String, u64)>,
 }
 
+/// How much dearer than another kind of the same run a kind may be.
+#[derive(Clone, Copy, Debug)]
+pub struct Surcharge {
+    /// The dearer kind.
+    pub kind: &'static str,
+    /// The other.
+    pub than: &'static str,
+    /// Percent.
+    pub percent: u64,
+}
+
 impl Figures {
     /// None yet.
     pub fn new(profile: &str, machine: &str) -> Self {
@@ -72,8 +83,8 @@ impl fmt::Display for Figures {
     }
 }
 
-/// Both figures of each kind, and by how much they differ.
-pub fn table(counted: &Figures, committed: &Figures) -> String {
+/// Both figures of each kind, and by how much they differ; and what some kinds cost more than others.
+pub fn table(counted: &Figures, committed: &Figures, surcharges: &[Surcharge]) -> String {
     let mut table = format!("{:<20}{:>12}{:>12}{:>10}\n", "instructions a call", "committed", "counted", "change");
     for (kind, now) in &counted.kinds {
         let _ = match committed.of(kind) {
@@ -86,11 +97,19 @@ pub fn table(counted: &Figures, committed: &Figures) -> String {
             None => writeln!(table, "{kind:<20}{:>12}{now:>12}", "-"),
         };
     }
+    for (Surcharge { kind, than, percent }, [less, more]) in compared(counted, surcharges) {
+        let _ = writeln!(table, "{kind} vs {than}: {:+.1} %, at most +{percent} %", change(less, more));
+    }
     table
 }
 
+/// The surcharges with both figures, the lower one first.
+fn compared<'a>(counted: &'a Figures, surcharges: &'a [Surcharge]) -> impl Iterator<Item = (&'a Surcharge, [u64; 2])> {
+    surcharges.iter().filter_map(|one| Some((one, [counted.of(one.than)?, counted.of(one.kind)?])))
+}
+
 /// Why the new figures cannot be accepted without a word, one sentence each. `file` holds the committed ones.
-pub fn problems(counted: &Figures, committed: &Figures, file: &str) -> Vec<String> {
+pub fn problems(counted: &Figures, committed: &Figures, surcharges: &[Surcharge], file: &str) -> Vec<String> {
     let of = |figures: &Figures| format!("{}, profile {}", figures.machine, figures.profile);
     if of(counted) != of(committed) {
         let (now, before) = (of(counted), of(committed));
@@ -114,6 +133,15 @@ pub fn problems(counted: &Figures, committed: &Figures, file: &str) -> Vec<Strin
             format!("{kind} in {file} is counted no more: remove it with `cargo xtask count --write`")
         }),
     );
+    for (Surcharge { kind, than, percent }, [less, more]) in compared(counted, surcharges) {
+        if more * 100 > less * (100 + percent) {
+            problems.push(format!(
+                "a call of the kind {kind} takes {:.1} % more instructions than {than}, and {percent} % are allowed: \
+                 make it cheaper",
+                change(less, more)
+            ));
+        }
+    }
     problems
 }
 
@@ -163,8 +191,8 @@ mod tests {
 
         let problem = "a call of the kind dearer takes 105100 instructions, 5.1 % more than the 100000 in F: make it \
                        cheaper, or accept it with `cargo xtask count --write` and say why in the commit";
-        assert_eq!(problems(&counted, &committed, "F"), [problem]);
-        let table = table(&counted, &committed);
+        assert_eq!(problems(&counted, &committed, &[], "F"), [problem]);
+        let table = table(&counted, &committed, &[]);
         let lines: Vec<&str> = table.lines().skip(1).collect();
         let expected = [
             "dearer                    100000      105100    +5.1 %",
@@ -182,8 +210,11 @@ mod tests {
             "F has no figure for new: add it with `cargo xtask count --write`",
             "old in F is counted no more: remove it with `cargo xtask count --write`",
         ];
-        assert_eq!(problems(&counted, &committed, "F"), expected);
-        assert_eq!(table(&counted, &committed).lines().last(), Some("new                            -         100"));
+        assert_eq!(problems(&counted, &committed, &[], "F"), expected);
+        assert_eq!(
+            table(&counted, &committed, &[]).lines().last(),
+            Some("new                            -         100")
+        );
     }
 
     #[test]
@@ -191,6 +222,23 @@ mod tests {
         let (counted, committed) = (Figures::new("dist", "x86_64"), Figures::new("release", "aarch64"));
 
         let expected = "the figures in F are for aarch64, profile release, and these for x86_64, profile dist: they cannot be compared";
-        assert_eq!(problems(&counted, &committed, "F"), [expected]);
+        assert_eq!(problems(&counted, &committed, &[], "F"), [expected]);
+    }
+
+    #[test]
+    fn what_a_kind_may_cost_more_than_another_is_bounded_in_the_same_run() {
+        let surcharges = [
+            Surcharge { kind: "dear", than: "plain", percent: 3 },
+            Surcharge { kind: "right", than: "plain", percent: 25 },
+            Surcharge { kind: "absent", than: "plain", percent: 1 },
+        ];
+        let counted = figures(&[("plain", 10_000), ("dear", 10_400), ("right", 12_500)]);
+
+        let problem =
+            "a call of the kind dear takes 4.0 % more instructions than plain, and 3 % are allowed: make it cheaper";
+        assert_eq!(problems(&counted, &counted, &surcharges, "F"), [problem]);
+        let table = table(&counted, &counted, &surcharges);
+        let expected = ["dear vs plain: +4.0 %, at most +3 %", "right vs plain: +25.0 %, at most +25 %"];
+        assert_eq!(table.lines().skip(4).collect::<Vec<_>>(), expected);
     }
 }

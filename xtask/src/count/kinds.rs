@@ -1,6 +1,7 @@
 //! The kinds of calls that are counted: the bytes that a client sends, and how the server behind speaks.
 
 use super::backend::Spoken;
+use super::figures::Surcharge;
 use super::http::{Connection, written};
 
 /// What tokens are signed with here.
@@ -21,6 +22,7 @@ pub struct Kind {
     /// How the server behind speaks.
     pub spoken: Spoken,
     door: Door,
+    access: Access,
 }
 
 /// How a client comes in.
@@ -34,22 +36,62 @@ enum Door {
     Session,
 }
 
+/// What decides whether the call is allowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Access {
+    /// No policy, and the server is a URL among the settings.
+    Open,
+    /// No policy, but the server is a manifest, as where there are policies.
+    Manifest,
+    /// A rule that names the caller and the tool.
+    Names,
+    /// The same with a condition on two arguments.
+    Condition,
+}
+
 /// All of them, in the order of the file.
-pub const ALL: [Kind; 5] = [
-    Kind { name: "rest", spoken: Spoken::Streamable, door: Door::Rest },
-    Kind { name: "rest-to-2026-07-28", spoken: Spoken::Modern, door: Door::Rest },
-    Kind { name: "rest-to-sse", spoken: Spoken::Sse, door: Door::Rest },
-    Kind { name: "mcp-2026-07-28", spoken: Spoken::Streamable, door: Door::Modern },
-    Kind { name: "mcp-session", spoken: Spoken::Streamable, door: Door::Session },
+pub const ALL: [Kind; 8] = [
+    Kind { name: "rest", spoken: Spoken::Streamable, door: Door::Rest, access: Access::Open },
+    Kind { name: "rest-to-2026-07-28", spoken: Spoken::Modern, door: Door::Rest, access: Access::Open },
+    Kind { name: "rest-to-sse", spoken: Spoken::Sse, door: Door::Rest, access: Access::Open },
+    Kind { name: "rest-manifest", spoken: Spoken::Streamable, door: Door::Rest, access: Access::Manifest },
+    Kind { name: "rest-policies", spoken: Spoken::Streamable, door: Door::Rest, access: Access::Names },
+    Kind { name: "rest-policies-when", spoken: Spoken::Streamable, door: Door::Rest, access: Access::Condition },
+    Kind { name: "mcp-2026-07-28", spoken: Spoken::Streamable, door: Door::Modern, access: Access::Open },
+    Kind { name: "mcp-session", spoken: Spoken::Streamable, door: Door::Session, access: Access::Open },
+];
+
+/// How many percent a kind may take more than another of the same run.
+pub const SURCHARGES: [Surcharge; 2] = [
+    Surcharge { kind: "rest-policies", than: "rest-manifest", percent: 3 },
+    Surcharge { kind: "rest-policies-when", than: "rest-manifest", percent: 25 },
 ];
 
 impl Kind {
+    /// The manifests of the server at `url` and of the policy that governs it, if there are any.
+    pub fn manifests(self, url: &str) -> Option<String> {
+        let head = "apiVersion: portcullis.dev/v1alpha1\nkind:";
+        let server = format!("{head} McpServer\nmetadata: {{name: count}}\nspec: {{url: \"{url}\"}}\n");
+        let when = match self.access {
+            Access::Open => return None,
+            Access::Manifest => return Some(server),
+            Access::Names => "",
+            Access::Condition => ", when: \"args.message.size() <= 100 && args.n <= 3\"",
+        };
+        Some(format!(
+            "{server}---\n{head} McpAccessPolicy\nmetadata: {{name: count}}\nspec:\n  rules:\n  \
+             - {{name: count, from: [{{subject: count}}], allow: [{{tools: [echo]}}]{when}}}\n"
+        ))
+    }
+
     /// Makes ready to call, which opens the session where there is one, and gives the bytes of a call.
     ///
     /// # Errors
     /// When the gateway opens no session.
     pub fn prepare(self, connection: &mut Connection) -> anyhow::Result<Vec<u8>> {
-        let arguments = format!(r#"{{"message":"{MESSAGE}"}}"#);
+        // The six bytes more are counted as the condition's.
+        let more = if self.access == Access::Condition { r#","n":3"# } else { "" };
+        let arguments = format!(r#"{{"message":"{MESSAGE}"{more}}}"#);
         let called = format!(
             r#"{{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{{"name":"echo","arguments":{arguments}"#
         );

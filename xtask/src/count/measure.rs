@@ -3,12 +3,14 @@
 //! What is counted lies between two requests for the metrics, which make callgrind write down what it has counted so far:
 //! the start of the process does not count, and one that makes no call in between tells what they cost themselves.
 
+use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ChildStdout;
 use std::sync::mpsc;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 
@@ -23,6 +25,9 @@ const CALLS: u64 = 100;
 /// Calls before them, after which caches are filled and buffers have grown.
 const WARM_UP: u64 = 20;
 
+/// Between two looks at a gateway that is not ready.
+const LOOK: Duration = Duration::from_millis(20);
+
 /// What the gateway calls only when its metrics are asked for, to count open files.
 const MARK: &str = "opendir";
 
@@ -32,12 +37,16 @@ const MARK: &str = "opendir";
 /// When a call fails, or valgrind does.
 pub fn per_call(binary: &Path, folder: &Path, kind: Kind) -> anyhow::Result<u64> {
     let backend = Backend::start(kind.spoken)?;
+    let (servers, source) = match kind.manifests(&backend.url) {
+        None => ("MCP_URL", backend.url.clone()),
+        Some(manifests) => ("SERVERS", file_of(&folder.join(kind.name), &manifests)?),
+    };
     // As in a deployment, but for the addresses.
     let variables = [
         ("HOST", "127.0.0.1"),
         ("PORT", "0"),
         ("ADMIN_ADDRESS", "127.0.0.1:0"),
-        ("MCP_URL", &backend.url),
+        (servers, &source),
         ("JWT_SECRET", SECRET),
     ];
     let report = folder.join(format!("{}.callgrind", kind.name));
@@ -54,6 +63,15 @@ pub fn per_call(binary: &Path, folder: &Path, kind: Kind) -> anyhow::Result<u64>
         anyhow::bail!("the gateway ran through `{MARK}` {} times instead of once for each scrape", parts.len());
     };
     Ok(calls.saturating_sub(nothing) / CALLS)
+}
+
+/// Writes manifests into a file in a folder of its own, and gives its path: not that of the folder, because a gateway that
+/// looks for files runs through the mark.
+fn file_of(folder: &Path, manifests: &str) -> anyhow::Result<String> {
+    let file = folder.join("manifests.yaml");
+    fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+    fs::write(&file, manifests).with_context(|| file.display().to_string())?;
+    Ok(file.display().to_string())
 }
 
 /// The client.
@@ -75,9 +93,12 @@ impl Caller {
         backend.listed.recv_timeout(PATIENCE).context("the gateway does not list the server's tools")?;
         backend.answer_sleepers(gateway);
         gateway.settle()?;
+        let mut scraper = Connection::open(admin)?;
+        await_ready(&mut scraper)?;
+        gateway.settle()?;
         let mut connection = Connection::open(address)?;
         let request = kind.prepare(&mut connection)?;
-        Ok(Self { gateway, connection, request, scraper: Connection::open(admin)?, lines })
+        Ok(Self { gateway, connection, request, scraper, lines })
     }
 
     /// Calls the tool so many times. The next call comes when the line of the last one is written and all is quiet.
@@ -96,6 +117,19 @@ impl Caller {
         let answer = self.scraper.ask(&written("GET /metrics HTTP/1.1", "host: gateway.example\r\n", ""))?;
         ensure!(answer.first == "HTTP/1.1 200 OK", "the metrics were answered with {}", answer.first);
         self.gateway.settle()
+    }
+}
+
+/// Waits until the gateway has tried its server: on a busy machine that takes longer than the list of its tools.
+fn await_ready(admin: &mut Connection) -> anyhow::Result<()> {
+    let began = Instant::now();
+    loop {
+        let answer = admin.ask(&written("GET /readyz HTTP/1.1", "host: gateway.example\r\n", ""))?;
+        if answer.first == "HTTP/1.1 200 OK" {
+            return Ok(());
+        }
+        ensure!(began.elapsed() < PATIENCE, "the gateway is not ready: {} {}", answer.first, answer.body);
+        thread::sleep(LOOK);
     }
 }
 

@@ -17,14 +17,14 @@ use tokio::net::TcpListener;
 use tokio::time::{sleep, timeout};
 
 /// For a change to be seen, and for the gateway to start.
-const PATIENCE: Duration = Duration::from_secs(20);
+const CHANGE_LIMIT: Duration = Duration::from_secs(20);
 
 /// Between two changes.
-const PAUSE: Duration = Duration::from_millis(10);
+const CHANGE_PAUSE: Duration = Duration::from_millis(10);
 
 #[derive(Parser)]
 #[command(about = "Measures how fast a gateway takes up changes of its configuration", version)]
-struct Args {
+struct ChangesArgs {
     /// Port of 127.0.0.1 on which it is the API server
     #[arg(long)]
     api_port: u16,
@@ -55,14 +55,14 @@ struct Args {
 }
 
 /// Calls the tool that comes and goes.
-struct Caller {
+struct ToolCaller {
     url: Url,
     conn: Conn,
     request: Vec<u8>,
 }
 
-impl Caller {
-    async fn open(args: &Args) -> Result<Self, String> {
+impl ToolCaller {
+    async fn open(args: &ChangesArgs) -> Result<Self, String> {
         let url = Url::parse(&args.gateway)?;
         let body = json!({"method": args.tool, "args": {"message": "m"}}).to_string();
         let head =
@@ -72,7 +72,9 @@ impl Caller {
         loop {
             match Conn::open(&url).await {
                 Ok(conn) => return Ok(Self { url, conn, request: request.into() }),
-                Err(error) if began.elapsed() > PATIENCE => return Err(format!("the gateway is not there: {error}")),
+                Err(error) if began.elapsed() > CHANGE_LIMIT => {
+                    return Err(format!("the gateway is not there: {error}"));
+                }
                 Err(_) => sleep(Duration::from_millis(20)).await,
             }
         }
@@ -103,27 +105,27 @@ fn snapshot(servers: &[(&str, &str)]) -> String {
     json!({"version": 1, "servers": servers.iter().map(server).collect::<Vec<Value>>()}).to_string()
 }
 
-async fn measure(args: &Args, api: &Api) -> Result<(), String> {
+async fn measure(args: &ChangesArgs, api: &Api) -> Result<(), String> {
     let one = snapshot(&[("stays", &args.stays)]);
     let both = snapshot(&[("comes", &args.comes), ("stays", &args.stays)]);
-    let mut caller = Caller::open(args).await?;
+    let mut caller = ToolCaller::open(args).await?;
     // Until it serves what the API server holds.
-    api.write(both.clone());
-    let first = timeout(PATIENCE, caller.until(true)).await;
+    api.write(0, both.clone());
+    let first = timeout(CHANGE_LIMIT, caller.until(true)).await;
     first.map_err(|_| "the gateway does not take up the ConfigMap")??;
-    api.write(one.clone());
-    timeout(PATIENCE, caller.until(false)).await.map_err(|_| "the first server is not removed")??;
+    api.write(0, one.clone());
+    timeout(CHANGE_LIMIT, caller.until(false)).await.map_err(|_| "the first server is not removed")??;
     for _ in 0..args.rounds {
         let mut times = [(); 2].map(|()| Histogram::<u64>::new_with_max(20_000_000, 3).expect("bounds are valid"));
         let round = Instant::now();
         while round.elapsed().as_secs_f64() < args.seconds {
             for (index, (content, there)) in [(&both, true), (&one, false)].into_iter().enumerate() {
-                sleep(PAUSE).await;
+                sleep(CHANGE_PAUSE).await;
                 let content = content.clone();
                 let began = Instant::now();
-                api.write(content);
-                let seen = timeout(PATIENCE, caller.until(there)).await;
-                seen.map_err(|_| format!("a change is not seen after {PATIENCE:?}"))??;
+                api.write(0, content);
+                let seen = timeout(CHANGE_LIMIT, caller.until(there)).await;
+                seen.map_err(|_| format!("a change is not seen after {CHANGE_LIMIT:?}"))??;
                 times[index].saturating_record(began.elapsed().as_micros() as u64);
             }
         }
@@ -137,9 +139,9 @@ async fn measure(args: &Args, api: &Api) -> Result<(), String> {
     Ok(())
 }
 
-async fn run(args: Args) -> Result<(), String> {
+async fn run(args: ChangesArgs) -> Result<(), String> {
     let listener = TcpListener::bind(("127.0.0.1", args.api_port)).await.map_err(|e| e.to_string())?;
-    let api = Api::new(&args.configmap, snapshot(&[("stays", &args.stays)]));
+    let api = Api::new([(args.configmap.clone(), snapshot(&[("stays", &args.stays)]))]);
     tokio::select! {
         ended = Rc::clone(&api).serve(listener) => Err(format!("the API server ended: {ended:?}")),
         measured = measure(&args, &api) => measured,
@@ -149,7 +151,7 @@ async fn run(args: Args) -> Result<(), String> {
 fn main() -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let local = tokio::task::LocalSet::new();
-    match local.block_on(&runtime, run(Args::parse())) {
+    match local.block_on(&runtime, run(ChangesArgs::parse())) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("mcp-changes: {error}");

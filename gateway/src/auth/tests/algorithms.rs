@@ -1,6 +1,6 @@
-//! Keys and algorithms: each pairing, known answers, and the mix-ups that forgers try.
+//! Keys and algorithms: each pairing, known answers, and the confusions that forgers try.
 use super::*;
-use crate::seal::SubjectId;
+use crate::auth::SubjectId;
 
 const ALL: [Algorithm; 12] = [
     Algorithm::HS256,
@@ -92,6 +92,7 @@ fn the_tokens_of_the_rfc_are_accepted() {
         expires_at,
         claims: "{\"iss\":\"joe\",\r\n \"exp\":1300819380,\r\n \"http://example.com/is_root\":true}".into(),
         subject_id: SubjectId::new(Some("joe"), ""),
+        access: AccessFacts::default(),
     };
     for token in [hs256, es256] {
         assert_eq!(verify(&token, &issuers, expires_at), Ok(joe.clone()));

@@ -1,4 +1,4 @@
-//! Whatever arrives as a token, nothing panics, and nothing but a signed token gets in.
+//! Arbitrary input as a token: nothing panics, and only a signed token is accepted.
 use http::{HeaderMap, HeaderValue, header::AUTHORIZATION};
 use proptest::prelude::*;
 

@@ -1,4 +1,4 @@
-//! What is remembered of a token, and for how long.
+//! The token cache: its content and its lifetime.
 use http::{HeaderMap, HeaderValue, header::AUTHORIZATION};
 use portcullis_runtime::WorkerThreads;
 use tokio::task::JoinSet;
@@ -8,7 +8,7 @@ use super::{
     verify::{Name, Trust},
     *,
 };
-use crate::seal::SubjectId;
+use crate::auth::SubjectId;
 
 fn after(seconds: u64) -> SystemTime {
     now() + Duration::from_secs(seconds)
@@ -25,6 +25,7 @@ fn identity(seconds: u64) -> Arc<Identity> {
         expires_at: after(seconds),
         claims: "{}".into(),
         subject_id: SubjectId::new(None, "alice"),
+        access: AccessFacts::default(),
     })
 }
 
@@ -78,13 +79,13 @@ fn keys_of_an_algorithm_that_the_issuer_does_not_accept_change_nothing() {
 #[test]
 fn a_check_that_overlaps_a_change_of_keys_is_not_remembered() {
     let cache = TokenCache::default();
-    let early = cache.ticket("token");
+    let early = cache.lookup("token");
     cache.forget_all();
     cache.insert(&early, &identity(600), now(), MAX_AGE);
-    assert_eq!(cache.get(&cache.ticket("token"), now()), None);
-    let late = cache.ticket("token");
+    assert_eq!(cache.get(&cache.lookup("token"), now()), None);
+    let late = cache.lookup("token");
     cache.insert(&late, &identity(600), now(), MAX_AGE);
-    assert_eq!(cache.get(&cache.ticket("token"), now()), Some(identity(600)));
+    assert_eq!(cache.get(&cache.lookup("token"), now()), Some(identity(600)));
 }
 
 #[test]
@@ -94,7 +95,7 @@ fn refusals_are_not_remembered() {
         authenticator.authenticate_at(&bearer(token), None, false, now()).unwrap_err();
     }
     assert_eq!(authenticator.cache.len(), 0);
-    // What was too early is good in time.
+    // A token that was not valid yet becomes valid in time.
     let headers = bearer(&HS256.plain_token(r#"{"exp":2000000600,"nbf":2000000100}"#));
     let ask = |now| authenticator.authenticate_at(&headers, None, false, now).map(|_| ());
     assert_eq!(ask(now()), Err(AuthError::NotYetValid));
@@ -104,37 +105,37 @@ fn refusals_are_not_remembered() {
 #[test]
 fn a_clock_that_was_set_back_voids_what_is_remembered() {
     let cache = TokenCache::default();
-    let ticket = cache.ticket("token");
-    cache.insert(&ticket, &identity(600), after(100), MAX_AGE);
-    assert_eq!(cache.get(&ticket, after(99)), None);
-    assert_eq!(cache.get(&ticket, after(100)), Some(identity(600)));
+    let lookup = cache.lookup("token");
+    cache.insert(&lookup, &identity(600), after(100), MAX_AGE);
+    assert_eq!(cache.get(&lookup, after(99)), None);
+    assert_eq!(cache.get(&lookup, after(100)), Some(identity(600)));
 }
 
 #[tokio::test]
 async fn what_one_worker_has_checked_the_others_need_not_check() {
     let (cache, threads) = (Arc::new(TokenCache::default()), WorkerThreads::start(2).unwrap());
     let (workers, mut tasks) = (threads.workers(), JoinSet::new());
-    let ticket = cache.ticket("token");
-    cache.insert(&ticket, &identity(600), now(), MAX_AGE);
+    let lookup = cache.lookup("token");
+    cache.insert(&lookup, &identity(600), now(), MAX_AGE);
     // The second worker's seat: this thread has the part of the first.
     let _first = workers.seat();
     let (there, seat) = (cache.clone(), workers.seat().unwrap());
     let asking = async move {
-        let ticket = there.ticket("token");
-        [now(), now(), now() + MAX_AGE].map(|at| there.get(&ticket, at))
+        let lookup = there.lookup("token");
+        [now(), now(), now() + MAX_AGE].map(|at| there.get(&lookup, at))
     };
     seat.spawn(&mut tasks, asking);
     assert_eq!(tasks.join_next().await.unwrap().unwrap(), [Some(identity(600)), Some(identity(600)), None]);
     cache.forget_all();
-    assert_eq!((cache.get(&cache.ticket("token"), now()), cache.len()), (None, 0));
+    assert_eq!((cache.get(&cache.lookup("token"), now()), cache.len()), (None, 0));
 }
 
 #[test]
 fn only_the_whole_token_is_recognised() {
     let cache = TokenCache::default();
-    cache.insert(&cache.ticket("token"), &identity(600), now(), MAX_AGE);
+    cache.insert(&cache.lookup("token"), &identity(600), now(), MAX_AGE);
     for other in ["", "toke", "token ", "Token"] {
-        assert_eq!(cache.get(&cache.ticket(other), now()), None, "{other:?}");
+        assert_eq!(cache.get(&cache.lookup(other), now()), None, "{other:?}");
     }
 }
 
@@ -143,12 +144,12 @@ fn no_more_than_the_capacity_is_remembered_and_expired_ones_go_first() {
     let cache = TokenCache::default();
     let (short, long) = (identity(1), identity(600));
     for number in 0..2 * CAPACITY {
-        cache.insert(&cache.ticket(&format!("short {number}")), &short, now(), MAX_AGE);
+        cache.insert(&cache.lookup(&format!("short {number}")), &short, now(), MAX_AGE);
         assert!(cache.len() <= CAPACITY);
     }
-    cache.insert(&cache.ticket("kept"), &long, now(), MAX_AGE);
+    cache.insert(&cache.lookup("kept"), &long, now(), MAX_AGE);
     for number in 0..CAPACITY / 4 {
-        cache.insert(&cache.ticket(&format!("long {number}")), &long, after(2), MAX_AGE);
+        cache.insert(&cache.lookup(&format!("long {number}")), &long, after(2), MAX_AGE);
     }
-    assert_eq!(cache.get(&cache.ticket("kept"), after(2)), Some(long));
+    assert_eq!(cache.get(&cache.lookup("kept"), after(2)), Some(long));
 }

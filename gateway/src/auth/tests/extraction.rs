@@ -1,4 +1,4 @@
-//! Where the token of a request is found, and the refusals that go with it.
+//! Finding the token of a request, and the refusals.
 use http::{HeaderMap, HeaderValue, StatusCode, header::AUTHORIZATION};
 
 use super::*;
@@ -15,7 +15,7 @@ fn headers(values: &[&[u8]]) -> HeaderMap {
     headers
 }
 
-/// TOKEN stands for a good token.
+/// TOKEN is replaced by a valid token.
 fn outcome(values: &[&str], query: Option<&str>, allow: bool) -> Result<String, AuthError> {
     let token = HS256.plain_token(GOOD_CLAIMS);
     let values: Vec<String> = values.iter().map(|value| value.replace("TOKEN", &token)).collect();

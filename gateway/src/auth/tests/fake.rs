@@ -1,4 +1,4 @@
-//! A fake issuer or API server on loopback: a path, an answer, and a list of what was asked.
+//! A fake issuer or API server on loopback: a path, an answer, and a list of requests.
 use std::{
     collections::HashMap,
     net::SocketAddr,
@@ -60,7 +60,7 @@ impl Fake {
         self.shown.lock().unwrap().answers.insert(path.into(), String::new());
     }
 
-    /// How often this path was asked for.
+    /// The number of requests for this path.
     pub(super) fn count(&self, path: &str) -> usize {
         self.shown.lock().unwrap().asked.iter().filter(|asked| *asked == path).count()
     }

@@ -1,4 +1,4 @@
-//! Keys that are fetched: from whom, how often, and what stays when that fails.
+//! Fetched keys: their source, the rate of requests, and the effect of failures.
 use std::{fs, time::Instant};
 
 use http::{HeaderMap, HeaderValue, header::AUTHORIZATION};
@@ -35,9 +35,9 @@ impl Running {
         let value = HeaderValue::try_from(format!("Bearer {token}")).unwrap();
         let headers = HeaderMap::from_iter([(AUTHORIZATION, value)]);
         let identity = match self.auth.look_at(&(&headers).into(), None, false, SystemTime::now()) {
-            Look::Known(identity) => Ok(identity),
-            Look::Refused(error) => Err(error),
-            Look::Open(question) => self.auth.ask(*question).await,
+            TokenCheck::Known(identity) => Ok(identity),
+            TokenCheck::Refused(error) => Err(error),
+            TokenCheck::Pending(pending) => self.auth.ask(*pending).await,
         };
         identity.map(|identity| identity.subject.clone())
     }
@@ -107,7 +107,7 @@ async fn a_rotated_key_is_known_within_the_request_that_brings_it() {
     let next = TestKey::generate(Algorithm::RS256);
     fake.show("/keys", jwks(&[("1", &RS256), ("2", &next)]));
     assert_eq!(running.ask(&token(&next, "2", &fake.url(""), "bob")).await, Ok("bob".into()));
-    // The old one still counts, and one that the issuer takes back no longer does.
+    // The old key still counts, and one that the issuer withdraws no longer does.
     assert_eq!(running.ask(&token(&RS256, "1", &fake.url(""), "alice")).await, Ok("alice".into()));
     assert_eq!((running.refreshes(&fake, "changed"), fake.count("/keys")), (2, 2));
 }
@@ -124,7 +124,7 @@ async fn a_flood_of_unknown_keys_makes_one_fetch_and_nobody_waits_after_it() {
     let outcomes = futures_util::future::join_all(tokens.iter().map(|token| running.ask(token))).await;
     assert!(outcomes.iter().all(|outcome| *outcome == Err(AuthError::UnknownKey)), "{:?}", outcomes[0]);
     assert_eq!((fake.count("/keys"), running.refreshes(&fake, "unchanged")), (2, 1));
-    // Nothing has changed, so what was remembered still is.
+    // Nothing has changed, so the cache keeps its entries.
     assert_eq!(running.auth.cache.len(), 1);
     fake.hang("/keys");
     let began = Instant::now();

@@ -63,7 +63,7 @@ fn uncanonical(token: &str) -> String {
 
 pub(super) type Edit = fn(&TestKey, &str) -> String;
 
-/// Rows by what was done to a good token: name, change, expected.
+/// Rows by the change to a valid token: name, change, expected.
 pub(super) fn edit_rows() -> Vec<(&'static str, Edit, AuthError)> {
     use AuthError::*;
     vec![

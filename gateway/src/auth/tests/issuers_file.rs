@@ -1,8 +1,8 @@
-//! The file of issuers: what it may say, and everything that is told about one that is wrong.
+//! The file of issuers: its valid content, and all problems of an invalid one.
 use std::{fs, path::Path};
 
 use super::{
-    issuers::{KeyPlace, Listed, read},
+    issuers::{KeyPlace, ListedIssuer, read},
     *,
 };
 
@@ -10,7 +10,7 @@ fn faults(yaml: &str) -> Vec<String> {
     read(yaml.as_bytes(), Some("own")).unwrap_err().iter().map(ToString::to_string).collect()
 }
 
-/// What is told about settings with a file of this text, and nothing else.
+/// The problems of settings that consist of a file with this text.
 fn problems(folder: &Path, yaml: &str) -> Vec<String> {
     let path = folder.join("issuers.yaml");
     fs::write(&path, yaml).unwrap();
@@ -28,14 +28,15 @@ fn an_issuer_needs_a_name_and_an_audience() {
 ";
     let usual = vec![Algorithm::RS256, Algorithm::ES256];
     let url = |text: &str| url::Url::parse(text).unwrap();
-    let listed = |number, issuer: &str, audiences: &[&str], keys, ca: Option<&str>, algorithms: &[Algorithm]| Listed {
-        number,
-        issuer: issuer.into(),
-        audiences: audiences.iter().map(|&one| one.into()).collect(),
-        keys,
-        ca_file: ca.map(Into::into),
-        algorithms: algorithms.to_vec(),
-    };
+    let listed =
+        |number, issuer: &str, audiences: &[&str], keys, ca: Option<&str>, algorithms: &[Algorithm]| ListedIssuer {
+            number,
+            issuer: issuer.into(),
+            audiences: audiences.iter().map(|&one| one.into()).collect(),
+            keys,
+            ca_file: ca.map(Into::into),
+            algorithms: algorithms.to_vec(),
+        };
     let discovery = |base: &str| KeyPlace::Discovery(url(&format!("{base}/.well-known/openid-configuration")));
     let expected = vec![
         listed(1, "https://a.example/", &["portcullis"], discovery("https://a.example"), None, &usual),
@@ -66,27 +67,28 @@ fn everything_that_is_wrong_is_told_at_once() {
 - {issuer: 'https://c.example?x=1', audience: ['']}
 - {issuer: plain, audience: x, algorithms: RS256}
 ";
-    let url = "must be an https URL without user name and fragment, because whoever can change the keys on their way can make tokens";
+    let url = "must be an https URL without user name and fragment, because anyone who can change the keys in transit \
+               can forge tokens";
     let issuer = "issuer (where neither jwksUri nor jwksFile is set)";
     let accepted = "is not accepted: use RS256 to RS512, PS256 to PS512, ES256, ES384 or EdDSA";
     let fields = "an issuer has issuer, audience, jwksUri, jwksFile, caFile and algorithms";
     let expected = [
         format!("entry 1 has the unknown field \"audiance\": {fields}"),
         format!("entry 1 has the unknown field \"keys\": {fields}"),
-        "entry 2: issuer is missing: give the text that tokens have as iss".into(),
-        "entry 2: audience is missing: give what tokens for this gateway have as aud".into(),
+        "entry 2: issuer is missing: set it to the iss of its tokens".into(),
+        "entry 2: audience is missing: set it to the aud of tokens for this gateway".into(),
         format!("entry 2: jwksUri {url}"),
-        "entry 3: issuer must be the text that tokens have as iss".into(),
-        "entry 3: audience must be a text or a list of texts".into(),
+        "entry 3: issuer must be a string, the iss of its tokens".into(),
+        "entry 3: audience must be a string or a list of strings".into(),
         format!("entry 3: the algorithm \"HS256\" {accepted}"),
         format!("entry 3: the algorithm \"none\" {accepted}"),
-        "entry 4 must have fields: issuer, audience, jwksUri, jwksFile, caFile and algorithms".into(),
+        "entry 4 must be an object with the fields issuer, audience, jwksUri, jwksFile, caFile and algorithms".into(),
         "entry 5 has the same issuer as entry 1: keep one of them".into(),
         "entry 6: jwksUri and jwksFile are both set: keep one of them".into(),
-        "entry 6: caFile does not go with jwksFile: remove it".into(),
+        "entry 6: caFile has no effect with jwksFile: remove it".into(),
         "entry 6 has the same issuer as JWT_ISSUER: keep one of them".into(),
         format!("entry 7: {issuer} {url}"),
-        "entry 8: audience must be a text or a list of texts".into(),
+        "entry 8: audience must be a string or a list of strings".into(),
         format!("entry 8: {issuer} {url}"),
         format!("entry 9: {issuer} {url}"),
     ];
@@ -100,7 +102,15 @@ fn what_is_no_list_of_issuers_is_refused() {
         assert_eq!(faults(yaml), [no_list], "{yaml}");
     }
     assert_eq!(faults(&"- {}\n".repeat(101)), ["the file has more than 100 issuers"]);
-    assert!(faults("- {issuer: a, issuer: b}")[0].starts_with("the file is no valid YAML: "));
+    assert!(faults("- {issuer: a, issuer: b}")[0].starts_with("the file is not valid YAML: "));
+}
+
+#[test]
+fn a_file_that_would_take_minutes_to_read_is_refused_at_once() {
+    for text in ["{", "- ", "a: ["] {
+        let told = faults(&text.repeat(1_000));
+        assert!(told.len() == 1 && told[0].contains("more than 64 levels"), "{told:?}");
+    }
 }
 
 #[test]
@@ -123,11 +133,11 @@ fn files_that_issuers_name_are_looked_at_at_start() {
     assert_eq!(
         problems(folder.path(), &[good, oct, missing, no_ca].concat()),
         [
-            "ISSUERS_FILE, entry 2: jwksFile has no key that can be used: key 1 is a shared secret (kty oct), which \
-             everybody who can read the set could sign with"
+            "ISSUERS_FILE, entry 2: jwksFile has no usable key: key 1 is a shared secret (kty oct), with which anyone \
+             who can read the set could sign tokens"
                 .to_owned(),
             format!("ISSUERS_FILE, entry 3: jwksFile: cannot read {keys}.gone: entity not found"),
-            "ISSUERS_FILE, entry 4: caFile holds no PEM certificate: put one between BEGIN CERTIFICATE and END \
+            "ISSUERS_FILE, entry 4: caFile contains no PEM certificate: add one, from BEGIN CERTIFICATE to END \
              CERTIFICATE"
                 .to_owned(),
         ]

@@ -1,4 +1,4 @@
-//! Key sets: which keys are taken, and which of them is tried on a token.
+//! Key sets: the accepted keys, and the one that is tried on a token.
 use super::*;
 
 fn set(keys: &[Value]) -> Vec<u8> {
@@ -113,7 +113,7 @@ fn no_more_than_four_keys_are_tried() {
     assert_eq!(check(&keys, Algorithm::ES256, &token), Ok("alice".into()));
     keys.insert(0, others[3].jwk());
     assert_eq!(check(&keys, Algorithm::ES256, &token), Err(AuthError::Signature));
-    // A kid brings the right one forward.
+    // A kid puts the right key first.
     keys[4] = with(ES256.jwk(), json!({"kid": "ours"}));
     let token = ES256.token(r#"{"alg":"ALG","kid":"ours"}"#, GOOD_CLAIMS);
     assert_eq!(check(&keys, Algorithm::ES256, &token), Ok("alice".into()));

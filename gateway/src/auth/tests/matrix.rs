@@ -1,4 +1,4 @@
-//! Every way in which a token can be wrong, for every family of algorithms.
+//! Every defect of a token, for every family of algorithms.
 use super::{forgeries::*, *};
 
 const OPEN: Policy = |_| {};
@@ -17,9 +17,15 @@ type Row<Text = String> = (&'static str, Policy, Text, Result<&'static str, Auth
 
 /// Rows by claims: name, policy, claims, expected subject or refusal.
 fn claim_rows() -> Vec<Row> {
+    let groups = [expiry_rows, start_rows, lifetime_rows, issuer_rows, audience_rows, subject_rows, shape_rows];
+    let rows = groups.into_iter().flat_map(|rows| rows());
+    rows.map(|(name, policy, claims, expected)| (name, policy, claims.to_owned(), expected)).collect()
+}
+
+/// When a token ends.
+fn expiry_rows() -> Vec<Row<&'static str>> {
     use AuthError::*;
-    let rows: Vec<Row<&str>> = vec![
-        ("a good token", OPEN, GOOD_CLAIMS, Ok("alice")),
+    vec![
         ("no exp", OPEN, r#"{"sub":"alice"}"#, Err(NoExp)),
         ("exp null", OPEN, r#"{"sub":"alice","exp":null}"#, Err(NoExp)),
         ("exp text", OPEN, r#"{"sub":"alice","exp":"2000000600"}"#, Err(NoExp)),
@@ -42,6 +48,13 @@ fn claim_rows() -> Vec<Row> {
         ("exp now, no leeway", NO_LEEWAY, r#"{"sub":"alice","exp":2000000000}"#, Err(Expired)),
         ("exp in 1 s, no leeway", NO_LEEWAY, r#"{"sub":"alice","exp":2000000001}"#, Ok("alice")),
         ("exp doubled", OPEN, r#"{"sub":"alice","exp":1,"exp":2000000600}"#, Err(Malformed)),
+    ]
+}
+
+/// When a token begins.
+fn start_rows() -> Vec<Row<&'static str>> {
+    use AuthError::*;
+    vec![
         ("nbf one day ahead", OPEN, r#"{"sub":"alice","exp":2000172800,"nbf":2000086400}"#, Err(NotYetValid)),
         ("nbf 10 s ahead, the leeway", OPEN, r#"{"sub":"alice","exp":2000000600,"nbf":2000000010}"#, Ok("alice")),
         ("nbf 11 s ahead", OPEN, r#"{"sub":"alice","exp":2000000600,"nbf":2000000011}"#, Err(NotYetValid)),
@@ -53,13 +66,26 @@ fn claim_rows() -> Vec<Row> {
         ("iat 1 s ahead, no leeway", NO_LEEWAY, r#"{"exp":2000000600,"iat":2000000001}"#, Err(NotYetValid)),
         ("iat 10 s ahead, the leeway", OPEN, r#"{"sub":"alice","exp":2000000600,"iat":2000000010}"#, Ok("alice")),
         ("iat text", OPEN, r#"{"sub":"alice","exp":2000000600,"iat":"now"}"#, Err(Malformed)),
+    ]
+}
+
+/// How long a token is valid.
+fn lifetime_rows() -> Vec<Row<&'static str>> {
+    use AuthError::*;
+    vec![
         ("one hour, bound one hour", ONE_HOUR, r#"{"sub":"alice","exp":2000003600}"#, Ok("alice")),
         ("one hour and leeway, bound one hour", ONE_HOUR, r#"{"sub":"alice","exp":2000003610}"#, Ok("alice")),
         ("longer than the bound", ONE_HOUR, r#"{"sub":"alice","exp":2000003611}"#, Err(Lifetime)),
         ("a long token near its end", ONE_HOUR, r#"{"exp":2000000600,"iat":1999990000}"#, Err(Lifetime)),
+    ]
+}
+
+/// Who issues a token.
+fn issuer_rows() -> Vec<Row<&'static str>> {
+    use AuthError::*;
+    vec![
         ("iss and aud as configured", STRICT, STRICT_CLAIMS, Ok("alice")),
         ("neither iss nor aud", STRICT, GOOD_CLAIMS, Err(Issuer)),
-        ("no aud", STRICT, r#"{"exp":2000000600,"iss":"https://issuer.example"}"#, Err(Audience)),
         ("no iss", STRICT, r#"{"exp":2000000600,"aud":"portcullis"}"#, Err(Issuer)),
         ("iss null", STRICT, r#"{"exp":2000000600,"iss":null,"aud":"portcullis"}"#, Err(Issuer)),
         ("another iss", STRICT, r#"{"exp":2000000600,"iss":"https://evil.example","aud":"portcullis"}"#, Err(Issuer)),
@@ -82,6 +108,14 @@ fn claim_rows() -> Vec<Row> {
             r#"{"exp":2000000600,"iss":"https://issuer.example","iss":"x","aud":"portcullis"}"#,
             Err(Malformed),
         ),
+    ]
+}
+
+/// For whom a token is.
+fn audience_rows() -> Vec<Row<&'static str>> {
+    use AuthError::*;
+    vec![
+        ("no aud", STRICT, r#"{"exp":2000000600,"iss":"https://issuer.example"}"#, Err(Audience)),
         ("aud null", STRICT, r#"{"exp":2000000600,"iss":"https://issuer.example","aud":null}"#, Err(Audience)),
         ("aud 123", STRICT, r#"{"exp":2000000600,"iss":"https://issuer.example","aud":123}"#, Err(Audience)),
         (
@@ -128,12 +162,27 @@ fn claim_rows() -> Vec<Row> {
             Err(Malformed),
         ),
         ("aud present, none configured", OPEN, r#"{"sub":"alice","exp":2000000600,"aud":"others"}"#, Ok("alice")),
+    ]
+}
+
+/// Whom a token names.
+fn subject_rows() -> Vec<Row<&'static str>> {
+    use AuthError::*;
+    vec![
+        ("a good token", OPEN, GOOD_CLAIMS, Ok("alice")),
         ("user_id instead of sub", OPEN, r#"{"user_id":"bob","exp":2000000600,"iss":"mcp-proxy"}"#, Ok("bob")),
         ("user_id number", OPEN, r#"{"user_id":42,"exp":2000000600}"#, Ok("42")),
         ("sub before user_id", OPEN, r#"{"sub":"alice","user_id":"bob","exp":2000000600}"#, Ok("alice")),
         ("neither sub nor user_id", OPEN, r#"{"exp":2000000600}"#, Ok("")),
         ("sub number", OPEN, r#"{"sub":1,"exp":2000000600}"#, Err(Malformed)),
         ("user_id object", OPEN, r#"{"user_id":{},"exp":2000000600}"#, Err(Malformed)),
+    ]
+}
+
+/// What is wrong with the JSON of claims.
+fn shape_rows() -> Vec<Row<&'static str>> {
+    use AuthError::*;
+    vec![
         (
             "an unknown claim doubled",
             OPEN,
@@ -146,8 +195,7 @@ fn claim_rows() -> Vec<Row> {
         ("claims empty", OPEN, "", Err(Malformed)),
         ("claims with something behind", OPEN, r#"{"exp":2000000600}{"exp":1}"#, Err(Malformed)),
         ("claims with a byte order mark", OPEN, "\u{feff}{\"exp\":2000000600}", Err(Malformed)),
-    ];
-    rows.into_iter().map(|(name, policy, claims, expected)| (name, policy, claims.to_owned(), expected)).collect()
+    ]
 }
 
 /// All rows for one key: name, policy, token, expected.

@@ -1,4 +1,4 @@
-//! What the tests of this module share: keys, tokens and a fixed time.
+//! The shared part of these tests: keys, tokens and a fixed time.
 mod algorithms;
 mod arbitrary;
 mod caching;
@@ -41,7 +41,7 @@ pub(super) fn now() -> SystemTime {
 pub(super) const SECRET: &str = "k3Jw9TqXv5ZbN8sRyD2fHc7LmP4gUa6E";
 pub(super) const GOOD_CLAIMS: &str = r#"{"sub":"alice","iat":2000000000,"exp":2000000600}"#;
 
-/// Signs anything, with cryptography of its own, so that what is tested does not also make the tokens.
+/// Signs anything, with independent cryptography, so that the tested code does not also make the tokens.
 pub(super) struct TestKey {
     pub(super) algorithm: Algorithm,
     pair: Pair,
@@ -118,7 +118,7 @@ impl TestKey {
         }
     }
 
-    /// A token of these two texts; `ALG` in the header stands for this key's algorithm.
+    /// A token of these two texts; `ALG` in the header is replaced by this key's algorithm.
     pub(super) fn token(&self, header: &str, claims: &str) -> String {
         let header = header.replace("ALG", &format!("{:?}", self.algorithm));
         let message = format!("{}.{}", base64url(header.as_bytes()), base64url(claims.as_bytes()));
@@ -166,7 +166,7 @@ impl TestKey {
         }
     }
 
-    /// How a gateway would hold this key when it is not in a JWKS.
+    /// The form in which a gateway holds this key outside a JWKS.
     pub(super) fn key_set(&self) -> KeySet {
         match &self.pair {
             Pair::Hmac(secret) => KeySet::from_secret(&Secret::new(secret.clone()), self.algorithm),

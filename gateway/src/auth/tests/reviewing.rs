@@ -1,4 +1,4 @@
-//! Service-account tokens of the cluster, and asking it whether they still hold.
+//! Service-account tokens of the cluster, and their review.
 use std::time::Instant;
 
 use super::{
@@ -6,7 +6,7 @@ use super::{
     fetching::{DISCOVERY, Running, jwks, token},
     *,
 };
-use crate::seal::SubjectId;
+use crate::auth::SubjectId;
 
 const ISS: &str = "https://kubernetes.default.svc.cluster.local";
 const SUB: &str = "system:serviceaccount:team-a:agent";
@@ -41,7 +41,7 @@ async fn a_service_account_is_known_by_its_sub_with_the_keys_that_the_cluster_pu
     running.ready().await;
     assert_eq!(running.ask(&token(&RS256, "1", ISS, SUB)).await, Ok(SUB.into()));
     assert_eq!(running.ask(&token(&RS256, "1", "https://other.example", SUB)).await, Err(AuthError::Issuer));
-    // A key of an algorithm that the cluster does not say it uses is not its key for tokens.
+    // A key of an algorithm that the cluster does not declare is not accepted for its tokens.
     assert_eq!(running.ask(&token(&ES256, "2", ISS, SUB)).await, Err(AuthError::UnknownKey));
     let claims = format!(r#"{{"sub":"{SUB}","exp":4000000000,"iss":"{ISS}","aud":["{ISS}"]}}"#);
     assert_eq!(running.ask(&RS256.token(r#"{"alg":"ALG","kid":"1"}"#, &claims)).await, Err(AuthError::Audience));
@@ -95,7 +95,7 @@ async fn the_cluster_is_asked_once_about_each_token_and_its_answer_counts() {
         }
     }
     assert_eq!(fake.count(REVIEWS), 6);
-    // What is not good by itself is not asked about.
+    // An invalid token is not reviewed.
     assert_eq!(running.ask(&token(&ES256, "1", ISS, SUB)).await, Err(AuthError::UnknownKey));
     assert_eq!(fake.count(REVIEWS), 6);
 }
@@ -129,13 +129,14 @@ fn an_accepted_review_is_remembered_for_thirty_seconds_and_no_longer() {
         expires_at: now() + Duration::from_secs(600),
         claims: "{}".into(),
         subject_id: SubjectId::new(None, SUB),
+        access: AccessFacts::default(),
     });
-    cache.insert(&cache.ticket("token"), &identity, now(), MAX_AGE_REVIEWED);
-    let at = |seconds| cache.get(&cache.ticket("token"), now() + Duration::from_secs(seconds)).is_some();
+    cache.insert(&cache.lookup("token"), &identity, now(), MAX_AGE_REVIEWED);
+    let at = |seconds| cache.get(&cache.lookup("token"), now() + Duration::from_secs(seconds)).is_some();
     assert_eq!([0, 29, 30, 59].map(at), [true, true, false, false]);
 }
 
-/// Settings with a file of kept keys that was fetched so many seconds ago.
+/// Settings with a kept file of keys that was fetched `age` seconds ago.
 fn with_kept(folder: &tempfile::TempDir, age: i64, keys: &Value) -> Settings {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
     let fetched = i64::try_from(now).unwrap() - age;
@@ -190,7 +191,7 @@ async fn kept_keys_that_are_old_broken_or_missing_vouch_for_nobody() {
 async fn the_cluster_itself_counts_more_than_what_was_kept_of_it() {
     let (_fake, client) = cluster().await;
     let folder = tempfile::tempdir().unwrap();
-    // Somebody has put a key of his own there.
+    // A third party has put its own key there.
     let running = Running::start(&with_kept(&folder, 0, &jwks(&[("mine", &RS256)])), Some(&client));
     running.ready().await;
     assert_eq!(running.ask(&token(&RS256, "mine", ISS, SUB)).await, Err(AuthError::UnknownKey));

@@ -1,4 +1,4 @@
-//! Required scopes: whose tokens must have them, and where they may stand.
+//! Required scopes: which tokens need them, and in which claims.
 use super::{
     verify::{Name, Trust},
     *,

@@ -1,4 +1,4 @@
-//! Several issuers side by side: whose keys count for whose tokens.
+//! Several issuers: which keys verify which tokens.
 use super::{
     verify::{Name, Trust},
     *,
@@ -104,5 +104,32 @@ fn newer_keys_are_asked_for_only_where_they_could_change_the_answer() {
         "x".to_owned(),
     ] {
         assert_eq!(outdated(token), None);
+    }
+}
+
+#[test]
+fn the_source_of_somebody_who_is_not_here_is_the_issuer_that_vouches_for_such_callers() {
+    const CLUSTER: &str = "https://kubernetes.default.svc";
+    let cluster = || Issuer { is_cluster: true, ..issuer(CLUSTER, &RS256, &["portcullis"]) };
+    let source = |issuers: Vec<Issuer>, is_service_account: bool, issuer: Option<&str>| {
+        Authenticator::from_issuers(issuers).unwrap().source_of(is_service_account, issuer)
+    };
+    let is = |issuer: Option<&str>, is_cluster: bool, is_only: bool| TokenSource {
+        issuer: issuer.map(str::to_owned),
+        is_cluster,
+        is_only,
+    };
+    let several = || vec![HS256.issuer(), issuer(A, &ES256, &["portcullis"]), cluster()];
+    for (issuers, is_service_account, asked, expected) in [
+        (several(), true, None, is(Some(CLUSTER), true, false)),
+        (several(), true, Some(A), is(Some(A), false, false)),
+        (several(), true, Some(CLUSTER), is(Some(CLUSTER), true, false)),
+        (several(), false, None, is(None, false, false)),
+        (several(), false, Some("unknown"), is(Some("unknown"), false, false)),
+        (vec![cluster()], false, None, is(Some(CLUSTER), true, true)),
+        (vec![HS256.issuer()], false, None, is(None, false, true)),
+        (vec![HS256.issuer()], true, None, is(None, true, true)),
+    ] {
+        assert_eq!(source(issuers, is_service_account, asked), expected, "{is_service_account} {asked:?}");
     }
 }

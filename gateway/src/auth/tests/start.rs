@@ -1,4 +1,4 @@
-//! With which settings the gateway starts, and what it says about the others.
+//! The settings with which the gateway starts, and the problems of all others.
 use std::{fs, path::PathBuf};
 
 use http::{HeaderMap, HeaderValue, header::AUTHORIZATION};
@@ -150,10 +150,10 @@ fn a_key_set_without_a_fit_key_is_refused_with_reasons() {
     };
     assert_eq!(
         text(json!({"keys": [HS256.jwk(), ES256.jwk()]})),
-        "JWT_JWKS_FILE has no key that can be used: key 1 is a shared secret (kty oct), which everybody who can read \
-         the set could sign with; key 2 is meant for another algorithm (alg)"
+        "JWT_JWKS_FILE has no usable key: key 1 is a shared secret (kty oct), with which anyone who can read the set \
+         could sign tokens; key 2 is meant for another algorithm (alg)"
     );
-    assert_eq!(text(json!({"keys": []})), "JWT_JWKS_FILE has no key that can be used");
+    assert_eq!(text(json!({"keys": []})), "JWT_JWKS_FILE has no usable key");
     assert_eq!(text(json!(1)), "JWT_JWKS_FILE is not a JSON Web Key Set: an object with a list named 'keys'");
 }
 

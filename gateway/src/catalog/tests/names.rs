@@ -1,4 +1,4 @@
-//! Whose a name is: what servers share, and what no namespace can take of another.
+//! Names of servers: the shared ones, and those that no namespace can take from another.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -11,15 +11,15 @@ use super::*;
 /// A server as a test describes it.
 #[derive(Clone, Debug)]
 pub(super) struct Wanted {
-    pub namespace: String,
-    pub name: String,
-    pub created: i64,
-    pub pool: Option<String>,
-    pub software: Option<&'static str>,
-    pub tools: Vec<String>,
-    pub prompts: Vec<String>,
-    pub resources: Vec<String>,
-    pub templates: Vec<String>,
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+    pub(crate) created: i64,
+    pub(crate) pool: Option<String>,
+    pub(crate) software: Option<&'static str>,
+    pub(crate) tools: Vec<String>,
+    pub(crate) prompts: Vec<String>,
+    pub(crate) resources: Vec<String>,
+    pub(crate) templates: Vec<String>,
 }
 
 pub(super) fn wanted(namespace: &str, name: &str) -> Wanted {
@@ -93,9 +93,9 @@ fn with_schema(name: &str, description: &str, title: &str) -> String {
 }
 
 fn names(catalog: &Catalog, scope: Scope<'_>) -> BTreeMap<String, Vec<String>> {
-    let entries = match scope {
+    let entries: Vec<&Entry> = match scope {
         Scope::Server(_) => panic!("of several"),
-        scope => sorted(catalog.view(scope).unwrap().table(Kind::Tools)),
+        scope => catalog.view(scope).unwrap().table(Kind::Tools).listed().collect(),
     };
     let servers = |entry: &Entry| entry.candidates.iter().map(|c| c.server.key.to_string()).collect();
     entries.into_iter().map(|entry| (entry.name.to_string(), servers(entry))).collect()
@@ -222,7 +222,7 @@ fn with_one_team_all_names_stand_side_by_side_but_namespaces_still_share_nothing
     assert_eq!(names(&catalog_of(Tenancy::Shared, &all), Scope::All), expected);
 }
 
-// === what no namespace can take of another ===
+// === names that no namespace can take from another ===
 
 fn namespaces() -> [String; 5] {
     ["default".into(), "a".into(), "a-b".into(), "team-a".into(), "n".repeat(63)]
@@ -241,7 +241,7 @@ fn any_name() -> impl Strategy<Value = String> {
     })
 }
 
-/// The label that names of a namespace begin with, as they show it.
+/// The label at the start of a namespace's names.
 fn naming_label(namespace: &str) -> String {
     let server = wanted(namespace, "x").tools([tool("t", "t")]);
     let all = catalog_of(Tenancy::Isolated, &[server]);
@@ -289,7 +289,7 @@ fn any_server() -> impl Strategy<Value = Wanted> {
         })
 }
 
-/// What teams have written at some time. Each namespace has at least one server.
+/// The servers that teams have at some time. Each namespace has at least one server.
 fn any_world() -> impl Strategy<Value = Vec<Wanted>> {
     prop::collection::vec(any_server(), 0..7).prop_map(|mut servers| {
         servers.extend(namespaces().map(|namespace| wanted(&namespace, "anchor")));
@@ -299,7 +299,7 @@ fn any_world() -> impl Strategy<Value = Vec<Wanted>> {
     })
 }
 
-/// Every name that one of the catalogs shows.
+/// Every name that one of the catalogs lists.
 fn all_names(catalogs: &[Catalog], kind: Kind) -> Vec<String> {
     catalogs.iter().flat_map(|catalog| catalog.listed(kind)).map(|entry| entry.name.to_string()).collect()
 }
@@ -358,7 +358,7 @@ proptest! {
             let catalog = catalog_of(tenancy, &world);
             for entry in catalog.listed(Kind::Tools) {
                 let shown = &entry.candidates[0];
-                let uris = crate::links::of_members(&shown.item.members);
+                let uris = crate::offer::links::of_members(&shown.item.members);
                 for link in &uris {
                     let reader = catalog.reader(Scope::All, &link.uri);
                     let reader = reader.and_then(|read| read.first().map(|reader| entry.is_of(reader)));

@@ -1,4 +1,4 @@
-//! Which server a URI leads to, where several have the same or nobody lists it.
+//! The server of a URI that several servers have, or none lists.
 
 use serde_json::json;
 

@@ -1,26 +1,34 @@
-//! Requests that are answered from memory: who the gateway is, what it serves, and the lists.
+//! Answers requests from memory: the gateway's own description, the lists, log levels and subscriptions.
 
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use portcullis_mcp::protocol::client_capabilities::ClientCapabilities;
+use portcullis_mcp::protocol::json::json_string;
+use portcullis_mcp::protocol::revision::Revision;
 
-use super::calls;
-use super::message::Request;
-use super::problem::RpcProblem;
-use super::reply::{Reply, SERVER_INFO};
-use super::request::{self, Params};
-use super::state::Caller;
-use super::topics::{CannotFollow, Follower};
-use crate::capabilities::ClientCapabilities;
 use crate::catalog::Kind;
-use crate::revision::Revision;
-use crate::seal::Session;
+use crate::front::http::error::clip;
+use crate::front::mcp::call_target::read_from;
+use crate::front::mcp::caller::Caller;
+use crate::front::mcp::instructions;
+use crate::front::mcp::messages::message::RpcRequest;
+use crate::front::mcp::messages::problem::RpcProblem;
+use crate::front::mcp::messages::reply::{RpcReply, SERVER_INFO};
+use crate::front::mcp::messages::request::{self, Params};
+use crate::front::mcp::state::resource_subscriptions::{CannotSubscribe, Subscriber};
+use crate::front::request::admit::{Wanted, note_denial};
+use crate::front::request::missing;
+use crate::seal::SealedSession;
 
-/// What is served, as JSON: for all servers alike, whatever they have at the moment, so that a session need not end
+/// The capabilities, as JSON: the same for all servers, whatever they have at the moment, so that a session need not end
 /// when one comes that has more.
 const CAPABILITIES: &str = r#"{"tools":{"listChanged":true},"prompts":{"listChanged":true},"resources":{"subscribe":true,"listChanged":true},"completions":{},"logging":{}}"#;
 
-/// How long a list may be kept by a client of 2026-07-28: who wants to know sooner listens.
+/// The member of `_meta` of lists that names servers whose items are missing.
+const MISSING: &str = "dev.portcullis/servers";
+
+/// The life of a list at a client of 2026-07-28: a client that wants to know sooner listens.
 const LIST_LIFE: Duration = Duration::from_secs(30);
 
 /// The same for what the gateway says of itself.
@@ -30,12 +38,12 @@ const DISCOVERY_LIFE: Duration = Duration::from_secs(3600);
 ///
 /// # Errors
 /// The params are not of their form.
-pub fn initialize(
+pub(crate) fn initialize(
     caller: &Caller,
-    request: &Request<'_>,
+    request: &RpcRequest<'_>,
     params: &Params<'_, '_>,
-) -> Result<(Reply, Session), RpcProblem> {
-    const FORM: RpcProblem = RpcProblem::Params("initialize needs \"protocolVersion\", as a text");
+) -> Result<(RpcReply, SealedSession), RpcProblem> {
+    const FORM: RpcProblem = RpcProblem::Params("initialize needs \"protocolVersion\", as a string");
     let requested = params.text("protocolVersion").ok_or(FORM)?;
     let revision = Revision::negotiated(&requested);
     let capabilities = match params.get("capabilities") {
@@ -46,77 +54,84 @@ pub fn initialize(
     };
     let app = caller.app();
     let expires = SystemTime::now() + app.options.session_life;
-    let session = Session::new(caller.subject, revision, capabilities, expires, app.replica.clone());
-    let result =
-        format!(r#"{{"protocolVersion":"{revision}","capabilities":{CAPABILITIES},"serverInfo":{SERVER_INFO}}}"#);
-    Ok((Reply::result(request.id, [Bytes::from(result)]), session))
+    let session = SealedSession::new(caller.subject, revision, capabilities, expires, app.replica.clone());
+    let instructions = instructions_of(caller);
+    let result = format!(
+        r#"{{"protocolVersion":"{revision}","capabilities":{CAPABILITIES},"serverInfo":{SERVER_INFO}{instructions}}}"#
+    );
+    Ok((RpcReply::result(request.id, [Bytes::from(result)]), session))
+}
+
+/// The member with the instructions, after a comma; empty if there are none.
+fn instructions_of(caller: &Caller) -> String {
+    let text = instructions::of(&caller.seen_catalog(), caller.scope(), caller.app().options.instructions);
+    text.map_or_else(String::new, |text| format!(r#","instructions":{}"#, json_string(&text)))
 }
 
 /// The answer to `server/discover`.
-pub fn discover(request: &Request<'_>) -> Reply {
+pub(crate) fn discover(caller: &Caller, request: &RpcRequest<'_>) -> RpcReply {
+    let instructions = instructions_of(caller);
+    // Instructions are those of the servers that the caller sees now.
+    let (life, scope) = if instructions.is_empty() { (DISCOVERY_LIFE, "public") } else { (LIST_LIFE, "private") };
     let result = format!(
-        r#"{{"resultType":"complete","supportedVersions":["{}"],"capabilities":{CAPABILITIES},"ttlMs":{},"cacheScope":"public","_meta":{{"io.modelcontextprotocol/serverInfo":{SERVER_INFO}}}}}"#,
+        r#"{{"resultType":"complete","supportedVersions":["{}"],"capabilities":{CAPABILITIES}{instructions},"ttlMs":{},"cacheScope":"{scope}","_meta":{{"io.modelcontextprotocol/serverInfo":{SERVER_INFO}}}}}"#,
         Revision::V2026_07_28,
-        DISCOVERY_LIFE.as_millis()
+        life.as_millis()
     );
-    Reply::result(request.id, [Bytes::from(result)])
+    RpcReply::result(request.id, [Bytes::from(result)])
 }
 
 /// An empty answer.
-pub fn nothing(request: &Request<'_>, revision: Revision) -> Reply {
+pub(crate) fn nothing(request: &RpcRequest<'_>, revision: Revision) -> RpcReply {
     let result: &'static str = if revision.is_modern() { r#"{"resultType":"complete"}"# } else { "{}" };
-    Reply::result(request.id, [Bytes::from_static(result.as_bytes())])
-}
-
-/// The kind that a method lists.
-pub fn listed_by(method: &str) -> Option<Kind> {
-    Some(match method {
-        "tools/list" => Kind::Tools,
-        "prompts/list" => Kind::Prompts,
-        "resources/list" => Kind::Resources,
-        "resources/templates/list" => Kind::Templates,
-        _ => return None,
-    })
+    RpcReply::result(request.id, [Bytes::from_static(result.as_bytes())])
 }
 
 /// A page of a list: the bytes that the catalog keeps, with what the revision wants around them.
 ///
 /// # Errors
 /// The cursor was never given out.
-pub fn list(
+pub(crate) fn list(
     caller: &Caller,
-    request: &Request<'_>,
+    request: &RpcRequest<'_>,
     params: &Params<'_, '_>,
     kind: Kind,
     revision: Revision,
-) -> Result<Reply, RpcProblem> {
-    const CURSOR: RpcProblem = RpcProblem::Params("the cursor was not given out here: list again without one");
+) -> Result<RpcReply, RpcProblem> {
+    const CURSOR: RpcProblem = RpcProblem::Params("the cursor is not from this gateway: list again without it");
     let cursor = match params.get("cursor") {
-        Some(raw) => Some(crate::json::text(raw).ok_or(CURSOR)?),
+        Some(raw) => Some(portcullis_mcp::protocol::json::text(raw).ok_or(CURSOR)?),
         None => None,
     };
-    let page = caller.catalog().page(kind, caller.scope(), cursor.as_deref()).map_err(|_| CURSOR)?;
+    let catalog = caller.seen_catalog();
+    let page = catalog.page(kind, caller.scope(), cursor.as_deref()).map_err(|_| CURSOR)?;
+    let missing = missing::of(&catalog, caller.scope());
     let begin: Bytes = if revision.is_modern() {
+        let missing = missing.map_or_else(String::new, |servers| format!(r#","{MISSING}":{servers}"#));
         format!(
-            r#"{{"resultType":"complete","ttlMs":{},"cacheScope":"private","_meta":{{"io.modelcontextprotocol/serverInfo":{SERVER_INFO}}},"#,
+            r#"{{"resultType":"complete","ttlMs":{},"cacheScope":"private","_meta":{{"io.modelcontextprotocol/serverInfo":{SERVER_INFO}{missing}}},"#,
             LIST_LIFE.as_millis()
         )
         .into()
     } else {
-        Bytes::from_static(b"{")
+        missing.map_or(Bytes::from_static(b"{"), |servers| format!(r#"{{"_meta":{{"{MISSING}":{servers}}},"#).into())
     };
-    Ok(Reply::result(request.id, [begin, page, Bytes::from_static(b"}")]))
+    Ok(RpcReply::result(request.id, [begin, page, Bytes::from_static(b"}")]))
 }
 
 /// The answer to `logging/setLevel`.
 ///
 /// # Errors
 /// There is no such level.
-pub fn set_level(caller: &Caller, request: &Request<'_>, params: &Params<'_, '_>) -> Result<Reply, RpcProblem> {
+pub(crate) fn set_level(
+    caller: &Caller,
+    request: &RpcRequest<'_>,
+    params: &Params<'_, '_>,
+) -> Result<RpcReply, RpcProblem> {
     let level = params.get("level").ok_or(RpcProblem::Params("\"level\" is missing"))?;
     let level = request::level(level)?;
     if let Some(session) = &caller.session {
-        caller.app().mcp.live.set_level(session.id, level);
+        caller.app().mcp.sessions.set_level(session.id, level);
     }
     Ok(nothing(request, Revision::LATEST_WITH_INITIALIZE))
 }
@@ -125,40 +140,54 @@ pub fn set_level(caller: &Caller, request: &Request<'_>, params: &Params<'_, '_>
 ///
 /// # Errors
 /// Nobody has the resource, or its server does not tell of changes; or there is no session that could be told.
-pub fn follow(caller: &Caller, request: &Request<'_>, params: &Params<'_, '_>) -> Result<Reply, RpcProblem> {
-    const TOO_MANY: RpcProblem =
-        RpcProblem::TooMany("as many resources are subscribed to as may be: unsubscribe from some");
+pub(crate) fn subscribe(
+    caller: &Caller,
+    request: &RpcRequest<'_>,
+    params: &Params<'_, '_>,
+) -> Result<RpcReply, RpcProblem> {
+    const TOO_MANY: RpcProblem = RpcProblem::TooMany("too many resources are subscribed to: unsubscribe from some");
     const TOO_LONG: RpcProblem =
-        RpcProblem::Params("\"uri\" is longer than 2048 bytes: subscribe to a shorter one, or read it now and then");
-    let (follower, uri) = followed(caller, params)?;
+        RpcProblem::Params("\"uri\" is longer than 2048 bytes: subscribe to a shorter one, or poll it");
+    let (subscriber, uri) = followed(caller, params)?;
     let catalog = caller.catalog();
-    let entry = calls::reader(caller, &catalog, &uri)?;
-    if entry.teller().is_none() {
-        return Err(RpcProblem::Params("the server of this resource does not tell of changes: read it now and then"));
+    let entry = read_from(caller, &catalog, &uri, |denied| {
+        let (recorder, identity) = (&caller.recorder, &caller.identity);
+        let wanted = Wanted { recorder, identity, method: "resources/subscribe", name: &uri, args: None };
+        let problem = RpcProblem::NotAllowed(Kind::Resources.word(), clip(&uri));
+        note_denial(&wanted, denied, problem.status(Revision::LATEST_WITH_INITIALIZE).as_u16());
+        problem
+    })?;
+    if entry.update_source().is_none() {
+        return Err(RpcProblem::Params("the server of this resource does not announce changes: poll it"));
     }
-    let followed = caller.app().mcp.topics.follow(&catalog, caller.scope(), (follower, caller.subject), &uri);
+    let followed =
+        caller.app().mcp.resource_subscriptions.subscribe(&catalog, caller.scope(), (subscriber, caller.subject), &uri);
     followed.map_err(|cannot| match cannot {
-        CannotFollow::TooMany => TOO_MANY,
-        CannotFollow::TooLong => TOO_LONG,
+        CannotSubscribe::TooMany => TOO_MANY,
+        CannotSubscribe::TooLong => TOO_LONG,
     })?;
     Ok(nothing(request, Revision::LATEST_WITH_INITIALIZE))
 }
 
-/// The answer to `resources/unsubscribe`; who was not subscribed is so no less.
+/// The answer to `resources/unsubscribe`, which succeeds without a subscription, too.
 ///
 /// # Errors
 /// The params are not of their form, or there is no session.
-pub fn unfollow(caller: &Caller, request: &Request<'_>, params: &Params<'_, '_>) -> Result<Reply, RpcProblem> {
-    let (follower, uri) = followed(caller, params)?;
-    let _ = caller.app().mcp.topics.unfollow(caller.scope(), follower, &uri);
+pub(crate) fn unsubscribe(
+    caller: &Caller,
+    request: &RpcRequest<'_>,
+    params: &Params<'_, '_>,
+) -> Result<RpcReply, RpcProblem> {
+    let (subscriber, uri) = followed(caller, params)?;
+    let _ = caller.app().mcp.resource_subscriptions.unsubscribe(caller.scope(), subscriber, &uri);
     Ok(nothing(request, Revision::LATEST_WITH_INITIALIZE))
 }
 
-fn followed(caller: &Caller, params: &Params<'_, '_>) -> Result<(Follower, String), RpcProblem> {
+fn followed(caller: &Caller, params: &Params<'_, '_>) -> Result<(Subscriber, String), RpcProblem> {
     const SESSION: RpcProblem =
-        RpcProblem::Request("only a session can be told of changes: send the Mcp-Session-Id that initialize gave");
+        RpcProblem::Request("only a session can receive changes: send the Mcp-Session-Id that initialize returned");
     let session = caller.session.as_ref().ok_or(SESSION)?;
     let uri = params.text("uri").filter(|uri| !uri.is_empty());
-    let uri = uri.ok_or(RpcProblem::Params("\"uri\" is missing, or no text"))?;
-    Ok((Follower::Session(session.id), uri.into_owned()))
+    let uri = uri.ok_or(RpcProblem::Params("\"uri\" is missing or not a string"))?;
+    Ok((Subscriber::Session(session.id), uri.into_owned()))
 }

@@ -1,6 +1,6 @@
 //! HTTP+SSE, the transport of 2024-11-05: `GET /sse` opens a stream that says where messages go and brings all answers.
 //!
-//! The session is the stream: it is at one replica, named in the sealed session, and others hand messages on to it.
+//! The session is the stream: it is at one replica, named in the sealed session, and others forward messages to it.
 
 use std::time::SystemTime;
 
@@ -11,42 +11,44 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use bytestring::ByteString;
 use http::{Method, StatusCode};
+use portcullis_mcp::protocol::client_capabilities::ClientCapabilities;
+use portcullis_mcp::protocol::revision::Revision;
 use url::form_urlencoded::byte_serialize;
 
-use super::channel::{Agreed, CannotTake, Channel, Channels, Job};
-use super::message::{self, Body, Incoming, Space};
-use super::owner::{self, Handed};
-use super::problem::RpcProblem;
-use super::reply::{Reply, event, event_stream};
-use super::request::Params;
-use super::routes::{Refused, answered, finish, from_memory, note_method, notified, refused};
-use super::state::Caller;
-use super::stream::Answering;
-use super::told;
-use super::who::Who;
-use super::{answers, calls, gate, listen};
-use crate::boxed::pinned;
-use crate::capabilities::ClientCapabilities;
-use crate::front::app::App;
-use crate::front::body;
-use crate::front::head::{Head, Sent};
-use crate::front::routes::{Recorder, parameter, record, taken_apart};
-use crate::revision::Revision;
-use crate::seal::Session;
+use crate::front::http::body;
+use crate::front::http::head::{IncomingBody, IncomingHead, parameter};
+use crate::front::mcp::caller::Caller;
+use crate::front::mcp::dispatch::{answer_from_memory, note_method, take_notification, take_response};
+use crate::front::mcp::forward::{self, Forwarded};
+use crate::front::mcp::messages::classify::LegacyMethod;
+use crate::front::mcp::messages::message::{self, Incoming, MessageBody, Space};
+use crate::front::mcp::messages::problem::RpcProblem;
+use crate::front::mcp::messages::reply::{RpcReply, event, event_stream};
+use crate::front::mcp::messages::request::Params;
+use crate::front::mcp::refusal::{McpRefusal, finish, note_refusal, refused};
+use crate::front::mcp::session_of::Requester;
+use crate::front::mcp::state::legacy_streams::{CannotTake, Job, LegacyCall, LegacyStream, Negotiated};
+use crate::front::mcp::stream::{InputMode, Presentation};
+use crate::front::mcp::{answers, call_plan, client_notifications, legacy_stream, listen, origin_check};
+use crate::front::request::app::App;
+use crate::front::request::observe::{Recorder, record, taken_apart};
+use crate::seal::SealedSession;
+use crate::util::boxed::pinned;
 
 /// The parameter that names a session.
 const SESSION: &str = "sessionId";
 
-/// What is spoken where nothing was agreed upon.
+/// The revision where nothing was agreed upon.
 const FIRST: Revision = Revision::V2024_11_05;
 
-const TOO_MANY: RpcProblem = RpcProblem::TooMany("the session has as many requests as it may: wait for some");
+const TOO_MANY: RpcProblem =
+    RpcProblem::TooMany("the session has too many requests under way: wait for some to finish");
 
 /// The routes.
 pub(super) fn routes() -> Router {
     Router::new()
-        .route("/sse", get(open).options(gate::preflight))
-        .route("/message", post(take).options(gate::preflight))
+        .route("/sse", get(open).options(origin_check::preflight))
+        .route("/message", post(take).options(origin_check::preflight))
 }
 
 // === GET /sse ===
@@ -56,23 +58,23 @@ async fn open(request: Request) -> Response {
     finish(opened(&recorder).await)
 }
 
-async fn opened(recorder: &Recorder) -> Result<Response, Refused> {
+async fn opened(recorder: &Recorder) -> Result<Response, McpRefusal> {
     let app = recorder.app();
-    let who = Who::of(recorder, None).await?;
+    let requester = Requester::of(recorder, None).await?;
     let expires = SystemTime::now() + app.options.session_life;
-    let session = Session::new(who.subject, FIRST, ClientCapabilities::NONE, expires, app.replica.clone());
+    let session = SealedSession::new(requester.subject, FIRST, ClientCapabilities::NONE, expires, app.replica.clone());
     let first = format!("event: endpoint\ndata: {}\n\n", endpoint(app, &session, recorder.head()));
-    let caller = who.caller(recorder, (Some(session.clone()), false));
+    let caller = requester.caller(recorder, (Some(session.clone()), false));
     let listening = listen::before_agreement(&caller, first.into());
     let listening = listening.map_err(|problem| refused(None, &problem, FIRST))?;
-    Ok(event_stream(HttpBody::new(Channels::open(app, session, listening))))
+    Ok(event_stream(HttpBody::new(legacy_stream::open(app, session, listening))))
 }
 
-/// Where the messages of a session go, relative to the stream's own address.
+/// The address for the messages of a session, relative to the stream's own.
 ///
 /// A client that brought its token in the address is told it back, for it takes the new address as it is; every message
 /// is checked like any other request.
-fn endpoint(app: &App, session: &Session, head: &Head) -> String {
+fn endpoint(app: &App, session: &SealedSession, head: &IncomingHead) -> String {
     let mut endpoint = format!("{}/message?{SESSION}={}", app.metadata.base_path(), session.seal(&app.sealer));
     let by_query = app.options.allow_query_token_mcp && head.fields.get("authorization").is_none();
     if let Some(token) = parameter(head.query(), "token").filter(|_| by_query) {
@@ -89,23 +91,23 @@ async fn take(request: Request) -> Response {
     finish(taken(&recorder, body).await)
 }
 
-async fn taken(recorder: &Recorder, body: Sent) -> Result<Response, Refused> {
+async fn taken(recorder: &Recorder, body: IncomingBody) -> Result<Response, McpRefusal> {
     let over = || refused(None, &RpcProblem::Session, FIRST);
     let (app, head) = (recorder.app(), recorder.head());
-    let who = Who::of(recorder, None).await?;
+    let requester = Requester::of(recorder, None).await?;
     let sealed = parameter(head.query(), SESSION).ok_or_else(over)?;
-    let session = Session::open(&app.sealer, &sealed, &who.subject, SystemTime::now());
+    let session = SealedSession::open(&app.sealer, &sealed, &requester.subject, SystemTime::now());
     let mut session = session.map_err(|_| over())?;
     body::check_media_type(&head.fields)?;
     let body = body::read(body, app.options.max_body).await?;
     record(recorder).bytes = body.len();
-    let mut caller = who.caller(recorder, (Some(session.clone()), true));
-    match owner::hand_on(&caller, Method::POST, body.clone(), owner::SOON).await {
-        Handed::Answered(response) => return Ok(*response),
-        Handed::Unreachable | Handed::Lost => return Err(over()),
-        Handed::Here => {}
+    let mut caller = requester.caller(recorder, (Some(session.clone()), true));
+    match forward::forward(&caller, Method::POST, body.clone(), forward::MEMORY_ANSWER_LIMIT).await {
+        Forwarded::Answered(response) => return Ok(*response),
+        Forwarded::Unreachable | Forwarded::Lost => return Err(over()),
+        Forwarded::Here => {}
     }
-    let channel = app.mcp.channels.of(&session.id).ok_or_else(over)?;
+    let channel = app.mcp.legacy_streams.of(&session.id).ok_or_else(over)?;
     let agreed = channel.agreed();
     (session.revision, session.capabilities) = (agreed.revision, agreed.capabilities);
     caller.session = Some(session);
@@ -118,7 +120,7 @@ async fn taken(recorder: &Recorder, body: Sent) -> Result<Response, Refused> {
             let tells_level = (request.method == "logging/setLevel").then(|| caller.clone());
             let job = job(caller, &channel, (&request, &space), &body, agreed);
             if let Some(caller) = tells_level {
-                told::level(&caller).await;
+                client_notifications::level(&caller).await;
             }
             channel.put(job).map_err(|cannot| match cannot {
                 CannotTake::Full => refused(Some(request.id), &TOO_MANY, agreed.revision),
@@ -126,58 +128,68 @@ async fn taken(recorder: &Recorder, body: Sent) -> Result<Response, Refused> {
             })?;
         }
         Incoming::Notification(method) => {
-            let _ = notified(&caller, &method, &space);
+            let _ = take_notification(&caller, &method, &Params::of(&space).unwrap_or_default());
         }
-        Incoming::Response(id, answer) => drop(answered(&caller, id, answer)),
+        Incoming::Response(id, answer) => drop(take_response(&caller, id, answer)),
     }
     Ok((StatusCode::ACCEPTED, "Accepted").into_response())
 }
 
 fn read<'a>(body: &'a str, space: &mut Space<'a>) -> Result<Incoming<'a>, (Option<String>, RpcProblem)> {
-    const BATCH: RpcProblem = RpcProblem::Request("this transport has no batches: send one message at a time");
+    const BATCH: RpcProblem =
+        RpcProblem::Request("this transport does not support batches: send one message at a time");
     match message::read(body, space) {
-        Ok(Body::One(Ok(one))) => Ok(one),
-        Ok(Body::One(Err(bad))) | Err(bad) => Err((bad.id.clone(), RpcProblem::Message(bad))),
-        Ok(Body::Batch(_)) => Err((None, BATCH)),
+        Ok(MessageBody::One(Ok(one))) => Ok(one),
+        Ok(MessageBody::One(Err(bad))) | Err(bad) => Err((bad.id.clone(), RpcProblem::Message(bad))),
+        Ok(MessageBody::Batch(_)) => Err((None, BATCH)),
     }
 }
 
-/// What a request puts onto the stream.
+/// The item that a request puts onto the stream.
 fn job(
     caller: Caller,
-    channel: &Channel,
-    (request, space): (&message::Request<'_>, &Space<'_>),
+    channel: &LegacyStream,
+    (request, space): (&message::RpcRequest<'_>, &Space<'_>),
     body: &ByteString,
-    agreed: Agreed,
+    agreed: Negotiated,
 ) -> Job {
     let revision = agreed.revision;
     let refusal =
-        |problem: &RpcProblem| Job::Event(event(&Reply::error(Some(request.id), problem, revision).into_bytes()));
+        |problem: &RpcProblem| Job::Event(event(&RpcReply::error(Some(request.id), problem, revision).into_bytes()));
     let fail = |caller: &Caller, problem: &RpcProblem| {
-        calls::note_refusal(&caller.recorder, problem);
+        note_refusal(&caller.recorder, problem);
         refusal(problem)
     };
     let params = match Params::of(space) {
         Ok(params) => params,
         Err(problem) => return fail(&caller, &problem),
     };
-    if request.method == "initialize" {
-        return match answers::initialize(&caller, request, &params) {
-            Ok((reply, begun)) => {
-                channel.agree(Agreed { revision: begun.revision, capabilities: begun.capabilities });
-                Job::Begun(event(&reply.into_bytes()))
-            }
-            Err(problem) => fail(&caller, &problem),
-        };
-    }
-    if calls::method_of(&request.method).is_none() {
-        return Job::Event(event(&from_memory(&caller, request, &params, revision).into_bytes()));
-    }
-    match calls::plan(caller, body, request, &params, (revision, agreed.capabilities)) {
+    let planned = match LegacyMethod::of(&request.method) {
+        LegacyMethod::Initialize => {
+            return match answers::initialize(&caller, request, &params) {
+                Ok((reply, begun)) => {
+                    channel.agree(Negotiated { revision: begun.revision, capabilities: begun.capabilities });
+                    Job::Begun(event(&reply.into_bytes()))
+                }
+                Err(problem) => fail(&caller, &problem),
+            };
+        }
+        LegacyMethod::Call(method) => {
+            call_plan::plan(caller, body, (request, method), &params, (revision, agreed.capabilities))
+        }
+        method => {
+            let reply = answer_from_memory(&caller, (request, method), &params, revision);
+            return Job::Event(event(&reply.into_bytes()));
+        }
+    };
+    match planned {
         Ok(plan) => {
             let planned = plan.of(body.clone());
-            let (mailbox, shape) = (planned.wants_more().then(|| planned.mailbox()), planned.shape());
-            Job::Answering(Answering::among_others(pinned(|| planned.send(mailbox.clone())), mailbox, shape))
+            let (mailbox, presentation) = (planned.wants_more().then(|| planned.mailbox()), planned.presentation());
+            let Presentation { progress_token, log_level, input } = presentation;
+            let requests = if let InputMode::Requests(requests) = input { Some(requests) } else { None };
+            let work = pinned(|| planned.send(mailbox.clone()));
+            Job::Call(LegacyCall { work, mailbox, progress_token, log_level, requests })
         }
         Err(problem) => refusal(&problem),
     }

@@ -1,4 +1,4 @@
-//! Streams on which nothing is answered, only told: GET of a session, and `subscriptions/listen` since 2026-07-28.
+//! Serves streams of notifications: GET of a session, and `subscriptions/listen` since 2026-07-28.
 
 use std::convert::Infallible;
 use std::future::Future as _;
@@ -10,27 +10,28 @@ use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
 use http_body::Frame;
+use portcullis_mcp::protocol::json::json_string;
 use serde::Deserialize;
 use tokio::time::Sleep;
 
-use super::message::Request;
-use super::problem::RpcProblem;
-use super::reply::{Reply, event, event_stream};
-use super::request::Params;
-use super::state::{Caller, Within};
-use super::stream::{COMMENT, keep_alive};
-use super::streams::{Stream, Telling, TooMany};
-use super::topics::{Follower, MOST_SUBSCRIPTIONS};
+use crate::auth::Identity;
 use crate::catalog::Kind;
-use crate::front::app::App;
-use crate::upstream::message::json_string;
+use crate::front::mcp::caller::{Caller, Within};
+use crate::front::mcp::messages::message::RpcRequest;
+use crate::front::mcp::messages::problem::RpcProblem;
+use crate::front::mcp::messages::reply::{RpcReply, event, event_stream, notification};
+use crate::front::mcp::messages::request::Params;
+use crate::front::mcp::state::resource_subscriptions::{MOST_SUBSCRIPTIONS, Subscriber};
+use crate::front::mcp::state::streams::{OpenStream, StreamMessage, TooManyStreams};
+use crate::front::mcp::stream::{COMMENT, keep_alive};
+use crate::front::request::app::App;
 
-const TOO_MANY: RpcProblem = RpcProblem::TooMany("as many streams are open as may be: close some, or try again later");
+const TOO_MANY: RpcProblem = RpcProblem::TooMany("too many streams are open: close some, or try again later");
 
-/// What a client wants to be told.
+/// The notifications that a client wants.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct Filter {
+pub(crate) struct Filter {
     #[serde(deserialize_with = "given")]
     tools_list_changed: bool,
     #[serde(deserialize_with = "given")]
@@ -87,86 +88,100 @@ impl Filter {
 ///
 /// # Errors
 /// There are too many.
-pub fn of_session(caller: &Caller) -> Result<Response, RpcProblem> {
+pub(crate) fn of_session(caller: &Caller) -> Result<Response, RpcProblem> {
     // A first comment, so that proxies pass the head on at once.
     let listening = of_session_with(caller, Filter::all_lists(), Bytes::from_static(COMMENT))?;
     Ok(event_stream(Body::new(listening)))
 }
 
-/// The stream of a session that has not been agreed upon: of lists nothing is told before [`Listening::begin`].
+/// The stream of a session that has not been agreed upon: of lists nothing is told before [`ListenStream::begin`].
 ///
 /// # Errors
 /// There are too many.
-pub fn before_agreement(caller: &Caller, first: Bytes) -> Result<Listening, RpcProblem> {
+pub(crate) fn before_agreement(caller: &Caller, first: Bytes) -> Result<ListenStream, RpcProblem> {
     of_session_with(caller, Filter::default(), first)
 }
 
-fn of_session_with(caller: &Caller, filter: Filter, first: Bytes) -> Result<Listening, RpcProblem> {
+fn of_session_with(caller: &Caller, filter: Filter, first: Bytes) -> Result<ListenStream, RpcProblem> {
     let session = caller.session.as_ref().map(|session| session.id);
     let stream = caller.app().mcp.streams.open(caller.subject, session);
-    let stream = stream.map_err(|TooMany| TOO_MANY)?;
-    Ok(Listening::new(caller, stream, filter, None, first))
+    let stream = stream.map_err(|TooManyStreams| TOO_MANY)?;
+    Ok(ListenStream::new(caller, stream, filter, None, first))
 }
 
 /// The answer to `subscriptions/listen`.
 ///
 /// # Errors
 /// The params are not of their form, or there are too many streams.
-pub fn subscribed(caller: &Caller, request: &Request<'_>, params: &Params<'_, '_>) -> Result<Response, RpcProblem> {
-    const FORM: RpcProblem =
-        RpcProblem::Params("\"notifications\" must say what is wanted: see subscriptions/listen in the specification");
+pub(crate) fn subscribed(
+    caller: &Caller,
+    request: &RpcRequest<'_>,
+    params: &Params<'_, '_>,
+) -> Result<Response, RpcProblem> {
+    const FORM: RpcProblem = RpcProblem::Params(
+        "\"notifications\" must name what to listen for: see subscriptions/listen in the specification",
+    );
     let filter = params.get("notifications").ok_or(FORM)?;
     let mut filter: Filter = serde_json::from_str(filter.get()).map_err(|_| FORM)?;
     if filter.resource_subscriptions.len() > MOST_SUBSCRIPTIONS {
-        return Err(RpcProblem::Params("more than 1000 resources are subscribed to at once"));
+        return Err(RpcProblem::Params("more than 1000 resources are subscribed to at once: subscribe to fewer"));
     }
-    let stream = caller.app().mcp.streams.open(caller.subject, None).map_err(|TooMany| TOO_MANY)?;
-    let following = Following { app: caller.app().clone(), follower: Follower::Stream(stream.number()) };
-    filter.resource_subscriptions.retain(|uri| following.begin(caller, uri));
+    let stream = caller.app().mcp.streams.open(caller.subject, None).map_err(|TooManyStreams| TOO_MANY)?;
+    let subscriptions =
+        StreamSubscriptions { app: caller.app().clone(), subscriber: Subscriber::Stream(stream.number()) };
+    filter.resource_subscriptions.retain(|uri| subscriptions.begin(caller, uri));
     let meta = format!(r#""_meta":{{"io.modelcontextprotocol/subscriptionId":{}}}"#, request.id);
     let acknowledged = format!(
         r#"{{"jsonrpc":"2.0","method":"notifications/subscriptions/acknowledged","params":{{{meta},"notifications":{}}}}}"#,
         filter.to_json()
     );
-    let end = Reply::result(request.id, [format!(r#"{{"resultType":"complete",{meta}}}"#).into()]);
-    let tag = Tag { meta, _following: following, end: event(&end.into_bytes()) };
+    let end = RpcReply::result(request.id, [format!(r#"{{"resultType":"complete",{meta}}}"#).into()]);
+    let tag = Tag { meta, _following: subscriptions, end: event(&end.into_bytes()) };
     let first = event(acknowledged.as_bytes());
-    Ok(event_stream(Body::new(Listening::new(caller, stream, filter, Some(tag), first))))
+    Ok(event_stream(Body::new(ListenStream::new(caller, stream, filter, Some(tag), first))))
 }
 
-/// What every message of a subscription carries, and how it ends.
+/// The `_meta` of every message of a subscription, and its end.
 struct Tag {
     meta: String,
     end: Bytes,
-    _following: Following,
+    _following: StreamSubscriptions,
 }
 
 /// Ends what a stream follows when it closes.
-struct Following {
+struct StreamSubscriptions {
     app: Arc<App>,
-    follower: Follower,
+    subscriber: Subscriber,
 }
 
-impl Following {
+impl StreamSubscriptions {
     /// Follows a resource; false if nobody would tell of its changes.
     fn begin(&self, caller: &Caller, uri: &str) -> bool {
         let catalog = caller.catalog();
-        let told = catalog.reader(caller.scope(), uri).is_some_and(|entry| entry.teller().is_some());
-        told && self.app.mcp.topics.follow(&catalog, caller.scope(), (self.follower, caller.subject), uri).is_ok()
+        let reader = catalog.reader_for(&caller.identity, caller.scope(), uri);
+        let told = reader.is_ok_and(|entry| entry.is_some_and(|entry| entry.update_source().is_some()));
+        told && self
+            .app
+            .mcp
+            .resource_subscriptions
+            .subscribe(&catalog, caller.scope(), (self.subscriber, caller.subject), uri)
+            .is_ok()
     }
 }
 
-impl Drop for Following {
+impl Drop for StreamSubscriptions {
     fn drop(&mut self) {
-        self.app.mcp.topics.forget(self.follower);
+        self.app.mcp.resource_subscriptions.forget(self.subscriber);
     }
 }
 
 /// The body of a stream on which things are told.
-pub struct Listening {
+pub(crate) struct ListenStream {
     app: Arc<App>,
     within: Within,
-    stream: Stream,
+    /// The bearer of the token that opened it.
+    identity: Arc<Identity>,
+    stream: OpenStream,
     filter: Filter,
     tag: Option<Box<Tag>>,
     first: Option<Bytes>,
@@ -180,15 +195,16 @@ pub struct Listening {
 /// The lists that have a notification of their own; templates are told as resources.
 const KINDS: [Kind; 3] = [Kind::Tools, Kind::Prompts, Kind::Resources];
 
-impl Listening {
-    fn new(caller: &Caller, stream: Stream, filter: Filter, tag: Option<Tag>, first: Bytes) -> Self {
+impl ListenStream {
+    fn new(caller: &Caller, stream: OpenStream, filter: Filter, tag: Option<Tag>, first: Bytes) -> Self {
         // First, so that a change meanwhile is looked at again.
-        let looked_at = caller.app().mcp.changes.number();
-        let catalog = caller.catalog();
+        let looked_at = caller.app().mcp.catalog_changes.number();
+        let catalog = caller.seen_catalog();
         let shown = KINDS.map(|kind| catalog.fingerprint(kind, caller.scope()));
         Self {
             app: caller.app().clone(),
             within: caller.within.clone(),
+            identity: caller.identity.clone(),
             stream,
             filter,
             tag: tag.map(Box::new),
@@ -201,12 +217,12 @@ impl Listening {
     }
 
     /// From now on everything is told.
-    pub fn begin(&mut self) {
+    pub(crate) fn begin(&mut self) {
         self.filter = Filter::all_lists();
     }
 
     /// The next event; none at the end.
-    pub fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+    pub(crate) fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
         if let Some(first) = self.first.take() {
             return Poll::Ready(Some(first));
         }
@@ -214,13 +230,17 @@ impl Listening {
             return Poll::Ready(None);
         }
         // First, so that a change between the look and the wait still wakes this stream.
-        let told = self.stream.poll_next(cx);
-        if self.stream.is_over() {
-            self.over = true;
-            return Poll::Ready(self.tag.take().map(|tag| tag.end.clone()));
-        }
-        if let Poll::Ready(telling) = told {
-            return Poll::Ready(Some(self.show(telling)));
+        loop {
+            let told = self.stream.poll_next(cx);
+            if self.stream.is_over() {
+                self.over = true;
+                return Poll::Ready(self.tag.take().map(|tag| tag.end.clone()));
+            }
+            let Poll::Ready(message) = told else { break };
+            // After a message that the caller may not see, another may follow.
+            if let Some(shown) = self.show(message) {
+                return Poll::Ready(Some(shown));
+            }
         }
         if let Some(changes) = self.changes() {
             return Poll::Ready(Some(changes));
@@ -234,24 +254,29 @@ impl Listening {
         }
     }
 
-    fn show(&self, telling: Telling) -> Bytes {
-        match telling {
-            Telling::Event(event) => event,
-            Telling::Updated(uri) => {
+    /// `None` for an update of what the caller may not read any more.
+    fn show(&self, message: StreamMessage) -> Option<Bytes> {
+        match message {
+            StreamMessage::Event(event) => Some(event),
+            StreamMessage::Updated(uri) => {
+                let catalog = self.app.published.load();
+                if !catalog.may_hear_of(&self.identity, self.within.scope(), &uri) {
+                    return None;
+                }
                 let meta = self.tag.as_ref().map(|tag| format!("{},", tag.meta)).unwrap_or_default();
                 let params = format!(r#"{{{meta}"uri":{}}}"#, json_string(&uri));
-                event(super::reply::notification("notifications/resources/updated", &params).as_bytes())
+                Some(event(notification("notifications/resources/updated", &params).as_bytes()))
             }
         }
     }
 
-    /// What shows something else than before, of what is wanted.
+    /// Notifications about the wanted lists that have changed.
     fn changes(&mut self) -> Option<Bytes> {
-        let number = self.app.mcp.changes.number();
+        let number = self.app.mcp.catalog_changes.number();
         if std::mem::replace(&mut self.looked_at, number) == number {
             return None;
         }
-        let catalog = self.app.mcp.changes.catalog();
+        let catalog = self.app.mcp.catalog_changes.catalog().seen_by(&self.identity);
         let mut events = Vec::new();
         for (kind, shown) in KINDS.into_iter().zip(&mut self.shown) {
             let now = catalog.fingerprint(kind, self.within.scope());
@@ -266,7 +291,7 @@ impl Listening {
     }
 }
 
-impl http_body::Body for Listening {
+impl http_body::Body for ListenStream {
     type Data = Bytes;
     type Error = Infallible;
 

@@ -1,31 +1,31 @@
 //! One MCP server for every client: revisions 2024-11-05 to 2026-07-28, of all servers at `/mcp`, of one at `/mcp/NAME`.
 //!
-//! What the gateway knows it answers itself; the rest goes to a server through the same call path as REST.
+//! The gateway answers what it knows by itself; the rest goes to a server through the same call path as REST.
 
-pub mod answers;
-pub mod asking;
-pub mod calls;
-pub mod changes;
-pub mod channel;
-pub mod gate;
-pub mod legacy_sse;
-pub mod listen;
-pub mod live;
-pub mod message;
-pub mod metadata;
-pub mod owner;
-pub mod parking;
-pub mod problem;
-pub mod reply;
-pub mod request;
-pub mod rounds;
-pub mod routes;
-pub mod state;
-pub mod stream;
-pub mod streams;
-pub mod told;
-pub mod topics;
-mod who;
+pub(crate) mod answers;
+pub(crate) mod batch;
+pub(crate) mod call_plan;
+mod call_target;
+pub(crate) mod caller;
+pub(crate) mod calls;
+pub(crate) mod client_notifications;
+pub(crate) mod dispatch;
+pub mod forward;
+pub(crate) mod input_rounds;
+mod instructions;
+pub(crate) mod legacy_sse;
+pub(crate) mod legacy_stream;
+pub(crate) mod listen;
+pub(crate) mod messages;
+pub(crate) mod metadata;
+pub(crate) mod notify;
+pub(crate) mod origin_check;
+pub(crate) mod refusal;
+pub(crate) mod resume;
+pub(crate) mod routes;
+pub(crate) mod session_of;
+pub(crate) mod state;
+pub(crate) mod stream;
+pub(crate) mod suspend;
 
-pub use routes::{answer_post, routes};
-pub use state::Mcp;
+pub(crate) use routes::{answer_post, routes};

@@ -1,117 +1,51 @@
-//! What the routes of `/mcp` share, and who asks in one request.
+//! Stores what this replica remembers for MCP clients. No store imports a handler.
 
 use std::sync::Arc;
 
-use arc_swap::Guard;
-use tokio::time::Instant;
+use crate::front::mcp::state::catalog_changes::CatalogChanges;
+use crate::front::mcp::state::legacy_streams::LegacyStreams;
+use crate::front::mcp::state::replicas::Replicas;
+use crate::front::mcp::state::resource_subscriptions::{ResourceSubscriptions, Subscriber};
+use crate::front::mcp::state::server_requests::ServerRequests;
+use crate::front::mcp::state::sessions::SessionStore;
+use crate::front::mcp::state::streams::Streams;
+use crate::front::mcp::state::suspended_calls::SuspendedCalls;
+use crate::seal::SessionKey;
 
-use super::asking::Asking;
-use super::changes::Changes;
-use super::channel::Channels;
-use super::live::{Live, SessionKey};
-use super::owner::Owners;
-use super::parking::Parking;
-use super::streams::Streams;
-use super::topics::{Follower, Topics};
-use crate::catalog::{Catalog, Scope};
-use crate::front::app::App;
-use crate::front::head::Head;
-use crate::front::routes::Recorder;
-use crate::handle::Handle;
-use crate::seal::{Session, SubjectId};
+pub(crate) mod catalog_changes;
+pub(crate) mod legacy_streams;
+pub(crate) mod replicas;
+pub(crate) mod resource_subscriptions;
+pub(crate) mod server_requests;
+pub(crate) mod sessions;
+pub(crate) mod streams;
+pub(crate) mod suspended_calls;
 
-/// What the routes of `/mcp` share.
-pub struct Mcp {
+/// The stores of `/mcp`.
+pub(crate) struct Mcp {
     /// Every open stream.
-    pub streams: Arc<Streams>,
+    pub(crate) streams: Arc<Streams>,
     /// The catalog that streams tell of.
-    pub changes: Changes,
+    pub(crate) catalog_changes: CatalogChanges,
     /// Streams of clients of 2024-11-05.
-    pub channels: Arc<Channels>,
-    /// Who wants to hear of which resources.
-    pub topics: Topics,
-    /// What is known of other replicas.
-    pub owners: Owners,
-    /// What is remembered of sessions while they need it.
-    pub live: Arc<Live>,
-    /// What clients are asked.
-    pub asking: Arc<Asking>,
+    pub(crate) legacy_streams: Arc<LegacyStreams>,
+    /// The subscriptions to resources.
+    pub(crate) resource_subscriptions: ResourceSubscriptions,
+    /// The other replicas.
+    pub(crate) replicas: Replicas,
+    /// The running requests and log levels of sessions.
+    pub(crate) sessions: Arc<SessionStore>,
+    /// The open requests of servers to clients.
+    pub(crate) server_requests: Arc<ServerRequests>,
     /// Calls that wait for their clients.
-    pub parking: Parking,
+    pub(crate) suspended_calls: SuspendedCalls,
 }
 
 impl Mcp {
     /// Ends a session for good.
-    pub fn end(&self, session: SessionKey) {
-        self.live.end(session);
-        self.topics.forget(Follower::Session(session));
+    pub(crate) fn end(&self, session: SessionKey) {
+        self.sessions.end(session);
+        self.resource_subscriptions.forget(Subscriber::Session(session));
         self.streams.end(&session);
-    }
-}
-
-/// What of all servers is asked, as the path says.
-#[derive(Clone)]
-pub enum Within {
-    /// Everything: `/mcp`.
-    All,
-    /// The servers of one namespace: `/mcp/~NAMESPACE`.
-    Namespace(Arc<str>),
-    /// One server: `/mcp/NAME`, `/mcp/NAMESPACE/NAME`.
-    Server(Arc<Handle>),
-}
-
-/// Who asks, and how.
-#[derive(Clone)]
-pub struct Caller {
-    /// The request; takes what its log line is to say.
-    pub recorder: Recorder,
-    /// What of all servers is asked.
-    pub within: Within,
-    /// Who.
-    pub subject: SubjectId,
-    /// In which session.
-    pub session: Option<Session>,
-    /// Whether a stream of events may be the answer.
-    pub takes_streams: bool,
-}
-
-impl Caller {
-    /// What the routes share.
-    pub fn app(&self) -> &Arc<App> {
-        self.recorder.app()
-    }
-
-    /// What the request says.
-    pub fn head(&self) -> &Head {
-        self.recorder.head()
-    }
-
-    /// The newest catalog. To look into at once: who keeps it makes others slower.
-    pub fn catalog(&self) -> Guard<Arc<Catalog>> {
-        self.app().published.load()
-    }
-
-    /// When an answer that is not there goes on as a stream of events: never for a caller that takes none.
-    pub fn goes_on_at(&self) -> Option<Instant> {
-        let began = || Instant::from_std(self.recorder.began());
-        self.takes_streams.then(|| began() + self.app().options.stream_after)
-    }
-
-    /// What of it is asked.
-    pub fn scope(&self) -> Scope<'_> {
-        self.within.scope()
-    }
-}
-
-// === impl Within ===
-
-impl Within {
-    /// The same, to look into a catalog with.
-    pub fn scope(&self) -> Scope<'_> {
-        match self {
-            Self::All => Scope::All,
-            Self::Namespace(namespace) => Scope::Namespace(namespace),
-            Self::Server(server) => Scope::Server(server),
-        }
     }
 }

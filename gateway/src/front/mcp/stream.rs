@@ -1,5 +1,5 @@
-//! The answer to one request: JSON if nothing comes before it, a stream of events from the first that does, or from when
-//! it has taken long: callers and proxies give up on an answer of which they see nothing.
+//! Answers one request: with JSON if nothing comes before the answer, with a stream of events from the first that does, or
+//! when the answer takes long: callers and proxies give up on an answer of which they see nothing.
 
 use std::convert::Infallible;
 use std::future::{Future as _, poll_fn};
@@ -12,60 +12,53 @@ use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
 use http_body::Frame;
+use portcullis_mcp::protocol::client_capabilities::ClientCapabilities;
+use portcullis_mcp::upstream::{Mailbox, ServerMessage, ServerRequest};
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::asking::Asker;
-use super::calls::Work;
-use super::parking::Parker;
-use super::reply::{Reply, event, event_stream, notification};
-use super::request::level;
-use crate::capabilities::ClientCapabilities;
-use crate::handle::Places;
-use crate::json::Members;
-use crate::upstream::message::json_string;
-use crate::upstream::{Asked, Mailbox, Told};
+use crate::front::mcp::messages::reply::{RpcReply, Work, event, event_stream, log_event, notification, with_token};
+use crate::front::mcp::state::server_requests::ScopedRequests;
+use crate::front::mcp::suspend::Suspender;
+use crate::server::handle::HeldPermits;
 
 /// Between comments that keep a quiet stream from being cut by proxies; many cut at 30 or 60 s.
-pub const KEEP_ALIVE: Duration = Duration::from_secs(15);
+pub(crate) const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// A comment: it tells only that the stream lives.
-pub const COMMENT: &[u8] = b": \n\n";
+pub(crate) const COMMENT: &[u8] = b": \n\n";
 
-/// The log level of a session that has not said which it wants.
-pub const DEFAULT_LEVEL: usize = 1;
-
-/// How what a server tells before its answer is shown to the caller.
-pub struct Shape {
+/// Shows the caller the messages that a server sends before its answer.
+pub(crate) struct Presentation {
     /// The caller's own progress token, as JSON; none: it wants to hear of no progress.
-    pub progress_token: Option<String>,
+    pub(crate) progress_token: Option<String>,
     /// The least urgent log level that it wants; none: no messages.
-    pub log_level: Option<usize>,
-    /// How it is asked.
-    pub ears: Ears,
+    pub(crate) log_level: Option<usize>,
+    /// The way in which server requests reach it.
+    pub(crate) input: InputMode,
 }
 
-/// How a caller is asked what a server wants to know.
-pub enum Ears {
+/// The way in which a caller is asked for input.
+pub(crate) enum InputMode {
     /// Not at all.
     None,
     /// By a request within the answer.
-    Asks(Asker),
+    Requests(ScopedRequests),
     /// By an answer that says what is missing; the call waits.
-    Parks(Box<Parker>),
+    Suspends(Box<Suspender>),
 }
 
-/// How long a caller waits for an answer that is no stream.
+/// The time from which an answer that is not there goes on as a stream.
 ///
 /// It has no timer of its own: the call wakes it (see [`crate::call::Request::looks_up`]). Most are answered when they are
 /// looked at for the second time, so the clock is read for the others alone.
-pub struct Patience {
+pub(crate) struct StreamDeadline {
     until: Option<Instant>,
     looked: bool,
 }
 
-impl Patience {
+impl StreamDeadline {
     /// Until then; none: for ever.
-    pub fn until(until: Option<Instant>) -> Self {
+    pub(crate) fn until(until: Option<Instant>) -> Self {
         Self { until, looked: false }
     }
 
@@ -75,72 +68,53 @@ impl Patience {
     }
 }
 
-/// What becomes of something told.
-enum Shown {
+/// A message of a server, as the caller gets it.
+enum ShownEvent {
     /// It is an event of the answer.
     Event(Bytes),
     /// It ends the answer: the caller has to come back.
-    Question(Asked),
+    Request(ServerRequest),
 }
 
-impl Shape {
-    /// What the caller gets to see of it, if it wants it.
-    fn show(&mut self, told: Told) -> Option<Shown> {
-        let event = match told {
-            Told::Progress(params) => {
+impl Presentation {
+    /// The event that the caller gets for a message, if it wants one.
+    fn show(&mut self, message: ServerMessage) -> Option<ShownEvent> {
+        let event = match message {
+            ServerMessage::Progress(params) => {
                 let params = with_token(&params, self.progress_token.as_deref()?)?;
                 event(notification("notifications/progress", &params).as_bytes())
             }
-            Told::Log(params) => log_event(&params, self.log_level?)?,
-            Told::Question(asked) => match &mut self.ears {
-                Ears::None => return None,
-                Ears::Asks(asker) => asker.ask(asked)?,
-                Ears::Parks(_) => return Some(Shown::Question(asked)),
+            ServerMessage::Log(params) => log_event(&params, self.log_level?)?,
+            ServerMessage::Request(request) => match &mut self.input {
+                InputMode::None => return None,
+                InputMode::Requests(requests) => requests.ask(request)?,
+                InputMode::Suspends(_) => return Some(ShownEvent::Request(request)),
             },
         };
-        Some(Shown::Event(event))
+        Some(ShownEvent::Event(event))
     }
 
-    /// Ends the answer with a question. The call goes on.
-    fn park(&mut self, work: Work, mailbox: Mailbox, asked: Asked) -> Option<Reply> {
-        match std::mem::replace(&mut self.ears, Ears::None) {
-            Ears::Parks(parker) => Some(parker.park(work, mailbox, asked)),
-            Ears::None | Ears::Asks(_) => None,
+    /// Ends the answer with a request. The call goes on.
+    fn suspend(&mut self, work: Work, mailbox: Mailbox, request: ServerRequest) -> Option<RpcReply> {
+        match std::mem::replace(&mut self.input, InputMode::None) {
+            InputMode::Suspends(suspender) => Some(suspender.suspend(work, mailbox, request)),
+            InputMode::None | InputMode::Requests(_) => None,
         }
     }
 }
 
-/// The event of a log message, if it is at least so urgent.
-pub fn log_event(params: &Bytes, least: usize) -> Option<Bytes> {
-    let text = std::str::from_utf8(params).ok()?;
-    let of = Members::read(text).ok().and_then(|members| level(members.get("level")?).ok());
-    (of? >= least).then(|| event(notification("notifications/message", text).as_bytes()))
-}
-
-/// The params of `notifications/progress` with another token.
-fn with_token(params: &Bytes, token: &str) -> Option<String> {
-    let members = Members::read(std::str::from_utf8(params).ok()?).ok()?;
-    let others: String = members
-        .0
-        .iter()
-        .filter(|(key, _)| key != "progressToken")
-        .map(|(key, value)| format!(",{}:{}", json_string(key), value.get()))
-        .collect();
-    Some(format!(r#"{{"progressToken":{token}{others}}}"#))
-}
-
 /// Waits for an answer before which nothing can come.
-pub async fn answer_alone(mut work: Work, mut patience: Patience) -> Response {
+pub(crate) async fn answer_alone(mut work: Work, mut deadline: StreamDeadline) -> Response {
     let answered = poll_fn(|cx| match work.as_mut().poll(cx) {
         Poll::Ready(reply) => Poll::Ready(Some(reply)),
-        Poll::Pending if patience.is_over() => Poll::Ready(None),
+        Poll::Pending if deadline.is_over() => Poll::Ready(None),
         Poll::Pending => Poll::Pending,
     });
     match answered.await {
         Some(reply) => reply.into_response(),
         None => {
-            let shape = Shape { progress_token: None, log_level: None, ears: Ears::None };
-            let mut events = Answering::among_others(work, None, shape);
+            let presentation = Presentation { progress_token: None, log_level: None, input: InputMode::None };
+            let mut events = AnswerStream::among_others(work, None, presentation);
             (events.waiting, events.alive) = (Some(Bytes::from_static(COMMENT)), Some(keep_alive()));
             event_stream(Body::new(events))
         }
@@ -148,38 +122,43 @@ pub async fn answer_alone(mut work: Work, mut patience: Patience) -> Response {
 }
 
 /// Waits for the answer, or for the first thing that comes before it.
-pub async fn answer(mut work: Work, mailbox: Mailbox, mut shape: Shape, mut patience: Patience) -> Response {
+pub(crate) async fn answer(
+    mut work: Work,
+    mailbox: Mailbox,
+    mut presentation: Presentation,
+    mut deadline: StreamDeadline,
+) -> Response {
     let first = poll_fn(|cx| match work.as_mut().poll(cx) {
         // All that came before the answer is there now.
-        Poll::Ready(reply) => Poll::Ready(Ok((reply, shown_already(&mailbox, &mut shape)))),
-        Poll::Pending => match next_shown(&mailbox, &mut shape, cx) {
-            Poll::Pending if patience.is_over() => Poll::Ready(Err(Shown::Event(Bytes::from_static(COMMENT)))),
+        Poll::Ready(reply) => Poll::Ready(Ok((reply, shown_already(&mailbox, &mut presentation)))),
+        Poll::Pending => match next_shown(&mailbox, &mut presentation, cx) {
+            Poll::Pending if deadline.is_over() => Poll::Ready(Err(ShownEvent::Event(Bytes::from_static(COMMENT)))),
             shown => shown.map(Err),
         },
     });
-    let mut places = Places::new();
+    let mut places = HeldPermits::new();
     let (work, waiting, end) = match first.await {
-        Ok((reply, None | Some(Shown::Question(_)))) => return reply.into_response(),
-        Ok((reply, Some(Shown::Event(first)))) => {
+        Ok((reply, None | Some(ShownEvent::Request(_)))) => return reply.into_response(),
+        Ok((reply, Some(ShownEvent::Event(first)))) => {
             let (end, kept) = reply.into_event();
             places = kept;
             (None, first, Some(end))
         }
-        Err(Shown::Event(first)) => (Some(work), first, None),
-        Err(Shown::Question(asked)) => match shape.park(work, mailbox, asked) {
+        Err(ShownEvent::Event(first)) => (Some(work), first, None),
+        Err(ShownEvent::Request(request)) => match presentation.suspend(work, mailbox, request) {
             Some(reply) => return reply.into_response(),
-            None => unreachable!("only who parks ends an answer with a question"),
+            None => unreachable!("only a suspender ends an answer with a question"),
         },
     };
     let alive = Some(keep_alive());
-    event_stream(Body::new(Answering { work, mailbox, shape, waiting: Some(waiting), end, alive, places }))
+    event_stream(Body::new(AnswerStream { work, mailbox, presentation, waiting: Some(waiting), end, alive, places }))
 }
 
-fn next_shown(mailbox: &Mailbox, shape: &mut Shape, cx: &mut Context<'_>) -> Poll<Shown> {
+fn next_shown(mailbox: &Mailbox, presentation: &mut Presentation, cx: &mut Context<'_>) -> Poll<ShownEvent> {
     loop {
         match mailbox.poll_take(cx) {
-            Poll::Ready(told) => {
-                if let Some(shown) = shape.show(told) {
+            Poll::Ready(message) => {
+                if let Some(shown) = presentation.show(message) {
                     return Poll::Ready(shown);
                 }
             }
@@ -188,53 +167,61 @@ fn next_shown(mailbox: &Mailbox, shape: &mut Shape, cx: &mut Context<'_>) -> Pol
     }
 }
 
-fn shown_already(mailbox: &Mailbox, shape: &mut Shape) -> Option<Shown> {
-    std::iter::from_fn(|| mailbox.take()).find_map(|told| shape.show(told))
+fn shown_already(mailbox: &Mailbox, presentation: &mut Presentation) -> Option<ShownEvent> {
+    std::iter::from_fn(|| mailbox.take()).find_map(|message| presentation.show(message))
 }
 
 /// The timer of a stream's comments.
-pub fn keep_alive() -> Pin<Box<Sleep>> {
+pub(crate) fn keep_alive() -> Pin<Box<Sleep>> {
     Box::pin(sleep(KEEP_ALIVE))
 }
 
 /// The events of one request; the last is the answer.
-pub struct Answering {
+pub(crate) struct AnswerStream {
     work: Option<Work>,
     mailbox: Mailbox,
-    shape: Shape,
+    presentation: Presentation,
     waiting: Option<Bytes>,
     end: Option<Bytes>,
     /// None where somebody else keeps the stream alive.
     alive: Option<Pin<Box<Sleep>>>,
-    /// What the answer keeps until it is written.
-    places: Places,
+    /// The permits that the answer holds until it is written.
+    places: HeldPermits,
 }
 
-impl Answering {
+impl AnswerStream {
     /// On a stream with others.
-    pub fn among_others(work: Work, mailbox: Option<Mailbox>, shape: Shape) -> Self {
+    pub(crate) fn among_others(work: Work, mailbox: Option<Mailbox>, presentation: Presentation) -> Self {
         let mailbox = mailbox.unwrap_or_else(|| Mailbox::new(ClientCapabilities::NONE));
-        Self { work: Some(work), mailbox, shape, waiting: None, end: None, alive: None, places: Places::new() }
+        Self {
+            work: Some(work),
+            mailbox,
+            presentation,
+            waiting: None,
+            end: None,
+            alive: None,
+            places: HeldPermits::new(),
+        }
     }
 
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
         if let Some(event) = self.waiting.take() {
             return Poll::Ready(Some(event));
         }
-        while let Poll::Ready(shown) = next_shown(&self.mailbox, &mut self.shape, cx) {
+        while let Poll::Ready(shown) = next_shown(&self.mailbox, &mut self.presentation, cx) {
             match (shown, self.work.take()) {
-                (Shown::Event(event), work) => {
+                (ShownEvent::Event(event), work) => {
                     self.work = work;
                     return Poll::Ready(Some(event));
                 }
-                (Shown::Question(asked), Some(work)) => {
+                (ShownEvent::Request(request), Some(work)) => {
                     // What comes from now on is for the request that goes on with it.
                     let mailbox = std::mem::replace(&mut self.mailbox, Mailbox::new(ClientCapabilities::NONE));
-                    let reply = self.shape.park(work, mailbox, asked);
+                    let reply = self.presentation.suspend(work, mailbox, request);
                     return Poll::Ready(reply.map(|reply| event(&reply.into_bytes())));
                 }
-                // The call is over, whoever answers.
-                (Shown::Question(_), None) => {}
+                // The call is over: nobody needs the answer to the request.
+                (ShownEvent::Request(_), None) => {}
             }
         }
         if let Some(work) = &mut self.work
@@ -258,7 +245,7 @@ impl Answering {
     }
 }
 
-impl futures_util::Stream for Answering {
+impl futures_util::Stream for AnswerStream {
     type Item = Bytes;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
@@ -266,7 +253,7 @@ impl futures_util::Stream for Answering {
     }
 }
 
-impl http_body::Body for Answering {
+impl http_body::Body for AnswerStream {
     type Data = Bytes;
     type Error = Infallible;
 
@@ -278,31 +265,31 @@ impl http_body::Body for Answering {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::front::mcp::reply::Reply;
-    use crate::upstream::timing::woken;
+    use crate::front::mcp::messages::reply::RpcReply;
     use futures_util::FutureExt as _;
     use http_body_util::BodyExt as _;
+    use portcullis_mcp::upstream::timing::woken;
 
-    fn shape() -> Shape {
-        Shape { progress_token: Some("\"p\"".into()), log_level: Some(4), ears: Ears::None }
+    fn presentation() -> Presentation {
+        Presentation { progress_token: Some("\"p\"".into()), log_level: Some(4), input: InputMode::None }
     }
 
-    fn patient() -> Patience {
-        Patience::until(None)
+    fn patient() -> StreamDeadline {
+        StreamDeadline::until(None)
     }
 
-    /// Work that takes so long and wakes whoever waits after 10 s.
+    /// Work that takes this long, and wakes its task after 10 s.
     fn taking(seconds: u64) -> Work {
         let at = Some(Instant::now() + Duration::from_secs(10));
         Box::pin(woken(sleep(Duration::from_secs(seconds)), at).map(|()| done()))
     }
 
-    fn progress(n: u32) -> Told {
-        Told::Progress(format!(r#"{{"progress":{n},"progressToken":7,"message":"m"}}"#).into())
+    fn progress(n: u32) -> ServerMessage {
+        ServerMessage::Progress(format!(r#"{{"progress":{n},"progressToken":7,"message":"m"}}"#).into())
     }
 
-    fn done() -> Reply {
-        Reply::result("1", [Bytes::from_static(b"{}")])
+    fn done() -> RpcReply {
+        RpcReply::result("1", [Bytes::from_static(b"{}")])
     }
 
     async fn text(response: Response) -> (String, String) {
@@ -322,7 +309,7 @@ mod tests {
     #[tokio::test]
     async fn an_answer_alone_is_json() {
         let response =
-            answer(Box::pin(async { done() }), Mailbox::new(ClientCapabilities::NONE), shape(), patient()).await;
+            answer(Box::pin(async { done() }), Mailbox::new(ClientCapabilities::NONE), presentation(), patient()).await;
         assert_eq!(text(response).await, ("application/json".into(), r#"{"jsonrpc":"2.0","id":1,"result":{}}"#.into()));
     }
 
@@ -339,7 +326,7 @@ mod tests {
                 assert!(server.put(progress(2)).is_ok() && server.put(progress(3)).is_ok());
                 done()
             });
-            let response = answer(work, mailbox, shape(), patient()).await;
+            let response = answer(work, mailbox, presentation(), patient()).await;
             let expected = format!("{}{}{}{END}", event_of(1), event_of(2), event_of(3));
             assert_eq!(text(response).await, ("text/event-stream".into(), expected), "{late}");
         }
@@ -348,11 +335,11 @@ mod tests {
     #[tokio::test]
     async fn what_the_caller_does_not_want_is_not_shown() {
         let mailbox = Mailbox::new(ClientCapabilities::NONE);
-        let log = |level: &str| Told::Log(format!(r#"{{"level":"{level}","data":1}}"#).into());
-        let all = [log("info"), log("error"), Told::Log(Bytes::from_static(b"{}")), progress(1)];
+        let log = |level: &str| ServerMessage::Log(format!(r#"{{"level":"{level}","data":1}}"#).into());
+        let all = [log("info"), log("error"), ServerMessage::Log(Bytes::from_static(b"{}")), progress(1)];
         assert!(all.into_iter().all(|told| mailbox.put(told).is_ok()));
-        let shape = Shape { progress_token: None, log_level: Some(4), ears: Ears::None };
-        let response = answer(Box::pin(async { done() }), mailbox, shape, patient()).await;
+        let presentation = Presentation { progress_token: None, log_level: Some(4), input: InputMode::None };
+        let response = answer(Box::pin(async { done() }), mailbox, presentation, patient()).await;
         let expected = "event: message\ndata: {\"jsonrpc\":\"2.0\",\"method\":\"notifications/message\",\"params\":{\"level\":\"error\",\"data\":1}}\n\n";
         assert_eq!(text(response).await.1, format!("{expected}{END}"));
     }
@@ -365,7 +352,7 @@ mod tests {
             sleep(Duration::from_secs(40)).await;
             done()
         });
-        let response = answer(work, mailbox, shape(), patient()).await;
+        let response = answer(work, mailbox, presentation(), patient()).await;
         assert_eq!(text(response).await.1, format!("{}: \n\n: \n\n{END}", event_of(1)));
     }
 
@@ -380,11 +367,11 @@ mod tests {
                 (41, false, "application/json", json.clone()),
             ] {
                 let (began, work) = (Instant::now(), taking(seconds));
-                let patience = Patience::until(takes_streams.then(|| began + Duration::from_secs(10)));
+                let deadline = StreamDeadline::until(takes_streams.then(|| began + Duration::from_secs(10)));
                 let response = if with_mailbox {
-                    answer(work, Mailbox::new(ClientCapabilities::NONE), shape(), patience).await
+                    answer(work, Mailbox::new(ClientCapabilities::NONE), presentation(), deadline).await
                 } else {
-                    answer_alone(work, patience).await
+                    answer_alone(work, deadline).await
                 };
                 let head = began.elapsed().as_secs();
                 assert_eq!(text(response).await, (kind.to_owned(), expected), "{seconds} {with_mailbox}");

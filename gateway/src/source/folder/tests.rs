@@ -1,4 +1,7 @@
+use tokio::time::timeout;
+
 use super::*;
+use crate::watch_files::{FileWatcher, GATHER, LOOK_ANYWAY};
 
 fn manifest(name: &str, url: &str) -> String {
     format!(
@@ -75,29 +78,57 @@ fn a_refused_change_and_an_emptied_file_leave_a_server_as_it_was() {
 }
 
 #[test]
+fn a_policy_that_cannot_be_read_at_the_start_closes_everything_and_one_that_breaks_later_keeps_what_it_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+    let governing = |snapshot: &Snapshot| {
+        let of_server =
+            |server: &Server| server.governed_by.iter().map(|policy| policy.name.clone()).collect::<Vec<_>>();
+        snapshot.servers.iter().map(of_server).collect::<Vec<_>>().concat()
+    };
+    let policy = "apiVersion: portcullis.dev/v1alpha1\nkind: McpAccessPolicy\nmetadata: {name: p}\nspec: {}\n";
+    write("a.yaml", &manifest("a", "http://a/"));
+    write("notes.yaml", "a: [");
+    write("p.yaml", &format!("{policy}more: ["));
+    let mut source = Folder::open(folder.path()).unwrap();
+    let (snapshot, soundness) = source.read();
+    assert_eq!((names(&snapshot), governing(&snapshot)), (vec!["a"], vec![UNREAD.to_owned()]));
+    let told = soundness.problems.iter().filter(|problem| problem.contains("nobody may use any server")).count();
+    assert_eq!((told, soundness.problems.len()), (1, 3), "{soundness:?}");
+
+    write("p.yaml", policy);
+    assert_eq!(governing(&source.read().0), ["p"]);
+    write("p.yaml", "a: [");
+    assert_eq!(governing(&source.read().0), ["p"]);
+    std::fs::remove_file(folder.path().join("p.yaml")).unwrap();
+    write("q.yaml", &format!("{policy}more: ["));
+    assert_eq!(governing(&source.read().0), Vec::<String>::new(), "it has never been in force");
+}
+
+#[test]
 fn a_path_that_is_not_there_is_refused() {
     assert!(Folder::open(Path::new("/nowhere/at/all")).is_err());
 }
 
 // === noticing changes ===
 
-/// A file of manifests that was read when it was old enough to tell a change, and is watched.
+/// A file of manifests that was read when it was old enough for changes to show, and is watched.
 struct Watched {
     source: Folder,
-    changes: Changes,
+    changes: FileWatcher,
 }
 
 impl Watched {
     async fn begin(path: &Path) -> Self {
         let mut source = Folder::open(path).unwrap();
         is_old_enough(&source).await;
-        let changes = Changes::watch(Some(path), None);
+        let changes = FileWatcher::watch(Some(path), None);
         source.read();
         assert_eq!(source.read_if_changed(), None, "nothing has changed");
         Self { source, changes }
     }
 
-    /// Waits until this server is the only one; without the look that comes anyway.
+    /// Waits until this server is the only one, without the periodic scan.
     async fn has(&mut self, name: &str) {
         let seen = async {
             loop {
@@ -111,7 +142,7 @@ impl Watched {
     }
 }
 
-/// Waits until the files are old enough to tell that they have not changed.
+/// Waits until the files are old enough to prove that they have not changed.
 async fn is_old_enough(source: &Folder) {
     while source.files().ok().and_then(|files| stamp(&files)).is_none_or(|(_, age)| age <= TICK) {
         tokio::task::spawn_blocking(|| std::thread::sleep(GATHER)).await.unwrap();
@@ -293,6 +324,20 @@ fn files_beyond_what_is_read_of_a_folder_keep_their_last_good_content_and_are_na
 }
 
 #[test]
+fn a_folder_of_too_many_files_keeps_what_it_had_and_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    write_one(&folder.path().join("z.yaml"), "last");
+    let mut source = Folder::open(folder.path()).unwrap();
+    source.read();
+    for n in 0..MAX_FILES {
+        std::fs::File::create(folder.path().join(format!("{n}.yaml"))).unwrap();
+    }
+    let (snapshot, soundness) = source.read();
+    let problem = format!("{} contains more than {MAX_FILES} files: remove some", folder.path().display());
+    assert_eq!((names(&snapshot), soundness.problems), (vec!["last"], vec![problem]));
+}
+
+#[test]
 fn a_pipe_instead_of_a_file_is_refused_rather_than_waited_for() {
     let folder = tempfile::tempdir().unwrap();
     let pipe = folder.path().join("pipe.yaml");
@@ -301,5 +346,38 @@ fn a_pipe_instead_of_a_file_is_refused_rather_than_waited_for() {
         return;
     }
     let (_, soundness) = Folder::open(&pipe).unwrap().read();
-    assert!(soundness.problems[0].contains("no regular file"), "{:?}", soundness.problems);
+    assert!(soundness.problems[0].contains("not a regular file"), "{:?}", soundness.problems);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_server_waits_for_a_policy_where_there_are_policies() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+    let policy = |name: &str, server: &str| {
+        format!(
+            "apiVersion: portcullis.dev/v1alpha1\nkind: McpAccessPolicy\nmetadata: {{name: {name}}}\nspec: {{servers: {{names: [{server}]}}}}\n"
+        )
+    };
+    write("a.yaml", &manifest("a", "http://a/"));
+    let mut source = Folder::open(folder.path()).unwrap();
+    assert_eq!(names(&source.read().0), ["a"], "the first read is whole");
+    write("b.yaml", &manifest("b", "http://b/"));
+    assert_eq!((names(&source.read().0), source.next_newcomer()), (vec!["a", "b"], None), "there is no policy");
+
+    write("p.yaml", &policy("p", "nothing"));
+    assert_eq!(names(&source.read().0), ["a", "b"], "known servers stay");
+    let now = Instant::now();
+    write("c.yaml", &manifest("c", "http://c/"));
+    write("d.yaml", &manifest("d", "http://d/"));
+    assert_eq!(names(&source.read().0), ["a", "b"]);
+    let due = source.next_newcomer().expect("two servers wait");
+    assert_eq!(due - now, std::time::Duration::from_millis(500));
+
+    write("q.yaml", &policy("q", "c"));
+    let snapshot = source.read().0;
+    assert_eq!(names(&snapshot), ["a", "b", "c"], "its policy has come");
+    assert_eq!(snapshot.servers[2].governed_by.len(), 1);
+    tokio::time::sleep_until(due).await;
+    let read = source.read_if_changed().expect("it is due, though no file has changed");
+    assert_eq!((names(&read.0), source.next_newcomer()), (vec!["a", "b", "c", "d"], None));
 }

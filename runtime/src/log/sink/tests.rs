@@ -30,7 +30,7 @@ impl Write for Memory {
     }
 }
 
-/// An output whose reader has stopped: each write waits for the test's word.
+/// An output whose reader has stopped: each write waits for the test.
 struct Stuck {
     go_on: mpsc::Receiver<()>,
     memory: Memory,
@@ -155,7 +155,60 @@ fn lines_that_cannot_be_written_are_counted() {
     assert_eq!(sink.dropped(), 3);
 }
 
-/// Until the thread holds what was appended, and so is stuck in its write.
+/// An output that fails a few times, and then works.
+struct Recovering {
+    failures: usize,
+    memory: Memory,
+}
+
+impl Write for Recovering {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.failures > 0 {
+            self.failures -= 1;
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        self.memory.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_log_that_keeps_its_lines_tries_again_until_they_are_written() {
+    let memory = Memory::default();
+    let (sink, guard) = LogSink::keeping(Recovering { failures: 2, memory: memory.clone() }).expect("thread");
+    sink.append(b"one\n");
+    let start = Instant::now();
+    while !sink.is_failing() {
+        assert!(start.elapsed() < PATIENCE);
+        thread::yield_now();
+    }
+    sink.append(b"two\n");
+    assert!(sink.flush(RETRY * 2 + PATIENCE));
+    drop(guard);
+    assert_eq!((memory.text().as_str(), sink.dropped(), sink.is_failing()), ("one\ntwo\n", 0, false));
+}
+
+#[test]
+fn a_line_that_leaves_room_for_others_takes_none_of_it() {
+    let memory = Memory::default();
+    let (go_on, stuck) = mpsc::channel();
+    let (sink, guard) = LogSink::keeping(Stuck { go_on: stuck, memory: memory.clone() }).expect("thread");
+    sink.append(b"first\n");
+    wait_until_taken(&sink);
+    let room = BOUND_OF_KEPT - 16;
+    sink.append_leaving(b"fits-fits\n", room);
+    sink.append_leaving(b"not\n", room);
+    assert_eq!([sink.has_room(room), sink.has_room(room + 1)], [true, false]);
+    sink.append(b"room\n");
+    drop(go_on);
+    drop(guard);
+    assert_eq!((memory.text().as_str(), sink.dropped()), ("first\nfits-fits\nroom\n", 1));
+}
+
+/// Waits until the thread has taken the appended lines, and so is stuck in its write.
 fn wait_until_taken(sink: &LogSink) {
     let start = Instant::now();
     while !sink.shared.lock().waiting.is_empty() {

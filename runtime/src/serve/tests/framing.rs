@@ -1,4 +1,4 @@
-//! Requests that two readers could understand in two ways are refused, in one piece and byte by byte, first and later.
+//! Ambiguous requests are refused, in one piece and byte by byte, as the first and as later ones.
 
 use super::*;
 
@@ -19,14 +19,19 @@ async fn status_of(address: SocketAddr, bytes: &[u8], size: usize) -> String {
     text.rsplit_once("HTTP/1.1 ").map(|(_, last)| last[..3].to_owned()).unwrap_or(text)
 }
 
-#[tokio::test]
-async fn requests_that_could_be_understood_in_two_ways_are_refused() {
-    let served = Served::start(Limits { connections: 1_000, ..limits() }).await;
-    let get = |fields: &str| format!("GET /peer HTTP/1.1\r\n{fields}\r\n");
-    let post = |fields: &str, body: &str| format!("POST /peer HTTP/1.1\r\nHost: a\r\n{fields}\r\n{body}");
-    let long = "x".repeat(40_000);
-    let cases: Vec<(String, &str)> = vec![
-        // The host.
+/// Requests, and the status of their answers.
+type Cases = Vec<(String, &'static str)>;
+
+fn get(fields: &str) -> String {
+    format!("GET /peer HTTP/1.1\r\n{fields}\r\n")
+}
+
+fn post(fields: &str, body: &str) -> String {
+    format!("POST /peer HTTP/1.1\r\nHost: a\r\n{fields}\r\n{body}")
+}
+
+fn hosts() -> Cases {
+    vec![
         (get(""), "400"),
         (get("Host: a\r\nHost: b\r\n"), "400"),
         (get("Host: a\r\nhost: a\r\n"), "400"),
@@ -37,7 +42,11 @@ async fn requests_that_could_be_understood_in_two_ways_are_refused() {
         (get("Host: a\"b\r\n"), "400"),
         (get("Host: \u{e9}\r\n"), "400"),
         ("GET /peer HTTP/1.0\r\nHost: a\r\nHost: a\r\n\r\n".into(), "400"),
-        // The length.
+    ]
+}
+
+fn bodies() -> Cases {
+    vec![
         (post("Content-Length: 4\r\nContent-Length: 4\r\n", "body"), "400"),
         (post("Content-Length: 4\r\nContent-Length: 5\r\n", "body"), "400"),
         (post("Content-Length: 4, 4\r\n", "body"), "400"),
@@ -47,7 +56,12 @@ async fn requests_that_could_be_understood_in_two_ways_are_refused() {
         (post("Content-Length: 4 4\r\n", "body"), "400"),
         (post("Content-Length: \r\n", ""), "400"),
         (post("Content-Length: 99999999999999999999\r\n", ""), "400"),
-        // The coding.
+        (post("Expect: more\r\nContent-Length: 0\r\n", ""), "417"),
+    ]
+}
+
+fn codings() -> Cases {
+    vec![
         (post("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n", "0\r\n\r\n"), "400"),
         (post("Transfer-Encoding: chunked\r\nContent-Length: 5\r\n", "0\r\n\r\n"), "400"),
         (post("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", "0\r\n\r\n"), "400"),
@@ -62,7 +76,11 @@ async fn requests_that_could_be_understood_in_two_ways_are_refused() {
         (post("Transfer-Encoding: gzip, chunked\r\n", "0\r\n\r\n"), "501"),
         (post("Transfer-Encoding: GZIP , Chunked\r\n", "0\r\n\r\n"), "501"),
         ("POST /peer HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n".into(), "400"),
-        // The lines.
+    ]
+}
+
+fn lines() -> Cases {
+    vec![
         (get("Host: a\r\nx : y\r\n"), "400"),
         (get("Host: a\r\n x: y\r\n"), "400"),
         (get("Host: a\r\nx: y\r\n folded\r\n"), "400"),
@@ -87,20 +105,29 @@ async fn requests_that_could_be_understood_in_two_ways_are_refused() {
         ("GET /peer\r\n\r\n".into(), "400"),
         ("G\u{e9}T /peer HTTP/1.1\r\nHost: a\r\n\r\n".into(), "400"),
         ("\u{16}\u{3}\u{1}\u{2}\u{0}\u{1}\u{0}\r\n".into(), "400"),
-        // How much it is.
+    ]
+}
+
+fn sizes() -> Cases {
+    let long = "x".repeat(40_000);
+    vec![
         (get(&format!("Host: a\r\nx: {long}\r\n")), "431"),
         (get(&format!("Host: a\r\n{}", "a: b\r\n".repeat(100))), "431"),
         (format!("GET /{long} HTTP/1.1\r\nHost: a\r\n\r\n"), "431"),
-        // What it expects.
-        (post("Expect: more\r\nContent-Length: 0\r\n", ""), "417"),
-    ];
+    ]
+}
+
+#[tokio::test]
+async fn requests_that_could_be_understood_in_two_ways_are_refused() {
+    let served = Served::start(Limits { connections: 1_000, ..limits() }).await;
+    let cases = [hosts(), bodies(), codings(), lines(), sizes()].concat();
     let good = "GET /peer HTTP/1.1\r\nHost: a\r\n\r\n";
     let mut all = JoinSet::new();
     for (text, expected) in cases {
         let address = served.address;
         all.spawn(async move {
             let shown = text[..text.len().min(200)].to_owned();
-            // What comes after it is no request of its own, whatever it looks like.
+            // The bytes after it are not a separate request, whatever they look like.
             let smuggled = format!("{text}GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n");
             let later = format!("{good}{text}");
             assert_eq!(status_of(address, text.as_bytes(), usize::MAX).await, expected, "{shown:?}");

@@ -12,15 +12,15 @@ use tokio::sync::oneshot;
 
 use super::*;
 
-/// Longer than what belongs together takes to come.
+/// Longer than the parts of one message take to arrive.
 const MOMENT: Duration = Duration::from_millis(250);
 
-/// What the test and all connections share.
+/// The state that the test and all connections share.
 #[derive(Default)]
 struct Shared {
     /// Bodies of `/pieces`.
     pieces: Mutex<Vec<Pieces>>,
-    /// Told when `/waiting` is asked, and closed when nobody waits any more.
+    /// Notified when `/waiting` is requested, and closed when the answer is no longer needed.
     waiting: Mutex<Vec<oneshot::Sender<oneshot::Sender<()>>>>,
 }
 
@@ -135,7 +135,7 @@ impl Listener {
         send
     }
 
-    /// Hears of the next `/waiting`.
+    /// Receives the next `/waiting`.
     fn waiting(&self) -> oneshot::Receiver<oneshot::Sender<()>> {
         let (tell, told) = oneshot::channel();
         self.shared.waiting.lock().expect("no panic").push(tell);
@@ -223,7 +223,7 @@ async fn half_a_plain_head_is_closed_after_the_limit_for_heads() {
 
 #[tokio::test]
 async fn an_idle_connection_has_its_own_limit_from_its_last_answer() {
-    // The first head's may be shorter, or longer.
+    // The limit for the first head may be shorter, or longer.
     for header_timeout in [SHORT, PATIENCE] {
         let served = Listener::start(Limits { header_timeout, idle_timeout: 4 * SHORT, ..limits() }).await;
         let mut client = served.connect().await;
@@ -278,7 +278,7 @@ async fn requests_that_come_during_another_are_answered_in_their_order() {
     let waiting = within(told).await.expect("asked");
     send(&mut client, &(post("/echo", "", "second") + &post("/echo", "", "third"))).await;
     client.shutdown().await.expect("shut down");
-    // Long enough for them to have come.
+    // Long enough for them to arrive.
     sleep(SHORT / 4).await;
     waiting.send(()).expect("somebody waits");
 
@@ -377,7 +377,7 @@ async fn shutdown_lets_long_answers_finish_and_closes_idle_connections() {
     served.wait_for_open(0).await;
 }
 
-/// A client gets this who sends that, and says that it is all.
+/// The answer to a client that sends this text, and then closes its sending side.
 async fn exchanged(listener: &Listener, sent: &str) -> String {
     let mut client = listener.connect().await;
     send(&mut client, sent).await;
@@ -427,7 +427,7 @@ async fn a_connection_goes_on_or_ends_as_both_sides_say() {
         (post("/echo", "Connection: x, Close\r\n", "body"), false),
         (post("/close", "", ""), false),
         (post("/unread", "", "body"), true),
-        // All of its body is here, though nobody has read it.
+        // All of its body has arrived, though it was not read.
         ("POST /unread HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n".into(), true),
         ("POST /unread HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\nbody".into(), false),
         ("POST /unread HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 9\r\n\r\n".into(), false),

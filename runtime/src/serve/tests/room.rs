@@ -1,4 +1,4 @@
-//! Who goes when there is no room for a newcomer.
+//! Which connection is closed if there is no space for a new one.
 
 use super::*;
 
@@ -28,7 +28,7 @@ async fn the_longest_idle_connection_goes_when_one_too_many_comes() {
         clients.push(client);
         sleep(SHORT / 10).await;
     }
-    // The first is used again, so the second has been idle for longest.
+    // The first is used again, so the second has been idle longest.
     assert!(is_answered(&mut clients[0]).await);
     sleep(FRESH).await;
 
@@ -64,7 +64,7 @@ async fn who_works_is_left_alone_and_places_are_kept_for_probes() {
     let listener = listen(([127, 0, 0, 1], 0).into()).await.expect("port");
     let address = listener.local_addr().expect("address");
     let (connections, (_stop, shutdown)) = (Arc::new(Connections::default()), channel());
-    let few = Limits { connections: 2, kept: 2, ..limits() };
+    let few = Limits { connections: 2, ..Limits::of_probes() };
     let mut task = JoinSet::new();
     task.spawn(serve(listener, router, few, connections.clone(), shutdown));
     let mut busy = Vec::new();
@@ -81,7 +81,7 @@ async fn who_works_is_left_alone_and_places_are_kept_for_probes() {
     assert!(refused.starts_with("HTTP/1.1 503 ") && refused.contains("\r\nretry-after: 1\r\n"), "{refused}");
 
     let mut idle = Vec::new();
-    for _ in 0..6 {
+    for _ in 0..10 {
         let mut probe = connect(address).await;
         assert!(is_answered(&mut probe).await, "a probe comes through, whoever is there");
         idle.push(probe);

@@ -1,4 +1,4 @@
-//! What clients get when the listener is asked to stop.
+//! Answers to clients while the listener stops.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! With threads of their own, connections are spread over them, and end with the listener as all do.
+//! Connections are spread over worker threads, and end with the listener.
 
 use super::*;
 use crate::workers::WorkerThreads;
@@ -59,7 +59,7 @@ async fn shutdown_waits_for_answers_of_all_workers() {
     served.wait_for_open(2).await;
     served.slow.go_on.add_permits(2);
     for slow in &mut clients[..2] {
-        // Whether it says that it closes depends on which of two threads was faster.
+        // Whether it announces the close depends on which of two threads was faster.
         let text = rest(slow).await;
         assert!(text.starts_with("HTTP/1.1 200 OK\r\n") && text.ends_with("\r\n\r\nslow"), "{text}");
     }

@@ -1,0 +1,63 @@
+//! `portcullis-gateway check`: reports all problems without starting anything.
+
+use crate::cli::run::{certificate_problem, key_problems, session_key_problem, told};
+use crate::config::Options;
+use crate::secrets::Secrets;
+use crate::source::SourceConfig;
+use crate::source::folder::Folder;
+use portcullis_crds::Snapshot;
+use portcullis_mcp::http1::dial::host_of;
+use portcullis_mcp::http1::stream::{TlsTarget, system_roots};
+use url::Url;
+
+/// Checks settings, keys, manifests and the Secrets they name.
+///
+/// # Errors
+/// All problems, one line each.
+pub fn run(options: &Options) -> anyhow::Result<()> {
+    let mut problems = options.check().err().unwrap_or_default();
+    problems.extend(key_problems(options));
+    problems.extend(options.session_keys.as_deref().and_then(session_key_problem));
+    problems.extend(certificate_problem(options));
+    let snapshot = servers(options, &mut problems);
+    let secrets = Secrets::Folder(options.secrets.clone());
+    let in_cluster = options.credential_namespaces.as_deref().is_some_and(|text| !text.trim().is_empty());
+    let roots = system_roots();
+    // Does not query a cluster: the check starts nothing.
+    for server in snapshot.servers.iter().filter(|_| !in_cluster) {
+        let host = Url::parse(&server.url).as_ref().map(host_of).unwrap_or_default();
+        let checked = secrets
+            .resolve(server)
+            .map_err(|error| error.to_string())
+            .and_then(|resolved| TlsTarget::new(&host, &resolved.tls, &roots).map_err(|error| error.to_string()));
+        if let Err(problem) = checked {
+            problems.push(format!("McpServer {}: {problem}", server.key));
+        }
+    }
+    if !problems.is_empty() {
+        return Err(told(problems));
+    }
+    match options.source(&mut Vec::new()) {
+        SourceConfig::ConfigMaps(maps) => println!("all is well; the {} ConfigMap(s) were not read", maps.names.len()),
+        _ => println!("all is well: {} server(s)", snapshot.servers.len()),
+    }
+    Ok(())
+}
+
+fn servers(options: &Options, problems: &mut Vec<String>) -> Snapshot {
+    match options.source(&mut Vec::new()) {
+        SourceConfig::Urls(servers) => Snapshot::new(servers),
+        SourceConfig::ConfigMaps(_) => Snapshot::default(),
+        SourceConfig::Path(path) => match Folder::open(&path) {
+            Ok(mut folder) => {
+                let (snapshot, soundness) = folder.read();
+                problems.extend(soundness.problems);
+                snapshot
+            }
+            Err(problem) => {
+                problems.push(problem);
+                Snapshot::default()
+            }
+        },
+    }
+}

@@ -1,0 +1,88 @@
+//! The caller of one request at `/mcp`, and the part of all servers that it asks for.
+
+use std::sync::Arc;
+
+use arc_swap::Guard;
+use tokio::time::Instant;
+
+use crate::auth::{Identity, SubjectId};
+use crate::catalog::{Catalog, Scope};
+use crate::front::http::head::IncomingHead;
+use crate::front::request::app::App;
+use crate::front::request::observe::Recorder;
+use crate::seal::SealedSession;
+use crate::server::handle::Handle;
+
+/// The servers that a path selects.
+#[derive(Clone)]
+pub(crate) enum Within {
+    /// Everything: `/mcp`.
+    All,
+    /// The servers of one namespace: `/mcp/~NAMESPACE`.
+    Namespace(Arc<str>),
+    /// One server: `/mcp/NAME`, `/mcp/NAMESPACE/NAME`.
+    Server(Arc<Handle>),
+}
+
+/// The caller of one request, and how it asks.
+#[derive(Clone)]
+pub(crate) struct Caller {
+    /// The request; takes what its log line is to say.
+    pub(crate) recorder: Recorder,
+    /// The servers that the path selects.
+    pub(crate) within: Within,
+    /// The subject of its token.
+    pub(crate) subject: SubjectId,
+    /// The bearer of its token.
+    pub(crate) identity: Arc<Identity>,
+    /// Its session.
+    pub(crate) session: Option<SealedSession>,
+    /// Whether a stream of events may be the answer.
+    pub(crate) takes_streams: bool,
+}
+
+impl Caller {
+    /// The state of all routes.
+    pub(crate) fn app(&self) -> &Arc<App> {
+        self.recorder.app()
+    }
+
+    /// The head of the request.
+    pub(crate) fn head(&self) -> &IncomingHead {
+        self.recorder.head()
+    }
+
+    /// The newest catalog. To look into at once: a guard that is kept makes others slower.
+    pub(crate) fn catalog(&self) -> Guard<Arc<Catalog>> {
+        self.app().published.load()
+    }
+
+    /// The newest catalog as the caller sees it, for lists.
+    pub(crate) fn seen_catalog(&self) -> Arc<Catalog> {
+        self.catalog().seen_by(&self.identity)
+    }
+
+    /// When an answer that is not there goes on as a stream of events: never for a caller that takes none.
+    pub(crate) fn goes_on_at(&self) -> Option<Instant> {
+        let began = || Instant::from_std(self.recorder.began());
+        self.takes_streams.then(|| began() + self.app().options.stream_after)
+    }
+
+    /// The part of the catalog that the path selects.
+    pub(crate) fn scope(&self) -> Scope<'_> {
+        self.within.scope()
+    }
+}
+
+// === impl Within ===
+
+impl Within {
+    /// The same, to look into a catalog with.
+    pub(crate) fn scope(&self) -> Scope<'_> {
+        match self {
+            Self::All => Scope::All,
+            Self::Namespace(namespace) => Scope::Namespace(namespace),
+            Self::Server(server) => Scope::Server(server),
+        }
+    }
+}

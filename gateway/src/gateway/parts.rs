@@ -1,0 +1,123 @@
+//! The parts of the gateway before they run: what the settings name is opened, stores begin empty.
+
+use std::fmt::Display;
+use std::sync::atomic::AtomicU32;
+use std::sync::{Arc, LazyLock};
+
+use kube::Client;
+use portcullis_mcp::guard::Guard;
+use portcullis_mcp::http1::stream::system_roots;
+use portcullis_runtime::{LogGuard, LogSink};
+use tokio::sync::{Notify, Semaphore, mpsc};
+
+use super::StartError;
+use crate::auth::Authenticator;
+use crate::client_sessions::ClientInbox;
+use crate::config::{Config, Problem, SecretsConfig};
+use crate::front::http::audit_file::AuditFile;
+use crate::front::mcp::state::Mcp;
+use crate::front::mcp::state::catalog_changes::CatalogChanges;
+use crate::front::mcp::state::replicas::Replicas;
+use crate::front::mcp::state::resource_subscriptions::ResourceSubscriptions;
+use crate::front::mcp::state::server_requests::ServerRequests;
+use crate::front::mcp::state::sessions::SessionStore;
+use crate::front::mcp::state::streams::{StreamLimits, Streams};
+use crate::front::mcp::state::suspended_calls::SuspendedCalls;
+use crate::seal::file::KeyFile;
+use crate::seal::{Keys, Sealer};
+use crate::secrets::Secrets;
+use crate::secrets::cluster::Store;
+use crate::server::loops::Loops;
+use crate::server::{HANDSHAKES, ServerContext, Update};
+use crate::source::Source;
+use crate::telemetry::metrics::Metrics;
+use crate::tls::{Certificate, CertificateFiles};
+
+/// The parts that are opened first: the authenticator, the source of the servers, the keys of sessions, and the
+/// certificate.
+type OpenedParts = (Authenticator, Source, Option<(KeyFile, Keys)>, Option<CertificateFiles>);
+
+/// Opens the resources that the settings name, or reports all problems at once.
+pub(super) fn opened(config: &Config, client: Option<&Client>, metrics: &Metrics) -> Result<OpenedParts, StartError> {
+    let auth = Authenticator::with_cluster(&config.auth, client, metrics.clone());
+    let source = Source::open(&config.source, client, metrics.clone());
+    let keys = config.mcp.session_keys.as_deref().map(KeyFile::open).transpose();
+    let certificate = config.tls.as_ref().map(CertificateFiles::open).transpose();
+    match (auth, source, keys, certificate) {
+        (Ok(auth), Ok(source), Ok(keys), Ok(certificate)) => Ok((auth, source, keys, certificate)),
+        (auth, source, keys, certificate) => {
+            let mut problems: Vec<Problem> =
+                auth.err().into_iter().flatten().map(|problem| problem.to_string()).collect();
+            problems.extend(source.err());
+            problems.extend(keys.err());
+            problems.extend(certificate.err());
+            Err(StartError::Settings(problems))
+        }
+    }
+}
+
+/// Opens the audit log, if there is one.
+pub(super) fn audit_log(config: &Config) -> Result<Option<(LogSink, LogGuard)>, StartError> {
+    let Some(audit) = &config.audit else { return Ok(None) };
+    let problem = |reason: &dyn Display| {
+        let path = audit.path.as_deref().map_or("stdout".into(), |path| path.display().to_string());
+        StartError::Settings(vec![format!("AUDIT_LOG is {path}: it cannot be written: {reason}")])
+    };
+    let opened = match &audit.path {
+        None => LogSink::keeping(std::io::stdout()),
+        Some(path) => LogSink::keeping(AuditFile::open(path).map_err(|error| problem(&error))?),
+    };
+    opened.map(Some).map_err(|error| problem(&error))
+}
+
+/// The initially empty state of MCP clients.
+pub(super) fn mcp_state(config: &Config, metrics: &Metrics, certificate: Option<&Certificate>) -> Mcp {
+    let limits = StreamLimits { all: config.mcp.max_sessions, of_subject: config.mcp.max_sessions_per_subject };
+    let (streams, sessions) =
+        (Arc::new(Streams::new(limits, metrics.client_streams.clone())), Arc::<SessionStore>::default());
+    Mcp {
+        catalog_changes: CatalogChanges::default(),
+        legacy_streams: Arc::default(),
+        resource_subscriptions: ResourceSubscriptions::default(),
+        replicas: Replicas::new(certificate.map(|certificate| certificate.own.clone())),
+        server_requests: Arc::new(ServerRequests::new(
+            streams.clone(),
+            sessions.clone(),
+            metrics.client_questions.clone(),
+        )),
+        suspended_calls: SuspendedCalls::new(metrics.waiting_calls.clone()),
+        streams,
+        sessions,
+    }
+}
+
+/// The context for the task of every server.
+pub(super) fn server_context(
+    config: &Config,
+    metrics: &Metrics,
+    sealer: &Sealer,
+    inbox: Arc<dyn ClientInbox>,
+    updates: mpsc::Sender<Update>,
+) -> ServerContext {
+    let secrets = match &config.secrets {
+        SecretsConfig::None => Secrets::Folder(None),
+        SecretsConfig::Folder(folder) => Secrets::Folder(Some(folder.clone())),
+        SecretsConfig::Cluster(namespaces) => Secrets::Cluster(Arc::new(Store::new(namespaces.clone()))),
+    };
+    ServerContext {
+        roots: LazyLock::new(system_roots),
+        secrets,
+        guard: Arc::new(Guard::new(config.guard.clone())),
+        max_message: config.max_message,
+        metrics: metrics.clone(),
+        dirty: Notify::new(),
+        published: Notify::new(),
+        updates,
+        handshakes: Semaphore::new(HANDSHAKES),
+        touched: Arc::default(),
+        inbox,
+        away: AtomicU32::new(0),
+        loops: Loops::new(sealer.clone()),
+        quotas: Arc::default(),
+    }
+}

@@ -1,0 +1,54 @@
+//! A server's part of the catalog.
+
+use std::sync::Arc;
+
+use portcullis_mcp::upstream::ServerCapabilities;
+
+use crate::offer::item::{Items, Kind};
+
+/// A server's part of the catalog; the server keeps its names while it is away.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Offer {
+    /// Its tools.
+    pub(crate) tools: Items,
+    /// Its prompts.
+    pub(crate) prompts: Items,
+    /// Its resources.
+    pub(crate) resources: Items,
+    /// Its resource templates.
+    pub(crate) templates: Items,
+    /// Its declared capabilities.
+    pub(crate) capabilities: ServerCapabilities,
+    /// The name of its software (`serverInfo.name`), if reported: replicas of one server report the same.
+    pub(crate) software: Option<Arc<str>>,
+    /// Whether all this is listed now.
+    pub(crate) listed: bool,
+}
+
+impl Offer {
+    /// Its items of one kind.
+    pub(crate) fn of(&self, kind: Kind) -> &Items {
+        match kind {
+            Kind::Tools => &self.tools,
+            Kind::Prompts => &self.prompts,
+            Kind::Resources => &self.resources,
+            Kind::Templates => &self.templates,
+        }
+    }
+
+    /// The same, mutable.
+    pub(crate) fn of_mut(&mut self, kind: Kind) -> &mut Items {
+        match kind {
+            Kind::Tools => &mut self.tools,
+            Kind::Prompts => &mut self.prompts,
+            Kind::Resources => &mut self.resources,
+            Kind::Templates => &mut self.templates,
+        }
+    }
+
+    /// Whether it accepts requests for resources: it declares or lists some, or one of its tools names one.
+    pub(crate) fn has_resources(&self) -> bool {
+        let names_some = || self.tools.iter().any(|tool| !tool.links.is_empty());
+        self.capabilities.resources || !self.resources.is_empty() || !self.templates.is_empty() || names_some()
+    }
+}
