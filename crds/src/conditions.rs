@@ -126,6 +126,12 @@ reasons! {
     CaNotFound => ResolvedRefs, "Create it in the namespace of the McpServer, with the label portcullis.dev/credentials=true.";
     /// `tls.caRef` contains no certificate.
     CaInvalid => ResolvedRefs, "Put PEM certificates into the key.";
+    /// The gateway must not have a token for this audience sent to this server.
+    AudienceNotAllowed => ResolvedRefs, "Leave the audience out, or ask for identity.allowedAudiences of the chart; the message says what is wrong.";
+    /// The API server refuses the gateway a token of its own service account.
+    TokenRequestDenied => ResolvedRefs, "Upgrade the release with identity.serviceAccountTokens, which gives the gateway the right.";
+    /// The gateway cannot get what `spec.identity` asks for.
+    IdentityUnavailable => ResolvedRefs, "Do what the message says; the gateway tries again by itself.";
 
     /// Every gateway replica has applied this generation.
     Programmed => Programmed, "";

@@ -3,6 +3,7 @@
 //! The doc comments are the reference that `kubectl explain` shows.
 
 mod bounds;
+mod identity;
 mod status;
 mod tools;
 
@@ -14,6 +15,9 @@ use serde::{Deserialize, Serialize};
 
 pub use bounds::{
     ClientSessions, HealthCheck, HealthMode, Instructions, InstructionsMode, ServerLimits, SessionMode, Timeouts,
+};
+pub use identity::{
+    Assertion, ClientAuth, ClientCredentials, ForwardCallerToken, Identity, Listing, ServiceAccountToken, TokenExchange,
 };
 pub use status::{GatewayCount, McpServerStatus, ServedBy, ServerIdentity};
 pub use tools::{ToolHints, ToolOverride, ToolRules};
@@ -52,7 +56,13 @@ pub const PROTOCOL_VERSIONS: [&str; 5] = ["2024-11-05", "2025-03-26", "2025-06-1
     validation = Rule::new("!has(self.tls) || (has(self.url) ? self.url.lowerAscii().startsWith('https://') : has(self.service) && self.service.scheme == 'https')")
         .message("tls is set but the URL is not https: use https or leave tls out"),
     validation = Rule::new("self.transport != 'sse' || !has(self.protocolVersion) || self.protocolVersion < '2026-07-28'")
-        .message("protocolVersion 2026-07-28 does not work over transport sse: use streamable-http")
+        .message("protocolVersion 2026-07-28 does not work over transport sse: use streamable-http"),
+    validation = Rule::new("!has(self.identity) || !has(self.headers) || self.headers.all(h, h.name.lowerAscii() != 'authorization')")
+        .message("identity sends authorization itself: leave identity out, or the header authorization"),
+    validation = Rule::new("!has(self.identity) || !has(self.forwardCallerToken) || self.forwardCallerToken.to != 'authorization'")
+        .message("identity sends authorization itself: leave identity out, or set forwardCallerToken.to to another header"),
+    validation = Rule::new("!has(self.forwardCallerToken) || !has(self.headers) || self.headers.all(h, h.name.lowerAscii() != self.forwardCallerToken.to)")
+        .message("headers holds the header of forwardCallerToken.to: keep one of them")
 )]
 pub struct McpServerSpec {
     /// Absolute http or https URL of the MCP endpoint, without user information and fragment.
@@ -117,6 +127,15 @@ pub struct McpServerSpec {
             .message("forwardHeaders holds a header that the gateway must not forward, such as authorization or cookie: leave it out")
     )]
     pub forward_headers: Vec<String>,
+    /// How the server learns who calls: a token of the gateway, or one for the caller. Absent: only `headers` are sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<Identity>,
+    /// A credential for this server that callers bring in a header of their own. Absent: none is passed on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forward_caller_token: Option<ForwardCallerToken>,
+    /// How the server is listed and checked.
+    #[serde(default)]
+    pub listing: Listing,
     /// TLS settings, for https.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<Tls>,

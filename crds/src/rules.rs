@@ -2,6 +2,8 @@
 //!
 //! The CRD has the same rules as CEL and schema; each message says what to do.
 
+mod identity;
+
 use url::Url;
 
 use crate::mcpserver::{
@@ -11,7 +13,7 @@ use crate::mcpserver::{
 /// Largest URL, in bytes.
 const MAX_URL_BYTES: usize = 2048;
 
-/// Largest size of all headers in a slot, in bytes. With [`MAX_TOOLS_BYTES`] and the bounds of all other fields, a
+/// Largest size of all headers and identities in a slot, in bytes. With [`MAX_TOOLS_BYTES`] and the bounds of all other fields, a
 /// valid server takes no more than [`crate::slots::MAX_ENTRY_BYTES`].
 const MAX_HEADERS_BYTES: usize = 12 * 1024;
 
@@ -131,7 +133,8 @@ pub fn problems(spec: &McpServerSpec) -> Vec<String> {
         text.is_none_or(|text| (1..=1024).contains(&text.chars().count())),
         "instructions.text must have 1 to 1024 characters",
     );
-    headers(&spec.headers, &mut found);
+    headers(spec, &mut found);
+    identity::identities(spec, &mut found);
     forwarded(&spec.forward_headers, &mut found);
     tls(spec.tls.as_ref(), https, &mut found);
     tools(&spec.tools, &mut found);
@@ -177,36 +180,46 @@ fn is_token(name: &str) -> bool {
     !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
 }
 
-fn headers(headers: &[Header], found: &mut Vec<String>) {
-    if headers.len() > 32 {
+fn headers(spec: &McpServerSpec, found: &mut Vec<String>) {
+    if spec.headers.len() > 32 {
         found.push("headers has more than 32 entries: remove some".into());
     }
+    headers_of(&spec.headers, "headers", found);
+    let bytes = spec.headers.iter().map(bytes_of_header).sum::<usize>();
+    if bytes > MAX_HEADERS_BYTES {
+        found.push("headers exceed 12 KiB in total: shorten or remove some".into());
+    } else if bytes + identity::bytes_of_identities(spec) > MAX_HEADERS_BYTES {
+        found.push(
+            "headers, listing.headers, identity and forwardCallerToken exceed 12 KiB in total: shorten or remove some"
+                .into(),
+        );
+    }
+}
+
+fn headers_of(headers: &[Header], field: &str, found: &mut Vec<String>) {
     let mut seen = Vec::new();
     for header in headers {
         let (name, lower) = (&header.name, header.name.to_ascii_lowercase());
         if !is_token(name) {
-            found.push(format!("headers: {name:?} is not a header name"));
+            found.push(format!("{field}: {name:?} is not a header name"));
         } else if OWN_HEADERS.contains(&lower.as_str()) || lower.starts_with("mcp-param-") {
-            found.push(format!("headers: {name} is set by the gateway itself: leave it out"));
+            found.push(format!("{field}: {name} is set by the gateway itself: leave it out"));
         }
         if header.value.is_some() == header.secret_ref.is_some() {
-            found.push(format!("headers: {name}: set exactly one of value and secretRef"));
+            found.push(format!("{field}: {name}: set exactly one of value and secretRef"));
         }
         let parts = [header.value.as_deref(), header.prefix.as_deref()];
         if parts.into_iter().flatten().any(|text| text.bytes().any(|b| (b < 0x20 && b != b'\t') || b == 0x7f)) {
-            found.push(format!("headers: {name}: value and prefix must not contain control characters"));
+            found.push(format!("{field}: {name}: value and prefix must not contain control characters"));
         }
         if let Some(reference) = &header.secret_ref {
-            file_name(&reference.name, &format!("headers: {name}: secretRef.name"), found);
-            file_name(&reference.key, &format!("headers: {name}: secretRef.key"), found);
+            file_name(&reference.name, &format!("{field}: {name}: secretRef.name"), found);
+            file_name(&reference.key, &format!("{field}: {name}: secretRef.key"), found);
         }
         if seen.contains(&lower) {
-            found.push(format!("headers: {name} appears twice: keep one of them"));
+            found.push(format!("{field}: {name} appears twice: keep one of them"));
         }
         seen.push(lower);
-    }
-    if headers.iter().map(bytes_of_header).sum::<usize>() > MAX_HEADERS_BYTES {
-        found.push("headers exceed 12 KiB in total: shorten or remove some".into());
     }
 }
 

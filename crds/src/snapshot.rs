@@ -9,8 +9,8 @@ use serde_json::value::RawValue;
 use thiserror::Error;
 
 use crate::mcpserver::{
-    ClientSessions, Header, HealthCheck, Instructions, ServerLimits, ServingState, SessionMode, Timeouts, Tls,
-    ToolRules, Transport,
+    ClientSessions, ForwardCallerToken, Header, HealthCheck, Identity, Instructions, Listing, ServerLimits,
+    ServingState, SessionMode, Timeouts, Tls, ToolRules, Transport,
 };
 use crate::names::ServerKey;
 use crate::policy::{Policy, PolicyRef};
@@ -85,6 +85,15 @@ pub struct Server {
     /// Headers of the caller to forward, in lower case.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub forward_headers: Vec<String>,
+    /// How it learns who calls.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<Identity>,
+    /// A credential for it that callers bring.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forward_caller_token: Option<ForwardCallerToken>,
+    /// How it is listed and checked.
+    #[serde(default, skip_serializing_if = "Listing::is_default")]
+    pub listing: Listing,
     /// TLS settings.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<Tls>,
@@ -361,6 +370,9 @@ impl Server {
             state: ServingState::Enabled,
             headers: Vec::new(),
             forward_headers: Vec::new(),
+            identity: None,
+            forward_caller_token: None,
+            listing: Listing::default(),
             tls: None,
             timeouts: Timeouts::default(),
             health_check: HealthCheck::default(),

@@ -201,7 +201,8 @@ impl Gateway {
         let sinks = Sinks { log, audit: audit.as_ref().map(|(sink, _)| sink.clone()) };
         export(&app.metrics, app.published.clone(), &connections, sinks);
         let Feed { configurations, soundness, secrets: files } = source.feed();
-        let (folder, changes) = start_credentials(&mut tasks, shared.secrets.clone(), client.clone(), files);
+        let (folder, changes) =
+            start_credentials(&mut tasks, shared.credentials.secrets.clone(), client.clone(), files);
         if !config.guard.is_empty() {
             start_guard(&mut tasks, shared.guard.clone(), client);
         }

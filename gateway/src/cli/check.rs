@@ -2,6 +2,7 @@
 
 use crate::cli::run::{certificate_problem, key_problems, session_key_problem, told};
 use crate::config::Options;
+use crate::credentials::Credentials;
 use crate::secrets::Secrets;
 use crate::source::SourceConfig;
 use crate::source::folder::Folder;
@@ -20,13 +21,13 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     problems.extend(options.session_keys.as_deref().and_then(session_key_problem));
     problems.extend(certificate_problem(options));
     let snapshot = servers(options, &mut problems);
-    let secrets = Secrets::Folder(options.secrets.clone());
+    let credentials = Credentials { secrets: Secrets::Folder(options.secrets.clone()) };
     let in_cluster = options.credential_namespaces.as_deref().is_some_and(|text| !text.trim().is_empty());
     let roots = system_roots();
     // Does not query a cluster: the check starts nothing.
     for server in snapshot.servers.iter().filter(|_| !in_cluster) {
         let host = Url::parse(&server.url).as_ref().map(host_of).unwrap_or_default();
-        let checked = secrets
+        let checked = credentials
             .resolve(server)
             .map_err(|error| error.to_string())
             .and_then(|resolved| TlsTarget::new(&host, &resolved.tls, &roots).map_err(|error| error.to_string()));

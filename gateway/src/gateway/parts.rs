@@ -14,6 +14,7 @@ use super::StartError;
 use crate::auth::Authenticator;
 use crate::client_sessions::ClientInbox;
 use crate::config::{Config, Problem, SecretsConfig};
+use crate::credentials::Credentials;
 use crate::front::http::audit_file::AuditFile;
 use crate::front::mcp::state::Mcp;
 use crate::front::mcp::state::catalog_changes::CatalogChanges;
@@ -106,7 +107,7 @@ pub(super) fn server_context(
     };
     ServerContext {
         roots: LazyLock::new(system_roots),
-        secrets,
+        credentials: Credentials { secrets },
         guard: Arc::new(Guard::new(config.guard.clone())),
         max_message: config.max_message,
         metrics: metrics.clone(),

@@ -8,6 +8,7 @@ use tokio::sync::{Notify, Semaphore};
 
 use super::*;
 use crate::client_sessions::NobodyListens;
+use crate::credentials::Credentials;
 use crate::offer::tools::read_tools;
 use crate::secrets::Secrets;
 use crate::server::HANDSHAKES;
@@ -17,7 +18,7 @@ use crate::telemetry::metrics::Metrics;
 fn pool() -> Pool {
     let shared = Arc::new(ServerContext {
         roots: LazyLock::new(|| unreachable!("no https server")),
-        secrets: Secrets::Folder(None),
+        credentials: Credentials { secrets: Secrets::Folder(None) },
         guard: Arc::default(),
         max_message: 1024,
         metrics: Metrics::new(),

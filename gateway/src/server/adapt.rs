@@ -87,7 +87,7 @@ pub(super) fn changed_credentials(
     spec: &Server,
     used: &Resolved,
 ) -> Result<Credentials, Unusable> {
-    match shared.secrets.resolve(spec) {
+    match shared.credentials.resolve(spec) {
         Ok(new) if new.tls == used.tls => Ok(Credentials::OfOpenSessions(new)),
         Ok(new) => Ok(Credentials::OfNewConnections(new)),
         Err(error) => Err(Unusable::of(error.into(), shared, used)),
@@ -99,7 +99,7 @@ impl Unusable {
         if trouble.is_revocation() {
             return Self::Revoked(trouble);
         }
-        match shared.secrets.revoked(used) {
+        match shared.credentials.revoked(used) {
             Some(error) => Self::Revoked(error.into()),
             None => Self::Faulty(trouble),
         }
@@ -110,7 +110,7 @@ impl Unusable {
 pub(super) fn adapt_left_over(handle: &Handle, shared: &ServerContext) {
     let Some(live) = handle.live() else { return };
     let spec = handle.spec();
-    match shared.secrets.resolve(&spec) {
+    match shared.credentials.resolve(&spec) {
         Ok(new) => {
             live.session.set_headers(new.headers.clone());
             handle.note_sent(&spec);

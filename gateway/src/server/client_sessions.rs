@@ -93,7 +93,7 @@ impl Keeper {
 
     /// The target; all sessions share its connections as long as the credentials are the same.
     fn target(&mut self, spec: &Server) -> Result<Target, ServerProblem> {
-        let resolved = self.shared.secrets.resolve(spec)?;
+        let resolved = self.shared.credentials.resolve(spec)?;
         if let Some((before, target)) = &self.used
             && *before == resolved
         {

@@ -13,7 +13,7 @@ use tokio::sync::{Notify, Semaphore, mpsc};
 use super::loops::Loops;
 use super::status_changes::StatusChanges;
 use crate::client_sessions::ClientInbox;
-use crate::secrets::Secrets;
+use crate::credentials::Credentials;
 use crate::telemetry::metrics::Metrics;
 
 /// A resource of a server has changed.
@@ -23,8 +23,8 @@ pub(crate) type Update = (ServerKey, String);
 pub(crate) struct ServerContext {
     /// The system's certificate authorities, read when the first https server needs them.
     pub(crate) roots: LazyLock<Arc<RootCertStore>>,
-    /// The source of Secrets.
-    pub(crate) secrets: Secrets,
+    /// The sources of credentials.
+    pub(crate) credentials: Credentials,
     /// Decides which addresses servers may have.
     pub(crate) guard: Arc<Guard>,
     /// Messages above this many bytes are refused.

@@ -43,7 +43,7 @@ impl Task {
     pub(super) async fn open_as_configured(&mut self) -> Attempted {
         let (mut orders, mut seen) = (self.orders.clone(), self.seen);
         let (handle, shared) = (self.handle.clone(), self.shared.clone());
-        let mut tried = shared.secrets.resolve(&handle.spec());
+        let mut tried = shared.credentials.resolve(&handle.spec());
         let mut opening = std::pin::pin!(self.open());
         loop {
             let order = tokio::select! {
@@ -56,7 +56,7 @@ impl Task {
             }
             seen = order.changes;
             adapt::adapt_left_over(&handle, &shared);
-            let now = shared.secrets.resolve(&handle.spec());
+            let now = shared.credentials.resolve(&handle.spec());
             if std::mem::replace(&mut tried, now) != tried {
                 return Attempted::Outdated;
             }
@@ -79,7 +79,7 @@ impl Task {
 
     pub(super) async fn attempt(&mut self) -> Result<NewSession, ServerProblem> {
         let spec = self.handle.spec();
-        let resolved = self.shared.secrets.resolve(&spec);
+        let resolved = self.shared.credentials.resolve(&spec);
         self.tried = Some((spec.clone(), resolved.clone()));
         let resolved = resolved?;
         // Some tools exist only for clients with certain capabilities.

@@ -3,8 +3,8 @@
 use portcullis_crds::Reason;
 use thiserror::Error;
 
+use crate::credentials::CredentialError;
 use crate::offer::listing::ListError;
-use crate::secrets::SecretError;
 use portcullis_mcp::http1::stream::TlsError;
 use portcullis_mcp::upstream::{CallError, ConnectError};
 
@@ -14,9 +14,9 @@ pub(crate) enum ServerProblem {
     /// The URL describes no connection.
     #[error("its URL is invalid")]
     Url,
-    /// A referenced Secret or ConfigMap is unusable.
+    /// Its credentials cannot be used.
     #[error(transparent)]
-    Secret(#[from] SecretError),
+    Credential(#[from] CredentialError),
     /// TLS cannot be set up.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -53,7 +53,7 @@ impl ServerProblem {
     /// The reason for the status.
     pub(crate) fn reason(&self) -> Reason {
         match self {
-            Self::Secret(error) => error.reason(),
+            Self::Credential(error) => error.reason(),
             Self::Tls(TlsError::Ca(_)) => Reason::CaInvalid,
             Self::Tls(TlsError::Client(_)) => Reason::SecretInvalid,
             Self::Connect(error) => of_connection(error),
@@ -68,7 +68,7 @@ impl ServerProblem {
 
     /// Whether a permission was revoked.
     pub(crate) fn is_revocation(&self) -> bool {
-        matches!(self, Self::Secret(error) if error.is_revocation())
+        matches!(self, Self::Credential(error) if error.is_revocation())
     }
 }
 

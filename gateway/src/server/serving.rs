@@ -112,7 +112,7 @@ impl Task {
     ) -> Result<bool, SessionEnd> {
         let (mut orders, mut seen) = (self.orders.clone(), self.seen);
         let (handle, shared) = (self.handle.clone(), self.shared.clone());
-        let tried = shared.secrets.resolve(&handle.spec());
+        let tried = shared.credentials.resolve(&handle.spec());
         let outcome = {
             let mut opening = std::pin::pin!(self.open());
             loop {
@@ -131,7 +131,7 @@ impl Task {
                 match adapt::adapt(&handle, &shared, &opened.connected.session, &mut opened.resolved) {
                     Adapted::Revoked(trouble) => return Err(SessionEnd::Revoked(trouble)),
                     // The next `follow` starts over.
-                    _ if shared.secrets.resolve(&handle.spec()) != tried => return Ok(true),
+                    _ if shared.credentials.resolve(&handle.spec()) != tried => return Ok(true),
                     _ => {}
                 }
             }

@@ -18,7 +18,8 @@ use super::handle::{Handle, Phase};
 use super::opening::Attempted;
 use super::problem::ServerProblem;
 use super::serving::SessionEnd;
-use crate::secrets::{Resolved, SecretError};
+use crate::credentials::CredentialError;
+use crate::secrets::Resolved;
 use crate::util::backoff;
 
 /// The offer of an unavailable server stays listed for this long, so that lists do not flap.
@@ -45,7 +46,7 @@ pub(super) struct Task {
     pub(super) troubled: Option<Instant>,
     pub(super) first: Option<FirstAttempt>,
     /// The configuration and credentials of the last attempt.
-    pub(super) tried: Option<(Arc<Server>, Result<Resolved, SecretError>)>,
+    pub(super) tried: Option<(Arc<Server>, Result<Resolved, CredentialError>)>,
 }
 
 /// Runs one server until it is told to stop, then until its calls have finished or their time is over. `first` is
@@ -168,8 +169,8 @@ impl Task {
     /// Whether an attempt now would differ from the last: changes of unrelated Secrets are no reason to hurry.
     fn tries_something_new(&self) -> bool {
         let spec = self.handle.spec();
-        let tried = |(with, resolved): &(Arc<Server>, Result<Resolved, SecretError>)| {
-            Arc::ptr_eq(with, &spec) && *resolved == self.shared.secrets.resolve(&spec)
+        let tried = |(with, resolved): &(Arc<Server>, Result<Resolved, CredentialError>)| {
+            Arc::ptr_eq(with, &spec) && *resolved == self.shared.credentials.resolve(&spec)
         };
         !self.tried.as_ref().is_some_and(tried)
     }

@@ -65,17 +65,21 @@ pub(super) fn resolved_refs(entry: &ServerEntry, view: &FleetView) -> ConditionD
     let broken = view.reports.iter().find(|report| report.reason.condition() == ConditionType::ResolvedRefs);
     match broken {
         Some(report) => ConditionDraft::new("False", report.reason, &report.message),
-        None if view.reports.is_empty() && entry.object.content.as_ref().is_ok_and(|server| names_secrets(server)) => {
+        None if view.reports.is_empty()
+            && entry.object.content.as_ref().is_ok_and(|server| needs_credentials(server)) =>
+        {
             ConditionDraft::new("Unknown", Reason::Pending, "No gateway replica has resolved the references yet.")
         }
         None => ConditionDraft::good(Reason::ResolvedRefs),
     }
 }
 
-/// The gateway, not the operator, reads Secrets.
-fn names_secrets(server: &McpServer) -> bool {
-    let tls = server.spec.tls.as_ref().is_some_and(|tls| tls.ca_ref.is_some() || tls.client_cert_ref.is_some());
-    tls || server.spec.headers.iter().any(|header| header.secret_ref.is_some())
+/// The gateway, not the operator, reads Secrets and gets tokens.
+fn needs_credentials(server: &McpServer) -> bool {
+    let spec = &server.spec;
+    let tls = spec.tls.as_ref().is_some_and(|tls| tls.ca_ref.is_some() || tls.client_cert_ref.is_some());
+    let mut headers = spec.headers.iter().chain(&spec.listing.headers);
+    tls || spec.identity.is_some() || headers.any(|header| header.secret_ref.is_some())
 }
 
 /// `Programmed`: whether every gateway replica has applied this generation.

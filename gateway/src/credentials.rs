@@ -1,0 +1,98 @@
+//! What a server is sent besides messages: values of Secrets, and tokens of the gateway itself.
+
+use portcullis_crds::{Reason, Server};
+use thiserror::Error;
+
+use crate::identity::{self, IdentityError};
+use crate::secrets::{Resolved, SecretError, Secrets};
+
+/// The sources of credentials.
+#[derive(Clone)]
+pub(crate) struct Credentials {
+    /// The source of Secrets.
+    pub(crate) secrets: Secrets,
+}
+
+/// Why a server's credentials cannot be used. The texts name objects, origins and audiences, and never a value.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub(crate) enum CredentialError {
+    /// A Secret or ConfigMap.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+    /// The gateway's identity.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+}
+
+impl CredentialError {
+    /// The reason for the status of an McpServer.
+    pub(crate) fn reason(&self) -> Reason {
+        match self {
+            Self::Secret(error) => error.reason(),
+            Self::Identity(error) => error.reason(),
+        }
+    }
+
+    /// Whether a permission was revoked: then no formerly valid value stays in use.
+    pub(crate) fn is_revocation(&self) -> bool {
+        match self {
+            Self::Secret(error) => error.is_revocation(),
+            Self::Identity(error) => error.is_revocation(),
+        }
+    }
+}
+
+impl Credentials {
+    /// Resolves the credentials of a server.
+    ///
+    /// # Errors
+    /// A revocation if there is one, else the first unusable credential: the server must then not be contacted, for it
+    /// would be without credentials.
+    pub(crate) fn resolve(&self, server: &Server) -> Result<Resolved, CredentialError> {
+        match (self.secrets.resolve(server), identity::check(server)) {
+            (Ok(resolved), Ok(())) => Ok(resolved),
+            (Err(error), Err(graver)) if graver.is_revocation() && !error.is_revocation() => Err(graver.into()),
+            (Err(error), _) => Err(error.into()),
+            (Ok(_), Err(error)) => Err(error.into()),
+        }
+    }
+
+    /// Whether a value in use must no longer be used.
+    pub(crate) fn revoked(&self, used: &Resolved) -> Option<CredentialError> {
+        self.secrets.revoked(used).map(Into::into)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use portcullis_crds::McpServerSpec;
+
+    use super::*;
+
+    #[test]
+    fn what_does_not_work_yet_is_refused_so_that_no_server_is_contacted_without_it() {
+        let credentials = Credentials { secrets: Secrets::Folder(None) };
+        for (spec, field) in [
+            ("{identity: {serviceAccountToken: {}}}", "identity.serviceAccountToken"),
+            ("{identity: {assertion: {}}}", "identity.assertion"),
+            ("{identity: {exchange: {tokenUrl: 'https://l/t'}}}", "identity.exchange"),
+            (
+                "{identity: {clientCredentials: {tokenUrl: 'https://l/t', clientAuth: {serviceAccountToken: {}}}}}",
+                "identity.clientCredentials",
+            ),
+            ("{forwardCallerToken: {from: x-a}}", "forwardCallerToken"),
+            ("{listing: {headers: [{name: A, value: b}]}}", "listing.headers"),
+        ] {
+            let spec: McpServerSpec = serde_yaml::from_str(spec).unwrap();
+            let server = Server {
+                identity: spec.identity,
+                forward_caller_token: spec.forward_caller_token,
+                listing: spec.listing,
+                ..Server::from_url("a", "https://a/")
+            };
+            let error = credentials.resolve(&server).err().unwrap();
+            assert_eq!(error, CredentialError::Identity(IdentityError::Unsupported(field)));
+            assert_eq!((error.reason(), error.is_revocation()), (Reason::IdentityUnavailable, true));
+        }
+    }
+}
