@@ -95,6 +95,9 @@ pub struct ServerReport {
     /// The server's own version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server_version: Option<String>,
+    /// Names of the server's extensions of MCP, at most 32.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub extensions: Vec<String>,
     /// Number of offered tools.
     #[serde(default)]
     pub tools: u32,

@@ -172,6 +172,7 @@ impl AppliedState {
             protocol_version: Some("2025-11-25".into()),
             server_name: Some("fake".into()),
             server_version: Some("1".into()),
+            extensions: vec!["io.modelcontextprotocol/ui".into()],
             tools: 2,
             renamed: 0,
             shortened: 0,

@@ -25,6 +25,7 @@ use crate::server::handle::{Handle, HeldPermit, HeldPermits, OpenSession};
 use crate::server::loops::passed_before;
 use crate::telemetry::metrics::{Metrics, Outcome};
 use portcullis_mcp::http1::INSTANCE;
+use portcullis_mcp::protocol::extensions::Extensions;
 use portcullis_mcp::protocol::param_headers::mirror;
 use portcullis_mcp::upstream::timing::{Timing, woken};
 use portcullis_mcp::upstream::{Call, CallError, CallerMeta, Mailbox, Reply, RpcError, Session};
@@ -60,6 +61,8 @@ pub(crate) struct Request<'a> {
     pub(crate) client: Client<'a>,
     /// The information about the caller that is sent to the server.
     pub(crate) caller: CallerMeta<'a>,
+    /// The caller's extensions, of which a server is told those that it has too.
+    pub(crate) extensions: &'a Extensions,
     /// Receives the server's messages before the answer, if the caller wants them.
     pub(crate) mailbox: Option<&'a Mailbox>,
     /// The caller can answer a result that asks for input.
@@ -370,7 +373,11 @@ pub(crate) async fn send(
         Subject::Given(member, value) => ([member, ""], value),
     };
     let params: SmallVec<[&str; 8]> = first.into_iter().chain(call.params.iter().copied()).collect();
-    let Request { method, caller, mailbox, .. } = *call;
+    let Request { method, mut caller, mailbox, .. } = *call;
+    let capabilities = session.told_of(call.extensions, caller.capabilities);
+    if let Some(capabilities) = &capabilities {
+        caller.capabilities = capabilities;
+    }
     let progress = method == CALL_TOOL || mailbox.is_some();
     let request = Call {
         method,

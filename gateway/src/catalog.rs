@@ -2,6 +2,7 @@
 //!
 //! An immutable view: rebuilt on changes and swapped in whole, so that a call never sees half a change.
 
+mod announced;
 mod basis;
 mod explained;
 mod family;
@@ -36,6 +37,7 @@ use self::view::{AllServers, View};
 use crate::offer::item::Item;
 use crate::offer::short_names::{is_makeable, short_form};
 use crate::server::handle::{Handle, Offer, Phase};
+use portcullis_mcp::protocol::extensions::Extensions;
 
 pub(crate) use self::basis::{Basis, OverLimit};
 pub(crate) use self::explained::{ExplainBounds, ExplainedItem};
@@ -85,6 +87,8 @@ pub(crate) struct Merged {
     /// The index of the server for each name that callers may use.
     names: OnceLock<HashMap<Box<str>, usize>>,
     listing: OnceLock<Bytes>,
+    /// The extensions of all servers, collected on demand.
+    announced: OnceLock<Extensions>,
     /// Of a catalog that was narrowed for a class of callers.
     narrowed: Option<Narrowed>,
 }
@@ -93,6 +97,8 @@ pub(crate) struct Merged {
 struct NamespaceView {
     range: Range<usize>,
     view: OnceLock<View>,
+    /// Their extensions, collected on demand.
+    announced: OnceLock<Extensions>,
 }
 
 /// The place of a server in the view.
@@ -243,7 +249,10 @@ impl Merged {
                 let range = begin..begin + same.len();
                 begin = range.end;
                 let namespace = same.first().map(|server| server.key.namespace.as_str()).unwrap_or_default();
-                all.insert(namespace.into(), NamespaceView { range, view: OnceLock::new() });
+                all.insert(
+                    namespace.into(),
+                    NamespaceView { range, view: OnceLock::new(), announced: OnceLock::new() },
+                );
             }
             all
         })

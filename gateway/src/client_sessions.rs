@@ -19,6 +19,7 @@ use crate::auth::SubjectId;
 use crate::seal::SealedSession;
 use crate::seal::SessionKey;
 use portcullis_mcp::protocol::client_capabilities::ClientCapabilities;
+use portcullis_mcp::protocol::extensions::Extensions;
 use portcullis_mcp::upstream::connect::Spoken;
 
 pub(crate) use crate::client_sessions::session::as_call_error;
@@ -43,12 +44,15 @@ pub(crate) struct ClientKey {
     pub(crate) subject: SubjectId,
     /// The client's capabilities.
     pub(crate) capabilities: ClientCapabilities,
+    /// The [`Extensions::number`] of its extensions.
+    pub(crate) extensions: u64,
 }
 
 impl ClientKey {
     /// The key of a client with a session.
     pub(crate) fn of_session(session: &SealedSession) -> Self {
-        Self { session: Some(session.id), subject: session.subject, capabilities: session.capabilities }
+        let extensions = session.extensions.number();
+        Self { session: Some(session.id), subject: session.subject, capabilities: session.capabilities, extensions }
     }
 }
 
@@ -83,7 +87,8 @@ impl Client<'_> {
         match self {
             Self::Key(key) => *key,
             Self::Identity(identity) => {
-                ClientKey { session: None, subject: SubjectId::of(identity), capabilities: ClientCapabilities::NONE }
+                let (subject, capabilities) = (SubjectId::of(identity), ClientCapabilities::NONE);
+                ClientKey { session: None, subject, capabilities, extensions: 0 }
             }
         }
     }
@@ -146,7 +151,11 @@ impl Clients {
     ///
     /// # Errors
     /// [`Refused`].
-    pub(crate) fn lease(self: &Arc<Self>, key: &ClientKey, limits: ClientSessions) -> Result<Lease, Refused> {
+    pub(crate) fn lease(
+        self: &Arc<Self>,
+        (key, extensions): (&ClientKey, &Extensions),
+        limits: ClientSessions,
+    ) -> Result<Lease, Refused> {
         let mut sessions = self.lock();
         if sessions.shut {
             return Err(Refused::Shut);
@@ -161,8 +170,8 @@ impl Clients {
         if sessions.open.len() >= limits.max as usize || of_caller >= limits.max_per_caller {
             return Err(Refused::Full);
         }
-        let client_session =
-            Arc::new(ClientSession::new(*key, self.next.fetch_add(1, Ordering::Relaxed), self.inbox.clone()));
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let client_session = Arc::new(ClientSession::new((*key, extensions.clone()), number, self.inbox.clone()));
         if self.openings.try_send(client_session.clone()).is_err() {
             return Err(Refused::Full);
         }

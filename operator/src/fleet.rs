@@ -198,6 +198,7 @@ mod tests {
             protocol_version: None,
             server_name: None,
             server_version: None,
+            extensions: vec![],
             tools: 1,
             renamed: 0,
             shortened: 0,

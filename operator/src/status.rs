@@ -19,6 +19,9 @@ use conditions::ConditionDraft;
 /// Policies that a status names.
 const MAX_NAMED_POLICIES: usize = 64;
 
+/// Extensions that a status names.
+const MAX_NAMED_EXTENSIONS: usize = 32;
+
 /// The longest name of a field manager that Kubernetes takes.
 const MAX_MANAGER_CHARS: usize = 128;
 
@@ -58,6 +61,7 @@ pub(crate) fn desired(
         transport: speaks.and_then(transport).or(old.transport),
         protocol_version: speaks.and_then(|r| r.protocol_version.clone()).or_else(|| old.protocol_version.clone()),
         server_info: speaks.and_then(server_info).or_else(|| old.server_info.clone()),
+        extensions: speaks.map_or_else(|| old.extensions.clone(), extensions),
         tool_count: tool_count(entry, view, old),
         gateways: Some(GatewayCount { applied: view.applied, ready: view.ready, total: view.total }),
         last_error: last_error.filter(|text| !text.is_empty()),
@@ -98,8 +102,9 @@ pub(crate) fn is_settled(status: &McpServerStatus, view: &FleetView) -> bool {
 /// A JSON merge patch that replaces the status; absent fields are null. The API server refuses the patch if the object
 /// has another resource version than `version`.
 pub(crate) fn patch(new: &McpServerStatus, version: Option<u64>) -> Value {
-    const OPTIONAL: [&str; 11] = [
+    const OPTIONAL: [&str; 12] = [
         "contender",
+        "extensions",
         "gateways",
         "lastError",
         "observedGeneration",
@@ -170,6 +175,10 @@ fn transport(report: &ServerReport) -> Option<Transport> {
 fn server_info(report: &ServerReport) -> Option<ServerIdentity> {
     let name = report.server_name.clone()?;
     Some(ServerIdentity { name, version: report.server_version.clone().unwrap_or_default() })
+}
+
+fn extensions(report: &ServerReport) -> Vec<String> {
+    report.extensions.iter().take(MAX_NAMED_EXTENSIONS).cloned().collect()
 }
 
 fn tool_count(entry: &ServerEntry, view: &FleetView, old: &McpServerStatus) -> Option<u32> {

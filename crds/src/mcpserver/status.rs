@@ -25,6 +25,11 @@ pub struct McpServerStatus {
     /// The server's own name and version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server_info: Option<ServerIdentity>,
+    /// Names of the server's extensions of MCP, at most 32 of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32), inner(length(max = 128)))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub extensions: Vec<String>,
     /// Number of offered tools.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tool_count: Option<u32>,

@@ -49,6 +49,8 @@ pub struct Behaviour {
     pub read: Option<String>,
     /// The server's own name (`serverInfo.name`); absent: `faulty`.
     pub name: Option<String>,
+    /// The JSON of the extensions that it declares; absent: none.
+    pub extensions: Option<String>,
     /// The answer to tool calls, unless the tool has its own.
     pub answer: CallFault,
     /// The answer to callers with an unknown or forgotten session.

@@ -68,7 +68,8 @@ fn capabilities(behaviour: &Behaviour) -> String {
         |there: bool, name: &str| if there { format!(r#","{name}":{{"listChanged":true}}"#) } else { String::new() };
     let prompts = announced(behaviour.prompts.is_some(), "prompts");
     let resources = announced(behaviour.resources.is_some(), "resources");
-    format!(r#""capabilities":{{"tools":{{"listChanged":true}}{prompts}{resources}}}"#)
+    let extensions = behaviour.extensions.as_ref().map(|them| format!(r#","extensions":{them}"#)).unwrap_or_default();
+    format!(r#""capabilities":{{"tools":{{"listChanged":true}}{prompts}{resources}{extensions}}}"#)
 }
 
 /// Whether a method is one that a modern server knows.

@@ -22,6 +22,8 @@ pub(crate) struct Direct {
     way: DirectTransport,
     /// The server's instructions, or null.
     pub(crate) instructions: Value,
+    /// The names of the server's extensions, sorted.
+    pub(crate) extensions: Vec<String>,
 }
 
 enum DirectTransport {
@@ -66,11 +68,14 @@ impl Direct {
         };
         let said: Value = serde_json::from_str(&said).expect("JSON");
         direct.instructions = said["instructions"].as_str().map_or(Value::Null, |text| text.trim().into());
+        let extensions = said["capabilities"]["extensions"].as_object();
+        direct.extensions = extensions.map(|all| all.keys().cloned().collect()).unwrap_or_default();
+        direct.extensions.sort();
         direct
     }
 
     fn to(url: &str, way: DirectTransport) -> Self {
-        Self { url: url.to_owned(), way, instructions: Value::Null }
+        Self { url: url.to_owned(), way, instructions: Value::Null, extensions: Vec::new() }
     }
 
     /// Calls a tool with raw arguments and gives back the raw result.

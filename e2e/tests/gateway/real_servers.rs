@@ -60,7 +60,8 @@ async fn is_served_as_it_is(kind: RealServerKind, version: &str, info: &str) {
             "prompts_count": others[0], "resources_count": others[1], "resource_templates_count": others[2],
             "transport": transport, "protocol_version": version, "last_error": null, "reason": null,
             "name": name, "state": "ready", "url": server.url, "display_name": null, "description": null,
-            "instructions": direct.instructions, "server_info": {"name": info, "version": null}, "tools_left_out": 0, "list_problems": [], "list_problems_count": 0,
+            "instructions": direct.instructions, "server_info": {"name": info, "version": null},
+            "extensions": direct.extensions, "tools_left_out": 0, "list_problems": [], "list_problems_count": 0,
         "calls_in_flight": 0, "ejected": false,
         });
         assert_eq!(view, expected);

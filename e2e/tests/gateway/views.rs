@@ -61,7 +61,7 @@ async fn servers_tells_everything_about_every_server() {
         "connected": false, "tools_count": 0, "available_tools": [], "prompts_count": 0, "resources_count": 0,
         "resource_templates_count": 0, "transport": null, "protocol_version": null,
         "last_error": null, "reason": null, "name": "off", "state": "disabled", "url": other.url(), "display_name": null,
-        "description": null, "instructions": null, "server_info": null, "tools_left_out": 0, "list_problems": [], "list_problems_count": 0,
+        "description": null, "instructions": null, "server_info": null, "extensions": [], "tools_left_out": 0, "list_problems": [], "list_problems_count": 0,
         "calls_in_flight": 0, "ejected": false,
     });
     let mut bad = nothing.clone();
@@ -74,7 +74,7 @@ async fn servers_tells_everything_about_every_server() {
         "resource_templates_count": 0, "transport": "streamable-http",
         "protocol_version": "2026-07-28", "last_error": null, "reason": null, "name": "good", "state": "ready", "url": server.url(),
         "display_name": "Good one", "description": "It works.", "instructions": null, "server_info": {"name": "faulty", "version": "1.0.0"},
-        "tools_left_out": 0, "list_problems": [], "list_problems_count": 0,
+        "extensions": [], "tools_left_out": 0, "list_problems": [], "list_problems_count": 0,
         "calls_in_flight": 0, "ejected": false,
     });
     let summary = json!({"total_servers": 3, "connected_servers": 1, "total_tools": 2});

@@ -7,6 +7,7 @@ mod changes;
 mod entrance;
 mod eras;
 mod explain;
+mod extensions;
 mod instructions;
 mod kit;
 mod long;

@@ -34,7 +34,7 @@ pub(crate) async fn attempt(
     }
     let mut healed = false;
     loop {
-        let lease = clients.lease(&key, spec.client_sessions).map_err(|refused| match refused {
+        let lease = clients.lease((&key, call.extensions), spec.client_sessions).map_err(|refused| match refused {
             Refused::Lost => Failure::SessionLost,
             Refused::Full => Failure::TooManySessions,
             Refused::Shut => GOING,

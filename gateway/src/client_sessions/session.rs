@@ -11,6 +11,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{ClientInbox, ClientKey, Clients};
 use crate::client_sessions::unsolicited::UnsolicitedRouter;
+use portcullis_mcp::protocol::extensions::Extensions;
 use portcullis_mcp::upstream::timing::Timing;
 use portcullis_mcp::upstream::{Call, CallError, ConnectError, Mailbox, Session, Unsolicited};
 
@@ -21,6 +22,7 @@ const LEVEL_LIMIT: Duration = Duration::from_secs(5);
 pub(crate) struct ClientSession {
     /// The owner of the session.
     pub(crate) key: ClientKey,
+    extensions: Extensions,
     number: u64,
     state: watch::Sender<State>,
     router: Arc<UnsolicitedRouter>,
@@ -53,9 +55,10 @@ struct Used {
 }
 
 impl ClientSession {
-    pub(crate) fn new(key: ClientKey, number: u64, inbox: Arc<dyn ClientInbox>) -> Self {
+    pub(crate) fn new((key, extensions): (ClientKey, Extensions), number: u64, inbox: Arc<dyn ClientInbox>) -> Self {
         Self {
             key,
+            extensions,
             number,
             state: watch::Sender::new(State::Opening(None)),
             router: Arc::new(UnsolicitedRouter::new(key, inbox)),
@@ -66,6 +69,11 @@ impl ClientSession {
             suspect: Notify::new(),
             level: Mutex::default(),
         }
+    }
+
+    /// The client's extensions.
+    pub(crate) fn extensions(&self) -> &Extensions {
+        &self.extensions
     }
 
     /// Receives the server's messages outside calls.

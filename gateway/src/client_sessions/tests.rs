@@ -9,11 +9,11 @@ fn clients() -> Arc<Clients> {
 
 fn key(session: u8, subject: u8) -> ClientKey {
     let session = (session > 0).then_some([session; 12]);
-    ClientKey { session, subject: SubjectId([subject; 16]), capabilities: ClientCapabilities::NONE }
+    ClientKey { session, subject: SubjectId([subject; 16]), capabilities: ClientCapabilities::NONE, extensions: 0 }
 }
 
 fn lease(clients: &Arc<Clients>, key: ClientKey) -> Result<Lease, Refused> {
-    clients.lease(&key, LIMITS)
+    clients.lease((&key, &Extensions::default()), LIMITS)
 }
 
 #[test]

@@ -9,10 +9,14 @@ use super::layout::{ByteReader, put_text};
 use super::{Purpose, SealError, Sealer};
 use crate::auth::SubjectId;
 use portcullis_mcp::protocol::client_capabilities::ClientCapabilities;
+use portcullis_mcp::protocol::extensions::{self, Extensions};
 use portcullis_mcp::protocol::revision::Revision;
 
 /// The limit for a replica's address, in bytes.
 const MAX_OWNER: usize = 255;
+
+/// The limit for the JSON of a client's extensions, in bytes: an id is a header.
+const MAX_EXTENSIONS: usize = 384;
 
 /// Identifies a session: random bytes, which are sealed in its id.
 pub(crate) type SessionKey = [u8; 12];
@@ -28,6 +32,8 @@ pub(crate) struct SealedSession {
     pub(crate) revision: Revision,
     /// The client's capabilities.
     pub(crate) capabilities: ClientCapabilities,
+    /// The client's extensions.
+    pub(crate) extensions: Extensions,
     /// The expiry, in whole seconds.
     pub(crate) expires: SystemTime,
     /// The http address of the replica that holds state for the session.
@@ -52,17 +58,17 @@ pub(crate) enum SessionError {
 }
 
 impl SealedSession {
-    /// A new session with a random key.
+    /// A new session with a random key. Of the client's extensions it has those for which an id has room.
     pub(crate) fn new(
         subject: SubjectId,
         revision: Revision,
-        capabilities: ClientCapabilities,
+        (capabilities, extensions): (ClientCapabilities, Extensions),
         expires: SystemTime,
         owner: Option<Arc<str>>,
     ) -> Self {
         let mut id = [0; 12];
         aws_lc_rs::rand::fill(&mut id).unwrap_or_else(|_| unreachable!("the system has random numbers"));
-        Self { id, subject, revision, capabilities, expires, owner }
+        Self { id, subject, revision, capabilities, extensions: fitted(extensions), expires, owner }
     }
 
     /// The id for the client: letters, digits, `-` and `_`.
@@ -74,6 +80,9 @@ impl SealedSession {
         bytes.extend_from_slice(&self.capabilities.bits().to_be_bytes());
         bytes.extend_from_slice(&seconds(self.expires).to_be_bytes());
         put_owner(&mut bytes, self.owner.as_deref());
+        if !self.extensions.is_empty() {
+            bytes.extend_from_slice(self.extensions.to_json().as_bytes());
+        }
         sealer.seal(Purpose::Session, &bytes)
     }
 
@@ -119,9 +128,20 @@ impl SealedSession {
             capabilities: ClientCapabilities::from_bits(rest.array().map(u16::from_be_bytes)?)?,
             expires: time(rest.number()?)?,
             owner: owner(&mut rest)?,
+            // Ids of earlier versions end here, and so do most of this one's.
+            extensions: match rest.rest() {
+                b"" => Extensions::default(),
+                json => Extensions::from_json(std::str::from_utf8(json).ok()?),
+            },
         };
-        (rest.left() == 0).then_some(session)
+        Some(session)
     }
+}
+
+/// Those for which an id has room: if not for all, then those that the gateway knows, or none.
+fn fitted(all: Extensions) -> Extensions {
+    let known = all.filtered(extensions::is_routed);
+    [all, known].into_iter().find(|some| some.to_json().len() <= MAX_EXTENSIONS).unwrap_or_default()
 }
 
 /// The code of a revision, which later revisions do not change.

@@ -46,11 +46,13 @@ mod tests {
     use super::*;
     use crate::auth::SubjectId;
     use portcullis_mcp::protocol::client_capabilities::ClientCapabilities;
+    use portcullis_mcp::protocol::extensions::Extensions;
     use portcullis_mcp::protocol::revision::Revision;
 
     fn session(number: u8) -> SealedSession {
         let expires = SystemTime::UNIX_EPOCH;
-        SealedSession::new(SubjectId([number; 16]), Revision::V2025_11_25, ClientCapabilities::NONE, expires, None)
+        let able = (ClientCapabilities::NONE, Extensions::default());
+        SealedSession::new(SubjectId([number; 16]), Revision::V2025_11_25, able, expires, None)
     }
 
     #[test]

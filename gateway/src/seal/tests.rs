@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::auth::SubjectId;
 use portcullis_mcp::protocol::client_capabilities::ClientCapabilities;
+use portcullis_mcp::protocol::extensions::Extensions;
 use portcullis_mcp::protocol::revision::Revision;
 
 const FIRST: &str = "k1 qmZ1xqvQb5bJ0g3yZ7fYb0d3yq4w0m0eXo1uYkq3T1A=";
@@ -26,7 +27,8 @@ fn at(seconds: u64) -> SystemTime {
 
 fn session(owner: Option<&str>) -> SealedSession {
     let capabilities = ClientCapabilities::ROOTS.with(ClientCapabilities::ELICITATION_URL);
-    SealedSession::new(alice(), Revision::V2025_11_25, capabilities, at(2_000_000_000), owner.map(Into::into))
+    let able = (capabilities, Extensions::default());
+    SealedSession::new(alice(), Revision::V2025_11_25, able, at(2_000_000_000), owner.map(Into::into))
 }
 
 fn state(inner: Inner) -> RequestState {
@@ -49,6 +51,26 @@ fn a_session_comes_back_whole_and_its_id_is_short_and_plain() {
         assert_eq!(SealedSession::open(&sealer, &id, &alice(), at(1_999_999_999)), Ok(session));
         assert!(id.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_')), "{id}");
         assert!(id.len() < 160, "{}", id.len());
+    }
+}
+
+#[test]
+fn a_session_keeps_the_extensions_of_its_client_as_far_as_an_id_has_room() {
+    const KNOWN: &str = r#""io.modelcontextprotocol/ui":{"mimeTypes":["text/html;profile=mcp-app"]}"#;
+    let sealer = Sealer::random();
+    let (long, longest) = ("x".repeat(200), "x".repeat(400));
+    for (given, kept) in [
+        (format!("{{{KNOWN}}}"), format!("{{{KNOWN}}}")),
+        (format!(r#"{{"a/b":{{"c":"{long}"}},{KNOWN}}}"#), format!(r#"{{"a/b":{{"c":"{long}"}},{KNOWN}}}"#)),
+        (format!(r#"{{"a/b":{{"c":"{longest}"}},{KNOWN}}}"#), format!("{{{KNOWN}}}")),
+        (format!(r#"{{"io.modelcontextprotocol/ui":{{"c":"{longest}"}}}}"#), "{}".into()),
+    ] {
+        let able = (ClientCapabilities::ROOTS, Extensions::from_json(&given));
+        let owner = format!("http://{}", "h".repeat(240));
+        let session = SealedSession::new(alice(), Revision::V2025_11_25, able, at(2_000_000_000), Some(owner.into()));
+        assert_eq!(session.extensions.to_json(), kept);
+        let id = session.seal(&sealer);
+        assert_eq!(SealedSession::open(&sealer, &id, &alice(), at(1_999_999_999)), Ok(session), "{}", id.len());
     }
 }
 

@@ -19,6 +19,7 @@ use crate::server::problem::ServerProblem;
 use crate::server::serving::close;
 use crate::server::{RECHECK, ServerCommand, ServerContext, TIDY, limits, target_of};
 use portcullis_mcp::protocol::client_capabilities::ClientCapabilities;
+use portcullis_mcp::protocol::extensions::Extensions;
 use portcullis_mcp::upstream::connect::Spoken;
 use portcullis_mcp::upstream::{CallError, ConnectError, Connected, Notices, Session, Target, connect};
 
@@ -79,7 +80,10 @@ impl Keeper {
         let spec = self.adapt();
         match self.target(&spec) {
             Ok(target) => {
-                let target = Target { capabilities: client_session.key.capabilities, ..target };
+                let (capabilities, extensions) = (client_session.key.capabilities, client_session.extensions());
+                // Those that the server has, as its session with the gateway itself has shown.
+                let extensions = extensions.understood_by(&self.handle.declared());
+                let target = Target { capabilities, extensions, ..target };
                 let attending = attend(self.handle.clone(), self.clients.clone(), client_session, target);
                 self.running.spawn(attending);
             }
@@ -99,7 +103,7 @@ impl Keeper {
         {
             return Ok(target.clone());
         }
-        let target = target_of(&self.shared, spec, &resolved, ClientCapabilities::NONE)?;
+        let target = target_of(&self.shared, spec, &resolved, (ClientCapabilities::NONE, Extensions::default()))?;
         self.used = Some((resolved, target.clone()));
         Ok(target)
     }

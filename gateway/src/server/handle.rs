@@ -36,6 +36,7 @@ use crate::server::concurrency_limit::{ConcurrencyLimit, Permit};
 use crate::server::status_changes::StatusChanges;
 use crate::server::subscriptions::Subscriptions;
 use crate::telemetry::metrics::Metrics;
+use portcullis_mcp::protocol::extensions::Extensions;
 use portcullis_mcp::upstream::{Notices, Session};
 
 /// The longest wait for a permit of a busy server that has failed lately.
@@ -57,6 +58,8 @@ pub(crate) struct Handle {
     offer: ArcSwap<Offer>,
     /// The name of its software in the newest handshake.
     software: Mutex<Option<Arc<str>>>,
+    /// The extensions that it declared in the newest handshake.
+    declared: Mutex<Extensions>,
     /// The offer comes from a session of this handle, not from before a restart.
     listed_itself: AtomicBool,
     slots: ConcurrencyLimit,
@@ -120,6 +123,7 @@ impl Handle {
             opened: watch::Sender::new(0),
             offer: ArcSwap::default(),
             software: Mutex::default(),
+            declared: Mutex::default(),
             listed_itself: AtomicBool::new(false),
             ejection: Ejection::default(),
             degraded: AtomicBool::new(false),
@@ -384,6 +388,16 @@ impl Handle {
     /// Waits until it has no running calls.
     pub(crate) async fn drained(&self) {
         self.slots.unused().await;
+    }
+
+    /// Records the extensions that it declared in a handshake.
+    pub(crate) fn set_declared(&self, extensions: Extensions) {
+        *self.declared.lock() = extensions;
+    }
+
+    /// The extensions that it declared in the newest handshake.
+    pub(crate) fn declared(&self) -> Extensions {
+        self.declared.lock().clone()
     }
 
     /// The status for users.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use portcullis_crds::{Reason, Server};
 use portcullis_mcp::protocol::client_capabilities::ClientCapabilities;
+use portcullis_mcp::protocol::extensions::Extensions;
 use portcullis_mcp::upstream::connect::Spoken;
 use portcullis_mcp::upstream::{ConnectError, Connected, End, LoopGuard as _, Session, Target, connect};
 use tokio::time::timeout;
@@ -85,7 +86,8 @@ impl Task {
         // Some tools exist only for clients with certain capabilities.
         let capabilities =
             if spec.session.is_shared() { ClientCapabilities::NONE } else { ClientCapabilities::EVERYTHING };
-        let target = target_of(&self.shared, &spec, &resolved, capabilities)?;
+        let declared = (capabilities, Extensions::of_lists());
+        let target = target_of(&self.shared, &spec, &resolved, declared)?;
         let before = self.spoken.or(self.is_modern_in_name.then_some(Spoken::Streamable));
         let (mut connected, mut listed) = self.open_as(&target, before).await?;
         if connected.spoken == Spoken::Modern
@@ -108,6 +110,7 @@ impl Task {
                     clients.note_spoken(self.spoken);
                 }
                 self.handle.set_software(connected.server_info.as_ref().map(|(name, _)| name.as_str()));
+                self.handle.set_declared(connected.extensions.clone());
                 self.publish(lists, connected.capabilities).await;
                 Ok(NewSession { connected, resolved, spec })
             }

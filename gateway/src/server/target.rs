@@ -5,6 +5,7 @@ use portcullis_mcp::http1::dial::host_of;
 use portcullis_mcp::http1::stream::TlsTarget;
 use portcullis_mcp::http1::{HttpPool, Origin};
 use portcullis_mcp::protocol::client_capabilities::ClientCapabilities;
+use portcullis_mcp::protocol::extensions::Extensions;
 use portcullis_mcp::upstream::Target;
 use url::Url;
 
@@ -13,12 +14,12 @@ use super::context::ServerContext;
 use super::problem::ServerProblem;
 use crate::secrets::Resolved;
 
-/// The target with these credentials, for clients with these capabilities.
+/// The target with these credentials, for clients with these capabilities and extensions.
 pub(crate) fn target_of(
     shared: &ServerContext,
     spec: &Server,
     resolved: &Resolved,
-    capabilities: ClientCapabilities,
+    (capabilities, extensions): (ClientCapabilities, Extensions),
 ) -> Result<Target, ServerProblem> {
     let url = url_of(spec)?;
     let host = host_of(&url);
@@ -46,6 +47,7 @@ pub(crate) fn target_of(
         step,
         max_message: shared.max_message,
         capabilities,
+        extensions,
         loops: shared.loops.clone(),
     })
 }

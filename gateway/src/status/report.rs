@@ -35,6 +35,7 @@ pub(crate) fn report(catalog: &Catalog, handle: &Handle) -> ServerReport {
         protocol_version: status.protocol_version,
         server_name,
         server_version,
+        extensions: offer.extensions.names().map(str::to_owned).collect(),
         tools: listed(Kind::Tools),
         renamed: place.renamed,
         shortened: place.shortened,

@@ -3,7 +3,10 @@
 //! Pure. Source: MCP 2026-07-28, `ClientCapabilities`; keeps only what server requests depend on.
 
 use serde::Deserialize;
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
+
+use super::extensions::Extensions;
 
 /// The capabilities of a client that servers can use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -11,10 +14,12 @@ pub struct ClientCapabilities(u16);
 
 /// The capabilities on which server requests depend.
 #[derive(Deserialize)]
-struct Declared {
+struct Declared<'a> {
     roots: Option<Value>,
     sampling: Option<Value>,
     elicitation: Option<Value>,
+    #[serde(borrow)]
+    extensions: Option<&'a RawValue>,
 }
 
 impl ClientCapabilities {
@@ -43,14 +48,20 @@ impl ClientCapabilities {
     ///
     /// `null` and `false` count as absent. `"elicitation": {}` means forms, its only meaning in earlier revisions.
     pub fn from_json(text: &str) -> Option<Self> {
+        Self::with_extensions(text).map(|(capabilities, _)| capabilities)
+    }
+
+    /// The same, with the extensions.
+    pub fn with_extensions(text: &str) -> Option<(Self, Extensions)> {
         if text == "{}" {
-            return Some(Self::NONE);
+            return Some((Self::NONE, Extensions::default()));
         }
         // Serde would accept a sequence in place of an object.
         if !text.trim_start().starts_with('{') {
             return None;
         }
-        let declared: Declared = serde_json::from_str(text).ok()?;
+        let declared: Declared<'_> = serde_json::from_str(text).ok()?;
+        let extensions = declared.extensions.map(|raw| Extensions::from_json(raw.get())).unwrap_or_default();
         let (roots, sampling) = (given(declared.roots.as_ref()), given(declared.sampling.as_ref()));
         let elicitation = given(declared.elicitation.as_ref());
         let url = elicitation.and_then(|it| given(it.get("url")));
@@ -69,7 +80,7 @@ impl ClientCapabilities {
                 found = found.with(capability);
             }
         }
-        Some(found)
+        Some((found, extensions))
     }
 
     /// Writes the JSON of `capabilities` that declares exactly these.

@@ -9,6 +9,7 @@ use super::mailbox::Mailbox;
 use super::timing::Elapsed;
 use crate::guard::AddressRefusal;
 use crate::http1::HttpError;
+use crate::protocol::extensions::OWN_CAPABILITIES;
 
 /// One request to a server.
 pub struct Call<'a> {
@@ -99,7 +100,8 @@ pub(super) const CODED: &str = "it is compressed, though the gateway asks for an
 impl<'a> Call<'a> {
     /// A request of the gateway itself, which has no caller.
     pub fn of_our_own(method: &'a str, params: &'a [&'a str], headers: &'a HeaderMap) -> Self {
-        let (progress, repeatable, caller) = (false, true, CallerMeta::default());
+        let caller = CallerMeta { capabilities: OWN_CAPABILITIES, ..CallerMeta::default() };
+        let (progress, repeatable) = (false, true);
         Self { method, params, name: None, headers, progress, repeatable, caller, mailbox: None }
     }
 }

@@ -34,6 +34,7 @@ use super::streamable::{MODERN, StreamableSession};
 use super::timing::Timing;
 use crate::http1::{Exchange, HttpPool, Media};
 use crate::protocol::client_capabilities::ClientCapabilities;
+use crate::protocol::extensions::Extensions;
 use crate::protocol::json::json_string;
 
 pub use error::ConnectError;
@@ -89,6 +90,8 @@ pub struct Target {
     pub max_message: usize,
     /// The client capabilities that the handshake declares.
     pub capabilities: ClientCapabilities,
+    /// The extensions that it declares.
+    pub extensions: Extensions,
     /// Detects whether the server leads back to this gateway.
     pub loops: Arc<dyn LoopGuard>,
 }
@@ -120,6 +123,8 @@ pub struct Connected {
     pub instructions: Option<Arc<str>>,
     /// The capabilities that the server declares.
     pub capabilities: ServerCapabilities,
+    /// The extensions that the server declares.
+    pub extensions: Extensions,
 }
 
 /// Opens a session. `before` is the transport that was detected the last time.
@@ -321,10 +326,11 @@ async fn open_sse(target: &Target, notices: &Arc<Notices>) -> Result<Connected, 
         outcome = shake_hands(target, &session) => outcome?,
     };
     let capabilities = handshake.capabilities.read();
-    let instructions = handshake.instructions();
+    let (instructions, extensions) = (handshake.instructions(), handshake.extensions());
     let server_info = handshake.server_info();
     let session = Arc::new(Session::Sse(session));
-    Ok(Connected { session, attend, spoken: Spoken::Sse, version, server_info, instructions, capabilities })
+    let spoken = Spoken::Sse;
+    Ok(Connected { session, attend, spoken, version, server_info, instructions, capabilities, extensions })
 }
 
 async fn shake_hands(target: &Target, session: &SseSession) -> Result<(Handshake, String), ConnectError> {
@@ -359,19 +365,20 @@ fn core(target: &Target, notices: &Arc<Notices>) -> (Core, tokio::sync::mpsc::Re
 }
 
 fn streamable(
-    session: StreamableSession,
+    mut session: StreamableSession,
     outbox: tokio::sync::mpsc::Receiver<Bytes>,
     handshake: Handshake,
     spoken: Spoken,
     version: String,
 ) -> Connected {
-    let capabilities = handshake.capabilities.read();
+    let (capabilities, extensions) = (handshake.capabilities.read(), handshake.extensions());
+    session.extensions = extensions.clone();
     let session = Arc::new(session);
     let attending = session.clone();
     let attend = Box::pin(async move { attending.attend(outbox, capabilities).await });
     let session = Arc::new(Session::Streamable(session));
-    let instructions = handshake.instructions();
-    Connected { session, attend, spoken, version, instructions, server_info: handshake.server_info(), capabilities }
+    let (instructions, server_info) = (handshake.instructions(), handshake.server_info());
+    Connected { session, attend, spoken, version, instructions, server_info, capabilities, extensions }
 }
 
 /// Something that sends requests: both transports, before they become a [`Session`].
@@ -415,7 +422,8 @@ async fn ask(
 }
 
 fn initialize_params(target: &Target, version: &str) -> String {
-    let (version, capabilities) = (json_string(version), target.capabilities.to_json());
+    let capabilities = target.extensions.in_capabilities(&target.capabilities.to_json());
+    let version = json_string(version);
     format!(r#""protocolVersion":{version},"capabilities":{capabilities},"clientInfo":{CLIENT_INFO}"#)
 }
 

@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     fn call<'a>(params: &'a [&'a str], headers: &'a HeaderMap, progress: bool) -> Call<'a> {
-        Call { progress, ..Call::of_our_own("m", params, headers) }
+        Call { progress, caller: CallerMeta::default(), ..Call::of_our_own("m", params, headers) }
     }
 
     #[test]

@@ -16,6 +16,7 @@ use super::refusal::Denial;
 use super::sse::SseSession;
 use super::streamable::StreamableSession;
 use super::timing::Timing;
+use crate::protocol::extensions::Extensions;
 
 /// An open session.
 pub enum Session {
@@ -108,6 +109,17 @@ impl Session {
     /// Whether the session uses 2026-07-28, where it keeps no state and each request is self-contained.
     pub fn is_modern(&self) -> bool {
         matches!(self, Self::Streamable(session) if session.is_modern())
+    }
+
+    /// The JSON of the capabilities of a client, with those of its extensions that the server has too. `None` if none of
+    /// them is to be named: in a session that began with a handshake they were declared there.
+    pub fn told_of(&self, extensions: &Extensions, capabilities: &str) -> Option<String> {
+        let Self::Streamable(session) = self else { return None };
+        if extensions.is_empty() || !session.modern {
+            return None;
+        }
+        let understood = extensions.understood_by(&session.extensions);
+        (!understood.is_empty()).then(|| understood.in_capabilities(capabilities))
     }
 
     /// The last reported gateways behind the server, if it reported any.

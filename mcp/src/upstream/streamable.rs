@@ -28,6 +28,7 @@ use super::request::{modern_request, request};
 use super::sse::{is_message, send_all};
 use super::timing::Timing;
 use crate::http1::{Exchange, Media, Outgoing};
+use crate::protocol::extensions::Extensions;
 use crate::protocol::param_headers::encode_value;
 
 /// The first revision without sessions.
@@ -62,6 +63,8 @@ pub struct StreamableSession {
     pub(super) heads: Heads,
     pub(super) has_session: bool,
     pub(super) modern: bool,
+    /// The extensions that the server declares.
+    pub(super) extensions: Extensions,
     born: Instant,
     /// The listening stream is open.
     pub(super) hears: AtomicBool,
@@ -76,7 +79,8 @@ impl StreamableSession {
             heads.own("mcp-protocol-version", HeaderValue::from_static(MODERN));
         }
         let (hears, resources) = (AtomicBool::new(false), watch::Sender::default());
-        Self { core, heads, has_session: false, modern, born: Instant::now(), hears, resources }
+        let (extensions, born) = (Extensions::default(), Instant::now());
+        Self { core, heads, has_session: false, modern, extensions, born, hears, resources }
     }
 
     /// Whether the server can currently announce changes of its tools.

@@ -47,6 +47,7 @@ fn report(reason: Reason, message: &str) -> ServerReport {
         protocol_version: Some("2024-11-05".into()),
         server_name: Some("mock".into()),
         server_version: Some("1".into()),
+        extensions: vec!["io.modelcontextprotocol/ui".into()],
         tools: 2,
         renamed: 0,
         shortened: 0,
@@ -238,6 +239,7 @@ fn a_status_says_how_the_server_speaks_and_keeps_it_while_the_server_is_away() {
         transport: Some(Transport::Sse),
         protocol_version: Some("2024-11-05".into()),
         server_info: Some(ServerIdentity { name: "mock".into(), version: "1".into() }),
+        extensions: vec!["io.modelcontextprotocol/ui".into()],
         tool_count: Some(2),
         gateways: Some(GatewayCount { applied: 1, ready: 1, total: 1 }),
         last_error: None,
@@ -319,7 +321,7 @@ fn counts_alone_are_a_detail_and_nothing_new_is_no_change() {
 fn a_patch_takes_away_what_is_no_longer_so() {
     let status = McpServerStatus { tool_count: Some(1), ..Default::default() };
     let mut expected = json!({"status": {
-        "contender": null, "gateways": null, "lastError": null, "observedGeneration": null, "policies": null,
+        "contender": null, "extensions": null, "gateways": null, "lastError": null, "observedGeneration": null, "policies": null,
         "protocolVersion": null, "servedBy": null, "serverInfo": null, "toolCount": 1, "transport": null, "url": null,
     }});
     assert_eq!(patch(&status, None), expected);

@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use portcullis_mcp::protocol::client_capabilities::ClientCapabilities;
+use portcullis_mcp::protocol::extensions::{Extensions, TASKS};
 use portcullis_mcp::protocol::json::json_string;
 use portcullis_mcp::protocol::revision::Revision;
 
@@ -21,8 +22,8 @@ use crate::front::request::admit::{Wanted, note_denial};
 use crate::front::request::missing;
 use crate::seal::SealedSession;
 
-/// The capabilities, as JSON: the same for all servers, whatever they have at the moment, so that a session need not end
-/// when one comes that has more.
+/// The capabilities, as JSON, but for extensions: the same for all servers, whatever they have at the moment, so that a
+/// session need not end when one comes that has more.
 const CAPABILITIES: &str = r#"{"tools":{"listChanged":true},"prompts":{"listChanged":true},"resources":{"subscribe":true,"listChanged":true},"completions":{},"logging":{}}"#;
 
 /// The member of `_meta` of lists that names servers whose items are missing.
@@ -48,16 +49,20 @@ pub(crate) fn initialize(
     let revision = Revision::negotiated(&requested);
     let capabilities = match params.get("capabilities") {
         Some(raw) => {
-            ClientCapabilities::from_json(raw.get()).ok_or(RpcProblem::Params("\"capabilities\" must be an object"))?
+            let able = ClientCapabilities::with_extensions(raw.get());
+            able.ok_or(RpcProblem::Params("\"capabilities\" must be an object"))?
         }
-        None => ClientCapabilities::NONE,
+        None => (ClientCapabilities::NONE, Extensions::default()),
     };
     let app = caller.app();
     let expires = SystemTime::now() + app.options.session_life;
     let session = SealedSession::new(caller.subject, revision, capabilities, expires, app.replica.clone());
     let instructions = instructions_of(caller);
+    // Tasks need results of 2026-07-28.
+    let announced = announced(caller).filtered(|name| name != TASKS);
+    let capabilities = announced.in_capabilities(CAPABILITIES);
     let result = format!(
-        r#"{{"protocolVersion":"{revision}","capabilities":{CAPABILITIES},"serverInfo":{SERVER_INFO}{instructions}}}"#
+        r#"{{"protocolVersion":"{revision}","capabilities":{capabilities},"serverInfo":{SERVER_INFO}{instructions}}}"#
     );
     Ok((RpcReply::result(request.id, [Bytes::from(result)]), session))
 }
@@ -68,13 +73,20 @@ fn instructions_of(caller: &Caller) -> String {
     text.map_or_else(String::new, |text| format!(r#","instructions":{}"#, json_string(&text)))
 }
 
+/// The extensions of the servers that the caller sees.
+fn announced(caller: &Caller) -> Extensions {
+    caller.seen_catalog().announced(caller.scope())
+}
+
 /// The answer to `server/discover`.
 pub(crate) fn discover(caller: &Caller, request: &RpcRequest<'_>) -> RpcReply {
-    let instructions = instructions_of(caller);
-    // Instructions are those of the servers that the caller sees now.
-    let (life, scope) = if instructions.is_empty() { (DISCOVERY_LIFE, "public") } else { (LIST_LIFE, "private") };
+    let (instructions, extensions) = (instructions_of(caller), announced(caller));
+    // Both are those of the servers that the caller sees now.
+    let is_the_same_for_all = instructions.is_empty() && extensions.is_empty();
+    let (life, scope) = if is_the_same_for_all { (DISCOVERY_LIFE, "public") } else { (LIST_LIFE, "private") };
+    let capabilities = extensions.in_capabilities(CAPABILITIES);
     let result = format!(
-        r#"{{"resultType":"complete","supportedVersions":["{}"],"capabilities":{CAPABILITIES}{instructions},"ttlMs":{},"cacheScope":"{scope}","_meta":{{"io.modelcontextprotocol/serverInfo":{SERVER_INFO}}}}}"#,
+        r#"{{"resultType":"complete","supportedVersions":["{}"],"capabilities":{capabilities}{instructions},"ttlMs":{},"cacheScope":"{scope}","_meta":{{"io.modelcontextprotocol/serverInfo":{SERVER_INFO}}}}}"#,
         Revision::V2026_07_28,
         life.as_millis()
     );

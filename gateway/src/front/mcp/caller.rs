@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use arc_swap::Guard;
+use portcullis_mcp::protocol::extensions::Extensions;
 use tokio::time::Instant;
 
 use crate::auth::{Identity, SubjectId};
@@ -37,6 +38,8 @@ pub(crate) struct Caller {
     pub(crate) identity: Arc<Identity>,
     /// Its session.
     pub(crate) session: Option<SealedSession>,
+    /// Its extensions: those of its session, or of its request since 2026-07-28.
+    pub(crate) extensions: Extensions,
     /// Whether a stream of events may be the answer.
     pub(crate) takes_streams: bool,
 }

@@ -117,7 +117,10 @@ impl PlannedCall {
     fn client(&self) -> ClientKey {
         match &self.caller.session {
             Some(session) if !self.revision.is_modern() => ClientKey::of_session(session),
-            _ => ClientKey { session: None, subject: self.caller.subject, capabilities: self.capabilities },
+            _ => {
+                let (subject, extensions) = (self.caller.subject, self.caller.extensions.number());
+                ClientKey { session: None, subject, capabilities: self.capabilities, extensions }
+            }
         }
     }
 
@@ -186,6 +189,7 @@ impl PlannedCall {
                 capabilities: &capabilities,
                 log_level: self.log_level.map(|level| LEVELS_JSON[level]),
             },
+            extensions: &self.caller.extensions,
             mailbox,
             answers_input: may_ask && (self.revision.is_modern() || rounds.is_some()),
             looks_up: self.caller.goes_on_at(),

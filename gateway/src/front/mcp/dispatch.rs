@@ -81,11 +81,12 @@ pub(crate) fn dispatch(requester: Requester, recorder: &Recorder, body: &ByteStr
     let session = |requester: &Requester, id: Option<&str>| requester.session(recorder.app(), &headers, id);
     match kind {
         MessageKind::Modern(request, method) => {
-            let capabilities = check_modern(&request, &params, &headers).map_err(|problem| {
+            let (capabilities, extensions) = check_modern(&request, &params, &headers).map_err(|problem| {
                 note_refusal(recorder, &problem);
                 refused(Some(request.id), &problem, SESSIONLESS_REVISION)
             })?;
-            modern(caller(requester, None), (&request, method), &params, body, capabilities)
+            let caller = Caller { extensions, ..caller(requester, None) };
+            modern(caller, (&request, method), &params, body, capabilities)
         }
         MessageKind::Legacy(request, LegacyMethod::Initialize) => {
             initialize(&caller(requester, None), &request, &params).map(Next::Answered)

@@ -12,6 +12,7 @@ use axum::routing::{get, post};
 use bytestring::ByteString;
 use http::{Method, StatusCode};
 use portcullis_mcp::protocol::client_capabilities::ClientCapabilities;
+use portcullis_mcp::protocol::extensions::Extensions;
 use portcullis_mcp::protocol::revision::Revision;
 use url::form_urlencoded::byte_serialize;
 
@@ -62,7 +63,8 @@ async fn opened(recorder: &Recorder) -> Result<Response, McpRefusal> {
     let app = recorder.app();
     let requester = Requester::of(recorder, None).await?;
     let expires = SystemTime::now() + app.options.session_life;
-    let session = SealedSession::new(requester.subject, FIRST, ClientCapabilities::NONE, expires, app.replica.clone());
+    let able = (ClientCapabilities::NONE, Extensions::default());
+    let session = SealedSession::new(requester.subject, FIRST, able, expires, app.replica.clone());
     let first = format!("event: endpoint\ndata: {}\n\n", endpoint(app, &session, recorder.head()));
     let caller = requester.caller(recorder, (Some(session.clone()), false));
     let listening = listen::before_agreement(&caller, first.into());
@@ -110,6 +112,8 @@ async fn taken(recorder: &Recorder, body: IncomingBody) -> Result<Response, McpR
     let channel = app.mcp.legacy_streams.of(&session.id).ok_or_else(over)?;
     let agreed = channel.agreed();
     (session.revision, session.capabilities) = (agreed.revision, agreed.capabilities);
+    caller.extensions = agreed.extensions.clone();
+    session.extensions = agreed.extensions.clone();
     caller.session = Some(session);
     let fail = |(id, problem): (Option<String>, RpcProblem)| refused(id.as_deref(), &problem, agreed.revision);
     let body = ByteString::try_from(body).map_err(|_| fail((None, RpcProblem::Message(message::syntax()))))?;
@@ -118,7 +122,7 @@ async fn taken(recorder: &Recorder, body: IncomingBody) -> Result<Response, McpR
         Incoming::Request(request) => {
             note_method(recorder, &request.method);
             let tells_level = (request.method == "logging/setLevel").then(|| caller.clone());
-            let job = job(caller, &channel, (&request, &space), &body, agreed);
+            let job = job(caller, &channel, (&request, &space), &body, agreed.clone());
             if let Some(caller) = tells_level {
                 client_notifications::level(&caller).await;
             }
@@ -168,7 +172,8 @@ fn job(
         LegacyMethod::Initialize => {
             return match answers::initialize(&caller, request, &params) {
                 Ok((reply, begun)) => {
-                    channel.agree(Negotiated { revision: begun.revision, capabilities: begun.capabilities });
+                    let SealedSession { revision, capabilities, extensions, .. } = begun;
+                    channel.agree(Negotiated { revision, capabilities, extensions });
                     Job::Begun(event(&reply.into_bytes()))
                 }
                 Err(problem) => fail(&caller, &problem),

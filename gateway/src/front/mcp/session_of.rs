@@ -89,7 +89,8 @@ impl Requester {
     /// The caller, with its session.
     pub(crate) fn caller(self, recorder: &Recorder, (session, takes_streams): (Option<SealedSession>, bool)) -> Caller {
         let Self { within, subject, identity, .. } = self;
-        Caller { within, subject, identity, session, takes_streams, recorder: recorder.clone() }
+        let extensions = session.as_ref().map(|session| session.extensions.clone()).unwrap_or_default();
+        Caller { within, subject, identity, session, extensions, takes_streams, recorder: recorder.clone() }
     }
 }
 

@@ -11,6 +11,7 @@ use axum::routing::{get, post};
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use portcullis_crds::ServerKey;
+use portcullis_mcp::protocol::extensions::Extensions;
 use portcullis_mcp::upstream::{CallerMeta, Reply};
 use portcullis_runtime::memory::account;
 use smallvec::smallvec;
@@ -118,6 +119,7 @@ async fn answer_call(recorder: &Recorder, body: IncomingBody) -> Result<Response
         fields: &head.fields,
         client: Client::Identity(&identity),
         caller: CallerMeta::default(),
+        extensions: &Extensions::default(),
         mailbox: None,
         answers_input: false,
         looks_up: None,

@@ -73,6 +73,8 @@ struct ServerView<'a> {
     /// What clients are told of it in its own words, or in those of its manifest.
     #[schema(required = true)]
     instructions: Option<String>,
+    /// Names of its MCP extensions, at most 32.
+    extensions: Vec<String>,
     /// Tools that are left out as invalid, duplicate or too many.
     tools_left_out: usize,
     /// Problems of its lists: definitions that are left out or shown without some part, because clients would refuse the
@@ -210,6 +212,7 @@ impl<'a> ServerView<'a> {
             description: spec.description.clone(),
             server_info: status.server_info.map(|(name, version)| ServerInfoView { name, version }),
             instructions: server.instructions().map(|text| text.to_string()),
+            extensions: server.offer().extensions.names().map(str::to_owned).collect(),
             tools_left_out: status.left_out,
             list_problems: problems.first,
             list_problems_count: problems.count,

@@ -88,6 +88,7 @@ impl Handle {
         let mut known = before.known().clone();
         known.fresh &= self.spec().state != ServingState::Disabled;
         *self.known() = known;
+        self.set_declared(before.declared());
         self.renew(|offer| *offer = (*before.offer()).clone());
     }
 
@@ -138,6 +139,7 @@ impl Handle {
                 self.note_problems(Kind::Tools, made.problems.clone());
                 self.update_status(|status| status.left_out = made.left_out);
             }
+            offer.set_extensions(self.declared());
             offer.listed = known.fresh && spec.state == ServingState::Enabled;
             return self.store_offer(offer);
         }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use portcullis_mcp::protocol::extensions::{APPS, Extensions};
 use portcullis_mcp::upstream::ServerCapabilities;
 
 use crate::offer::item::{Items, Kind};
@@ -19,6 +20,8 @@ pub(crate) struct Offer {
     pub(crate) templates: Items,
     /// Its declared capabilities.
     pub(crate) capabilities: ServerCapabilities,
+    /// Its extensions: those that it declares, and MCP Apps if one of its tools has a page.
+    pub(crate) extensions: Extensions,
     /// The name of its software (`serverInfo.name`), if reported: replicas of one server report the same.
     pub(crate) software: Option<Arc<str>>,
     /// Whether all this is listed now.
@@ -44,6 +47,12 @@ impl Offer {
             Kind::Resources => &mut self.resources,
             Kind::Templates => &mut self.templates,
         }
+    }
+
+    /// Takes over the extensions that the server declares. Servers of MCP Apps need not declare that they are.
+    pub(super) fn set_extensions(&mut self, declared: Extensions) {
+        let has_pages = self.tools.iter().any(|tool| tool.links.iter().any(|link| link.uri.starts_with("ui://")));
+        self.extensions = if has_pages { declared.with(APPS, "{}") } else { declared };
     }
 
     /// Whether it accepts requests for resources: it declares or lists some, or one of its tools names one.

@@ -6,9 +6,11 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use super::error::{ConnectError, RpcRefusal, VersionProblem};
 use super::{MODERN_ERRORS, Target};
+use crate::protocol::extensions::Extensions;
 use crate::upstream::message::{Reply, RpcError};
 
 /// The limit for the revisions that are shown of a server's offer.
@@ -65,6 +67,7 @@ pub(super) struct Capabilities {
     resources: Option<Value>,
     completions: Option<Value>,
     logging: Option<Value>,
+    extensions: Option<Box<RawValue>>,
 }
 
 #[derive(Deserialize)]
@@ -113,6 +116,12 @@ impl Handshake {
         let text = self.instructions.as_ref()?.as_str()?.trim();
         let end = (0..=MAX_INSTRUCTIONS.min(text.len())).rev().find(|at| text.is_char_boundary(*at))?;
         text.get(..end).filter(|text| !text.is_empty()).map(Into::into)
+    }
+
+    /// The extensions that it declares.
+    pub(super) fn extensions(&self) -> Extensions {
+        let raw = self.capabilities.extensions.as_deref();
+        raw.map(|raw| Extensions::from_json(raw.get())).unwrap_or_default()
     }
 
     /// The server's name and version, for users.

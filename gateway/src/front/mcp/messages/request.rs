@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use portcullis_mcp::protocol::client_capabilities::ClientCapabilities;
+use portcullis_mcp::protocol::extensions::Extensions;
 use portcullis_mcp::protocol::json::{Members, Raw, json_string, text};
 use portcullis_mcp::protocol::revision::Revision;
 use portcullis_runtime::serve::as_text;
@@ -146,7 +147,7 @@ pub(crate) fn check_modern(
     request: &RpcRequest<'_>,
     params: &Params<'_, '_>,
     headers: &McpHeaders<'_>,
-) -> Result<ClientCapabilities, RpcProblem> {
+) -> Result<(ClientCapabilities, Extensions), RpcProblem> {
     let header = headers.version.and_then(as_text);
     let Some(version) = params.meta.version.as_deref() else { return Err(RpcProblem::Meta(VERSION)) };
     if header != Some(version) {
@@ -155,7 +156,7 @@ pub(crate) fn check_modern(
     if Revision::parse(version).is_none_or(|revision| !revision.is_modern()) {
         return Err(RpcProblem::Version(clip(version)));
     }
-    let capabilities = params.meta.capabilities.and_then(ClientCapabilities::from_json);
+    let capabilities = params.meta.capabilities.and_then(ClientCapabilities::with_extensions);
     let capabilities = capabilities.ok_or(RpcProblem::Meta(CAPABILITIES))?;
     if headers.method != Some(request.method.as_bytes()) {
         return Err(RpcProblem::Header("Mcp-Method".into()));
@@ -210,6 +211,7 @@ mod tests {
         let fields = headers.iter().copied().collect();
         Params::of(&space)
             .and_then(|params| check_modern(&request, &params, &McpHeaders::of(&fields)))
+            .map(|(capabilities, _)| capabilities)
             .map_err(|problem| problem.code(Revision::V2026_07_28))
     }
 

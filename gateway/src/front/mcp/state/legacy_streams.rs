@@ -8,6 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
 use portcullis_mcp::protocol::client_capabilities::ClientCapabilities;
+use portcullis_mcp::protocol::extensions::Extensions;
 use portcullis_mcp::protocol::revision::Revision;
 use portcullis_mcp::upstream::Mailbox;
 use tokio::sync::mpsc;
@@ -30,12 +31,14 @@ pub(crate) struct LegacyStream {
 }
 
 /// The result of `initialize`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Negotiated {
     /// The revision.
     pub(crate) revision: Revision,
     /// The client's capabilities.
     pub(crate) capabilities: ClientCapabilities,
+    /// The client's extensions.
+    pub(crate) extensions: Extensions,
 }
 
 /// An item for a stream.
@@ -77,7 +80,8 @@ impl LegacyStreams {
     /// Opens the stream of a session; what comes onto it.
     pub(crate) fn open(&self, session: SessionKey) -> mpsc::Receiver<Job> {
         let (sender, jobs) = mpsc::channel(WAITING);
-        let agreed = Negotiated { revision: Revision::V2024_11_05, capabilities: ClientCapabilities::NONE };
+        let (revision, capabilities) = (Revision::V2024_11_05, ClientCapabilities::NONE);
+        let agreed = Negotiated { revision, capabilities, extensions: Extensions::default() };
         let channel = LegacyStream { jobs: sender, agreed: Mutex::new(agreed) };
         self.lock().insert(session, Arc::new(channel));
         jobs
@@ -103,7 +107,7 @@ impl LegacyStreams {
 impl LegacyStream {
     /// The result of `initialize`; before it, the first revision of all.
     pub(crate) fn agreed(&self) -> Negotiated {
-        *self.agreed.lock()
+        self.agreed.lock().clone()
     }
 
     /// Remembers what was agreed upon.

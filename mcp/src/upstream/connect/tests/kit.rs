@@ -109,6 +109,7 @@ pub(super) fn target(port: u16) -> Target {
         step: STEP,
         max_message: 64 * 1024,
         capabilities: ClientCapabilities::NONE,
+        extensions: Extensions::default(),
         loops: Arc::new(NoGateways),
     }
 }
