@@ -12,14 +12,16 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 use portcullis_runtime::serve::Fields;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
+use crate::auth::Identity;
 use crate::call::pick::CandidateState;
 use crate::catalog::{Candidate, Entry};
 use crate::client_sessions::Client;
+use crate::outbound::{Outbound, OutboundError};
 use crate::server::concurrency_limit::Permit;
 use crate::server::handle::{Handle, HeldPermit, HeldPermits, OpenSession};
 use crate::server::loops::passed_before;
@@ -59,6 +61,10 @@ pub(crate) struct Request<'a> {
     pub(crate) fields: &'a Fields,
     /// The caller, for servers that keep a session for each client.
     pub(crate) client: Client<'a>,
+    /// The bearer of the caller's token.
+    pub(crate) identity: &'a Identity,
+    /// Makes the credentials of calls to servers that learn who calls.
+    pub(crate) outbound: &'a Outbound,
     /// The information about the caller that is sent to the server.
     pub(crate) caller: CallerMeta<'a>,
     /// The caller's extensions, of which a server is told those that it has too.
@@ -105,8 +111,16 @@ pub(crate) enum Failure {
     SessionLost,
     /// The server has reached the limit for client sessions.
     TooManySessions,
+    /// The server cannot be shown who calls: nothing was sent.
+    Identity(OutboundError),
     /// The server that received the call gave no usable answer.
     Server(CallError),
+}
+
+/// The headers of one call to one server, besides the session's own.
+pub(crate) struct CallHeaders {
+    passed: HeaderMap,
+    authorization: Option<HeaderValue>,
 }
 
 /// Carries a call out. Dropping the future cancels it.
@@ -190,6 +204,7 @@ async fn attempt_all<'a>(entry: &'a Entry, call: &Request<'_>, guard: &mut Obser
                 failure = refused;
                 break;
             }
+            Err(Failure::Identity(error)) => failure = Failure::Identity(error),
             Err(Failure::Busy | Failure::Unavailable) => {}
         }
     }
@@ -325,6 +340,11 @@ async fn attempt(
     if !candidate.item.params.is_empty() {
         mirror(&candidate.item.params, call.arguments, &mut headers);
     }
+    let authorization = match spec.identity {
+        None => None,
+        Some(_) => shown_caller(candidate, call, began)?,
+    };
+    let headers = CallHeaders { passed: headers, authorization };
     let timing = Arc::new(Timing::since(began, silence).waking(call.looks_up));
     if let Some(clients) = server.clients()
         && !live.session.is_modern()
@@ -340,12 +360,19 @@ async fn attempt(
     Ok((answer.map_err(Failure::Server)?, HeldPermit::of(server, slot)))
 }
 
+/// The credential by which a server learns who makes this call; none if the session's own is all that it gets.
+fn shown_caller(candidate: &Candidate, call: &Request<'_>, began: Instant) -> Result<Option<HeaderValue>, Failure> {
+    let Some(terms) = candidate.server.assertion_terms() else { return Ok(None) };
+    let tool = (call.method == CALL_TOOL).then_some(&*candidate.item.own_name);
+    call.outbound.assertion(&terms, call.identity, tool, began).map(Some).map_err(Failure::Identity)
+}
+
 /// Sends a call once more, in the session that follows a forgotten one.
 async fn send_anew(
     old: &OpenSession,
     candidate: &Candidate,
     call: &Request<'_>,
-    headers: &HeaderMap,
+    headers: &CallHeaders,
     timing: &Arc<Timing>,
 ) -> Result<Reply, CallError> {
     let step = Duration::from_secs(candidate.server.spec().timeouts.connect_seconds.into());
@@ -364,7 +391,7 @@ pub(crate) async fn send(
     session: &Session,
     candidate: &Candidate,
     call: &Request<'_>,
-    headers: &HeaderMap,
+    headers: &CallHeaders,
     timing: &Arc<Timing>,
 ) -> Result<Reply, CallError> {
     let tool = &candidate.item;
@@ -383,7 +410,8 @@ pub(crate) async fn send(
         method,
         params: &params,
         name: Some(name).filter(|name| !name.is_empty()),
-        headers,
+        headers: &headers.passed,
+        authorization: headers.authorization.as_ref(),
         progress,
         repeatable: tool.repeatable,
         caller,
@@ -417,7 +445,7 @@ fn outcome(answer: &Result<Reply, Failure>) -> Outcome {
         Ok(Reply::Result(result)) if result.says.is_error => Outcome::ToolError,
         Ok(Reply::Result(_)) => Outcome::Ok,
         Ok(Reply::Error(RpcError { .. })) => Outcome::RpcError,
-        Err(Failure::Unavailable | Failure::SessionLost) => Outcome::Unavailable,
+        Err(Failure::Unavailable | Failure::SessionLost | Failure::Identity(_)) => Outcome::Unavailable,
         Err(Failure::Busy | Failure::TooManySessions) => Outcome::Busy,
         Err(Failure::Server(CallError::Timeout)) => Outcome::Timeout,
         Err(Failure::Server(CallError::NotSent(_) | CallError::Blocked(_) | CallError::SessionExpired)) => {

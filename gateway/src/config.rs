@@ -4,6 +4,7 @@
 
 mod mcp;
 mod options;
+mod outbound;
 mod sources;
 #[cfg(test)]
 mod tests;
@@ -19,6 +20,7 @@ use portcullis_runtime::settings::{
 
 pub(crate) use mcp::McpConfig;
 pub use options::Options;
+pub(crate) use outbound::OutboundConfig;
 pub(crate) use portcullis_runtime::settings::Problem;
 
 use crate::auth::{self, Secret, parse_algorithm};
@@ -55,6 +57,8 @@ pub struct Config {
     pub(crate) allow_query_token: bool,
     /// The settings of `/mcp`.
     pub mcp: McpConfig,
+    /// How servers are shown who calls.
+    pub(crate) outbound: OutboundConfig,
     /// The settings of the log.
     pub(crate) log: LogConfig,
     /// The settings of the audit log, if there is one.
@@ -146,6 +150,7 @@ impl Options {
             auth: self.auth(&mut problems),
             allow_query_token: boolean(&mut problems, "ALLOW_QUERY_TOKEN", &self.allow_query_token, true),
             mcp: self.mcp(&mut problems),
+            outbound: self.outbound(&mut problems),
             log: self.log(&mut problems),
             audit: self.audit(&mut problems),
             max_body: size(&mut problems, "MAX_BODY_BYTES", &self.max_body_bytes, 1024 * 1024),

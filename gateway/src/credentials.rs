@@ -1,9 +1,12 @@
 //! What a server is sent besides messages: values of Secrets, and tokens of the gateway itself.
 
+use std::sync::Arc;
+
 use portcullis_crds::{Reason, Server};
 use thiserror::Error;
 
 use crate::identity::{self, IdentityError};
+use crate::outbound::{Outbound, OutboundError};
 use crate::secrets::{Resolved, SecretError, Secrets};
 
 /// The sources of credentials.
@@ -11,6 +14,8 @@ use crate::secrets::{Resolved, SecretError, Secrets};
 pub(crate) struct Credentials {
     /// The source of Secrets.
     pub(crate) secrets: Secrets,
+    /// What servers are shown of callers.
+    pub(crate) outbound: Arc<Outbound>,
 }
 
 /// Why a server's credentials cannot be used. The texts name objects, origins and audiences, and never a value.
@@ -22,6 +27,9 @@ pub(crate) enum CredentialError {
     /// The gateway's identity.
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    /// What the server would be shown of callers.
+    #[error(transparent)]
+    Outbound(#[from] OutboundError),
 }
 
 impl CredentialError {
@@ -30,6 +38,7 @@ impl CredentialError {
         match self {
             Self::Secret(error) => error.reason(),
             Self::Identity(error) => error.reason(),
+            Self::Outbound(error) => error.condition(),
         }
     }
 
@@ -38,6 +47,7 @@ impl CredentialError {
         match self {
             Self::Secret(error) => error.is_revocation(),
             Self::Identity(error) => error.is_revocation(),
+            Self::Outbound(error) => error.is_revocation(),
         }
     }
 }
@@ -49,11 +59,14 @@ impl Credentials {
     /// A revocation if there is one, else the first unusable credential: the server must then not be contacted, for it
     /// would be without credentials.
     pub(crate) fn resolve(&self, server: &Server) -> Result<Resolved, CredentialError> {
-        match (self.secrets.resolve(server), identity::check(server)) {
+        let identity = identity::check(server).map_err(Into::into).and_then(|()| Ok(self.outbound.check(server)?));
+        match (self.secrets.resolve(server), identity) {
             (Ok(resolved), Ok(())) => Ok(resolved),
-            (Err(error), Err(graver)) if graver.is_revocation() && !error.is_revocation() => Err(graver.into()),
+            (Err(error), Err::<_, CredentialError>(graver)) if graver.is_revocation() && !error.is_revocation() => {
+                Err(graver)
+            }
             (Err(error), _) => Err(error.into()),
-            (Ok(_), Err(error)) => Err(error.into()),
+            (Ok(_), Err(error)) => Err(error),
         }
     }
 
@@ -71,10 +84,9 @@ mod tests {
 
     #[test]
     fn what_does_not_work_yet_is_refused_so_that_no_server_is_contacted_without_it() {
-        let credentials = Credentials { secrets: Secrets::Folder(None) };
+        let credentials = Credentials { secrets: Secrets::Folder(None), outbound: Arc::default() };
         for (spec, field) in [
             ("{identity: {serviceAccountToken: {}}}", "identity.serviceAccountToken"),
-            ("{identity: {assertion: {}}}", "identity.assertion"),
             ("{identity: {exchange: {tokenUrl: 'https://l/t'}}}", "identity.exchange"),
             (
                 "{identity: {clientCredentials: {tokenUrl: 'https://l/t', clientAuth: {serviceAccountToken: {}}}}}",

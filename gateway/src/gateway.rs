@@ -35,9 +35,9 @@ use crate::front::rest::explain;
 use crate::front::{App, Front, FrontOptions};
 use crate::kubernetes as cluster;
 use crate::learn_addresses::{self, API_HOST};
+use crate::outbound::Outbound;
 use crate::pool::{Latches, Pool};
 use crate::seal::Sealer;
-use crate::seal::file::KeyFile;
 use crate::secrets::{self, Secrets};
 use crate::server::ServerContext;
 use crate::server::Update;
@@ -47,7 +47,7 @@ use crate::status::feed::Board;
 use crate::status::route as status;
 use crate::telemetry::metrics::{Kept, Metrics, Sinks};
 use crate::tls::CertificateFiles;
-use parts::{audit_log, mcp_state, opened, server_context};
+use parts::{KeyFiles, OpenedParts, audit_log, mcp_state, opened, server_context};
 use portcullis_mcp::guard::Guard;
 
 /// Additional connections that are reserved for probes.
@@ -66,8 +66,8 @@ pub struct Gateway {
     board: Arc<Board>,
     app: Arc<App>,
     latches: Latches,
-    /// The keys of tokens and of sessions.
-    keys: (Latch, Option<KeyFile>),
+    /// The keys of tokens, and the other files of keys.
+    keys: (Latch, KeyFiles),
     certificate_files: Option<CertificateFiles>,
     log: Option<LogSink>,
     /// The audit log ends after everything else.
@@ -94,16 +94,20 @@ impl Gateway {
     pub async fn bind(config: Config, log: Option<LogSink>) -> Result<Self, StartError> {
         let metrics = Metrics::new();
         let client = client(&config).await.map_err(|problem| StartError::Settings(vec![problem]))?;
-        let (auth, source, keys, certificate_files) = opened(&config, client.as_ref(), &metrics)?;
+        let OpenedParts { auth, source, session_keys, assertion_keys, certificate_files } =
+            opened(&config, client.as_ref(), &metrics)?;
         let audit = audit_log(&config)?;
-        let (key_file, sealer) = match keys {
+        let (sessions, sealer) = match session_keys {
             Some((file, keys)) => (Some(file), Sealer::new(keys)),
             None => (None, Sealer::random()),
         };
+        let (assertions, assertion_keys) = assertion_keys.unzip();
+        let outbound = Arc::new(Outbound::new(config.outbound.issuer.clone(), assertion_keys));
         let (updates, updated) = mpsc::channel(notify::MAX_WAITING_UPDATES);
         let certificate = certificate_files.as_ref().map(CertificateFiles::certificate);
         let mcp = mcp_state(&config, &metrics, certificate.as_ref());
-        let shared = Arc::new(server_context(&config, &metrics, &sealer, mcp.server_requests.clone(), updates));
+        let shared =
+            Arc::new(server_context(&config, &metrics, (&sealer, &outbound), mcp.server_requests.clone(), updates));
         let published = PublishedCatalog::default();
         let board = Arc::new(Board::new(published.clone(), shared.touched.clone()));
         let readiness = Readiness::default();
@@ -138,6 +142,7 @@ impl Gateway {
             readiness,
             sealer,
             loops: shared.loops.clone(),
+            outbound,
             explainer: Explainer::new(published.clone(), shared.quotas.clone()),
             quotas: shared.quotas.clone(),
             origin_policy: OriginPolicy::new(config.mcp.origin_policy.clone()),
@@ -148,7 +153,7 @@ impl Gateway {
         let pool = Pool::new(shared.clone(), published, board.clone())
             .with_tenancy(config.tenancy)
             .with_policy_default(config.policy_default);
-        let keys = (latch, key_file);
+        let keys = (latch, KeyFiles { sessions, assertions });
         Ok(Self {
             config,
             listener,
@@ -280,14 +285,20 @@ fn start_source(
     tasks.spawn("source", ended(follow(source, secrets, stop_of(stop))));
 }
 
-/// Watches the keys of tokens, and those of sessions if they are in a file.
-fn start_keys(tasks: &mut Supervisor, app: Arc<App>, (latch, key_file): (Latch, Option<KeyFile>)) {
-    let (sealer, metrics) = (app.sealer.clone(), app.metrics.clone());
+/// Watches the keys of tokens, and the other files of keys.
+fn start_keys(tasks: &mut Supervisor, app: Arc<App>, (latch, files): (Latch, KeyFiles)) {
+    let (sealer, outbound, metrics) = (app.sealer.clone(), app.outbound.clone(), app.metrics.clone());
     let stop = tasks.shutdown();
     tasks.spawn("keys", ended(async move { until(stop, app.auth.keep_keys(latch)).await }));
-    if let Some(file) = key_file {
-        let stop = tasks.shutdown();
-        tasks.spawn("session keys", ended(async move { until(stop, file.follow(sealer, metrics)).await }));
+    if let Some(file) = files.sessions {
+        let (stop, is_ok) = (tasks.shutdown(), metrics.session_keys_ok);
+        let following = async move { until(stop, file.follow(|keys| sealer.replace(keys), is_ok)).await };
+        tasks.spawn("session keys", ended(following));
+    }
+    if let Some(file) = files.assertions {
+        let (stop, is_ok) = (tasks.shutdown(), metrics.assertion_keys_ok);
+        let following = async move { until(stop, file.follow(|keys| outbound.replace_keys(keys), is_ok)).await };
+        tasks.spawn("assertion keys", ended(following));
     }
 }
 

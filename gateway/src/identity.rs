@@ -14,7 +14,7 @@ pub(crate) use error::IdentityError;
 pub(crate) fn check(server: &Server) -> Result<(), IdentityError> {
     let unsupported = match &server.identity {
         Some(Identity { service_account_token: Some(_), .. }) => Some("identity.serviceAccountToken"),
-        Some(Identity { assertion: Some(_), .. }) => Some("identity.assertion"),
+        Some(Identity { assertion: Some(_), .. }) => None,
         Some(Identity { exchange: Some(_), .. }) => Some("identity.exchange"),
         Some(_) => Some("identity.clientCredentials"),
         None if server.forward_caller_token.is_some() => Some("forwardCallerToken"),

@@ -4,7 +4,6 @@
 //! nonce (12), then the content under AES-256-GCM with its tag (16). The bytes before the nonce, and the purpose, are
 //! authenticated too. Nonces are random: a key is good for 2^32 texts (NIST SP 800-38D, section 8.3).
 
-pub(crate) mod file;
 mod keys;
 mod layout;
 mod request_state;
@@ -23,7 +22,6 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use thiserror::Error;
 
-pub(crate) use keys::MAX_KEYS_BYTES;
 pub use keys::{Keys, KeysError};
 pub(crate) use request_state::{Inner, RequestState, digest};
 pub(crate) use session::{SealedSession, SessionKey};

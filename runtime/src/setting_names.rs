@@ -17,6 +17,10 @@ pub enum Setting {
     AllowedOrigins,
     /// Host names of the gateway.
     AllowedHosts,
+    /// The keys that sign assertions.
+    AssertionKeys,
+    /// The issuer of assertions.
+    AssertionIssuer,
 }
 
 /// The chart passes the servers to the gateway in ConfigMaps, through the variable of that name.
@@ -36,6 +40,8 @@ impl Setting {
             Self::Credentials => ("credentials.namespaces of the chart", "CREDENTIAL_NAMESPACES"),
             Self::AllowedOrigins => ("allowedOrigins of the chart", "ALLOWED_ORIGINS"),
             Self::AllowedHosts => ("allowedHosts of the chart", "ALLOWED_HOSTS"),
+            Self::AssertionKeys => ("identity.assertionKeys of the chart", "ASSERTION_KEYS_FILE"),
+            Self::AssertionIssuer => ("identity.issuer of the chart", "ASSERTION_ISSUER"),
         };
         if chart { value } else { variable }
     }
@@ -66,6 +72,8 @@ mod tests {
             Setting::Credentials,
             Setting::AllowedOrigins,
             Setting::AllowedHosts,
+            Setting::AssertionKeys,
+            Setting::AssertionIssuer,
         ] {
             assert!(setting.name_in(true).ends_with(" of the chart"), "{setting:?}");
             assert!(setting.name_in(false).bytes().all(|b| b.is_ascii_uppercase() || b == b'_'), "{setting:?}");

@@ -106,7 +106,25 @@ const COUNTS: [&[&str]; 2] = [&["1", "1000000"], &["0", "1000001", "-5", "0.5", 
 const FLAGS: [&[&str]; 2] = [&["true", "false"], &["2", "\"perhaps\"", "\"truth\"", "[]"]];
 
 /// Every value that a program checks, but for those of the sections below.
-pub const OF_GATEWAY: [ChartSetting; 20] = [
+const URLS: [&[&str]; 2] = [
+    &["", "https://mcp.example.com", "http://10.0.0.1:8080/tools/", "http://[fd00::1]:80", "https://a_b.example/c"],
+    &[
+        "mcp.example.com",
+        "ftp://mcp.example.com",
+        "https://u:p@mcp.example.com",
+        "https://mcp.example.com/?a=b",
+        "https://mcp.example.com#a",
+        "https://",
+        "https://a b",
+        "https://mcp.example.com:99999",
+        "https://10.0.0.256",
+        "https://1.2.3.4.5",
+        "https://[fd00::1",
+        "https://[1:2]/",
+    ],
+];
+
+pub const OF_GATEWAY: [ChartSetting; 21] = [
     setting("gateway.logLevel", "LOG_LEVEL", Text, LEVELS[0], LEVELS[1]),
     setting("gateway.logFormat", "LOG_FORMAT", Text, FORMATS[0], FORMATS[1]),
     setting("gateway.drainSeconds", "DRAIN_SECONDS", Plain, SECONDS[0], SECONDS[1]),
@@ -149,26 +167,8 @@ pub const OF_GATEWAY: [ChartSetting; 20] = [
             "https://[1:2]/",
         ],
     ),
-    setting(
-        "publicUrl",
-        "PUBLIC_URL",
-        Text,
-        &["", "https://mcp.example.com", "http://10.0.0.1:8080/tools/", "http://[fd00::1]:80", "https://a_b.example/c"],
-        &[
-            "mcp.example.com",
-            "ftp://mcp.example.com",
-            "https://u:p@mcp.example.com",
-            "https://mcp.example.com/?a=b",
-            "https://mcp.example.com#a",
-            "https://",
-            "https://a b",
-            "https://mcp.example.com:99999",
-            "https://10.0.0.256",
-            "https://1.2.3.4.5",
-            "https://[fd00::1",
-            "https://[1:2]/",
-        ],
-    ),
+    setting("publicUrl", "PUBLIC_URL", Text, URLS[0], URLS[1]),
+    setting("identity.issuer", "ASSERTION_ISSUER", Text, &["https://a.example/b/"], URLS[1]),
     setting(
         "allowedOrigins",
         "ALLOWED_ORIGINS",

@@ -1,5 +1,6 @@
 //! The standalone gateway as its users see it: real MCP servers behind it, callers in front, changes while it runs.
 
+mod assertions;
 mod away;
 mod bytes;
 mod cluster_secrets;

@@ -34,7 +34,6 @@ pub(crate) use load::shared_secret;
 use portcullis_runtime::serve::Fields;
 pub(crate) use settings::{Kubernetes, Problem, Secret, Settings, parse_algorithm};
 pub(crate) use subject::SubjectId;
-pub(crate) use subject::short_digest;
 #[cfg(test)]
 pub(crate) use verify::AccessFacts;
 pub(crate) use verify::{Identity, Issuer, MAX_TOKEN_BYTES, TokenSource};

@@ -1,8 +1,7 @@
 //! Identifies a caller in few bytes, without a name.
 
-use aws_lc_rs::digest::{Context, SHA256};
-
 use super::Identity;
+use crate::util::short_digest;
 
 /// The first 16 bytes of SHA-256 over issuer and subject: the same for every token of the same caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -24,16 +23,4 @@ impl SubjectId {
     pub(crate) fn new(issuer: Option<&str>, subject: &str) -> Self {
         Self(short_digest(&[issuer.unwrap_or_default(), subject]))
     }
-}
-
-/// The first 16 bytes of SHA-256 over texts, each preceded by its length, so that different lists differ.
-pub(crate) fn short_digest(texts: &[&str]) -> [u8; 16] {
-    let mut context = Context::new(&SHA256);
-    for text in texts {
-        context.update(&(text.len() as u64).to_be_bytes());
-        context.update(text.as_bytes());
-    }
-    let mut short = [0; 16];
-    short.copy_from_slice(&context.finish().as_ref()[..16]);
-    short
 }

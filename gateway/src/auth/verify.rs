@@ -16,6 +16,8 @@ use super::{
     Algorithm, AuthError, KeySet, Problem, Secret, Settings, claims::Claims, keys::VerificationKey, parse_algorithm,
 };
 use crate::auth::SubjectId;
+use crate::outbound::ShownCaller;
+use crate::util::short_digest;
 
 /// The longest accepted token. A bound service-account token of Kubernetes has about 1,500 bytes.
 pub(crate) const MAX_TOKEN_BYTES: usize = 8 * 1024;
@@ -184,6 +186,8 @@ pub(crate) struct AccessFacts {
     claims: OnceLock<Map<String, Value>>,
     /// The class of the caller, found on first use.
     pub(crate) class: Memo,
+    /// The digest of the claims, made on first use.
+    claims_id: OnceLock<[u8; 16]>,
 }
 
 impl AccessFacts {
@@ -213,6 +217,21 @@ impl Identity {
             is_of_only_source: facts.is_only,
             claims: facts.claims.get_or_init(|| serde_json::from_str(&self.claims).unwrap_or_default()),
         }
+    }
+}
+
+impl ShownCaller for Identity {
+    fn id(&self) -> [u8; 16] {
+        let vouching = || self.issuer.as_deref().filter(|_| self.access.is_named).unwrap_or_default();
+        *self.access.claims_id.get_or_init(|| short_digest(&[&self.claims, vouching()]))
+    }
+
+    fn caller(&self) -> portcullis_access::Caller<'_> {
+        Self::caller(self)
+    }
+
+    fn expires_at(&self) -> SystemTime {
+        self.expires_at
     }
 }
 

@@ -3,10 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::HeaderMap;
 use tokio::time::Instant;
 
-use crate::call::{Failure, Request, send};
+use crate::call::{CallHeaders, Failure, Request, send};
 use crate::catalog::Candidate;
 use crate::client_sessions::{Clients, Refused};
 use portcullis_mcp::upstream::timing::Timing;
@@ -23,7 +22,7 @@ pub(crate) async fn attempt(
     clients: &Arc<Clients>,
     candidate: &Candidate,
     call: &Request<'_>,
-    headers: &HeaderMap,
+    headers: &CallHeaders,
     timing: &Arc<Timing>,
 ) -> Result<Reply, Failure> {
     const GOING: Failure = Failure::Server(CallError::NotSent("it is being taken out of service"));

@@ -1,14 +1,17 @@
 //! `portcullis-gateway check`: reports all problems without starting anything.
 
-use crate::cli::run::{certificate_problem, key_problems, session_key_problem, told};
+use crate::cli::run::{certificate_problem, key_file_problems, key_problems, told};
 use crate::config::Options;
 use crate::credentials::Credentials;
+use crate::key_file::KeyFile;
+use crate::outbound::Outbound;
 use crate::secrets::Secrets;
 use crate::source::SourceConfig;
 use crate::source::folder::Folder;
 use portcullis_crds::Snapshot;
 use portcullis_mcp::http1::dial::host_of;
 use portcullis_mcp::http1::stream::{TlsTarget, system_roots};
+use std::sync::Arc;
 use url::Url;
 
 /// Checks settings, keys, manifests and the Secrets they name.
@@ -18,10 +21,11 @@ use url::Url;
 pub fn run(options: &Options) -> anyhow::Result<()> {
     let mut problems = options.check().err().unwrap_or_default();
     problems.extend(key_problems(options));
-    problems.extend(options.session_keys.as_deref().and_then(session_key_problem));
+    problems.extend(key_file_problems(options));
     problems.extend(certificate_problem(options));
     let snapshot = servers(options, &mut problems);
-    let credentials = Credentials { secrets: Secrets::Folder(options.secrets.clone()) };
+    let secrets = Secrets::Folder(options.secrets.clone());
+    let credentials = Credentials { secrets, outbound: outbound(options) };
     let in_cluster = options.credential_namespaces.as_deref().is_some_and(|text| !text.trim().is_empty());
     let roots = system_roots();
     // Does not query a cluster: the check starts nothing.
@@ -43,6 +47,13 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         _ => println!("all is well: {} server(s)", snapshot.servers.len()),
     }
     Ok(())
+}
+
+/// What servers would be shown of callers.
+fn outbound(options: &Options) -> Arc<Outbound> {
+    let config = options.outbound(&mut Vec::new());
+    let keys = config.assertion_keys.as_deref().and_then(|path| KeyFile::open(path).ok());
+    Arc::new(Outbound::new(config.issuer, keys.map(|(_, keys)| keys)))
 }
 
 fn servers(options: &Options, problems: &mut Vec<String>) -> Snapshot {

@@ -10,8 +10,10 @@ use tokio::runtime::{Builder, Runtime};
 use crate::auth::Authenticator;
 use crate::config::{Config, Options, Problem};
 use crate::gateway::{Gateway, StartError};
+use crate::key_file::{FileKeys, KeyFile};
 use crate::kubernetes as cluster;
-use crate::seal::file::KeyFile;
+use crate::outbound::SigningKeys;
+use crate::seal::Keys;
 use crate::source::SourceConfig;
 use crate::source::folder::Folder;
 use crate::tls::CertificateFiles;
@@ -55,7 +57,7 @@ async fn serve(config: Config, sink: LogSink, threads: &WorkerThreads) -> anyhow
 /// Adds the problems of keys and paths, so that all are reported at once even if plain values are invalid.
 fn with_files(options: &Options, mut problems: Vec<Problem>) -> Vec<Problem> {
     problems.extend(key_problems(options));
-    problems.extend(options.session_keys.as_deref().and_then(session_key_problem));
+    problems.extend(key_file_problems(options));
     problems.extend(certificate_problem(options));
     if let SourceConfig::Path(path) = options.source(&mut Vec::new()) {
         problems.extend(Folder::open(&path).err());
@@ -77,9 +79,13 @@ pub(crate) fn key_problems(options: &Options) -> Vec<Problem> {
     problems
 }
 
-/// The problem of the file of session keys. An empty path counts as absent.
-pub(crate) fn session_key_problem(path: &Path) -> Option<Problem> {
-    if path.as_os_str().is_empty() { None } else { KeyFile::open(path).err() }
+/// The problems of the files of keys for sessions and assertions. An empty path counts as absent.
+pub(crate) fn key_file_problems(options: &Options) -> impl Iterator<Item = Problem> {
+    fn problem<K: FileKeys>(path: Option<&Path>) -> Option<Problem> {
+        path.filter(|path| !path.as_os_str().is_empty()).and_then(|path| KeyFile::<K>::open(path).err())
+    }
+    let sessions = problem::<Keys>(options.session_keys.as_deref());
+    sessions.into_iter().chain(problem::<SigningKeys>(options.assertion_keys.as_deref()))
 }
 
 /// The problem of the files of TLS.

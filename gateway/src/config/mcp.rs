@@ -221,7 +221,7 @@ fn count(problems: &mut Vec<Problem>, name: &str, value: &Option<String>, defaul
 }
 
 /// An http or https URL without parts that do not belong to an address.
-fn absolute(text: &str) -> Option<Url> {
+pub(super) fn absolute(text: &str) -> Option<Url> {
     let url = Url::parse(text).ok()?;
     let plain = url.username().is_empty() && url.password().is_none() && url.fragment().is_none();
     (matches!(url.scheme(), "http" | "https") && plain && url.query().is_none()).then_some(url)

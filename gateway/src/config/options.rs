@@ -139,6 +139,12 @@ pub struct Options {
     /// File with the keys that seal sessions of /mcp, the same for all replicas; absent: a random key
     #[arg(long, global = true, env = "SESSION_KEYS_FILE", value_name = "FILE")]
     pub session_keys: Option<PathBuf>,
+    /// PEM file with the keys that sign assertions for servers, watched: the first signs, all are published; the same for all replicas
+    #[arg(long, global = true, env = "ASSERTION_KEYS_FILE", value_name = "FILE")]
+    pub assertion_keys: Option<PathBuf>,
+    /// URL of the gateway as the issuer (iss) of assertions, at which servers find its public keys; absent: PUBLIC_URL
+    #[arg(long, global = true, env = "ASSERTION_ISSUER", value_name = "URL")]
+    pub assertion_issuer: Option<String>,
     /// Lifetime of a session of /mcp, in seconds, 60 to 31536000
     #[arg(long, global = true, env = "SESSION_SECONDS", value_name = "SECONDS", default_value = "604800")]
     pub session_seconds: Option<String>,

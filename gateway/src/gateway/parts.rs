@@ -24,7 +24,8 @@ use crate::front::mcp::state::server_requests::ServerRequests;
 use crate::front::mcp::state::sessions::SessionStore;
 use crate::front::mcp::state::streams::{StreamLimits, Streams};
 use crate::front::mcp::state::suspended_calls::SuspendedCalls;
-use crate::seal::file::KeyFile;
+use crate::key_file::KeyFile;
+use crate::outbound::{Outbound, SigningKeys};
 use crate::seal::{Keys, Sealer};
 use crate::secrets::Secrets;
 use crate::secrets::cluster::Store;
@@ -34,24 +35,36 @@ use crate::source::Source;
 use crate::telemetry::metrics::Metrics;
 use crate::tls::{Certificate, CertificateFiles};
 
-/// The parts that are opened first: the authenticator, the source of the servers, the keys of sessions, and the
-/// certificate.
-type OpenedParts = (Authenticator, Source, Option<(KeyFile, Keys)>, Option<CertificateFiles>);
+/// The parts that are opened first.
+pub(super) struct OpenedParts {
+    pub(super) auth: Authenticator,
+    pub(super) source: Source,
+    pub(super) session_keys: Option<(KeyFile<Keys>, Keys)>,
+    pub(super) assertion_keys: Option<(KeyFile<SigningKeys>, SigningKeys)>,
+    pub(super) certificate_files: Option<CertificateFiles>,
+}
+
+/// The files of keys that are watched.
+pub(super) struct KeyFiles {
+    pub(super) sessions: Option<KeyFile<Keys>>,
+    pub(super) assertions: Option<KeyFile<SigningKeys>>,
+}
 
 /// Opens the resources that the settings name, or reports all problems at once.
 pub(super) fn opened(config: &Config, client: Option<&Client>, metrics: &Metrics) -> Result<OpenedParts, StartError> {
     let auth = Authenticator::with_cluster(&config.auth, client, metrics.clone());
     let source = Source::open(&config.source, client, metrics.clone());
-    let keys = config.mcp.session_keys.as_deref().map(KeyFile::open).transpose();
+    let sessions = config.mcp.session_keys.as_deref().map(KeyFile::open).transpose();
+    let assertions = config.outbound.assertion_keys.as_deref().map(KeyFile::open).transpose();
     let certificate = config.tls.as_ref().map(CertificateFiles::open).transpose();
-    match (auth, source, keys, certificate) {
-        (Ok(auth), Ok(source), Ok(keys), Ok(certificate)) => Ok((auth, source, keys, certificate)),
-        (auth, source, keys, certificate) => {
+    match (auth, source, sessions, assertions, certificate) {
+        (Ok(auth), Ok(source), Ok(session_keys), Ok(assertion_keys), Ok(certificate_files)) => {
+            Ok(OpenedParts { auth, source, session_keys, assertion_keys, certificate_files })
+        }
+        (auth, source, sessions, assertions, certificate) => {
             let mut problems: Vec<Problem> =
                 auth.err().into_iter().flatten().map(|problem| problem.to_string()).collect();
-            problems.extend(source.err());
-            problems.extend(keys.err());
-            problems.extend(certificate.err());
+            problems.extend([source.err(), sessions.err(), assertions.err(), certificate.err()].into_iter().flatten());
             Err(StartError::Settings(problems))
         }
     }
@@ -96,7 +109,7 @@ pub(super) fn mcp_state(config: &Config, metrics: &Metrics, certificate: Option<
 pub(super) fn server_context(
     config: &Config,
     metrics: &Metrics,
-    sealer: &Sealer,
+    (sealer, outbound): (&Sealer, &Arc<Outbound>),
     inbox: Arc<dyn ClientInbox>,
     updates: mpsc::Sender<Update>,
 ) -> ServerContext {
@@ -107,7 +120,7 @@ pub(super) fn server_context(
     };
     ServerContext {
         roots: LazyLock::new(system_roots),
-        credentials: Credentials { secrets },
+        credentials: Credentials { secrets, outbound: outbound.clone() },
         guard: Arc::new(Guard::new(config.guard.clone())),
         max_message: config.max_message,
         metrics: metrics.clone(),

@@ -18,7 +18,7 @@ use crate::telemetry::metrics::Metrics;
 fn pool() -> Pool {
     let shared = Arc::new(ServerContext {
         roots: LazyLock::new(|| unreachable!("no https server")),
-        credentials: Credentials { secrets: Secrets::Folder(None) },
+        credentials: Credentials { secrets: Secrets::Folder(None), outbound: Arc::default() },
         guard: Arc::default(),
         max_message: 1024,
         metrics: Metrics::new(),

@@ -11,11 +11,10 @@ use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use thiserror::Error;
 
+use crate::key_file::FileKeys;
+
 /// Far above the need of any rotation.
 pub(crate) const MAX_KEYS: usize = 16;
-
-/// The limit for a file of keys, in bytes.
-pub(crate) const MAX_KEYS_BYTES: u64 = 16 * 1024;
 
 /// Ids are part of every sealed text.
 const MAX_ID: usize = 16;
@@ -104,6 +103,22 @@ impl Keys {
 
     pub(super) fn named(&self, id: &str) -> Option<&SealingKey> {
         self.0.iter().find(|key| key.id == id)
+    }
+}
+
+impl FileKeys for Keys {
+    const SETTING: &'static str = "SESSION_KEYS_FILE";
+    const WHAT: &'static str = "session keys";
+    const MAX_BYTES: u64 = 16 * 1024;
+
+    fn of_file(bytes: &[u8]) -> Result<Self, String> {
+        let text =
+            str::from_utf8(bytes).map_err(|_| "is not text: write lines of an id and 32 bytes in base64".to_owned())?;
+        Self::parse(text).map_err(|error| error.to_string())
+    }
+
+    fn key_ids(&self) -> Vec<String> {
+        self.ids().map(str::to_owned).collect()
     }
 }
 

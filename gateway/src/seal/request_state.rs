@@ -9,7 +9,7 @@ use super::layout::{ByteReader, put_text};
 use super::session::{owner, put_owner, seconds, time};
 use super::{Purpose, SealError, Sealer};
 use crate::auth::SubjectId;
-use crate::auth::short_digest;
+use crate::util::short_digest;
 
 /// A request that waits for its client's answers.
 #[derive(Clone, Debug, PartialEq, Eq)]

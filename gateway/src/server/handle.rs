@@ -32,6 +32,7 @@ pub(crate) use self::status::{Phase, Status};
 use crate::client_sessions::Clients;
 use crate::offer::definition::Problems;
 use crate::offer::item::Kind;
+use crate::outbound::AssertionTerms;
 use crate::server::concurrency_limit::{ConcurrencyLimit, Permit};
 use crate::server::status_changes::StatusChanges;
 use crate::server::subscriptions::Subscriptions;
@@ -53,6 +54,7 @@ pub(crate) struct Handle {
     /// Its resources to which callers are subscribed.
     pub(crate) subscriptions: Subscriptions,
     spec: ArcSwap<Server>,
+    assertion_terms: ArcSwapOption<AssertionTerms>,
     live: ArcSwapOption<OpenSession>,
     opened: watch::Sender<u64>,
     offer: ArcSwap<Offer>,
@@ -118,6 +120,7 @@ impl Handle {
             subscriptions: Subscriptions::default(),
             slots: ConcurrencyLimit::new(spec.limits.max_concurrent_requests),
             in_force: Mutex::new(InForce::new(&spec)),
+            assertion_terms: ArcSwapOption::new(AssertionTerms::of(&spec).map(Arc::new)),
             spec: ArcSwap::new(spec),
             live: ArcSwapOption::empty(),
             opened: watch::Sender::new(0),
@@ -159,6 +162,11 @@ impl Handle {
         self.spec.load_full()
     }
 
+    /// What assertions for it contain, if it learns by them who calls.
+    pub(crate) fn assertion_terms(&self) -> Option<Arc<AssertionTerms>> {
+        self.assertion_terms.load_full()
+    }
+
     /// How long a call may stay without an answer or progress.
     pub(crate) fn silence(&self) -> Duration {
         Duration::from_secs(self.spec.load().timeouts.request_seconds.into())
@@ -172,6 +180,7 @@ impl Handle {
     /// Adopts a changed configuration that needs no new session; true if this changes the offer.
     pub(crate) fn set_spec(&self, spec: Arc<Server>) -> bool {
         self.slots.set_limit(spec.limits.max_concurrent_requests);
+        self.assertion_terms.store(AssertionTerms::of(&spec).map(Arc::new));
         let before = self.spec.swap(spec.clone());
         self.touch();
         (&before.tools, before.state) != (&spec.tools, spec.state) && self.renew(|_| ())

@@ -48,6 +48,8 @@ pub struct Metrics {
     pub(crate) forwarded: IntCounterVec,
     /// `portcullis_session_keys_ok`: 0 while the file of session keys is refused.
     pub(crate) session_keys_ok: IntGauge,
+    /// `portcullis_assertion_keys_ok`: 0 while the file of assertion keys is refused.
+    pub(crate) assertion_keys_ok: IntGauge,
     /// `portcullis_tls_certificate_ok`: 0 while the TLS files are refused, or the certificate in use has expired.
     pub(crate) tls_certificate_ok: IntGauge,
     /// `portcullis_tls_certificate_expiry_timestamp_seconds`: 0 without TLS.
@@ -182,6 +184,11 @@ impl Metrics {
                 &make,
                 "session_keys_ok",
                 "0 while the gateway refuses the file of session keys; the last good keys stay in use.",
+            ),
+            assertion_keys_ok: well(
+                &make,
+                "assertion_keys_ok",
+                "0 while the gateway refuses the file of assertion keys; the last good keys stay in use.",
             ),
             tls_certificate_ok: well(
                 &make,

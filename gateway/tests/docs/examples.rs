@@ -61,7 +61,10 @@ fn every_manifest_of_the_readme_and_the_pages_is_accepted() {
         }
     }
     with_manifests.sort();
-    assert_eq!(with_manifests, ["README.md", "credentials.md", "manifests.md", "mcp.md", "policies.md"]);
+    assert_eq!(
+        with_manifests,
+        ["README.md", "assertions.md", "credentials.md", "manifests.md", "mcp.md", "policies.md"]
+    );
 }
 
 #[test]

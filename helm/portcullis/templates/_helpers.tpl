@@ -73,6 +73,15 @@ app.kubernetes.io/part-of: portcullis
 {{ default (printf "%s-sessions" (include "portcullis.fullname" .)) .Values.sessions.existingSecret }}
 {{- end -}}
 
+{{/* The issuer of assertions. */}}
+{{- define "portcullis.issuer" -}}
+{{ default (default (include "portcullis.url" . | trim) .Values.publicUrl) .Values.identity.issuer }}
+{{- end -}}
+
+{{- define "portcullis.assertionKeysSecret" -}}
+{{ default (printf "%s-assertion-keys" (include "portcullis.fullname" .)) .Values.identity.assertionKeys.existingSecret }}
+{{- end -}}
+
 {{/* Names by which /mcp may be asked: with the given ones, those that the chart itself makes. */}}
 {{- define "portcullis.allowedHosts" -}}
 {{- $full := include "portcullis.fullname" . -}}

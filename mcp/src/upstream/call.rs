@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ::http::HeaderMap;
+use ::http::{HeaderMap, HeaderValue};
 use thiserror::Error;
 
 use super::mailbox::Mailbox;
@@ -21,6 +21,8 @@ pub struct Call<'a> {
     pub name: Option<&'a str>,
     /// Headers besides the session's own.
     pub headers: &'a HeaderMap,
+    /// The credential of this call, which replaces the session's `Authorization`.
+    pub authorization: Option<&'a HeaderValue>,
     /// Ask the server to report progress.
     pub progress: bool,
     /// The server may carry the request out twice.
@@ -102,7 +104,8 @@ impl<'a> Call<'a> {
     pub fn of_our_own(method: &'a str, params: &'a [&'a str], headers: &'a HeaderMap) -> Self {
         let caller = CallerMeta { capabilities: OWN_CAPABILITIES, ..CallerMeta::default() };
         let (progress, repeatable) = (false, true);
-        Self { method, params, name: None, headers, progress, repeatable, caller, mailbox: None }
+        let (name, authorization, mailbox) = (None, None, None);
+        Self { method, params, name, headers, authorization, progress, repeatable, caller, mailbox }
     }
 }
 

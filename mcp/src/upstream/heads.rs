@@ -1,7 +1,7 @@
 //! Writes the heads of a session's requests. The common part is serialized once; a call appends only its own.
 //!
-//! Of headers with the same name, the session's own override the configured ones, and those override a call's. Cookies
-//! that the server has set are added to the configured ones.
+//! Of headers with the same name, the session's own override the configured ones, and those override a call's; only the
+//! credential of a call overrides a configured one. Cookies that the server has set are added to the configured ones.
 
 use std::sync::Arc;
 
@@ -56,6 +56,8 @@ struct Written {
     names: Box<[HeaderName]>,
     /// When a cookie in it expires.
     until: Option<Instant>,
+    /// The same without `Authorization`, if it has one, for calls with a credential of their own.
+    without_authorization: Option<Box<Written>>,
 }
 
 impl Heads {
@@ -155,10 +157,21 @@ impl Heads {
         written
     }
 
-    /// A POST of a call: its headers, the varying headers, and the parts of its body.
-    pub(super) fn call(&self, headers: &HeaderMap, varying: &[(&'static str, &str)], parts: &[&str]) -> Outgoing {
+    /// A POST of a call: its headers, its credential, the varying headers, and the parts of its body.
+    pub(super) fn call(
+        &self,
+        headers: &HeaderMap,
+        authorization: Option<&HeaderValue>,
+        varying: &[(&'static str, &str)],
+        parts: &[&str],
+    ) -> Outgoing {
         let written = self.written();
-        let length: usize = parts.iter().map(|part| part.len()).sum();
+        let mut written: &Written = &written;
+        let mut length: usize = parts.iter().map(|part| part.len()).sum();
+        if let Some(value) = authorization {
+            written = written.without_authorization.as_deref().unwrap_or(written);
+            length += value.len();
+        }
         let has_agent = headers.contains_key(header::USER_AGENT);
         let mut head = match headers.get(&INSTANCE) {
             None => {
@@ -169,6 +182,9 @@ impl Heads {
         };
         for (name, value) in varying {
             head.push_text(name, value);
+        }
+        if let Some(value) = authorization {
+            head.push(&header::AUTHORIZATION, value);
         }
         for (name, value) in headers {
             if !written.names.contains(name) {
@@ -250,8 +266,16 @@ impl HeadInputs {
             headers.remove(name);
         }
         let until = self.put_cookies(&mut headers, now);
+        let mut written = self.write_these(&headers, until);
+        if headers.remove(header::AUTHORIZATION).is_some() {
+            written.without_authorization = Some(Box::new(self.write_these(&headers, until)));
+        }
+        written
+    }
+
+    fn write_these(&self, headers: &HeaderMap, until: Option<Instant>) -> Written {
         let mut head = RequestHead::new(&Method::POST, &self.endpoint, &self.authority);
-        for (name, value) in &headers {
+        for (name, value) in headers {
             head.push(name, value);
         }
         let without_hop = head.written();
@@ -264,8 +288,8 @@ impl HeadInputs {
         }
         // A caller's cookies for the gateway are not for servers.
         let names = headers.keys().chain(self.varying).chain([&header::COOKIE, &INSTANCE]).cloned().collect();
-        let hop = self.hop.clone();
-        Written { post: head.into_begun(), without_agent, without_hop, hop, names, until }
+        let (hop, post, without_authorization) = (self.hop.clone(), head.into_begun(), None);
+        Written { post, without_agent, without_hop, hop, names, until, without_authorization }
     }
 
     fn without_body(&self, method: &Method, mut headers: HeaderMap) -> Outgoing {
@@ -338,7 +362,7 @@ mod tests {
             "x-c: own",
             "{}",
         ];
-        assert_eq!(lines(&heads.call(&call, &[("mcp-name", "echo")], &["{", "}"])), expected);
+        assert_eq!(lines(&heads.call(&call, None, &[("mcp-name", "echo")], &["{", "}"])), expected);
     }
 
     #[test]
@@ -387,7 +411,7 @@ mod tests {
 
     /// The lines of all kinds of requests that begin so.
     fn of_all(heads: &Heads, call: &HeaderMap, begin: &str) -> [Vec<String>; 4] {
-        let all = [heads.call(call, &[], &["{}"]), heads.post(Bytes::new()), heads.listen(None), heads.delete()];
+        let all = [heads.call(call, None, &[], &["{}"]), heads.post(Bytes::new()), heads.listen(None), heads.delete()];
         all.map(|request| lines(&request).into_iter().filter(|line| line.starts_with(begin)).collect())
     }
 

@@ -245,7 +245,9 @@ impl Hears for SseSession {
         }
         let mut digits = itoa::Buffer::new();
         let digits = digits.format(id);
-        let write = |heads: &Heads| heads.call(call.headers, &[], &request(digits, call, &[call.caller.meta]));
+        let write = |heads: &Heads| {
+            heads.call(call.headers, call.authorization, &[], &request(digits, call, &[call.caller.meta]))
+        };
         let outcome = pin!(self.outcome(id, call, write, answered));
         let Ok(heard) = timing.limit(outcome).await else { return CallError::Timeout.into() };
         guard.cancel = false;

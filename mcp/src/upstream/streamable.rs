@@ -132,12 +132,12 @@ impl StreamableSession {
         let mut digits = itoa::Buffer::new();
         let id = digits.format(id);
         if !self.modern {
-            return self.heads.call(call.headers, &[], &request(id, call, &[call.caller.meta]));
+            return self.heads.call(call.headers, call.authorization, &[], &request(id, call, &[call.caller.meta]));
         }
         let name = call.name.map(encode_value);
         let named = [("mcp-method", call.method), ("mcp-name", name.as_deref().unwrap_or_default())];
         let named = if name.is_some() { &named[..] } else { &named[..1] };
-        self.heads.call(call.headers, named, &modern_request(id, call))
+        self.heads.call(call.headers, call.authorization, named, &modern_request(id, call))
     }
 
     /// The answer to a request of a handshake.

@@ -14,6 +14,7 @@ use crate::auth::AuthError;
 use crate::call::{Failure, RETRY_AFTER, RETRY_AFTER_BUSY};
 use crate::explain::question::BadQuestion;
 use crate::front::http::origin_policy::OriginRefusal;
+use crate::outbound::OutboundError;
 
 /// JSON-RPC: the caller's arguments are wrong.
 const INVALID_PARAMS: i64 = -32602;
@@ -139,6 +140,9 @@ pub(crate) enum ApiError {
     /// The server answered with a JSON-RPC error.
     #[error("the server answered with error {}: {}", .0.code, shortened(&.0.message))]
     Rpc(RpcError),
+    /// The server cannot be shown who calls.
+    #[error("the call was not sent, because the server cannot be shown who calls: {0}")]
+    Identity(OutboundError),
     /// The server gave no usable answer.
     #[error("{0}")]
     Server(CallError),
@@ -156,6 +160,7 @@ impl ApiError {
         match failure {
             Failure::Unavailable | Failure::SessionLost => Self::Unavailable(clip(tool)),
             Failure::Busy | Failure::TooManySessions => Self::Busy(clip(tool)),
+            Failure::Identity(error) => Self::Identity(error),
             Failure::Server(error) => Self::Server(error),
         }
     }
@@ -183,6 +188,7 @@ impl ApiError {
             | Self::TooManyExplanations
             | Self::NoMemory
             | Self::Unaudited => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Identity(error) => error.status(),
             Self::Busy(_) | Self::Limited(..) => StatusCode::TOO_MANY_REQUESTS,
             Self::Rpc(error) if error.code == INVALID_PARAMS => StatusCode::BAD_REQUEST,
             Self::Server(CallError::Timeout) => StatusCode::GATEWAY_TIMEOUT,

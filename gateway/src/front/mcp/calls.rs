@@ -184,6 +184,8 @@ impl PlannedCall {
             preferred: None,
             fields: &self.caller.head().fields,
             client: Client::Key(self.client()),
+            identity: &self.caller.identity,
+            outbound: &self.caller.app().outbound,
             caller: CallerMeta {
                 meta: &self.meta,
                 capabilities: &capabilities,

@@ -15,6 +15,7 @@ use crate::front::http::audit_log::AuditLog;
 use crate::front::http::origin_policy::OriginPolicy;
 use crate::front::http::resource_metadata::Metadata;
 use crate::front::mcp::state::Mcp;
+use crate::outbound::Outbound;
 use crate::seal::Sealer;
 use crate::server::loops::Loops;
 use crate::source::Soundness;
@@ -45,6 +46,8 @@ pub(crate) struct App {
     pub(crate) sealer: Sealer,
     /// Recognizes requests that have come through here before.
     pub(crate) loops: Arc<Loops>,
+    /// Makes the credentials of calls to servers that learn who calls.
+    pub(crate) outbound: Arc<Outbound>,
     /// Counts calls against the limits of policies.
     pub(crate) quotas: Arc<Quotas>,
     /// Explains decisions about access.

@@ -33,7 +33,7 @@ use crate::front::request::missing;
 use crate::front::request::observe::{Recorder, record, taken_apart};
 use crate::front::rest::call_body::{read_call, unwrapped_value};
 use crate::front::rest::servers::{HealthView, ServersView};
-use crate::front::rest::{docs_page as page, explain, openapi};
+use crate::front::rest::{docs_page as page, explain, issuer, openapi};
 use crate::server::handle::Handle;
 use crate::telemetry::metrics::Outcome;
 
@@ -50,6 +50,7 @@ pub(crate) fn routes() -> Router {
         .route("/health", get(health))
         .route("/openapi.json", get(openapi_json))
         .route("/docs", get(page::answer))
+        .merge(issuer::routes())
 }
 
 // === POST /tools ===
@@ -118,6 +119,8 @@ async fn answer_call(recorder: &Recorder, body: IncomingBody) -> Result<Response
         preferred: preferred.map(|server| &**server),
         fields: &head.fields,
         client: Client::Identity(&identity),
+        identity: &identity,
+        outbound: &app.outbound,
         caller: CallerMeta::default(),
         extensions: &Extensions::default(),
         mailbox: None,

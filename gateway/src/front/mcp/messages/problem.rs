@@ -13,6 +13,7 @@ use thiserror::Error;
 use crate::call::{Failure, RETRY_AFTER, RETRY_AFTER_BUSY};
 use crate::front::http::error::{clip, reset_at};
 use crate::front::mcp::messages::message::BadMessage;
+use crate::outbound::OutboundError;
 
 const PARSE_ERROR: i64 = -32700;
 const INVALID_REQUEST: i64 = -32600;
@@ -85,6 +86,9 @@ pub(crate) enum RpcProblem {
     /// They have as many calls as they may.
     #[error("every server that offers this is at its concurrency limit: try again")]
     Busy,
+    /// The server cannot be shown who calls.
+    #[error("the call was not sent, because the server cannot be shown who calls: {0}")]
+    Identity(OutboundError),
     /// The server gave no usable answer.
     #[error("{0}")]
     Server(CallError),
@@ -109,6 +113,7 @@ impl RpcProblem {
             Failure::TooManySessions => {
                 Self::TooMany("the server has too many client sessions: end some, or try again later")
             }
+            Failure::Identity(error) => Self::Identity(error),
             Failure::Server(error) => Self::Server(error),
         }
     }
@@ -138,7 +143,12 @@ impl RpcProblem {
             Self::Session | Self::StateLost => SESSION_NOT_FOUND,
             Self::Rpc(error) if error.code == RESOURCE_NOT_FOUND && revision.is_modern() => INVALID_PARAMS,
             Self::Rpc(error) => error.code,
-            Self::Unavailable | Self::Busy | Self::Server(_) | Self::TooMany(_) | Self::Unaudited => INTERNAL_ERROR,
+            Self::Unavailable
+            | Self::Busy
+            | Self::Identity(_)
+            | Self::Server(_)
+            | Self::TooMany(_)
+            | Self::Unaudited => INTERNAL_ERROR,
         }
     }
 
@@ -164,7 +174,7 @@ impl RpcProblem {
             Self::UnknownTool(_) => "unknown_tool",
             Self::NotAllowed(..) => "denied",
             Self::Limited(..) => "limited",
-            Self::Unavailable | Self::StateLost | Self::Unaudited => "unavailable",
+            Self::Unavailable | Self::StateLost | Self::Unaudited | Self::Identity(_) => "unavailable",
             Self::Busy | Self::TooMany(_) | Self::Server(CallError::NoMemory) => "busy",
             Self::Server(CallError::Timeout) => "timeout",
             Self::Server(_) => "bad_answer",
@@ -202,6 +212,7 @@ impl RpcProblem {
                 let reason = if *status == 429 { "busy" } else { "unavailable" };
                 Some(format!(r#"{{"reason":"{reason}","retryAfterMs":{}}}"#, after.as_millis()))
             }
+            Self::Identity(error) => Some(format!(r#"{{"reason":"{}"}}"#, error.reason())),
             Self::Rpc(error) => error.data.clone(),
             _ => None,
         }
