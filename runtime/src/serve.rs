@@ -1,12 +1,13 @@
 //! The accept loop of every listener: connections have an owner, a limit on their number, and a deadline for each wait.
 //!
-//! HTTP/1.1, plain or within TLS, as far as a gateway needs it, parsed in one place and strictly. A client that sends half a request, or
-//! reads no answer, does not stay forever; if there is no space for a new connection, the one that has waited longest
-//! is closed.
+//! HTTP/1.1, plain or within TLS, as far as a gateway needs it, parsed in one place and strictly; and HTTP/2, if the client
+//! begins with it or both sides agree on it in TLS. A client that sends half a request, or reads no answer, does not
+//! stay forever; if there is no space for a new connection, the one that has waited longest is closed.
 
 mod body;
 mod connection;
 mod fields;
+mod http2;
 mod places;
 mod refusal;
 mod reply;
@@ -143,7 +144,7 @@ fn lacks_ipv6(error: &io::Error) -> bool {
     codes.iter().any(|code| error.raw_os_error() == Some(code.raw_os_error()))
 }
 
-/// Answers HTTP/1.1 on `listener` until `shutdown`, then lets running answers finish.
+/// Answers HTTP/1.1 and HTTP/2 on `listener` until `shutdown`, then lets running answers finish.
 ///
 /// `make` is called once for each connection with its peer; [`router`] makes one from an axum `Router`. Never ends
 /// before `shutdown`: if the system cannot accept a connection, it waits and retries.

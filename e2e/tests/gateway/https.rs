@@ -161,6 +161,48 @@ async fn curl_and_openssl_agree() {
     }
 }
 
+/// The HTTP version and the body of curl's answer to this call, with a body of this many bytes.
+async fn curl_call(gateway: &TestGateway, path: &str, text: &str, more: &[&str]) -> (String, String) {
+    let body = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(body.path(), text).expect("it is written");
+    let (token, data) = (format!("authorization: Bearer {}", gateway.token), format!("@{}", body.path().display()));
+    let accept = "accept: application/json, text/event-stream";
+    let arguments = ["-H", &token, "-H", accept, "-H", "content-type: application/json", "--data-binary", &data];
+    let shown = ["--write-out", "\n%{http_code} HTTP/%{http_version}"];
+    let answered = curl(gateway, path, &[&arguments[..], &shown, more].concat()).await;
+    let text = String::from_utf8_lossy(&answered.stdout).into_owned();
+    let (body, version) = text.rsplit_once('\n').unwrap_or_default();
+    (version.to_owned(), body.to_owned())
+}
+
+#[tokio::test]
+async fn http2_is_agreed_on_within_tls_and_known_before_in_clear() {
+    require!(has("curl"));
+    let (tls, server) = (TlsFolder::new(), Faulty::start(FaultyMode::Streamable).await);
+    let authority = tls.path("ca.crt").display().to_string();
+    let plain = TestGateway::start(Options { mcp_url: Some(server.url()), ..options() }).await;
+    plain.connected(1).await;
+    let initialize = json!({"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {
+        "protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "curl", "version": "1"}}});
+    let call = json!({"method": "echo", "args": {"text": "x".repeat(300_000)}}).to_string();
+    let secured = start(&tls, &server).await;
+    for (gateway, more, version) in [
+        (&secured, &["--cacert", &authority][..], "HTTP/2"),
+        (&secured, &["--cacert", &authority, "--http1.1"], "HTTP/1.1"),
+        (&plain, &["--http2-prior-knowledge"], "HTTP/2"),
+        // A client that would change to HTTP/2 is answered in HTTP/1.1.
+        (&plain, &["--http2"], "HTTP/1.1"),
+    ] {
+        let (shown, body) = curl_call(gateway, "/tools", &call, more).await;
+        assert_eq!((&*shown, body.len() > 300_000), (&*format!("200 {version}"), true), "{more:?}: {body:.200}");
+        let (shown, body) = curl_call(gateway, "/mcp", &initialize.to_string(), more).await;
+        assert_eq!(shown, format!("200 {version}"), "{more:?}: {body}");
+        assert!(body.contains(r#""serverInfo""#), "{body}");
+        let (shown, body) = curl_call(gateway, "/tools", "{", more).await;
+        assert!(shown.starts_with("400 ") && body.contains(r#""error""#), "{shown} {body}");
+    }
+}
+
 /// A connection of a client that shows this certificate, if any; `None`: the gateway refuses it.
 async fn as_client(gateway: &TestGateway, pair: Option<&portcullis_e2e::certificates::PemPair>) -> Option<String> {
     let certificate = |pem: &str| CertificateDer::from_pem_slice(pem.as_bytes()).expect("a certificate");

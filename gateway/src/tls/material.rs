@@ -18,7 +18,7 @@ use rustls::{DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConf
 use super::{ClientAuthorities, TlsFiles, x509};
 
 /// The protocols above TLS, the preferred one first.
-const PROTOCOLS: [&[u8]; 1] = [b"http/1.1"];
+const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
 
 /// What the files contain.
 #[derive(Clone, PartialEq, Eq)]

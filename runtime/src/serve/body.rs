@@ -2,9 +2,10 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Bytes, BytesMut};
+use h2::RecvStream;
 use hyper::body::{Body, Frame, SizeHint};
 use parking_lot::{Mutex, MutexGuard};
 use thiserror::Error;
@@ -29,7 +30,15 @@ pub enum Sent {
 }
 
 /// A body that is still to be read. Dropping it discards the rest.
-pub struct Coming(Arc<Pipe>);
+pub struct Coming(Source);
+
+/// Where a body comes from.
+enum Source {
+    /// The connection, which reads it on demand.
+    Pipe(Arc<Pipe>),
+    /// A stream of HTTP/2, and its declared length. The window bounds what has arrived and is not taken yet.
+    Stream(RecvStream, Option<u64>),
+}
 
 /// The reason a body breaks off.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
@@ -73,12 +82,19 @@ impl Coming {
             Framing::Chunked => None,
         };
         let pipe = Arc::new(Pipe { length, state: Mutex::default() });
-        (Self(pipe.clone()), pipe)
+        (Self(Source::Pipe(pipe.clone())), pipe)
     }
 
     /// The length, if known.
     pub fn length(&self) -> Option<u64> {
-        self.0.length
+        match &self.0 {
+            Source::Pipe(pipe) => pipe.length,
+            Source::Stream(_, length) => *length,
+        }
+    }
+
+    pub(super) fn of_stream(stream: RecvStream, length: Option<u64>) -> Self {
+        Self(Source::Stream(stream, length))
     }
 }
 
@@ -87,7 +103,10 @@ impl Body for Coming {
     type Error = BrokenBody;
 
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenBody>>> {
-        let mut state = self.0.lock();
+        let mut state = match &mut self.get_mut().0 {
+            Source::Pipe(pipe) => pipe.lock(),
+            Source::Stream(stream, _) => return poll_stream(stream, context),
+        };
         if let Some(piece) = state.piece.take() {
             return Poll::Ready(Some(Ok(Frame::data(piece))));
         }
@@ -102,20 +121,34 @@ impl Body for Coming {
     }
 
     fn is_end_stream(&self) -> bool {
-        let state = self.0.lock();
+        let state = match &self.0 {
+            Source::Pipe(pipe) => pipe.lock(),
+            Source::Stream(stream, _) => return stream.is_end_stream(),
+        };
         state.piece.is_none() && state.end == Some(Ok(()))
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.0.length.map_or_else(SizeHint::default, SizeHint::with_exact)
+        self.length().map_or_else(SizeHint::default, SizeHint::with_exact)
     }
 }
 
 /// For the connection, the body has ended.
 impl Drop for Coming {
     fn drop(&mut self) {
-        self.0.lock().reader = None;
+        if let Source::Pipe(pipe) = &self.0 {
+            pipe.lock().reader = None;
+        }
     }
+}
+
+fn poll_stream(stream: &mut RecvStream, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenBody>>> {
+    let piece = ready!(stream.poll_data(context)).map(|read| read.map_err(|_| BrokenBody::Incomplete));
+    if let Some(Ok(piece)) = &piece {
+        // Fails only for a stream that is over.
+        let _ = stream.flow_control().release_capacity(piece.len());
+    }
+    Poll::Ready(piece.map(|piece| piece.map(Frame::data)))
 }
 
 // === impl Pipe ===

@@ -19,6 +19,7 @@ use tokio::time::{Instant, Sleep, sleep, timeout};
 
 use super::Limits;
 use super::body::{BrokenBody, Coming, Decoder, Framing, Pipe, Sent};
+use super::http2::{self, PREFACE};
 use super::places::{Place, Seated, Wanted};
 use super::refusal::Refusal;
 use super::reply::{self, Ending};
@@ -75,10 +76,14 @@ pub(super) async fn run<S: Answer>(
         },
     };
     let mut socket = Socket::new(stream, limits.write_stall, seated.place.clone());
+    if socket.is_http2() {
+        return Box::pin(http2::serve(socket, service, &limits, &shutdown, &seated)).await;
+    }
     let mut idle = Idle::new(limits.header_timeout);
     loop {
         let head = match next(&mut socket, &*service, &mut idle, (&limits, &shutdown, &seated)).await? {
             Next::Head(head) => head,
+            Next::Http2 => return Box::pin(http2::serve(socket, service, &limits, &shutdown, &seated)).await,
             Next::Closed => {
                 socket.say_goodbye().await;
                 return Ok(());
@@ -134,6 +139,8 @@ pub(super) async fn run_there<S: Answer>(
 enum Next<T> {
     /// The head of a request, which is still in the socket.
     Head(Head<T>),
+    /// The beginning of HTTP/2, which is still in the socket.
+    Http2,
     /// Not a request, or one that cannot be answered.
     Refused(Refusal),
     /// The connection has ended.
@@ -159,6 +166,8 @@ async fn next<S: Answer>(
         if begun.is_none_or(|known| has_end(&socket.ahead, known)) {
             match read(socket, service, &seated.place) {
                 Read::Head(head) => return Ok(Next::Head(head)),
+                Read::Refused(_) if idle.is_first && socket.ahead.starts_with(PREFACE) => return Ok(Next::Http2),
+                Read::Refused(_) if idle.is_first && PREFACE.starts_with(&socket.ahead) => {}
                 Read::Refused(refusal) => return Ok(Next::Refused(refusal)),
                 Read::Part => {}
             }

@@ -1,6 +1,7 @@
 //! Requests that the listener itself rejects: the problem, as a status and a sentence.
 
-use http::StatusCode;
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use thiserror::Error;
 
 /// The reason the listener itself answers a request, and closes its connection.
@@ -47,18 +48,33 @@ impl Refusal {
         }
     }
 
-    /// The whole serialized answer; the connection is closed after it.
-    pub(super) fn answer(self) -> Vec<u8> {
+    /// The answer.
+    pub(super) fn response(self) -> Response<Bytes> {
         let status = self.status();
-        let (code, reason) = (status.as_u16(), status.canonical_reason().unwrap_or_default());
-        let body = format!(r#"{{"error":{{"message":"{self}","code":{code}}}}}"#);
-        let length = body.len();
-        let later = if status == StatusCode::SERVICE_UNAVAILABLE { "retry-after: 1\r\n" } else { "" };
-        format!(
-            "HTTP/1.1 {code} {reason}\r\ncontent-type: application/json\r\n{later}content-length: {length}\r\n\
-             cache-control: no-store\r\nreferrer-policy: no-referrer\r\nx-content-type-options: nosniff\r\n\
-             connection: close\r\n\r\n{body}"
-        )
-        .into_bytes()
+        let body = format!(r#"{{"error":{{"message":"{self}","code":{}}}}}"#, status.as_u16());
+        let mut response = Response::new(body.into());
+        *response.status_mut() = status;
+        let mut set = |name: HeaderName, value| response.headers_mut().insert(name, HeaderValue::from_static(value));
+        set(header::CONTENT_TYPE, "application/json");
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            set(header::RETRY_AFTER, "1");
+        }
+        set(header::CACHE_CONTROL, "no-store");
+        set(header::REFERRER_POLICY, "no-referrer");
+        set(header::X_CONTENT_TYPE_OPTIONS, "nosniff");
+        response
+    }
+
+    /// The answer as HTTP/1.1; the connection is closed after it.
+    pub(super) fn answer(self) -> Vec<u8> {
+        let (head, body) = self.response().into_parts();
+        let (code, reason) = (head.status.as_u16(), head.status.canonical_reason().unwrap_or_default());
+        let mut out = format!("HTTP/1.1 {code} {reason}\r\ncontent-length: {}\r\n", body.len()).into_bytes();
+        for (name, value) in &head.headers {
+            out.extend_from_slice(&[name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
+        }
+        out.extend_from_slice(b"connection: close\r\n\r\n");
+        out.extend_from_slice(&body);
+        out
     }
 }

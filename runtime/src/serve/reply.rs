@@ -7,7 +7,7 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use http::{HeaderName, StatusCode, header};
+use http::{HeaderName, HeaderValue, StatusCode, header};
 use hyper::Response;
 use hyper::body::{Body, Buf};
 use tokio::io::AsyncWriteExt as _;
@@ -17,7 +17,8 @@ use super::connection::attended;
 use super::refusal::Refusal;
 use super::request::Asks;
 use super::service::BoxError;
-use super::socket::{ROOM as USUAL, Socket};
+pub(super) use super::socket::ROOM as USUAL;
+use super::socket::Socket;
 use crate::memory::{Held, account};
 use crate::shutdown::Shutdown;
 
@@ -214,8 +215,13 @@ impl Date {
     }
 }
 
+/// The value of `date` for an answer.
+pub(super) fn date(now: Instant) -> HeaderValue {
+    DATE.with_borrow_mut(|date| HeaderValue::from_str(date.at(now))).unwrap_or(HeaderValue::from_static(""))
+}
+
 /// The next piece of a body.
-fn poll_data<B>(mut body: Pin<&mut B>, context: &mut Context<'_>) -> Poll<Option<Result<B::Data, BoxError>>>
+pub(super) fn poll_data<B>(mut body: Pin<&mut B>, context: &mut Context<'_>) -> Poll<Option<Result<B::Data, BoxError>>>
 where
     B: Body<Error: Into<BoxError>>,
 {

@@ -15,7 +15,7 @@ use super::refusal::Refusal;
 pub(super) const HEAD: usize = 32 * 1024;
 
 /// The limit for the fields of a head; more are answered with 431.
-const FIELDS: usize = 100;
+pub(super) const FIELDS: usize = 100;
 
 /// The content at the front of the received bytes.
 pub(super) enum Read<T> {
@@ -160,7 +160,7 @@ const fn is_one_of(byte: u8, all: &[u8]) -> bool {
     at < all.len()
 }
 
-fn is_host(value: &[u8]) -> bool {
+pub(super) fn is_host(value: &[u8]) -> bool {
     value.iter().all(|byte| OF_HOST[usize::from(*byte)])
 }
 

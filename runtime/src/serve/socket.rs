@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use tokio::io::{AsyncReadExt as _, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
 use super::places::Place;
@@ -87,6 +87,11 @@ impl Socket {
         }
     }
 
+    /// Whether both sides have agreed on HTTP/2 in the handshake of TLS.
+    pub(super) fn is_http2(&self) -> bool {
+        self.stream.is_http2()
+    }
+
     /// Frees the unused buffer.
     pub(super) fn shrink(&mut self) {
         if self.ahead.is_empty() {
@@ -123,6 +128,20 @@ impl Socket {
         let timer = self.stalled.get_or_insert_with(|| Box::pin(sleep(self.stall)));
         let is_over = timer.as_mut().poll(context).is_ready();
         if is_over || !self.place.stalls() { Poll::Ready(Err(io::ErrorKind::TimedOut.into())) } else { Poll::Pending }
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.ahead.is_empty() {
+            return Pin::new(&mut this.stream).poll_read(context, buffer);
+        }
+        let length = this.ahead.len().min(buffer.remaining());
+        buffer.put_slice(&this.ahead[..length]);
+        this.take(length);
+        this.shrink();
+        Poll::Ready(Ok(()))
     }
 }
 

@@ -1,6 +1,7 @@
 //! Misbehaving clients, over real sockets and with short limits.
 
 mod framing;
+mod http2;
 mod requests;
 mod room;
 mod shutdown;
@@ -11,7 +12,7 @@ use std::thread;
 
 use axum::Router;
 use axum::extract::ConnectInfo;
-use axum::routing::get;
+use axum::routing::{get, post};
 use rustix::net::sockopt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{Semaphore, mpsc};
@@ -84,6 +85,7 @@ fn routes() -> (Router, Slow) {
         .route("/peer", get(|ConnectInfo(peer): ConnectInfo<SocketAddr>| async move { peer.to_string() }))
         .route("/thread", get(|| async { format!("{}.", thread::current().name().unwrap_or_default()) }))
         .route("/slow", get(slow))
+        .route("/echo", post(|body: axum::body::Bytes| async { body }))
         .route("/big", get(|| async { vec![b'x'; BIG] }))
         .route(
             "/panic",
