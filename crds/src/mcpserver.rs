@@ -20,7 +20,7 @@ pub use identity::{
     Assertion, ClientAuth, ClientCredentials, ForwardCallerToken, Identity, Listing, ServiceAccountToken, TokenExchange,
 };
 pub use status::{GatewayCount, McpServerStatus, ServedBy, ServerIdentity};
-pub use tools::{ToolHints, ToolOverride, ToolRules};
+pub use tools::{OnInvalidSchema, ToolHints, ToolOverride, ToolRules};
 
 /// The revisions of MCP that the gateway speaks to servers.
 pub const PROTOCOL_VERSIONS: [&str; 5] = ["2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25", "2026-07-28"];

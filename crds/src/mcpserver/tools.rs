@@ -1,10 +1,12 @@
 //! The rules that select and rename the tools of an `McpServer`.
 
 use kube::KubeSchema;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Selects and renames the server's tools.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("(has(self.include) ? self.include.map(i, 1 + size(i)).sum() : 0) + (has(self.exclude) ? self.exclude.map(e, 1 + size(e)).sum() : 0) + (has(self.overrides) ? self.overrides.map(o, 40 + size(o.name) + (has(o.rename) ? size(o.rename) : 0) + (has(o.description) ? size(o.description) : 0) + (has(o.annotations) ? 110 : 0)).sum() : 0) <= 36864")
     .message("tools exceed 36 KiB in total: shorten descriptions or remove entries"))]
 pub struct ToolRules {
@@ -22,11 +24,24 @@ pub struct ToolRules {
     #[schemars(length(max = 128), inner(length(min = 1, max = 128)))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub exclude: Vec<String>,
+    /// What happens to a tool whose `inputSchema` cannot be repaired.
+    #[serde(default)]
+    pub on_invalid_schema: OnInvalidSchema,
     /// Changes to single tools.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 128))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub overrides: Vec<ToolOverride>,
+}
+
+/// What happens to a tool whose `inputSchema` cannot be repaired.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum OnInvalidSchema {
+    /// The tool is left out.
+    #[default]
+    LeaveOut,
+    /// The tool is offered with a schema that allows any arguments: the server alone checks them.
+    Offer,
 }
 
 /// A change to one tool.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use portcullis_access::decision::DEFAULT_HINTS;
 use portcullis_crds::glob;
-use portcullis_crds::mcpserver::{ToolHints, ToolOverride, ToolRules};
+use portcullis_crds::mcpserver::{OnInvalidSchema, ToolHints, ToolOverride, ToolRules};
 use portcullis_crds::names::TOOL_NAME_JOINER;
 use serde::Deserialize;
 use serde_json::Value;
@@ -27,6 +27,9 @@ use crate::offer::short_names::{MAX_NAME_BYTES, is_short, short_form};
 use portcullis_mcp::protocol::json::json_string;
 use portcullis_mcp::protocol::param_headers::param_headers;
 
+/// A schema of any arguments.
+const ANY_ARGUMENTS: &str = r#"{"type":"object"}"#;
+
 /// A raw definition.
 struct Definition<'a> {
     name: String,
@@ -41,6 +44,8 @@ struct Judged<'a> {
     members: Vec<(String, Cow<'a, str>)>,
     /// The removed parts.
     without: Vec<String>,
+    /// Why the schema of arguments cannot be used.
+    unusable: Option<String>,
 }
 
 #[derive(Default, Deserialize)]
@@ -140,15 +145,20 @@ impl<'a> Definition<'a> {
     /// The tool, and the parts that were removed.
     fn into_tool(self, rules: &ToolRules) -> Result<(Item, Vec<String>), String> {
         let (change, name) = (override_of(&self.name, rules), listed_name(&self.name, rules));
-        let mut judged = Judged::of(self.members)?;
+        let mut judged = Judged::of(self.members);
         if let Some(change) = change {
             judged.change(change);
         }
-        let schema = judged.get("inputSchema").ok_or("inputSchema is missing")?;
-        let schema: Value = serde_json::from_str(schema).map_err(|_| "inputSchema is not valid JSON")?;
-        if schema["type"] != "object" {
-            return Err("inputSchema does not describe an object: its type must be \"object\"".into());
-        }
+        let schema = match (judged.arguments(), rules.on_invalid_schema) {
+            (Ok(read), _) => read,
+            (Err(why), OnInvalidSchema::LeaveOut) => return Err(why),
+            (Err(why), OnInvalidSchema::Offer) => {
+                judged.without.push(why);
+                judged.unusable = None;
+                judged.set("inputSchema", ANY_ARGUMENTS.into());
+                judged.arguments()?
+            }
+        };
         let params = param_headers(&schema).map_err(|why| format!("inputSchema is wrong: {why}"))?;
         let hints = judged.get("annotations").and_then(|text| serde_json::from_str::<Hints>(text).ok());
         let hints = hints.unwrap_or_default();
@@ -178,40 +188,55 @@ impl<'a> Definition<'a> {
 
 impl<'a> Judged<'a> {
     /// Checks every member as strict clients do.
-    fn of(members: Vec<(String, &'a RawValue)>) -> Result<Self, String> {
+    fn of(members: Vec<(String, &'a RawValue)>) -> Self {
         let mut judged = Self::default();
         for (key, value) in members {
-            if let Some(text) = judged.member(&key, value.get())? {
+            if let Some(text) = judged.member(&key, value.get()) {
                 judged.members.push((key, text));
             }
         }
-        Ok(judged)
+        judged
+    }
+
+    /// The schema of arguments.
+    fn arguments(&self) -> Result<Value, String> {
+        if let Some(why) = &self.unusable {
+            return Err(why.clone());
+        }
+        let schema = self.get("inputSchema").ok_or("inputSchema is missing")?;
+        let schema: Value = serde_json::from_str(schema).map_err(|_| "inputSchema is not valid JSON")?;
+        if schema["type"] != "object" {
+            return Err("inputSchema does not describe an object: its type must be \"object\"".into());
+        }
+        Ok(schema)
     }
 
     /// The listed form of a member, if it is listed.
-    fn member(&mut self, key: &str, text: &'a str) -> Result<Option<Cow<'a, str>>, String> {
+    fn member(&mut self, key: &str, text: &'a str) -> Option<Cow<'a, str>> {
         let told = |wrong: SchemaFault| wrong.below(key).to_string();
         match key {
-            "inputSchema" => {
-                let mended = schema::of_arguments(text).map_err(told)?;
-                self.without.extend(mended.without.into_iter().map(told));
-                return Ok(Some(with_type(mended.text)));
-            }
+            "inputSchema" => match schema::of_arguments(text) {
+                Ok(mended) => {
+                    self.without.extend(mended.without.into_iter().map(told));
+                    return Some(with_type(mended.text));
+                }
+                Err(wrong) => self.unusable = Some(told(wrong)),
+            },
             "outputSchema" => match schema::of_results(text).map(with_type) {
-                Ok(text) if is_of_objects(&text) => return Ok(Some(text)),
+                Ok(text) if is_of_objects(&text) => return Some(text),
                 Ok(_) => self.without.push("outputSchema does not describe an object".into()),
                 Err(wrong) => self.without.push(format!("outputSchema, in which {}", told(wrong))),
             },
             _ => match definition::shown(key, text) {
-                Shown::AsIs => return Ok(Some(Cow::Borrowed(text))),
+                Shown::AsIs => return Some(Cow::Borrowed(text)),
                 Shown::Instead(text, why) => {
                     self.without.push(why);
-                    return Ok(Some(Cow::Owned(text)));
+                    return Some(Cow::Owned(text));
                 }
                 Shown::Not(why) => self.without.push(why),
             },
         }
-        Ok(None)
+        None
     }
 
     fn get(&self, key: &str) -> Option<&str> {
@@ -283,6 +308,29 @@ mod tests {
 
     fn tool(name: &str) -> String {
         format!(r#"{{"name":"{name}","inputSchema":{{"type":"object"}}}}"#)
+    }
+
+    #[test]
+    fn a_tool_whose_schema_cannot_be_repaired_is_left_out_or_offered_for_any_arguments() {
+        let text = |schema: &str| format!(r#"{{"name":"t"{schema},"description":"d"}}"#);
+        let offer = ToolRules { on_invalid_schema: OnInvalidSchema::Offer, ..ToolRules::default() };
+        for (schema, why) in [
+            ("", "inputSchema is missing"),
+            (r#","inputSchema":[]"#, "inputSchema is not an object"),
+            (r#","inputSchema":{"type":"string"}"#, "inputSchema does not describe an object"),
+        ] {
+            assert_eq!(names(&[&text(schema)], &ToolRules::default()), (vec![], 1), "{schema}");
+            let found = read_tools([&*text(schema)], &offer);
+            assert_eq!((found.items.len(), found.left_out, found.problems.count), (1, 0, 1), "{schema}");
+            assert!(found.items[0].members.contains(r#""inputSchema":{"type":"object"}"#), "{schema}");
+            let told = &found.problems.first[0];
+            assert!(told.starts_with(&format!("tool \"t\" is shown without this: {why}")), "{told}");
+        }
+        // Clients must not be offered a tool whose marks are wrong.
+        let marked =
+            text(r#","inputSchema":{"type":"object","properties":{"a":{"type":"object","x-mcp-header":"A"}}}"#);
+        assert_eq!(names(&[&marked], &offer), (vec![], 1));
+        assert_eq!(names(&[r#"{"inputSchema":7}"#], &offer), (vec![], 1), "without a name");
     }
 
     #[test]

@@ -127,6 +127,8 @@ pub(super) struct Mender {
     id: Option<String>,
     /// A nested schema has an identifier of its own: references below it are relative to it.
     has_inner_ids: bool,
+    /// The schema names an older dialect, in which `items` may be a list of schemas.
+    is_older: bool,
     levels: usize,
 }
 
@@ -221,6 +223,12 @@ impl Mender {
 
     /// Normalizes keywords that depend on each other.
     fn prepare(&mut self, members: &mut SchemaMembers<'_>) {
+        if self.levels == 1 {
+            self.is_older = members.iter().any(|(key, value)| key == "$schema" && is_older(value));
+        }
+        if !self.is_older {
+            self.changed |= name_positions(members);
+        }
         let before = members.len();
         members.retain(|(key, value)| !value.is("null") || form_of(key).is_none());
         for (limit, exclusive) in [("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")] {
@@ -398,15 +406,12 @@ impl Mender {
 
     fn dialect(&mut self, value: &mut Tree<'_>) -> Fate {
         let named = value.text().unwrap_or_default().into_owned();
-        let is_one_of = |dialects: &[&str]| {
-            let rest = named.strip_prefix("https:").or_else(|| named.strip_prefix("http:"));
-            rest.is_some_and(|rest| dialects.contains(&rest.trim_end_matches('#')))
-        };
-        if is_one_of(&OLD_DIALECTS) {
+        let is_old = is_one_of(&named, &OLD_DIALECTS);
+        if is_old {
             *value = Tree::text_of(DIALECT);
             self.changed = true;
         }
-        if is_one_of(&KNOWN_DIALECTS) || is_one_of(&OLD_DIALECTS) { Fate::Stays } else { Fate::Goes }
+        if is_old || is_one_of(&named, &KNOWN_DIALECTS) { Fate::Stays } else { Fate::Goes }
     }
 }
 
@@ -418,6 +423,33 @@ fn make_limit_a_number(members: &mut SchemaMembers<'_>, limit: &str, exclusive: 
     if let Some(at) = place(members, limit).filter(|_| excluded) {
         members[at].0 = exclusive.to_owned().into();
     }
+}
+
+/// A list of schemas by position is `prefixItems` since 2020-12, the dialect of schemas that name none; what may follow it
+/// is `items`. Returns whether there was one.
+fn name_positions(members: &mut SchemaMembers<'_>) -> bool {
+    let place = |wanted: &str| members.iter().position(|(key, _)| key == wanted);
+    let Some(items) = place("items").filter(|at| matches!(members[*at].1, Tree::Array(_))) else { return false };
+    if place("prefixItems").is_some() {
+        return false;
+    }
+    let rest = place("additionalItems");
+    members[items].0 = "prefixItems".into();
+    if let Some(rest) = rest {
+        members[rest].0 = "items".into();
+    }
+    true
+}
+
+fn is_older(dialect: &Tree<'_>) -> bool {
+    let named = dialect.text().unwrap_or_default().into_owned();
+    is_one_of(&named, &OLD_DIALECTS) || is_one_of(&named, &KNOWN_DIALECTS[..2])
+}
+
+/// Whether a dialect is one of these, with either scheme.
+fn is_one_of(named: &str, dialects: &[&str]) -> bool {
+    let rest = named.strip_prefix("https:").or_else(|| named.strip_prefix("http:"));
+    rest.is_some_and(|rest| dialects.contains(&rest.trim_end_matches('#')))
 }
 
 fn types_of<'t>(types: &'t Tree<'_>) -> impl Iterator<Item = Cow<'t, str>> {

@@ -75,6 +75,10 @@ fn what_has_an_equal_form_is_shown_in_it() {
             r#"{"allOf":[],"properties":{"a":{"format":7,"readOnly":"x","examples":1,"$async":true}}}"#,
             r#"{"properties":{"a":{}}}"#,
         ),
+        (
+            r#"{"properties":{"a":{"items":[{"type":"string"},true],"additionalItems":false}}}"#,
+            r#"{"properties":{"a":{"prefixItems":[{"type":"string"},{}],"items":{"not":{}}}}}"#,
+        ),
         (r#"{"required":["a","a"],"a":1,"a":2}"#, r#"{"required":["a"],"a":2}"#),
     ] {
         assert_eq!(results(text).as_deref(), Ok(expected), "{text}");
@@ -188,14 +192,31 @@ fn a_schema_that_is_endless_costs_no_more_than_a_look() {
 proptest::proptest! {
     #[test]
     fn what_is_mended_needs_no_mending_again(text in schema(3)) {
-        let mended = of_arguments(&text).unwrap().text.into_owned();
-        let again = of_arguments(&mended).unwrap();
-        proptest::prop_assert_eq!((&*again.text, again.without.len()), (&*mended, 0));
+        if let Ok(Mended { text, .. }) = of_arguments(&text) {
+            let again = of_arguments(&text).unwrap();
+            proptest::prop_assert_eq!((&*again.text, again.without.len()), (&*text, 0));
+        }
         if let Ok(mended) = of_results(&text) {
             let again = of_results(&mended);
             proptest::prop_assert_eq!(again.as_deref(), Ok(&*mended));
         }
     }
+
+    #[test]
+    fn what_is_mended_conforms_to_the_meta_schema(text in schema(3)) {
+        if let Ok(mended) = of_arguments(&text) {
+            proptest::prop_assert_eq!(conforms(&mended.text), Ok(()));
+        }
+        if let Ok(mended) = of_results(&text) {
+            proptest::prop_assert_eq!(conforms(&mended), Ok(()));
+        }
+    }
+}
+
+/// Whether a library finds that a schema conforms to the meta-schema of its dialect, 2020-12 if it names none.
+fn conforms(schema: &str) -> Result<(), String> {
+    let schema = serde_json::from_str(schema).map_err(|error| error.to_string())?;
+    jsonschema::meta::validate(&schema).map_err(|error| format!("{}: {error}", error.instance_path()))
 }
 
 fn schema(levels: u32) -> proptest::strategy::BoxedStrategy<String> {
@@ -210,6 +231,7 @@ fn schema(levels: u32) -> proptest::strategy::BoxedStrategy<String> {
         Just(r##""#/$defs/a""##.to_owned()),
         Just(r#"["a","a"]"#.to_owned()),
         Just(r#""(?P<a>x)""#.to_owned()),
+        Just(r#""http://json-schema.org/draft-07/schema#""#.to_owned()),
     ];
     let value = if levels == 0 { value.boxed() } else { prop_oneof![value, schema(levels - 1)].boxed() };
     let named = value.clone().prop_map(|value| format!(r#"{{"a":{value}}}"#));
@@ -228,6 +250,16 @@ fn schema(levels: u32) -> proptest::strategy::BoxedStrategy<String> {
         "nullable",
         "$ref",
         "$id",
+        "$schema",
+        "additionalItems",
+        "prefixItems",
+        "dependentRequired",
+        "dependencies",
+        "minLength",
+        "uniqueItems",
+        "type",
+        "format",
+        "examples",
         "additionalProperties",
         "patternProperties",
         "title",
