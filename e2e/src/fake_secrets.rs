@@ -41,7 +41,8 @@ struct SecretsState {
 
 #[derive(Debug, Default)]
 struct SecretStore {
-    refuses: bool,
+    /// Every request is answered with this.
+    refusal: Option<StatusCode>,
     /// Lists are answered with this.
     garbled: Option<String>,
     /// Watches of another epoch end.
@@ -111,9 +112,9 @@ impl FakeSecrets {
         self.change(&path(secret), None);
     }
 
-    /// Refuses all requests with 403 from now on, or no longer; watches that stand go on.
-    pub fn refuse(&self, refuses: bool) {
-        self.state.data().refuses = refuses;
+    /// Refuses all requests with this status from now on, or no longer; watches that stand go on.
+    pub fn refuse(&self, refusal: Option<StatusCode>) {
+        self.state.data().refusal = refusal;
     }
 
     /// Answers lists with this text from now on, and ends all watches in a way that makes their callers list again.
@@ -212,8 +213,8 @@ fn answer(state: Arc<SecretsState>, request: &Request<Incoming>) -> Response {
     let parameter = |name: &str| query.split('&').find_map(|part| part.strip_prefix(name)?.strip_prefix('='));
     let mut data = state.data();
     data.requests.push(format!("{path}?{query}{}", if metadata_only { " metadata" } else { "" }));
-    if data.refuses {
-        return refused(StatusCode::FORBIDDEN);
+    if let Some(status) = data.refusal {
+        return refused(status);
     }
     if path.ends_with("/secrets") || path.ends_with("/configmaps") {
         if parameter("labelSelector") != Some(&format!("{CREDENTIALS_LABEL}={CREDENTIALS_VALUE}")) {

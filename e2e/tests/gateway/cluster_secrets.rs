@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use http::StatusCode;
 use portcullis_e2e::binary::RunningProgram;
 use portcullis_e2e::fake_secrets::{FakeSecrets, TestSecret};
 use portcullis_e2e::faulty::{Faulty, FaultyMode};
@@ -182,12 +183,12 @@ async fn what_is_taken_back_is_sent_no_more_and_its_session_ends() {
 }
 
 #[tokio::test]
-async fn a_namespace_that_was_not_given_is_named_and_a_silent_api_server_is_waited_for() {
+async fn a_namespace_that_was_not_given_is_named_and_an_api_server_that_fails_or_denies_is_waited_for() {
     let stage = SecretsStage::new(FaultyMode::Streamable).await;
     stage.put(true, &stage.origin(), "hunter2");
     let elsewhere = stage.gateway("team").await;
     has_reason(&elsewhere, "NamespaceNotAllowed").await;
-    stage.api.refuse(true);
+    stage.api.refuse(Some(StatusCode::SERVICE_UNAVAILABLE));
     let gateway = stage.gateway("default").await;
     let text = has_reason(&gateway, "Probing").await;
     assert_eq!(
@@ -196,8 +197,16 @@ async fn a_namespace_that_was_not_given_is_named_and_a_silent_api_server_is_wait
          see the gateway's log"
     );
     assert_eq!(stage.server.seen().connections, 0);
-    stage.api.refuse(false);
-    wait_for("the server", LIMIT, async || gateway.server("one").await["connected"] == true).await;
+    stage.api.refuse(Some(StatusCode::FORBIDDEN));
+    let text = has_reason(&gateway, "NamespaceNotAllowed").await;
+    assert_eq!(
+        text,
+        "Secret default/github is needed, but the API server denies the gateway access to its namespace, which lacks the \
+         Role: upgrade the release with the namespace in CREDENTIAL_NAMESPACES"
+    );
+    stage.api.refuse(None);
+    // The watch tries again after a pause that grows.
+    wait_for("the server", 2 * LIMIT, async || gateway.server("one").await["connected"] == true).await;
     stage.calls_carry(&gateway, "hunter2").await;
 }
 
