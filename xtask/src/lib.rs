@@ -12,6 +12,7 @@ mod packages;
 mod process;
 mod processor;
 pub mod real_servers;
+mod second_look;
 pub mod skip;
 mod steps;
 pub mod test;

@@ -2,13 +2,14 @@
 //!
 //! The cluster is used if it is built; only `--everything` builds one, because that takes too long to happen by the way.
 
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 use anyhow::{Context as _, bail, ensure};
 
 use crate::command::Test;
 use crate::process::cargo;
 use crate::real_servers::{self, Source};
+use crate::second_look;
 use crate::skip::{self, Skip};
 use crate::steps::{self, Outcome, Step};
 use crate::{cluster, packages, tools};
@@ -36,13 +37,22 @@ pub fn run(options: &Test) -> anyhow::Result<ExitCode> {
     if no_skips && !skips.is_empty() {
         bail!("nothing may be skipped here");
     }
-    let mut cargo = cargo();
-    cargo.args(["test", "--workspace"]).args(options.cargo());
-    cargo.env("PORTCULLIS_SKIP", skips.iter().map(|skip| format!("{skip}\n")).collect::<String>());
-    if no_skips {
-        cargo.env("PORTCULLIS_NO_SKIPS", "1");
-    }
-    let passed = cargo.status().context("starting cargo")?.success();
+    let skipped: String = skips.iter().map(|skip| format!("{skip}\n")).collect();
+    let prepare = |cargo: &mut Command| {
+        cargo.env("PORTCULLIS_SKIP", &skipped);
+        if no_skips {
+            cargo.env("PORTCULLIS_NO_SKIPS", "1");
+        }
+    };
+    let passed = if options.everything {
+        let looked = second_look::run(&options.cargo(), &prepare);
+        looked.inspect_err(|error| println!("*** {error:#}")).is_ok()
+    } else {
+        let mut cargo = cargo();
+        cargo.args(["test", "--workspace"]).args(options.cargo());
+        prepare(&mut cargo);
+        cargo.status().context("starting cargo")?.success()
+    };
     let verdict = skip::report(&skips, no_skips);
     Ok(if passed { verdict } else { ExitCode::FAILURE })
 }
