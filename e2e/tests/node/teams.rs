@@ -221,6 +221,14 @@ fn a_server_that_is_applied_with_its_policy_is_never_open_in_either_order() {
     require!(cluster::available(Tier::Node));
     cluster::inside(async |cluster| {
         let release = NodeRelease::of(cluster).await;
+        // This machine may be too busy for the usual half of a second between two requests.
+        let delay = ["--set", "policy.newServerDelayMs=10000"];
+        release
+            .helm(
+                &[&["upgrade", "portcullis", &chart(), "--reuse-values", "--wait", "--timeout=3m"], &delay[..]]
+                    .concat(),
+            )
+            .good();
         demo(&release).await;
         let agent = Arc::new(Agent::new(&release, "agent-1"));
         let team = TestNamespace::new(cluster).await;
