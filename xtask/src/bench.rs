@@ -20,6 +20,7 @@ mod servers;
 mod stage;
 mod statistics;
 mod throughput;
+mod tls;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -37,7 +38,7 @@ const LONGEST: Duration = Duration::from_secs(15 * 60);
 type Measure = fn(&Stage) -> anyhow::Result<Figures>;
 
 /// All parts, by the name that `--only` takes.
-const PARTS: [(&str, Measure); 11] = [
+const PARTS: [(&str, Measure); 12] = [
     ("throughput", throughput::throughput),
     ("tail", throughput::tail),
     ("latency", latency::added),
@@ -47,6 +48,7 @@ const PARTS: [(&str, Measure); 11] = [
     ("many", many::call_among_many),
     ("lists", many::lists),
     ("changes", changes::changes),
+    ("tls", tls::https),
     ("policies", policies::calls),
     ("many-policies", policies::many),
 ];

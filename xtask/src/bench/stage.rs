@@ -30,6 +30,9 @@ pub const SECRET: &str = "benchsecretbenchsecretbenchsecret";
 /// For a server to be there.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// What plain HTTP gets where TLS is spoken.
+const PLAIN: u16 = 400;
+
 /// Below the ports that the system gives to connections.
 const FIRST_PORT: u16 = 20_000;
 
@@ -113,24 +116,41 @@ impl Stage {
         all.extend(arguments.iter().map(|&argument| argument.to_owned()));
         let program = self.programs.kit.join("mcp-mock");
         let start = Start { name: "mock", cpus, program: &program, arguments: all, environment: vec![] };
-        self.listening(start, port, "/health")
+        self.listening(start, port, ("/health", 200))
     }
 
     /// Starts nginx as a reverse proxy before a server, and for the files in [`Stage::files`]. It has a worker for each
     /// processor.
     pub fn nginx(&self, cpus: Option<&str>, before: &Server) -> anyhow::Result<Server> {
+        self.nginx_with(cpus, before, "", 200)
+    }
+
+    /// The same with TLS, by this certificate and its key.
+    pub fn secured_nginx(
+        &self,
+        cpus: Option<&str>,
+        before: &Server,
+        [certificate, key]: &[PathBuf; 2],
+    ) -> anyhow::Result<Server> {
+        let (certificate, key) = (certificate.display(), key.display());
+        let tls = format!("ssl; ssl_certificate {certificate}; ssl_certificate_key {key}");
+        self.nginx_with(cpus, before, &tls, PLAIN)
+    }
+
+    fn nginx_with(&self, cpus: Option<&str>, before: &Server, tls: &str, status: u16) -> anyhow::Result<Server> {
         let port = self.ports(1)?;
         let folder = self.folder.path().join(format!("nginx-{port}"));
         fs::create_dir_all(folder.join("files"))?;
         let template = fs::read_to_string(repository().join("bench/conf/nginx.conf"))?;
         let workers = if cpus.is_some() { 1 } else { 2 };
         let values = [("@LISTEN@", port), ("@BEHIND@", before.port), ("@WORKERS@", workers)];
+        let template = template.replace("@TLS@", tls);
         let configuration = values.iter().fold(template, |text, (name, value)| text.replace(name, &value.to_string()));
         fs::write(folder.join("nginx.conf"), configuration)?;
         let arguments = ["-p", &folder.display().to_string(), "-c", "nginx.conf"].map(str::to_owned).to_vec();
         let program = self.programs.nginx.clone();
         let start = Start { name: "nginx", cpus, program: &program, arguments, environment: vec![] };
-        self.listening(start, port, "/health")
+        self.listening(start, port, ("/health", status))
     }
 
     /// The folder of the files that this nginx sends as `/files/NAME`.
@@ -143,6 +163,11 @@ impl Stage {
         self.gateway_at(self.ports(1)?, cpus, settings)
     }
 
+    /// Starts the gateway with settings for HTTPS, and waits until it listens.
+    pub fn secured_gateway(&self, cpus: Option<&str>, settings: &[(&'static str, String)]) -> anyhow::Result<Server> {
+        self.gateway_with(self.ports(1)?, cpus, settings, PLAIN)
+    }
+
     /// The same at a port that somebody knows already.
     pub fn gateway_at(
         &self,
@@ -150,18 +175,29 @@ impl Stage {
         cpus: Option<&str>,
         settings: &[(&'static str, String)],
     ) -> anyhow::Result<Server> {
+        self.gateway_with(port, cpus, settings, 200)
+    }
+
+    fn gateway_with(
+        &self,
+        port: u16,
+        cpus: Option<&str>,
+        settings: &[(&'static str, String)],
+        status: u16,
+    ) -> anyhow::Result<Server> {
         let name = format!("gateway-{port}");
         let mut environment: Vec<(&str, String)> =
             vec![("HOST", "127.0.0.1".into()), ("PORT", port.to_string()), ("JWT_SECRET", SECRET.into())];
         environment.extend_from_slice(settings);
         let program = &self.programs.gateway;
-        self.listening(Start { name: &name, cpus, program, arguments: vec![], environment }, port, "/readyz")
+        self.listening(Start { name: &name, cpus, program, arguments: vec![], environment }, port, ("/readyz", status))
     }
 
-    fn listening(&self, start: Start<'_>, port: u16, path: &str) -> anyhow::Result<Server> {
+    fn listening(&self, start: Start<'_>, port: u16, (path, wanted): (&str, u16)) -> anyhow::Result<Server> {
         let mut process = Process::start(start, self.folder.path())?;
-        process
-            .until("ready", PATIENCE, || http::get(port, path, &self.token).is_ok_and(|(status, _)| status == 200))?;
+        process.until("ready", PATIENCE, || {
+            http::get(port, path, &self.token).is_ok_and(|(status, _)| status == wanted)
+        })?;
         Ok(Server { process, port })
     }
 }
