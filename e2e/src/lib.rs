@@ -7,6 +7,7 @@ pub mod conformance;
 pub mod fake_api;
 pub mod fake_gateway;
 pub mod fake_secrets;
+pub mod fake_tokens;
 pub mod faulty;
 pub mod gateway;
 pub mod http;

@@ -412,6 +412,7 @@ pub(crate) async fn send(
         name: Some(name).filter(|name| !name.is_empty()),
         headers: &headers.passed,
         authorization: headers.authorization.as_ref(),
+        is_own: false,
         progress,
         repeatable: tool.repeatable,
         caller,

@@ -2,6 +2,7 @@
 //!
 //! Pure. Each setting is one flag and one variable of the same meaning; an empty variable counts as absent.
 
+mod identity;
 mod mcp;
 mod options;
 mod outbound;
@@ -18,6 +19,7 @@ use portcullis_runtime::settings::{
     admin_address, boolean, list, log_json, log_level, number, parsed, path, seconds, text,
 };
 
+pub(crate) use identity::IdentityConfig;
 pub(crate) use mcp::McpConfig;
 pub use options::Options;
 pub(crate) use outbound::OutboundConfig;
@@ -49,6 +51,8 @@ pub struct Config {
     pub(crate) kubeconfig: Option<PathBuf>,
     /// The source of Secrets.
     pub(crate) secrets: SecretsConfig,
+    /// The tokens that servers may get.
+    pub(crate) identity: IdentityConfig,
     /// The addresses that servers may have.
     pub guard: guard::Rules,
     /// The settings for checking tokens.
@@ -146,6 +150,7 @@ impl Options {
             ),
             kubeconfig: path(&self.kubeconfig),
             secrets: self.secrets(&mut problems),
+            identity: self.identity(&mut problems),
             guard: self.guard(&mut problems),
             auth: self.auth(&mut problems),
             allow_query_token: boolean(&mut problems, "ALLOW_QUERY_TOKEN", &self.allow_query_token, true),

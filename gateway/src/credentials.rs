@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
+use http::header::AUTHORIZATION;
 use portcullis_crds::{Reason, Server};
 use thiserror::Error;
 
-use crate::identity::{self, IdentityError};
+use crate::identity::{IdentityError, Tokens};
 use crate::outbound::{Outbound, OutboundError};
 use crate::secrets::{Resolved, SecretError, Secrets};
 
@@ -14,6 +15,8 @@ use crate::secrets::{Resolved, SecretError, Secrets};
 pub(crate) struct Credentials {
     /// The source of Secrets.
     pub(crate) secrets: Secrets,
+    /// The gateway's own tokens.
+    pub(crate) tokens: Arc<Tokens>,
     /// What servers are shown of callers.
     pub(crate) outbound: Arc<Outbound>,
 }
@@ -59,12 +62,19 @@ impl Credentials {
     /// A revocation if there is one, else the first unusable credential: the server must then not be contacted, for it
     /// would be without credentials.
     pub(crate) fn resolve(&self, server: &Server) -> Result<Resolved, CredentialError> {
-        let identity = identity::check(server).map_err(Into::into).and_then(|()| Ok(self.outbound.check(server)?));
-        match (self.secrets.resolve(server), identity) {
-            (Ok(resolved), Ok(())) => Ok(resolved),
-            (Err(error), Err::<_, CredentialError>(graver)) if graver.is_revocation() && !error.is_revocation() => {
-                Err(graver)
+        let token = self.tokens.of(server).map_err(CredentialError::from);
+        let token = token.and_then(|token| {
+            self.outbound.check(server)?;
+            Ok(token)
+        });
+        match (self.secrets.resolve(server), token) {
+            (Ok(resolved), Ok(None)) => Ok(resolved),
+            (Ok(mut resolved), Ok(Some((audience, header)))) => {
+                resolved.headers.all.insert(AUTHORIZATION, header);
+                resolved.audience = Some(audience);
+                Ok(resolved)
             }
+            (Err(error), Err(graver)) if graver.is_revocation() && !error.is_revocation() => Err(graver),
             (Err(error), _) => Err(error.into()),
             (Ok(_), Err(error)) => Err(error),
         }
@@ -72,7 +82,8 @@ impl Credentials {
 
     /// Whether a value in use must no longer be used.
     pub(crate) fn revoked(&self, used: &Resolved) -> Option<CredentialError> {
-        self.secrets.revoked(used).map(Into::into)
+        let of_secrets = self.secrets.revoked(used).map(Into::into);
+        of_secrets.or_else(|| Some(self.tokens.revoked(used.audience.as_deref()?)?.into()))
     }
 }
 
@@ -84,16 +95,15 @@ mod tests {
 
     #[test]
     fn what_does_not_work_yet_is_refused_so_that_no_server_is_contacted_without_it() {
-        let credentials = Credentials { secrets: Secrets::Folder(None), outbound: Arc::default() };
+        let credentials =
+            Credentials { secrets: Secrets::Folder(None), tokens: Arc::default(), outbound: Arc::default() };
         for (spec, field) in [
-            ("{identity: {serviceAccountToken: {}}}", "identity.serviceAccountToken"),
             ("{identity: {exchange: {tokenUrl: 'https://l/t'}}}", "identity.exchange"),
             (
                 "{identity: {clientCredentials: {tokenUrl: 'https://l/t', clientAuth: {serviceAccountToken: {}}}}}",
                 "identity.clientCredentials",
             ),
             ("{forwardCallerToken: {from: x-a}}", "forwardCallerToken"),
-            ("{listing: {headers: [{name: A, value: b}]}}", "listing.headers"),
         ] {
             let spec: McpServerSpec = serde_yaml::from_str(spec).unwrap();
             let server = Server {

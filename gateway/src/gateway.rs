@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use futures_util::FutureExt as _;
 use kube::Client;
 use portcullis_crds::report;
 use portcullis_runtime::admin::{self, AdminState};
@@ -33,10 +34,11 @@ use crate::front::http::resource_metadata::Metadata;
 use crate::front::mcp::notify;
 use crate::front::rest::explain;
 use crate::front::{App, Front, FrontOptions};
+use crate::identity::{self, Account, Issuer};
 use crate::kubernetes as cluster;
 use crate::learn_addresses::{self, API_HOST};
 use crate::outbound::Outbound;
-use crate::pool::{Latches, Pool};
+use crate::pool::{CredentialChanges, Latches, Pool};
 use crate::seal::Sealer;
 use crate::secrets::{self, Secrets};
 use crate::server::ServerContext;
@@ -60,6 +62,8 @@ pub struct Gateway {
     admin: Option<TcpListener>,
     source: Source,
     client: Option<Client>,
+    /// A client of the API server without credentials, if the gateway requests tokens.
+    stranger: Option<Client>,
     shared: Arc<ServerContext>,
     updated: mpsc::Receiver<Update>,
     pool: Pool,
@@ -93,7 +97,7 @@ impl Gateway {
     /// See [`StartError`]; all invalid settings are reported at once.
     pub async fn bind(config: Config, log: Option<LogSink>) -> Result<Self, StartError> {
         let metrics = Metrics::new();
-        let client = client(&config).await.map_err(|problem| StartError::Settings(vec![problem]))?;
+        let (client, stranger) = clients(&config).await.map_err(|problem| StartError::Settings(vec![problem]))?;
         let OpenedParts { auth, source, session_keys, assertion_keys, certificate_files } =
             opened(&config, client.as_ref(), &metrics)?;
         let audit = audit_log(&config)?;
@@ -106,19 +110,21 @@ impl Gateway {
         let (updates, updated) = mpsc::channel(notify::MAX_WAITING_UPDATES);
         let certificate = certificate_files.as_ref().map(CertificateFiles::certificate);
         let mcp = mcp_state(&config, &metrics, certificate.as_ref());
-        let shared =
-            Arc::new(server_context(&config, &metrics, (&sealer, &outbound), mcp.server_requests.clone(), updates));
+        let shared = Arc::new(server_context(
+            &config,
+            &auth,
+            &metrics,
+            (&sealer, &outbound),
+            mcp.server_requests.clone(),
+            updates,
+        ));
         let published = PublishedCatalog::default();
         let board = Arc::new(Board::new(published.clone(), shared.touched.clone()));
         let readiness = Readiness::default();
         let latches =
             Latches { configuration: readiness.latch("configuration"), sessions: readiness.latch("first sessions") };
         let latch = readiness.latch("keys");
-        let listener = serve::listen(config.listen).await?;
-        let admin = match config.admin {
-            Some(address) => Some(serve::listen(address).await?),
-            None => None,
-        };
+        let (listener, admin) = listeners(&config).await?;
         let port = local(&listener, config.listen).port();
         let is_secure = certificate.is_some();
         let servers = config.mcp.authorization_servers.clone();
@@ -160,6 +166,7 @@ impl Gateway {
             admin,
             source,
             client,
+            stranger,
             shared,
             updated,
             pool,
@@ -199,7 +206,7 @@ impl Gateway {
     /// A task ended unexpectedly: the process should exit with a code other than 0.
     pub async fn run(self, signal: impl Future<Output = ()>) -> Result<(), Failure> {
         let (address, admin_address) = (self.address(), self.admin_address());
-        let Self { config, listener, admin, source, client, shared, updated, .. } = self;
+        let Self { config, listener, admin, source, client, stranger, shared, updated, .. } = self;
         let Self { pool, board, app, latches, keys, certificate_files, log, audit, workers, .. } = self;
         let mut tasks = Supervisor::new();
         let connections = Arc::new(Connections::default());
@@ -208,10 +215,12 @@ impl Gateway {
         let Feed { configurations, soundness, secrets: files } = source.feed();
         let (folder, changes) =
             start_credentials(&mut tasks, shared.credentials.secrets.clone(), client.clone(), files);
+        let tokens = shared.credentials.tokens.changes();
+        start_tokens(&mut tasks, &config, app.clone(), &shared, client.clone().zip(stranger));
         if !config.guard.is_empty() {
             start_guard(&mut tasks, shared.guard.clone(), client);
         }
-        let answered = start_pool(&mut tasks, pool, (configurations, changes), latches);
+        let answered = start_pool(&mut tasks, pool, (configurations, changes, tokens), latches);
         start_numbering(&mut tasks, board.clone());
         start_notifying(&mut tasks, app.clone(), shared, updated);
         start_source(&mut tasks, source, folder, (soundness, app.metrics.clone()));
@@ -249,7 +258,11 @@ fn start_guard(tasks: &mut Supervisor, guard: Arc<Guard>, client: Option<Client>
 fn start_pool(
     tasks: &mut Supervisor,
     pool: Pool,
-    (configurations, changes): (watch::Receiver<Arc<Configuration>>, watch::Receiver<u64>),
+    (configurations, secrets, tokens): (
+        watch::Receiver<Arc<Configuration>>,
+        watch::Receiver<u64>,
+        watch::Receiver<u64>,
+    ),
     latches: Latches,
 ) -> oneshot::Sender<()> {
     let (answered, all_answered) = oneshot::channel::<()>();
@@ -258,8 +271,29 @@ fn start_pool(
         stop.requested().await;
         let _ = all_answered.await;
     };
-    tasks.spawn("pool", ended(async move { pool.run(configurations, changes, latches, last).await }));
+    let credentials = CredentialChanges { secrets, tokens };
+    tasks.spawn("pool", ended(async move { pool.run(configurations, credentials, latches, last).await }));
     answered
+}
+
+/// Requests the tokens that servers need, if the gateway has a service account.
+fn start_tokens(
+    tasks: &mut Supervisor,
+    config: &Config,
+    app: Arc<App>,
+    shared: &ServerContext,
+    clients: Option<(Client, Client)>,
+) {
+    let (Some(account), Some((client, stranger))) = (config.identity.account.clone(), clients) else { return };
+    let (tokens, metrics, stop) = (shared.credentials.tokens.clone(), app.metrics.clone(), tasks.shutdown());
+    let accepts = move |token: String| {
+        let app = app.clone();
+        async move { app.auth.accepts(&token).await }.boxed()
+    };
+    let account = Account::new(account, &identity::mounted());
+    let issuer = Issuer { client, stranger, account, accepts: Arc::new(accepts) };
+    let requesting = async move { identity::run(&tokens, &issuer, &metrics, stop_of(stop)).await };
+    tasks.spawn("tokens", ended(requesting));
 }
 
 fn start_numbering(tasks: &mut Supervisor, board: Arc<Board>) {
@@ -366,6 +400,16 @@ fn start_credentials(
     (None, changes)
 }
 
+/// The listener for callers, and that for metrics and probes, if there is a separate one.
+async fn listeners(config: &Config) -> Result<(TcpListener, Option<TcpListener>), ServeError> {
+    let listener = serve::listen(config.listen).await?;
+    let admin = match config.admin {
+        Some(address) => Some(serve::listen(address).await?),
+        None => None,
+    };
+    Ok((listener, admin))
+}
+
 fn local(listener: &TcpListener, asked: SocketAddr) -> SocketAddr {
     listener.local_addr().unwrap_or(asked)
 }
@@ -386,14 +430,19 @@ async fn until(stop: portcullis_runtime::Shutdown, work: impl Future<Output = ()
     }
 }
 
-/// A client of the Kubernetes API, if any part needs one.
-async fn client(config: &Config) -> Result<Option<Client>, Problem> {
+/// A client of the Kubernetes API, if any part needs one, and one without credentials, if the gateway requests tokens.
+async fn clients(config: &Config) -> Result<(Option<Client>, Option<Client>), Problem> {
     let of_source = matches!(config.source, SourceConfig::ConfigMaps(_));
     let of_secrets = matches!(config.secrets, SecretsConfig::Cluster(_));
-    if !of_source && !of_secrets && config.auth.kubernetes.is_none() {
-        return Ok(None);
+    let kubeconfig = config.kubeconfig.as_deref();
+    let stranger = match config.identity.account {
+        Some(_) => Some(cluster::stranger(kubeconfig).await?),
+        None => None,
+    };
+    if !of_source && !of_secrets && config.auth.kubernetes.is_none() && stranger.is_none() {
+        return Ok((None, None));
     }
-    cluster::client(config.kubeconfig.as_deref()).await.map(Some)
+    Ok((Some(cluster::client(kubeconfig).await?), stranger))
 }
 
 async fn stop_of(stop: portcullis_runtime::Shutdown) {

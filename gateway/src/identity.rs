@@ -1,25 +1,18 @@
 //! Who the gateway is towards servers: the tokens that `spec.identity` of an McpServer asks for.
+//!
+//! A token is for one audience, which is the origin of the server or one that the operator of the gateway has allowed,
+//! so that nobody gets a token that is good elsewhere. No token is in a log, a metric, a status or an error.
 
+mod account;
+mod audience;
 mod error;
+mod issue;
+mod renew;
+mod tokens;
 
-use portcullis_crds::Server;
-use portcullis_crds::mcpserver::Identity;
-
+pub(crate) use account::{Account, ServiceAccount, mounted};
+pub(crate) use audience::AudienceRules;
 pub(crate) use error::IdentityError;
-
-/// Checks whether this version has what the server asks for.
-///
-/// # Errors
-/// It has not: the server must not be contacted without it.
-pub(crate) fn check(server: &Server) -> Result<(), IdentityError> {
-    let unsupported = match &server.identity {
-        Some(Identity { service_account_token: Some(_), .. }) => Some("identity.serviceAccountToken"),
-        Some(Identity { assertion: Some(_), .. }) => None,
-        Some(Identity { exchange: Some(_), .. }) => Some("identity.exchange"),
-        Some(_) => Some("identity.clientCredentials"),
-        None if server.forward_caller_token.is_some() => Some("forwardCallerToken"),
-        None if !server.listing.headers.is_empty() => Some("listing.headers"),
-        None => None,
-    };
-    unsupported.map_or(Ok(()), |field| Err(IdentityError::Unsupported(field)))
-}
+pub(crate) use issue::Issuer;
+pub(crate) use renew::run;
+pub(crate) use tokens::Tokens;

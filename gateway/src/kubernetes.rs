@@ -5,7 +5,7 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
+use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
 use portcullis_crds::yaml;
 
@@ -31,6 +31,24 @@ pub(crate) const WATCH_SECONDS: u32 = 60;
 /// # Errors
 /// One sentence, if there is no such configuration or it is unusable.
 pub(crate) async fn client(kubeconfig: Option<&Path>) -> Result<Client, String> {
+    of(config(kubeconfig).await?)
+}
+
+/// Creates a client of the same API server that has no credentials.
+///
+/// # Errors
+/// See [`client`].
+pub(crate) async fn stranger(kubeconfig: Option<&Path>) -> Result<Client, String> {
+    let mut config = config(kubeconfig).await?;
+    config.auth_info = AuthInfo::default();
+    of(config)
+}
+
+fn of(config: Config) -> Result<Client, String> {
+    Client::try_from(config).map_err(|error| format!("cannot use the Kubernetes API: {error}"))
+}
+
+async fn config(kubeconfig: Option<&Path>) -> Result<Config, String> {
     let mut config = match kubeconfig {
         Some(paths) => {
             let named = |problem: &dyn Display| format!("KUBECONFIG {}: {problem}", paths.display());
@@ -47,7 +65,7 @@ pub(crate) async fn client(kubeconfig: Option<&Path>) -> Result<Client, String> 
     config.reset_reader_on_write = true;
     // Callers have retry delays of their own, and report that they wait.
     config.default_retry = false;
-    Client::try_from(config).map_err(|error| format!("cannot use the Kubernetes API: {error}"))
+    Ok(config)
 }
 
 async fn from_files(paths: &Path) -> Result<Config, KubeconfigError> {

@@ -69,6 +69,14 @@ pub(crate) struct Latches {
     pub(crate) sessions: Latch,
 }
 
+/// Counters of changes of credentials.
+pub(crate) struct CredentialChanges {
+    /// Of Secrets.
+    pub(crate) secrets: watch::Receiver<u64>,
+    /// Of the gateway's own tokens.
+    pub(crate) tokens: watch::Receiver<u64>,
+}
+
 struct RunningServer {
     spec: Arc<Server>,
     handle: Arc<Handle>,
@@ -128,11 +136,11 @@ impl Pool {
         Self { policy_default, ..self }
     }
 
-    /// Applies configurations until `stop`. `secrets` counts changes of Secrets.
+    /// Applies configurations until `stop`.
     pub(crate) async fn run(
         mut self,
         mut configurations: watch::Receiver<Arc<Configuration>>,
-        mut secrets: watch::Receiver<u64>,
+        mut credentials: CredentialChanges,
         latches: Latches,
         stop: impl Future<Output = ()>,
     ) {
@@ -153,7 +161,8 @@ impl Pool {
                     let newest = configurations.borrow_and_update().clone();
                     self.take(&newest).await;
                 }
-                Ok(()) = secrets.changed() => self.tell_all(),
+                Ok(()) = credentials.secrets.changed() => self.tell_all(),
+                Ok(()) = credentials.tokens.changed() => self.tell_all(),
                 Some(ended) = self.tasks.join_next_with_id() => self.ended(ended),
                 () = self.shared.dirty.notified() => build_at = Some(self.due.checked_sub(AHEAD).unwrap_or(self.due)),
                 () = sleep_until(build_at.unwrap_or_else(Instant::now)), if build_at.is_some() => {

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue};
 use portcullis_crds::Server;
 use portcullis_crds::mcpserver::{CaKind, Header, Tls};
 use url::{Origin, Url};
@@ -21,6 +21,7 @@ pub(crate) use error::SecretError;
 pub(crate) use watch::follow;
 
 use portcullis_mcp::http1::stream::{Named, TlsMaterial};
+use portcullis_mcp::upstream::SessionHeaders;
 
 /// The limit for a header's value: most servers refuse longer ones, and it is sent with each request.
 const MAX_HEADER_BYTES: usize = 16 * 1024;
@@ -77,8 +78,10 @@ pub(crate) struct Reference {
 /// A server's settings with the values of their Secrets.
 #[derive(Clone, Default, PartialEq)]
 pub(crate) struct Resolved {
-    /// Headers for every request.
-    pub(crate) headers: HeaderMap,
+    /// Headers of requests.
+    pub(crate) headers: SessionHeaders,
+    /// The audience of the gateway's own token among them.
+    pub(crate) audience: Option<Arc<str>>,
     /// TLS settings.
     pub(crate) tls: TlsMaterial,
     /// The references behind the values.
@@ -88,7 +91,7 @@ pub(crate) struct Resolved {
 impl Resolved {
     /// Uses the headers of `others` from now on; the TLS settings stay.
     pub(crate) fn take_headers_of(&mut self, others: Self) {
-        self.headers = others.headers;
+        (self.headers, self.audience) = (others.headers, others.audience);
         // A value of either may be revoked.
         self.references.extend(others.references);
         self.references.dedup();
@@ -106,10 +109,12 @@ impl Secrets {
     pub(crate) fn resolve(&self, server: &Server) -> Result<Resolved, SecretError> {
         let mut reader =
             ReferenceReader { secrets: self, server, origin: origin(server), references: Vec::new(), problem: None };
-        let headers = server.headers.iter().filter_map(|header| reader.header(header)).collect();
+        let all = server.headers.iter().filter_map(|header| reader.header(header)).collect();
+        let listing = server.listing.headers.iter().filter_map(|header| reader.header(header)).collect();
+        let headers = SessionHeaders { all, listing };
         let tls = server.tls.as_ref().map(|tls| reader.tls(tls)).unwrap_or_default();
         let references = reader.references;
-        reader.problem.map_or(Ok(Resolved { headers, tls, references }), Err)
+        reader.problem.map_or(Ok(Resolved { headers, audience: None, tls, references }), Err)
     }
 
     /// Whether a value in use must no longer be used.

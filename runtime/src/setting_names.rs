@@ -13,6 +13,8 @@ pub enum Setting {
     BlockedAddresses,
     /// The source of credentials.
     Credentials,
+    /// Audiences of tokens for servers.
+    AllowedAudiences,
     /// Origins whose pages may use the gateway.
     AllowedOrigins,
     /// Host names of the gateway.
@@ -38,6 +40,7 @@ impl Setting {
             Self::AllowedAddresses => ("egress.allowedAddresses of the chart", "ALLOWED_ADDRESSES"),
             Self::BlockedAddresses => ("egress.blockedAddresses of the chart", "BLOCKED_ADDRESSES"),
             Self::Credentials => ("credentials.namespaces of the chart", "CREDENTIAL_NAMESPACES"),
+            Self::AllowedAudiences => ("identity.allowedAudiences of the chart", "ALLOWED_AUDIENCES"),
             Self::AllowedOrigins => ("allowedOrigins of the chart", "ALLOWED_ORIGINS"),
             Self::AllowedHosts => ("allowedHosts of the chart", "ALLOWED_HOSTS"),
             Self::AssertionKeys => ("identity.assertionKeys of the chart", "ASSERTION_KEYS_FILE"),
@@ -60,6 +63,19 @@ fn way_to_secrets_in(chart: bool) -> &'static str {
     }
 }
 
+/// How to give tokens of its own to a process that requests none.
+pub fn way_to_tokens() -> &'static str {
+    way_to_tokens_in(*OF_CHART)
+}
+
+fn way_to_tokens_in(chart: bool) -> &'static str {
+    if chart {
+        "identity.serviceAccountTokens of the chart is false: set it to true"
+    } else {
+        "IDENTITY_SERVICE_ACCOUNT is not set: set it to NAMESPACE/NAME of its service account in a cluster"
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -70,6 +86,7 @@ mod tests {
             Setting::AllowedAddresses,
             Setting::BlockedAddresses,
             Setting::Credentials,
+            Setting::AllowedAudiences,
             Setting::AllowedOrigins,
             Setting::AllowedHosts,
             Setting::AssertionKeys,
@@ -78,6 +95,7 @@ mod tests {
             assert!(setting.name_in(true).ends_with(" of the chart"), "{setting:?}");
             assert!(setting.name_in(false).bytes().all(|b| b.is_ascii_uppercase() || b == b'_'), "{setting:?}");
         }
+        assert!(way_to_tokens_in(true).contains("of the chart") && !way_to_tokens_in(false).contains("chart"));
         assert!(!way_to_secrets_in(true).contains("--") && way_to_secrets_in(false).contains("--secrets"));
     }
 }

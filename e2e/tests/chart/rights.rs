@@ -64,6 +64,7 @@ fn own_of_gateway() -> BTreeSet<Right> {
     wanted([
         ("configmaps", "portcullis-servers-2-0", "get list watch"),
         ("configmaps", "portcullis-servers-2-1", "get list watch"),
+        ("serviceaccounts/token", "portcullis-gateway", "create"),
     ])
 }
 
@@ -146,7 +147,7 @@ async fn a_selector_and_token_reviews_and_all_credentials_add_just_that() {
 
 /// Kubernetes cannot tell by `can-i --list` how names and verbs go together, so this does what the programs do.
 #[tokio::test]
-async fn slots_are_written_and_watched_by_name_alone() {
+async fn slots_and_tokens_are_written_and_requested_by_name_alone() {
     require!(available(Tier::ControlPlane));
     let space = TestNamespace::new(control_plane()).await;
     let release = ChartRelease::install(&space, &[]);
@@ -163,6 +164,20 @@ async fn slots_are_written_and_watched_by_name_alone() {
         assert!(get(who, &["kube-root-ca.crt"]).bad().contains("Forbidden"));
     }
     // Also a missing one: writing it again needs the verb create.
+    // Tokens of the gateway's own account, and of no other.
+    for (account, is_own) in [("portcullis-gateway", true), ("portcullis-operator", false), ("default", false)] {
+        let said = space.cluster.kubectl(&[
+            "create",
+            "token",
+            account,
+            "--audience",
+            "http://search.team.svc",
+            &gateway,
+            "--namespace",
+            &space.name,
+        ]);
+        if is_own { drop(said.good()) } else { assert!(said.bad().contains("is forbidden")) }
+    }
     release.delete("configmap", "portcullis-servers-4-0");
     release.write_slot("portcullis-servers-4-0", &operator).good();
     assert!(release.write_slot("portcullis-servers-4-0", &gateway).bad().contains("Forbidden"));

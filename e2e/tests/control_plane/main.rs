@@ -8,6 +8,7 @@ mod in_force;
 mod installations;
 mod limits;
 mod outage;
+mod own_tokens;
 mod policies;
 mod reconcile;
 mod scopes;

@@ -19,6 +19,7 @@ mod issuers;
 mod log;
 mod memory;
 mod neighbours;
+mod own_tokens;
 mod probes;
 mod real_servers;
 mod recipes;

@@ -22,10 +22,10 @@ mod weak;
 #[cfg(test)]
 mod tests;
 
-use std::{fmt, sync::Arc, time::SystemTime};
+use std::{collections::BTreeSet, fmt, sync::Arc, time::SystemTime};
 
 pub use error::AuthError;
-use http::HeaderValue;
+use http::{HeaderMap, HeaderValue, header};
 pub(crate) use issuers::IssuerFault;
 pub(crate) use jsonwebtoken::Algorithm;
 pub(crate) use jwks::JwksError;
@@ -180,6 +180,22 @@ impl Authenticator {
         }
         self.cache.insert(&lookup, &identity, now, max_age);
         Ok(identity)
+    }
+
+    /// The audiences of which a token must have one, of all issuers.
+    pub(crate) fn audiences(&self) -> BTreeSet<String> {
+        self.issuers.iter().flat_map(|issuer| issuer.audiences.iter().cloned()).collect()
+    }
+
+    /// Whether a token that somebody sends would be accepted. Undecided counts as not.
+    pub(crate) async fn accepts(&self, token: &str) -> bool {
+        let Ok(value) = HeaderValue::try_from(format!("Bearer {token}")) else { return false };
+        let headers = HeaderMap::from_iter([(header::AUTHORIZATION, value)]);
+        match self.look_at(&(&headers).into(), None, false, SystemTime::now()) {
+            TokenCheck::Known(_) => true,
+            TokenCheck::Refused(_) => false,
+            TokenCheck::Pending(pending) => self.ask(*pending).await.is_ok(),
+        }
     }
 
     /// The scopes that a token needs, unless it is one of the cluster.

@@ -3,12 +3,13 @@
 use crate::cli::run::{certificate_problem, key_file_problems, key_problems, told};
 use crate::config::Options;
 use crate::credentials::Credentials;
+use crate::identity::{AudienceRules, Tokens};
 use crate::key_file::KeyFile;
 use crate::outbound::Outbound;
 use crate::secrets::Secrets;
 use crate::source::SourceConfig;
 use crate::source::folder::Folder;
-use portcullis_crds::Snapshot;
+use portcullis_crds::{Reason, Snapshot};
 use portcullis_mcp::http1::dial::host_of;
 use portcullis_mcp::http1::stream::{TlsTarget, system_roots};
 use std::sync::Arc;
@@ -24,17 +25,22 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     problems.extend(key_file_problems(options));
     problems.extend(certificate_problem(options));
     let snapshot = servers(options, &mut problems);
+    let identity = options.identity(&mut Vec::new());
+    let rules = AudienceRules { allowed: identity.allowed, ..AudienceRules::default() };
+    let tokens = Arc::new(Tokens::new(identity.account.is_some(), rules));
     let secrets = Secrets::Folder(options.secrets.clone());
-    let credentials = Credentials { secrets, outbound: outbound(options) };
+    let credentials = Credentials { secrets, tokens, outbound: outbound(options) };
     let in_cluster = options.credential_namespaces.as_deref().is_some_and(|text| !text.trim().is_empty());
     let roots = system_roots();
     // Does not query a cluster: the check starts nothing.
     for server in snapshot.servers.iter().filter(|_| !in_cluster) {
         let host = Url::parse(&server.url).as_ref().map(host_of).unwrap_or_default();
-        let checked = credentials
-            .resolve(server)
-            .map_err(|error| error.to_string())
-            .and_then(|resolved| TlsTarget::new(&host, &resolved.tls, &roots).map_err(|error| error.to_string()));
+        let checked = match credentials.resolve(server) {
+            Ok(resolved) => TlsTarget::new(&host, &resolved.tls, &roots).map(drop).map_err(|error| error.to_string()),
+            // Its token would be requested.
+            Err(error) if error.reason() == Reason::Probing => Ok(()),
+            Err(error) => Err(error.to_string()),
+        };
         if let Err(problem) = checked {
             problems.push(format!("McpServer {}: {problem}", server.key));
         }

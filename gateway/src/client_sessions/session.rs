@@ -13,7 +13,7 @@ use super::{ClientInbox, ClientKey, Clients};
 use crate::client_sessions::unsolicited::UnsolicitedRouter;
 use portcullis_mcp::protocol::extensions::Extensions;
 use portcullis_mcp::upstream::timing::Timing;
-use portcullis_mcp::upstream::{Call, CallError, ConnectError, Mailbox, Session, Unsolicited};
+use portcullis_mcp::upstream::{Call, CallError, ConnectError, Mailbox, Session, SessionHeaders, Unsolicited};
 
 /// The limit for setting a log level at a server.
 const LEVEL_LIMIT: Duration = Duration::from_secs(5);
@@ -41,7 +41,7 @@ pub(crate) struct ClientSession {
 #[derive(Clone)]
 enum State {
     /// With the headers that have replaced the first ones meanwhile, if any.
-    Opening(Option<HeaderMap>),
+    Opening(Option<SessionHeaders>),
     Open {
         session: Arc<Session>,
         logs: bool,
@@ -91,7 +91,7 @@ impl ClientSession {
     }
 
     /// Replaces the configured headers of the session, even if it is still opening.
-    pub(crate) fn set_headers(&self, headers: &HeaderMap) {
+    pub(crate) fn set_headers(&self, headers: &SessionHeaders) {
         self.state.send_if_modified(|state| {
             match state {
                 State::Opening(changed) => {
@@ -106,7 +106,7 @@ impl ClientSession {
     }
 
     /// The headers that have changed while the session is opening.
-    pub(crate) fn changed_headers(&self) -> Option<HeaderMap> {
+    pub(crate) fn changed_headers(&self) -> Option<SessionHeaders> {
         match &*self.state.borrow() {
             State::Opening(changed) => changed.clone(),
             State::Open { .. } | State::Over(_) => None,

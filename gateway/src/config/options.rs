@@ -40,6 +40,12 @@ pub struct Options {
     /// Namespaces whose labelled Secrets and ConfigMaps the gateway reads, separated by commas; *: all; instead of a folder
     #[arg(long, global = true, env = "CREDENTIAL_NAMESPACES", value_name = "NAMESPACES")]
     pub credential_namespaces: Option<String>,
+    /// NAMESPACE/NAME of the gateway's own service account: it requests tokens of it for servers; absent: it requests none
+    #[arg(long, global = true, env = "IDENTITY_SERVICE_ACCOUNT", value_name = "NAMESPACE/NAME")]
+    pub identity_service_account: Option<String>,
+    /// Audiences of tokens for servers besides the origins of their URLs, by namespace, as JSON: {"NAMESPACE": ["AUDIENCE"]}
+    #[arg(long, global = true, env = "ALLOWED_AUDIENCES", value_name = "JSON")]
+    pub allowed_audiences: Option<String>,
     /// Refuse servers at special addresses (loopback, link-local, metadata, API server, ...): true or false
     #[arg(long, global = true, env = "GUARD_ADDRESSES", value_name = "BOOL")]
     pub guard_addresses: Option<String>,

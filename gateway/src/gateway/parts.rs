@@ -24,6 +24,7 @@ use crate::front::mcp::state::server_requests::ServerRequests;
 use crate::front::mcp::state::sessions::SessionStore;
 use crate::front::mcp::state::streams::{StreamLimits, Streams};
 use crate::front::mcp::state::suspended_calls::SuspendedCalls;
+use crate::identity::{AudienceRules, Tokens, mounted};
 use crate::key_file::KeyFile;
 use crate::outbound::{Outbound, SigningKeys};
 use crate::seal::{Keys, Sealer};
@@ -105,9 +106,22 @@ pub(super) fn mcp_state(config: &Config, metrics: &Metrics, certificate: Option<
     }
 }
 
+/// The gateway's own tokens, of which there are none yet.
+fn tokens(config: &Config, auth: &Authenticator) -> Tokens {
+    let account = config.identity.account.as_ref();
+    let rules = AudienceRules {
+        allowed: config.identity.allowed.clone(),
+        of_api_server: account.map(|_| mounted().api_audiences).unwrap_or_default(),
+        of_gateway: auth.audiences(),
+        own_namespace: account.map(|account| account.namespace.clone()),
+    };
+    Tokens::new(account.is_some(), rules)
+}
+
 /// The context for the task of every server.
 pub(super) fn server_context(
     config: &Config,
+    auth: &Authenticator,
     metrics: &Metrics,
     (sealer, outbound): (&Sealer, &Arc<Outbound>),
     inbox: Arc<dyn ClientInbox>,
@@ -120,7 +134,7 @@ pub(super) fn server_context(
     };
     ServerContext {
         roots: LazyLock::new(system_roots),
-        credentials: Credentials { secrets, outbound: outbound.clone() },
+        credentials: Credentials { secrets, tokens: Arc::new(tokens(config, auth)), outbound: outbound.clone() },
         guard: Arc::new(Guard::new(config.guard.clone())),
         max_message: config.max_message,
         metrics: metrics.clone(),

@@ -18,7 +18,7 @@ use crate::telemetry::metrics::Metrics;
 fn pool() -> Pool {
     let shared = Arc::new(ServerContext {
         roots: LazyLock::new(|| unreachable!("no https server")),
-        credentials: Credentials { secrets: Secrets::Folder(None), outbound: Arc::default() },
+        credentials: Credentials { secrets: Secrets::Folder(None), tokens: Arc::default(), outbound: Arc::default() },
         guard: Arc::default(),
         max_message: 1024,
         metrics: Metrics::new(),
@@ -155,7 +155,7 @@ async fn the_first_sessions_are_waited_for_but_not_for_ever() {
         sleep(Duration::from_millis(2)).await;
         assert_eq!(readiness.ready(), Ok(()));
     };
-    pool.run(configurations, secrets, latches, checks).await;
+    pool.run(configurations, CredentialChanges { tokens: secrets.clone(), secrets }, latches, checks).await;
     assert!(began.elapsed() < Duration::from_secs(80));
     drop(turns);
 }

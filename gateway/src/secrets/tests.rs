@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use http::HeaderMap;
 use portcullis_crds::{McpServerSpec, Reason, ServerKey};
 
 use super::cluster::given::test_object;
@@ -23,11 +24,11 @@ fn with_header(key: &str) -> Server {
     )
 }
 
-fn bearer() -> HeaderMap {
+fn bearer() -> SessionHeaders {
     let mut expected = HeaderMap::new();
     expected.insert("authorization", HeaderValue::from_static("Bearer s3cret"));
     expected.insert("x-team", HeaderValue::from_static("a"));
-    expected
+    SessionHeaders { all: expected, ..SessionHeaders::default() }
 }
 
 fn reason(secrets: &Secrets, server: &Server) -> Option<Reason> {

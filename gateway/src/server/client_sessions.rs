@@ -21,7 +21,7 @@ use crate::server::{RECHECK, ServerCommand, ServerContext, TIDY, limits, target_
 use portcullis_mcp::protocol::client_capabilities::ClientCapabilities;
 use portcullis_mcp::protocol::extensions::Extensions;
 use portcullis_mcp::upstream::connect::Spoken;
-use portcullis_mcp::upstream::{CallError, ConnectError, Connected, Notices, Session, Target, connect};
+use portcullis_mcp::upstream::{CallError, ConnectError, Connected, Notices, Session, SessionHeaders, Target, connect};
 
 /// Runs the sessions until the server's task is to stop, then until their calls have finished or their time is over.
 pub(crate) async fn run(
@@ -148,7 +148,7 @@ impl Keeper {
         }
         for client_session in all {
             if revoked {
-                client_session.set_headers(&http::HeaderMap::new());
+                client_session.set_headers(&SessionHeaders::default());
             }
             self.clients.remove(&client_session, true);
             client_session.close();

@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use portcullis_mcp::upstream::connect::Spoken;
-use portcullis_mcp::upstream::{Connected, End, ServerCapabilities, Session};
+use portcullis_mcp::upstream::{Connected, End, ServerCapabilities, Session, SessionHeaders};
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{info, warn};
 
@@ -95,7 +95,7 @@ impl Task {
                 SessionEnd::Revoked(trouble) => {
                     self.handle.shut();
                     // Running calls keep the session, but it no longer sends the value, not even when it closes.
-                    opened.connected.session.set_headers(http::HeaderMap::new());
+                    opened.connected.session.set_headers(SessionHeaders::default());
                     return SessionEnd::Revoked(trouble);
                 }
                 over => return over,

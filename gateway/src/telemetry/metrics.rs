@@ -60,6 +60,8 @@ pub struct Metrics {
     pub(crate) keys_fetched: GaugeVec,
     /// `portcullis_token_reviews_total{outcome}`
     pub(crate) token_reviews: IntCounterVec,
+    /// `portcullis_token_requests_total{outcome}`
+    pub(crate) token_requests: IntCounterVec,
     /// `portcullis_snapshot_applied_timestamp_seconds`
     pub(crate) snapshot_applied: Gauge,
     /// `portcullis_snapshot_apply_duration_seconds`: from the change to the catalog without the removed servers.
@@ -214,6 +216,11 @@ impl Metrics {
                 "Requests to the cluster to review a token.",
                 &["outcome"],
             ),
+            token_requests: make.counters(
+                "token_requests_total",
+                "Requests to the cluster for tokens of the gateway itself, one for each audience.",
+                &["outcome"],
+            ),
             snapshot_applied: make
                 .float_gauge("snapshot_applied_timestamp_seconds", "Time when the configuration was last applied."),
             snapshot_apply: make
@@ -297,6 +304,8 @@ fn labels_of(collector: &impl Collector, servers: &HashSet<&str>) -> Vec<Vec<(St
 pub const KEYS_OUTCOMES: [&str; 4] = ["changed", "unchanged", "bad_answer", "unreachable"];
 /// Outcomes of `portcullis_token_reviews_total`.
 pub const REVIEW_OUTCOMES: [&str; 3] = ["accepted", "refused", "unavailable"];
+/// Outcomes of `portcullis_token_requests_total`.
+pub const REQUEST_OUTCOMES: [&str; 3] = ["issued", "refused", "unavailable"];
 
 /// Every outcome of a call.
 pub const OUTCOMES: [Outcome; 8] = [

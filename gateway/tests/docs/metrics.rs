@@ -9,7 +9,9 @@ use portcullis_gateway::front::http::origin_policy::OriginRefusal;
 use portcullis_gateway::front::mcp::forward::FORWARD_OUTCOMES;
 use portcullis_gateway::server::handle::RECONNECT_REASONS;
 use portcullis_gateway::source::REFUSALS;
-use portcullis_gateway::telemetry::metrics::{KEYS_OUTCOMES, Kept, Metrics, OUTCOMES, REVIEW_OUTCOMES, Sinks};
+use portcullis_gateway::telemetry::metrics::{
+    KEYS_OUTCOMES, Kept, Metrics, OUTCOMES, REQUEST_OUTCOMES, REVIEW_OUTCOMES, Sinks,
+};
 use portcullis_runtime::metrics::Definition;
 use portcullis_runtime::process;
 use prometheus::Registry;
@@ -102,7 +104,7 @@ fn kept_by_others() -> Vec<Definition> {
     registry.gather().into_iter().map(definition).collect()
 }
 
-fn labels() -> [(&'static str, String); 15] {
+fn labels() -> [(&'static str, String); 16] {
     let list = |values: Vec<&str>| values.iter().map(|value| format!("`{value}`")).collect::<Vec<_>>().join(", ");
     [
         ("`route`", "the path of the route, or `other`".into()),
@@ -120,6 +122,7 @@ fn labels() -> [(&'static str, String); 15] {
         ("`outcome`", list(OUTCOMES.iter().map(|outcome| outcome.as_str()).collect())),
         ("`outcome` of `portcullis_keys_refreshes_total`", list(KEYS_OUTCOMES.to_vec())),
         ("`outcome` of `portcullis_token_reviews_total`", list(REVIEW_OUTCOMES.to_vec())),
+        ("`outcome` of `portcullis_token_requests_total`", list(REQUEST_OUTCOMES.to_vec())),
         (
             "`reason` of `portcullis_auth_rejections_total`",
             list(AuthError::ALL.iter().map(|error| error.kind()).collect()),

@@ -23,6 +23,8 @@ pub struct Call<'a> {
     pub headers: &'a HeaderMap,
     /// The credential of this call, which replaces the session's `Authorization`.
     pub authorization: Option<&'a HeaderValue>,
+    /// The gateway asks, for itself: the request has the headers of lists.
+    pub is_own: bool,
     /// Ask the server to report progress.
     pub progress: bool,
     /// The server may carry the request out twice.
@@ -105,7 +107,7 @@ impl<'a> Call<'a> {
         let caller = CallerMeta { capabilities: OWN_CAPABILITIES, ..CallerMeta::default() };
         let (progress, repeatable) = (false, true);
         let (name, authorization, mailbox) = (None, None, None);
-        Self { method, params, name, headers, authorization, progress, repeatable, caller, mailbox }
+        Self { method, params, name, headers, is_own: true, authorization, progress, repeatable, caller, mailbox }
     }
 }
 

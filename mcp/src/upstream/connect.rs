@@ -24,7 +24,7 @@ use super::call::{CLOSED, CODED, Call, CallError, REDIRECTS};
 use super::core::{Core, End, Notices, failure_text};
 use super::event_stream::Event;
 use super::events::Events;
-use super::heads::Heads;
+use super::heads::{Heads, SessionHeaders};
 use super::loop_guard::LoopGuard;
 use super::message::{self, Reply};
 use super::send::{Redirect, path_and_query};
@@ -81,7 +81,7 @@ pub struct Target {
     /// Use only this revision.
     pub pinned: Option<String>,
     /// Configured headers.
-    pub headers: HeaderMap,
+    pub headers: SessionHeaders,
     /// Connections to the server.
     pub pool: Arc<HttpPool>,
     /// Limit of each step of the handshake.

@@ -20,6 +20,15 @@ use crate::http1::{ACCEPT_ENCODING, Head, HttpPool, Outgoing, RequestHead, USER_
 /// Space for the headers that a call adds.
 const ROOM: usize = 128;
 
+/// The configured headers of a session.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SessionHeaders {
+    /// Those of every request.
+    pub all: HeaderMap,
+    /// Those of requests that are no calls, instead of the ones with the same names above.
+    pub listing: HeaderMap,
+}
+
 /// The heads of one session's requests.
 pub(super) struct Heads {
     source: Mutex<HeadInputs>,
@@ -30,7 +39,7 @@ pub(super) struct Heads {
 struct HeadInputs {
     endpoint: Uri,
     authority: HeaderValue,
-    configured: HeaderMap,
+    configured: SessionHeaders,
     own: HeaderMap,
     cookies: CookieJar,
     is_secure: bool,
@@ -45,6 +54,15 @@ struct HeadInputs {
 }
 
 struct Written {
+    /// Of calls, and of the gateway's own requests unless they have other headers.
+    calls: WrittenPost,
+    /// Of calls with a credential of their own, if the others have one: without `Authorization`.
+    without_authorization: Option<Box<WrittenPost>>,
+    /// Of the gateway's own requests.
+    own: Option<Box<WrittenPost>>,
+}
+
+struct WrittenPost {
     /// The head of a POST, up to the headers that a call adds.
     post: Box<[u8]>,
     /// The length without `User-Agent`, for calls that have their own.
@@ -56,13 +74,16 @@ struct Written {
     names: Box<[HeaderName]>,
     /// When a cookie in it expires.
     until: Option<Instant>,
-    /// The same without `Authorization`, if it has one, for calls with a credential of their own.
-    without_authorization: Option<Box<Written>>,
 }
 
 impl Heads {
     /// Heads for requests to this endpoint.
-    pub(super) fn new(pool: &HttpPool, endpoint: Uri, configured: HeaderMap, varying: &'static [HeaderName]) -> Self {
+    pub(super) fn new(
+        pool: &HttpPool,
+        endpoint: Uri,
+        configured: SessionHeaders,
+        varying: &'static [HeaderName],
+    ) -> Self {
         let own = HeaderMap::from_iter([
             (header::CONTENT_TYPE, HeaderValue::from_static("application/json")),
             (header::ACCEPT, HeaderValue::from_static("application/json, text/event-stream")),
@@ -78,7 +99,7 @@ impl Heads {
     }
 
     /// Replaces the configured headers.
-    pub(super) fn configure(&self, headers: HeaderMap) {
+    pub(super) fn configure(&self, headers: SessionHeaders) {
         self.rewrite(|source| source.configured = headers);
     }
 
@@ -150,28 +171,34 @@ impl Heads {
     /// The serialized heads, without expired cookies.
     fn written(&self) -> Guard<Arc<Written>> {
         let written = self.written.load();
-        if written.until.is_some_and(|until| until <= Instant::now()) {
+        if written.calls.until.is_some_and(|until| until <= Instant::now()) {
             self.rewrite(|_| {});
             return self.written.load();
         }
         written
     }
 
-    /// A POST of a call: its headers, its credential, the varying headers, and the parts of its body.
+    /// A POST of a call: its headers, its credential, the varying headers, and the parts of its body. `is_own`: of the
+    /// gateway itself.
     pub(super) fn call(
         &self,
+        is_own: bool,
         headers: &HeaderMap,
         authorization: Option<&HeaderValue>,
         varying: &[(&'static str, &str)],
         parts: &[&str],
     ) -> Outgoing {
         let written = self.written();
-        let mut written: &Written = &written;
+        let written: &Written = &written;
         let mut length: usize = parts.iter().map(|part| part.len()).sum();
-        if let Some(value) = authorization {
-            written = written.without_authorization.as_deref().unwrap_or(written);
-            length += value.len();
-        }
+        let written = match authorization {
+            Some(value) => {
+                length += value.len();
+                written.without_authorization.as_deref().unwrap_or(&written.calls)
+            }
+            None if is_own => written.own(),
+            None => &written.calls,
+        };
         let has_agent = headers.contains_key(header::USER_AGENT);
         let mut head = match headers.get(&INSTANCE) {
             None => {
@@ -196,13 +223,13 @@ impl Heads {
 
     /// A POST of any other message.
     pub(super) fn post(&self, body: Bytes) -> Outgoing {
-        RequestHead::after(&self.written().post, ROOM).with_body(body)
+        RequestHead::after(&self.written().own().post, ROOM).with_body(body)
     }
 
     /// A GET of an event stream; with the id of an event, of what follows it.
     pub(super) fn listen(&self, after: Option<&HeaderValue>) -> Outgoing {
         let source = self.source();
-        let mut headers = source.merged();
+        let mut headers = source.merged(true);
         headers.remove(header::CONTENT_TYPE);
         headers.insert(header::ACCEPT, HeaderValue::from_static("text/event-stream"));
         if let Some(id) = after {
@@ -214,11 +241,17 @@ impl Heads {
     /// A DELETE.
     pub(super) fn delete(&self) -> Outgoing {
         let source = self.source();
-        source.without_body(&Method::DELETE, source.merged())
+        source.without_body(&Method::DELETE, source.merged(true))
     }
 }
 
 impl Written {
+    fn own(&self) -> &WrittenPost {
+        self.own.as_deref().unwrap_or(&self.calls)
+    }
+}
+
+impl WrittenPost {
     /// The head of a call that has passed other gateways.
     #[cold]
     fn after_others(&self, passed: &HeaderValue, has_agent: bool, room: usize) -> RequestHead {
@@ -242,9 +275,12 @@ impl HeadInputs {
         Url::parse(&text).unwrap_or_else(|_| Url::parse("http://invalid.invalid/").expect("a URL"))
     }
 
-    fn merged(&self) -> HeaderMap {
-        let mut all = HeaderMap::with_capacity(self.configured.len() + self.own.len() + 1);
-        for source in [&self.configured, &self.own] {
+    /// All headers but cookies. `is_own`: of the gateway's own requests.
+    fn merged(&self, is_own: bool) -> HeaderMap {
+        let SessionHeaders { all: configured, listing } = &self.configured;
+        let listing = is_own.then_some(listing);
+        let mut all = HeaderMap::with_capacity(configured.len() + self.own.len() + 1);
+        for source in [Some(configured), listing, Some(&self.own)].into_iter().flatten() {
             for (name, value) in source {
                 all.insert(name.clone(), value.clone());
             }
@@ -261,19 +297,26 @@ impl HeadInputs {
     }
 
     fn write(&self, now: Instant) -> Written {
-        let mut headers = self.merged();
-        for name in self.varying {
-            headers.remove(name);
-        }
-        let until = self.put_cookies(&mut headers, now);
-        let mut written = self.write_these(&headers, until);
-        if headers.remove(header::AUTHORIZATION).is_some() {
-            written.without_authorization = Some(Box::new(self.write_these(&headers, until)));
-        }
-        written
+        let sent = |is_own| {
+            let mut headers = self.merged(is_own);
+            for name in self.varying {
+                headers.remove(name);
+            }
+            let until = self.put_cookies(&mut headers, now);
+            (headers, until)
+        };
+        let (mut headers, until) = sent(false);
+        let calls = self.write_these(&headers, until);
+        let has_authorization = headers.remove(header::AUTHORIZATION).is_some();
+        let without_authorization = has_authorization.then(|| Box::new(self.write_these(&headers, until)));
+        let own = (!self.configured.listing.is_empty()).then(|| {
+            let (headers, until) = sent(true);
+            Box::new(self.write_these(&headers, until))
+        });
+        Written { calls, without_authorization, own }
     }
 
-    fn write_these(&self, headers: &HeaderMap, until: Option<Instant>) -> Written {
+    fn write_these(&self, headers: &HeaderMap, until: Option<Instant>) -> WrittenPost {
         let mut head = RequestHead::new(&Method::POST, &self.endpoint, &self.authority);
         for (name, value) in headers {
             head.push(name, value);
@@ -288,8 +331,8 @@ impl HeadInputs {
         }
         // A caller's cookies for the gateway are not for servers.
         let names = headers.keys().chain(self.varying).chain([&header::COOKIE, &INSTANCE]).cloned().collect();
-        let (hop, post, without_authorization) = (self.hop.clone(), head.into_begun(), None);
-        Written { post, without_agent, without_hop, hop, names, until, without_authorization }
+        let (hop, post) = (self.hop.clone(), head.into_begun());
+        WrittenPost { post, without_agent, without_hop, hop, names, until }
     }
 
     fn without_body(&self, method: &Method, mut headers: HeaderMap) -> Outgoing {
@@ -302,170 +345,4 @@ impl HeadInputs {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-    use std::time::Duration;
-
-    use super::*;
-    use crate::http1::Origin;
-
-    const AGENT: &str = concat!("user-agent: portcullis/", env!("CARGO_PKG_VERSION"));
-
-    static VARYING: [HeaderName; 1] = [HeaderName::from_static("mcp-name")];
-
-    fn map(headers: &[(&'static str, &'static str)]) -> HeaderMap {
-        let read = |(name, value): &(&'static str, &'static str)| {
-            (HeaderName::from_static(name), HeaderValue::from_static(value))
-        };
-        headers.iter().map(read).collect()
-    }
-
-    fn heads(configured: &[(&'static str, &'static str)]) -> Heads {
-        let pool = HttpPool::new(Origin {
-            host: "h".into(),
-            port: 1,
-            authority: HeaderValue::from_static("h:1"),
-            guard: Arc::default(),
-            tls: None,
-            connect_timeout: Duration::from_secs(1),
-            idle_timeout: Duration::from_secs(1),
-        });
-        Heads::new(&pool, Uri::from_static("/mcp?x=1"), map(configured), &VARYING)
-    }
-
-    /// The request line, the headers in the order of the alphabet, and the body.
-    fn lines(request: &Outgoing) -> Vec<String> {
-        let text = String::from_utf8([&request.text[..], &request.body[..]].concat()).unwrap();
-        let (head, body) = text.split_once("\r\n\r\n").unwrap();
-        let mut lines: Vec<String> = head.split("\r\n").map(str::to_owned).collect();
-        lines[1..].sort();
-        lines.push(body.to_owned());
-        lines
-    }
-
-    #[test]
-    fn own_headers_count_before_configured_ones_and_those_before_a_calls() {
-        let heads = heads(&[("x-b", "configured"), ("accept", "configured"), ("mcp-name", "configured")]);
-        heads.own("x-c", HeaderValue::from_static("own"));
-        let call = map(&[("x-a", "call"), ("x-b", "call"), ("x-c", "call"), ("accept", "call"), ("mcp-name", "call")]);
-        let expected = [
-            "POST /mcp?x=1 HTTP/1.1",
-            "accept-encoding: identity",
-            "accept: application/json, text/event-stream",
-            "content-length: 2",
-            "content-type: application/json",
-            "host: h:1",
-            "mcp-name: echo",
-            AGENT,
-            "x-a: call",
-            "x-b: configured",
-            "x-c: own",
-            "{}",
-        ];
-        assert_eq!(lines(&heads.call(&call, None, &[("mcp-name", "echo")], &["{", "}"])), expected);
-    }
-
-    #[test]
-    fn replaced_headers_count_from_the_next_request_on() {
-        let heads = heads(&[("x-a", "1")]);
-        heads.configure(map(&[("x-b", "2")]));
-        heads.own("mcp-session-id", HeaderValue::from_static("old"));
-        heads.own("mcp-session-id", HeaderValue::from_static("new"));
-        let post = [
-            "POST /mcp?x=1 HTTP/1.1",
-            "accept-encoding: identity",
-            "accept: application/json, text/event-stream",
-            "content-length: 4",
-            "content-type: application/json",
-            "host: h:1",
-            "mcp-session-id: new",
-            AGENT,
-            "x-b: 2",
-            "body",
-        ];
-        assert_eq!(lines(&heads.post(Bytes::from_static(b"body"))), post);
-        let listen = [
-            "GET /mcp?x=1 HTTP/1.1",
-            "accept-encoding: identity",
-            "accept: text/event-stream",
-            "host: h:1",
-            "mcp-session-id: new",
-            AGENT,
-            "x-b: 2",
-            "",
-        ];
-        assert_eq!(lines(&heads.listen(None)), listen);
-        let delete = [
-            "DELETE /mcp?x=1 HTTP/1.1",
-            "accept-encoding: identity",
-            "accept: application/json, text/event-stream",
-            "content-type: application/json",
-            "host: h:1",
-            "mcp-session-id: new",
-            AGENT,
-            "x-b: 2",
-            "",
-        ];
-        assert_eq!(lines(&heads.delete()), delete);
-    }
-
-    /// The lines of all kinds of requests that begin so.
-    fn of_all(heads: &Heads, call: &HeaderMap, begin: &str) -> [Vec<String>; 4] {
-        let all = [heads.call(call, None, &[], &["{}"]), heads.post(Bytes::new()), heads.listen(None), heads.delete()];
-        all.map(|request| lines(&request).into_iter().filter(|line| line.starts_with(begin)).collect())
-    }
-
-    #[test]
-    fn every_request_says_who_asks_once_and_what_is_configured_counts_before_what_a_caller_says() {
-        let (none, caller) = (HeaderMap::new(), map(&[("user-agent", "a caller"), ("accept-encoding", "gzip")]));
-        for (configured, call, expected) in [
-            (&[][..], &none, [AGENT, AGENT]),
-            (&[], &caller, ["user-agent: a caller", AGENT]),
-            (&[("user-agent", "mine")], &none, ["user-agent: mine"; 2]),
-            (&[("user-agent", "mine"), ("accept-encoding", "br")], &caller, ["user-agent: mine"; 2]),
-        ] {
-            let [of_call, of_others] = expected;
-            let heads = heads(configured);
-            assert_eq!(of_all(&heads, call, "user-agent"), [[of_call], [of_others], [of_others], [of_others]]);
-            assert_eq!(of_all(&heads, call, "accept-encoding"), [["accept-encoding: identity"]; 4]);
-        }
-    }
-
-    #[test]
-    fn a_call_that_has_passed_other_gateways_names_them_and_this_one() {
-        let heads = heads(&[]);
-        let passed = map(&[("portcullis-instance", "a, b")]);
-        let none = HeaderMap::new();
-        let names = |call: &HeaderMap| of_all(&heads, call, "portcullis-instance");
-        assert_eq!(names(&passed), [const { Vec::<String>::new() }; 4]);
-        heads.name_instance(HeaderValue::from_static("own"));
-        let (own, all) = (["portcullis-instance: own"], ["portcullis-instance: a, b, own"]);
-        assert_eq!(names(&none), [own, own, own, own]);
-        assert_eq!(names(&passed), [all, own, own, own]);
-        assert_eq!(of_all(&heads, &passed, "user-agent"), [[AGENT]; 4]);
-        let both = map(&[("portcullis-instance", "a"), ("user-agent", "caller")]);
-        assert_eq!(of_all(&heads, &both, "user-agent")[0], ["user-agent: caller"]);
-    }
-
-    fn setting(cookie: &str) -> Head {
-        let mut arrived = bytes::BytesMut::from(format!("HTTP/1.1 200 OK\r\nset-cookie: {cookie}\r\n\r\n").as_bytes());
-        Head::read(&mut arrived).expect("a head")
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn cookies_of_the_server_go_along_with_every_request_until_they_end_and_those_of_callers_never() {
-        let heads = heads(&[("cookie", "mine=1")]);
-        let caller = map(&[("cookie", "theirs=1")]);
-        let expect = |line: &str| assert_eq!(of_all(&heads, &caller, "cookie"), [[line]; 4]);
-        expect("cookie: mine=1");
-        heads.keep_cookies(&setting("a=1; Path=/; Max-Age=5"));
-        heads.keep_cookies(&setting("b=1; Path=/mcp"));
-        expect("cookie: mine=1; b=1; a=1");
-        heads.move_to(Uri::from_static("/messages"));
-        expect("cookie: mine=1; a=1");
-        tokio::time::advance(Duration::from_secs(5)).await;
-        expect("cookie: mine=1");
-        let heads = self::heads(&[]);
-        assert_eq!(of_all(&heads, &caller, "cookie"), [const { Vec::<String>::new() }; 4]);
-    }
-}
+mod tests;

@@ -156,6 +156,7 @@ mod tests {
     use super::super::core::{Core, Notices};
     use super::*;
     use crate::http1::{HttpPool, Origin};
+    use crate::upstream::SessionHeaders;
 
     const HEAD: &str = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n";
 
@@ -183,7 +184,7 @@ mod tests {
             true
         }));
         let (core, _outbox) = Core::new(pool, notices, 1024);
-        (listener, StreamableSession::new(core, Uri::from_static("/mcp"), HeaderMap::new(), true), heard)
+        (listener, StreamableSession::new(core, Uri::from_static("/mcp"), SessionHeaders::default(), true), heard)
     }
 
     /// Accepts a connection and reads the request on it.

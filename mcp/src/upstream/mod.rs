@@ -36,6 +36,7 @@ pub mod timing;
 pub use call::{Call, CallError, CallerMeta, whole_seconds};
 pub use connect::{ConnectError, Connected, ServerCapabilities, Target, connect};
 pub use core::{End, Notices, Unsolicited};
+pub use heads::SessionHeaders;
 pub use loop_guard::LoopGuard;
 pub use mailbox::{Mailbox, ServerMessage};
 pub use message::{RawRequest, Reply, RpcError};

@@ -5,12 +5,12 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::http::{HeaderMap, HeaderValue};
+use ::http::HeaderValue;
 
 use super::call::{Call, CallError};
 use super::core::Core;
 use super::doubts::{self, Heard, Hears as _, Verdict};
-use super::heads::Heads;
+use super::heads::{Heads, SessionHeaders};
 use super::message::Reply;
 use super::refusal::Denial;
 use super::sse::SseSession;
@@ -128,7 +128,7 @@ impl Session {
     }
 
     /// Replaces the configured headers from the next request on.
-    pub fn set_headers(&self, headers: HeaderMap) {
+    pub fn set_headers(&self, headers: SessionHeaders) {
         self.heads().configure(headers);
     }
 

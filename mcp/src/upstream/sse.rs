@@ -246,7 +246,7 @@ impl Hears for SseSession {
         let mut digits = itoa::Buffer::new();
         let digits = digits.format(id);
         let write = |heads: &Heads| {
-            heads.call(call.headers, call.authorization, &[], &request(digits, call, &[call.caller.meta]))
+            heads.call(call.is_own, call.headers, call.authorization, &[], &request(digits, call, &[call.caller.meta]))
         };
         let outcome = pin!(self.outcome(id, call, write, answered));
         let Ok(heard) = timing.limit(outcome).await else { return CallError::Timeout.into() };

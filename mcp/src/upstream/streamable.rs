@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use ::http::{HeaderMap, HeaderName, HeaderValue, Uri};
+use ::http::{HeaderName, HeaderValue, Uri};
 use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
@@ -20,7 +20,7 @@ use super::core::{Core, End};
 use super::doubts::{Heard, Hears, is_check, settle_doubts};
 use super::event_stream::{Event, Parser};
 use super::events::Events;
-use super::heads::Heads;
+use super::heads::{Heads, SessionHeaders};
 use super::large::Large;
 use super::mailbox::{Mailbox, ServerMessage};
 use super::message::{self, Message, Reply};
@@ -73,7 +73,7 @@ pub struct StreamableSession {
 }
 
 impl StreamableSession {
-    pub(super) fn new(core: Core, endpoint: Uri, configured: HeaderMap, modern: bool) -> Self {
+    pub(super) fn new(core: Core, endpoint: Uri, configured: SessionHeaders, modern: bool) -> Self {
         let heads = Heads::new(&core.pool, endpoint, configured, if modern { &NAMED } else { &[] });
         if modern {
             heads.own("mcp-protocol-version", HeaderValue::from_static(MODERN));
@@ -132,12 +132,18 @@ impl StreamableSession {
         let mut digits = itoa::Buffer::new();
         let id = digits.format(id);
         if !self.modern {
-            return self.heads.call(call.headers, call.authorization, &[], &request(id, call, &[call.caller.meta]));
+            return self.heads.call(
+                call.is_own,
+                call.headers,
+                call.authorization,
+                &[],
+                &request(id, call, &[call.caller.meta]),
+            );
         }
         let name = call.name.map(encode_value);
         let named = [("mcp-method", call.method), ("mcp-name", name.as_deref().unwrap_or_default())];
         let named = if name.is_some() { &named[..] } else { &named[..1] };
-        self.heads.call(call.headers, call.authorization, named, &modern_request(id, call))
+        self.heads.call(call.is_own, call.headers, call.authorization, named, &modern_request(id, call))
     }
 
     /// The answer to a request of a handshake.
@@ -370,7 +376,7 @@ mod tests {
             idle_timeout: LIMIT,
         });
         let (core, _outbox) = Core::new(pool, Arc::new(Notices::default()), 1024);
-        (listener, StreamableSession::new(core, Uri::from_static("/mcp"), HeaderMap::new(), false))
+        (listener, StreamableSession::new(core, Uri::from_static("/mcp"), SessionHeaders::default(), false))
     }
 
     /// Takes a connection and reads a request up to this text; all of it.
@@ -389,7 +395,7 @@ mod tests {
     }
 
     async fn called(session: &StreamableSession) -> Result<Reply, CallError> {
-        let none = HeaderMap::new();
+        let none = ::http::HeaderMap::new();
         let (call, timing) = (Call::of_our_own("m", &[], &none), Arc::new(Timing::new(LIMIT)));
         session.call(&call, &timing).await
     }

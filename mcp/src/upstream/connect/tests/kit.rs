@@ -104,7 +104,7 @@ pub(super) fn target(port: u16) -> Target {
         url: Url::parse(&format!("http://127.0.0.1:{port}/mcp?key=query-secret")).unwrap(),
         transport: Transport::Auto,
         pinned: None,
-        headers,
+        headers: SessionHeaders { all: headers, ..SessionHeaders::default() },
         pool,
         step: STEP,
         max_message: 64 * 1024,
