@@ -2,6 +2,7 @@
 //! revision it is asked in.
 
 mod ask;
+mod extended;
 mod handler;
 mod legacy;
 mod plan;
@@ -22,6 +23,7 @@ use tokio::task::JoinSet;
 
 use crate::port::{self, HeldPort};
 use crate::real::TestTransport;
+pub use extended::Extended;
 use handler::{ConformanceHandler, ConformanceState};
 use legacy::LegacySessions;
 

@@ -4,6 +4,8 @@
 
 pub(crate) mod in_client_session;
 pub(crate) mod pick;
+mod settle;
+
 use std::future::ready;
 use std::mem;
 use std::sync::Arc;
@@ -46,8 +48,10 @@ pub(crate) const CALL_TOOL: &str = "tools/call";
 
 /// A request to a server.
 pub(crate) struct Request<'a> {
-    /// The method.
+    /// The method; for metrics and the log.
     pub(crate) method: &'static str,
+    /// The method itself, where the gateway does not know it.
+    pub(crate) custom: Option<&'a str>,
     /// The first member of `params`.
     pub(crate) subject: Subject<'a>,
     /// The other members of `params` except `_meta`, as JSON text that is forwarded byte for byte, in parts that begin
@@ -73,6 +77,8 @@ pub(crate) struct Request<'a> {
     pub(crate) mailbox: Option<&'a Mailbox>,
     /// The caller can answer a result that asks for input.
     pub(crate) answers_input: bool,
+    /// The caller can do with a task instead of a result.
+    pub(crate) takes_tasks: bool,
     /// When to wake the task that waits for the answer, even without one.
     pub(crate) looks_up: Option<Instant>,
 }
@@ -128,7 +134,10 @@ pub(crate) async fn call(entry: &Entry, call: &Request<'_>, metrics: &Metrics) -
     let began = Instant::now();
     let (method, tool) = (call.method, &entry.name);
     let mut guard = Observed { metrics, method, tool, server: None, outcome: Outcome::Cancelled, began };
-    let called = attempt_all(entry, call, &mut guard).await;
+    let mut called = attempt_all(entry, call, &mut guard).await;
+    if settle::is_due(&called, call) {
+        called = settle::settle(called, entry, call, (began, metrics)).await;
+    }
     guard.outcome = called.outcome;
     called
 }
@@ -407,7 +416,7 @@ pub(crate) async fn send(
     }
     let progress = method == CALL_TOOL || mailbox.is_some();
     let request = Call {
-        method,
+        method: call.custom.unwrap_or(method),
         params: &params,
         name: Some(name).filter(|name| !name.is_empty()),
         headers: &headers.passed,

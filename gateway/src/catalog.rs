@@ -14,6 +14,7 @@ pub mod policy_metrics;
 mod resolve_uri;
 mod rest_listing;
 mod seen;
+mod skills;
 mod table;
 mod view;
 
@@ -32,6 +33,7 @@ use self::governed::Governed;
 use self::naming::{NameChanges, Naming};
 use self::pages::{Pages, number_of_row};
 use self::seen::Narrowed;
+use self::skills::ShownSkill;
 use self::table::Table;
 use self::view::{AllServers, View};
 use crate::offer::item::Item;
@@ -89,6 +91,8 @@ pub(crate) struct Merged {
     listing: OnceLock<Bytes>,
     /// The extensions of all servers, collected on demand.
     announced: OnceLock<Extensions>,
+    /// The skills of all servers, collected on demand.
+    skills: OnceLock<Arc<Vec<ShownSkill>>>,
     /// Of a catalog that was narrowed for a class of callers.
     narrowed: Option<Narrowed>,
 }
@@ -99,6 +103,8 @@ struct NamespaceView {
     view: OnceLock<View>,
     /// Their extensions, collected on demand.
     announced: OnceLock<Extensions>,
+    /// Their skills, collected on demand.
+    skills: OnceLock<Arc<Vec<ShownSkill>>>,
 }
 
 /// The place of a server in the view.
@@ -251,7 +257,7 @@ impl Merged {
                 let namespace = same.first().map(|server| server.key.namespace.as_str()).unwrap_or_default();
                 all.insert(
                     namespace.into(),
-                    NamespaceView { range, view: OnceLock::new(), announced: OnceLock::new() },
+                    NamespaceView { range, view: OnceLock::new(), announced: OnceLock::new(), skills: OnceLock::new() },
                 );
             }
             all

@@ -8,4 +8,5 @@ pub(crate) mod prompts_and_resources;
 pub(crate) mod raw_tools;
 pub(crate) mod schema;
 pub(crate) mod short_names;
+pub(crate) mod skills;
 pub(crate) mod tools;

@@ -9,6 +9,7 @@ mod layout;
 mod request_state;
 mod session;
 mod session_cache;
+mod task_id;
 
 #[cfg(test)]
 mod tests;
@@ -25,6 +26,9 @@ use thiserror::Error;
 pub use keys::{Keys, KeysError};
 pub(crate) use request_state::{Inner, RequestState, digest};
 pub(crate) use session::{SealedSession, SessionKey};
+pub(crate) use task_id::TaskId;
+#[cfg(test)]
+use task_id::TaskIdError;
 #[cfg(test)]
 use {keys::MAX_KEYS, request_state::RequestStateError, request_state::StateTooLarge, session::SessionError};
 
@@ -52,6 +56,8 @@ pub enum Purpose {
     Hop,
     /// This gateway's token in an answer to another gateway.
     Behind,
+    /// The id of a task.
+    Task,
 }
 
 impl Purpose {
@@ -64,6 +70,7 @@ impl Purpose {
             Self::ServerRequest => b"portcullis question",
             Self::Hop => b"portcullis hop",
             Self::Behind => b"portcullis behind",
+            Self::Task => b"portcullis task",
         }
     }
 
@@ -73,6 +80,8 @@ impl Purpose {
     pub(crate) const fn max_text(self) -> usize {
         match self {
             Self::Session | Self::Replica | Self::ServerRequest | Self::Hop | Self::Behind => 1024,
+            // A header too.
+            Self::Task => 4096,
             Self::RequestState => 1024 * 1024,
         }
     }

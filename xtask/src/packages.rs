@@ -18,9 +18,10 @@ pub struct Package {
 pub const SHELLCHECK: Package = Package { name: "shellcheck", present: || tools::present("shellcheck") };
 
 /// What the tests, the images and the tools below need. `e2e/cluster/cluster build` installs what only a cluster needs.
-pub const FOR_TESTS: [Package; 5] = [
+pub const FOR_TESTS: [Package; 6] = [
     Package { name: "buildah", present: || tools::present("buildah") },
     Package { name: "ca-certificates", present: || Path::new("/etc/ssl/certs/ca-certificates.crt").exists() },
+    Package { name: "chromium", present: || tools::present("chromium") },
     Package { name: "curl", present: || tools::present("curl") },
     Package { name: "openssl", present: || tools::present("openssl") },
     Package {

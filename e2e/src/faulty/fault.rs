@@ -1,5 +1,6 @@
 //! The faults of a faulty server, one line each; the default of each kind is honesty.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -51,6 +52,8 @@ pub struct Behaviour {
     pub name: Option<String>,
     /// The JSON of the extensions that it declares; absent: none.
     pub extensions: Option<String>,
+    /// Raw results of further methods: `tasks/...`, `skills/...` and `example/...`.
+    pub others: BTreeMap<String, String>,
     /// The answer to tool calls, unless the tool has its own.
     pub answer: CallFault,
     /// The answer to callers with an unknown or forgotten session.

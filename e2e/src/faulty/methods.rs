@@ -35,6 +35,7 @@ pub(super) fn answer(state: &FaultyState, message: &RpcMessage) -> Option<String
             let text = serde_json::Value::from(text.as_str());
             Some(rpc::result(id, &format!(r#"{{"contents":[{{"uri":{uri},"text":{text}}}]{extras}}}"#)))
         }
+        method if let Some(result) = behaviour.others.get(method) => Some(rpc::result(id, result)),
         method => match other_list(&behaviour, method) {
             Some(list) => reply(id, list, String::new()),
             None => Some(rpc::error_of(id, -32601, "Method not found")),
@@ -76,6 +77,7 @@ fn capabilities(behaviour: &Behaviour) -> String {
 pub(super) fn modern_knows(method: &str) -> bool {
     matches!(method, "server/discover" | "tools/list" | "tools/call" | "resources/read" | "subscriptions/listen")
         || method.ends_with("/list")
+        || ["tasks/", "skills/", "example/"].iter().any(|prefix| method.starts_with(prefix))
 }
 
 fn reply(id: &str, reply: ProtocolFault, honest: String) -> Option<String> {

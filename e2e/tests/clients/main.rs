@@ -1,5 +1,6 @@
 //! Third-party MCP clients: each connects, lists, calls, sees progress and gets notified of a change.
 
+mod apps;
 mod direct;
 mod inspector;
 mod program;

@@ -1,12 +1,12 @@
 //! The server of the other tests conforms by itself, so their findings concern the gateway.
 
-use portcullis_e2e::conformance::Conforming;
+use portcullis_e2e::conformance::{Conforming, Extended};
 use portcullis_e2e::gateway::TestGateway;
 use portcullis_e2e::manifests::Manifests;
 use portcullis_e2e::real::{self, Source, TestTransport};
 use portcullis_e2e::require;
 
-use crate::suite::{LEGACY, MODERN, passes};
+use crate::suite::{EXTENSIONS_EXCUSED, LEGACY, MODERN, passes, passes_with_extensions};
 
 #[tokio::test]
 async fn the_server_behind_conforms_to_2025_11_25() {
@@ -20,6 +20,13 @@ async fn the_server_behind_conforms_to_2026_07_28() {
     require!(real::installed(Source::Clients));
     let server = Conforming::start().await;
     passes(&server.url(TestTransport::StreamableHttp), MODERN, &[]).await;
+}
+
+#[tokio::test]
+async fn the_server_with_extensions_conforms_to_them() {
+    require!(real::installed(Source::Clients));
+    let server = Extended::start("conformance").await;
+    passes_with_extensions(&server.url(), EXTENSIONS_EXCUSED).await;
 }
 
 #[tokio::test]

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
+use futures_util::stream;
 use portcullis_e2e::real::ProcessGroup;
 use portcullis_e2e::wait::wait_for;
 use serde::Deserialize;
@@ -29,6 +31,30 @@ pub(crate) const MODERN: Required = Required("2026-07-28", 37);
 /// Checks that may not succeed: scenario and check, and why.
 pub(crate) type Excused = [(&'static str, &'static str, &'static str)];
 
+/// The scenarios for servers with extensions: tasks and skills.
+pub(crate) const EXTENSIONS: [&str; 13] = [
+    "sep-2640-skills-directory",
+    "sep-2640-skills-enumeration",
+    "sep-2640-skills-manifest",
+    "tasks-capability-negotiation",
+    "tasks-dispatch-and-envelope",
+    "tasks-lifecycle",
+    "tasks-mrtr-composition",
+    "tasks-mrtr-input",
+    "tasks-request-headers",
+    "tasks-request-state-removal",
+    "tasks-required-task-error",
+    "tasks-status-notifications",
+    "tasks-wire-fields",
+];
+
+/// What no server can pass.
+pub(crate) const EXTENSIONS_EXCUSED: &Excused =
+    &[("tasks-status-notifications", "tasks-status-notifications", "the suite skips it until it listens for them")];
+
+/// Suites that run at the same time: each is a process that mostly waits.
+const AT_ONCE: usize = 4;
+
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Check {
@@ -41,13 +67,34 @@ struct Check {
 /// no successes.
 pub(crate) async fn passes(url: &str, required: Required, excused: &Excused) {
     let folder = tempfile::tempdir().expect("a folder");
-    let suite = ProcessGroup::start(command(url, required, folder.path()));
-    wait_for("the suite to end", LIMIT, async || if suite.ended() { Ok(()) } else { Err(suite.output()) }).await;
+    let output = run(url, &["--requirements", required.0], folder.path()).await;
     let names = required.scenarios();
     // The suite runs others too, which it does not require.
     let run: BTreeMap<_, _> = scenarios(folder.path()).into_iter().filter(|(name, _)| names.contains(name)).collect();
-    assert!(run.keys().eq(&names), "of {names:?}, it ran {:?}: {}", run.keys(), suite.output());
+    assert!(run.keys().eq(&names), "of {names:?}, it ran {:?}: {output}", run.keys());
+    all_succeed(&run, excused);
+}
 
+/// The same with the scenarios for extensions, which the suite runs one by one.
+pub(crate) async fn passes_with_extensions(url: &str, excused: &Excused) {
+    let folder = tempfile::tempdir().expect("a folder");
+    // They are on no revision's list.
+    let options = ["--spec-version", MODERN.0, "--force", "--scenario"];
+    let one = async |name: &str| run(url, &[&options[..], &[name]].concat(), folder.path()).await;
+    let outputs: Vec<String> = stream::iter(EXTENSIONS).map(one).buffer_unordered(AT_ONCE).collect().await;
+    let run: BTreeMap<_, _> = scenarios(folder.path()).into_iter().collect();
+    assert!(run.keys().eq(&EXTENSIONS), "it ran {:?}: {outputs:?}", run.keys());
+    all_succeed(&run, excused);
+}
+
+/// Runs the suite to its end; what it says.
+async fn run(url: &str, options: &[&str], results: &Path) -> String {
+    let suite = ProcessGroup::start(command(url, options, results));
+    wait_for("the suite to end", LIMIT, async || if suite.ended() { Ok(()) } else { Err(suite.output()) }).await;
+    suite.output()
+}
+
+fn all_succeed(run: &BTreeMap<String, Vec<Check>>, excused: &Excused) {
     let short: Vec<(&str, &Check)> = run
         .iter()
         .flat_map(|(name, checks)| checks.iter().map(move |check| (name.as_str(), check)))
@@ -82,10 +129,10 @@ fn suite() -> PathBuf {
     real_servers::folder().join("clients/node_modules/@modelcontextprotocol/conformance")
 }
 
-fn command(url: &str, required: Required, results: &Path) -> Command {
+fn command(url: &str, options: &[&str], results: &Path) -> Command {
     let mut command = Command::new(real_servers::folder().join("clients/node_modules/.bin/node"));
     command.arg(suite().join("dist/index.js"));
-    command.args(["server", "--url", url, "--requirements", required.0, "--output-dir"]).arg(results);
+    command.args(["server", "--url", url]).args(options).arg("--output-dir").arg(results);
     command
 }
 

@@ -1,6 +1,6 @@
 //! The gateway conforms with the conforming server behind it, over every combination of revisions and transports.
 
-use portcullis_e2e::conformance::{self, Conforming};
+use portcullis_e2e::conformance::{self, Conforming, Extended};
 use portcullis_e2e::gateway::{LIMIT, TestGateway};
 use portcullis_e2e::http;
 use portcullis_e2e::manifests::Manifests;
@@ -10,7 +10,7 @@ use portcullis_e2e::wait::wait_for;
 use portcullis_gateway::Options;
 use serde_json::json;
 
-use crate::suite::{Excused, LEGACY, MODERN, Required, passes};
+use crate::suite::{EXTENSIONS_EXCUSED, Excused, LEGACY, MODERN, Required, passes, passes_with_extensions};
 
 /// The connection of the server to the gateway.
 #[derive(Clone, Copy, Debug)]
@@ -179,4 +179,23 @@ async fn the_gateway_conforms_to_2026_07_28_before_a_session_of_its_own() {
 #[tokio::test]
 async fn the_gateway_conforms_to_2026_07_28_before_a_session_of_its_own_over_sse() {
     gateway_passes(OWN_SSE_BEHIND, MODERN, MODERN_BEFORE_OWN).await;
+}
+
+#[tokio::test]
+async fn the_gateway_conforms_to_tasks_and_skills() {
+    require!(real::installed(Source::Clients));
+    let (server, manifests) = (Extended::start("conformance").await, Manifests::new());
+    manifests.add("extended", &server.url(), "");
+    // The suite cannot send headers.
+    let options = Options { allow_query_token_mcp: Some("true".into()), ..manifests.options() };
+    let gateway = TestGateway::start(options).await;
+    gateway.connected(1).await;
+    wait_for("the skills", LIMIT, async || {
+        let list = json!({"jsonrpc": "2.0", "id": 1, "method": "skills/list"}).to_string();
+        let answer = http::post(&gateway.url("/mcp"), list).bearer(&gateway.token).send().await;
+        let list = answer.expect("an answer").json();
+        if list["result"]["skills"].as_array().map(Vec::len) == Some(1) { Ok(()) } else { Err(list) }
+    })
+    .await;
+    passes_with_extensions(&gateway.url(&format!("/mcp?token={}", gateway.token)), EXTENSIONS_EXCUSED).await;
 }

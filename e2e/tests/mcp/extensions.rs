@@ -1,6 +1,6 @@
 //! Extensions: what each side declares reaches the other, as far as both have it.
 
-use portcullis_e2e::faulty::{Faulty, FaultyMode, Tool};
+use portcullis_e2e::faulty::{Faulty, FaultyMode, ProtocolFault, Tool};
 use portcullis_e2e::gateway::{LIMIT, TestGateway};
 use portcullis_e2e::manifests::Manifests;
 use portcullis_e2e::token::mint;
@@ -155,5 +155,107 @@ async fn extensions_of_a_wrong_form_cost_neither_side_its_session() {
         let call = (("tools/call", Some("odd")), r#""name":"odd","arguments":{}"#);
         let answer = modern_as(&gateway, "/mcp", call.0, call.1, (1, &able)).send().await.expect("an answer").json();
         assert_eq!(answer["error"], Value::Null, "{MODERN}");
+    }
+}
+
+#[tokio::test]
+async fn methods_of_extensions_that_the_gateway_does_not_know_reach_the_one_server_that_is_asked() {
+    let modern_server = server(FaultyMode::Modern, "new", &json!({"com.example/new": {}})).await;
+    let old_server = server(FaultyMode::Streamable, "old", &json!({"com.example/old": {}})).await;
+    let plain = server(FaultyMode::Modern, "plain", &json!({TASKS: {}})).await;
+    for one in [&modern_server, &old_server, &plain] {
+        one.behave(|it| drop(it.others.insert("example/do".into(), r#"{"done": 1.10}"#.into())));
+    }
+    let manifests = Manifests::new();
+    for (name, server) in [("new", &modern_server), ("old", &old_server), ("plain", &plain)] {
+        manifests.add(name, &server.url(), "");
+    }
+    let gateway = TestGateway::start(manifests.options()).await;
+    gateway.connected(3).await;
+    let params = r#""b": [1.0],"a":null,"name":"x""#;
+    for (path, expected) in [
+        ("/mcp/new", json!({"resultType": "complete", "done": 1.10})),
+        ("/mcp/old", json!({"resultType": "complete", "done": 1.10})),
+        ("/mcp/plain", Value::Null),
+        ("/mcp", Value::Null),
+        ("/mcp/~default", Value::Null),
+    ] {
+        let answer = modern(&gateway, path, "example/do", None, params).send().await.expect("an answer");
+        assert_eq!(answer.json()["result"], expected, "{path}: {}", answer.text());
+        assert_eq!(answer.json()["error"]["code"] == json!(-32601), expected.is_null(), "{path}");
+        let text = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"example/do","params":{{{params}}}}}"#);
+        let request = portcullis_e2e::http::post(&gateway.url(path), text).bearer(&gateway.token).limit(LIMIT);
+        let answer = request.send().await.expect("an answer").json();
+        assert_eq!(answer["result"]["done"], expected["done"], "{path}: {answer}");
+    }
+    for (server, name) in [(&modern_server, "new"), (&old_server, "old")] {
+        let seen = server.seen();
+        let given = seen.of("example/do");
+        assert_eq!(
+            (given.len(), given[0].param("b"), given[0].param("name")),
+            (2, Some("[1.0]".into()), Some("\"x\"".into())),
+            "{name}"
+        );
+    }
+    assert_eq!(plain.seen().of("example/do").len(), 0);
+    let odd = modern(&gateway, "/mcp/new", "example/do ?", None, "").send().await.expect("an answer");
+    assert_eq!(odd.json()["error"]["code"], -32601);
+
+    // No policy speaks of such requests.
+    let policy = "apiVersion: portcullis.dev/v1alpha1\nkind: McpAccessPolicy\nmetadata: {name: p}\nspec: {servers: {names: [new]}, rules: [{name: r, from: [{subject: tester}], allow: [{tools: ['*']}]}]}\n";
+    manifests.write("policy.yaml", policy);
+    wait_for("the policy", LIMIT, async || {
+        let answer = modern(&gateway, "/mcp/new", "example/do", None, "").send().await.expect("an answer").json();
+        if answer["error"]["code"] == -32003 { Ok(()) } else { Err(answer) }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn tasks_of_2025_11_25_work_in_a_client_session_of_one_server_and_are_refused_elsewhere() {
+    let server = server(FaultyMode::Streamable, "old", &json!({})).await;
+    let capabilities = r#"{"tools":{},"tasks":{"cancel":{},"requests":{"tools":{"call":{}}}}}"#;
+    let init = json!({"protocolVersion": "2025-11-25", "capabilities": serde_json::from_str::<Value>(capabilities).expect("JSON"), "serverInfo": {"name": "old", "version": "1"}});
+    server.behave(|it| {
+        it.init = ProtocolFault::Result(init.to_string());
+        it.others.insert("tasks/get".into(), r#"{"taskId":"t","status":"working"}"#.into());
+    });
+    let manifests = Manifests::new();
+    manifests.add("own", &server.url(), "session: PerClient\nprotocolVersion: 2025-11-25");
+    manifests.add("shared", &server.url(), "protocolVersion: 2025-11-25");
+    let gateway = TestGateway::start(manifests.options()).await;
+    gateway.connected(2).await;
+    for (path, tasks) in [
+        ("/mcp/own", json!({"cancel": {}, "requests": {"tools": {"call": {}}}})),
+        ("/mcp/shared", Value::Null),
+        ("/mcp", Value::Null),
+    ] {
+        let begin =
+            portcullis_e2e::http::post(&gateway.url(path), initialize_text("2025-11-25")).bearer(&gateway.token);
+        let begun = begin.limit(LIMIT).send().await.expect("an answer");
+        assert_eq!(begun.json()["result"]["capabilities"]["tasks"], tasks, "{path}");
+        let session = begun.header("mcp-session-id").to_owned();
+        let ask = async |method: &str, params: Value| {
+            let text = json!({"jsonrpc": "2.0", "id": 2, "method": method, "params": params}).to_string();
+            let request = portcullis_e2e::http::post(&gateway.url(path), text).bearer(&gateway.token).limit(LIMIT);
+            request.header("mcp-session-id", &session).send().await.expect("an answer").json()
+        };
+        let called = ask(
+            "tools/call",
+            json!({"name": if path == "/mcp" { "own__old" } else { "old" }, "arguments": {}, "task": {"ttl": 1}}),
+        )
+        .await;
+        let seen = server.seen();
+        let call = seen.of("tools/call").last().map(|call| call.param("task"));
+        if called["error"].is_null() {
+            assert_eq!(call, Some((!tasks.is_null()).then(|| r#"{"ttl":1}"#.to_owned())), "{path}");
+        }
+        let answer = ask("tasks/get", json!({"taskId": "t"})).await;
+        let expected = if tasks.is_null() { Value::Null } else { json!({"taskId": "t", "status": "working"}) };
+        assert_eq!(
+            (&answer["result"], answer["error"]["code"] == -32601),
+            (&expected, tasks.is_null()),
+            "{path}: {answer}"
+        );
     }
 }

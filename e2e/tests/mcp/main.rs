@@ -14,4 +14,6 @@ mod long;
 mod messages;
 mod pages;
 mod policies;
+mod skills;
 mod suspended;
+mod tasks;

@@ -1,9 +1,15 @@
 //! The extensions that are announced to clients: of one server all, of several those whose messages the gateway can route.
 
+use std::sync::Arc;
+
+use portcullis_crds::ServerKey;
 use portcullis_mcp::protocol::extensions::{Extensions, SKILLS, is_routed};
 use serde_json::Value;
+use smallvec::smallvec;
 
-use super::{Merged, Scope};
+use super::{Candidate, Entry, Kind, Merged, Scope};
+use crate::offer::item::Item;
+use crate::server::handle::Handle;
 
 /// The setting of skills that one server of several may have: directories can be listed.
 const DIRECTORY_READ: &str = "directoryRead";
@@ -22,8 +28,25 @@ impl Merged {
         kept.get_or_init(|| together(range.map(|place| self.own(place)))).clone()
     }
 
+    /// The tool that a server itself calls so, at that server alone; none in what a class of callers sees.
+    pub(crate) fn own_tool(&self, server: &ServerKey, own_name: &str) -> Option<Arc<Entry>> {
+        let place = self.index_of(server).filter(|_| !self.is_narrow())?;
+        let offer = self.offer(place);
+        let item = offer.tools.iter().find(|item| *item.own_name == *own_name)?;
+        self.find_alone(Kind::Tools, &self.servers[place], &item.name).map(Arc::new)
+    }
+
     fn own(&self, place: usize) -> &Extensions {
         &self.alone[place].offer.extensions
+    }
+}
+
+impl Entry {
+    /// A request that the gateway does not know, for one server. Nothing says that it may be repeated.
+    pub(crate) fn custom(server: &Arc<Handle>, method: &str) -> Self {
+        let item = Arc::new(Item { repeatable: false, ..Item::unlisted(method) });
+        let candidate = Candidate { server: server.clone(), item: item.clone(), listed: true, grant: None };
+        Self { name: item.name.clone(), candidates: smallvec![candidate], listed: true, in_order: true }
     }
 }
 

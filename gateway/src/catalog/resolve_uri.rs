@@ -10,6 +10,7 @@ use smallvec::SmallVec;
 use super::naming::{Qualified, uri_forms};
 use super::{Candidate, Entry, Kind, Merged, Scope};
 use crate::offer::item::Item;
+use crate::offer::skills::Skill;
 use crate::server::handle::{Handle, Offer};
 use portcullis_mcp::protocol::uri_template;
 
@@ -27,8 +28,9 @@ impl UriAuthorities {
     pub(super) fn of<'a>(offers: impl Iterator<Item = (usize, &'a Arc<Offer>)>) -> Self {
         let (mut by_place, mut owners) = (HashMap::new(), Vec::new());
         for (index, offer) in offers {
-            for item in offer.resources.iter().chain(offer.templates.iter()) {
-                let Some(place) = place_of(&item.name) else { continue };
+            let listed = offer.resources.iter().chain(offer.templates.iter()).map(|item| &*item.name);
+            for uri in listed.chain(offer.skills.iter().flat_map(Skill::files)) {
+                let Some(place) = place_of(uri) else { continue };
                 let owner = by_place.entry(place).or_insert(Some(index));
                 *owner = owner.filter(|owner| *owner == index);
             }

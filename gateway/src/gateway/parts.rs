@@ -24,6 +24,7 @@ use crate::front::mcp::state::server_requests::ServerRequests;
 use crate::front::mcp::state::sessions::SessionStore;
 use crate::front::mcp::state::streams::{StreamLimits, Streams};
 use crate::front::mcp::state::suspended_calls::SuspendedCalls;
+use crate::front::mcp::state::task_subscriptions::TaskSubscriptions;
 use crate::identity::{AudienceRules, Tokens, mounted};
 use crate::key_file::KeyFile;
 use crate::outbound::{Outbound, SigningKeys};
@@ -94,6 +95,7 @@ pub(super) fn mcp_state(config: &Config, metrics: &Metrics, certificate: Option<
         catalog_changes: CatalogChanges::default(),
         legacy_streams: Arc::default(),
         resource_subscriptions: ResourceSubscriptions::default(),
+        task_subscriptions: TaskSubscriptions::default(),
         replicas: Replicas::new(certificate.map(|certificate| certificate.own.clone())),
         server_requests: Arc::new(ServerRequests::new(
             streams.clone(),

@@ -13,6 +13,7 @@ use tokio::time::timeout;
 use crate::offer::item::{Kind, MAX_ITEMS, MAX_LIST_BYTES, ParsedItems};
 use crate::offer::prompts_and_resources as plain;
 use crate::offer::raw_tools::{LARGE, RawTools};
+use crate::offer::skills::{self, Skill};
 use portcullis_mcp::protocol::json::json_string;
 use portcullis_mcp::upstream::timing::Timing;
 use portcullis_mcp::upstream::{Call, CallError, Reply, Session};
@@ -86,6 +87,39 @@ pub(crate) async fn list(session: &Session, kind: Kind) -> Result<Listed, ListEr
     Ok(Listed::Others(found))
 }
 
+/// The entries of `skills/list` of a server; `None` if they could not be read.
+pub(crate) async fn skills(session: &Session) -> Option<Vec<Skill>> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct SkillsPage<'a> {
+        #[serde(borrow)]
+        skills: Vec<&'a RawValue>,
+        next_cursor: Option<String>,
+    }
+    let pages = async {
+        let (mut entries, mut bytes): (Vec<String>, usize) = (Vec::new(), 0);
+        let mut cursor: Option<String> = None;
+        for _ in 0..MAX_PAGES {
+            let Some(text) = page_of(session, "skills/list", cursor.as_deref()).await.ok()? else { break };
+            let page: SkillsPage<'_> = serde_json::from_slice(&text).ok()?;
+            for entry in page.skills {
+                bytes += entry.get().len();
+                if bytes > MAX_LIST_BYTES || entries.len() >= MAX_ITEMS {
+                    return Some(entries);
+                }
+                entries.push(entry.get().to_owned());
+            }
+            match page.next_cursor.filter(|next| cursor.as_ref() != Some(next)) {
+                Some(next) => cursor = Some(next),
+                None => break,
+            }
+        }
+        Some(entries)
+    };
+    let entries = timeout(LIST_LIMIT, pages).await.ok()??;
+    Some(skills::read(entries.iter().map(String::as_str)))
+}
+
 async fn packed(definitions: Vec<String>, beyond: usize) -> RawTools {
     let bytes: usize = definitions.iter().map(String::len).sum();
     if bytes <= LARGE {
@@ -122,10 +156,14 @@ async fn pages(session: &Session, kind: Kind) -> Result<(Vec<String>, usize), Wh
 }
 
 async fn page(session: &Session, kind: Kind, cursor: Option<&str>) -> Result<Option<bytes::Bytes>, Why> {
+    page_of(session, method(kind), cursor).await
+}
+
+async fn page_of(session: &Session, method: &str, cursor: Option<&str>) -> Result<Option<bytes::Bytes>, Why> {
     let params = cursor.map(|cursor| format!(r#""cursor":{}"#, json_string(cursor)));
     let params: Vec<&str> = params.iter().map(String::as_str).collect();
     let none = HeaderMap::new();
-    let call = Call::of_our_own(method(kind), &params, &none);
+    let call = Call::of_our_own(method, &params, &none);
     match session.call(&call, &Arc::new(Timing::new(PAGE_LIMIT))).await.map_err(Why::Call)? {
         Reply::Result(result) => Ok(Some(result.text)),
         Reply::Error(error) if error.code == METHOD_NOT_FOUND => Ok(None),

@@ -272,3 +272,23 @@ proptest! {
         prop_assert_eq!(sealer.open(Purpose::RequestState, &sealer.seal(Purpose::RequestState, &bytes)), Ok(bytes));
     }
 }
+
+#[test]
+fn a_task_opens_for_its_caller_alone_and_as_nothing_else() {
+    let sealer = Sealer::random();
+    let task = TaskId { server: "n/a".into(), subject: alice(), tool: "t".repeat(300), id: "1\u{e9}".into() };
+    let text = task.seal(&sealer).unwrap();
+    assert_eq!(TaskId::open(&sealer, &text, &alice()), Ok(task.clone()));
+    let bob = SubjectId::new(Some("https://issuer"), "bob");
+    assert_eq!(TaskId::open(&sealer, &text, &bob), Err(TaskIdError::OtherSubject));
+    assert_eq!(TaskId::open(&Sealer::random(), &text, &alice()), Err(TaskIdError::Seal(SealError::Forged)));
+    assert_eq!(sealer.open(Purpose::Session, &text), Err(SealError::Forged));
+    for text in ["", "1", "tasks-conformance-nonexistent-12345"] {
+        assert!(matches!(TaskId::open(&sealer, text, &alice()), Err(TaskIdError::Seal(_))), "{text}");
+    }
+    for short in [&b""[..], b"\x03n/a", &[3, b'n', b'/', b'a', 0]] {
+        let text = sealer.seal(Purpose::Task, short);
+        assert_eq!(TaskId::open(&sealer, &text, &alice()), Err(TaskIdError::Layout));
+    }
+    assert!(TaskId { id: "x".repeat(4000), ..task }.seal(&sealer).is_err());
+}

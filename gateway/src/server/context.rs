@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, LazyLock};
 
+use bytes::Bytes;
 use portcullis_access::Quotas;
 use portcullis_crds::ServerKey;
 use portcullis_mcp::guard::Guard;
@@ -16,8 +17,13 @@ use crate::client_sessions::ClientInbox;
 use crate::credentials::Credentials;
 use crate::telemetry::metrics::Metrics;
 
-/// A resource of a server has changed.
-pub(crate) type Update = (ServerKey, String);
+/// What has changed at a server.
+pub(crate) enum Update {
+    /// The resource with this URI.
+    Resource(ServerKey, String),
+    /// A task: the `params` of its notification.
+    Task(ServerKey, Bytes),
+}
 
 /// The context of every server's task.
 pub(crate) struct ServerContext {
@@ -35,7 +41,7 @@ pub(crate) struct ServerContext {
     pub(crate) dirty: Notify,
     /// A new catalog was published.
     pub(crate) published: Notify,
-    /// Receives changes of resources.
+    /// Receives changes of resources and tasks.
     pub(crate) updates: mpsc::Sender<Update>,
     /// Limits the servers that open a session: ten thousand must not do it in the same instant.
     pub(crate) handshakes: Semaphore,

@@ -53,6 +53,8 @@ pub(crate) struct Handle {
     pub(crate) notices: Arc<Notices>,
     /// Its resources to which callers are subscribed.
     pub(crate) subscriptions: Subscriptions,
+    /// Its tasks of which callers want to be told, by its own ids.
+    pub(crate) tasks: Subscriptions,
     spec: ArcSwap<Server>,
     assertion_terms: ArcSwapOption<AssertionTerms>,
     live: ArcSwapOption<OpenSession>,
@@ -118,6 +120,7 @@ impl Handle {
             key: spec.key.clone(),
             notices: Arc::default(),
             subscriptions: Subscriptions::default(),
+            tasks: Subscriptions::default(),
             slots: ConcurrencyLimit::new(spec.limits.max_concurrent_requests),
             in_force: Mutex::new(InForce::new(&spec)),
             assertion_terms: ArcSwapOption::new(AssertionTerms::of(&spec).map(Arc::new)),

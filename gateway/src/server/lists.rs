@@ -6,7 +6,7 @@ use std::convert::Infallible;
 use std::pin::Pin;
 use std::time::Duration;
 
-use futures_util::future::{join3, pending};
+use futures_util::future::{join3, join4, pending};
 use tokio::sync::Notify;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, timeout};
@@ -18,6 +18,7 @@ use crate::offer::listing;
 use crate::offer::listing::{ListError, Listed};
 use crate::server::handle::Lists;
 use crate::util::backoff;
+use portcullis_mcp::protocol::extensions::SKILLS;
 use portcullis_mcp::upstream::{Notices, ServerCapabilities, Session};
 
 /// Changes within this time are read once.
@@ -127,7 +128,26 @@ impl Task {
             }
         };
         let (tools, prompts, resources) = (keep(Group::Tools), keep(Group::Prompts), keep(Group::Resources));
-        match join3(tools, prompts, resources).await.0 {}
+        match join4(tools, prompts, resources, self.keep_skills(session)).await.0 {}
+    }
+
+    /// Reads the skills at first, with the list of resources, and once in a while: their changes are announced with those.
+    async fn keep_skills(&self, session: &Session) -> Infallible {
+        if !self.handle.declared().has(SKILLS) {
+            return pending().await;
+        }
+        loop {
+            // Boxed as below. What cannot be read costs only itself: what was read before stays.
+            if let Some(skills) = Box::pin(listing::skills(session)).await
+                && self.handle.take_skills(skills)
+            {
+                self.shared.dirty.notify_one();
+            }
+            tokio::select! {
+                () = self.resources_read.notified() => {}
+                () = sleep(backoff::jittered(LIST_POLL)) => {}
+            }
+        }
     }
 
     async fn keep(&self, group: Group, session: &Session, capabilities: ServerCapabilities) -> Infallible {
@@ -152,6 +172,9 @@ impl Task {
                     self.handle.alive();
                     self.handle.update_status(|status| status.clear_lists(group.kinds()));
                     Box::pin(self.publish(lists, capabilities)).await;
+                    if let Group::Resources = group {
+                        self.resources_read.notify_one();
+                    }
                 }
                 Err(error) => {
                     self.handle.update_status(|status| status.note(&error.into()));

@@ -8,12 +8,12 @@ use portcullis_crds::mcpserver::ServingState;
 use portcullis_crds::{Reason, Server};
 use portcullis_mcp::upstream::connect::Spoken;
 use portcullis_mcp::upstream::{ConnectError, End};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until};
 use tracing::warn;
 
 use super::client_sessions;
-use super::context::{Away, FirstAttempt, ServerCommand, ServerContext};
+use super::context::{Away, FirstAttempt, ServerCommand, ServerContext, Update};
 use super::handle::{Handle, Phase};
 use super::opening::Attempted;
 use super::problem::ServerProblem;
@@ -45,6 +45,8 @@ pub(super) struct Task {
     /// The start of the current trouble: sessions that end soon after their opening do not end it.
     pub(super) troubled: Option<Instant>,
     pub(super) first: Option<FirstAttempt>,
+    /// The list of resources has been read again.
+    pub(super) resources_read: Notify,
     /// The configuration and credentials of the last attempt.
     pub(super) tried: Option<(Arc<Server>, Result<Resolved, CredentialError>)>,
 }
@@ -63,6 +65,7 @@ pub(crate) async fn run(
         handle: handle.clone(),
         shared,
         orders,
+        resources_read: Notify::new(),
         seen: 0,
         spoken: None,
         is_modern_in_name: false,
@@ -132,11 +135,14 @@ impl Task {
         }
     }
 
-    /// Forwards its sessions' updates of single resources.
+    /// Forwards its sessions' updates of single resources and tasks.
     fn hear_updates(&self) {
         let (key, updates) = (self.handle.key.clone(), self.shared.updates.clone());
-        let pass_on = move |uri| updates.try_send((key.clone(), uri)).is_ok();
+        let pass_on = move |uri| updates.try_send(Update::Resource(key.clone(), uri)).is_ok();
         let _ = self.handle.notices.updated.set(Box::new(pass_on));
+        let (key, updates) = (self.handle.key.clone(), self.shared.updates.clone());
+        let pass_on = move |params| updates.try_send(Update::Task(key.clone(), params)).is_ok();
+        let _ = self.handle.notices.tasks.set(Box::new(pass_on));
     }
 
     /// Waits before the next attempt; true if the task is told to stop meanwhile.

@@ -65,9 +65,9 @@ impl Extensions {
     }
 
     /// Tasks alone.
-    pub fn tasks() -> Self {
+    pub fn tasks() -> &'static Self {
         static TASKS_ALONE: LazyLock<Extensions> = LazyLock::new(|| Extensions::default().with(TASKS, "{}"));
-        TASKS_ALONE.clone()
+        &TASKS_ALONE
     }
 
     fn of(mut all: Vec<Extension>) -> Self {
@@ -202,7 +202,7 @@ mod tests {
 
     #[test]
     fn extensions_stand_beside_other_capabilities() {
-        let (some, none) = (Extensions::tasks(), Extensions::default());
+        let (some, none) = (Extensions::tasks().clone(), Extensions::default());
         let tasks = r#""extensions":{"io.modelcontextprotocol/tasks":{}}"#;
         assert_eq!(some.in_capabilities(""), format!("{{{tasks}}}"));
         assert_eq!(some.in_capabilities("{ }"), format!("{{{tasks}}}"));

@@ -65,6 +65,8 @@ pub struct Notices {
     pub resources_changed: Notify,
     /// Takes the URIs of changed resources; false if it cannot.
     pub updated: OnceLock<Box<dyn Fn(String) -> bool + Send + Sync>>,
+    /// Takes the `params` of `notifications/tasks`; false if it cannot.
+    pub tasks: OnceLock<Box<dyn Fn(Bytes) -> bool + Send + Sync>>,
     /// Takes messages that belong to no call, if the session belongs to one client. Without it, the server's requests
     /// have no recipient.
     pub unsolicited: Option<Box<dyn Unsolicited>>,
@@ -165,6 +167,11 @@ impl Core {
             Message::ListChanged(List::Resources) => self.notices.resources_changed.notify_one(),
             Message::Updated(uri) => {
                 if self.notices.updated.get().is_some_and(|updated| !updated(uri)) {
+                    self.drop_one();
+                }
+            }
+            Message::Task(params) => {
+                if self.notices.tasks.get().is_some_and(|changed| !changed(params)) {
                     self.drop_one();
                 }
             }

@@ -15,8 +15,9 @@ use super::connect::ServerCapabilities;
 use super::core::End;
 use super::events::Events;
 use super::sse::{read_arrived, read_stream};
-use super::streamable::{POST_LIMIT, StreamableSession};
+use super::streamable::{POST_LIMIT, StreamableSession, Wanted};
 use crate::http1::{Exchange, Media};
+use crate::protocol::extensions::Extensions;
 use crate::protocol::json::json_string;
 
 /// Between two attempts to open the listening stream: servers that close it at once must not be flooded.
@@ -31,14 +32,14 @@ impl StreamableSession {
     /// The stream is a convenience: a server without one is polled instead.
     pub(super) async fn listen(&self, capabilities: ServerCapabilities) -> End {
         let (mut pause, mut again) = (LISTEN_AGAIN, false);
-        let mut resources = self.resources.subscribe();
+        let mut wanted = self.wanted.subscribe();
         loop {
             if self.modern && !capabilities.announces_any() {
-                // Until a resource is wanted, there is nothing to listen for.
-                let _ = resources.wait_for(|uris| !uris.is_empty()).await;
+                // Until a resource or a task is wanted, there is nothing to listen for.
+                let _ = wanted.wait_for(|wanted| *wanted != Wanted::default()).await;
             }
             let began = Instant::now();
-            resources.mark_unchanged();
+            wanted.mark_unchanged();
             match timeout(POST_LIMIT, self.open_listening(capabilities)).await {
                 Ok(Ok(Some(mut stream))) => {
                     if std::mem::replace(&mut again, true) {
@@ -46,7 +47,7 @@ impl StreamableSession {
                         self.core.notices.lists_may_have_changed();
                     }
                     let _hearing = Hearing::begin(&self.hears);
-                    if self.read_listening(&mut stream, &mut resources, capabilities).await.is_none() {
+                    if self.read_listening(&mut stream, &mut wanted, capabilities).await.is_none() {
                         continue;
                     }
                     // The server may be gone: notifies the health check at once.
@@ -64,12 +65,12 @@ impl StreamableSession {
         }
     }
 
-    /// Reads the listening stream to its end. If the wanted resources change, opens another stream before it closes
+    /// Reads the listening stream to its end. If what is wanted changes, opens another stream before it closes
     /// this one, so that no message is missed; `None` if no other stream can be opened.
     async fn read_listening(
         &self,
         stream: &mut Exchange,
-        resources: &mut watch::Receiver<BTreeSet<Arc<str>>>,
+        wanted: &mut watch::Receiver<Wanted>,
         capabilities: ServerCapabilities,
     ) -> Option<End> {
         let take = |message| self.core.handle(message, None);
@@ -77,7 +78,7 @@ impl StreamableSession {
             let mut events = Events::new(self.core.max_message);
             tokio::select! {
                 end = read_stream(stream, &mut events, take) => return Some(end),
-                _ = resources.changed() => {}
+                _ = wanted.changed() => {}
             }
             let next = timeout(POST_LIMIT, self.open_listening(capabilities)).await;
             // Messages that arrived meanwhile still count.
@@ -89,11 +90,19 @@ impl StreamableSession {
     /// Opens the listening stream; `None` if the server has none.
     async fn open_listening(&self, capabilities: ServerCapabilities) -> Result<Option<Exchange>, CallError> {
         let exchange = if self.modern {
-            let mut wanted = capabilities.announced_lists();
-            wanted.push_str(&self.wanted_resources(!wanted.is_empty()));
-            let params = [r#""notifications":{"#, &wanted, "}"];
-            let none = HeaderMap::new();
-            self.post(&Call::of_our_own("subscriptions/listen", &params, &none), self.core.next_id()).await?
+            let wanted = self.wanted.borrow().clone();
+            let mut exchange = self.ask_to_listen(capabilities, &wanted).await?;
+            let mut tasks = wanted.tasks;
+            if exchange.head.status.is_client_error() && !tasks.is_empty() {
+                // It may have forgotten one of them: that must not cost the rest.
+                tasks = BTreeSet::new();
+                let wanted = Wanted { resources: wanted.resources, tasks: BTreeSet::new() };
+                exchange = self.ask_to_listen(capabilities, &wanted).await?;
+            }
+            if exchange.head.status.is_success() {
+                self.heard_tasks.send_replace(tasks);
+            }
+            exchange
         } else {
             self.core.exchange_in_place(&self.heads, true, |heads| heads.listen(None)).await?
         };
@@ -118,14 +127,22 @@ impl StreamableSession {
         Ok(Some(exchange).filter(|exchange| exchange.head.media == Media::EventStream))
     }
 
-    /// The wanted resources as a member of the request, with or without a comma before it.
-    fn wanted_resources(&self, after_others: bool) -> String {
-        let uris: Vec<String> = self.resources.borrow().iter().map(|uri| json_string(uri)).collect();
-        if uris.is_empty() {
-            return String::new();
+    async fn ask_to_listen(&self, capabilities: ServerCapabilities, wanted: &Wanted) -> Result<Exchange, CallError> {
+        let list = |name: &str, all: &BTreeSet<Arc<str>>| {
+            let all: Vec<String> = all.iter().map(|one| json_string(one)).collect();
+            (!all.is_empty()).then(|| format!(r#""{name}":[{}]"#, all.join(",")))
+        };
+        let lists = Some(capabilities.announced_lists()).filter(|lists| !lists.is_empty());
+        let singles = [list("resourceSubscriptions", &wanted.resources), list("taskIds", &wanted.tasks)];
+        let all: Vec<String> = lists.into_iter().chain(singles.into_iter().flatten()).collect();
+        let (all, none) = (all.join(","), HeaderMap::new());
+        let params = [r#""notifications":{"#, &all, "}"];
+        let mut call = Call::of_our_own("subscriptions/listen", &params, &none);
+        let able = Extensions::tasks().in_capabilities("");
+        if !wanted.tasks.is_empty() {
+            call.caller.capabilities = &able;
         }
-        let comma = if after_others { "," } else { "" };
-        format!(r#"{comma}"resourceSubscriptions":[{}]"#, uris.join(","))
+        self.post(&call, self.core.next_id()).await
     }
 }
 
@@ -200,7 +217,7 @@ mod tests {
     #[tokio::test]
     async fn what_a_stream_has_brought_is_heard_before_another_takes_its_place() {
         let (listener, session, heard) = session().await;
-        let wanted = |uri: &str| BTreeSet::from([Arc::from(uri)]);
+        let wanted = |uri: &str| Wanted { resources: BTreeSet::from([Arc::from(uri)]), ..Wanted::default() };
         session.hear_of(wanted("a:1"));
         let serving = async {
             let mut first = asked(&listener, "a:1").await;
@@ -233,7 +250,7 @@ mod tests {
     #[tokio::test]
     async fn a_stream_that_is_refused_for_now_is_asked_for_again() {
         let (listener, session, heard) = session().await;
-        session.hear_of(BTreeSet::from([Arc::from("a:1")]));
+        session.hear_of(Wanted { resources: BTreeSet::from([Arc::from("a:1")]), ..Wanted::default() });
         let serving = async {
             let mut first = asked(&listener, "a:1").await;
             first.write_all(b"HTTP/1.1 429 Too Many Requests\r\ncontent-length: 0\r\n\r\n").await.unwrap();

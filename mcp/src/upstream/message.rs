@@ -69,6 +69,8 @@ pub(crate) enum Message {
     ListChanged(List),
     /// The resource with this URI has changed.
     Updated(String),
+    /// A task has changed: the `params` as received.
+    Task(Bytes),
     /// Any other notification.
     Notification,
     /// An answer to the request with this id that exceeds the limit and was skipped.
@@ -211,6 +213,7 @@ fn notification(whole: &Bytes, method: &str, params: Option<&str>) -> Message {
         "notifications/tools/list_changed" => Some(Message::ListChanged(List::Tools)),
         "notifications/prompts/list_changed" => Some(Message::ListChanged(List::Prompts)),
         "notifications/resources/list_changed" => Some(Message::ListChanged(List::Resources)),
+        "notifications/tasks" => params.map(|params| Message::Task(raw(params))),
         "notifications/resources/updated" => params.and_then(|params| {
             let read: UpdatedParams = serde_json::from_str(params).ok()?;
             Some(Message::Updated(read.uri))

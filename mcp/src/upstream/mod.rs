@@ -43,3 +43,4 @@ pub use message::{RawRequest, Reply, RpcError};
 pub use result::RpcResult;
 pub use server_request::{Answer, ServerRequest};
 pub use session::Session;
+pub use streamable::Wanted;

@@ -29,6 +29,8 @@ pub struct Says {
     pub has_type: bool,
     /// `resultType` is `input_required`.
     pub asks_for_input: bool,
+    /// `resultType` is `task`.
+    pub is_task: bool,
     /// The result has `ttlMs` or `cacheScope`, as since 2026-07-28.
     pub is_cacheable: bool,
 }
@@ -54,6 +56,7 @@ impl Says {
                 "resultType" => {
                     says.has_type = true;
                     says.asks_for_input = value.get() == r#""input_required""#;
+                    says.is_task = value.get() == r#""task""#;
                 }
                 "ttlMs" | "cacheScope" => says.is_cacheable = true,
                 _ => {}
@@ -88,6 +91,7 @@ mod tests {
             (r#"{"resultType" : "input_required" }"#, Says { asks_for_input: true, ..typed }),
             (r#"{"resultType":"complete","text":"input_required"}"#, typed),
             (r#"{"resultType":"complete","ttlMs":1}"#, Says { is_cacheable: true, ..typed }),
+            (r#"{"resultType":"task","taskId":"t"}"#, Says { is_task: true, ..typed }),
             (r#"{"cacheScope":"public"}"#, Says { is_cacheable: true, ..none }),
             ("{}", none),
             ("[]", Says { nothing: true, ..none }),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ::http::HeaderValue;
+use tokio::sync::watch;
 
 use super::call::{Call, CallError};
 use super::core::Core;
@@ -14,7 +15,7 @@ use super::heads::{Heads, SessionHeaders};
 use super::message::Reply;
 use super::refusal::Denial;
 use super::sse::SseSession;
-use super::streamable::StreamableSession;
+use super::streamable::{StreamableSession, Wanted};
 use super::timing::Timing;
 use crate::protocol::extensions::Extensions;
 
@@ -148,15 +149,23 @@ impl Session {
         }
     }
 
-    /// Sets the resources whose updates the server reports, if the listening stream carries them: since 2026-07-28.
+    /// Sets the resources and tasks whose updates the server reports, if the listening stream carries them: since 2026-07-28.
     /// False: each needs a request.
-    pub fn hear_of(&self, uris: BTreeSet<Arc<str>>) -> bool {
+    pub fn hear_of(&self, wanted: Wanted) -> bool {
         match self {
             Self::Streamable(session) if session.is_modern() => {
-                session.hear_of(uris);
+                session.hear_of(wanted);
                 true
             }
             Self::Sse(_) | Self::Streamable(_) => false,
+        }
+    }
+
+    /// The tasks whose changes the server reports since its listening stream was opened; `None` if it reports none.
+    pub fn heard_tasks(&self) -> Option<watch::Receiver<BTreeSet<Arc<str>>>> {
+        match self {
+            Self::Streamable(session) if session.has_tasks() => Some(session.heard_tasks.subscribe()),
+            Self::Sse(_) | Self::Streamable(_) => None,
         }
     }
 

@@ -28,7 +28,7 @@ use super::request::{modern_request, request};
 use super::sse::{is_message, send_all};
 use super::timing::Timing;
 use crate::http1::{Exchange, Media, Outgoing};
-use crate::protocol::extensions::Extensions;
+use crate::protocol::extensions::{Extensions, TASKS};
 use crate::protocol::param_headers::encode_value;
 
 /// The first revision without sessions.
@@ -57,6 +57,15 @@ const HEADER_MISMATCH: i64 = -32020;
 /// and that of a capability that the caller lacks.
 const OF_ONE_CALL: [i64; 2] = [HEADER_MISMATCH, -32021];
 
+/// What the listening stream is to tell of, besides lists.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// URIs of resources.
+    pub resources: BTreeSet<Arc<str>>,
+    /// Ids of tasks.
+    pub tasks: BTreeSet<Arc<str>>,
+}
+
 /// A session over streamable HTTP.
 pub struct StreamableSession {
     pub(super) core: Core,
@@ -68,8 +77,10 @@ pub struct StreamableSession {
     born: Instant,
     /// The listening stream is open.
     pub(super) hears: AtomicBool,
-    /// Single resources whose updates the listening stream carries, since 2026-07-28.
-    pub(super) resources: watch::Sender<BTreeSet<Arc<str>>>,
+    /// The single resources and tasks whose updates the listening stream carries, since 2026-07-28.
+    pub(super) wanted: watch::Sender<Wanted>,
+    /// The tasks for which the open listening stream was asked.
+    pub(super) heard_tasks: watch::Sender<BTreeSet<Arc<str>>>,
 }
 
 impl StreamableSession {
@@ -78,9 +89,9 @@ impl StreamableSession {
         if modern {
             heads.own("mcp-protocol-version", HeaderValue::from_static(MODERN));
         }
-        let (hears, resources) = (AtomicBool::new(false), watch::Sender::default());
+        let (hears, wanted, heard_tasks) = (AtomicBool::new(false), watch::Sender::default(), watch::Sender::default());
         let (extensions, born) = (Extensions::default(), Instant::now());
-        Self { core, heads, has_session: false, modern, extensions, born, hears, resources }
+        Self { core, heads, has_session: false, modern, extensions, born, hears, wanted, heard_tasks }
     }
 
     /// Whether the server can currently announce changes of its tools.
@@ -88,16 +99,21 @@ impl StreamableSession {
         self.hears.load(Ordering::Relaxed)
     }
 
+    /// Whether the server can report changes of tasks.
+    pub(super) fn has_tasks(&self) -> bool {
+        self.modern && self.extensions.has(TASKS)
+    }
+
     /// Whether the session uses 2026-07-28.
     pub(crate) fn is_modern(&self) -> bool {
         self.modern
     }
 
-    /// Sets the resources of the listening stream, which is reopened.
-    pub(super) fn hear_of(&self, uris: BTreeSet<Arc<str>>) {
-        self.resources.send_if_modified(|known| {
-            let differs = *known != uris;
-            *known = uris;
+    /// Sets the resources and tasks of the listening stream, which is reopened.
+    pub(super) fn hear_of(&self, wanted: Wanted) {
+        self.wanted.send_if_modified(|known| {
+            let differs = *known != wanted;
+            *known = wanted;
             differs
         });
     }
@@ -286,8 +302,10 @@ impl StreamableSession {
     /// Listens for the server's unsolicited messages, and sends the outbox, until the session ends.
     pub(super) async fn attend(&self, mut outbox: mpsc::Receiver<Bytes>, capabilities: ServerCapabilities) -> End {
         // If a client can answer requests, the server may send some while no call runs.
-        let listens =
-            capabilities.announces_any() || capabilities.resources_subscribe || self.core.notices.unsolicited.is_some();
+        let listens = capabilities.announces_any()
+            || capabilities.resources_subscribe
+            || self.has_tasks()
+            || self.core.notices.unsolicited.is_some();
         let listening = async { if listens { self.listen(capabilities).await } else { std::future::pending().await } };
         tokio::select! {
             end = listening => end,

@@ -4,20 +4,20 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use portcullis_mcp::protocol::client_capabilities::ClientCapabilities;
-use portcullis_mcp::protocol::extensions::{Extensions, TASKS};
-use portcullis_mcp::protocol::json::json_string;
+use portcullis_mcp::protocol::extensions::{Extensions, SKILLS, TASKS};
+use portcullis_mcp::protocol::json::{json_string, text};
 use portcullis_mcp::protocol::revision::Revision;
 
-use crate::catalog::Kind;
+use crate::catalog::{Catalog, Kind};
 use crate::front::http::error::clip;
 use crate::front::mcp::call_target::read_from;
 use crate::front::mcp::caller::Caller;
-use crate::front::mcp::instructions;
 use crate::front::mcp::messages::message::RpcRequest;
 use crate::front::mcp::messages::problem::RpcProblem;
 use crate::front::mcp::messages::reply::{RpcReply, SERVER_INFO};
 use crate::front::mcp::messages::request::{self, Params};
 use crate::front::mcp::state::resource_subscriptions::{CannotSubscribe, Subscriber};
+use crate::front::mcp::{custom, instructions};
 use crate::front::request::admit::{Wanted, note_denial};
 use crate::front::request::missing;
 use crate::seal::SealedSession;
@@ -60,7 +60,8 @@ pub(crate) fn initialize(
     let instructions = instructions_of(caller);
     // Tasks need results of 2026-07-28.
     let announced = announced(caller).filtered(|name| name != TASKS);
-    let capabilities = announced.in_capabilities(CAPABILITIES);
+    let mut capabilities = announced.in_capabilities(CAPABILITIES);
+    capabilities.insert_str(capabilities.len() - 1, &custom::announced_tasks(caller, revision));
     let result = format!(
         r#"{{"protocolVersion":"{revision}","capabilities":{capabilities},"serverInfo":{SERVER_INFO}{instructions}}}"#
     );
@@ -110,14 +111,43 @@ pub(crate) fn list(
     kind: Kind,
     revision: Revision,
 ) -> Result<RpcReply, RpcProblem> {
-    const CURSOR: RpcProblem = RpcProblem::Params("the cursor is not from this gateway: list again without it");
-    let cursor = match params.get("cursor") {
-        Some(raw) => Some(portcullis_mcp::protocol::json::text(raw).ok_or(CURSOR)?),
-        None => None,
-    };
+    let cursor = cursor(params)?;
     let catalog = caller.seen_catalog();
     let page = catalog.page(kind, caller.scope(), cursor.as_deref()).map_err(|_| CURSOR)?;
-    let missing = missing::of(&catalog, caller.scope());
+    Ok(listed(caller, request, &catalog, page, revision))
+}
+
+/// The answer to `skills/list`: one that is written for each caller.
+///
+/// # Errors
+/// The cursor was never given out, or no server that the caller sees has skills: then there is no such method.
+pub(crate) fn skills(
+    caller: &Caller,
+    request: &RpcRequest<'_>,
+    params: &Params<'_, '_>,
+    revision: Revision,
+) -> Result<RpcReply, RpcProblem> {
+    if !announced(caller).has(SKILLS) {
+        return Err(RpcProblem::method(&request.method));
+    }
+    let cursor = cursor(params)?;
+    // What a class of callers sees finds nothing by its URI.
+    let page = caller.catalog().skills_page(&caller.identity, caller.scope(), cursor.as_deref());
+    Ok(listed(caller, request, &caller.seen_catalog(), page.map_err(|_| CURSOR)?.into(), revision))
+}
+
+const CURSOR: RpcProblem = RpcProblem::Params("the cursor is not from this gateway: list again without it");
+
+fn cursor(params: &Params<'_, '_>) -> Result<Option<String>, RpcProblem> {
+    match params.get("cursor") {
+        Some(raw) => Ok(Some(text(raw).ok_or(CURSOR)?.into_owned())),
+        None => Ok(None),
+    }
+}
+
+/// A page with what the revision wants around it.
+fn listed(caller: &Caller, request: &RpcRequest<'_>, catalog: &Catalog, page: Bytes, revision: Revision) -> RpcReply {
+    let missing = missing::of(catalog, caller.scope());
     let begin: Bytes = if revision.is_modern() {
         let missing = missing.map_or_else(String::new, |servers| format!(r#","{MISSING}":{servers}"#));
         format!(
@@ -128,7 +158,7 @@ pub(crate) fn list(
     } else {
         missing.map_or(Bytes::from_static(b"{"), |servers| format!(r#"{{"_meta":{{"{MISSING}":{servers}}},"#).into())
     };
-    Ok(RpcReply::result(request.id, [begin, page, Bytes::from_static(b"}")]))
+    RpcReply::result(request.id, [begin, page, Bytes::from_static(b"}")])
 }
 
 /// The answer to `logging/setLevel`.

@@ -19,6 +19,8 @@ use crate::call;
 use crate::catalog::{Basis, Entry};
 use crate::front::mcp::call_target::{Found, target};
 use crate::front::mcp::caller::Caller;
+use crate::front::mcp::custom;
+use crate::front::mcp::messages::classify::{DIRECTORY, SKILL};
 use crate::front::mcp::messages::message::RpcRequest;
 use crate::front::mcp::messages::problem::RpcProblem;
 use crate::front::mcp::messages::request::{DEFAULT_LEVEL, Params, decoded};
@@ -28,6 +30,9 @@ use crate::front::request::observe::record;
 use crate::seal::{self, Inner, RequestState};
 use crate::util::boxed::boxed;
 
+/// A method that the gateway does not know, in metrics and the log.
+pub(crate) const CUSTOM: &str = "other";
+
 /// A request that a server answers, ready to be sent.
 pub(crate) struct PlannedCall {
     pub(super) caller: Caller,
@@ -35,6 +40,8 @@ pub(crate) struct PlannedCall {
     /// What allows it, if it has to be admitted before it is made.
     pub(super) basis: Option<Box<Basis>>,
     pub(super) method: &'static str,
+    /// The method itself, where the gateway does not know it.
+    pub(super) custom: Option<Box<str>>,
     /// The client's message, kept whole so that its parts need not be copied.
     pub(super) body: ByteString,
     /// The place of the id in it, as JSON.
@@ -42,6 +49,8 @@ pub(crate) struct PlannedCall {
     pub(super) revision: Revision,
     /// The first member of `params` where it is not a name that differs between servers, and its value.
     pub(super) given: Option<(String, String)>,
+    /// The id of the task that it is about, as its client has it.
+    pub(super) task: Option<String>,
     /// The subject of the request, if it is not the name of the entry. A `requestState` is bound to it.
     pub(super) about: Option<String>,
     /// Their place in the body.
@@ -78,18 +87,21 @@ pub(crate) fn plan(
     (revision, capabilities): (Revision, ClientCapabilities),
 ) -> Result<CallPlan, RpcProblem> {
     let refused = |caller: &Caller, problem: &RpcProblem| note_refusal(&caller.recorder, problem);
-    let found = target(&caller, method, params, revision).inspect_err(|problem| refused(&caller, problem))?;
-    let Found { entry, about, given, basis } = found;
+    let found = target(&caller, (method, &request.method), params, revision)
+        .inspect_err(|problem| refused(&caller, problem))?;
+    let Found { entry, about, given, basis, task } = found;
     let log_level = log_level(&caller, params, revision);
     let mut planned = boxed(|| PlannedCall {
         caller,
         entry,
         basis,
         method,
+        custom: (method == CUSTOM).then(|| (*request.method).into()),
         body: ByteString::new(),
         id: place(request.id, body),
         revision,
         given,
+        task,
         about,
         arguments: None,
         others: String::new(),
@@ -136,9 +148,15 @@ fn log_level(caller: &Caller, params: &Params<'_, '_>, revision: Revision) -> Op
 impl PlannedCall {
     /// Takes over the members of `params` that a server gets as they are.
     fn take(&mut self, params: &Params<'_, '_>, body: &str) -> Result<(), RpcProblem> {
+        if self.custom.is_some() {
+            return Ok(());
+        }
+        let no_task = self.method == call::CALL_TOOL && !custom::may_ask_for_task(&self.caller);
         for (key, value) in params.iter() {
             match &**key {
-                "name" | "uri" | "ref" if key == self.first_member() => {}
+                // Nobody could ask for its result.
+                "task" if no_task => {}
+                "name" | "uri" | "ref" | "taskId" if key == self.first_member() => {}
                 "arguments" => self.arguments = Some(place(value.get(), body)),
                 "requestState" => {
                     let inner = self.opened_state(*value)?;
@@ -156,8 +174,9 @@ impl PlannedCall {
 
     fn first_member(&self) -> &'static str {
         match self.method {
-            "resources/read" => "uri",
+            "resources/read" | SKILL | DIRECTORY => "uri",
             "completion/complete" => "ref",
+            _ if self.task.is_some() => "taskId",
             _ => "name",
         }
     }

@@ -3,17 +3,20 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use portcullis_mcp::protocol::json::Members;
+use portcullis_mcp::protocol::extensions::SKILLS;
+use portcullis_mcp::protocol::json::{Members, json_string};
 use portcullis_mcp::protocol::revision::Revision;
 
 use crate::call::CALL_TOOL;
 use crate::catalog::{Basis, Catalog, Entry, Kind, NotAllowed};
 use crate::front::http::call_facts::called_name;
 use crate::front::http::error::clip;
-use crate::front::mcp::call_plan::joined;
-use crate::front::mcp::caller::Caller;
+use crate::front::mcp::call_plan::{CUSTOM, joined};
+use crate::front::mcp::caller::{Caller, Within};
+use crate::front::mcp::messages::classify::{DIRECTORY, SKILL};
 use crate::front::mcp::messages::problem::RpcProblem;
 use crate::front::mcp::messages::request::{Params, SESSIONLESS_REVISION};
+use crate::front::mcp::tasks;
 use crate::front::request::admit::{Wanted, note_denial};
 use crate::front::request::observe::record;
 
@@ -24,6 +27,8 @@ pub(super) struct Found {
     pub(super) about: Option<String>,
     /// The first member of `params` where it is not a name that differs between servers, and its value.
     pub(super) given: Option<(String, String)>,
+    /// The id of the task that it is about, as its client has it.
+    pub(super) task: Option<String>,
     /// What allows it, if it has to be admitted before it is made.
     pub(super) basis: Option<Box<Basis>>,
 }
@@ -43,7 +48,7 @@ struct Finder<'a, 'p, 'r> {
 /// The request is wrong, nobody answers it, or the caller may not use it.
 pub(super) fn target(
     caller: &Caller,
-    method: &'static str,
+    (method, name): (&'static str, &str),
     params: &Params<'_, '_>,
     revision: Revision,
 ) -> Result<Found, RpcProblem> {
@@ -52,6 +57,13 @@ pub(super) fn target(
     let found = match method {
         CALL_TOOL | "prompts/get" => find.named(),
         "resources/read" => find.read(),
+        CUSTOM => find.custom(name),
+        SKILL | DIRECTORY if !caller.seen_catalog().announced(caller.scope()).has(SKILLS) => {
+            Err(RpcProblem::method(method))
+        }
+        SKILL | DIRECTORY => find.read(),
+        // Its call was decided and admitted when it began.
+        "tasks/get" | "tasks/update" | "tasks/cancel" => return find.task(),
         _ => find.completed(),
     }?;
     find.decided(found)
@@ -66,14 +78,14 @@ pub(crate) fn check_returning(
     method: &'static str,
     params: &Params<'_, '_>,
 ) -> Result<(), RpcProblem> {
-    target(caller, method, params, SESSIONLESS_REVISION).map(drop)
+    target(caller, (method, method), params, SESSIONLESS_REVISION).map(drop)
 }
 
 /// The kind of what a method asks for. Completions are for prompts and resources.
 pub(super) fn kind_of(method: &str) -> Kind {
     match method {
-        CALL_TOOL => Kind::Tools,
-        "resources/read" => Kind::Resources,
+        CALL_TOOL | "tasks/get" | "tasks/update" | "tasks/cancel" => Kind::Tools,
+        "resources/read" | SKILL | DIRECTORY => Kind::Resources,
         _ => Kind::Prompts,
     }
 }
@@ -88,7 +100,7 @@ impl Finder<'_, '_, '_> {
         let kind = kind_of(self.method);
         // What rules allow of completions has no arguments yet.
         let args = self.params.get("arguments").map_or("{}", |arguments| arguments.get());
-        let Found { entry, about, given, .. } = found;
+        let Found { entry, about, given, task, .. } = found;
         let mut entry = Cow::Owned(entry);
         let decision = self.catalog.decide(&self.caller.identity, kind, &mut entry, args);
         let basis = match decision {
@@ -99,7 +111,7 @@ impl Finder<'_, '_, '_> {
             }
         };
         let basis = self.caller.app().admits(self.catalog, &basis).then(|| Box::new(basis));
-        Ok(Found { entry: entry.into_owned(), about, given, basis })
+        Ok(Found { entry: entry.into_owned(), about, given, task, basis })
     }
 
     /// Notes a denial, and says it.
@@ -128,7 +140,7 @@ impl Finder<'_, '_, '_> {
                 let entry = catalog.permitted(&caller.identity, kind, entry);
                 let entry = entry.map_err(|denied| self.denied(kind, &name, &denied))?;
                 let about = (*entry.name != *name).then(|| name.into_owned());
-                Ok(Found { entry: entry.into_owned(), about, given: None, basis: None })
+                Ok(Found { entry: entry.into_owned(), about, given: None, task: None, basis: None })
             }
             // A server that has just been configured may be the one that offers it.
             None if catalog.is_incomplete() => Err(RpcProblem::Unavailable),
@@ -140,6 +152,32 @@ impl Finder<'_, '_, '_> {
         }
     }
 
+    /// A request that the gateway does not know, for the one server that the path selects. No policy speaks of it, so it is
+    /// for servers that no policy restricts.
+    fn custom(&self, name: &str) -> Result<Found, RpcProblem> {
+        let Within::Server(server) = &self.caller.within else { return Err(RpcProblem::method(name)) };
+        if !self.catalog.is_open_to_all(server) {
+            return Err(RpcProblem::NotAllowed("method", clip(name)));
+        }
+        let members: Vec<_> = self.params.iter().cloned().collect();
+        let members = joined(&members);
+        let given = Some((members.strip_prefix(',').unwrap_or_default().to_owned(), String::new()));
+        let entry = Arc::new(Entry::custom(server, name));
+        Ok(Found { entry, about: None, given, task: None, basis: None })
+    }
+
+    /// A task that the caller began, at the server that has it, if the caller may still use its tool there.
+    fn task(&self) -> Result<Found, RpcProblem> {
+        let sealed = self.params.text("taskId").ok_or(RpcProblem::Params("\"taskId\" is missing or not a string"))?;
+        let task = tasks::opened(self.caller, &sealed)?;
+        let entry = tasks::entry_of(self.catalog, self.caller.scope(), &task).ok_or(RpcProblem::UnknownTask)?;
+        record(&self.caller.recorder).tool = Some(called_name(&entry.name, Some(&entry)));
+        let entry = self.catalog.permitted(&self.caller.identity, Kind::Tools, Cow::Owned(entry));
+        let entry = entry.map_err(|denied| self.denied(Kind::Tools, &task.tool, &denied))?.into_owned();
+        let given = Some((format!(r#""taskId":{}"#, json_string(&task.id)), task.id));
+        Ok(Found { entry, about: None, given, task: Some(sealed.into_owned()), basis: None })
+    }
+
     fn read(&self) -> Result<Found, RpcProblem> {
         let uri = self.params.text("uri").filter(|uri| !uri.is_empty());
         let uri = uri.ok_or(RpcProblem::Params("\"uri\" is missing or not a string"))?;
@@ -148,7 +186,7 @@ impl Finder<'_, '_, '_> {
         let own = entry.candidates.first();
         let own = own.map(|one| (format!(r#""uri":{}"#, one.item.own_name_json), &one.item.own_name));
         let given = own.map(|(member, own)| (member, own.to_string()));
-        Ok(Found { entry, about: Some(uri.into_owned()), given, basis: None })
+        Ok(Found { entry, about: Some(uri.into_owned()), given, task: None, basis: None })
     }
 
     fn reader(&self, uri: &str) -> Result<Arc<Entry>, RpcProblem> {
@@ -173,7 +211,7 @@ impl Finder<'_, '_, '_> {
                 members.0.retain(|(key, value)| key != "name" && !value.is_null());
                 let others = joined(&members.0);
                 let given = Some((format!(r#""ref":{{"name":{own}{others}}}"#), String::new()));
-                Ok(Found { entry, about: Some(name.into_owned()), given, basis: None })
+                Ok(Found { entry, about: Some(name.into_owned()), given, task: None, basis: None })
             }
             "ref/resource" => {
                 let uri = members.text("uri").ok_or(FORM)?;
@@ -193,7 +231,7 @@ impl Finder<'_, '_, '_> {
                     }
                 };
                 let given = Some((format!(r#""ref":{reference}"#), String::new()));
-                Ok(Found { entry, about: Some(uri.into_owned()), given, basis: None })
+                Ok(Found { entry, about: Some(uri.into_owned()), given, task: None, basis: None })
             }
             _ => Err(FORM),
         }

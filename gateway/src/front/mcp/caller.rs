@@ -40,6 +40,8 @@ pub(crate) struct Caller {
     pub(crate) session: Option<SealedSession>,
     /// Its extensions: those of its session, or of its request since 2026-07-28.
     pub(crate) extensions: Extensions,
+    /// Whether the request is one of 2026-07-28 or later.
+    pub(crate) is_modern: bool,
     /// Whether a stream of events may be the answer.
     pub(crate) takes_streams: bool,
 }

@@ -19,7 +19,7 @@ use portcullis_mcp::upstream::{self, CallerMeta, Mailbox, RpcResult};
 use smallvec::SmallVec;
 
 use crate::call::{self, Called, Failure, Subject};
-use crate::catalog::{Basis, Candidate, Entry, Scope, uri_forms};
+use crate::catalog::{Basis, Candidate, Catalog, Entry, Scope, uri_forms};
 use crate::client_sessions::{Client, ClientKey, SessionOwner};
 use crate::front::http::call_facts::note_call;
 use crate::front::http::error::clip;
@@ -29,6 +29,7 @@ use crate::front::mcp::caller::Caller;
 use crate::front::mcp::dispatch::LOST;
 use crate::front::mcp::forward::{self, Forwarded};
 use crate::front::mcp::input_rounds;
+use crate::front::mcp::messages::classify::{DIRECTORY, SKILL};
 use crate::front::mcp::messages::problem::RpcProblem;
 use crate::front::mcp::messages::reply::{RpcReply, Work};
 use crate::front::mcp::messages::request::LEVELS_JSON;
@@ -38,10 +39,12 @@ use crate::front::mcp::state::sessions::CannotRun;
 use crate::front::mcp::state::suspended_calls::INPUT_LIFE;
 use crate::front::mcp::stream::{self, InputMode, Presentation, StreamDeadline};
 use crate::front::mcp::suspend::Suspender;
+use crate::front::mcp::tasks;
 use crate::front::request::admit::{Admitted, NotAdmitted, Wanted, admit};
 use crate::front::request::observe::record;
-use crate::offer::links;
+use crate::offer::{links, skills};
 use crate::seal::{self, Inner, RequestState};
+use crate::server::handle::Handle;
 use crate::util::boxed::pinned;
 
 /// Templates that the URIs in one result are compared with, in all.
@@ -73,6 +76,7 @@ impl PlannedCall {
         self.revision.is_modern()
             && self.can_be_asked()
             && self.method != "completion/complete"
+            && self.task.is_none()
             && self.entry.candidates.iter().any(asks)
     }
 
@@ -175,9 +179,11 @@ impl PlannedCall {
         }
         params.push(&self.others);
         let may_ask = self.method != "completion/complete";
+        let extensions = tasks::declared(&self.caller, self.method);
         let rounds = mailbox.filter(|_| !self.revision.is_modern() && may_ask && self.can_be_asked());
         let request = call::Request {
             method: self.method,
+            custom: self.custom.as_deref(),
             subject: self.given.as_ref().map_or(Subject::Named, |(member, value)| Subject::Given(member, value)),
             params: &params,
             arguments: arguments.unwrap_or("{}"),
@@ -191,9 +197,10 @@ impl PlannedCall {
                 capabilities: &capabilities,
                 log_level: self.log_level.map(|level| LEVELS_JSON[level]),
             },
-            extensions: &self.caller.extensions,
+            extensions: &extensions,
             mailbox,
             answers_input: may_ask && (self.revision.is_modern() || rounds.is_some()),
+            takes_tasks: tasks::takes_tasks(&self.caller),
             looks_up: self.caller.goes_on_at(),
         };
         let Some(basis) = self.basis.as_deref() else { return self.made(&self.entry, request, rounds, None).await };
@@ -289,10 +296,9 @@ impl PlannedCall {
     fn reply(&self, mut called: Called) -> RpcReply {
         let places = std::mem::take(&mut called.places);
         let problem = match called.answer {
-            Ok(upstream::Reply::Result(result)) => match self.input_sealed(&result, called.server.as_deref()) {
-                Ok(sealed) => {
-                    let sealed = sealed.or_else(|| self.relinked(&result, called.server.as_deref()?));
-                    let result = sealed.unwrap_or(result);
+            Ok(upstream::Reply::Result(result)) => match self.shown(&result, called.server.as_deref()) {
+                Ok(shown) => {
+                    let result = shown.unwrap_or(result);
                     return RpcReply::passed_on(self.id(), &result, self.method, self.revision).keeping(places);
                 }
                 Err(problem) => problem,
@@ -304,35 +310,43 @@ impl PlannedCall {
         self.refusal(&problem)
     }
 
+    /// A result as its caller can use it; none: as it is.
+    fn shown(&self, result: &RpcResult, server: Option<&Handle>) -> Result<Option<RpcResult>, RpcProblem> {
+        let sealed = match (self.input_sealed(result, server)?, server) {
+            (None, Some(server)) => self.task_shown(result, server)?,
+            (sealed, _) => sealed,
+        };
+        Ok(sealed.or_else(|| self.relinked(result, server?)).or_else(|| self.refiled(result, server?)))
+    }
+
     /// A result that names resources of its server by URIs that would lead elsewhere here, with those that lead there.
-    fn relinked(&self, result: &RpcResult, server: &crate::server::handle::Handle) -> Option<RpcResult> {
-        let scope = self.caller.scope();
-        let names_some = matches!(self.method, "tools/call" | "prompts/get") && !matches!(scope, Scope::Server(_));
-        if !names_some || !server.says_resources() {
+    fn relinked(&self, result: &RpcResult, server: &Handle) -> Option<RpcResult> {
+        if !matches!(self.method, "tools/call" | "prompts/get") {
             return None;
         }
-        let text = std::str::from_utf8(result).ok()?;
-        let found = links::of_result(text);
-        if found.is_empty() {
+        let text = self.relinked_text(std::str::from_utf8(result).ok()?, server)?;
+        Some(RpcResult { text: text.into(), says: result.says })
+    }
+
+    /// The same of the text of a result.
+    pub(super) fn relinked_text(&self, text: &str, server: &Handle) -> Option<String> {
+        relinked_text(&self.caller.catalog(), self.caller.scope(), (server, &self.entry), text)
+    }
+
+    /// What names files of a skill by the URIs of its server, with the form in which the caller has asked.
+    fn refiled(&self, result: &RpcResult, server: &Handle) -> Option<RpcResult> {
+        if !matches!(self.method, SKILL | DIRECTORY) {
             return None;
         }
-        let catalog = self.caller.catalog();
-        // Beyond what is looked at for one result a URI says its server, which is right in any case.
-        let looked_at = Cell::new(MAX_COMPARED_TEMPLATES / (catalog.templates(scope) + 1));
-        let text = links::renamed(text, &found, |uri| {
-            let left = looked_at.replace(looked_at.get().saturating_sub(1));
-            let [_, by_server] = uri_forms(&server.key, uri);
-            if left == 0 { by_server } else { catalog.link(scope, (server, &self.entry), uri) }
-        })?;
+        let (_, own) = self.given.as_ref()?;
+        let form = uri_forms(&server.key, own).iter().position(|form| form.as_deref() == Some(self.about()))?;
+        let rename = |uri: &str| uri_forms(&server.key, uri).into_iter().nth(form).flatten();
+        let text = skills::renamed(std::str::from_utf8(result).ok()?, rename)?;
         Some(RpcResult { text: text.into(), says: result.says })
     }
 
     /// A result that asks for input, with the server's own state sealed; none if it asks for nothing.
-    fn input_sealed(
-        &self,
-        result: &RpcResult,
-        server: Option<&crate::server::handle::Handle>,
-    ) -> Result<Option<RpcResult>, RpcProblem> {
+    fn input_sealed(&self, result: &RpcResult, server: Option<&Handle>) -> Result<Option<RpcResult>, RpcProblem> {
         const UNFIT: RpcProblem = RpcProblem::Server(upstream::CallError::Unfit("its request for input is malformed"));
         let Some(server) = server.filter(|_| self.revision.is_modern() && result.says.asks_for_input) else {
             return Ok(None);
@@ -355,6 +369,30 @@ impl PlannedCall {
         members.0.retain(|(key, _)| key != "requestState");
         Ok(Some(RpcResult::of(format!(r#"{{"requestState":"{sealed}"{}}}"#, joined(&members.0)).into())))
     }
+}
+
+/// The text of a result of a tool or prompt of a server, if it names resources by URIs that would lead elsewhere: with those
+/// that lead there.
+pub(super) fn relinked_text(
+    catalog: &Catalog,
+    scope: Scope<'_>,
+    (server, entry): (&Handle, &Entry),
+    text: &str,
+) -> Option<String> {
+    if matches!(scope, Scope::Server(_)) || !server.says_resources() {
+        return None;
+    }
+    let found = links::of_result(text);
+    if found.is_empty() {
+        return None;
+    }
+    // Beyond what is looked at for one result a URI says its server, which is right in any case.
+    let looked_at = Cell::new(MAX_COMPARED_TEMPLATES / (catalog.templates(scope) + 1));
+    links::renamed(text, &found, |uri| {
+        let left = looked_at.replace(looked_at.get().saturating_sub(1));
+        let [_, by_server] = uri_forms(&server.key, uri);
+        if left == 0 { by_server } else { catalog.link(scope, (server, entry), uri) }
+    })
 }
 
 fn asks_for_input(called: &Called) -> bool {

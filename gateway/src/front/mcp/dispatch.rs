@@ -15,7 +15,7 @@ use portcullis_mcp::upstream::CallError;
 
 use crate::front::http::access_log::short;
 use crate::front::http::error::ApiError;
-use crate::front::mcp::call_plan::{self, CallPlan, place};
+use crate::front::mcp::call_plan::{self, CUSTOM, CallPlan, place};
 use crate::front::mcp::call_target::check_returning;
 use crate::front::mcp::caller::Caller;
 use crate::front::mcp::forward::{self, Forwarded};
@@ -28,7 +28,7 @@ use crate::front::mcp::messages::request::{DEFAULT_REVISION, Params, SESSIONLESS
 use crate::front::mcp::refusal::{McpRefusal, note_refusal, refused};
 use crate::front::mcp::session_of::Requester;
 use crate::front::mcp::stream::Presentation;
-use crate::front::mcp::{answers, client_notifications, listen, resume};
+use crate::front::mcp::{answers, client_notifications, custom, listen, resume, tasks};
 use crate::front::request::observe::{Recorder, record};
 use crate::seal::RequestState;
 
@@ -85,7 +85,7 @@ pub(crate) fn dispatch(requester: Requester, recorder: &Recorder, body: &ByteStr
                 note_refusal(recorder, &problem);
                 refused(Some(request.id), &problem, SESSIONLESS_REVISION)
             })?;
-            let caller = Caller { extensions, ..caller(requester, None) };
+            let caller = Caller { extensions, is_modern: true, ..caller(requester, None) };
             modern(caller, (&request, method), &params, body, capabilities)
         }
         MessageKind::Legacy(request, LegacyMethod::Initialize) => {
@@ -130,12 +130,22 @@ fn modern(
             }
             return call(caller, (request, method), params, body, (SESSIONLESS_REVISION, capabilities));
         }
+        ModernMethod::Task(method) => match tasks::check(&caller, method) {
+            Ok(()) => return call(caller, (request, method), params, body, (SESSIONLESS_REVISION, capabilities)),
+            Err(problem) => Err(problem),
+        },
         ModernMethod::Discover => Ok(answers::discover(&caller, request).into_response()),
         ModernMethod::Listen => listen::subscribed(&caller, request, params),
         ModernMethod::List(kind) => {
             answers::list(&caller, request, params, kind, SESSIONLESS_REVISION).map(RpcReply::into_response)
         }
-        ModernMethod::Unknown => Err(RpcProblem::method(&request.method)),
+        ModernMethod::Skills => {
+            answers::skills(&caller, request, params, SESSIONLESS_REVISION).map(RpcReply::into_response)
+        }
+        ModernMethod::Unknown => match custom::check(&caller, &request.method) {
+            Ok(()) => return call(caller, (request, CUSTOM), params, body, (SESSIONLESS_REVISION, capabilities)),
+            Err(problem) => Err(problem),
+        },
     };
     reply.map(Next::Answered).map_err(|problem| noted(&caller, request, &problem))
 }
@@ -169,6 +179,10 @@ fn legacy(
     if let LegacyMethod::Call(method) = method {
         let able = caller.session.as_ref().filter(|_| caller.takes_streams).map(|session| session.capabilities);
         return call(caller, (request, method), params, body, (revision, able.unwrap_or_default()));
+    }
+    if method == LegacyMethod::Unknown && custom::check(&caller, &request.method).is_ok() {
+        let able = caller.session.as_ref().filter(|_| caller.takes_streams).map(|session| session.capabilities);
+        return call(caller, (request, CUSTOM), params, body, (revision, able.unwrap_or_default()));
     }
     if method.is_for_owner() && forward::is_of_another(&caller) {
         return Ok(Next::later(answer_as_owner(caller, method, body.clone(), revision)));
@@ -204,8 +218,11 @@ pub(super) fn answer_from_memory(
         LegacyMethod::Subscribe => answers::subscribe(caller, request, params),
         LegacyMethod::Unsubscribe => answers::unsubscribe(caller, request, params),
         LegacyMethod::List(kind) => answers::list(caller, request, params, kind, revision),
-        LegacyMethod::Call(_) | LegacyMethod::Initialize | LegacyMethod::Unknown => {
-            Err(RpcProblem::method(&request.method))
+        LegacyMethod::Skills => answers::skills(caller, request, params, revision),
+        LegacyMethod::Call(_) | LegacyMethod::Initialize => Err(RpcProblem::method(&request.method)),
+        LegacyMethod::Unknown => {
+            // What is passed on is so where the message is read.
+            Err(custom::check(caller, &request.method).err().unwrap_or_else(|| RpcProblem::method(&request.method)))
         }
     };
     reply.unwrap_or_else(|problem| {

@@ -10,6 +10,7 @@ use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
 use http_body::Frame;
+use portcullis_mcp::protocol::extensions::TASKS;
 use portcullis_mcp::protocol::json::json_string;
 use serde::Deserialize;
 use tokio::time::Sleep;
@@ -23,7 +24,9 @@ use crate::front::mcp::messages::reply::{RpcReply, event, event_stream, notifica
 use crate::front::mcp::messages::request::Params;
 use crate::front::mcp::state::resource_subscriptions::{MOST_SUBSCRIPTIONS, Subscriber};
 use crate::front::mcp::state::streams::{OpenStream, StreamMessage, TooManyStreams};
+use crate::front::mcp::state::task_subscriptions::MOST_TASKS;
 use crate::front::mcp::stream::{COMMENT, keep_alive};
+use crate::front::mcp::tasks;
 use crate::front::request::app::App;
 
 const TOO_MANY: RpcProblem = RpcProblem::TooMany("too many streams are open: close some, or try again later");
@@ -40,6 +43,8 @@ pub(crate) struct Filter {
     resources_list_changed: bool,
     #[serde(deserialize_with = "given")]
     resource_subscriptions: Vec<String>,
+    #[serde(deserialize_with = "given")]
+    task_ids: Vec<String>,
 }
 
 /// A member, which is absent if it is null.
@@ -54,6 +59,7 @@ impl Filter {
             prompts_list_changed: true,
             resources_list_changed: true,
             resource_subscriptions: Vec::new(),
+            task_ids: Vec::new(),
         }
     }
 
@@ -76,9 +82,11 @@ impl Filter {
         .filter(|(_, wanted)| *wanted)
         .map(|(name, _)| format!(r#""{name}":true"#))
         .collect();
-        if !self.resource_subscriptions.is_empty() {
-            let uris: Vec<String> = self.resource_subscriptions.iter().map(|uri| json_string(uri)).collect();
-            members.push(format!(r#""resourceSubscriptions":[{}]"#, uris.join(",")));
+        for (name, all) in [("resourceSubscriptions", &self.resource_subscriptions), ("taskIds", &self.task_ids)] {
+            if !all.is_empty() {
+                let all: Vec<String> = all.iter().map(|one| json_string(one)).collect();
+                members.push(format!(r#""{name}":[{}]"#, all.join(",")));
+            }
         }
         format!("{{{}}}", members.join(","))
     }
@@ -126,10 +134,17 @@ pub(crate) fn subscribed(
     if filter.resource_subscriptions.len() > MOST_SUBSCRIPTIONS {
         return Err(RpcProblem::Params("more than 1000 resources are subscribed to at once: subscribe to fewer"));
     }
+    if filter.task_ids.len() > MOST_TASKS {
+        return Err(RpcProblem::Params("more than 100 tasks are subscribed to at once: subscribe to fewer"));
+    }
+    if !filter.task_ids.is_empty() && !tasks::takes_tasks(caller) {
+        return Err(RpcProblem::Extension(TASKS));
+    }
     let stream = caller.app().mcp.streams.open(caller.subject, None).map_err(|TooManyStreams| TOO_MANY)?;
     let subscriptions =
         StreamSubscriptions { app: caller.app().clone(), subscriber: Subscriber::Stream(stream.number()) };
     filter.resource_subscriptions.retain(|uri| subscriptions.begin(caller, uri));
+    tasks::follow(caller, stream.number(), &mut filter.task_ids);
     let meta = format!(r#""_meta":{{"io.modelcontextprotocol/subscriptionId":{}}}"#, request.id);
     let acknowledged = format!(
         r#"{{"jsonrpc":"2.0","method":"notifications/subscriptions/acknowledged","params":{{{meta},"notifications":{}}}}}"#,
@@ -172,6 +187,9 @@ impl StreamSubscriptions {
 impl Drop for StreamSubscriptions {
     fn drop(&mut self) {
         self.app.mcp.resource_subscriptions.forget(self.subscriber);
+        if let Subscriber::Stream(stream) = self.subscriber {
+            self.app.mcp.task_subscriptions.forget(stream);
+        }
     }
 }
 
@@ -266,6 +284,12 @@ impl ListenStream {
                 let meta = self.tag.as_ref().map(|tag| format!("{},", tag.meta)).unwrap_or_default();
                 let params = format!(r#"{{{meta}"uri":{}}}"#, json_string(&uri));
                 Some(event(notification("notifications/resources/updated", &params).as_bytes()))
+            }
+            StreamMessage::Task(update) => {
+                let catalog = self.app.published.load();
+                let meta = self.tag.as_ref().map(|tag| tag.meta.as_str()).unwrap_or_default();
+                let whom = (self.within.scope(), &*self.identity);
+                Some(event(tasks::notification_of(&catalog, whom, &update, meta)?.as_bytes()))
             }
         }
     }

@@ -9,6 +9,7 @@ mod call_target;
 pub(crate) mod caller;
 pub(crate) mod calls;
 pub(crate) mod client_notifications;
+pub(crate) mod custom;
 pub(crate) mod dispatch;
 pub mod forward;
 pub(crate) mod input_rounds;
@@ -27,5 +28,6 @@ pub(crate) mod session_of;
 pub(crate) mod state;
 pub(crate) mod stream;
 pub(crate) mod suspend;
+pub(crate) mod tasks;
 
 pub(crate) use routes::{answer_post, routes};

@@ -1,4 +1,4 @@
-//! Tells every open stream of changes: of the catalog, at most four times a second, and of resources.
+//! Tells every open stream of changes: of the catalog, at most four times a second, of resources, and of tasks.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,6 +6,9 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep_until};
 
+use crate::front::mcp::state::streams::TaskUpdate;
+use crate::front::mcp::state::task_subscriptions::TaskFollower;
+use crate::front::mcp::tasks;
 use crate::front::request::app::App;
 use crate::server::Update;
 
@@ -38,13 +41,10 @@ pub(crate) async fn run(
                 (due, last) = (None, Instant::now());
                 mcp.catalog_changes.take(app.published.load_full());
                 mcp.resource_subscriptions.resolve(&mcp.catalog_changes.catalog());
+                mcp.task_subscriptions.resolve(&mcp.catalog_changes.catalog());
                 mcp.streams.wake_all();
             }
-            Some((server, uri)) = updates.recv() => {
-                for (uri, subscribers) in mcp.resource_subscriptions.subscribers(&server, &uri) {
-                    mcp.streams.tell_updated(&uri, subscribers);
-                }
-            }
+            Some(update) = updates.recv() => tell(&app, update),
             _ = tidy.tick() => {
                 mcp.resource_subscriptions.tidy(|session| mcp.streams.is_open(session));
                 mcp.replicas.tidy();
@@ -53,4 +53,24 @@ pub(crate) async fn run(
     }
     mcp.streams.end_all();
     mcp.suspended_calls.end_all();
+}
+
+/// Tells the streams that want to know it of a change at a server.
+fn tell(app: &App, update: Update) {
+    let mcp = &app.mcp;
+    match update {
+        Update::Resource(server, uri) => {
+            for (uri, subscribers) in mcp.resource_subscriptions.subscribers(&server, &uri) {
+                mcp.streams.tell_updated(&uri, subscribers);
+            }
+        }
+        Update::Task(server, params) => {
+            let Some((own, rest)) = tasks::told(&params) else { return };
+            let rest: Arc<str> = rest.into();
+            for TaskFollower { stream, shown, tool } in mcp.task_subscriptions.followers(&server, &own) {
+                let update = TaskUpdate { server: server.clone(), tool, shown, rest: rest.clone() };
+                mcp.streams.tell_task(stream, update);
+            }
+        }
+    }
 }

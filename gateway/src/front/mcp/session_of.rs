@@ -90,7 +90,8 @@ impl Requester {
     pub(crate) fn caller(self, recorder: &Recorder, (session, takes_streams): (Option<SealedSession>, bool)) -> Caller {
         let Self { within, subject, identity, .. } = self;
         let extensions = session.as_ref().map(|session| session.extensions.clone()).unwrap_or_default();
-        Caller { within, subject, identity, session, extensions, takes_streams, recorder: recorder.clone() }
+        let recorder = recorder.clone();
+        Caller { within, subject, identity, session, extensions, is_modern: false, takes_streams, recorder }
     }
 }
 

@@ -10,6 +10,7 @@ use crate::front::mcp::state::server_requests::ServerRequests;
 use crate::front::mcp::state::sessions::SessionStore;
 use crate::front::mcp::state::streams::Streams;
 use crate::front::mcp::state::suspended_calls::SuspendedCalls;
+use crate::front::mcp::state::task_subscriptions::TaskSubscriptions;
 use crate::seal::SessionKey;
 
 pub(crate) mod catalog_changes;
@@ -20,6 +21,7 @@ pub(crate) mod server_requests;
 pub(crate) mod sessions;
 pub(crate) mod streams;
 pub(crate) mod suspended_calls;
+pub(crate) mod task_subscriptions;
 
 /// The stores of `/mcp`.
 pub(crate) struct Mcp {
@@ -31,6 +33,8 @@ pub(crate) struct Mcp {
     pub(crate) legacy_streams: Arc<LegacyStreams>,
     /// The subscriptions to resources.
     pub(crate) resource_subscriptions: ResourceSubscriptions,
+    /// The subscriptions to tasks.
+    pub(crate) task_subscriptions: TaskSubscriptions,
     /// The other replicas.
     pub(crate) replicas: Replicas,
     /// The running requests and log levels of sessions.

@@ -113,6 +113,7 @@ async fn answer_call(recorder: &Recorder, body: IncomingBody) -> Result<Response
     };
     let call = call::Request {
         method: CALL_TOOL,
+        custom: None,
         subject: Subject::Named,
         params: &[r#","arguments":"#, wanted.args],
         arguments: wanted.args,
@@ -122,9 +123,10 @@ async fn answer_call(recorder: &Recorder, body: IncomingBody) -> Result<Response
         identity: &identity,
         outbound: &app.outbound,
         caller: CallerMeta::default(),
-        extensions: &Extensions::default(),
+        extensions: Extensions::tasks(),
         mailbox: None,
         answers_input: false,
+        takes_tasks: false,
         looks_up: None,
     };
     let called = call::call(&entry, &call, &app.metrics).await;

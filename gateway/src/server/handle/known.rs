@@ -13,6 +13,7 @@ use crate::offer::definition::Problems;
 use crate::offer::item::{Items, Kind};
 use crate::offer::listing::Listed;
 use crate::offer::raw_tools::RawTools;
+use crate::offer::skills::Skill;
 use portcullis_mcp::upstream::ServerCapabilities;
 
 /// Parsed lists.
@@ -80,6 +81,11 @@ impl Handle {
         });
         self.has_told();
         changed
+    }
+
+    /// Stores the skills that the server reported. True if this changes the offer.
+    pub(crate) fn take_skills(&self, skills: Vec<Skill>) -> bool {
+        self.renew(|offer| offer.skills = Arc::new(skills))
     }
 
     /// Takes over the state of another handle of the same server, and offers it under the rules of its own

@@ -6,6 +6,7 @@ use portcullis_mcp::protocol::extensions::{APPS, Extensions};
 use portcullis_mcp::upstream::ServerCapabilities;
 
 use crate::offer::item::{Items, Kind};
+use crate::offer::skills::Skills;
 
 /// A server's part of the catalog; the server keeps its names while it is away.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -18,6 +19,8 @@ pub(crate) struct Offer {
     pub(crate) resources: Items,
     /// Its resource templates.
     pub(crate) templates: Items,
+    /// Its skills.
+    pub(crate) skills: Skills,
     /// Its declared capabilities.
     pub(crate) capabilities: ServerCapabilities,
     /// Its extensions: those that it declares, and MCP Apps if one of its tools has a page.

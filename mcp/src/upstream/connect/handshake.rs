@@ -37,6 +37,26 @@ pub struct ServerCapabilities {
     pub announces_prompts: bool,
     /// It announces changes of its resources or resource templates.
     pub announces_resources: bool,
+    /// It has the experimental tasks of 2025-11-25 for calls of tools.
+    pub legacy_tasks: Option<LegacyTasks>,
+}
+
+/// What a server does with the experimental tasks of 2025-11-25.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LegacyTasks {
+    /// It lists them.
+    pub list: bool,
+    /// It cancels them.
+    pub cancel: bool,
+}
+
+impl LegacyTasks {
+    /// The JSON of `capabilities.tasks`.
+    pub fn to_json(self) -> String {
+        let [list, cancel] = [(self.list, r#""list":{},"#), (self.cancel, r#""cancel":{},"#)]
+            .map(|(has, text)| if has { text } else { "" });
+        format!(r#"{{{list}{cancel}"requests":{{"tools":{{"call":{{}}}}}}}}"#)
+    }
 }
 
 /// Bytes of a server's instructions.
@@ -68,6 +88,7 @@ pub(super) struct Capabilities {
     completions: Option<Value>,
     logging: Option<Value>,
     extensions: Option<Box<RawValue>>,
+    tasks: Option<Value>,
 }
 
 #[derive(Deserialize)]
@@ -209,7 +230,13 @@ impl Capabilities {
         let says = |capability: &Option<Value>, what: &str| {
             capability.as_ref().is_some_and(|capability| capability.get(what) == Some(&Value::Bool(true)))
         };
+        let tasks = self.tasks.as_ref().filter(|tasks| tasks.pointer("/requests/tools/call").is_some());
+        let legacy_tasks = tasks.map(|tasks| {
+            let has = |what: &str| tasks.get(what).is_some_and(Value::is_object);
+            LegacyTasks { list: has("list"), cancel: has("cancel") }
+        });
         ServerCapabilities {
+            legacy_tasks,
             tools: self.tools.is_some(),
             prompts: self.prompts.is_some(),
             resources: self.resources.is_some(),

@@ -8,6 +8,7 @@ use tokio::net::TcpListener;
 use tokio::time::Instant;
 
 use self::kit::*;
+use super::handshake::LegacyTasks;
 use super::*;
 
 #[tokio::test]
@@ -417,10 +418,21 @@ fn capabilities_are_what_the_handshake_says_whatever_else_it_holds() {
         announces_tools: true,
         announces_prompts: true,
         announces_resources: true,
+        legacy_tasks: None,
     };
     assert_eq!(read(all), expected);
     let odd = r#"{"capabilities":{"tools":{"listChanged":"yes"},"prompts":null,"resources":7,"logging":{}}}"#;
     let expected = ServerCapabilities { tools: true, resources: true, logging: true, ..Default::default() };
     assert_eq!(read(odd), expected);
     assert_eq!(read("{}"), ServerCapabilities::default());
+    for (tasks, expected) in [
+        (r#"{"list":{},"cancel":{},"requests":{"tools":{"call":{}}}}"#, Some(LegacyTasks { list: true, cancel: true })),
+        (r#"{"cancel":{},"requests":{"tools":{"call":{}}}}"#, Some(LegacyTasks { list: false, cancel: true })),
+        (r#"{"list":{},"requests":{}}"#, None),
+        ("true", None),
+    ] {
+        let found = read(&format!(r#"{{"capabilities":{{"tasks":{tasks}}}}}"#)).legacy_tasks;
+        assert_eq!(found, expected, "{tasks}");
+        assert!(found.is_none_or(|found| found.to_json() == tasks), "{tasks}");
+    }
 }

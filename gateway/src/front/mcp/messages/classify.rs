@@ -39,6 +39,8 @@ pub(crate) enum LegacyMethod {
     Ping,
     /// A list.
     List(Kind),
+    /// `skills/list`.
+    Skills,
     /// `logging/setLevel`.
     SetLevel,
     /// `resources/subscribe`.
@@ -54,10 +56,14 @@ pub(crate) enum LegacyMethod {
 pub(crate) enum ModernMethod {
     /// A server answers: `tools/call` and the like.
     Call(&'static str),
+    /// The server that has a task answers.
+    Task(&'static str),
     /// `server/discover`.
     Discover,
     /// A list.
     List(Kind),
+    /// `skills/list`.
+    Skills,
     /// `subscriptions/listen`.
     Listen,
     /// None of these.
@@ -115,6 +121,7 @@ impl LegacyMethod {
         match name {
             "initialize" => Self::Initialize,
             "ping" => Self::Ping,
+            "skills/list" => Self::Skills,
             "logging/setLevel" => Self::SetLevel,
             "resources/subscribe" => Self::Subscribe,
             "resources/unsubscribe" => Self::Unsubscribe,
@@ -134,18 +141,32 @@ impl ModernMethod {
         if let Some(method) = method_of(name) {
             return Self::Call(method);
         }
+        if let Some(method) = TASK_METHODS.into_iter().find(|known| *known == name) {
+            return Self::Task(method);
+        }
         match name {
             "server/discover" => Self::Discover,
             "subscriptions/listen" => Self::Listen,
+            "skills/list" => Self::Skills,
             name => listed_by(name).map_or(Self::Unknown, Self::List),
         }
     }
 }
 
+/// The requests about a task.
+const TASK_METHODS: [&str; 3] = ["tasks/get", "tasks/update", "tasks/cancel"];
+
 /// The methods that servers answer.
 pub(crate) fn method_of(method: &str) -> Option<&'static str> {
-    ["tools/call", "prompts/get", "resources/read", "completion/complete"].into_iter().find(|known| *known == method)
+    const METHODS: [&str; 6] = ["tools/call", "prompts/get", "resources/read", "completion/complete", SKILL, DIRECTORY];
+    METHODS.into_iter().find(|known| *known == method)
 }
+
+/// The entry of one skill.
+pub(crate) const SKILL: &str = "skills/get";
+
+/// The children of a directory of files, which a server with skills may have.
+pub(crate) const DIRECTORY: &str = "resources/directory/read";
 
 /// Whether a request is one of 2026-07-28 or later: by its body, or by the header that says the revision.
 pub(crate) fn is_modern(method: &str, meta: &RequestMeta<'_>, header: Option<&[u8]>) -> bool {
@@ -214,6 +235,9 @@ mod tests {
             (request("server/discover"), new, "modern 1 Discover"),
             (request("server/discover"), None, "legacy 1 Unknown"),
             (request("subscriptions/listen"), new, "modern 1 Listen"),
+            (request("tasks/get"), new, r#"modern 1 Task("tasks/get")"#),
+            (request("tasks/get"), old, "legacy 1 Unknown"),
+            (request("tasks/list"), new, "modern 1 Unknown"),
             (request("Tools/Call"), None, "legacy 1 Unknown"),
             (notification(""), None, "notification notifications/cancelled"),
             (notification(r#","params":{"a":1,"a":2}"#), None, "notification notifications/cancelled"),

@@ -44,6 +44,11 @@ pub(crate) enum RpcProblem {
     /// Nobody knows the method.
     #[error("the method {0:?} is not supported")]
     Method(String),
+    /// The experimental tasks of 2025-11-25, where they do not work.
+    #[error(
+        "tasks of 2025-11-25 work only at /mcp/NAME, of a server that has them and session: PerClient; of all servers use those of 2026-07-28"
+    )]
+    LegacyTasks,
     /// The params are wrong.
     #[error("{0}")]
     Params(&'static str),
@@ -71,6 +76,12 @@ pub(crate) enum RpcProblem {
     /// No server offers the resource.
     #[error("no server offers this resource: resources/list and resources/templates/list list all")]
     UnknownResource(String),
+    /// The client has not declared the extension that the request belongs to.
+    #[error("this needs the extension {0}: declare it in the client's capabilities")]
+    Extension(&'static str),
+    /// There is no such task, or it is not the caller's.
+    #[error("no task of this caller has this taskId, or its server is gone: call the tool again")]
+    UnknownTask,
     /// No policy allows it to the caller: the kind of the item, and its name.
     #[error("the {0} {1:?} is not allowed for this caller")]
     NotAllowed(&'static str, String),
@@ -128,13 +139,15 @@ impl RpcProblem {
         match self {
             Self::Message(BadMessage { syntax: true, .. }) => PARSE_ERROR,
             Self::Message(_) | Self::Request(_) | Self::Cancelled => INVALID_REQUEST,
-            Self::Method(_) => METHOD_NOT_FOUND,
+            Self::Method(_) | Self::LegacyTasks => METHOD_NOT_FOUND,
             Self::UnknownResource(_) if !revision.is_modern() => RESOURCE_NOT_FOUND,
             Self::Params(_)
             | Self::Meta(_)
             | Self::UnknownTool(_)
             | Self::UnknownPrompt(_)
+            | Self::UnknownTask
             | Self::UnknownResource(_) => INVALID_PARAMS,
+            Self::Extension(_) => MISSING_CAPABILITY,
             Self::NotAllowed(..) => NOT_ALLOWED,
             Self::Limited(..) => LIMITED,
             Self::Header(_) => HEADER_MISMATCH,
@@ -198,6 +211,9 @@ impl RpcProblem {
             Self::Version(requested) => {
                 let requested = json_string(requested);
                 Some(format!(r#"{{"supported":["{}"],"requested":{requested}}}"#, Revision::V2026_07_28))
+            }
+            Self::Extension(name) => {
+                Some(format!(r#"{{"requiredCapabilities":{{"extensions":{{{}:{{}}}}}}}}"#, json_string(name)))
             }
             Self::UnknownResource(uri) => Some(format!(r#"{{"uri":{}}}"#, json_string(uri))),
             Self::Limited(_, _, pause) => {

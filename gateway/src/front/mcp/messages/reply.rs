@@ -14,6 +14,7 @@ use portcullis_runtime::memory::account;
 use smallvec::SmallVec;
 
 use crate::front::http::pieces::{HEADERS, pieces};
+use crate::front::mcp::messages::classify::{DIRECTORY, SKILL};
 use crate::front::mcp::messages::problem::RpcProblem;
 use crate::front::mcp::messages::request::level;
 use crate::server::handle::HeldPermits;
@@ -142,7 +143,7 @@ fn fitted<'r>(result: &'r RpcResult, method: &str, revision: Revision) -> (Cow<'
         (false, true) => without_result_type(result)
             .filter(|_| !says.is_cacheable)
             .or_else(|| Some((Cow::Borrowed(""), Cow::Owned(without_modern_members(result)?)))),
-        (true, _) if says.has_type && method != "resources/read" => None,
+        (true, _) if says.has_type && !is_cacheable(method) => None,
         (true, _) => with_modern_members(result, method),
     };
     fitted.unwrap_or_else(|| (Cow::Borrowed(""), Cow::Borrowed(result)))
@@ -158,7 +159,7 @@ fn with_modern_members<'r>(result: &'r [u8], method: &str) -> Option<(Cow<'stati
     const USUAL: &str = r#"{"resultType":"complete","#;
     let inside = result.trim_ascii_start().strip_prefix(b"{")?;
     let is_empty = inside.trim_ascii_start().starts_with(b"}");
-    if method != "resources/read" && !is_empty {
+    if !is_cacheable(method) && !is_empty {
         return Some((Cow::Borrowed(USUAL), Cow::Borrowed(inside)));
     }
     let members = Members::read(std::str::from_utf8(result).ok()?).ok()?;
@@ -166,7 +167,7 @@ fn with_modern_members<'r>(result: &'r [u8], method: &str) -> Option<(Cow<'stati
     if members.get("resultType").is_none() {
         added.push_str(r#""resultType":"complete","#);
     }
-    if method == "resources/read" {
+    if is_cacheable(method) {
         if members.get("ttlMs").is_none() {
             added.push_str(r#""ttlMs":0,"#);
         }
@@ -178,6 +179,11 @@ fn with_modern_members<'r>(result: &'r [u8], method: &str) -> Option<(Cow<'stati
         added.pop();
     }
     Some((Cow::Owned(added), Cow::Borrowed(inside)))
+}
+
+/// Whether results of a method say since 2026-07-28 how long they may be kept.
+fn is_cacheable(method: &str) -> bool {
+    matches!(method, "resources/read" | SKILL | DIRECTORY)
 }
 
 fn without_modern_members(result: &[u8]) -> Option<Vec<u8>> {

@@ -9,6 +9,7 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
+use portcullis_crds::ServerKey;
 use portcullis_runtime::memory::{Held, account};
 use prometheus::IntGauge;
 use smallvec::SmallVec;
@@ -64,6 +65,21 @@ pub(crate) enum StreamMessage {
     Event(Bytes),
     /// The resource with this URI has changed.
     Updated(Arc<str>),
+    /// A task has changed.
+    Task(TaskUpdate),
+}
+
+/// A task that has changed, as one client knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct TaskUpdate {
+    /// The server that has it.
+    pub(crate) server: ServerKey,
+    /// The server's own name of the tool that was called.
+    pub(crate) tool: Arc<str>,
+    /// The client's id of it.
+    pub(crate) shown: Arc<str>,
+    /// All else that the server says of it, as members that each begin with a comma.
+    pub(crate) rest: Arc<str>,
 }
 
 struct QueueState {
@@ -136,6 +152,13 @@ impl Streams {
         }
     }
 
+    /// Tells a stream that a task has changed.
+    pub(crate) fn tell_task(&self, stream: u64, task: TaskUpdate) {
+        if let Some(queue) = self.queue_of(Subscriber::Stream(stream)) {
+            queue.push(StreamMessage::Task(task));
+        }
+    }
+
     /// Whether a session has an open stream.
     pub(crate) fn is_open(&self, session: &SessionKey) -> bool {
         self.lock().by_session.contains_key(session)
@@ -178,6 +201,7 @@ impl StreamMessage {
         match self {
             Self::Event(event) => event.len(),
             Self::Updated(uri) => uri.len(),
+            Self::Task(task) => task.shown.len() + task.rest.len(),
         }
     }
 }
