@@ -130,6 +130,10 @@ reasons! {
     AudienceNotAllowed => ResolvedRefs, "Leave the audience out, or ask for identity.allowedAudiences of the chart; the message says what is wrong.";
     /// The API server refuses the gateway a token of its own service account.
     TokenRequestDenied => ResolvedRefs, "Upgrade the release with identity.serviceAccountTokens, which gives the gateway the right.";
+    /// An authorization server gives the gateway no token for `spec.identity`, or none in exchange for those of callers.
+    ExchangeFailed => ResolvedRefs, "Do what the message says; the gateway tries again by itself.";
+    /// The gateway must not send tokens to the token endpoint of `spec.identity`.
+    TokenUrlNotAllowed => ResolvedRefs, "Correct tokenUrl, or ask for identity.tokenUrls of the chart.";
     /// The gateway cannot get what `spec.identity` asks for.
     IdentityUnavailable => ResolvedRefs, "Do what the message says; the gateway tries again by itself.";
 

@@ -124,7 +124,9 @@ pub struct McpServerSpec {
     #[x_kube(
         merge_strategy = ListMerge::Set,
         validation = Rule::new("self.all(h, !(h in ['authorization', 'cookie', 'proxy-authorization', 'host', 'accept', 'connection', 'content-length', 'content-type', 'mcp-protocol-version', 'mcp-session-id', 'te', 'transfer-encoding']))")
-            .message("forwardHeaders holds a header that the gateway must not forward, such as authorization or cookie: leave it out")
+            .message("forwardHeaders holds a header that the gateway must not forward, such as authorization or cookie: leave it out"),
+        validation = Rule::new("self.all(h, !(h.startsWith('x-') && h.endsWith('-authorization')))")
+            .message("forwardHeaders holds a credential for one server, such as x-search-authorization: use forwardCallerToken")
     )]
     pub forward_headers: Vec<String>,
     /// How the server learns who calls: a token of the gateway, or one for the caller. Absent: only `headers` are sent.

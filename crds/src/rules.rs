@@ -255,6 +255,8 @@ fn forwarded(names: &[String], found: &mut Vec<String>) {
             found.push(format!("forwardHeaders: {name:?} is not a header name in lower case"));
         } else if NEVER_FORWARDED.contains(&name.as_str()) || OWN_HEADERS.contains(&name.as_str()) {
             found.push(format!("forwardHeaders: the gateway must not forward {name}: leave it out"));
+        } else if name.starts_with("x-") && name.ends_with("-authorization") {
+            found.push(format!("forwardHeaders: {name} is a credential for one server: use forwardCallerToken"));
         }
     }
 }

@@ -400,6 +400,20 @@ impl Server {
         self.name == self.key.name
     }
 
+    /// The header in which callers bring a credential for it: no other server has the same. `None` if its name leaves none.
+    pub fn caller_token_header(&self) -> Option<String> {
+        let ServerKey { namespace, name } = &self.key;
+        // Names with `--` could be read in two ways.
+        if namespace.contains("--") || name.contains("--") {
+            return None;
+        }
+        Some(if self.is_home() {
+            format!("x-{name}-authorization")
+        } else {
+            format!("x-{namespace}--{name}-authorization")
+        })
+    }
+
     /// The name in `/servers`.
     pub fn label(&self) -> &str {
         self.label.as_deref().unwrap_or(&self.name)

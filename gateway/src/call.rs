@@ -5,6 +5,7 @@
 pub(crate) mod in_client_session;
 pub(crate) mod pick;
 mod settle;
+mod shown_caller;
 
 use std::future::ready;
 use std::mem;
@@ -67,6 +68,8 @@ pub(crate) struct Request<'a> {
     pub(crate) client: Client<'a>,
     /// The bearer of the caller's token.
     pub(crate) identity: &'a Identity,
+    /// The query of the caller's request, which may hold its token.
+    pub(crate) query: Option<&'a str>,
     /// Makes the credentials of calls to servers that learn who calls.
     pub(crate) outbound: &'a Outbound,
     /// The information about the caller that is sent to the server.
@@ -351,9 +354,12 @@ async fn attempt(
     }
     let authorization = match spec.identity {
         None => None,
-        Some(_) => shown_caller(candidate, call, began)?,
+        Some(_) => shown_caller::credential(candidate, call, (began, silence)).await?,
     };
-    let headers = CallHeaders { passed: headers, authorization };
+    let mut headers = CallHeaders { passed: headers, authorization };
+    if let Some(forward) = &spec.forward_caller_token {
+        shown_caller::forward(forward, call, &mut headers)?;
+    }
     let timing = Arc::new(Timing::since(began, silence).waking(call.looks_up));
     if let Some(clients) = server.clients()
         && !live.session.is_modern()
@@ -367,13 +373,6 @@ async fn attempt(
         answer => answer,
     };
     Ok((answer.map_err(Failure::Server)?, HeldPermit::of(server, slot)))
-}
-
-/// The credential by which a server learns who makes this call; none if the session's own is all that it gets.
-fn shown_caller(candidate: &Candidate, call: &Request<'_>, began: Instant) -> Result<Option<HeaderValue>, Failure> {
-    let Some(terms) = candidate.server.assertion_terms() else { return Ok(None) };
-    let tool = (call.method == CALL_TOOL).then_some(&*candidate.item.own_name);
-    call.outbound.assertion(&terms, call.identity, tool, began).map(Some).map_err(Failure::Identity)
 }
 
 /// Sends a call once more, in the session that follows a forgotten one.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use http::HeaderValue;
 use http::header::AUTHORIZATION;
 use portcullis_crds::{Reason, Server};
 use thiserror::Error;
@@ -62,16 +63,12 @@ impl Credentials {
     /// A revocation if there is one, else the first unusable credential: the server must then not be contacted, for it
     /// would be without credentials.
     pub(crate) fn resolve(&self, server: &Server) -> Result<Resolved, CredentialError> {
-        let token = self.tokens.of(server).map_err(CredentialError::from);
-        let token = token.and_then(|token| {
-            self.outbound.check(server)?;
-            Ok(token)
-        });
-        match (self.secrets.resolve(server), token) {
-            (Ok(resolved), Ok(None)) => Ok(resolved),
-            (Ok(mut resolved), Ok(Some((audience, header)))) => {
-                resolved.headers.all.insert(AUTHORIZATION, header);
-                resolved.audience = Some(audience);
+        match (self.secrets.resolve(server), self.own(server)) {
+            (Ok(mut resolved), Ok((audience, header))) => {
+                if let Some(header) = header {
+                    resolved.headers.all.insert(AUTHORIZATION, header);
+                }
+                resolved.audience = audience;
                 Ok(resolved)
             }
             (Err(error), Err(graver)) if graver.is_revocation() && !error.is_revocation() => Err(graver),
@@ -80,41 +77,20 @@ impl Credentials {
         }
     }
 
+    /// What the server gets of the gateway itself: a header, and the audience of a token of its service account.
+    fn own(&self, server: &Server) -> Result<(Option<Arc<str>>, Option<HeaderValue>), CredentialError> {
+        Ok(match self.tokens.of(server)? {
+            Some((audience, header)) => {
+                self.outbound.check(server)?;
+                (Some(audience), Some(header))
+            }
+            None => (None, self.outbound.own_token(server)?),
+        })
+    }
+
     /// Whether a value in use must no longer be used.
     pub(crate) fn revoked(&self, used: &Resolved) -> Option<CredentialError> {
         let of_secrets = self.secrets.revoked(used).map(Into::into);
         of_secrets.or_else(|| Some(self.tokens.revoked(used.audience.as_deref()?)?.into()))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use portcullis_crds::McpServerSpec;
-
-    use super::*;
-
-    #[test]
-    fn what_does_not_work_yet_is_refused_so_that_no_server_is_contacted_without_it() {
-        let credentials =
-            Credentials { secrets: Secrets::Folder(None), tokens: Arc::default(), outbound: Arc::default() };
-        for (spec, field) in [
-            ("{identity: {exchange: {tokenUrl: 'https://l/t'}}}", "identity.exchange"),
-            (
-                "{identity: {clientCredentials: {tokenUrl: 'https://l/t', clientAuth: {serviceAccountToken: {}}}}}",
-                "identity.clientCredentials",
-            ),
-            ("{forwardCallerToken: {from: x-a}}", "forwardCallerToken"),
-        ] {
-            let spec: McpServerSpec = serde_yaml::from_str(spec).unwrap();
-            let server = Server {
-                identity: spec.identity,
-                forward_caller_token: spec.forward_caller_token,
-                listing: spec.listing,
-                ..Server::from_url("a", "https://a/")
-            };
-            let error = credentials.resolve(&server).err().unwrap();
-            assert_eq!(error, CredentialError::Identity(IdentityError::Unsupported(field)));
-            assert_eq!((error.reason(), error.is_revocation()), (Reason::IdentityUnavailable, true));
-        }
     }
 }

@@ -106,18 +106,12 @@ impl Gateway {
             None => (None, Sealer::random()),
         };
         let (assertions, assertion_keys) = assertion_keys.unzip();
-        let outbound = Arc::new(Outbound::new(config.outbound.issuer.clone(), assertion_keys));
         let (updates, updated) = mpsc::channel(notify::MAX_WAITING_UPDATES);
         let certificate = certificate_files.as_ref().map(CertificateFiles::certificate);
         let mcp = mcp_state(&config, &metrics, certificate.as_ref());
-        let shared = Arc::new(server_context(
-            &config,
-            &auth,
-            &metrics,
-            (&sealer, &outbound),
-            mcp.server_requests.clone(),
-            updates,
-        ));
+        let keys = (&sealer, assertion_keys);
+        let shared = Arc::new(server_context(&config, &auth, &metrics, keys, mcp.server_requests.clone(), updates));
+        let outbound = shared.credentials.outbound.clone();
         let published = PublishedCatalog::default();
         let board = Arc::new(Board::new(published.clone(), shared.touched.clone()));
         let readiness = Readiness::default();
@@ -216,6 +210,7 @@ impl Gateway {
         let (folder, changes) =
             start_credentials(&mut tasks, shared.credentials.secrets.clone(), client.clone(), files);
         let tokens = shared.credentials.tokens.changes();
+        start_own_tokens(&mut tasks, app.outbound.clone());
         start_tokens(&mut tasks, &config, app.clone(), &shared, client.clone().zip(stranger));
         if !config.guard.is_empty() {
             start_guard(&mut tasks, shared.guard.clone(), client);
@@ -294,6 +289,12 @@ fn start_tokens(
     let issuer = Issuer { client, stranger, account, accepts: Arc::new(accepts) };
     let requesting = async move { identity::run(&tokens, &issuer, &metrics, stop_of(stop)).await };
     tasks.spawn("tokens", ended(requesting));
+}
+
+/// Keeps the tokens by which servers know the gateway itself.
+fn start_own_tokens(tasks: &mut Supervisor, outbound: Arc<Outbound>) {
+    let stop = tasks.shutdown();
+    tasks.spawn("own tokens", ended(async move { until(stop, outbound.keep_own_tokens()).await }));
 }
 
 fn start_numbering(tasks: &mut Supervisor, board: Arc<Board>) {

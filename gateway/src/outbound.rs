@@ -1,12 +1,19 @@
-//! What servers are shown of callers: assertions that the gateway signs for one call after another.
+//! What servers are shown of callers, and of the gateway: assertions that the gateway signs, and tokens that it gets from
+//! authorization servers.
 //!
 //! Tokens leave this room only in headers: nothing here displays them.
 
 mod assertion;
+mod client_auth;
+mod endpoints;
 mod error;
+mod exchange;
+mod own;
 mod signing;
 mod token_cache;
+mod token_endpoint;
 
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use arc_swap::ArcSwapOption;
@@ -15,13 +22,19 @@ use portcullis_crds::Server;
 use tokio::time::Instant;
 
 pub(crate) use assertion::AssertionTerms;
+pub(crate) use client_auth::TokenUrls;
+pub(crate) use endpoints::Endpoints;
 pub(crate) use error::OutboundError;
+pub(crate) use exchange::ExchangeTerms;
 pub(crate) use signing::SigningKeys;
+pub(crate) use token_endpoint::TokenClient;
 
+use exchange::Exchanges;
+use own::OwnTokens;
 use token_cache::{TokenCache, TokenKey};
 
 /// The bearer of a checked token, whom servers are shown.
-pub(crate) trait ShownCaller {
+pub(crate) trait ShownCaller: Sync {
     /// A digest of all claims and of the issuer that vouches for them: two tokens have the same only if they say the same.
     fn id(&self) -> [u8; 16];
 
@@ -39,12 +52,17 @@ pub(crate) struct Outbound {
     issuer: Option<String>,
     signing: ArcSwapOption<SigningKeys>,
     cache: TokenCache,
+    /// What is needed to ask authorization servers, and to decide for whom.
+    endpoints: Option<Arc<Endpoints>>,
+    exchanges: Exchanges,
+    own: OwnTokens,
 }
 
 impl Outbound {
     /// Signs as `issuer` with these keys.
-    pub(crate) fn new(issuer: Option<String>, keys: Option<SigningKeys>) -> Self {
-        Self { issuer, signing: ArcSwapOption::from_pointee(keys), cache: TokenCache::default() }
+    pub(crate) fn new(issuer: Option<String>, keys: Option<SigningKeys>, endpoints: Endpoints) -> Self {
+        let (signing, endpoints) = (ArcSwapOption::from_pointee(keys), Some(Arc::new(endpoints)));
+        Self { issuer, signing, endpoints, ..Self::default() }
     }
 
     /// Signs with the first of these keys from now on.
@@ -52,6 +70,7 @@ impl Outbound {
         self.signing.store(Some(keys.into()));
         // Servers must not see tokens of a key that is no longer published.
         self.cache.forget_all();
+        self.renew_own_assertions();
     }
 
     /// The documents by which servers verify assertions; `None` if the gateway signs none.
@@ -85,10 +104,28 @@ impl Outbound {
     /// # Errors
     /// They cannot: the server must not be contacted.
     pub(crate) fn check(&self, server: &Server) -> Result<(), OutboundError> {
-        match AssertionTerms::of(server) {
-            None => Ok(()),
-            Some(terms) => terms.check().and_then(|()| self.can_sign()),
+        if let Some(forward) = &server.forward_caller_token {
+            let own = server.caller_token_header().ok_or(OutboundError::NoHeader)?;
+            if forward.from != own {
+                return Err(OutboundError::Header(own));
+            }
         }
+        if let Some(terms) = AssertionTerms::of(server) {
+            self.check_audience(&terms)?;
+            return self.can_sign();
+        }
+        match ExchangeTerms::of(server) {
+            None => Ok(()),
+            Some(terms) => self.endpoints()?.check_exchange(&terms),
+        }
+    }
+
+    fn check_audience(&self, terms: &AssertionTerms) -> Result<(), OutboundError> {
+        self.endpoints()?.decide(terms.server(), terms.wanted())
+    }
+
+    fn endpoints(&self) -> Result<&Arc<Endpoints>, OutboundError> {
+        self.endpoints.as_ref().ok_or(OutboundError::Pending)
     }
 
     /// The header of an assertion for this caller, from the cache if there is one. `now`: the time of the call.
@@ -117,7 +154,7 @@ impl Outbound {
         tool: Option<&str>,
         (key, now): (TokenKey, Instant),
     ) -> Result<HeaderValue, OutboundError> {
-        terms.check()?;
+        self.check_audience(terms)?;
         let generation = self.cache.generation();
         let keys = self.signing.load_full().ok_or(OutboundError::NoKeys)?;
         let issuer = self.issuer.as_deref().ok_or(OutboundError::NoIssuer)?;
@@ -127,6 +164,23 @@ impl Outbound {
             self.cache.put(generation, key, (value.clone(), now + fresh_for), now);
         }
         Ok(value)
+    }
+}
+
+/// How one server is shown who makes each call.
+#[derive(Clone)]
+pub(crate) enum CallerTerms {
+    /// By assertions.
+    Assertion(Arc<AssertionTerms>),
+    /// By tokens that are exchanged for the callers'.
+    Exchange(Arc<ExchangeTerms>),
+}
+
+impl CallerTerms {
+    /// The terms of a server; none if it is not shown who calls.
+    pub(crate) fn of(server: &Server) -> Option<Self> {
+        let assertion = || Some(Self::Assertion(Arc::new(AssertionTerms::of(server)?)));
+        assertion().or_else(|| Some(Self::Exchange(Arc::new(ExchangeTerms::of(server)?))))
     }
 }
 

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue};
 use portcullis_crds::Server;
-use portcullis_crds::mcpserver::{CaKind, Header, Tls};
+use portcullis_crds::mcpserver::{CaKind, Header, SecretKeyRef, Tls};
 use url::{Origin, Url};
 
 pub(crate) use error::SecretError;
@@ -115,6 +115,27 @@ impl Secrets {
         let tls = server.tls.as_ref().map(|tls| reader.tls(tls)).unwrap_or_default();
         let references = reader.references;
         reader.problem.map_or(Ok(Resolved { headers, audience: None, tls, references }), Err)
+    }
+
+    /// The secret by which the gateway authenticates to a token endpoint of this origin.
+    ///
+    /// # Errors
+    /// It is unusable.
+    pub(crate) fn client_secret(
+        &self,
+        server: &Server,
+        secret: &SecretKeyRef,
+        origin: Origin,
+    ) -> Result<String, SecretError> {
+        let (kind, namespace) = (ObjectKind::Secret, server.key.namespace.clone());
+        let object = ObjectKey { kind, namespace, name: secret.name.clone() };
+        let reference = Reference { object, key: secret.key.clone(), origin: Some(origin) };
+        let (value, place) = (trimmed(self.read(&reference)?), self.name(&reference));
+        if value.len() > MAX_HEADER_BYTES {
+            return Err(SecretError::TooLong { place, limit: MAX_HEADER_BYTES, authority: false });
+        }
+        let text = String::from_utf8(value).ok().filter(|text| !text.is_empty());
+        text.ok_or(SecretError::NotAHeader(place))
     }
 
     /// Whether a value in use must no longer be used.

@@ -19,6 +19,8 @@ pub enum Setting {
     AllowedOrigins,
     /// Host names of the gateway.
     AllowedHosts,
+    /// Token endpoints to which the gateway sends tokens.
+    TokenUrls,
     /// The keys that sign assertions.
     AssertionKeys,
     /// The issuer of assertions.
@@ -43,6 +45,7 @@ impl Setting {
             Self::AllowedAudiences => ("identity.allowedAudiences of the chart", "ALLOWED_AUDIENCES"),
             Self::AllowedOrigins => ("allowedOrigins of the chart", "ALLOWED_ORIGINS"),
             Self::AllowedHosts => ("allowedHosts of the chart", "ALLOWED_HOSTS"),
+            Self::TokenUrls => ("identity.tokenUrls of the chart", "TOKEN_URLS"),
             Self::AssertionKeys => ("identity.assertionKeys of the chart", "ASSERTION_KEYS_FILE"),
             Self::AssertionIssuer => ("identity.issuer of the chart", "ASSERTION_ISSUER"),
         };
@@ -89,6 +92,7 @@ mod tests {
             Setting::AllowedAudiences,
             Setting::AllowedOrigins,
             Setting::AllowedHosts,
+            Setting::TokenUrls,
             Setting::AssertionKeys,
             Setting::AssertionIssuer,
         ] {

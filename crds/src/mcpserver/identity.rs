@@ -142,11 +142,11 @@ pub struct ClientAuth {
 /// A credential that callers bring for this server.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 pub struct ForwardCallerToken {
-    /// Header of the caller's request, in lower case, such as `x-search-authorization`. Never `authorization`, which
-    /// holds the token for the gateway.
-    #[schemars(length(min = 3, max = 128), regex(pattern = r"^x-[a-z0-9!#$%&'*+.^_`|~-]+$"))]
-    #[x_kube(validation = Rule::new("!self.startsWith('x-forwarded-') && !self.startsWith('x-portcullis-') && !(self in ['x-real-ip', 'x-request-id'])")
-        .message("forwardCallerToken.from is a header that proxies or the gateway set: use one of your own, such as x-search-authorization"))]
+    /// Header of the caller's request. It is named after this server, so that no other gets it: `x-NAME-authorization`, or
+    /// `x-NAMESPACE--NAME-authorization` outside of the home namespace.
+    #[schemars(length(min = 17, max = 144), regex(pattern = r"^x-[a-z0-9]([-a-z0-9]*[a-z0-9])?-authorization$"))]
+    #[x_kube(validation = Rule::new("!self.startsWith('x-forwarded-')")
+        .message("forwardCallerToken.from is a header that proxies set: use one of your own, such as x-search-authorization"))]
     pub from: String,
     /// Header of the server's request, in lower case.
     #[serde(default = "default_token_header")]

@@ -11,9 +11,6 @@ use crate::mcpserver::{
 /// Claims that the gateway sets itself.
 const OWN_CLAIMS: [&str; 8] = ["iss", "aud", "exp", "nbf", "iat", "jti", "act", "tool"];
 
-/// Headers that proxies or the gateway set: what they hold is no credential of the caller's own.
-const NOT_OF_CALLERS: [&str; 2] = ["x-real-ip", "x-request-id"];
-
 /// All problems of a spec's identities.
 pub(super) fn identities(spec: &McpServerSpec, found: &mut Vec<String>) {
     let has_header = |name: &str| spec.headers.iter().any(|header| header.name.eq_ignore_ascii_case(name));
@@ -158,12 +155,18 @@ fn unique(names: &[String], field: &str, found: &mut Vec<String>) {
 fn forwarded(forward: &ForwardCallerToken, found: &mut Vec<String>) {
     let fits = |name: &str| name.len() <= 128 && is_token(name) && !name.bytes().any(|b| b.is_ascii_uppercase());
     let from = forward.from.as_str();
-    if !fits(from) || !from.starts_with("x-") || from.len() < 3 {
-        found.push("forwardCallerToken.from must be a header name in lower case that begins with x-".into());
-    } else if from.starts_with("x-forwarded-") || from.starts_with("x-portcullis-") || NOT_OF_CALLERS.contains(&from) {
+    let name = from.strip_prefix("x-").and_then(|rest| rest.strip_suffix("-authorization")).unwrap_or_default();
+    let is_plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    if name.is_empty()
+        || !name.bytes().all(is_plain)
+        || name.starts_with('-')
+        || name.ends_with('-')
+        || from.len() > 144
+    {
+        found.push("forwardCallerToken.from must be x-NAME-authorization, with the name of this server".into());
+    } else if from.starts_with("x-forwarded-") {
         found.push(
-            "forwardCallerToken.from is a header that proxies or the gateway set: use one of your own, such as \
-             x-search-authorization"
+            "forwardCallerToken.from is a header that proxies set: use one of your own, such as x-search-authorization"
                 .into(),
         );
     }

@@ -22,7 +22,7 @@ mod weak;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeSet, fmt, sync::Arc, time::SystemTime};
+use std::{borrow::Cow, collections::BTreeSet, fmt, sync::Arc, time::SystemTime};
 
 pub use error::AuthError;
 use http::{HeaderMap, HeaderValue, header};
@@ -77,6 +77,11 @@ pub(crate) struct PendingCheck {
     lookup: TokenLookup,
     now: SystemTime,
     found: Result<Vouched, TokenRefusal>,
+}
+
+/// The token of a request that was authenticated by it.
+pub(crate) fn token_of<'a>(fields: &'a Fields, query: Option<&'a str>) -> Option<Cow<'a, str>> {
+    extract::token(fields, query, true).or_else(|_| extract::token(fields, None, false)).ok()
 }
 
 impl Authenticator {

@@ -5,10 +5,11 @@ use crate::config::Options;
 use crate::credentials::Credentials;
 use crate::identity::{AudienceRules, Tokens};
 use crate::key_file::KeyFile;
-use crate::outbound::Outbound;
+use crate::outbound::{Endpoints, Outbound, TokenClient};
 use crate::secrets::Secrets;
 use crate::source::SourceConfig;
 use crate::source::folder::Folder;
+use crate::telemetry::metrics::Metrics;
 use portcullis_crds::{Reason, Snapshot};
 use portcullis_mcp::http1::dial::host_of;
 use portcullis_mcp::http1::stream::{TlsTarget, system_roots};
@@ -29,7 +30,8 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     let rules = AudienceRules { allowed: identity.allowed, ..AudienceRules::default() };
     let tokens = Arc::new(Tokens::new(identity.account.is_some(), rules));
     let secrets = Secrets::Folder(options.secrets.clone());
-    let credentials = Credentials { secrets, tokens, outbound: outbound(options) };
+    let outbound = outbound(options, &secrets, &tokens);
+    let credentials = Credentials { secrets, tokens, outbound };
     let in_cluster = options.credential_namespaces.as_deref().is_some_and(|text| !text.trim().is_empty());
     let roots = system_roots();
     // Does not query a cluster: the check starts nothing.
@@ -56,10 +58,17 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
 }
 
 /// What servers would be shown of callers.
-fn outbound(options: &Options) -> Arc<Outbound> {
+fn outbound(options: &Options, secrets: &Secrets, tokens: &Arc<Tokens>) -> Arc<Outbound> {
     let config = options.outbound(&mut Vec::new());
     let keys = config.assertion_keys.as_deref().and_then(|path| KeyFile::open(path).ok());
-    Arc::new(Outbound::new(config.issuer, keys.map(|(_, keys)| keys)))
+    let endpoints = Endpoints {
+        client: TokenClient::new(Arc::default()),
+        secrets: secrets.clone(),
+        own_tokens: tokens.clone(),
+        token_urls: config.token_urls,
+        metrics: Metrics::new(),
+    };
+    Arc::new(Outbound::new(config.issuer, keys.map(|(_, keys)| keys), endpoints))
 }
 
 fn servers(options: &Options, problems: &mut Vec<String>) -> Snapshot {

@@ -151,6 +151,9 @@ pub struct Options {
     /// URL of the gateway as the issuer (iss) of assertions, at which servers find its public keys; absent: PUBLIC_URL
     #[arg(long, global = true, env = "ASSERTION_ISSUER", value_name = "URL")]
     pub assertion_issuer: Option<String>,
+    /// Token endpoints to which the gateway sends tokens of callers and of its own, by namespace of the servers, as JSON: {"NAMESPACE": ["URL"]}; namespace *: all
+    #[arg(long, global = true, env = "TOKEN_URLS", value_name = "JSON")]
+    pub token_urls: Option<String>,
     /// Lifetime of a session of /mcp, in seconds, 60 to 31536000
     #[arg(long, global = true, env = "SESSION_SECONDS", value_name = "SECONDS", default_value = "604800")]
     pub session_seconds: Option<String>,

@@ -27,7 +27,7 @@ use crate::front::mcp::state::suspended_calls::SuspendedCalls;
 use crate::front::mcp::state::task_subscriptions::TaskSubscriptions;
 use crate::identity::{AudienceRules, Tokens, mounted};
 use crate::key_file::KeyFile;
-use crate::outbound::{Outbound, SigningKeys};
+use crate::outbound::{Endpoints, Outbound, SigningKeys, TokenClient};
 use crate::seal::{Keys, Sealer};
 use crate::secrets::Secrets;
 use crate::secrets::cluster::Store;
@@ -125,7 +125,7 @@ pub(super) fn server_context(
     config: &Config,
     auth: &Authenticator,
     metrics: &Metrics,
-    (sealer, outbound): (&Sealer, &Arc<Outbound>),
+    (sealer, assertion_keys): (&Sealer, Option<SigningKeys>),
     inbox: Arc<dyn ClientInbox>,
     updates: mpsc::Sender<Update>,
 ) -> ServerContext {
@@ -134,10 +134,19 @@ pub(super) fn server_context(
         SecretsConfig::Folder(folder) => Secrets::Folder(Some(folder.clone())),
         SecretsConfig::Cluster(namespaces) => Secrets::Cluster(Arc::new(Store::new(namespaces.clone()))),
     };
+    let (tokens, guard) = (Arc::new(tokens(config, auth)), Arc::new(Guard::new(config.guard.clone())));
+    let endpoints = Endpoints {
+        client: TokenClient::new(guard.clone()),
+        secrets: secrets.clone(),
+        own_tokens: tokens.clone(),
+        token_urls: config.outbound.token_urls.clone(),
+        metrics: metrics.clone(),
+    };
+    let outbound = Arc::new(Outbound::new(config.outbound.issuer.clone(), assertion_keys, endpoints));
     ServerContext {
         roots: LazyLock::new(system_roots),
-        credentials: Credentials { secrets, tokens: Arc::new(tokens(config, auth)), outbound: outbound.clone() },
-        guard: Arc::new(Guard::new(config.guard.clone())),
+        credentials: Credentials { secrets, tokens, outbound },
+        guard,
         max_message: config.max_message,
         metrics: metrics.clone(),
         dirty: Notify::new(),

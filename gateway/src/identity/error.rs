@@ -9,9 +9,6 @@ use super::ServiceAccount;
 /// Why the gateway has no token for a server.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub(crate) enum IdentityError {
-    /// This version of the gateway does not know the field's meaning.
-    #[error("spec.{0} does not work in this version of the gateway: leave it out")]
-    Unsupported(&'static str),
     /// The gateway has no service account, or is not told so.
     #[error("the gateway has no token for the server, because {way}", way = way_to_tokens())]
     NoAccount,
@@ -104,8 +101,7 @@ impl IdentityError {
                 Reason::AudienceNotAllowed
             }
             Self::Denied(_) | Self::NoSuchAccount(_) | Self::Refused { .. } => Reason::TokenRequestDenied,
-            Self::Unsupported(_)
-            | Self::NoAccount
+            Self::NoAccount
             | Self::TooManyInNamespace { .. }
             | Self::TooMany(_)
             | Self::Unavailable { .. }
@@ -116,8 +112,7 @@ impl IdentityError {
     /// Whether no token that was sent before may stay in use.
     pub(crate) fn is_revocation(&self) -> bool {
         match self {
-            Self::Unsupported(_)
-            | Self::NoAccount
+            Self::NoAccount
             | Self::OtherAudience { .. }
             | Self::OtherNamespace { .. }
             | Self::OfApiServer(_)

@@ -94,6 +94,30 @@ impl Tokens {
         Self { enabled, rules, audiences, announce, wanted: Notify::new(), changes }
     }
 
+    /// For which audiences servers may have tokens.
+    pub(crate) fn rules(&self) -> &AudienceRules {
+        &self.rules
+    }
+
+    /// Counts a change of other tokens of the gateway.
+    pub(crate) fn note_change(&self) {
+        self.count_change(true);
+    }
+
+    /// The gateway's own token for a token endpoint, by the rules for servers.
+    ///
+    /// # Errors
+    /// There is none. A missing token is requested.
+    pub(crate) fn for_endpoint(
+        &self,
+        namespace: &str,
+        url: &Url,
+        wanted: Option<&str>,
+    ) -> Result<OwnToken, IdentityError> {
+        let audience = self.rules.decide(namespace, url, wanted)?;
+        self.get(namespace, audience.into())
+    }
+
     /// Counts the changes of the results of [`Tokens::of`].
     pub(crate) fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
@@ -105,18 +129,15 @@ impl Tokens {
     /// There is none, so the server must not be contacted. A missing token is requested, and a change is counted once
     /// there is more to say.
     pub(crate) fn of(&self, server: &Server) -> Result<Option<OwnToken>, IdentityError> {
-        let unsupported = |field| Err(IdentityError::Unsupported(field));
         match &server.identity {
-            None if server.forward_caller_token.is_some() => unsupported("forwardCallerToken"),
             None => Ok(None),
             Some(Identity { service_account_token: Some(wanted), .. }) => {
                 let Ok(url) = Url::parse(&server.url) else { return Err(IdentityError::NoAccount) };
                 let audience = self.rules.decide(&server.key.namespace, &url, wanted.audience.as_deref())?;
                 self.get(&server.key.namespace, audience.into()).map(Some)
             }
-            Some(Identity { assertion: Some(_), .. }) => Ok(None),
-            Some(Identity { exchange: Some(_), .. }) => unsupported("identity.exchange"),
-            Some(_) => unsupported("identity.clientCredentials"),
+            // Others make what these ask for.
+            Some(_) => Ok(None),
         }
     }
 

@@ -12,6 +12,7 @@ use url::Url;
 
 use super::ShownCaller;
 use super::error::OutboundError;
+use super::own::OWN_LIFE;
 use super::signing::SigningKeys;
 use crate::util::short_digest;
 
@@ -24,9 +25,8 @@ const MARGIN: Duration = Duration::from_secs(10);
 /// What the assertions for one server contain.
 #[derive(Debug)]
 pub(crate) struct AssertionTerms {
+    server: Server,
     audience: String,
-    /// The origin of the server's URL.
-    origin: String,
     claims: Vec<String>,
     names_tool: bool,
     life: Duration,
@@ -48,12 +48,13 @@ impl AssertionTerms {
     pub(crate) fn of(server: &Server) -> Option<Self> {
         let spec = server.identity.as_ref()?.assertion.as_ref()?;
         // An invalid URL is refused elsewhere.
-        let origin = Url::parse(&server.url).map_or_else(|_| String::new(), |url| url.origin().ascii_serialization());
-        Some(Self::new(spec, origin))
+        let origin =
+            || Url::parse(&server.url).map_or_else(|_| String::new(), |url| url.origin().ascii_serialization());
+        let audience = spec.audience.clone().unwrap_or_else(origin);
+        Some(Self::new(server, spec, audience))
     }
 
-    fn new(spec: &Assertion, origin: String) -> Self {
-        let audience = spec.audience.clone().unwrap_or_else(|| origin.clone());
+    fn new(server: &Server, spec: &Assertion, audience: String) -> Self {
         let Assertion { claims, include_tool: names_tool, lifetime_seconds, .. } = spec;
         let claims: Vec<String> = claims.iter().filter(|claim| *claim != "sub").cloned().collect();
         let numbers = format!("{names_tool} {lifetime_seconds}");
@@ -62,12 +63,31 @@ impl AssertionTerms {
         let id = short_digest(&texts);
         let life = Duration::from_secs((*lifetime_seconds).into());
         let (of_tools, names_tool) = (SipHasher24::new_with_key(&id), *names_tool);
-        Self { audience, origin, claims, names_tool, life, id, of_tools }
+        Self { server: server.clone(), audience, claims, names_tool, life, id, of_tools }
     }
 
-    /// Checks whether the server may be shown assertions for its audience.
-    pub(super) fn check(&self) -> Result<(), OutboundError> {
-        if self.audience == self.origin { Ok(()) } else { Err(OutboundError::Audience) }
+    /// The server that assertions are for.
+    pub(super) fn server(&self) -> &Server {
+        &self.server
+    }
+
+    /// The audience that the server asks for.
+    pub(super) fn wanted(&self) -> Option<&str> {
+        self.server.identity.as_ref()?.assertion.as_ref()?.audience.as_deref()
+    }
+
+    /// Identifies assertions about the gateway itself.
+    pub(super) fn own_id(&self) -> [u8; 16] {
+        short_digest(&["own assertion", &self.server.key.namespace, &self.audience])
+    }
+
+    /// Signs an assertion about the gateway itself.
+    pub(super) fn sign_own(&self, keys: &SigningKeys, issuer: &str) -> Result<String, OutboundError> {
+        let now = seconds(SystemTime::now());
+        let expires = now + OWN_LIFE.as_secs();
+        let (id, audience) = (random_id()?, &self.audience);
+        let claims = json!({ "iss": issuer, "sub": issuer, "aud": audience, "iat": now, "exp": expires, "jti": id });
+        keys.sign(&claims.to_string()).ok_or(OutboundError::Signature)
     }
 
     /// Whether assertions name the tool.

@@ -16,7 +16,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::{Mutex, MutexGuard};
 use portcullis_access::DENIAL_REASONS;
 use portcullis_crds::mcpserver::{InstructionsMode, ServingState};
-use portcullis_crds::{Server, ServerKey};
+use portcullis_crds::{Reason, Server, ServerKey};
 use smallvec::SmallVec;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
@@ -30,10 +30,12 @@ pub(crate) use self::offer::Offer;
 pub use self::series::{Answered, Count, RECONNECT_REASONS, Series};
 pub(crate) use self::status::{Phase, Status};
 use crate::client_sessions::Clients;
+use crate::credentials::CredentialError;
 use crate::offer::definition::Problems;
 use crate::offer::item::Kind;
-use crate::outbound::AssertionTerms;
+use crate::outbound::{CallerTerms, OutboundError};
 use crate::server::concurrency_limit::{ConcurrencyLimit, Permit};
+use crate::server::problem::ServerProblem;
 use crate::server::status_changes::StatusChanges;
 use crate::server::subscriptions::Subscriptions;
 use crate::telemetry::metrics::Metrics;
@@ -42,6 +44,9 @@ use portcullis_mcp::upstream::{Notices, Session};
 
 /// The longest wait for a permit of a busy server that has failed lately.
 const SLOT_WAIT_FAILED: Duration = Duration::from_secs(1);
+
+/// Exchanges that fail for this long are a problem of the server.
+const LASTING_FAILURE: Duration = Duration::from_secs(3);
 
 /// One server.
 pub(crate) struct Handle {
@@ -56,7 +61,9 @@ pub(crate) struct Handle {
     /// Its tasks of which callers want to be told, by its own ids.
     pub(crate) tasks: Subscriptions,
     spec: ArcSwap<Server>,
-    assertion_terms: ArcSwapOption<AssertionTerms>,
+    caller_terms: ArcSwapOption<CallerTerms>,
+    /// Since when no token is exchanged for any caller.
+    exchange_fails: Mutex<Option<Instant>>,
     live: ArcSwapOption<OpenSession>,
     opened: watch::Sender<u64>,
     offer: ArcSwap<Offer>,
@@ -123,7 +130,8 @@ impl Handle {
             tasks: Subscriptions::default(),
             slots: ConcurrencyLimit::new(spec.limits.max_concurrent_requests),
             in_force: Mutex::new(InForce::new(&spec)),
-            assertion_terms: ArcSwapOption::new(AssertionTerms::of(&spec).map(Arc::new)),
+            caller_terms: ArcSwapOption::new(CallerTerms::of(&spec).map(Arc::new)),
+            exchange_fails: Mutex::default(),
             spec: ArcSwap::new(spec),
             live: ArcSwapOption::empty(),
             opened: watch::Sender::new(0),
@@ -165,9 +173,29 @@ impl Handle {
         self.spec.load_full()
     }
 
-    /// What assertions for it contain, if it learns by them who calls.
-    pub(crate) fn assertion_terms(&self) -> Option<Arc<AssertionTerms>> {
-        self.assertion_terms.load_full()
+    /// How it is shown who makes each call, if it is.
+    pub(crate) fn caller_terms(&self) -> Option<Arc<CallerTerms>> {
+        self.caller_terms.load_full()
+    }
+
+    /// Records whether a token could be exchanged for a caller's. What lasts is in the status.
+    pub(crate) fn note_exchange(&self, outcome: Result<(), &OutboundError>) {
+        let mut since = self.exchange_fails.lock();
+        match outcome {
+            Ok(()) => {
+                if since.take().is_some() {
+                    self.update_status(|status| status.clear(|reason| reason == Reason::ExchangeFailed));
+                }
+            }
+            Err(error) if error.is_of_the_server() => {
+                let began = *since.get_or_insert_with(Instant::now);
+                if began.elapsed() >= LASTING_FAILURE {
+                    let problem = ServerProblem::Credential(CredentialError::Outbound(error.clone()));
+                    self.update_status(|status| status.note(&problem));
+                }
+            }
+            Err(_) => {}
+        }
     }
 
     /// How long a call may stay without an answer or progress.
@@ -183,7 +211,7 @@ impl Handle {
     /// Adopts a changed configuration that needs no new session; true if this changes the offer.
     pub(crate) fn set_spec(&self, spec: Arc<Server>) -> bool {
         self.slots.set_limit(spec.limits.max_concurrent_requests);
-        self.assertion_terms.store(AssertionTerms::of(&spec).map(Arc::new));
+        self.caller_terms.store(CallerTerms::of(&spec).map(Arc::new));
         let before = self.spec.swap(spec.clone());
         self.touch();
         (&before.tools, before.state) != (&spec.tools, spec.state) && self.renew(|_| ())

@@ -62,6 +62,8 @@ pub struct Metrics {
     pub(crate) token_reviews: IntCounterVec,
     /// `portcullis_token_requests_total{outcome}`
     pub(crate) token_requests: IntCounterVec,
+    /// `portcullis_token_endpoint_requests_total{grant,outcome}`
+    pub(crate) token_endpoint_requests: IntCounterVec,
     /// `portcullis_snapshot_applied_timestamp_seconds`
     pub(crate) snapshot_applied: Gauge,
     /// `portcullis_snapshot_apply_duration_seconds`: from the change to the catalog without the removed servers.
@@ -220,6 +222,11 @@ impl Metrics {
                 "token_requests_total",
                 "Requests to the cluster for tokens of the gateway itself, one for each audience.",
                 &["outcome"],
+            ),
+            token_endpoint_requests: make.counters(
+                "token_endpoint_requests_total",
+                "Requests to token endpoints of authorization servers: in exchange for callers' tokens, and by client credentials.",
+                &["grant", "outcome"],
             ),
             snapshot_applied: make
                 .float_gauge("snapshot_applied_timestamp_seconds", "Time when the configuration was last applied."),

@@ -61,10 +61,17 @@ fn every_manifest_of_the_readme_and_the_pages_is_accepted() {
         }
     }
     with_manifests.sort();
-    assert_eq!(
-        with_manifests,
-        ["README.md", "assertions.md", "credentials.md", "identity.md", "manifests.md", "mcp.md", "policies.md"]
-    );
+    let expected = [
+        "README.md",
+        "assertions.md",
+        "authorization-servers.md",
+        "credentials.md",
+        "identity.md",
+        "manifests.md",
+        "mcp.md",
+        "policies.md",
+    ];
+    assert_eq!(with_manifests, expected);
 }
 
 #[test]

@@ -104,7 +104,7 @@ fn kept_by_others() -> Vec<Definition> {
     registry.gather().into_iter().map(definition).collect()
 }
 
-fn labels() -> [(&'static str, String); 16] {
+fn labels() -> [(&'static str, String); 18] {
     let list = |values: Vec<&str>| values.iter().map(|value| format!("`{value}`")).collect::<Vec<_>>().join(", ");
     [
         ("`route`", "the path of the route, or `other`".into()),
@@ -123,6 +123,8 @@ fn labels() -> [(&'static str, String); 16] {
         ("`outcome` of `portcullis_keys_refreshes_total`", list(KEYS_OUTCOMES.to_vec())),
         ("`outcome` of `portcullis_token_reviews_total`", list(REVIEW_OUTCOMES.to_vec())),
         ("`outcome` of `portcullis_token_requests_total`", list(REQUEST_OUTCOMES.to_vec())),
+        ("`grant`", "`exchange`: of a caller's token; `client_credentials`".into()),
+        ("`outcome` of `portcullis_token_endpoint_requests_total`", list(REQUEST_OUTCOMES.to_vec())),
         (
             "`reason` of `portcullis_auth_rejections_total`",
             list(AuthError::ALL.iter().map(|error| error.kind()).collect()),

@@ -191,6 +191,7 @@ impl PlannedCall {
             fields: &self.caller.head().fields,
             client: Client::Key(self.client()),
             identity: &self.caller.identity,
+            query: self.caller.head().query(),
             outbound: &self.caller.app().outbound,
             caller: CallerMeta {
                 meta: &self.meta,

@@ -121,6 +121,7 @@ async fn answer_call(recorder: &Recorder, body: IncomingBody) -> Result<Response
         fields: &head.fields,
         client: Client::Identity(&identity),
         identity: &identity,
+        query,
         outbound: &app.outbound,
         caller: CallerMeta::default(),
         extensions: Extensions::tasks(),
