@@ -130,7 +130,11 @@ mod tests {
         assert_eq!(all.followers(&a.key, "1"), [follower(7, "x")]);
         assert_eq!((all.followers(&a.key, "2"), a.tasks.all().len()), (vec![], 1));
         all.forget(7);
-        assert_eq!((a.tasks.all().len(), all.lock().pairs, all.lock().servers.len()), (0, 0, 0));
+        let (pairs, servers) = {
+            let table = all.lock();
+            (table.pairs, table.servers.len())
+        };
+        assert_eq!((a.tasks.all().len(), pairs, servers), (0, 0, 0));
     }
 
     #[test]
