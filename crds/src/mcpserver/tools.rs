@@ -25,13 +25,18 @@ pub struct ToolRules {
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub exclude: Vec<String>,
     /// What happens to a tool whose `inputSchema` cannot be repaired.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
+    #[schemars(extend("default" = "LeaveOut"))]
     pub on_invalid_schema: OnInvalidSchema,
     /// Changes to single tools.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 128))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub overrides: Vec<ToolOverride>,
+}
+
+fn is_default(chosen: &OnInvalidSchema) -> bool {
+    *chosen == OnInvalidSchema::default()
 }
 
 /// What happens to a tool whose `inputSchema` cannot be repaired.

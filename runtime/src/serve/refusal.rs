@@ -52,6 +52,7 @@ impl Refusal {
     pub(super) fn response(self) -> Response<Bytes> {
         let status = self.status();
         let body = format!(r#"{{"error":{{"message":"{self}","code":{}}}}}"#, status.as_u16());
+        let length = HeaderValue::from(body.len());
         let mut response = Response::new(body.into());
         *response.status_mut() = status;
         let mut set = |name: HeaderName, value| response.headers_mut().insert(name, HeaderValue::from_static(value));
@@ -59,6 +60,8 @@ impl Refusal {
         if status == StatusCode::SERVICE_UNAVAILABLE {
             set(header::RETRY_AFTER, "1");
         }
+        response.headers_mut().insert(header::CONTENT_LENGTH, length);
+        let mut set = |name: HeaderName, value| response.headers_mut().insert(name, HeaderValue::from_static(value));
         set(header::CACHE_CONTROL, "no-store");
         set(header::REFERRER_POLICY, "no-referrer");
         set(header::X_CONTENT_TYPE_OPTIONS, "nosniff");
@@ -69,7 +72,7 @@ impl Refusal {
     pub(super) fn answer(self) -> Vec<u8> {
         let (head, body) = self.response().into_parts();
         let (code, reason) = (head.status.as_u16(), head.status.canonical_reason().unwrap_or_default());
-        let mut out = format!("HTTP/1.1 {code} {reason}\r\ncontent-length: {}\r\n", body.len()).into_bytes();
+        let mut out = format!("HTTP/1.1 {code} {reason}\r\n").into_bytes();
         for (name, value) in &head.headers {
             out.extend_from_slice(&[name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
         }

@@ -226,11 +226,11 @@ impl Mender {
         if self.levels == 1 {
             self.is_older = members.iter().any(|(key, value)| key == "$schema" && is_older(value));
         }
+        let before = members.len();
+        members.retain(|(key, value)| !value.is("null") || form_of(key).is_none());
         if !self.is_older {
             self.changed |= name_positions(members);
         }
-        let before = members.len();
-        members.retain(|(key, value)| !value.is("null") || form_of(key).is_none());
         for (limit, exclusive) in [("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")] {
             make_limit_a_number(members, limit, exclusive);
         }
@@ -270,7 +270,8 @@ impl Mender {
             Form::Schema | Form::SchemaOrFlag => self.schema(value, false).map(|()| Fate::Stays),
             Form::Schemas => self.schemas(value),
             Form::Items => match value {
-                Tree::Array(_) => self.schemas(value),
+                Tree::Array(_) if self.is_older => self.schemas(value),
+                Tree::Array(_) => wrong("is a list of schemas beside prefixItems"),
                 _ => self.schema(value, false).map(|()| Fate::Stays),
             },
             Form::Map => self.map(value, |mender, schema| mender.schema(schema, true)),

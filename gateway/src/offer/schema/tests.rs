@@ -79,6 +79,7 @@ fn what_has_an_equal_form_is_shown_in_it() {
             r#"{"properties":{"a":{"items":[{"type":"string"},true],"additionalItems":false}}}"#,
             r#"{"properties":{"a":{"prefixItems":[{"type":"string"},{}],"items":{"not":{}}}}}"#,
         ),
+        (r#"{"prefixItems":null,"items":[{}]}"#, r#"{"prefixItems":[{}]}"#),
         (r#"{"required":["a","a"],"a":1,"a":2}"#, r#"{"required":["a"],"a":2}"#),
     ] {
         assert_eq!(results(text).as_deref(), Ok(expected), "{text}");
@@ -102,6 +103,7 @@ fn what_has_none_is_told_with_its_path_and_left_out() {
         ),
         (r#"{"enum":[]}"#, "enum is not a list of at least one value"),
         (r#"{"enum":"a"}"#, "enum is not a list of at least one value"),
+        (r#"{"items":[{}],"prefixItems":[{}]}"#, "items is a list of schemas beside prefixItems"),
         (r#"{"minimum":"1"}"#, "minimum is not a number"),
         (r#"{"multipleOf":0}"#, "multipleOf is not a number above 0"),
         (r#"{"maxLength":-1}"#, "maxLength is not a whole number of at least 0"),
