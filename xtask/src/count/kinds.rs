@@ -14,6 +14,12 @@ const TOKEN: &str = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJzdWIiOiJjb3VudCIsIm
 pub const MESSAGE: &str =
     "mmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmm";
 
+/// The length of an assertion here.
+const ASSERTION_LENGTH: usize = 470;
+
+/// The key that signs assertions here.
+pub const ASSERTION_KEY: &str = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIJ1hsZ3v/VpguoRK9JLsLMREScVpezJpGXA7rAMcrn9g\n-----END PRIVATE KEY-----\n";
+
 /// One kind of call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Kind {
@@ -43,6 +49,10 @@ enum Access {
     Open,
     /// No policy, but the server is a manifest, as where there are policies.
     Manifest,
+    /// No policy; the server has a fixed `Authorization`, as long as an assertion.
+    Header,
+    /// No policy; the server is shown the caller by an assertion, which is kept after the first call.
+    Assertion,
     /// A rule that names the caller and the tool.
     Names,
     /// The same with a condition on two arguments.
@@ -50,11 +60,13 @@ enum Access {
 }
 
 /// All of them, in the order of the file.
-pub const ALL: [Kind; 8] = [
+pub const ALL: [Kind; 10] = [
     Kind { name: "rest", spoken: Spoken::Streamable, door: Door::Rest, access: Access::Open },
     Kind { name: "rest-to-2026-07-28", spoken: Spoken::Modern, door: Door::Rest, access: Access::Open },
     Kind { name: "rest-to-sse", spoken: Spoken::Sse, door: Door::Rest, access: Access::Open },
     Kind { name: "rest-manifest", spoken: Spoken::Streamable, door: Door::Rest, access: Access::Manifest },
+    Kind { name: "rest-header", spoken: Spoken::Streamable, door: Door::Rest, access: Access::Header },
+    Kind { name: "rest-assertion", spoken: Spoken::Streamable, door: Door::Rest, access: Access::Assertion },
     Kind { name: "rest-policies", spoken: Spoken::Streamable, door: Door::Rest, access: Access::Names },
     Kind { name: "rest-policies-when", spoken: Spoken::Streamable, door: Door::Rest, access: Access::Condition },
     Kind { name: "mcp-2026-07-28", spoken: Spoken::Streamable, door: Door::Modern, access: Access::Open },
@@ -62,7 +74,8 @@ pub const ALL: [Kind; 8] = [
 ];
 
 /// How many percent a kind may take more than another of the same run.
-pub const SURCHARGES: [Surcharge; 2] = [
+pub const SURCHARGES: [Surcharge; 3] = [
+    Surcharge { kind: "rest-assertion", than: "rest-header", percent: 2 },
     Surcharge { kind: "rest-policies", than: "rest-manifest", percent: 3 },
     Surcharge { kind: "rest-policies-when", than: "rest-manifest", percent: 25 },
 ];
@@ -75,6 +88,12 @@ impl Kind {
         let when = match self.access {
             Access::Open => return None,
             Access::Manifest => return Some(server),
+            Access::Header => {
+                let value = "h".repeat(ASSERTION_LENGTH);
+                let header = format!("headers: [{{name: Authorization, prefix: 'Bearer ', value: {value}}}]");
+                return Some(server.replace("\"}\n", &format!("\", {header}}}\n")));
+            }
+            Access::Assertion => return Some(server.replace("\"}\n", "\", identity: {assertion: {}}}\n")),
             Access::Names => "",
             Access::Condition => ", when: \"args.message.size() <= 100 && args.n <= 3\"",
         };

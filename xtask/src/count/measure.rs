@@ -16,7 +16,7 @@ use anyhow::{Context as _, ensure};
 
 use super::backend::Backend;
 use super::http::{Connection, PATIENCE, written};
-use super::kinds::{Kind, MESSAGE, SECRET};
+use super::kinds::{ASSERTION_KEY, Kind, MESSAGE, SECRET};
 use super::process::{Counted, Pid};
 
 /// Calls that are counted. More would change nothing: each costs the same.
@@ -42,12 +42,16 @@ pub fn per_call(binary: &Path, folder: &Path, kind: Kind) -> anyhow::Result<u64>
         Some(manifests) => ("SERVERS", file_of(&folder.join(kind.name), &manifests)?),
     };
     // As in a deployment, but for the addresses.
+    let keys = folder.join("assertion-keys.pem");
+    fs::write(&keys, ASSERTION_KEY).with_context(|| keys.display().to_string())?;
     let variables = [
         ("HOST", "127.0.0.1"),
         ("PORT", "0"),
         ("ADMIN_ADDRESS", "127.0.0.1:0"),
         (servers, &source),
         ("JWT_SECRET", SECRET),
+        ("ASSERTION_KEYS_FILE", keys.to_str().context("a path")?),
+        ("ASSERTION_ISSUER", "https://gateway.example"),
     ];
     let report = folder.join(format!("{}.callgrind", kind.name));
     let (process, output) = Counted::start(binary, &variables, MARK, &report)?;
