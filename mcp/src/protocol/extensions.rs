@@ -139,9 +139,12 @@ impl Extensions {
 
     /// A number that differs where they do; 0 if there are none. The same within this process alone.
     pub fn number(&self) -> u64 {
+        if self.is_empty() {
+            return 0;
+        }
         let mut hasher = DefaultHasher::new();
         self.all().hash(&mut hasher);
-        if self.is_empty() { 0 } else { hasher.finish() }
+        hasher.finish()
     }
 
     fn all(&self) -> &[Extension] {
