@@ -24,9 +24,8 @@ pub struct ToolRules {
     #[schemars(length(max = 128), inner(length(min = 1, max = 128)))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub exclude: Vec<String>,
-    /// What happens to a tool whose `inputSchema` cannot be repaired.
+    /// What happens to a tool whose `inputSchema` cannot be repaired. Absent: `LeaveOut`.
     #[serde(default, skip_serializing_if = "is_default")]
-    #[schemars(extend("default" = "LeaveOut"))]
     pub on_invalid_schema: OnInvalidSchema,
     /// Changes to single tools.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
