@@ -30,7 +30,11 @@ async fn every_request_says_its_version_and_what_it_is_about() {
             assert_eq!(request.header("accept"), "application/json, text/event-stream");
             let meta: Value = serde_json::from_str(&request.param("_meta").expect("_meta")).expect("JSON");
             assert_eq!(meta["io.modelcontextprotocol/protocolVersion"], "2026-07-28");
-            assert_eq!(meta["io.modelcontextprotocol/clientCapabilities"], json!({}));
+            // Servers of Apps show their tools to clients that say they can show pages; a call says what its caller can.
+            let pages =
+                json!({"extensions": {"io.modelcontextprotocol/ui": {"mimeTypes": ["text/html;profile=mcp-app"]}}});
+            let able = if method == "tools/call" { json!({}) } else { pages };
+            assert_eq!(meta["io.modelcontextprotocol/clientCapabilities"], able, "{method}");
             assert_eq!(meta["io.modelcontextprotocol/clientInfo"]["name"], "portcullis");
             assert_eq!(meta["progressToken"].is_number(), method == "tools/call");
         }
