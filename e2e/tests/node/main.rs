@@ -4,6 +4,7 @@
 
 mod callers;
 mod load;
+mod own_tokens;
 mod quick_start;
 mod release;
 mod servers;
