@@ -23,6 +23,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::fake_kubeconfig::fake_kubeconfig;
 use crate::port::{self, HeldPort};
 
 /// The namespace of its ConfigMaps.
@@ -78,14 +79,7 @@ impl FakeApi {
     pub async fn start() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let mut api = Self { state: Arc::default(), port: port::hold(), tasks: JoinSet::new(), folder };
-        let origin = api.port.origin();
-        let kubeconfig = json!({
-            "apiVersion": "v1", "kind": "Config", "current-context": "fake",
-            "clusters": [{"name": "fake", "cluster": {"server": origin}}],
-            "contexts": [{"name": "fake", "context": {"cluster": "fake", "user": "fake", "namespace": NAMESPACE}}],
-            "users": [{"name": "fake", "user": {}}],
-        });
-        std::fs::write(api.kubeconfig(), kubeconfig.to_string()).expect("a file");
+        std::fs::write(api.kubeconfig(), fake_kubeconfig(&api.port.origin(), Some(NAMESPACE))).expect("a file");
         api.listen().await;
         api
     }

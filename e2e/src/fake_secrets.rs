@@ -22,6 +22,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::fake_kubeconfig::fake_kubeconfig;
 use crate::port::{self, HeldPort};
 
 /// A running API server. It ends with this value.
@@ -75,13 +76,7 @@ impl FakeSecrets {
     pub async fn start() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let mut api = Self { state: Arc::default(), port: port::hold(), tasks: JoinSet::new(), folder };
-        let kubeconfig = json!({
-            "apiVersion": "v1", "kind": "Config", "current-context": "fake",
-            "clusters": [{"name": "fake", "cluster": {"server": api.port.origin()}}],
-            "contexts": [{"name": "fake", "context": {"cluster": "fake", "user": "fake"}}],
-            "users": [{"name": "fake", "user": {}}],
-        });
-        std::fs::write(api.kubeconfig(), kubeconfig.to_string()).expect("a file");
+        std::fs::write(api.kubeconfig(), fake_kubeconfig(&api.port.origin(), None)).expect("a file");
         api.listen().await;
         api
     }

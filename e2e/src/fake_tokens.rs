@@ -20,6 +20,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
+use crate::fake_kubeconfig::fake_kubeconfig;
 use crate::port::{self, HeldPort};
 
 /// The service account whose tokens it issues.
@@ -52,13 +53,7 @@ impl FakeTokens {
         let folder = tempfile::tempdir().expect("a folder");
         let state = TokenState { life: 3600, refusal: None, own: BTreeSet::new(), issued: Vec::new() };
         let mut api = Self { state: Arc::new(Mutex::new(state)), port: port::hold(), tasks: JoinSet::new(), folder };
-        let kubeconfig = json!({
-            "apiVersion": "v1", "kind": "Config", "current-context": "fake",
-            "clusters": [{"name": "fake", "cluster": {"server": api.port.origin()}}],
-            "contexts": [{"name": "fake", "context": {"cluster": "fake", "user": "fake"}}],
-            "users": [{"name": "fake", "user": {}}],
-        });
-        std::fs::write(api.kubeconfig(), kubeconfig.to_string()).expect("a file");
+        std::fs::write(api.kubeconfig(), fake_kubeconfig(&api.port.origin(), None)).expect("a file");
         api.listen().await;
         api
     }

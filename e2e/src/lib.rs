@@ -6,6 +6,7 @@ pub mod cluster;
 pub mod conformance;
 pub mod fake_api;
 pub mod fake_gateway;
+mod fake_kubeconfig;
 pub mod fake_secrets;
 pub mod fake_tokens;
 pub mod faulty;

@@ -55,16 +55,15 @@ impl Refusal {
         let length = HeaderValue::from(body.len());
         let mut response = Response::new(body.into());
         *response.status_mut() = status;
-        let mut set = |name: HeaderName, value| response.headers_mut().insert(name, HeaderValue::from_static(value));
-        set(header::CONTENT_TYPE, "application/json");
+        let mut set = |name: HeaderName, value| response.headers_mut().insert(name, value);
+        set(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         if status == StatusCode::SERVICE_UNAVAILABLE {
-            set(header::RETRY_AFTER, "1");
+            set(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
-        response.headers_mut().insert(header::CONTENT_LENGTH, length);
-        let mut set = |name: HeaderName, value| response.headers_mut().insert(name, HeaderValue::from_static(value));
-        set(header::CACHE_CONTROL, "no-store");
-        set(header::REFERRER_POLICY, "no-referrer");
-        set(header::X_CONTENT_TYPE_OPTIONS, "nosniff");
+        set(header::CONTENT_LENGTH, length);
+        set(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        set(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+        set(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         response
     }
 
