@@ -91,6 +91,18 @@ pub fn run_program(program: OwnProgram, arguments: &[&str], environment: &[(&str
     CommandEnd { code: status.code(), stdout: text(&output.stdout), stderr: text(&output.stderr) }
 }
 
+/// Runs a command with a standard output that nobody reads any more.
+pub fn run_without_reader(program: OwnProgram, arguments: &[&str], environment: &[(&str, &str)]) -> CommandEnd {
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let stderr = tempfile::tempfile().expect("a file for the output");
+    let mut command = command_by(&[], program, arguments, environment);
+    let mut child =
+        command.stdout(writer).stderr(stderr.try_clone().expect("a second handle")).spawn().expect("the binary starts");
+    let status = wait(&mut child);
+    CommandEnd { code: status.code(), stdout: String::new(), stderr: text(&stderr) }
+}
+
 impl RunningProgram {
     /// Starts a gateway on a free port and waits until it listens; panics with its output if it ends before.
     pub fn start(arguments: &[&str], environment: &[(&str, &str)]) -> Self {
@@ -172,20 +184,22 @@ fn spawn(program: OwnProgram, arguments: &[&str], environment: &[(&str, &str)]) 
 
 /// The same, started by another program.
 fn spawn_by(by: &[&str], program: OwnProgram, arguments: &[&str], environment: &[(&str, &str)]) -> (Child, Outputs) {
-    let binary = format!("/proc/{}/fd/{}", std::process::id(), program.file().as_raw_fd());
-    let words: Vec<&str> = by.iter().copied().chain([binary.as_str()]).chain(arguments.iter().copied()).collect();
     let file = || tempfile::tempfile().expect("a file for the output");
     let output = Outputs { stdout: file(), stderr: file() };
-    let child = Command::new(words[0])
-        .args(&words[1..])
-        .env_clear()
-        .envs(environment.iter().copied())
-        .stdin(Stdio::null())
+    let child = command_by(by, program, arguments, environment)
         .stdout(output.stdout.try_clone().expect("a second handle"))
         .stderr(output.stderr.try_clone().expect("a second handle"))
         .spawn()
         .expect("the binary starts");
     (child, output)
+}
+
+fn command_by(by: &[&str], program: OwnProgram, arguments: &[&str], environment: &[(&str, &str)]) -> Command {
+    let binary = format!("/proc/{}/fd/{}", std::process::id(), program.file().as_raw_fd());
+    let words: Vec<&str> = by.iter().copied().chain([binary.as_str()]).chain(arguments.iter().copied()).collect();
+    let mut command = Command::new(words[0]);
+    command.args(&words[1..]).env_clear().envs(environment.iter().copied()).stdin(Stdio::null());
+    command
 }
 
 fn wait(child: &mut Child) -> ExitStatus {

@@ -2,6 +2,8 @@
 //!
 //! The gateway writes nothing to Kubernetes. No call decodes its arguments or its result. No task is detached.
 
+// A command's reader may be gone: `runtime::print` knows.
+#![cfg_attr(not(test), warn(clippy::print_stdout))]
 // Whatever no other crate takes is `pub(crate)`: then the compiler finds what nobody uses.
 #![warn(unreachable_pub)]
 

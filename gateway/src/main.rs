@@ -1,10 +1,14 @@
 //! Parses the command line and runs the command.
 
+// A command's reader may be gone: `runtime::print` knows.
+#![cfg_attr(not(test), warn(clippy::print_stdout))]
+
 use std::process::ExitCode;
 
 use portcullis_gateway::cli::command::{Cli, Command};
 use portcullis_gateway::cli::{check as check_command, demo, explain, run as run_command, token as token_command};
 use portcullis_runtime::flags::Scoped as _;
+use portcullis_runtime::print::print;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -20,10 +24,14 @@ fn main() -> ExitCode {
         Some(Command::Explain(args)) => return explain::main(&args, &options),
         Some(Command::Check) => check_command::run(&options),
         Some(Command::Completions { shell }) => {
-            clap_complete::generate(shell, &mut Cli::scoped(), "portcullis-gateway", &mut std::io::stdout());
-            Ok(())
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::scoped(), "portcullis-gateway", &mut script);
+            print(script).map_err(Into::into)
         }
-        Some(Command::Man) => clap_mangen::Man::new(Cli::scoped()).render(&mut std::io::stdout()).map_err(Into::into),
+        Some(Command::Man) => {
+            let mut page = Vec::new();
+            clap_mangen::Man::new(Cli::scoped()).render(&mut page).and_then(|()| print(page)).map_err(Into::into)
+        }
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -3,6 +3,9 @@
 //! watches → `inventory` (pure) → `publish`; gateway replicas → `fleet` (pure) → `status` (pure) → `statuses`.
 //! The `controller` alone owns all of it. The operator knows nothing of MCP, tokens or Secrets.
 
+// A command's reader may be gone: `runtime::print` knows.
+#![cfg_attr(not(test), warn(clippy::print_stdout))]
+
 mod audit_counts;
 mod bucket;
 pub mod command;

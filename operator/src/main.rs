@@ -1,10 +1,14 @@
 //! Reads the command line and runs the command.
 
+// A command's reader may be gone: `runtime::print` knows.
+#![cfg_attr(not(test), warn(clippy::print_stdout))]
+
 use std::process::ExitCode;
 
 use portcullis_operator::command::{OperatorCli, OperatorCommand};
 use portcullis_operator::{retire, run_command};
 use portcullis_runtime::flags::Scoped as _;
+use portcullis_runtime::print::print;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -16,15 +20,20 @@ fn main() -> ExitCode {
         None | Some(OperatorCommand::Run) => run_command::run(&options),
         Some(OperatorCommand::Retire) => retire::run(&options),
         Some(OperatorCommand::Crd) => {
-            print!("{}---\n{}", portcullis_crds::crd::yaml(), portcullis_crds::crd::policy_yaml());
-            Ok(())
+            let crds = format!("{}---\n{}", portcullis_crds::crd::yaml(), portcullis_crds::crd::policy_yaml());
+            print(crds).map_err(Into::into)
         }
         Some(OperatorCommand::Completions { shell }) => {
-            clap_complete::generate(shell, &mut OperatorCli::scoped(), "portcullis-operator", &mut std::io::stdout());
-            Ok(())
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut OperatorCli::scoped(), "portcullis-operator", &mut script);
+            print(script).map_err(Into::into)
         }
         Some(OperatorCommand::Man) => {
-            clap_mangen::Man::new(OperatorCli::scoped()).render(&mut std::io::stdout()).map_err(Into::into)
+            let mut page = Vec::new();
+            clap_mangen::Man::new(OperatorCli::scoped())
+                .render(&mut page)
+                .and_then(|()| print(page))
+                .map_err(Into::into)
         }
     };
     match outcome {

@@ -15,6 +15,7 @@ use kube::{Api, Client};
 use portcullis_crds::mcpaccesspolicy::McpAccessPolicyStatus;
 use portcullis_crds::mcpserver::{McpServerStatus, ServedBy};
 use portcullis_crds::{ConditionType, Reason};
+use portcullis_runtime::print::print_line;
 use serde_json::Value;
 use tokio::time::timeout;
 
@@ -46,11 +47,13 @@ pub fn run(options: &OperatorOptions) -> anyhow::Result<()> {
             Client::try_default().await.context("no API server is configured: run in a cluster, or set KUBECONFIG")?;
         match timeout(RETIRE_LIMIT, all(&client, &installation, &namespaces)).await {
             Ok((done, failed)) => {
-                println!("objects marked as no longer served: {done}; that could not be marked: {failed}")
+                print_line(format!("objects marked as no longer served: {done}; that could not be marked: {failed}"))
             }
-            Err(_) => println!("could not mark all objects within {} s: run it again", RETIRE_LIMIT.as_secs()),
+            Err(_) => {
+                print_line(format!("could not mark all objects within {} s: run it again", RETIRE_LIMIT.as_secs()))
+            }
         }
-        Ok(())
+        .map_err(Into::into)
     })
 }
 

@@ -14,6 +14,7 @@
 //! | [`admin`] | `/livez`, `/readyz` and `/metrics` |
 //! | [`metrics`] | creates metrics, and records their definitions |
 //! | [`alive`] | detects that the peer of a connection is gone |
+//! | [`mod@print`] | prints what a command answers |
 //! | [`process`] | memory, CPU and open files of this process, as metrics |
 //! | [`chunked`] | finds the end of a chunked body, and rejects malformed chunks |
 //! | [`settings`] | parses settings that are given as text |
@@ -30,6 +31,7 @@ pub mod flags;
 pub mod log;
 pub mod memory;
 pub mod metrics;
+pub mod print;
 pub mod process;
 pub mod ready;
 pub mod serve;

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use portcullis_e2e::binary::{self, CommandEnd, RunningProgram};
+use portcullis_e2e::binary::{self, CommandEnd, OwnProgram, RunningProgram};
 use portcullis_e2e::faulty::{Faulty, FaultyMode, Tool};
 use portcullis_e2e::gateway::LIMIT;
 use portcullis_e2e::http::{self as client, HttpAnswer};
@@ -366,4 +366,20 @@ async fn sighup_reads_the_configuration_again() {
 
 fn text(path: &Path) -> &str {
     path.to_str().expect("a path in UTF-8")
+}
+
+#[test]
+fn a_command_whose_reader_has_gone_ends_quietly() {
+    for (program, arguments) in [
+        (OwnProgram::Operator, ["crd"].as_slice()),
+        (OwnProgram::Operator, &["man"]),
+        (OwnProgram::Operator, &["completions", "zsh"]),
+        (OwnProgram::Gateway, &["man"]),
+        (OwnProgram::Gateway, &["completions", "bash"]),
+        (OwnProgram::Gateway, &["--help"]),
+        (OwnProgram::Gateway, &["token", "--subject", "agent"]),
+    ] {
+        let end = binary::run_without_reader(program, arguments, &[KEY]);
+        assert_eq!(end, succeeded(""), "{program:?} {arguments:?}");
+    }
 }

@@ -13,6 +13,7 @@ use crate::telemetry::metrics::Metrics;
 use portcullis_crds::{Reason, Snapshot};
 use portcullis_mcp::http1::dial::host_of;
 use portcullis_mcp::http1::stream::{TlsTarget, system_roots};
+use portcullis_runtime::print::print_line;
 use std::sync::Arc;
 use url::Url;
 
@@ -51,10 +52,12 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         return Err(told(problems));
     }
     match options.source(&mut Vec::new()) {
-        SourceConfig::ConfigMaps(maps) => println!("all is well; the {} ConfigMap(s) were not read", maps.names.len()),
-        _ => println!("all is well: {} server(s)", snapshot.servers.len()),
+        SourceConfig::ConfigMaps(maps) => {
+            print_line(format!("all is well; the {} ConfigMap(s) were not read", maps.names.len()))
+        }
+        _ => print_line(format!("all is well: {} server(s)", snapshot.servers.len())),
     }
-    Ok(())
+    .map_err(Into::into)
 }
 
 /// What servers would be shown of callers.

@@ -14,6 +14,7 @@ use clap::Args;
 use portcullis_access::Arguments;
 use portcullis_access::caller::names_service_account;
 use portcullis_access::decision::{DEFAULT_HINTS, MAX_CONDITION_ARGS};
+use portcullis_runtime::print::print_line;
 use serde_json::Value;
 use thiserror::Error;
 
@@ -103,6 +104,9 @@ enum NoAnswer {
     /// The servers do not agree.
     #[error("the servers disagree: name one with --server")]
     Disagreement,
+    /// The answer cannot be written.
+    #[error("cannot write the answer: {0}")]
+    Output(#[from] std::io::Error),
 }
 
 /// The arguments of a call.
@@ -146,11 +150,11 @@ fn run(args: &ExplainArgs, options: &Options) -> Result<bool, NoAnswer> {
     let call = GivenCall { hints, args: given, now: args.now.unwrap_or_else(jiff::Timestamp::now) };
     let answer = folder.explain(&caller, &item, args.server.as_deref(), &call)?;
     if args.json {
-        println!("{}", serde_json::to_string(&answer).unwrap_or_default());
+        print_line(serde_json::to_string(&answer).unwrap_or_default())?;
     } else {
-        print!("{}", print::table(&answer));
+        portcullis_runtime::print::print(print::table(&answer))?;
         if let Some(hint) = single_issuer_hint(&folder, &caller, &item, args.server.as_deref(), &call, &answer) {
-            println!("{hint}");
+            print_line(hint)?;
         }
     }
     agreed(&answer)

@@ -6,6 +6,7 @@ use std::{
 
 use clap::Args;
 use jsonwebtoken::{AlgorithmFamily, EncodingKey, Header};
+use portcullis_runtime::print::print_line;
 use serde_json::{Map, Value};
 
 use crate::auth::{Algorithm, MAX_TOKEN_BYTES, Problem, Settings, shared_secret};
@@ -93,8 +94,7 @@ pub fn main(args: TokenArgs, options: &crate::config::Options) -> anyhow::Result
     if !problems.is_empty() {
         return Err(crate::cli::run::told(problems));
     }
-    println!("{}", run(args, &settings)?);
-    Ok(())
+    Ok(print_line(run(args, &settings)?)?)
 }
 
 /// Issues a token, asking on the terminal (standard error) for a missing subject. The caller prints it.

@@ -15,6 +15,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use clap::Args;
 use http::{HeaderMap, HeaderValue, Method, Uri, header};
+use portcullis_runtime::print::print_line;
 use portcullis_runtime::serve::{self, ServeError};
 use portcullis_runtime::{Drain, Limits, Readiness, Supervisor, log, signal};
 use tokio::net::TcpListener;
@@ -67,7 +68,7 @@ async fn serve_alone(address: SocketAddr) -> anyhow::Result<()> {
     let mut tasks = Supervisor::new();
     let both = servers::legacy().merge(servers::streamable());
     let address = start(&mut tasks, "demo servers", address, both).await?;
-    println!("MCP servers: http://{address}/sse (legacy HTTP+SSE), http://{address}/mcp (streamable HTTP)");
+    print_line(format!("MCP servers: http://{address}/sse (legacy HTTP+SSE), http://{address}/mcp (streamable HTTP)"))?;
     let drain = Drain { readiness: Readiness::default(), delay: Duration::ZERO, grace: Duration::from_secs(2) };
     Ok(tasks.run(stop, drain).await?)
 }
@@ -87,7 +88,9 @@ async fn show(args: &DemoArgs) -> anyhow::Result<()> {
     let once = args.once;
     let tour = async move {
         let first = first_call(address, &token).await;
-        tell(address, &urls, &token, first.as_deref());
+        if let Err(error) = tell(address, &urls, &token, first.as_deref()) {
+            eprintln!("cannot write to the standard output: {error}");
+        }
         if !once {
             stop.await;
         }
@@ -175,12 +178,12 @@ async fn ask(
     Ok(text)
 }
 
-fn tell(address: SocketAddr, urls: &[String], token: &str, first: Result<&str, &anyhow::Error>) {
+fn tell(address: SocketAddr, urls: &[String], token: &str, first: Result<&str, &anyhow::Error>) -> std::io::Result<()> {
     let (first, worked) = match first {
         Ok(answer) => (answer.to_owned(), "answered"),
         Err(error) => (format!("{error:#}"), "FAILED"),
     };
-    println!(
+    print_line(format!(
         r#"Portcullis is running at http://{address}, with two MCP servers behind it:
 
   {legacy}   legacy HTTP+SSE   tools: greet, time
@@ -214,5 +217,5 @@ Ctrl-C ends everything."#,
         legacy = urls[0],
         modern = urls[1],
         modern_host = urls[1].trim_start_matches("http://").trim_end_matches("/mcp"),
-    );
+    ))
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 use portcullis_access::decision::DEFAULT_HINTS;
 use portcullis_crds::rules::without_values;
 use portcullis_crds::yaml;
+use portcullis_runtime::print::print_line;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
@@ -63,14 +64,14 @@ pub(super) fn run(path: &Path, folder: &PolicyFolder, single_issuer: bool) -> Re
     for (at, test) in tests.iter().enumerate() {
         let name = test.name.clone().unwrap_or_else(|| test.described(at));
         match test.run(folder, single_issuer) {
-            Ok(()) => println!("ok      {name}"),
+            Ok(()) => print_line(format!("ok      {name}"))?,
             Err(why) => {
                 failed += 1;
-                println!("FAILED  {name}: {why}");
+                print_line(format!("FAILED  {name}: {why}"))?;
             }
         }
     }
-    println!("{} test(s), {failed} failed", tests.len());
+    print_line(format!("{} test(s), {failed} failed", tests.len()))?;
     Ok(failed == 0)
 }
 
