@@ -20,7 +20,7 @@ pub use identity::{
     Assertion, ClientAuth, ClientCredentials, ForwardCallerToken, Identity, Listing, ServiceAccountToken, TokenExchange,
 };
 pub use status::{GatewayCount, McpServerStatus, ServedBy, ServerIdentity};
-pub use tools::{OnInvalidSchema, ToolHints, ToolOverride, ToolRules};
+pub use tools::{AllowedViews, OnInvalidSchema, ToolHints, ToolOverride, ToolRules};
 
 /// The revisions of MCP that the gateway speaks to servers.
 pub const PROTOCOL_VERSIONS: [&str; 5] = ["2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25", "2026-07-28"];
@@ -169,6 +169,9 @@ pub struct McpServerSpec {
     /// Selects and renames the server's tools.
     #[serde(default)]
     pub tools: ToolRules,
+    /// McpViews of other namespaces that may select the server.
+    #[serde(default, skip_serializing_if = "AllowedViews::is_default")]
+    pub allowed_views: AllowedViews,
 }
 
 /// A Service of the same namespace.

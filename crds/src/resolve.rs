@@ -239,6 +239,7 @@ fn server_of(key: &ServerKey, server: &McpServer, home: &str, url: String) -> Se
         client_sessions: spec.client_sessions,
         instructions: spec.instructions.clone(),
         tools: spec.tools.clone(),
+        allowed_views: spec.allowed_views.clone(),
         labels: BTreeMap::new(),
         governed_by: Vec::new(),
         policies: Governing::default(),

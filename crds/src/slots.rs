@@ -15,6 +15,7 @@ use thiserror::Error;
 
 use crate::names::ServerKey;
 use crate::snapshot::{Server, SharedSnapshot, Snapshot, SnapshotError, hex, text_of};
+use crate::view::View;
 
 /// Above this many bytes a slot is compressed. The limit of an object is 1 MiB (1,048,576 bytes) in etcd; readable text
 /// is worth keeping as long as it fits with room to spare.
@@ -70,19 +71,29 @@ pub fn split(snapshot: &Snapshot, count: usize) -> Vec<Snapshot> {
     for server in &snapshot.servers {
         slots.entry(slot_of(&server.key, count)).or_default().push(server.clone());
     }
-    let of = |slot| Snapshot { replicas: snapshot.replicas, ..Snapshot::new(slots.remove(&slot).unwrap_or_default()) };
+    let mut views: BTreeMap<usize, Vec<Arc<View>>> = BTreeMap::new();
+    for view in &snapshot.views {
+        views.entry(slot_of(&view.key, count)).or_default().push(view.clone());
+    }
+    let of = |slot| Snapshot {
+        views: views.remove(&slot).unwrap_or_default(),
+        replicas: snapshot.replicas,
+        ..Snapshot::new(slots.remove(&slot).unwrap_or_default())
+    };
     (0..count.max(1)).map(of).collect()
 }
 
 /// Joins slots to a snapshot.
 pub fn join(slots: impl IntoIterator<Item = Snapshot>) -> Snapshot {
-    let mut replicas = None;
+    let (mut replicas, mut views) = (None, Vec::new());
     let servers = slots.into_iter().flat_map(|slot| {
         replicas = replicas.max(slot.replicas);
+        views.extend(slot.views);
         slot.servers
     });
     let joined = Snapshot::new(servers.collect());
-    Snapshot { replicas, ..joined }
+    views.sort_by(|a, b| a.key.cmp(&b.key));
+    Snapshot { views, replicas, ..joined }
 }
 
 impl Packed {
@@ -93,13 +104,15 @@ impl Packed {
 
     /// Packs a slot whose servers are in their text form, sorted by key: the same bytes as [`Packed::pack`].
     ///
-    /// `policies` are the texts of those that govern them, sorted by key; `replicas` share their limits.
+    /// `policies` are the texts of those that govern them, `views` those of views, sorted by key; `replicas` share the limits of
+    /// policies.
     pub fn of_texts<'a>(
         servers: impl IntoIterator<Item = &'a str>,
         policies: impl IntoIterator<Item = &'a str>,
+        views: impl IntoIterator<Item = &'a str>,
         replicas: Option<u32>,
     ) -> Self {
-        Self::from_text(text_of(servers.into_iter(), policies.into_iter(), replicas))
+        Self::from_text(text_of(servers.into_iter(), policies.into_iter(), views.into_iter(), replicas))
     }
 
     fn from_text(text: String) -> Self {
@@ -120,12 +133,12 @@ impl Packed {
         self.parsed(Snapshot::parse)
     }
 
-    /// The same with shared servers: see [`SharedSnapshot::parse_after`].
+    /// The same with shared values: see [`SharedSnapshot::parse_after`].
     ///
     /// # Errors
     /// See [`SlotError`].
-    pub fn unpack_after(&self, before: &[Arc<Server>]) -> Result<SharedSnapshot, SlotError> {
-        self.parsed(|text| SharedSnapshot::parse_after(text, before))
+    pub fn unpack_after(&self, before: &[Arc<Server>], views: &[Arc<View>]) -> Result<SharedSnapshot, SlotError> {
+        self.parsed(|text| SharedSnapshot::parse_after(text, before, views))
     }
 
     fn parsed<T>(&self, parse: impl FnOnce(&str) -> Result<T, SnapshotError>) -> Result<T, SlotError> {
@@ -206,14 +219,17 @@ mod tests {
         for count in [0, 1, 3, 3000] {
             let snapshot = servers(count);
             let texts: Vec<String> = snapshot.servers.iter().map(Server::to_text).collect();
-            assert!(Packed::of_texts(texts.iter().map(String::as_str), [], None) == Packed::pack(&snapshot), "{count}");
+            assert!(
+                Packed::of_texts(texts.iter().map(String::as_str), [], [], None) == Packed::pack(&snapshot),
+                "{count}"
+            );
         }
     }
 
     #[test]
     fn slots_tell_the_highest_number_of_replicas() {
         let policies = [r#"{"key":{"namespace":"n","name":"p"}}"#];
-        let slot = |replicas| Packed::of_texts([], policies, replicas).unpack().unwrap();
+        let slot = |replicas| Packed::of_texts([], policies, [], replicas).unpack().unwrap();
         assert_eq!(slot(Some(3)).replicas, Some(3));
         assert_eq!(join([slot(None), slot(Some(3)), slot(Some(2))]).replicas, Some(3));
         assert_eq!(join([slot(None)]).replicas, None);

@@ -9,11 +9,12 @@ use serde_json::value::RawValue;
 use thiserror::Error;
 
 use crate::mcpserver::{
-    ClientSessions, ForwardCallerToken, Header, HealthCheck, Identity, Instructions, Listing, ServerLimits,
-    ServingState, SessionMode, Timeouts, Tls, ToolRules, Transport,
+    AllowedViews, ClientSessions, ForwardCallerToken, Header, HealthCheck, Identity, Instructions, Listing,
+    ServerLimits, ServingState, SessionMode, Timeouts, Tls, ToolRules, Transport,
 };
 use crate::names::ServerKey;
 use crate::policy::{Policy, PolicyRef};
+use crate::view::View;
 
 /// The newest version of the text form that this build reads.
 pub const VERSION: u32 = 2;
@@ -27,6 +28,8 @@ const VERSION_WITHOUT_POLICIES: u32 = 1;
 pub struct Snapshot {
     /// The servers, sorted by key, each key once.
     pub servers: Vec<Server>,
+    /// The views, sorted by key, each key once.
+    pub views: Vec<Arc<View>>,
     /// Gateway replicas that share the limits of policies; none where no policy has a limit.
     pub replicas: Option<u32>,
 }
@@ -36,6 +39,8 @@ pub struct Snapshot {
 pub struct SharedSnapshot {
     /// The servers, sorted by key.
     pub servers: Vec<Arc<Server>>,
+    /// The views, sorted by key.
+    pub views: Vec<Arc<View>>,
     /// See [`Snapshot::replicas`].
     pub replicas: Option<u32>,
 }
@@ -121,7 +126,10 @@ pub struct Server {
     /// The rules that select and rename its tools.
     #[serde(default)]
     pub tools: ToolRules,
-    /// `metadata.labels`, where a policy governs the server.
+    /// The namespaces whose views may select it.
+    #[serde(default, skip_serializing_if = "AllowedViews::is_default")]
+    pub allowed_views: AllowedViews,
+    /// `metadata.labels`, where a policy governs the server, or a view selects servers by them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
     /// The policies of its namespace that govern it, sorted by name.
@@ -143,6 +151,11 @@ pub struct Server {
 pub struct ReadFrom(Option<String>);
 
 impl ReadFrom {
+    /// The revision of the text, if there was one.
+    pub(crate) fn text_revision(&self) -> Option<&str> {
+        self.0.as_deref()
+    }
+
     /// Whether both were read from the same text, as far as that is known.
     pub(crate) fn is_same(&self, other: &Self) -> Option<bool> {
         Some(self.0.as_ref()? == other.0.as_ref()?)
@@ -191,7 +204,7 @@ impl Snapshot {
     /// A snapshot of these servers, sorted by key.
     pub fn new(mut servers: Vec<Server>) -> Self {
         servers.sort_by(|a, b| a.key.cmp(&b.key));
-        Self { servers, replicas: None }
+        Self { servers, views: Vec::new(), replicas: None }
     }
 
     /// The text form: JSON, the same bytes for equal snapshots.
@@ -201,7 +214,9 @@ impl Snapshot {
         for policy in self.servers.iter().flat_map(|server| &server.policies.0) {
             policies.entry(&policy.key).or_insert_with(|| policy.to_text().text);
         }
-        text_of(servers.iter().map(String::as_str), policies.values().map(|text| &**text), self.replicas)
+        let views: Vec<String> = self.views.iter().map(|view| view.to_text()).collect();
+        let (servers, views) = (servers.iter().map(String::as_str), views.iter().map(String::as_str));
+        text_of(servers, policies.values().map(|text| &**text), views, self.replicas)
     }
 
     /// Parses the text form. Unknown fields are left out.
@@ -209,8 +224,8 @@ impl Snapshot {
     /// # Errors
     /// [`SnapshotError::Version`] if a newer operator wrote it, [`SnapshotError::Syntax`] otherwise.
     pub fn parse(text: &str) -> Result<Self, SnapshotError> {
-        let SharedSnapshot { servers, replicas } = SharedSnapshot::parse_after(text, &[])?;
-        Ok(Self { servers: servers.into_iter().map(Arc::unwrap_or_clone).collect(), replicas })
+        let SharedSnapshot { servers, views, replicas } = SharedSnapshot::parse_after(text, &[], &[])?;
+        Ok(Self { servers: servers.into_iter().map(Arc::unwrap_or_clone).collect(), views, replicas })
     }
 
     /// SHA-256 of the text form, in hexadecimal.
@@ -220,12 +235,12 @@ impl Snapshot {
 }
 
 impl SharedSnapshot {
-    /// Parses the text form. What the text has in common with the one that `before` was parsed from is not parsed again: the
-    /// same servers and policies are the same values.
+    /// Parses the text form. What the text has in common with the one that `before` and `views` were parsed from is not parsed
+    /// again: the same servers, policies and views are the same values.
     ///
     /// # Errors
     /// See [`Snapshot::parse`].
-    pub fn parse_after(text: &str, before: &[Arc<Server>]) -> Result<Self, SnapshotError> {
+    pub fn parse_after(text: &str, before: &[Arc<Server>], views: &[Arc<View>]) -> Result<Self, SnapshotError> {
         let texts = RawSnapshot::read(text)?;
         let known: HashMap<&str, &Arc<Server>> =
             before.iter().filter_map(|server| Some((server.read_from.0.as_deref()?, server))).collect();
@@ -264,11 +279,29 @@ impl SharedSnapshot {
         });
         let mut servers = servers.collect::<Result<Vec<Arc<Server>>, serde_json::Error>>()?;
         servers.sort_by(|a, b| a.key.cmp(&b.key));
-        Ok(Self { servers, replicas: texts.replicas })
+        let views = views_after(&texts.views, views)?;
+        Ok(Self { servers, views, replicas: texts.replicas })
     }
 }
 
-/// The text form, whose servers and policies are still texts.
+/// Parses views, except those that are known.
+fn views_after(texts: &[&RawValue], known: &[Arc<View>]) -> Result<Vec<Arc<View>>, serde_json::Error> {
+    let known: HashMap<&str, &Arc<View>> =
+        known.iter().filter_map(|view| Some((view.read_from.text_revision()?, view))).collect();
+    let read = texts.iter().map(|text| {
+        let revision = revision_of(text.get());
+        if let Some(same) = known.get(revision.as_str()) {
+            return Ok(Arc::clone(same));
+        }
+        let view: View = serde_json::from_str(text.get())?;
+        Ok(Arc::new(View { read_from: ReadFrom(Some(revision)), ..view }))
+    });
+    let mut views = read.collect::<Result<Vec<Arc<View>>, serde_json::Error>>()?;
+    views.sort_by(|a, b| a.key.cmp(&b.key));
+    Ok(views)
+}
+
+/// The text form, whose servers, policies and views are still texts.
 #[derive(Deserialize)]
 struct RawSnapshot<'a> {
     version: u32,
@@ -276,6 +309,8 @@ struct RawSnapshot<'a> {
     servers: Vec<&'a RawValue>,
     #[serde(borrow, default)]
     policies: Vec<&'a RawValue>,
+    #[serde(borrow, default)]
+    views: Vec<&'a RawValue>,
     #[serde(default)]
     replicas: Option<u32>,
 }
@@ -299,11 +334,12 @@ impl<'a> RawSnapshot<'a> {
     }
 }
 
-/// The text of a snapshot with these texts of servers, sorted by key, of the policies that govern them, sorted too, and the
-/// number of replicas that share their limits.
+/// The text of a snapshot with these texts of servers, of the policies that govern them, and of views, each sorted by key, and
+/// the number of replicas that share the limits of policies.
 pub(crate) fn text_of<'a>(
     servers: impl Iterator<Item = &'a str>,
     policies: impl Iterator<Item = &'a str>,
+    views: impl Iterator<Item = &'a str>,
     replicas: Option<u32>,
 ) -> String {
     let join = |text: &mut String, member: &str, parts: &mut dyn Iterator<Item = &'a str>| {
@@ -324,6 +360,10 @@ pub(crate) fn text_of<'a>(
     join(&mut text, "servers", &mut { servers });
     if governs {
         join(&mut text, "policies", &mut policies);
+    }
+    let mut views = views.peekable();
+    if views.peek().is_some() {
+        join(&mut text, "views", &mut views);
     }
     text.push('}');
     text
@@ -382,6 +422,7 @@ impl Server {
             client_sessions: ClientSessions::default(),
             instructions: Instructions::default(),
             tools: ToolRules::default(),
+            allowed_views: AllowedViews::default(),
             labels: BTreeMap::new(),
             governed_by: Vec::new(),
             policies: Governing::default(),

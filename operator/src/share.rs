@@ -131,7 +131,12 @@ fn beyond(namespaces: &BTreeMap<&str, Vec<(&ServerKey, &ServerText)>>, level: us
 fn pack(all: &ServerTexts, left_out: &BTreeSet<ServerKey>, replicas: u32) -> Packed {
     let policies = policies_of(without(all, left_out));
     let replicas = is_limited(without(all, left_out).map(|(_, server)| server)).then_some(replicas);
-    Packed::of_texts(without(all, left_out).map(|(_, server)| server.text.as_str()), policies.into_values(), replicas)
+    Packed::of_texts(
+        without(all, left_out).map(|(_, server)| server.text.as_str()),
+        policies.into_values(),
+        [],
+        replicas,
+    )
 }
 
 fn without<'a>(
@@ -313,7 +318,7 @@ mod tests {
         let all: Vec<String> = (0..15).map(|n| text.chars().cycle().skip(n * 977).take(16_000).collect()).collect();
         let bytes: usize = all.iter().map(|text| text.len() + 1).sum();
         assert!(bytes <= SURE_BYTES && bytes > SURE_BYTES - MAX_ENTRY_BYTES, "{bytes}");
-        assert!(Packed::of_texts(all.iter().map(String::as_str), [], None).len() <= MAX_BYTES);
+        assert!(Packed::of_texts(all.iter().map(String::as_str), [], [], None).len() <= MAX_BYTES);
     }
 
     proptest! {

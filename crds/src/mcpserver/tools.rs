@@ -4,6 +4,8 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::glob;
+
 /// Selects and renames the server's tools.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
@@ -32,6 +34,28 @@ pub struct ToolRules {
     #[schemars(length(max = 128))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub overrides: Vec<ToolOverride>,
+}
+
+/// McpViews of other namespaces that may select a server. Those of its own namespace always may.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+pub struct AllowedViews {
+    /// Namespaces of the views; `*` stands for any characters.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(min = 1, max = 63), regex(pattern = r"^[-a-z0-9*]+$")))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub namespaces: Vec<String>,
+}
+
+impl AllowedViews {
+    /// Whether views of a namespace may select the server.
+    pub fn allow(&self, namespace: &str) -> bool {
+        self.namespaces.iter().any(|pattern| glob::matches(pattern, namespace))
+    }
+
+    /// Whether it allows no view of another namespace.
+    pub fn is_default(&self) -> bool {
+        self.namespaces.is_empty()
+    }
 }
 
 fn is_default(chosen: &OnInvalidSchema) -> bool {

@@ -48,7 +48,7 @@ fn governed(servers: &[(&str, u16, &str)], known: &[&str]) -> String {
     });
     let policies = servers.iter().filter(|one| known.contains(&one.0)).map(policy);
     let (servers, policies): (Vec<String>, Vec<String>) = (servers_text.collect(), policies.collect());
-    text_of(servers.iter().map(String::as_str), policies.iter().map(String::as_str), None)
+    text_of(servers.iter().map(String::as_str), policies.iter().map(String::as_str), std::iter::empty(), None)
 }
 
 #[test]
@@ -62,7 +62,7 @@ fn what_a_text_has_in_common_with_the_one_before_is_the_same_value() {
     let mut before = SharedSnapshot::default();
     let mut same = Vec::new();
     for text in &texts {
-        let after = SharedSnapshot::parse_after(text, &before.servers).unwrap();
+        let after = SharedSnapshot::parse_after(text, &before.servers, &before.views).unwrap();
         let whole = Snapshot::parse(text).unwrap();
         let known = |server: &Server| server.governing().map(|policies| policies.to_vec());
         let states = |servers: &[Arc<Server>]| -> Vec<_> {

@@ -91,27 +91,33 @@ async fn an_incomplete_configuration_is_not_applied_and_slots_tell_revisions_and
         written: Some(SystemTime::now()),
         replicas: None,
     };
-    pool.take(&Configuration { servers: None, slots: vec![slot("api")] }).await;
+    pool.take(&Configuration { servers: None, slots: vec![slot("api")], ..Configuration::default() }).await;
     assert!(pool.servers.is_none() && pool.members.is_empty());
     assert_eq!(pool.board.report(None).slots[0].revision, "");
     let delays = |pool: &Pool| pool.shared.metrics.snapshot_delay.get_sample_count();
 
-    pool.take(&Configuration { servers: Some(Arc::new(vec![server(1)])), slots: vec![slot("api")] }).await;
+    pool.take(&Configuration {
+        servers: Some(Arc::new(vec![server(1)])),
+        slots: vec![slot("api")],
+        ..Configuration::default()
+    })
+    .await;
     assert_eq!((pool.members.len(), delays(&pool)), (1, 0), "the first configuration is of any age");
     assert_eq!(pool.board.report(None).slots[0].revision, "abc");
 
     assert_eq!(pool.shared.quotas.replicas(), 1);
     let shared_by = |replicas| Slot { replicas, ..slot("api") };
     let slots = [None, Some(2), Some(3)].map(shared_by).to_vec();
-    pool.take(&Configuration { servers: pool.servers.clone(), slots }).await;
+    pool.take(&Configuration { servers: pool.servers.clone(), slots, ..Configuration::default() }).await;
     assert_eq!(pool.shared.quotas.replicas(), 3, "slots are rewritten one after the other");
-    pool.take(&Configuration { servers: pool.servers.clone(), slots: vec![slot("api")] }).await;
+    pool.take(&Configuration { servers: pool.servers.clone(), slots: vec![slot("api")], ..Configuration::default() })
+        .await;
     assert_eq!(pool.shared.quotas.replicas(), 1);
 
     let mut next = slot("api");
     next.report.revision = "def".into();
     next.written = Some(SystemTime::now() + Duration::from_secs(60));
-    pool.take(&Configuration { servers: pool.servers.clone(), slots: vec![next] }).await;
+    pool.take(&Configuration { servers: pool.servers.clone(), slots: vec![next], ..Configuration::default() }).await;
     assert_eq!(delays(&pool), 1);
     assert!(pool.shared.metrics.snapshot_delay.get_sample_sum() < f64::EPSILON, "a clock ahead of ours is no delay");
 }
@@ -142,7 +148,7 @@ async fn the_first_sessions_are_waited_for_but_not_for_ever() {
     let readiness = Readiness::default();
     let latches =
         Latches { configuration: readiness.latch("configuration"), sessions: readiness.latch("first sessions") };
-    let first = Configuration { servers: Some(Arc::new(vec![server(1)])), slots: vec![] };
+    let first = Configuration { servers: Some(Arc::new(vec![server(1)])), slots: vec![], ..Configuration::default() };
     let (sender, configurations) = watch::channel(Arc::new(Configuration::default()));
     let (_secrets, secrets) = watch::channel(0);
     let began = Instant::now();

@@ -2,7 +2,6 @@
 
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use futures_util::StreamExt as _;
@@ -10,7 +9,6 @@ use futures_util::stream::select_all;
 use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::jiff::Timestamp;
 use kube::{Api, Client};
-use portcullis_crds::Server;
 use portcullis_crds::names::{
     REVISION_ANNOTATION, SLOT_GZIP_KEY, SLOT_REVISION_KEY, SLOT_TEXT_KEY, WRITTEN_ANNOTATION,
 };
@@ -18,7 +16,7 @@ use portcullis_crds::slots::Packed;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
 
-use super::slots::{self, Content, SlotOrigin, SlotRefusal, Slots, StoredSlot, Taken};
+use super::slots::{self, Content, Known, SlotOrigin, SlotRefusal, Slots, StoredSlot, Taken};
 use super::watch::{Seen, watch};
 use super::{Configuration, Outlet, Soundness};
 use crate::source::ConfigMapNames;
@@ -58,7 +56,7 @@ impl ConfigMaps {
 
     /// The configuration before anything was read.
     pub(crate) fn configuration(&self) -> Configuration {
-        Configuration { servers: None, slots: self.slots.described() }
+        Configuration { slots: self.slots.described(), ..Configuration::default() }
     }
 
     /// Watches the slots forever.
@@ -91,7 +89,7 @@ impl ConfigMaps {
             Seen::There(object) => (found_in(&object), written_at(&object)),
         };
         self.stands(index, outlet);
-        let read = unpacked(found, self.slots.servers_of(index)).await;
+        let read = unpacked(found, self.slots.known(index)).await;
         let taken = self.slots.take(index, SlotOrigin::Api, written, read);
         self.tell(&[taken], outlet);
     }
@@ -101,7 +99,7 @@ impl ConfigMaps {
         let mut all = Vec::new();
         for index in self.slots.without_api() {
             let folder = folder.join(&self.names[index]);
-            let read = tokio::task::spawn_blocking(move || slots::read(&found_at(&folder)?, &[])).await;
+            let read = tokio::task::spawn_blocking(move || slots::read(&found_at(&folder)?, &Known::default())).await;
             let read = read.unwrap_or(Err(SlotRefusal::Corrupt));
             all.push(self.slots.take(index, SlotOrigin::Mounted, None, read));
         }
@@ -117,7 +115,7 @@ impl ConfigMaps {
         }
         if all.iter().any(|taken| taken.told) {
             let servers = all.iter().any(|taken| taken.servers).then(|| self.slots.servers()).flatten();
-            outlet.give(servers, self.slots.described());
+            outlet.give(servers.map(|servers| (servers, self.slots.views())), self.slots.described());
             outlet.tell(Soundness { problems: self.slots.problems() });
         }
     }
@@ -144,12 +142,12 @@ impl ConfigMaps {
 }
 
 /// Unpacking thousands of servers must not delay the calls that this thread serves too.
-async fn unpacked(found: StoredSlot, before: Vec<Arc<Server>>) -> Result<Option<Content>, SlotRefusal> {
+async fn unpacked(found: StoredSlot, known: Known) -> Result<Option<Content>, SlotRefusal> {
     match found {
         StoredSlot::Written(_) => {
-            tokio::task::spawn_blocking(move || slots::read(&found, &before)).await.unwrap_or(Err(SlotRefusal::Corrupt))
+            tokio::task::spawn_blocking(move || slots::read(&found, &known)).await.unwrap_or(Err(SlotRefusal::Corrupt))
         }
-        other => slots::read(&other, &[]),
+        other => slots::read(&other, &Known::default()),
     }
 }
 

@@ -13,7 +13,8 @@ use std::time::{Duration, SystemTime};
 
 use kube::Client;
 use portcullis_crds::report::SlotReport;
-use portcullis_crds::{Server, Snapshot};
+use portcullis_crds::view::SharedViews;
+use portcullis_crds::{Server, ServerKey, Snapshot, View};
 use portcullis_runtime::signal::Reload;
 use tokio::sync::watch as channel;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -40,6 +41,8 @@ const READING: Duration = Duration::from_secs(20);
 pub(crate) struct Configuration {
     /// All servers; `None` while nothing is known.
     pub(crate) servers: Option<Servers>,
+    /// The views; empty while nothing is known.
+    pub(crate) views: SharedViews,
     /// The slots of the servers, if they come from slots.
     pub(crate) slots: Vec<Slot>,
 }
@@ -204,16 +207,20 @@ impl Outlet {
         let before = self.configurations.borrow().servers.clone();
         let servers = snapshot.servers.into_iter().map(Arc::new).collect();
         let servers = reuse(before.as_deref().map_or(&[], Vec::as_slice), servers);
-        if before.as_deref() != Some(&servers) {
-            self.give(Some(servers), Vec::new());
+        let views = reuse(&self.configurations.borrow().views, snapshot.views);
+        if before.as_deref() != Some(&servers) || *self.configurations.borrow().views != *views {
+            self.give(Some((servers, views.into())), Vec::new());
         }
     }
 
-    /// Publishes a changed configuration; `None` keeps the servers.
-    fn give(&self, servers: Option<Vec<Arc<Server>>>, slots: Vec<Slot>) {
+    /// Publishes a changed configuration; `None` keeps the servers and the views.
+    fn give(&self, content: Option<(Vec<Arc<Server>>, SharedViews)>, slots: Vec<Slot>) {
         self.configurations.send_modify(|configuration| {
-            let servers = servers.map(Arc::new).or_else(|| configuration.servers.clone());
-            *configuration = Arc::new(Configuration { servers, slots });
+            let (servers, views) = match content {
+                Some((servers, views)) => (Some(Arc::new(servers)), views),
+                None => (configuration.servers.clone(), configuration.views.clone()),
+            };
+            *configuration = Arc::new(Configuration { servers, views, slots });
         });
     }
 
@@ -233,21 +240,38 @@ impl Outlet {
     }
 }
 
-/// These servers, with unchanged ones as the previous values, so that later comparisons are free. Both lists are sorted
-/// by key; of two servers with one key the first stays.
-fn reuse(before: &[Arc<Server>], now: Vec<Arc<Server>>) -> Vec<Arc<Server>> {
+/// A server or a view, whose key tells it from others of its kind.
+trait Keyed: PartialEq {
+    fn key(&self) -> &ServerKey;
+}
+
+impl Keyed for Server {
+    fn key(&self) -> &ServerKey {
+        &self.key
+    }
+}
+
+impl Keyed for View {
+    fn key(&self) -> &ServerKey {
+        &self.key
+    }
+}
+
+/// These objects, with unchanged ones as the previous values, so that later comparisons are free. Both lists are sorted
+/// by key; of two objects with one key the first stays.
+fn reuse<T: Keyed>(before: &[Arc<T>], now: Vec<Arc<T>>) -> Vec<Arc<T>> {
     let mut before = before.iter().peekable();
-    let mut servers: Vec<Arc<Server>> = Vec::with_capacity(now.len());
-    for server in now {
-        if servers.last().is_some_and(|last| last.key == server.key) {
+    let mut kept: Vec<Arc<T>> = Vec::with_capacity(now.len());
+    for object in now {
+        if kept.last().is_some_and(|last| last.key() == object.key()) {
             continue;
         }
-        while before.next_if(|old| old.key < server.key).is_some() {}
-        let is_same = |old: &&&Arc<Server>| Arc::ptr_eq(old, &server) || ***old == server;
+        while before.next_if(|old| old.key() < object.key()).is_some() {}
+        let is_same = |old: &&&Arc<T>| Arc::ptr_eq(old, &object) || ***old == object;
         let same = before.peek().filter(is_same).map(|old| Arc::clone(old));
-        servers.push(same.unwrap_or(server));
+        kept.push(same.unwrap_or(object));
     }
-    servers
+    kept
 }
 
 async fn asked(reload: &mut Option<Reload>) {

@@ -5,10 +5,11 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use portcullis_crds::Server;
 use portcullis_crds::report::SlotReport;
 use portcullis_crds::slots::{Packed, SlotError};
 use portcullis_crds::snapshot::{SharedSnapshot, SnapshotError};
+use portcullis_crds::view::SharedViews;
+use portcullis_crds::{Server, View};
 
 use super::{Slot, reuse};
 
@@ -53,6 +54,7 @@ pub(crate) enum SlotRefusal {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Content {
     servers: Vec<Arc<Server>>,
+    views: Vec<Arc<View>>,
     replicas: Option<u32>,
     revision: String,
 }
@@ -60,7 +62,7 @@ pub(crate) struct Content {
 /// The effects of a new state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Taken {
-    /// Possibly the servers.
+    /// Possibly the servers or the views.
     pub(crate) servers: bool,
     /// The report on the slot.
     pub(crate) told: bool,
@@ -84,25 +86,33 @@ struct WatchedSlot {
 #[derive(Debug)]
 struct Good {
     servers: Vec<Arc<Server>>,
+    views: Vec<Arc<View>>,
     replicas: Option<u32>,
     revision: String,
     origin: SlotOrigin,
     written: Option<SystemTime>,
 }
 
-/// Unpacks a state; `None` if nothing was written yet. What is the same in `before` is not read again.
+/// What a slot holds already, which is not read again.
+#[derive(Debug, Default)]
+pub(crate) struct Known {
+    servers: Vec<Arc<Server>>,
+    views: Vec<Arc<View>>,
+}
+
+/// Unpacks a state; `None` if nothing was written yet.
 ///
 /// # Errors
 /// The reason it is unusable.
-pub(crate) fn read(found: &StoredSlot, before: &[Arc<Server>]) -> Result<Option<Content>, SlotRefusal> {
+pub(crate) fn read(found: &StoredSlot, known: &Known) -> Result<Option<Content>, SlotRefusal> {
     match found {
         StoredSlot::Missing => Err(SlotRefusal::Missing),
         StoredSlot::NotWritten => Ok(None),
         StoredSlot::Edited => Err(SlotRefusal::Edited),
         StoredSlot::Written(packed) if packed.is_empty() => Err(SlotRefusal::Empty),
-        StoredSlot::Written(packed) => match packed.unpack_after(before) {
-            Ok(SharedSnapshot { servers, replicas }) => {
-                Ok(Some(Content { servers, replicas, revision: packed.revision() }))
+        StoredSlot::Written(packed) => match packed.unpack_after(&known.servers, &known.views) {
+            Ok(SharedSnapshot { servers, views, replicas }) => {
+                Ok(Some(Content { servers, views, replicas, revision: packed.revision() }))
             }
             Err(SlotError::Snapshot(SnapshotError::Version { found })) => Err(SlotRefusal::Version(found)),
             Err(_) => Err(SlotRefusal::Corrupt),
@@ -134,10 +144,10 @@ impl Slots {
         }
     }
 
-    /// The servers of a slot.
-    pub(crate) fn servers_of(&self, index: usize) -> Vec<Arc<Server>> {
+    /// What a slot holds.
+    pub(crate) fn known(&self, index: usize) -> Known {
         let good = self.slots.get(index).and_then(|slot| slot.good.as_ref());
-        good.map(|good| good.servers.clone()).unwrap_or_default()
+        good.map(|good| Known { servers: good.servers.clone(), views: good.views.clone() }).unwrap_or_default()
     }
 
     /// All servers, sorted by key; of two with one key that of the first slot. `None` until every slot has content.
@@ -149,6 +159,15 @@ impl Slots {
         servers.sort_by(|a, b| a.key.cmp(&b.key));
         servers.dedup_by(|later, earlier| later.key == earlier.key);
         Some(servers)
+    }
+
+    /// All views, sorted by key; of two with one key that of the first slot.
+    pub(crate) fn views(&self) -> SharedViews {
+        let good = self.slots.iter().filter_map(|slot| slot.good.as_ref());
+        let mut views: Vec<Arc<View>> = good.flat_map(|good| good.views.iter().cloned()).collect();
+        views.sort_by(|a, b| a.key.cmp(&b.key));
+        views.dedup_by(|later, earlier| later.key == earlier.key);
+        views.into()
     }
 
     /// The slots without content from the API server.
@@ -201,12 +220,13 @@ impl WatchedSlot {
                 Taken { servers: false, told: moved || forgotten, refused: None }
             }
             good => {
-                let before = good.take().map(|good| good.servers);
-                let Content { servers, replicas, revision } = content;
-                let servers = reuse(before.as_deref().unwrap_or_default(), servers);
+                let before = good.take();
+                let Content { servers, views, replicas, revision } = content;
+                let servers = reuse(before.as_ref().map_or(&[], |good| &good.servers), servers);
                 // The number of replicas changes often, and no server with it.
-                let is_new = before.is_none_or(|before| !are_same(&before, &servers));
-                *good = Some(Good { servers, replicas, revision, origin, written });
+                let is_same = |before: Good| are_same(&before.servers, &servers) && are_same(&before.views, &views);
+                let is_new = !before.is_some_and(is_same);
+                *good = Some(Good { servers, views, replicas, revision, origin, written });
                 Taken { servers: is_new, told: true, refused: None }
             }
         }
@@ -256,7 +276,7 @@ impl WatchedSlot {
     }
 }
 
-fn are_same(before: &[Arc<Server>], now: &[Arc<Server>]) -> bool {
+fn are_same<T>(before: &[Arc<T>], now: &[Arc<T>]) -> bool {
     before.len() == now.len() && before.iter().zip(now).all(|(before, now)| Arc::ptr_eq(before, now))
 }
 
@@ -289,7 +309,7 @@ mod tests {
     use portcullis_crds::{ServerKey, Snapshot};
 
     fn read(found: &StoredSlot) -> Result<Option<Content>, SlotRefusal> {
-        super::read(found, &[])
+        super::read(found, &Known::default())
     }
 
     fn written(names: &[&str]) -> StoredSlot {
@@ -412,7 +432,7 @@ mod tests {
         let mut slots = slots();
         let server = Server::from_url("a", "http://a/").to_text();
         let policies = [r#"{"key":{"namespace":"n","name":"p"}}"#];
-        let with = |replicas| StoredSlot::Written(Packed::of_texts([&*server], policies, replicas));
+        let with = |replicas| StoredSlot::Written(Packed::of_texts([&*server], policies, [], replicas));
         let told = |slots: &Slots| slots.described().iter().map(|slot| slot.replicas).collect::<Vec<_>>();
         slots.take(0, SlotOrigin::Api, None, read(&with(Some(1))));
         slots.take(1, SlotOrigin::Api, None, read(&written(&["b"])));
