@@ -1,0 +1,125 @@
+//! What searching 20,000 tools costs: time to read and index them, memory, and time of a search.
+//!
+//! `cargo run --release --example cost`. The tools are those of search/testdata, again and again for other teams, each with
+//! words of its own; the queries are those that quality is measured with.
+
+use std::fs;
+use std::hint::black_box;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use portcullis_search::{Document, Index, IndexedTool, estimate_tokens};
+use serde_json::Value;
+
+const TOOLS: usize = 20_000;
+
+/// Searches in a second, which are few enough that each begins on time.
+const RATE: u32 = 100;
+
+const SEARCHES: usize = 3_000;
+
+struct Tool {
+    server: String,
+    name: String,
+    title: Option<String>,
+    description: String,
+    schema: String,
+}
+
+impl Tool {
+    fn index(&self) -> Arc<IndexedTool> {
+        Arc::new(IndexedTool::new(&Document {
+            name: &self.name,
+            title: self.title.as_deref(),
+            description: Some(&self.description),
+            input_schema: Some(&self.schema),
+            server: &self.server,
+        }))
+    }
+}
+
+fn read(file: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata").join(file);
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// A word that no text has.
+fn invented(number: usize) -> String {
+    let syllables = ["ba", "ko", "ri", "zu", "me", "ta", "lo", "vi", "ne", "sha"];
+    (0..4).map(|place| syllables[number / 10_usize.pow(place) % 10]).collect()
+}
+
+fn tools() -> Vec<Tool> {
+    let servers: Value = serde_json::from_str(&read("tools.json")).expect("tools.json is JSON");
+    let of = |value: &Value, key: &str| value[key].as_str().unwrap_or_default().to_owned();
+    let real: Vec<(String, Value)> = servers
+        .as_array()
+        .into_iter()
+        .flatten()
+        .flat_map(|server| {
+            let tools = server["tools"].as_array().cloned().unwrap_or_default();
+            tools.into_iter().map(move |tool| (of(server, "server"), tool))
+        })
+        .collect();
+    let copies = real.iter().cycle().take(TOOLS).enumerate();
+    let copy = |(number, (server, tool)): (usize, &(String, Value))| Tool {
+        server: format!("{server}-{}", invented(number / real.len())),
+        name: of(tool, "name"),
+        title: tool["title"].as_str().map(str::to_owned),
+        description: format!("{} {} {}", invented(number), of(tool, "description"), invented(number % 3_000)),
+        schema: tool["inputSchema"].to_string(),
+    };
+    copies.map(copy).collect()
+}
+
+fn queries() -> Vec<String> {
+    let lines = ["tuned.jsonl", "held-out.jsonl"].map(read).concat();
+    let query = |line: &str| {
+        let query: Value = serde_json::from_str(line).expect("a query is JSON");
+        query["query"].as_str().unwrap_or_default().to_owned()
+    };
+    lines.lines().map(query).collect()
+}
+
+/// The time that a share of all searches stays below.
+fn percentile(times: &[Duration], share: f64) -> Duration {
+    times[((times.len() - 1) as f64 * share) as usize]
+}
+
+fn main() {
+    let (tools, queries) = (tools(), queries());
+    let begun = Instant::now();
+    let read: Vec<Arc<IndexedTool>> = tools.iter().map(Tool::index).collect();
+    println!("read {} tools: {:.0?}", read.len(), begun.elapsed());
+    let begun = Instant::now();
+    let index = Index::new(read.iter().cloned());
+    println!("index them: {:.1?}", begun.elapsed());
+    // A changed server: its 20 tools are read again, and the index is made anew.
+    let begun = Instant::now();
+    let changed: Vec<Arc<IndexedTool>> = tools[..20].iter().map(Tool::index).collect();
+    let again = Index::new(changed.into_iter().chain(read[20..].iter().cloned()));
+    println!("change 20 tools, and index all anew: {:.1?}", begun.elapsed());
+    drop(black_box(again));
+    let held: usize = read.iter().map(|tool| tool.held_bytes()).sum();
+    let mib = |bytes: usize| bytes as f64 / f64::from(1 << 20);
+    println!("memory: {:.1} MiB for tools, {:.1} MiB for the index", mib(held), mib(index.held_bytes()));
+
+    let mut times = Vec::with_capacity(SEARCHES);
+    let begun = Instant::now();
+    for (number, query) in (0..).zip(queries.iter().cycle().take(SEARCHES)) {
+        let due = Duration::from_secs(1) * number / RATE;
+        std::thread::sleep(due.saturating_sub(begun.elapsed()));
+        let search = Instant::now();
+        black_box(index.search(query, 10, |at| at % 3 != 0));
+        times.push(search.elapsed());
+    }
+    times.sort_unstable();
+    let [p50, p99, most] = [0.5, 0.99, 1.0].map(|share| percentile(&times, share));
+    println!("{SEARCHES} searches, {RATE} a second: p50 {p50:.2?}, p99 {p99:.2?}, at most {most:.2?}");
+
+    let list = fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/tools.json")).unwrap_or_default();
+    let begun = Instant::now();
+    let tokens = black_box(estimate_tokens(&list));
+    println!("estimate {tokens} tokens of {} KiB: {:.1?}", list.len() / 1024, begun.elapsed());
+}

@@ -1,0 +1,354 @@
+//! Many tools, and which of them a query means.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::hash::BuildHasher as _;
+use std::sync::Arc;
+
+use hashbrown::{DefaultHashBuilder, HashTable};
+
+use crate::near::{Sketch, allowed_edits, edits};
+use crate::synonyms::{spelled_out, synonyms};
+use crate::tool::{IndexedTool, cut};
+use crate::words::{Kind, Term, each_term, stem};
+
+/// The most tools of an index: positions have 24 bits. Further ones are not found.
+const MAX_TOOLS: usize = 1 << 24;
+
+/// The most bytes of a query that are read.
+const MAX_QUERY_BYTES: usize = 1024;
+
+/// The most distinct terms of a query.
+const MAX_QUERY_TERMS: usize = 24;
+
+/// The most terms that one of a query is taken to mean.
+const MAX_VARIANTS: usize = 24;
+
+/// The shortest word that is taken for the beginning of another.
+const MIN_BEGINNING: usize = 3;
+
+/// How sure it is that a term means the query's, of `CERTAIN`. Tuned on search/testdata/tuned.jsonl.
+const CERTAIN: u32 = 256;
+const SPELLED_OUT: u32 = 230;
+const SYNONYM: u32 = 160;
+const BEGINNING: u32 = 128;
+const TYPO: [u32; 3] = [CERTAIN, 220, 140];
+
+/// A tool that was found.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Hit {
+    /// Its position among the tools that the index was made from.
+    pub at: usize,
+    /// How well it fits: more is better. Comparable within one answer only.
+    pub score: f32,
+}
+
+/// Orders tools by how well they fit a query: the one place where another ranking, say of embeddings, comes in.
+pub trait Ranking: Send + Sync {
+    /// The best tools that `accepts` lets through, at most `limit`, the best first; of equal ones the earlier first.
+    ///
+    /// `accepts` is asked in that order, and no more often than needed.
+    fn rank(&self, query: &str, limit: usize, accepts: &mut dyn FnMut(usize) -> bool) -> Vec<Hit>;
+}
+
+/// Terms, and the tools that have them. Immutable; the same tools in the same order give the same answers everywhere.
+///
+/// How rare a word is counts over all tools of an index, whoever may see them. Where one party must not learn of, or sway,
+/// what another finds, each needs an index of its own.
+pub struct Index {
+    tools: usize,
+    hasher: DefaultHashBuilder,
+    /// Numbers of terms, by their texts.
+    numbers: HashTable<u32>,
+    /// The texts of all terms, and where each ends.
+    texts: String,
+    ends: Vec<u32>,
+    sketches: Vec<Sketch>,
+    /// For each term where its postings end.
+    posting_ends: Vec<u32>,
+    postings: Vec<Posting>,
+}
+
+/// A tool that has a term, in the high 24 bits; what the term says of it, in the low 8.
+#[derive(Clone, Copy)]
+struct Posting(u32);
+
+impl Posting {
+    fn new(at: usize, weight: u8) -> Self {
+        Self((at as u32) << 8 | u32::from(weight))
+    }
+
+    fn at(self) -> usize {
+        (self.0 >> 8) as usize
+    }
+
+    fn weight(self) -> u32 {
+        self.0 & 0xff
+    }
+}
+
+/// What one term of a query may mean: the numbers of terms, each with how sure that is.
+struct Meaning {
+    variants: Vec<(u32, u32)>,
+}
+
+impl Index {
+    /// Indexes tools; each is named by its position.
+    pub fn new(tools: impl IntoIterator<Item = Arc<IndexedTool>>) -> Self {
+        let tools: Vec<Arc<IndexedTool>> = tools.into_iter().take(MAX_TOOLS).collect();
+        let mut index = Self {
+            tools: tools.len(),
+            hasher: DefaultHashBuilder::default(),
+            numbers: HashTable::new(),
+            texts: String::new(),
+            ends: Vec::new(),
+            sketches: Vec::new(),
+            posting_ends: Vec::new(),
+            postings: Vec::new(),
+        };
+        let mut counts: Vec<u32> = Vec::new();
+        let mut all: Vec<(u32, Posting)> = Vec::new();
+        for (at, tool) in tools.iter().enumerate() {
+            for (term, weight) in tool.terms() {
+                let number = index.number_or_new(term);
+                counts.resize(index.ends.len(), 0);
+                counts[number as usize] += 1;
+                all.push((number, Posting::new(at, weight)));
+            }
+        }
+        let mut places = Vec::with_capacity(counts.len());
+        let mut end = 0;
+        for count in counts {
+            places.push(end as usize);
+            end += count;
+            index.posting_ends.push(end);
+        }
+        index.postings = vec![Posting(0); all.len()];
+        for (number, posting) in all {
+            let place = &mut places[number as usize];
+            index.postings[*place] = posting;
+            *place += 1;
+        }
+        index.shrink();
+        index
+    }
+
+    /// The best tools that `accepts` lets through, at most `limit`, the best first; of equal ones the earlier first.
+    ///
+    /// `accepts` is asked about positions in that order, and no more often than needed. Of a query, the first 1,024 bytes and
+    /// 24 distinct terms count.
+    pub fn search(&self, query: &str, limit: usize, mut accepts: impl FnMut(usize) -> bool) -> Vec<Hit> {
+        let mut found: BinaryHeap<(u32, Reverse<usize>)> = self.scores(query).into();
+        let mut hits = Vec::new();
+        while hits.len() < limit
+            && let Some((score, Reverse(at))) = found.pop()
+        {
+            if accepts(at) {
+                hits.push(Hit { at, score: score as f32 / (255 * CERTAIN) as f32 });
+            }
+        }
+        hits
+    }
+
+    /// Bytes that it holds, with its own, but not the tools it was made from.
+    pub fn held_bytes(&self) -> usize {
+        size_of::<Self>()
+            + self.numbers.allocation_size()
+            + self.texts.capacity()
+            + size_of::<u32>() * (self.ends.capacity() + self.posting_ends.capacity())
+            + size_of::<Sketch>() * self.sketches.capacity()
+            + size_of::<Posting>() * self.postings.capacity()
+    }
+
+    /// The number of tools.
+    pub fn len(&self) -> usize {
+        self.tools
+    }
+
+    /// Whether there is no tool.
+    pub fn is_empty(&self) -> bool {
+        self.tools == 0
+    }
+
+    fn shrink(&mut self) {
+        let Self { hasher, texts, ends, .. } = self;
+        self.numbers.shrink_to_fit(|&number| hasher.hash_one(text_of(texts, ends, number)));
+        self.texts.shrink_to_fit();
+        self.ends.shrink_to_fit();
+        self.sketches.shrink_to_fit();
+        self.posting_ends.shrink_to_fit();
+    }
+
+    fn number_or_new(&mut self, term: &str) -> u32 {
+        let hash = self.hasher.hash_one(term);
+        let Self { hasher, texts, ends, .. } = self;
+        if let Some(&number) = self.numbers.find(hash, |&number| text_of(texts, ends, number) == term) {
+            return number;
+        }
+        let number = ends.len() as u32;
+        self.numbers.insert_unique(hash, number, |&number| hasher.hash_one(text_of(texts, ends, number)));
+        texts.push_str(term);
+        ends.push(texts.len() as u32);
+        self.sketches.push(Sketch::new(term));
+        number
+    }
+
+    fn number(&self, term: &str) -> Option<u32> {
+        let hash = self.hasher.hash_one(term);
+        self.numbers.find(hash, |&number| self.text(number) == term).copied()
+    }
+
+    fn text(&self, number: u32) -> &str {
+        text_of(&self.texts, &self.ends, number)
+    }
+
+    fn postings(&self, number: u32) -> &[Posting] {
+        let number = number as usize;
+        let start = number.checked_sub(1).map_or(0, |before| self.posting_ends[before]);
+        &self.postings[start as usize..self.posting_ends[number] as usize]
+    }
+
+    /// The scores of all tools that have one, in no order. Sums of integers, so that no order of summing shows.
+    fn scores(&self, query: &str) -> Vec<(u32, Reverse<usize>)> {
+        let mut scores = vec![0_u32; self.tools];
+        let mut bests = vec![0_u32; self.tools];
+        let mut touched = Vec::new();
+        for meaning in self.meanings(query) {
+            // A tool counts a term once, in the surest of its meanings.
+            for (number, sureness) in &meaning.variants {
+                for posting in self.postings(*number) {
+                    let (at, value) = (posting.at(), posting.weight() * sureness);
+                    if bests[at] == 0 {
+                        touched.push(at);
+                    }
+                    bests[at] = bests[at].max(value);
+                }
+            }
+            // As rare as the most frequent of its meanings, so that a rare misreading is worth no more.
+            let having = meaning.variants.iter().map(|&(number, _)| self.postings(number).len()).max();
+            let rarity = rarity(self.tools, having.unwrap_or_default());
+            for at in touched.drain(..) {
+                // At most 25 << 8 times 255: 24 of them stay below 2^32.
+                scores[at] += rarity * (std::mem::take(&mut bests[at]) / CERTAIN);
+            }
+        }
+        let found = scores.into_iter().enumerate().filter(|&(_, score)| score > 0);
+        found.map(|(at, score)| (score, Reverse(at))).collect()
+    }
+
+    /// What the terms of a query may mean in this index.
+    fn meanings(&self, query: &str) -> Vec<Meaning> {
+        let mut meanings = Vec::new();
+        let mut seen: Vec<String> = Vec::new();
+        let mut whole_is_known = false;
+        each_term(cut(query, MAX_QUERY_BYTES), |term| {
+            // What is known as a whole, as `GitHub` is, is not looked for in parts.
+            match term.kind {
+                Kind::Word => {}
+                Kind::Whole => {
+                    whole_is_known = self.number(term.stem).is_some();
+                    if !whole_is_known {
+                        return true;
+                    }
+                }
+                Kind::Part if whole_is_known => return true,
+                Kind::Part => {}
+            }
+            if !seen.iter().any(|it| it == term.stem) {
+                seen.push(term.stem.to_owned());
+                meanings.push(self.meaning(term));
+                for word in spelled_out(term.stem) {
+                    let number = self.number(&stem(word));
+                    meanings
+                        .push(Meaning { variants: number.map(|number| (number, SPELLED_OUT)).into_iter().collect() });
+                }
+            }
+            seen.len() < MAX_QUERY_TERMS
+        });
+        meanings
+    }
+
+    fn meaning(&self, term: Term<'_>) -> Meaning {
+        let mut variants: Vec<(u32, u32)> =
+            self.number(term.stem).map(|number| (number, CERTAIN)).into_iter().collect();
+        let synonyms = synonyms(term.stem).iter().filter_map(|synonym| self.number(synonym));
+        variants.extend(synonyms.map(|number| (number, SYNONYM)));
+        variants.extend(self.begun_by(term.stem));
+        if variants.is_empty() {
+            variants = self.near(term);
+        }
+        variants.truncate(MAX_VARIANTS);
+        Meaning { variants }
+    }
+
+    /// Longer terms that begin with this one; the shortest first.
+    fn begun_by(&self, beginning: &str) -> Vec<(u32, u32)> {
+        if beginning.len() < MIN_BEGINNING {
+            return Vec::new();
+        }
+        let sketch = Sketch::new(beginning);
+        let mut longer: Vec<u32> = Vec::new();
+        for (number, other) in (0..).zip(&self.sketches) {
+            if sketch.may_begin(other) && self.text(number).starts_with(beginning) {
+                longer.push(number);
+            }
+        }
+        longer.sort_by_key(|&number| (self.text(number).len(), self.text(number)));
+        let sureness = |number| BEGINNING * beginning.len() as u32 / self.text(number).len() as u32;
+        longer.into_iter().take(MAX_VARIANTS).map(|number| (number, sureness(number))).collect()
+    }
+
+    /// Terms that this one may be with a typo: those with the fewest edits, of these the ones that begin alike first.
+    fn near(&self, term: Term<'_>) -> Vec<(u32, u32)> {
+        let allowed = allowed_edits(term.word.chars().count());
+        if allowed == 0 {
+            return Vec::new();
+        }
+        let sketch = Sketch::new(term.stem);
+        let mut near: Vec<(u8, bool, &str, u32)> = Vec::new();
+        for (number, other) in (0..).zip(&self.sketches) {
+            let text = self.text(number);
+            if sketch.may_be_near(other, allowed)
+                && let Some(edits) = edits(term.stem, text, allowed)
+            {
+                near.push((edits, term.stem.chars().next() != text.chars().next(), text, number));
+            }
+        }
+        near.sort_unstable();
+        let fewest = near.first().map_or(0, |best| best.0);
+        let near = near.into_iter().take_while(|it| it.0 == fewest).take(MAX_VARIANTS);
+        near.map(|(edits, _, _, number)| (number, TYPO[usize::from(edits.min(2))])).collect()
+    }
+}
+
+impl Ranking for Index {
+    fn rank(&self, query: &str, limit: usize, accepts: &mut dyn FnMut(usize) -> bool) -> Vec<Hit> {
+        self.search(query, limit, accepts)
+    }
+}
+
+fn text_of<'t>(texts: &'t str, ends: &[u32], number: u32) -> &'t str {
+    let number = number as usize;
+    let start = number.checked_sub(1).map_or(0, |before| ends[before]);
+    &texts[start as usize..ends[number] as usize]
+}
+
+/// How much a term says that so many of the tools have: the logarithm of BM25, to base 2, in 256ths.
+///
+/// Of integers, so that every processor and library gives the same.
+fn rarity(tools: usize, having: usize) -> u32 {
+    // 1 + (N - n + 0.5) / (n + 0.5), with 32 bits after the point.
+    let mut ratio = ((2 * tools as u128 + 2) << 32) / (2 * having as u128 + 1);
+    let whole = ratio.checked_ilog2().unwrap_or(0).saturating_sub(32);
+    ratio >>= whole;
+    let mut logarithm = whole;
+    for _ in 0..8 {
+        ratio = (ratio * ratio) >> 32;
+        logarithm <<= 1;
+        if ratio >= 2 << 32 {
+            ratio >>= 1;
+            logarithm |= 1;
+        }
+    }
+    logarithm
+}
