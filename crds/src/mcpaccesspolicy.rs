@@ -22,6 +22,9 @@ pub const MAX_PATTERNS: usize = 256;
 /// Bytes of the expression of one rule.
 pub const MAX_EXPRESSION_BYTES: usize = 4096;
 
+/// McpViews that one rule names.
+pub const MAX_RULE_VIEWS: usize = 16;
+
 /// Calls that a limit may allow in each period.
 pub const MAX_CALLS: u32 = 1_000_000;
 
@@ -150,6 +153,18 @@ pub struct AccessRule {
     #[schemars(length(min = 1, max = 32))]
     #[x_kube(merge_strategy = ListMerge::Atomic)]
     pub allow: Vec<AllowedItems>,
+    /// Allow only calls through one of these McpViews, each as `NAME` in the policy's namespace or as `NAMESPACE/NAME`.
+    /// Absent: through any, and through none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(min = 1, max = 16),
+        inner(
+            length(min = 1, max = 127),
+            regex(pattern = r"^([a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?/)?[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")
+        )
+    )]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub views: Vec<String>,
     /// A condition in CEL, with the variables `caller`, `server`, `tool`, `args` and `now`. Absent: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 4096))]

@@ -13,10 +13,10 @@ use serde_json::Value;
 use crate::glob;
 use crate::mcpaccesspolicy::{
     AccessRule, AccessSource, AllowedItems, LabelOperator, LabelRequirement, LabelSelector, MAX_CALLS,
-    MAX_EXPRESSION_BYTES, MAX_PATTERNS, MAX_RULES, MAX_SOURCES, PolicyMode, ServerSelector,
+    MAX_EXPRESSION_BYTES, MAX_PATTERNS, MAX_RULE_VIEWS, MAX_RULES, MAX_SOURCES, PolicyMode, ServerSelector,
 };
 use crate::names::{DEFAULT_NAMESPACE, ServerKey};
-use crate::rules::is_dns_label;
+use crate::rules::{is_dns_label, is_pattern};
 use crate::snapshot::{Governing, ReadFrom, Server, revision_of};
 
 /// Patterns for names of servers.
@@ -50,6 +50,8 @@ pub struct PolicyText {
     pub revision: Arc<str>,
     /// Whether a rule has a limit, which gateway replicas share.
     pub is_limited: bool,
+    /// Whether a rule allows only calls through some McpViews, which older gateways would not know.
+    pub names_views: bool,
 }
 
 /// Names a policy of the server's namespace, and its text.
@@ -145,7 +147,8 @@ impl Policy {
         let text = serde_json::to_string(self).expect("a policy holds only strings, numbers and lists");
         let revision = revision_of(&text).into();
         let is_limited = self.rules.iter().any(|rule| rule.limit.is_some());
-        PolicyText { text: text.into(), revision, is_limited }
+        let names_views = self.rules.iter().any(|rule| !rule.views.is_empty());
+        PolicyText { text: text.into(), revision, is_limited, names_views }
     }
 }
 
@@ -341,8 +344,8 @@ fn unknown_member(value: &Value, written: &Value) -> Option<String> {
     }
 }
 
-fn read_rule(rule: &Value) -> Result<AccessRule, String> {
-    let rule: AccessRule = strict(rule)?;
+fn read_rule(value: &Value) -> Result<AccessRule, String> {
+    let rule: AccessRule = strict(value)?;
     if !is_dns_label(&rule.name) {
         return Err("name: use at most 63 of a-z, 0-9 and '-', not '-' at an end".into());
     }
@@ -361,6 +364,13 @@ fn read_rule(rule: &Value) -> Result<AccessRule, String> {
     };
     if of_claims.chain(rule.allow.iter().map(lists)).sum::<usize>() > MAX_PATTERNS {
         return Err(format!("the rule has more than {MAX_PATTERNS} patterns: split it into several rules"));
+    }
+    // An empty list would be as none: open to calls through any view.
+    if rule.views.len() > MAX_RULE_VIEWS || value["views"].as_array().is_some_and(Vec::is_empty) {
+        return Err(format!("views takes 1 to {MAX_RULE_VIEWS} names of McpViews"));
+    }
+    if !rule.views.iter().all(|view| is_object_name(view)) {
+        return Err("views: write each as NAME, or as NAMESPACE/NAME, of an McpView".into());
     }
     if rule.when.as_ref().is_some_and(|when| when.is_empty() || when.len() > MAX_EXPRESSION_BYTES) {
         return Err(format!("when takes 1 to {MAX_EXPRESSION_BYTES} bytes"));
@@ -400,10 +410,12 @@ fn check_source(source: &AccessSource) -> Result<(), String> {
     Ok(())
 }
 
-/// Whether a pattern for names holds only what such names may hold, and `*`.
-fn is_pattern(pattern: &str, more: &str) -> bool {
-    let fits = |letter: char| matches!(letter, 'a'..='z' | '0'..='9' | '*') || more.contains(letter);
-    !pattern.is_empty() && pattern.chars().all(fits)
+/// Whether a text names an object: `NAME` or `NAMESPACE/NAME`.
+pub(crate) fn is_object_name(text: &str) -> bool {
+    match text.split_once('/') {
+        Some((namespace, name)) => is_dns_label(namespace) && is_dns_label(name),
+        None => is_dns_label(text),
+    }
 }
 
 fn check_items(items: &AllowedItems) -> Result<(), String> {

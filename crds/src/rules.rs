@@ -136,6 +136,7 @@ pub fn problems(spec: &McpServerSpec) -> Vec<String> {
     headers(spec, &mut found);
     identity::identities(spec, &mut found);
     forwarded(&spec.forward_headers, &mut found);
+    allowed_views(&spec.allowed_views.namespaces, &mut found);
     tls(spec.tls.as_ref(), https, &mut found);
     tools(&spec.tools, &mut found);
     found
@@ -165,6 +166,12 @@ fn is_path(path: &str) -> bool {
 pub fn is_dns_label(name: &str) -> bool {
     let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
     (1..=63).contains(&name.len()) && name.bytes().all(inner) && !name.starts_with('-') && !name.ends_with('-')
+}
+
+/// Whether a pattern for names holds only what such names may hold, and `*`.
+pub(crate) fn is_pattern(pattern: &str, more: &str) -> bool {
+    let fits = |letter: char| matches!(letter, 'a'..='z' | '0'..='9' | '*') || more.contains(letter);
+    !pattern.is_empty() && pattern.chars().all(fits)
 }
 
 /// The text of an error without its double-quoted parts: they are values, which may be secrets.
@@ -258,6 +265,16 @@ fn forwarded(names: &[String], found: &mut Vec<String>) {
         } else if name.starts_with("x-") && name.ends_with("-authorization") {
             found.push(format!("forwardHeaders: {name} is a credential for one server: use forwardCallerToken"));
         }
+    }
+}
+
+fn allowed_views(namespaces: &[String], found: &mut Vec<String>) {
+    if namespaces.len() > 32 {
+        found.push("allowedViews.namespaces has more than 32 entries: use *".into());
+    }
+    let fits = |name: &String| name.len() <= 63 && is_pattern(name, "-");
+    if !namespaces.iter().all(fits) {
+        found.push("allowedViews.namespaces: a name holds 1 to 63 of a-z, 0-9, '-' and '*'".into());
     }
 }
 
@@ -376,6 +393,7 @@ mod tests {
             "session": "PerClient",
             "clientSessions": {"idleSeconds": 86399, "max": 99999, "maxPerCaller": 99999},
             "instructions": {"mode": "Replace", "text": "\u{1f9f1}".repeat(1024)},
+            "allowedViews": {"namespaces": vec![long(63); 32]},
             "tools": {"prefix": long(32), "overrides": overrides},
         }))
         .unwrap()

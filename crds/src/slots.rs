@@ -14,6 +14,7 @@ use flate2::write::GzEncoder;
 use thiserror::Error;
 
 use crate::names::ServerKey;
+use crate::policy::PolicyText;
 use crate::snapshot::{Server, SharedSnapshot, Snapshot, SnapshotError, hex, text_of};
 use crate::view::View;
 
@@ -104,11 +105,11 @@ impl Packed {
 
     /// Packs a slot whose servers are in their text form, sorted by key: the same bytes as [`Packed::pack`].
     ///
-    /// `policies` are the texts of those that govern them, `views` those of views, sorted by key; `replicas` share the limits of
+    /// `policies` are those that govern them, `views` those of views, sorted by key; `replicas` share the limits of
     /// policies.
     pub fn of_texts<'a>(
         servers: impl IntoIterator<Item = &'a str>,
-        policies: impl IntoIterator<Item = &'a str>,
+        policies: impl IntoIterator<Item = &'a PolicyText>,
         views: impl IntoIterator<Item = &'a str>,
         replicas: Option<u32>,
     ) -> Self {
@@ -228,8 +229,8 @@ mod tests {
 
     #[test]
     fn slots_tell_the_highest_number_of_replicas() {
-        let policies = [r#"{"key":{"namespace":"n","name":"p"}}"#];
-        let slot = |replicas| Packed::of_texts([], policies, [], replicas).unpack().unwrap();
+        let policy = crate::ReadPolicy::closed(ServerKey::new("n", "p")).text;
+        let slot = |replicas| Packed::of_texts([], [&policy], [], replicas).unpack().unwrap();
         assert_eq!(slot(Some(3)).replicas, Some(3));
         assert_eq!(join([slot(None), slot(Some(3)), slot(Some(2))]).replicas, Some(3));
         assert_eq!(join([slot(None)]).replicas, None);

@@ -13,15 +13,20 @@ use crate::mcpserver::{
     ServerLimits, ServingState, SessionMode, Timeouts, Tls, ToolRules, Transport,
 };
 use crate::names::ServerKey;
-use crate::policy::{Policy, PolicyRef};
+use crate::policy::{Policy, PolicyRef, PolicyText};
 use crate::view::View;
 
 /// The newest version of the text form that this build reads.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
-/// The version of a text without policies. Version 2 has policies: a gateway that does not know them must not serve what
-/// they govern.
+/// The version of a text without policies.
 const VERSION_WITHOUT_POLICIES: u32 = 1;
+
+/// The version of a text with policies: a gateway that does not know them must not serve what they govern.
+const VERSION_WITH_POLICIES: u32 = 2;
+
+/// The version of a text whose policies name McpViews: a gateway that does not know that would allow more than they say.
+const VERSION_WITH_VIEWS_IN_POLICIES: u32 = 3;
 
 /// The servers that the gateway serves, sorted by key.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -212,11 +217,11 @@ impl Snapshot {
         let servers: Vec<String> = self.servers.iter().map(Server::to_text).collect();
         let mut policies = BTreeMap::new();
         for policy in self.servers.iter().flat_map(|server| &server.policies.0) {
-            policies.entry(&policy.key).or_insert_with(|| policy.to_text().text);
+            policies.entry(&policy.key).or_insert_with(|| policy.to_text());
         }
         let views: Vec<String> = self.views.iter().map(|view| view.to_text()).collect();
         let (servers, views) = (servers.iter().map(String::as_str), views.iter().map(String::as_str));
-        text_of(servers, policies.values().map(|text| &**text), views, self.replicas)
+        text_of(servers, policies.values(), views, self.replicas)
     }
 
     /// Parses the text form. Unknown fields are left out.
@@ -338,7 +343,7 @@ impl<'a> RawSnapshot<'a> {
 /// the number of replicas that share the limits of policies.
 pub(crate) fn text_of<'a>(
     servers: impl Iterator<Item = &'a str>,
-    policies: impl Iterator<Item = &'a str>,
+    policies: impl Iterator<Item = &'a PolicyText>,
     views: impl Iterator<Item = &'a str>,
     replicas: Option<u32>,
 ) -> String {
@@ -350,16 +355,20 @@ pub(crate) fn text_of<'a>(
         });
         text.push(']');
     };
-    let mut policies = policies.peekable();
-    let governs = policies.peek().is_some();
-    let version = if governs { VERSION } else { VERSION_WITHOUT_POLICIES };
+    let policies: Vec<&PolicyText> = policies.collect();
+    let governs = !policies.is_empty();
+    let version = match governs {
+        true if policies.iter().any(|policy| policy.names_views) => VERSION_WITH_VIEWS_IN_POLICIES,
+        true => VERSION_WITH_POLICIES,
+        false => VERSION_WITHOUT_POLICIES,
+    };
     let mut text = format!("{{\"version\":{version}");
     if let Some(replicas) = replicas.filter(|_| governs) {
         text.push_str(&format!(",\"replicas\":{replicas}"));
     }
     join(&mut text, "servers", &mut { servers });
     if governs {
-        join(&mut text, "policies", &mut policies);
+        join(&mut text, "policies", &mut policies.iter().map(|policy| &*policy.text));
     }
     let mut views = views.peekable();
     if views.peek().is_some() {

@@ -146,12 +146,12 @@ fn without<'a>(
     all.iter().filter(|(key, _)| !left_out.contains(key))
 }
 
-/// The texts of the policies that govern these servers, by namespace and name.
+/// The policies that govern these servers, by namespace and name.
 fn policies_of<'a>(
     servers: impl Iterator<Item = (&'a ServerKey, &'a ServerText)>,
-) -> BTreeMap<(&'a str, &'a str), &'a str> {
+) -> BTreeMap<(&'a str, &'a str), &'a PolicyText> {
     let of = |(key, server): (&'a ServerKey, &'a ServerText)| {
-        server.policies.iter().map(|(name, policy)| ((key.namespace.as_str(), name.as_str()), &*policy.text))
+        server.policies.iter().map(|(name, policy)| ((key.namespace.as_str(), name.as_str()), policy))
     };
     servers.flat_map(of).collect()
 }
@@ -159,7 +159,7 @@ fn policies_of<'a>(
 /// Bytes of these servers in a slot, and of the policies that govern them.
 fn bytes<'a>(servers: impl Iterator<Item = (&'a ServerKey, &'a ServerText)> + Clone) -> usize {
     let policies = policies_of(servers.clone());
-    servers.map(|(_, server)| size(&server.text)).chain(policies.values().map(|text| size(text))).sum()
+    servers.map(|(_, server)| size(&server.text)).chain(policies.values().map(|policy| size(&policy.text))).sum()
 }
 
 /// Bytes of a text in its slot, with the comma.
@@ -211,9 +211,10 @@ mod tests {
         let mut object: Server = serde_json::from_str(&server.text).unwrap();
         object.governed_by.push(PolicyRef { name: policy.to_owned(), revision: revision.clone() });
         server.text = object.to_text();
-        server
-            .policies
-            .insert(policy.to_owned(), PolicyText { text: text.into(), revision: revision.into(), is_limited: false });
+        server.policies.insert(
+            policy.to_owned(),
+            PolicyText { text: text.into(), revision: revision.into(), is_limited: false, names_views: false },
+        );
     }
 
     /// Whether the slot holds every policy that its servers name, and no other.

@@ -41,7 +41,7 @@ pub struct ToolRules {
 pub struct AllowedViews {
     /// Namespaces of the views; `*` stands for any characters.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 64), inner(length(min = 1, max = 63), regex(pattern = r"^[-a-z0-9*]+$")))]
+    #[schemars(length(max = 32), inner(length(min = 1, max = 63), regex(pattern = r"^[-a-z0-9*]+$")))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub namespaces: Vec<String>,
 }

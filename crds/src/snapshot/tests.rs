@@ -8,11 +8,36 @@ fn the_text_form_of_version_1_stays_as_it_is() {
     insta::assert_snapshot!(text, @r#"{"version":1,"servers":[{"key":{"namespace":"default","name":"a"},"name":"a","label":"http://a/sse","generation":0,"created":0,"url":"http://a/sse","transport":"auto","weight":100,"priority":0,"state":"Enabled","timeouts":{"connectSeconds":5,"requestSeconds":60,"idleSeconds":300},"healthCheck":{"mode":"Ping","intervalSeconds":15,"unhealthyThreshold":3,"healthyThreshold":1},"limits":{"maxConcurrentRequests":64},"tools":{}}]}"#);
 }
 
+/// The text of a slot with a server and the policy that governs it, whose only rule has these members too.
+fn text_with_rule(more: &serde_json::Value) -> String {
+    let mut rule = serde_json::json!({"name": "r", "from": [{"authenticated": true}], "allow": [{"tools": ["*"]}]});
+    rule.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    let policy = serde_json::json!({"metadata": {"namespace": "default", "name": "p"}, "spec": {"rules": [rule]}});
+    let mut policies = crate::Policies::default();
+    policies.insert(crate::ReadPolicy::of(&policy));
+    let server = policies.govern(Server::from_url("a", "http://a/"), &BTreeMap::new());
+    Snapshot::new(vec![server]).to_text()
+}
+
+#[test]
+fn only_a_policy_that_names_views_needs_version_3_which_older_gateways_refuse() {
+    let plain = text_with_rule(&serde_json::json!({}));
+    let governed_by = "\"governedBy\":[{\"name\":\"p\",\"revision\":\"";
+    assert!(plain.starts_with(r#"{"version":2,"servers":[{"#) && plain.contains(governed_by), "{plain}");
+    let policies = r#""policies":[{"key":{"namespace":"default","name":"p"},"mode":"Enforce","rules":[{"name":"r","from":[{"authenticated":true}],"allow":[{"tools":["*"]}]}]}]}"#;
+    assert!(plain.ends_with(policies), "{plain}");
+    let bound = text_with_rule(&serde_json::json!({"views": ["sales", "other/sales"]}));
+    assert!(bound.starts_with(r#"{"version":3,"#), "{bound}");
+    let read = Snapshot::parse(&bound).unwrap();
+    assert_eq!(read.servers[0].governing().unwrap()[0].rules[0].views, ["sales", "other/sales"]);
+    assert_eq!(read.to_text(), bound);
+}
+
 #[test]
 fn a_newer_version_and_other_texts_are_refused() {
     assert!(matches!(
-        Snapshot::parse(r#"{"version":3,"servers":[{"new":1}]}"#),
-        Err(SnapshotError::Version { found: 3 })
+        Snapshot::parse(r#"{"version":4,"servers":[{"new":1}]}"#),
+        Err(SnapshotError::Version { found: 4 })
     ));
     for text in
         ["", "{}", "[]", r#"{"version":1}"#, r#"{"version":"1","servers":[]}"#, r#"{"version":1,"servers":[{}]}"#]
@@ -47,8 +72,12 @@ fn governed(servers: &[(&str, u16, &str)], known: &[&str]) -> String {
         Server { weight: one.1, governed_by, ..Server::from_url(one.0, "http://x/") }.to_text()
     });
     let policies = servers.iter().filter(|one| known.contains(&one.0)).map(policy);
-    let (servers, policies): (Vec<String>, Vec<String>) = (servers_text.collect(), policies.collect());
-    text_of(servers.iter().map(String::as_str), policies.iter().map(String::as_str), std::iter::empty(), None)
+    let policy_text = |text: String| {
+        let revision = revision_of(&text).into();
+        PolicyText { text: text.into(), revision, is_limited: false, names_views: false }
+    };
+    let (servers, policies): (Vec<String>, Vec<_>) = (servers_text.collect(), policies.map(policy_text).collect());
+    text_of(servers.iter().map(String::as_str), policies.iter(), std::iter::empty(), None)
 }
 
 #[test]

@@ -107,7 +107,7 @@ async fn no_bad_content_removes_anything_and_all_of_it_is_told() {
                     api.write(SLOTS[0], &snapshot(&[("steady", &server)]));
                     api.edit_text(SLOTS[0], &snapshot(&[]));
                 }
-                _ => api.write_text(SLOTS[0], r#"{"version":3,"servers":[]}"#),
+                _ => api.write_text(SLOTS[0], r#"{"version":4,"servers":[]}"#),
             }
             gateway.counts(&format!(r#"portcullis_snapshot_rejected_total{{reason="{reason}"}}"#), 1.0).await;
             gateway.counts("portcullis_configuration_ok", 0.0).await;

@@ -346,7 +346,7 @@ mod tests {
             (text(r#"{"version":1,"servers":[{"name":"x"}]}"#), "corrupt"),
             (StoredSlot::Written(Packed::Gzip(b"no gzip".to_vec())), "corrupt"),
             (StoredSlot::Edited, "edited"),
-            (text(r#"{"version":3,"servers":[]}"#), "version"),
+            (text(r#"{"version":4,"servers":[]}"#), "version"),
         ]
     }
 
@@ -431,8 +431,8 @@ mod tests {
     fn another_number_of_replicas_is_told_and_touches_no_server() {
         let mut slots = slots();
         let server = Server::from_url("a", "http://a/").to_text();
-        let policies = [r#"{"key":{"namespace":"n","name":"p"}}"#];
-        let with = |replicas| StoredSlot::Written(Packed::of_texts([&*server], policies, [], replicas));
+        let policy = portcullis_crds::ReadPolicy::closed(ServerKey::new("n", "p")).text;
+        let with = |replicas| StoredSlot::Written(Packed::of_texts([&*server], [&policy], [], replicas));
         let told = |slots: &Slots| slots.described().iter().map(|slot| slot.replicas).collect::<Vec<_>>();
         slots.take(0, SlotOrigin::Api, None, read(&with(Some(1))));
         slots.take(1, SlotOrigin::Api, None, read(&written(&["b"])));
