@@ -12,10 +12,10 @@ pub fn print(text: impl AsRef<[u8]>) -> io::Result<()> {
     print_to(io::stdout().lock(), text.as_ref())
 }
 
-/// [`print`] with a newline.
+/// [`print()`] with a newline.
 ///
 /// # Errors
-/// As [`print`].
+/// As [`print()`].
 pub fn print_line(line: impl Into<String>) -> io::Result<()> {
     let mut line = line.into();
     line.push('\n');
