@@ -62,7 +62,9 @@ pub const PROTOCOL_VERSIONS: [&str; 5] = ["2024-11-05", "2025-03-26", "2025-06-1
     validation = Rule::new("!has(self.identity) || !has(self.forwardCallerToken) || self.forwardCallerToken.to != 'authorization'")
         .message("identity sends authorization itself: leave identity out, or set forwardCallerToken.to to another header"),
     validation = Rule::new("!has(self.forwardCallerToken) || !has(self.headers) || self.headers.all(h, h.name.lowerAscii() != self.forwardCallerToken.to)")
-        .message("headers holds the header of forwardCallerToken.to: keep one of them")
+        .message("headers holds the header of forwardCallerToken.to: keep one of them"),
+    validation = Rule::new("!has(self.listing) || !has(self.listing.perCaller) || !self.listing.perCaller || has(self.forwardCallerToken) || (has(self.identity) && (has(self.identity.assertion) || has(self.identity.exchange)))")
+        .message("listing.perCaller needs identity.assertion, identity.exchange or forwardCallerToken: set one, so that the server learns who lists")
 )]
 pub struct McpServerSpec {
     /// Absolute http or https URL of the MCP endpoint, without user information and fragment.

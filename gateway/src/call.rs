@@ -2,6 +2,7 @@
 //!
 //! Tries another server only if the first provably never received the call, or if the call may be repeated.
 
+pub(crate) mod caller_lists;
 pub(crate) mod in_client_session;
 pub(crate) mod pick;
 mod settle;

@@ -4,6 +4,8 @@
 
 mod announced;
 mod basis;
+mod caller_part;
+mod difference;
 mod explained;
 mod family;
 mod governed;
@@ -28,8 +30,9 @@ use bytes::Bytes;
 use portcullis_crds::ServerKey;
 use smallvec::smallvec;
 
+use self::caller_part::CallerPart;
 use self::family::Family;
-use self::governed::Governed;
+use self::governed::{Governed, ServerRules};
 use self::naming::{NameChanges, Naming};
 use self::pages::{Pages, number_of_row};
 use self::seen::Narrowed;
@@ -42,6 +45,8 @@ use crate::server::handle::{Handle, Offer, Phase};
 use portcullis_mcp::protocol::extensions::Extensions;
 
 pub(crate) use self::basis::{Basis, OverLimit};
+pub(crate) use self::caller_part::{CallerListing, Lacking};
+pub(crate) use self::difference::Difference;
 pub(crate) use self::explained::{ExplainBounds, ExplainedItem};
 pub(crate) use self::governed::{NotAllowed, PolicyDefault, item_kind};
 pub(crate) use self::naming::{Tenancy, uri_forms};
@@ -68,7 +73,9 @@ pub(crate) enum Scope<'a> {
 pub(crate) struct Catalog {
     merged: Arc<Merged>,
     /// The policies that govern the servers, if there are any.
-    governed: Option<Box<Governed>>,
+    governed: Option<Arc<Governed>>,
+    /// What servers list for one caller alone.
+    of_caller: Option<CallerPart>,
 }
 
 /// The items of all servers under the names that callers use. A change of policies alone leaves it as it is.
@@ -95,6 +102,10 @@ pub(crate) struct Merged {
     skills: OnceLock<Arc<Vec<ShownSkill>>>,
     /// Of a catalog that was narrowed for a class of callers.
     narrowed: Option<Narrowed>,
+    /// Some server has lists of its own for each caller.
+    has_caller_lists: bool,
+    /// Of what one caller alone is listed: what everybody sees, whose names are taken.
+    beneath: Option<Arc<Merged>>,
 }
 
 /// The servers of one namespace, and their own view.
@@ -134,15 +145,6 @@ struct ServerCatalog {
     numbers: OnceLock<Box<[OnceLock<u64>; Kind::ALL.len()]>>,
 }
 
-/// The difference between two views.
-#[derive(Default)]
-pub(crate) struct Difference<'a> {
-    /// Servers of the newer view that are new or have another place.
-    pub(crate) servers: Vec<&'a Arc<Handle>>,
-    /// Servers that only the older view has.
-    pub(crate) gone: Vec<&'a ServerKey>,
-}
-
 impl Catalog {
     /// Builds the view of a cluster whose namespaces belong to different teams. Servers may come in any order.
     #[cfg(test)]
@@ -175,19 +177,20 @@ impl Catalog {
         }
         let families = Family::of_all(servers.iter().zip(alone.iter().map(|alone| &alone.offer)));
         let (range, naming) = (0..servers.len(), Naming::of_all(tenancy, &servers));
-        let given = AllServers { servers: &servers, alone: &alone, families: &families };
+        let given = AllServers { servers: &servers, alone: &alone, families: &families, beneath: None };
         let all = View::build(given, range, naming, &mut places);
         let all = OnceLock::from(all);
         let before = before.and_then(|before| before.governed.as_deref());
-        let governed = Governed::of(&servers, default, before).map(Box::new);
-        let merged = Merged { all, tenancy, servers, places, alone, families, ..Merged::default() };
-        Self { merged: Arc::new(merged), governed }
+        let governed = Governed::of(&servers, default, before).map(Arc::new);
+        let has_caller_lists = servers.iter().any(|server| server.spec().listing.per_caller);
+        let merged = Merged { all, tenancy, servers, places, alone, families, has_caller_lists, ..Merged::default() };
+        Self { merged: Arc::new(merged), governed, of_caller: None }
     }
 
     /// The same items with the policies that govern the servers now.
     pub(crate) fn regoverned(&self, default: PolicyDefault) -> Self {
-        let governed = Governed::of(&self.merged.servers, default, self.governed.as_deref()).map(Box::new);
-        Self { merged: self.merged.clone(), governed }
+        let governed = Governed::of(&self.merged.servers, default, self.governed.as_deref()).map(Arc::new);
+        Self { merged: self.merged.clone(), governed, of_caller: None }
     }
 
     /// The difference from an older view.
@@ -208,8 +211,8 @@ impl Deref for Catalog {
 }
 
 impl Merged {
-    fn all_servers(&self) -> AllServers<'_> {
-        AllServers { servers: &self.servers, alone: &self.alone, families: &self.families }
+    fn all_servers<'a>(&'a self, beneath: Option<&'a View>) -> AllServers<'a> {
+        AllServers { servers: &self.servers, alone: &self.alone, families: &self.families, beneath }
     }
 
     /// The combined view of several servers; `None` for one server alone, or if there is no server.
@@ -224,13 +227,14 @@ impl Merged {
                 return narrowed.namespace(name);
             }
             let mut places = vec![ServerSummary::default(); namespace.range.len()];
-            View::build(self.all_servers(), namespace.range.clone(), Naming::default(), &mut places)
+            let beneath = self.beneath.as_ref().and_then(|beneath| beneath.view(scope));
+            View::build(self.all_servers(beneath), namespace.range.clone(), Naming::default(), &mut places)
         }))
     }
 
     /// The view of all servers.
     fn all(&self) -> &View {
-        self.all.get_or_init(|| self.narrowed.as_ref().map(Narrowed::all).unwrap_or_default())
+        self.all.get_or_init(|| self.view_on_demand())
     }
 
     /// What a server offers here.
@@ -315,10 +319,11 @@ impl Merged {
             Scope::Server(server) => self.index_of(&server.key).map_or(0, |place| self.fingerprint_alone(place, kind)),
             scope => self.view(scope).map_or(0, |view| view.table(kind).fingerprint()),
         };
-        match kind {
+        let of_all = match kind {
             Kind::Resources => of(Kind::Resources).wrapping_add(of(Kind::Templates).rotate_left(1)),
             kind => of(kind),
-        }
+        };
+        of_all.wrapping_add(self.caller_lists(scope))
     }
 
     /// The listed items of a kind, sorted by name.
@@ -442,29 +447,6 @@ impl Merged {
 
     fn index_of(&self, key: &ServerKey) -> Option<usize> {
         self.servers.binary_search_by(|server| server.key.cmp(key)).ok()
-    }
-
-    fn since<'a>(&'a self, older: &'a Self) -> Difference<'a> {
-        let mut difference = Difference::default();
-        let mut before = older.servers.iter().zip(&older.places).peekable();
-        for (server, place) in self.servers.iter().zip(&self.places) {
-            // Most servers are unchanged, and comparing names is slow.
-            if let Some((_, was)) = before.next_if(|(old, _)| Arc::ptr_eq(old, server)) {
-                if was != place {
-                    difference.servers.push(server);
-                }
-                continue;
-            }
-            while let Some((gone, _)) = before.next_if(|(old, _)| old.key < server.key) {
-                difference.gone.push(&gone.key);
-            }
-            let same = before.next_if(|(old, _)| old.key == server.key);
-            if !same.is_some_and(|(old, was)| Arc::ptr_eq(old, server) && was == place) {
-                difference.servers.push(server);
-            }
-        }
-        difference.gone.extend(before.map(|(gone, _)| &gone.key));
-        difference
     }
 }
 

@@ -22,6 +22,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{error, info, warn};
 
+use crate::call::caller_lists::CallerLists;
 use crate::catalog::PublishedCatalog;
 use crate::catalog::metrics::OfServers;
 use crate::catalog::policy_metrics::OfPolicies;
@@ -142,6 +143,7 @@ impl Gateway {
             readiness,
             sealer,
             loops: shared.loops.clone(),
+            caller_lists: CallerLists::new(outbound.clone(), shared.metrics.clone()),
             outbound,
             explainer: Explainer::new(published.clone(), shared.quotas.clone()),
             quotas: shared.quotas.clone(),

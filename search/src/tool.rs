@@ -6,9 +6,6 @@ use crate::words::each_term;
 /// The most bytes of one text that are read.
 const MAX_TEXT_BYTES: usize = 16 * 1024;
 
-/// The most bytes of a server's name that tell it from another.
-const MAX_SERVER_BYTES: usize = 256;
-
 /// The most bytes of a schema that are read.
 const MAX_SCHEMA_BYTES: usize = 128 * 1024;
 
@@ -85,8 +82,6 @@ impl Field {
 /// The terms of one tool, each with its weight. Made once; indexes share it.
 #[derive(Debug, PartialEq, Eq)]
 pub struct IndexedTool {
-    /// Tools of one server stand by each other.
-    server: Box<str>,
     /// For each term the length of its text, its weight, and its text.
     terms: Box<[u8]>,
 }
@@ -94,7 +89,7 @@ pub struct IndexedTool {
 impl IndexedTool {
     /// Reads a tool's texts. Never fails: what is too long or no JSON is passed over.
     pub fn new(document: &Document<'_>) -> Self {
-        let mut counts = Counts::new();
+        let mut counts = Counts::default();
         counts.read(Field::Name, document.name);
         counts.read(Field::Title, document.title.unwrap_or_default());
         counts.read(Field::Server, document.server);
@@ -106,17 +101,12 @@ impl IndexedTool {
             }
             !counts.is_full()
         });
-        Self { server: cut(document.server, MAX_SERVER_BYTES).into(), terms: counts.pack() }
+        Self { terms: counts.pack() }
     }
 
     /// Bytes that it holds, with its own.
     pub fn held_bytes(&self) -> usize {
-        size_of::<Self>() + self.server.len() + self.terms.len()
-    }
-
-    /// The name of its server.
-    pub(crate) fn server(&self) -> &str {
-        &self.server
+        size_of::<Self>() + self.terms.len()
     }
 
     /// Its terms with their weights, in the order in which they first stood.
@@ -143,16 +133,6 @@ struct Counts {
 }
 
 impl Counts {
-    /// With room for what a tool has as a rule.
-    fn new() -> Self {
-        Self {
-            terms: Vec::with_capacity(64),
-            texts: String::with_capacity(512),
-            places: hashbrown::HashTable::with_capacity(64),
-            ..Self::default()
-        }
-    }
-
     fn read(&mut self, field: Field, text: &str) {
         each_term(cut(text, MAX_TEXT_BYTES), |term| {
             self.count(field, term.stem);

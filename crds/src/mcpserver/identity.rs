@@ -158,6 +158,7 @@ pub struct ForwardCallerToken {
 
 /// How the server is listed and checked.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
 pub struct Listing {
     /// Headers of all requests but calls: of the handshake, lists and health checks. They replace those of `headers` and
     /// `identity` that have the same names.
@@ -171,6 +172,11 @@ pub struct Listing {
             .message("listing.headers exceed 12 KiB in total: shorten or remove some")
     )]
     pub headers: Vec<Header>,
+    /// Whether the server is listed for each caller, with the caller's identity, because it shows each caller other tools,
+    /// prompts and resources. A caller sees those that the server shows to it, and nobody else sees them. Needs
+    /// `identity.assertion`, `identity.exchange` or `forwardCallerToken`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub per_caller: bool,
 }
 
 impl Listing {

@@ -32,6 +32,16 @@ pub(super) fn identities(spec: &McpServerSpec, found: &mut Vec<String>) {
             );
         }
     }
+    let shows_callers = |identity: &Identity| identity.assertion.is_some() || identity.exchange.is_some();
+    if spec.listing.per_caller
+        && spec.forward_caller_token.is_none()
+        && !spec.identity.as_ref().is_some_and(shows_callers)
+    {
+        found.push(
+            "listing.perCaller needs identity.assertion, identity.exchange or forwardCallerToken: set one, so that the server learns who lists"
+                .into(),
+        );
+    }
     listing(&spec.listing, found);
 }
 

@@ -40,6 +40,8 @@ pub struct Behaviour {
     pub text_ids: bool,
     /// The answer to `tools/list`.
     pub list: ListFault,
+    /// The answer to `tools/list` for single callers, by their credential: the subject of a signed one, or its text.
+    pub callers: BTreeMap<String, ListFault>,
     /// The answer to `prompts/list`; absent: the server declares no prompts, and does not know the method.
     pub prompts: Option<ProtocolFault>,
     /// The answer to `resources/list`, likewise.

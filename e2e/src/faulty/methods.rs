@@ -28,7 +28,10 @@ pub(super) fn answer(state: &FaultyState, message: &RpcMessage) -> Option<String
         "initialize" if !modern => reply(id, behaviour.init.clone(), initialize(&params, &behaviour)),
         "server/discover" if modern => reply(id, behaviour.init.clone(), discover(&behaviour)),
         "ping" if !modern => reply(id, behaviour.ping, "{}".into()),
-        "tools/list" => list(state, id, &params, behaviour.list),
+        "tools/list" => {
+            let of_caller = behaviour.callers.get(&message.caller).cloned();
+            list(state, id, &params, of_caller.unwrap_or(behaviour.list))
+        }
         "resources/read" if let Some(text) = &behaviour.read => {
             let extras = if modern { MODERN_EXTRAS } else { "" };
             let uri = params.uri.map(serde_json::Value::from).unwrap_or_default();

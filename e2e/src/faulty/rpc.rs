@@ -12,6 +12,9 @@ pub(super) struct RpcMessage {
     pub(super) method: Option<String>,
     #[serde(default)]
     pub(super) params: Option<Box<RawValue>>,
+    /// Whose credential came with it.
+    #[serde(skip)]
+    pub(super) caller: String,
 }
 
 /// The parameters that matter here.

@@ -3,6 +3,8 @@
 use std::future::pending;
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use http::{Method, Request, Response};
 use http_body_util::{BodyExt, Limited};
@@ -76,7 +78,8 @@ async fn handle(state: Arc<FaultyState>, request: Request<Incoming>) -> Result<R
         let replica = balance::replica(&state, &request);
         request.extensions_mut().insert(replica);
     }
-    let message = RpcMessage::read(&body);
+    let caller = caller_of(header(&request, "authorization"));
+    let message = RpcMessage::read(&body).map(|message| RpcMessage { caller, ..message });
     state.seen().record(seen::SeenRequest {
         http_method: request.method().to_string(),
         target: request.uri().to_string(),
@@ -161,6 +164,15 @@ pub(super) async fn lost(state: &FaultyState, id: Option<&str>) -> Result<Respon
         }
         LostSessionAnswer::Hangs => pending().await,
     })
+}
+
+/// The subject of a signed credential, or its text.
+fn caller_of(credential: &str) -> String {
+    let claims = credential.strip_prefix("Bearer ").and_then(|token| token.split('.').nth(1));
+    let claims = claims.and_then(|claims| URL_SAFE_NO_PAD.decode(claims).ok());
+    let claims: Option<serde_json::Value> = claims.and_then(|claims| serde_json::from_slice(&claims).ok());
+    let subject = claims.and_then(|claims| claims["sub"].as_str().map(str::to_owned));
+    subject.unwrap_or_else(|| credential.to_owned())
 }
 
 /// A header as text, or "" when it is absent.

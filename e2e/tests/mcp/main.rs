@@ -2,6 +2,7 @@
 
 mod asks;
 mod audit;
+mod caller_lists;
 mod calls;
 mod changes;
 mod entrance;

@@ -28,9 +28,13 @@ impl Merged {
         kept.get_or_init(|| together(range.map(|place| self.own(place)))).clone()
     }
 
-    /// The tool that a server itself calls so, at that server alone; none in what a class of callers sees.
+    /// The tool that a server itself calls so, at that server alone; none in what a class of callers sees. Who names a tool of
+    /// a server with lists for each caller has been listed it.
     pub(crate) fn own_tool(&self, server: &ServerKey, own_name: &str) -> Option<Arc<Entry>> {
         let place = self.index_of(server).filter(|_| !self.is_narrow())?;
+        if self.servers[place].spec().listing.per_caller {
+            return Some(Arc::new(Entry::custom(&self.servers[place], own_name)));
+        }
         let offer = self.offer(place);
         let item = offer.tools.iter().find(|item| *item.own_name == *own_name)?;
         self.find_alone(Kind::Tools, &self.servers[place], &item.name).map(Arc::new)

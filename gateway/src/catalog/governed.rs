@@ -21,15 +21,11 @@ use serde_json::{Map, Value};
 use smallvec::SmallVec;
 
 use super::basis::Basis;
-use super::seen::Narrowed;
 use super::table::{Candidate, Entry};
 use super::{Catalog, Kind, Scope};
 use crate::auth::Identity;
 use crate::offer::item::Item;
 use crate::server::handle::{Handle, Offer};
-
-/// Classes of callers whose views of one catalog are kept. Beyond, another goes for one that is built.
-const MAX_SEEN: usize = 256;
 
 /// Decisions about entries that are kept for one catalog. Beyond, all are made again.
 const MAX_DECIDED: usize = 32_768;
@@ -108,7 +104,7 @@ pub(super) struct Governed {
     /// Some server has policies in `Audit` mode.
     has_audit: bool,
     /// What classes of callers see, by their numbers.
-    seen: RwLock<HashMap<u64, Arc<Catalog>>>,
+    pub(super) seen: RwLock<HashMap<u64, Arc<Catalog>>>,
     /// What classes of callers may use of entries that were called.
     decided: RwLock<HashMap<(u64, usize), Decided>>,
 }
@@ -190,7 +186,7 @@ impl Governed {
         NotAllowed::new(table.denial(&server.governance), Some(candidate.server.clone()), policies)
     }
 
-    fn class_of(&self, identity: &Identity) -> Arc<Class> {
+    pub(super) fn class_of(&self, identity: &Identity) -> Arc<Class> {
         self.rules.table.class_of(&identity.caller(), &identity.access.class)
     }
 
@@ -318,25 +314,6 @@ fn pattern_of(template: &str) -> String {
 }
 
 impl Catalog {
-    /// The catalog as this caller sees it: for lists. Calls use [`Catalog::find_for`], which tells what is denied from what
-    /// does not exist.
-    pub(crate) fn seen_by(self: &Arc<Self>, identity: &Identity) -> Arc<Self> {
-        let Some(governed) = &self.governed else { return self.clone() };
-        let class = governed.class_of(identity);
-        if let Some(seen) = governed.seen.read().get(&class.number) {
-            return seen.clone();
-        }
-        let (number, narrowed) = (class.number, Narrowed::of(&self.merged, &governed.rules, class, identity));
-        let narrowed = Arc::new(Self { merged: Arc::new(narrowed), governed: None });
-        let mut seen = governed.seen.write();
-        if seen.len() >= MAX_SEEN
-            && let Some(other) = seen.keys().next().copied()
-        {
-            seen.remove(&other);
-        }
-        seen.entry(number).or_insert(narrowed).clone()
-    }
-
     /// The item of this name, with the servers through which this caller may use it.
     ///
     /// # Errors

@@ -1,6 +1,7 @@
 //! Resolves the URI of a resource to servers: by a list, by a tool that names it, by a template, or by its scheme and
 //! authority.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -8,6 +9,7 @@ use portcullis_crds::ServerKey;
 use smallvec::SmallVec;
 
 use super::naming::{Qualified, uri_forms};
+use super::view::View;
 use super::{Candidate, Entry, Kind, Merged, Scope};
 use crate::offer::item::Item;
 use crate::offer::skills::Skill;
@@ -69,15 +71,22 @@ impl Merged {
             (Some(_), _) => return None,
             (None, _) => {}
         }
-        let templates = view.table(Kind::Templates);
-        let template = templates.in_order().find(|name| uri_template::matches(name, uri));
-        if let Some(entry) = template.and_then(|name| templates.get(name)) {
-            return Some(Entry::unlisted(uri, entry.candidates.iter().map(|c| (c.server.clone(), c.listed))));
+        if let Some(entry) = by_template(view, uri) {
+            return Some(entry);
         }
-        let places = view.places(self.all_servers());
+        let places = view.places(self.all_servers(None));
         let one = place_of(uri).and_then(|place| places.by_place.get(&place).copied().flatten()).or(places.only)?;
         let (server, offer) = (&self.servers[one], &self.alone[one].offer);
         Some(Entry::unlisted(uri, [(server.clone(), offer.listed)]))
+    }
+
+    /// The same, only by what servers list.
+    pub(super) fn listed_reader(&self, scope: Scope<'_>, uri: &str) -> Option<Arc<Entry>> {
+        if let Scope::Server(_) = scope {
+            return self.find(Kind::Resources, scope, uri).map(Cow::into_owned);
+        }
+        let view = self.view(scope)?;
+        view.exact(uri).cloned().or_else(|| by_template(view, uri).filter(|_| Qualified::read(uri).is_none()))
     }
 
     fn reader_alone(&self, server: &Arc<Handle>, uri: &str) -> Option<Arc<Entry>> {
@@ -105,6 +114,14 @@ impl Merged {
         let [by_namespace, by_server] = uri_forms(&server.key, uri);
         by_namespace.filter(|uri| leads_there(uri)).or(by_server)
     }
+}
+
+/// The servers whose template stands for a URI.
+fn by_template(view: &View, uri: &str) -> Option<Arc<Entry>> {
+    let templates = view.table(Kind::Templates);
+    let template = templates.in_order().find(|name| uri_template::matches(name, uri));
+    let entry = template.and_then(|name| templates.get(name))?;
+    Some(Entry::unlisted(uri, entry.candidates.iter().map(|c| (c.server.clone(), c.listed))))
 }
 
 impl Entry {

@@ -12,7 +12,7 @@ use portcullis_mcp::protocol::json::json_string;
 
 impl Merged {
     /// The body of `GET /tools/list`; the same bytes as long as nothing changes.
-    pub(crate) fn listing(&self) -> Bytes {
+    pub(super) fn listing(&self) -> Bytes {
         let entries = self.table(Kind::Tools).sorted();
         // Classes of callers are many, and their lists may be long.
         if self.is_narrow() && entries.len() > MAX_KEPT_ROWS {
@@ -22,12 +22,12 @@ impl Merged {
     }
 
     /// The body of `GET /tools/list?server=...`.
-    pub(crate) fn listing_of(&self, server: &Handle) -> Bytes {
+    pub(super) fn listing_of(&self, server: &Handle) -> Bytes {
         write_listing(self.table(Kind::Tools).sorted(), Some(server))
     }
 
     /// The body of `GET /tools/list?namespace=...`; `None` if no server is in that namespace.
-    pub(crate) fn listing_in(&self, namespace: &str) -> Option<Bytes> {
+    pub(super) fn listing_in(&self, namespace: &str) -> Option<Bytes> {
         Some(write_listing(self.view(Scope::Namespace(namespace))?.table(Kind::Tools).sorted(), None))
     }
 }
@@ -35,7 +35,7 @@ impl Merged {
 /// Bytes that a tool takes in a list: what is longer than usual makes the text grow.
 const USUAL_BYTES: usize = 256;
 
-fn write_listing(entries: &[Arc<Entry>], only: Option<&Handle>) -> Bytes {
+pub(super) fn write_listing(entries: &[Arc<Entry>], only: Option<&Handle>) -> Bytes {
     let mut text = String::with_capacity(entries.len() * USUAL_BYTES + 64);
     text.push_str(r#"{"tools":["#);
     let mut first = true;

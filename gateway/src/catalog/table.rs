@@ -11,6 +11,7 @@ use smallvec::SmallVec;
 
 use super::family::Family;
 use super::pages::{PageRow, Pages, number_of_row};
+use super::view::View;
 use crate::offer::item::{Item, Kind};
 use crate::server::handle::Handle;
 
@@ -98,6 +99,8 @@ pub(super) struct Added<'a> {
     pub(crate) family: Family,
     pub(crate) item: &'a Arc<Item>,
     pub(crate) listed: bool,
+    /// A view whose names are taken.
+    pub(crate) beneath: Option<&'a View>,
 }
 
 impl Table {
@@ -118,7 +121,7 @@ impl Table {
 
     /// Adds the item under a name that fits.
     pub(super) fn add(&mut self, name: Arc<str>, added: Added<'_>) {
-        let Added { kind, server, family, item, listed } = added;
+        let Added { kind, server, family, item, listed, .. } = added;
         let order = (kind == Kind::Templates).then_some(&mut self.order);
         let in_order = matches!(kind, Kind::Resources | Kind::Templates);
         let slot = self.entries.entry(name.clone()).or_insert_with(|| {
@@ -170,9 +173,13 @@ impl Table {
         self.sorted().iter().map(|entry| &**entry).filter(|entry| entry.listed)
     }
 
+    pub(super) fn rows(&self) -> Vec<PageRow> {
+        self.listed().filter_map(Entry::row).collect()
+    }
+
     pub(super) fn pages(&self, kind: Kind) -> &Pages {
         self.pages.get_or_init(|| {
-            let rows: Vec<PageRow> = self.listed().filter_map(Entry::row).collect();
+            let rows = self.rows();
             if self.is_narrow { Pages::of_class(kind, rows) } else { Pages::new(kind, rows) }
         })
     }

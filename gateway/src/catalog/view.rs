@@ -32,6 +32,8 @@ pub(super) struct AllServers<'a> {
     pub(crate) servers: &'a [Arc<Handle>],
     pub(crate) alone: &'a [ServerCatalog],
     pub(crate) families: &'a [Family],
+    /// A view whose names are taken.
+    pub(crate) beneath: Option<&'a View>,
 }
 
 /// The scheme of tool UIs and similar pages (MCP Apps); frameworks use the same URIs for all of their servers.
@@ -87,7 +89,7 @@ impl View {
         let spaced = self.naming.is_spaced(server);
         let table = &mut self.tables[kind as usize];
         let name = self.naming.uri(server, &item.name, spaced);
-        let fits = |name: &Arc<str>| table.fit(name, added) == Fit::Fits;
+        let fits = |name: &Arc<str>| !added.is_beneath(kind, name) && table.fit(name, added) == Fit::Fits;
         let by_server = || qualified_by_server(&item.name, &server.key).map(Into::into);
         let is_page = kind == Kind::Resources && item.name.starts_with(PAGE_SCHEME);
         let name = match name {
@@ -109,7 +111,8 @@ impl View {
             let (digest, same) = (of_tool(&added.item.digest), of_tool(&added.item.same));
             let item = Arc::new(Item { digest, same, ..Item::unlisted(&link.uri) });
             // As a tool: the criteria for equal resources are weaker.
-            if self.links.fit(&name, Added { item: &item, ..added }) == Fit::Fits {
+            let is_free = !added.is_beneath(Kind::Resources, &name);
+            if is_free && self.links.fit(&name, Added { item: &item, ..added }) == Fit::Fits {
                 self.links.add(name, Added { kind: Kind::Resources, item: &item, ..added });
             }
         }
@@ -122,7 +125,7 @@ impl View {
         let table = &self.tables[kind as usize];
         let mut names = self.naming.names(kind, server, item, spaced);
         let found = names.find(|(name, _)| {
-            let fit = table.fit(name, added);
+            let fit = if added.is_beneath(kind, name) { Fit::Taken } else { table.fit(name, added) };
             disagrees |= fit == Fit::Disagrees;
             fit == Fit::Fits
         });
@@ -198,7 +201,17 @@ fn same_first(a: &Entry, b: &Entry) -> bool {
 impl<'a> AllServers<'a> {
     fn added(self, index: usize, kind: Kind, item: &'a Arc<Item>) -> Added<'a> {
         let (server, listed) = (&self.servers[index], self.alone[index].offer.listed);
-        Added { kind, server, family: self.families[index], item, listed }
+        Added { kind, server, family: self.families[index], item, listed, beneath: self.beneath }
+    }
+}
+
+impl Added<'_> {
+    /// Whether a view beneath has an item of this name.
+    fn is_beneath(&self, kind: Kind, name: &str) -> bool {
+        self.beneath.is_some_and(|view| match kind {
+            Kind::Resources => view.exact(name).is_some(),
+            kind => view.table(kind).get(name).is_some(),
+        })
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub(crate) mod admit;
 pub(crate) mod app;
+pub(crate) mod caller_lists;
 pub(crate) mod connection;
 pub(crate) mod identify;
 pub(crate) mod missing;

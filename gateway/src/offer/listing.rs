@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::HeaderMap;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -14,6 +15,7 @@ use crate::offer::item::{Kind, MAX_ITEMS, MAX_LIST_BYTES, ParsedItems};
 use crate::offer::prompts_and_resources as plain;
 use crate::offer::raw_tools::{LARGE, RawTools};
 use crate::offer::skills::{self, Skill};
+use crate::outbound::OutboundError;
 use portcullis_mcp::protocol::json::json_string;
 use portcullis_mcp::upstream::timing::Timing;
 use portcullis_mcp::upstream::{Call, CallError, Reply, Session};
@@ -52,6 +54,9 @@ pub(crate) enum Why {
     /// The answer has an invalid form.
     #[error("the answer is not a list of {}", words(*.0))]
     Form(Kind),
+    /// The server cannot be shown for whom it is listed.
+    #[error("{0}")]
+    Identity(OutboundError),
     /// All pages together take too long.
     #[error("it takes too long")]
     Slow,
@@ -71,14 +76,53 @@ struct Page<'a> {
     next_cursor: Option<String>,
 }
 
+/// What can be asked for the pages of a list.
+pub(crate) trait ListSource: Sync {
+    /// The result of one request; `None` if the server does not have the method.
+    fn page(
+        &self,
+        method: &'static str,
+        cursor: Option<&str>,
+    ) -> impl Future<Output = Result<Option<Bytes>, Why>> + Send;
+}
+
+impl ListSource for Session {
+    async fn page(&self, method: &'static str, cursor: Option<&str>) -> Result<Option<Bytes>, Why> {
+        let params = cursor.map(cursor_member);
+        let params: Vec<&str> = params.iter().map(String::as_str).collect();
+        let none = HeaderMap::new();
+        let call = Call::of_our_own(method, &params, &none);
+        result_of(self.call(&call, &Arc::new(Timing::new(PAGE_LIMIT))).await.map_err(Why::Call)?)
+    }
+}
+
+/// The member of `params` with a cursor.
+pub(crate) fn cursor_member(cursor: &str) -> String {
+    format!(r#""cursor":{}"#, json_string(cursor))
+}
+
+/// The result of a page that a server answered with; `None` if it does not have the method.
+///
+/// # Errors
+/// It answered with another error.
+pub(crate) fn result_of(reply: Reply) -> Result<Option<Bytes>, Why> {
+    match reply {
+        Reply::Result(result) => Ok(Some(result.text)),
+        Reply::Error(error) if error.code == METHOD_NOT_FOUND => Ok(None),
+        Reply::Error(error) => Err(Why::Rpc(error.code)),
+    }
+}
+
 /// Fetches all items of one kind from a server. Items beyond the limits are left out and counted.
 ///
 /// # Errors
 /// See [`ListError`]; a server without the method has no items of the kind, which is not an error.
 pub(crate) async fn list(session: &Session, kind: Kind) -> Result<Listed, ListError> {
     let failed = |why| ListError { kind, why };
-    let (definitions, beyond) =
-        timeout(LIST_LIMIT, pages(session, kind)).await.map_err(|_| failed(Why::Slow))?.map_err(failed)?;
+    let (definitions, beyond) = timeout(LIST_LIMIT, definitions(session, kind, MAX_LIST_BYTES))
+        .await
+        .map_err(|_| failed(Why::Slow))?
+        .map_err(failed)?;
     if kind == Kind::Tools {
         return Ok(Listed::Tools(Arc::new(packed(definitions, beyond).await)));
     }
@@ -100,7 +144,7 @@ pub(crate) async fn skills(session: &Session) -> Option<Vec<Skill>> {
         let (mut entries, mut bytes): (Vec<String>, usize) = (Vec::new(), 0);
         let mut cursor: Option<String> = None;
         for _ in 0..MAX_PAGES {
-            let Some(text) = page_of(session, "skills/list", cursor.as_deref()).await.ok()? else { break };
+            let Some(text) = session.page("skills/list", cursor.as_deref()).await.ok()? else { break };
             let page: SkillsPage<'_> = serde_json::from_slice(&text).ok()?;
             for entry in page.skills {
                 bytes += entry.get().len();
@@ -130,18 +174,25 @@ async fn packed(definitions: Vec<String>, beyond: usize) -> RawTools {
     packing.await.unwrap_or_else(|_| RawTools::pack(&[], beyond))
 }
 
-/// All pages, and the number of definitions beyond the limits.
-async fn pages(session: &Session, kind: Kind) -> Result<(Vec<String>, usize), Why> {
+/// The definitions on all pages, of `max_bytes` together, and the number of those beyond the limits.
+///
+/// # Errors
+/// The list could not be read.
+pub(crate) async fn definitions(
+    source: &impl ListSource,
+    kind: Kind,
+    max_bytes: usize,
+) -> Result<(Vec<String>, usize), Why> {
     let mut definitions: Vec<String> = Vec::new();
     let mut cursor: Option<String> = None;
     let (mut bytes, mut beyond) = (0, 0);
     for _ in 0..MAX_PAGES {
-        let Some(text) = page(session, kind, cursor.as_deref()).await? else { break };
+        let Some(text) = source.page(method(kind), cursor.as_deref()).await? else { break };
         let page = Page::read(kind, &text).ok_or(Why::Form(kind))?;
         for definition in page.definitions {
             bytes += definition.get().len();
             // A few more than are kept, so that invalid ones do not count against the valid.
-            if bytes > MAX_LIST_BYTES || definitions.len() >= MAX_ITEMS * 2 {
+            if bytes > max_bytes || definitions.len() >= MAX_ITEMS * 2 {
                 beyond += 1;
             } else {
                 definitions.push(definition.get().to_owned());
@@ -153,22 +204,6 @@ async fn pages(session: &Session, kind: Kind) -> Result<(Vec<String>, usize), Wh
         }
     }
     Ok((definitions, beyond))
-}
-
-async fn page(session: &Session, kind: Kind, cursor: Option<&str>) -> Result<Option<bytes::Bytes>, Why> {
-    page_of(session, method(kind), cursor).await
-}
-
-async fn page_of(session: &Session, method: &str, cursor: Option<&str>) -> Result<Option<bytes::Bytes>, Why> {
-    let params = cursor.map(|cursor| format!(r#""cursor":{}"#, json_string(cursor)));
-    let params: Vec<&str> = params.iter().map(String::as_str).collect();
-    let none = HeaderMap::new();
-    let call = Call::of_our_own(method, &params, &none);
-    match session.call(&call, &Arc::new(Timing::new(PAGE_LIMIT))).await.map_err(Why::Call)? {
-        Reply::Result(result) => Ok(Some(result.text)),
-        Reply::Error(error) if error.code == METHOD_NOT_FOUND => Ok(None),
-        Reply::Error(error) => Err(Why::Rpc(error.code)),
-    }
 }
 
 fn method(kind: Kind) -> &'static str {

@@ -46,8 +46,8 @@ pub(crate) fn plan<'a>(running: impl Iterator<Item = &'a Arc<Server>>, wanted: &
 /// The target and the security of a session cannot change under it; everything else can.
 fn needs_new_session(old: &Server, new: &Server) -> bool {
     let connection = |server: &Server| {
-        let Server { url, transport, protocol_version, tls, name, session, .. } = server.clone();
-        (url, transport, protocol_version, tls, name, session)
+        let Server { url, transport, protocol_version, tls, name, session, listing, .. } = server.clone();
+        (url, transport, protocol_version, tls, name, session, listing.per_caller)
     };
     connection(old) != connection(new) || (old.state == ServingState::Disabled) != (new.state == ServingState::Disabled)
 }

@@ -9,7 +9,7 @@ mod series;
 mod status;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -80,6 +80,8 @@ pub(crate) struct Handle {
     status: Mutex<Status>,
     known: Mutex<KnownLists>,
     in_force: Mutex<InForce>,
+    /// Counts what may have changed the lists that it shows single callers.
+    caller_lists: AtomicU64,
     change: ChangeMark,
     /// Its client sessions, if it is configured to have them.
     clients: Option<Arc<Clients>>,
@@ -144,6 +146,7 @@ impl Handle {
             retired: AtomicBool::new(false),
             status: Mutex::new(Status::new(phase)),
             known: Mutex::default(),
+            caller_lists: AtomicU64::new(0),
             change: ChangeMark::default(),
             clients: None,
             series: Series::new(&name, metrics),
@@ -229,6 +232,7 @@ impl Handle {
         // First: a caller that sees the session also sees what it sends.
         self.note_sent(spec);
         self.live.store(Some(Arc::new(OpenSession { session, number })));
+        self.note_caller_lists();
         self.ejection.give_a_chance();
         self.opened.send_replace(number);
         self.touch();

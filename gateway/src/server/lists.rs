@@ -4,6 +4,7 @@
 
 use std::convert::Infallible;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::{join3, join4, pending};
@@ -16,6 +17,7 @@ use super::task::Task;
 use crate::offer::item::{Kind, ParsedItems};
 use crate::offer::listing;
 use crate::offer::listing::{ListError, Listed};
+use crate::offer::raw_tools::RawTools;
 use crate::server::handle::Lists;
 use crate::util::backoff;
 use portcullis_mcp::protocol::extensions::SKILLS;
@@ -104,6 +106,9 @@ impl Task {
         session: &Session,
         capabilities: ServerCapabilities,
     ) -> Result<Lists, ListError> {
+        if self.handle.spec().listing.per_caller {
+            return Ok(vec![(Kind::Tools, Listed::Tools(Arc::new(RawTools::pack(&[], 0))))]);
+        }
         let other = |group: Group| async move {
             if !group.is_there(capabilities) {
                 return group.nothing();
@@ -121,6 +126,9 @@ impl Task {
 
     /// Reads each list when it changes.
     pub(super) async fn keep_lists(&self, session: &Session, capabilities: ServerCapabilities) -> Infallible {
+        if self.handle.spec().listing.per_caller {
+            return self.watch_caller_lists().await;
+        }
         let keep = |group: Group| -> Pin<Box<dyn Future<Output = Infallible> + Send + '_>> {
             match group.is_there(capabilities) {
                 true => Box::pin(self.keep(group, session, capabilities)),
@@ -129,6 +137,21 @@ impl Task {
         };
         let (tools, prompts, resources) = (keep(Group::Tools), keep(Group::Prompts), keep(Group::Resources));
         match join4(tools, prompts, resources, self.keep_skills(session)).await.0 {}
+    }
+
+    /// Records announced changes of lists that are read for each caller.
+    async fn watch_caller_lists(&self) -> Infallible {
+        let notices = &self.handle.notices;
+        loop {
+            tokio::select! {
+                () = notices.tools_changed.notified() => {}
+                () = notices.prompts_changed.notified() => {}
+                () = notices.resources_changed.notified() => {}
+            }
+            sleep(LIST_DEBOUNCE).await;
+            self.handle.note_caller_lists();
+            self.shared.dirty.notify_one();
+        }
     }
 
     /// Reads the skills at first, with the list of resources, and once in a while: their changes are announced with those.

@@ -143,7 +143,7 @@ impl Finder<'_, '_, '_> {
                 Ok(Found { entry: entry.into_owned(), about, given: None, task: None, basis: None })
             }
             // A server that has just been configured may be the one that offers it.
-            None if catalog.is_incomplete() => Err(RpcProblem::Unavailable),
+            None if catalog.is_incomplete() || catalog.lacks_lists(caller.scope()) => Err(RpcProblem::Unavailable),
             None if kind == Kind::Tools => {
                 caller.app().metrics.unknown_tools.inc();
                 Err(RpcProblem::UnknownTool(clip(&name)))
@@ -251,7 +251,7 @@ pub(crate) fn read_from(
     match catalog.reader_for(&caller.identity, caller.scope(), uri) {
         Ok(Some(entry)) => Ok(entry),
         Err(not_allowed) => Err(denied(&not_allowed)),
-        Ok(None) if catalog.is_incomplete() => Err(RpcProblem::Unavailable),
+        Ok(None) if catalog.is_incomplete() || catalog.lacks_lists(caller.scope()) => Err(RpcProblem::Unavailable),
         Ok(None) => Err(RpcProblem::UnknownResource(uri.chars().take(1024).collect())),
     }
 }

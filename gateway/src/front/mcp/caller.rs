@@ -1,5 +1,6 @@
 //! The caller of one request at `/mcp`, and the part of all servers that it asks for.
 
+use std::ops::Deref;
 use std::sync::Arc;
 
 use arc_swap::Guard;
@@ -44,6 +45,25 @@ pub(crate) struct Caller {
     pub(crate) is_modern: bool,
     /// Whether a stream of events may be the answer.
     pub(crate) takes_streams: bool,
+    /// The catalog with what servers list for it alone, where its request needs that.
+    pub(crate) completed: Option<Arc<Catalog>>,
+}
+
+/// The catalog that a request looks into.
+pub(crate) enum CurrentCatalog<'a> {
+    Published(Guard<Arc<Catalog>>),
+    Completed(&'a Arc<Catalog>),
+}
+
+impl Deref for CurrentCatalog<'_> {
+    type Target = Arc<Catalog>;
+
+    fn deref(&self) -> &Arc<Catalog> {
+        match self {
+            Self::Published(catalog) => catalog,
+            Self::Completed(catalog) => catalog,
+        }
+    }
 }
 
 impl Caller {
@@ -58,8 +78,11 @@ impl Caller {
     }
 
     /// The newest catalog. To look into at once: a guard that is kept makes others slower.
-    pub(crate) fn catalog(&self) -> Guard<Arc<Catalog>> {
-        self.app().published.load()
+    pub(crate) fn catalog(&self) -> CurrentCatalog<'_> {
+        match &self.completed {
+            None => CurrentCatalog::Published(self.app().published.load()),
+            Some(catalog) => CurrentCatalog::Completed(catalog),
+        }
     }
 
     /// The newest catalog as the caller sees it, for lists.

@@ -38,6 +38,8 @@ pub(crate) enum Next {
     Call(CallPlan),
     /// Its messages are answered together.
     Batch(Box<Batch>),
+    /// It needs what servers list for its sender alone: to be dispatched again with that.
+    Incomplete(Box<Requester>),
     /// It is answered.
     Answered(Response),
     /// Somebody else may have to be asked. In a box, so that the usual call does not carry the room for it.
@@ -77,6 +79,9 @@ pub(crate) fn dispatch(requester: Requester, recorder: &Recorder, body: &ByteStr
     note_message(recorder, body, &read);
     let (kind, params) = classify(read, &space, headers.version)
         .map_err(|(id, problem)| refused(id.as_deref(), &problem, DEFAULT_REVISION))?;
+    if requester.is_to_complete(recorder.app(), &kind, &params) {
+        return Ok(Next::Incomplete(Box::new(requester)));
+    }
     let caller = |requester: Requester, session| requester.caller(recorder, (session, headers.takes_streams));
     let session = |requester: &Requester, id: Option<&str>| requester.session(recorder.app(), &headers, id);
     match kind {

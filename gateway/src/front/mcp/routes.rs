@@ -96,7 +96,12 @@ async fn answer(recorder: &Recorder, server: Option<&str>, body: IncomingBody) -
             record(recorder).bytes = bytes;
             refused(None, &RpcProblem::Message(message::syntax()), DEFAULT_REVISION)
         })?;
-        Ok::<_, McpRefusal>((dispatch(requester, recorder, &body)?, body))
+        let next = match dispatch(requester, recorder, &body)? {
+            // In a box, so that the usual call does not carry the room for it.
+            Next::Incomplete(requester) => dispatch(Box::pin(requester.completed(recorder)).await, recorder, &body)?,
+            next => next,
+        };
+        Ok::<_, McpRefusal>((next, body))
     };
     match next.await {
         Ok((Next::Call(plan), body)) => calls::answer(plan.of(body)).await,
@@ -109,6 +114,8 @@ async fn answer(recorder: &Recorder, server: Option<&str>, body: IncomingBody) -
             response
         }
         Ok((Next::Later(answer), _)) => finish(answer.await),
+        // What is complete is not completed again.
+        Ok((Next::Incomplete(_), _)) => finish(Err(ApiError::Internal.into())),
         Err(refused) => finish(Err(refused)),
     }
 }

@@ -8,16 +8,19 @@ use portcullis_mcp::protocol::revision::Revision;
 use portcullis_runtime::serve::as_text;
 
 use crate::auth::{Identity, SubjectId};
-use crate::catalog::Catalog;
+use crate::call::CALL_TOOL;
+use crate::catalog::{Catalog, Kind, Scope};
 use crate::front::http::access_log::short;
 use crate::front::http::error::ApiError;
 use crate::front::http::resource_metadata::Resource;
 use crate::front::mcp::caller::{Caller, Within};
+use crate::front::mcp::messages::classify::{LegacyMethod, MessageKind, ModernMethod};
 use crate::front::mcp::messages::headers::McpHeaders;
 use crate::front::mcp::messages::problem::RpcProblem;
-use crate::front::mcp::messages::request::DEFAULT_REVISION;
+use crate::front::mcp::messages::request::{DEFAULT_REVISION, Params};
 use crate::front::mcp::refusal::{McpRefusal, refused};
 use crate::front::request::app::App;
+use crate::front::request::caller_lists;
 use crate::front::request::identify::identify_with;
 use crate::front::request::observe::Recorder;
 use crate::seal::SealedSession;
@@ -32,6 +35,8 @@ pub(crate) struct Requester {
     within: Within,
     /// The arrival of the request.
     now: SystemTime,
+    /// The catalog with what servers list for it alone, where its request needs that.
+    completed: Option<Arc<Catalog>>,
 }
 
 // === impl Requester ===
@@ -53,7 +58,23 @@ impl Requester {
             None => Within::All,
             Some(path) => within(&app.published.load(), path)?,
         };
-        Ok(Self { subject: SubjectId::of(&identity), identity, within, now: recorder.arrived() })
+        Ok(Self { subject: SubjectId::of(&identity), identity, within, now: recorder.arrived(), completed: None })
+    }
+
+    /// Whether a message needs what servers list for the requester alone, which is not read yet.
+    pub(crate) fn is_to_complete(&self, app: &App, kind: &MessageKind<'_>, params: &Params<'_, '_>) -> bool {
+        if self.completed.is_some() {
+            return false;
+        }
+        let catalog = app.published.load();
+        catalog.has_caller_lists() && needs_caller_lists(&catalog, self.within.scope(), kind, params)
+    }
+
+    /// The same with what servers list for it alone.
+    pub(crate) async fn completed(self, recorder: &Recorder) -> Self {
+        let catalog = recorder.app().published.load_full();
+        let completed = caller_lists::completed(recorder, &self.identity, &catalog, self.within.scope()).await;
+        Self { completed: Some(completed), ..self }
     }
 
     /// The session of a request before 2026-07-28, if it has one, and its revision.
@@ -88,10 +109,31 @@ impl Requester {
 
     /// The caller, with its session.
     pub(crate) fn caller(self, recorder: &Recorder, (session, takes_streams): (Option<SealedSession>, bool)) -> Caller {
-        let Self { within, subject, identity, .. } = self;
+        let Self { within, subject, identity, completed, .. } = self;
         let extensions = session.as_ref().map(|session| session.extensions.clone()).unwrap_or_default();
         let recorder = recorder.clone();
-        Caller { within, subject, identity, session, extensions, is_modern: false, takes_streams, recorder }
+        Caller { within, subject, identity, session, extensions, is_modern: false, takes_streams, recorder, completed }
+    }
+}
+
+/// Whether a message lists, or names something that not everybody sees.
+fn needs_caller_lists(catalog: &Catalog, scope: Scope<'_>, kind: &MessageKind<'_>, params: &Params<'_, '_>) -> bool {
+    let method = match kind {
+        MessageKind::Modern(_, ModernMethod::List(_)) | MessageKind::Legacy(_, LegacyMethod::List(_)) => return true,
+        MessageKind::Batch(_) => return true,
+        MessageKind::Modern(_, ModernMethod::Call(method)) | MessageKind::Legacy(_, LegacyMethod::Call(method)) => {
+            method
+        }
+        _ => return false,
+    };
+    let is_unknown =
+        |member: &str, is_known: &dyn Fn(&str) -> bool| params.text(member).is_some_and(|it| !is_known(&it));
+    match *method {
+        CALL_TOOL => is_unknown("name", &|name| catalog.find(Kind::Tools, scope, name).is_some()),
+        "prompts/get" => is_unknown("name", &|name| catalog.find(Kind::Prompts, scope, name).is_some()),
+        "resources/read" => is_unknown("uri", &|uri| catalog.lists_resource(scope, uri)),
+        "completion/complete" => true,
+        _ => false,
     }
 }
 

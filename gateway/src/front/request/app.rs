@@ -8,6 +8,7 @@ use portcullis_runtime::Readiness;
 use tokio::sync::watch;
 
 use crate::auth::Authenticator;
+use crate::call::caller_lists::CallerLists;
 use crate::catalog::PublishedCatalog;
 use crate::explain::explainer::Explainer;
 use crate::front::http::access_log::AccessLog;
@@ -48,6 +49,8 @@ pub(crate) struct App {
     pub(crate) loops: Arc<Loops>,
     /// Makes the credentials of calls to servers that learn who calls.
     pub(crate) outbound: Arc<Outbound>,
+    /// What servers list for single callers.
+    pub(crate) caller_lists: CallerLists,
     /// Counts calls against the limits of policies.
     pub(crate) quotas: Arc<Quotas>,
     /// Explains decisions about access.

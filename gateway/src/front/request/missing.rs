@@ -1,6 +1,6 @@
 //! Tells callers which servers are missing from a list, so that one that is away is not taken for one that has nothing.
 
-use crate::catalog::{Catalog, Kind, Scope};
+use crate::catalog::{Catalog, Kind, Lacking, Scope};
 use crate::server::handle::{Handle, Phase};
 use crate::status::report::report;
 use portcullis_crds::mcpserver::ServingState;
@@ -31,15 +31,23 @@ pub(crate) fn of(catalog: &Catalog, scope: Scope<'_>) -> Option<String> {
 
 fn missing(catalog: &Catalog, server: &Handle) -> Option<MissingServer> {
     let left_out: u32 = Kind::ALL.iter().map(|kind| server.left_out(*kind)).sum();
+    // What is said of a server that is well, but not of its lists for this caller.
+    let lacking = catalog.lacking(server);
     let is_well = server.phase() == Phase::Ready && server.live().is_some() && catalog.lists(server);
-    if (is_well && left_out == 0) || server.spec().state != ServingState::Enabled {
+    if (is_well && left_out == 0 && lacking.is_none()) || server.spec().state != ServingState::Enabled {
         return None;
     }
     let report = report(catalog, server);
-    let (reason, message) = match report.ready {
-        false => (report.reason.as_str(), report.message),
-        true if left_out == 0 => return None,
-        true => ("ListIncomplete", format!("{left_out} of its tools, prompts and resources are left out")),
+    let (reason, message) = match (report.ready, lacking) {
+        (false, _) => (report.reason.as_str(), report.message),
+        (true, Some(Lacking::All(why))) => ("ListFailed", why.clone()),
+        (true, Some(Lacking::Some(count))) => incomplete(*count),
+        (true, None) if left_out == 0 => return None,
+        (true, None) => incomplete(left_out as usize),
     };
     Some(MissingServer { server: server.name.clone(), reason, message })
+}
+
+fn incomplete(count: usize) -> (&'static str, String) {
+    ("ListIncomplete", format!("{count} of its tools, prompts and resources are left out"))
 }

@@ -28,6 +28,7 @@ use crate::front::http::head::{IncomingBody, parameter};
 use crate::front::http::pieces::{HEADERS, pieces};
 use crate::front::request::admit::{Admitted, NotAdmitted, Wanted, admit, note_denial};
 use crate::front::request::app::App;
+use crate::front::request::caller_lists;
 use crate::front::request::identify::{caller, identify_with};
 use crate::front::request::missing;
 use crate::front::request::observe::{Recorder, record, taken_apart};
@@ -74,15 +75,16 @@ async fn answer_call(recorder: &Recorder, body: IncomingBody) -> Result<Response
     let body = body::read(body, app.options.max_body).await?;
     record(recorder).bytes = body.len();
     let wanted = read_call(&body).map_err(ApiError::Call)?;
-    let catalog = app.published.load_full();
-    let preferred = match wanted.server.as_deref() {
-        None => None,
-        Some(name) => Some(catalog.server(name).ok_or_else(|| ApiError::UnknownServer(short(name)))?),
+    let mut catalog = app.published.load_full();
+    let server_of = |catalog: &Catalog| match wanted.server.as_deref() {
+        None => Ok(None),
+        Some(name) => catalog.server(name).cloned().map(Some).ok_or_else(|| ApiError::UnknownServer(short(name))),
     };
-    let found = match preferred {
-        None => catalog.find(Kind::Tools, Scope::All, &wanted.method),
-        Some(server) => tool_at(&catalog, server, &wanted.method),
-    };
+    let preferred = server_of(&catalog)?;
+    if catalog.has_caller_lists() && tool_of(&catalog, preferred.as_ref(), &wanted.method).is_none() {
+        catalog = Box::pin(caller_lists::completed(recorder, &identity, &catalog, Scope::All)).await;
+    }
+    let found = tool_of(&catalog, preferred.as_ref(), &wanted.method);
     {
         let mut facts = record(recorder);
         facts.tool = Some(called_name(&wanted.method, found.as_deref().map(|entry| &**entry)));
@@ -117,7 +119,7 @@ async fn answer_call(recorder: &Recorder, body: IncomingBody) -> Result<Response
         subject: Subject::Named,
         params: &[r#","arguments":"#, wanted.args],
         arguments: wanted.args,
-        preferred: preferred.map(|server| &**server),
+        preferred: preferred.as_deref(),
         fields: &head.fields,
         client: Client::Identity(&identity),
         identity: &identity,
@@ -166,6 +168,14 @@ fn admitted(
     Ok((admitted, entry))
 }
 
+/// The tool that a caller means, who may name a server.
+fn tool_of<'a>(catalog: &'a Catalog, server: Option<&'a Arc<Handle>>, name: &str) -> Option<Cow<'a, Arc<Entry>>> {
+    match server {
+        None => catalog.find(Kind::Tools, Scope::All, name),
+        Some(server) => tool_at(catalog, server, name),
+    }
+}
+
 /// The tool that a caller means who names a server: that server's own of this name, if it has one, rather than another's.
 fn tool_at<'a>(catalog: &'a Catalog, server: &'a Arc<Handle>, name: &str) -> Option<Cow<'a, Arc<Entry>>> {
     let find = |scope| catalog.find(Kind::Tools, scope, name);
@@ -180,7 +190,7 @@ fn tool_at<'a>(catalog: &'a Catalog, server: &'a Arc<Handle>, name: &str) -> Opt
 /// Why a tool that nobody offers cannot be called.
 fn unknown_tool(app: &App, catalog: &Catalog, tool: &str, recorder: &Recorder) -> ApiError {
     // A server that has just been configured may be the one that offers it.
-    if catalog.is_incomplete() {
+    if catalog.is_incomplete() || catalog.lacks_lists(Scope::All) {
         record(recorder).outcome = Some(Outcome::Unavailable.as_str());
         return ApiError::of_call(call::Failure::Unavailable, tool);
     }
@@ -221,7 +231,10 @@ async fn tools_list(request: Request) -> Response {
     let (recorder, _) = taken_apart(request);
     let answer = async {
         let identity = identify(&recorder).await?;
-        let all = recorder.app().published.load_full();
+        let mut all = recorder.app().published.load_full();
+        if all.has_caller_lists() {
+            all = caller_lists::completed(&recorder, &identity, &all, Scope::All).await;
+        }
         let catalog = all.seen_by(&identity);
         let query = recorder.head().query();
         Ok::<_, ApiError>(match (parameter(query, "server"), parameter(query, "namespace")) {

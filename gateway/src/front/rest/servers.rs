@@ -86,6 +86,11 @@ struct ServerView<'a> {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
     pool_disagreements: Vec<String>,
+    /// `perCaller` if it is listed for each caller: the tools, prompts and resources that it has for a caller are in no number
+    /// here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false)]
+    listing: Option<&'static str>,
     /// Calls in flight.
     calls_in_flight: u32,
     /// Whether it failed several calls in a row: the gateway tries other servers first.
@@ -217,6 +222,7 @@ impl<'a> ServerView<'a> {
             list_problems: problems.first,
             list_problems_count: problems.count,
             pool_disagreements: catalog.place(server).disagreed.iter().map(|name| name.to_string()).collect(),
+            listing: spec.listing.per_caller.then_some("perCaller"),
             calls_in_flight: server.outstanding(),
             ejected: server.is_ejected(),
         }

@@ -4,6 +4,7 @@
 //! answers at that moment does not matter.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use parking_lot::MutexGuard;
 use portcullis_crds::mcpserver::{ServingState, ToolRules};
@@ -104,6 +105,16 @@ impl Handle {
         self.renew(|_| ());
     }
 
+    /// Records that the lists which it shows single callers may have changed.
+    pub(crate) fn note_caller_lists(&self) {
+        self.caller_lists.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// A number that changes with the lists which it shows single callers.
+    pub(crate) fn caller_lists(&self) -> u64 {
+        self.caller_lists.load(Ordering::Acquire)
+    }
+
     /// Whether the reported lists are recent enough to be listed.
     pub(crate) fn is_fresh(&self) -> bool {
         self.known().fresh
@@ -146,6 +157,9 @@ impl Handle {
                 self.update_status(|status| status.left_out = made.left_out);
             }
             offer.set_extensions(self.declared());
+            if spec.listing.per_caller {
+                offer.show_nobody();
+            }
             offer.listed = known.fresh && spec.state == ServingState::Enabled;
             return self.store_offer(offer);
         }

@@ -58,6 +58,12 @@ impl Offer {
         self.extensions = if has_pages { declared.with(APPS, "{}") } else { declared };
     }
 
+    /// Removes what a server lists for each caller alone.
+    pub(super) fn show_nobody(&mut self) {
+        Kind::ALL.into_iter().for_each(|kind| *self.of_mut(kind) = Items::default());
+        self.skills = Skills::default();
+    }
+
     /// Whether it accepts requests for resources: it declares or lists some, or one of its tools names one.
     pub(crate) fn has_resources(&self) -> bool {
         let names_some = || self.tools.iter().any(|tool| !tool.links.is_empty());
