@@ -5,7 +5,7 @@ use std::collections::BinaryHeap;
 use std::hash::BuildHasher as _;
 use std::sync::Arc;
 
-use hashbrown::{DefaultHashBuilder, HashTable};
+use hashbrown::{DefaultHashBuilder, HashMap, HashTable};
 
 use crate::near::{Sketch, allowed_edits, edits};
 use crate::synonyms::{spelled_out, synonyms};
@@ -14,6 +14,9 @@ use crate::words::{Kind, Term, each_term, stem};
 
 /// The most tools of an index: positions have 24 bits. Further ones are not found.
 const MAX_TOOLS: usize = 1 << 24;
+
+/// Terms of a tool, as a rule.
+const USUAL_TERMS: usize = 40;
 
 /// The most bytes of a query that are read.
 const MAX_QUERY_BYTES: usize = 1024;
@@ -33,6 +36,10 @@ const SPELLED_OUT: u32 = 230;
 const SYNONYM: u32 = 160;
 const BEGINNING: u32 = 128;
 const TYPO: [u32; 3] = [CERTAIN, 220, 140];
+
+/// How many tools of a server speak for it, and what a tool gains by the mean of their scores: half.
+const SPEAKERS: usize = 4;
+const SERVER_SHARE: u32 = 2;
 
 /// A tool that was found.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -56,7 +63,10 @@ pub trait Ranking: Send + Sync {
 /// How rare a word is counts over all tools of an index, whoever may see them. Where one party must not learn of, or sway,
 /// what another finds, each needs an index of its own.
 pub struct Index {
-    tools: usize,
+    /// For each tool the number of its server.
+    servers: Vec<u32>,
+    /// For each server how many tools speak for it.
+    speakers: Vec<u32>,
     hasher: DefaultHashBuilder,
     /// Numbers of terms, by their texts.
     numbers: HashTable<u32>,
@@ -97,7 +107,8 @@ impl Index {
     pub fn new(tools: impl IntoIterator<Item = Arc<IndexedTool>>) -> Self {
         let tools: Vec<Arc<IndexedTool>> = tools.into_iter().take(MAX_TOOLS).collect();
         let mut index = Self {
-            tools: tools.len(),
+            servers: Vec::with_capacity(tools.len()),
+            speakers: Vec::new(),
             hasher: DefaultHashBuilder::default(),
             numbers: HashTable::new(),
             texts: String::new(),
@@ -106,13 +117,16 @@ impl Index {
             posting_ends: Vec::new(),
             postings: Vec::new(),
         };
+        index.number_servers(&tools);
         let mut counts: Vec<u32> = Vec::new();
-        let mut all: Vec<(u32, Posting)> = Vec::new();
+        let mut all: Vec<(u32, Posting)> = Vec::with_capacity(USUAL_TERMS * tools.len());
         for (at, tool) in tools.iter().enumerate() {
             for (term, weight) in tool.terms() {
                 let number = index.number_or_new(term);
-                counts.resize(index.ends.len(), 0);
-                counts[number as usize] += 1;
+                match counts.get_mut(number as usize) {
+                    Some(count) => *count += 1,
+                    None => counts.push(1),
+                }
                 all.push((number, Posting::new(at, weight)));
             }
         }
@@ -155,6 +169,7 @@ impl Index {
         size_of::<Self>()
             + self.numbers.allocation_size()
             + self.texts.capacity()
+            + size_of::<u32>() * (self.servers.capacity() + self.speakers.capacity())
             + size_of::<u32>() * (self.ends.capacity() + self.posting_ends.capacity())
             + size_of::<Sketch>() * self.sketches.capacity()
             + size_of::<Posting>() * self.postings.capacity()
@@ -162,12 +177,12 @@ impl Index {
 
     /// The number of tools.
     pub fn len(&self) -> usize {
-        self.tools
+        self.servers.len()
     }
 
     /// Whether there is no tool.
     pub fn is_empty(&self) -> bool {
-        self.tools == 0
+        self.servers.is_empty()
     }
 
     fn shrink(&mut self) {
@@ -177,6 +192,19 @@ impl Index {
         self.ends.shrink_to_fit();
         self.sketches.shrink_to_fit();
         self.posting_ends.shrink_to_fit();
+    }
+
+    fn number_servers(&mut self, tools: &[Arc<IndexedTool>]) {
+        let mut numbers: HashMap<&str, u32> = HashMap::new();
+        for tool in tools {
+            let next = numbers.len() as u32;
+            let number = *numbers.entry(tool.server()).or_insert(next);
+            self.servers.push(number);
+            match self.speakers.get_mut(number as usize) {
+                Some(speakers) => *speakers = (*speakers + 1).min(SPEAKERS as u32),
+                None => self.speakers.push(1),
+            }
+        }
     }
 
     fn number_or_new(&mut self, term: &str) -> u32 {
@@ -210,8 +238,8 @@ impl Index {
 
     /// The scores of all tools that have one, in no order. Sums of integers, so that no order of summing shows.
     fn scores(&self, query: &str) -> Vec<(u32, Reverse<usize>)> {
-        let mut scores = vec![0_u32; self.tools];
-        let mut bests = vec![0_u32; self.tools];
+        let mut scores = vec![0_u32; self.len()];
+        let mut bests = vec![0_u32; self.len()];
         let mut touched = Vec::new();
         for meaning in self.meanings(query) {
             // A tool counts a term once, in the surest of its meanings.
@@ -226,14 +254,34 @@ impl Index {
             }
             // As rare as the most frequent of its meanings, so that a rare misreading is worth no more.
             let having = meaning.variants.iter().map(|&(number, _)| self.postings(number).len()).max();
-            let rarity = rarity(self.tools, having.unwrap_or_default());
+            let rarity = rarity(self.len(), having.unwrap_or_default());
             for at in touched.drain(..) {
-                // At most 25 << 8 times 255: 24 of them stay below 2^32.
+                // At most 25 << 8 times 255: 24 of them stay below 2^30.
                 scores[at] += rarity * (std::mem::take(&mut bests[at]) / CERTAIN);
             }
         }
+        self.add_servers(&mut scores);
         let found = scores.into_iter().enumerate().filter(|&(_, score)| score > 0);
         found.map(|(at, score)| (score, Reverse(at))).collect()
+    }
+
+    /// A tool gains by what its server's best tools score: who asks for pods means the server that knows of pods.
+    fn add_servers(&self, scores: &mut [u32]) {
+        let mut bests = vec![[0_u32; SPEAKERS]; self.speakers.len()];
+        for (&score, &server) in scores.iter().zip(&self.servers) {
+            let bests = &mut bests[server as usize];
+            if let Some(place) = bests.iter().position(|&best| score > best) {
+                bests[place..].rotate_right(1);
+                bests[place] = score;
+            }
+        }
+        for (score, &server) in scores.iter_mut().zip(&self.servers) {
+            if *score > 0 {
+                // A quarter of 2^32 each, since a score is below that.
+                let sum: u32 = bests[server as usize].iter().map(|best| best / SERVER_SHARE).sum();
+                *score += sum / self.speakers[server as usize];
+            }
+        }
     }
 
     /// What the terms of a query may mean in this index.

@@ -6,6 +6,9 @@ use crate::words::each_term;
 /// The most bytes of one text that are read.
 const MAX_TEXT_BYTES: usize = 16 * 1024;
 
+/// The most bytes of a server's name that tell it from another.
+const MAX_SERVER_BYTES: usize = 256;
+
 /// The most bytes of a schema that are read.
 const MAX_SCHEMA_BYTES: usize = 128 * 1024;
 
@@ -82,6 +85,8 @@ impl Field {
 /// The terms of one tool, each with its weight. Made once; indexes share it.
 #[derive(Debug, PartialEq, Eq)]
 pub struct IndexedTool {
+    /// Tools of one server stand by each other.
+    server: Box<str>,
     /// For each term the length of its text, its weight, and its text.
     terms: Box<[u8]>,
 }
@@ -89,7 +94,7 @@ pub struct IndexedTool {
 impl IndexedTool {
     /// Reads a tool's texts. Never fails: what is too long or no JSON is passed over.
     pub fn new(document: &Document<'_>) -> Self {
-        let mut counts = Counts::default();
+        let mut counts = Counts::new();
         counts.read(Field::Name, document.name);
         counts.read(Field::Title, document.title.unwrap_or_default());
         counts.read(Field::Server, document.server);
@@ -101,12 +106,17 @@ impl IndexedTool {
             }
             !counts.is_full()
         });
-        Self { terms: counts.pack() }
+        Self { server: cut(document.server, MAX_SERVER_BYTES).into(), terms: counts.pack() }
     }
 
     /// Bytes that it holds, with its own.
     pub fn held_bytes(&self) -> usize {
-        size_of::<Self>() + self.terms.len()
+        size_of::<Self>() + self.server.len() + self.terms.len()
+    }
+
+    /// The name of its server.
+    pub(crate) fn server(&self) -> &str {
+        &self.server
     }
 
     /// Its terms with their weights, in the order in which they first stood.
@@ -133,6 +143,16 @@ struct Counts {
 }
 
 impl Counts {
+    /// With room for what a tool has as a rule.
+    fn new() -> Self {
+        Self {
+            terms: Vec::with_capacity(64),
+            texts: String::with_capacity(512),
+            places: hashbrown::HashTable::with_capacity(64),
+            ..Self::default()
+        }
+    }
+
     fn read(&mut self, field: Field, text: &str) {
         each_term(cut(text, MAX_TEXT_BYTES), |term| {
             self.count(field, term.stem);

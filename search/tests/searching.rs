@@ -63,6 +63,17 @@ fn a_name_says_more_than_a_title_a_description_or_an_argument() {
 }
 
 #[test]
+fn of_tools_that_fit_alike_that_of_the_server_which_knows_the_subject_is_better() {
+    let tools = [("list", "a", "Lists things"), ("list", "b", "Lists things"), ("logs", "b", "Logs of pods")];
+    let index = Index::new(tools.map(|(name, server, description)| {
+        let document = Document { name, server, description: Some(description), ..Document::default() };
+        Arc::new(IndexedTool::new(&document))
+    }));
+    assert_eq!(found(&index, "list pods"), [2, 1, 0]);
+    assert_eq!(found(&index, "list"), [0, 1]);
+}
+
+#[test]
 fn of_equal_tools_the_earlier_is_better_and_one_that_is_not_accepted_is_passed_over() {
     let index = index(&[("read", "Reads"); 5]);
     let mut asked = Vec::new();
@@ -89,7 +100,7 @@ fn a_word_repeated_ten_thousand_times_wins_nothing() {
 fn scores_are_the_same_on_every_machine_and_in_every_run() {
     let tools =
         [("create_issue", "Creates an issue"), ("list_issues", "Lists issues"), ("ping", "Checks the connection")];
-    let expected = [(0, 1.4226716), (1, 0.41341913)];
+    let expected = [(0, 1.7286764), (1, 0.719424)];
     for _ in 0..10 {
         let hits = index(&tools).search("create an isue", 5, |_| true);
         assert_eq!(hits, expected.map(|(at, score)| Hit { at, score }));

@@ -59,7 +59,7 @@ pub enum Chore {
     ///
     /// With --only or --binary, prints the figures and leaves the page as it is.
     Bench(Bench),
-    /// Give conditions, claims and policies to libFuzzer for a while, which looks for input that breaks a rule
+    /// Give conditions, claims, policies and texts to search to libFuzzer for a while, which looks for input that breaks a rule
     ///
     /// Needs a C++ compiler, and no other toolchain. What it has learnt stays in the target folder for the next time.
     Fuzz(Fuzz),

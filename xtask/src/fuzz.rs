@@ -13,7 +13,7 @@ use crate::generate::{repository, target};
 use crate::process::command;
 
 /// All targets, each a program in fuzz/targets.
-const TARGETS: [&str; 2] = ["condition", "policy"];
+const TARGETS: [&str; 3] = ["condition", "policy", "search"];
 
 /// What libFuzzer needs of the compiler.
 const FLAGS: &str = "-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \

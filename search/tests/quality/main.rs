@@ -1,4 +1,4 @@
-//! How often the right tool is among the first five: 300 queries over 339 tools of real servers, beside two simple rankings.
+//! How often the right tool is among the first five: 400 queries over 339 tools of real servers, beside two simple rankings.
 //!
 //! docs/search.md holds the figures, and every query that fails.
 
@@ -21,7 +21,7 @@ const BM25: &str = "plain BM25";
 const SUBSTRING: &str = "substring";
 
 /// Recall@5 that this search must reach, by part.
-const LEAST_RECALL: [(&str, f64); 3] = [("all", 0.85), ("tuned", 0.89), ("held out", 0.79)];
+const LEAST_RECALL: [(&str, f64); 3] = [("all", 0.88), ("tuned", 0.9), ("held out", 0.81)];
 
 /// How many tools an agent looks at.
 const SEEN: usize = 5;
