@@ -119,16 +119,14 @@ impl Index {
         };
         index.number_servers(&tools);
         let mut counts: Vec<u32> = Vec::new();
-        let mut all: Vec<(u32, Posting)> = Vec::with_capacity(USUAL_TERMS * tools.len());
-        for (at, tool) in tools.iter().enumerate() {
-            for (term, weight) in tool.terms() {
-                let number = index.number_or_new(term);
-                match counts.get_mut(number as usize) {
-                    Some(count) => *count += 1,
-                    None => counts.push(1),
-                }
-                all.push((number, Posting::new(at, weight)));
+        let mut numbers: Vec<u32> = Vec::with_capacity(USUAL_TERMS * tools.len());
+        for (term, _) in tools.iter().flat_map(|tool| tool.terms()) {
+            let number = index.number_or_new(term);
+            match counts.get_mut(number as usize) {
+                Some(count) => *count += 1,
+                None => counts.push(1),
             }
+            numbers.push(number);
         }
         let mut places = Vec::with_capacity(counts.len());
         let mut end = 0;
@@ -137,10 +135,11 @@ impl Index {
             end += count;
             index.posting_ends.push(end);
         }
-        index.postings = vec![Posting(0); all.len()];
-        for (number, posting) in all {
+        index.postings = vec![Posting(0); numbers.len()];
+        let weights = tools.iter().enumerate().flat_map(|(at, tool)| tool.terms().map(move |(_, weight)| (at, weight)));
+        for (number, (at, weight)) in numbers.into_iter().zip(weights) {
             let place = &mut places[number as usize];
-            index.postings[*place] = posting;
+            index.postings[*place] = Posting::new(at, weight);
             *place += 1;
         }
         index.shrink();
@@ -187,7 +186,7 @@ impl Index {
 
     fn shrink(&mut self) {
         let Self { hasher, texts, ends, .. } = self;
-        self.numbers.shrink_to_fit(|&number| hasher.hash_one(text_of(texts, ends, number)));
+        self.numbers.shrink_to_fit(|&number| hasher.hash_one(text_of(texts, ends, number).as_bytes()));
         self.texts.shrink_to_fit();
         self.ends.shrink_to_fit();
         self.sketches.shrink_to_fit();
@@ -207,14 +206,17 @@ impl Index {
         }
     }
 
-    fn number_or_new(&mut self, term: &str) -> u32 {
+    /// The number of a term, as bytes, since most are known and need not be read.
+    fn number_or_new(&mut self, term: &[u8]) -> u32 {
         let hash = self.hasher.hash_one(term);
         let Self { hasher, texts, ends, .. } = self;
-        if let Some(&number) = self.numbers.find(hash, |&number| text_of(texts, ends, number) == term) {
+        if let Some(&number) = self.numbers.find(hash, |&number| text_of(texts, ends, number).as_bytes() == term) {
             return number;
         }
         let number = ends.len() as u32;
-        self.numbers.insert_unique(hash, number, |&number| hasher.hash_one(text_of(texts, ends, number)));
+        self.numbers.insert_unique(hash, number, |&number| hasher.hash_one(text_of(texts, ends, number).as_bytes()));
+        // A tool's terms are texts.
+        let term = str::from_utf8(term).unwrap_or_default();
         texts.push_str(term);
         ends.push(texts.len() as u32);
         self.sketches.push(Sketch::new(term));
@@ -222,7 +224,7 @@ impl Index {
     }
 
     fn number(&self, term: &str) -> Option<u32> {
-        let hash = self.hasher.hash_one(term);
+        let hash = self.hasher.hash_one(term.as_bytes());
         self.numbers.find(hash, |&number| self.text(number) == term).copied()
     }
 
@@ -352,13 +354,13 @@ impl Index {
         if allowed == 0 {
             return Vec::new();
         }
-        let sketch = Sketch::new(term.stem);
+        // A typo may have kept a word from being stemmed, or have it stemmed to something else.
+        let forms = [term.stem, term.word].map(|form| (form, Sketch::new(form)));
         let mut near: Vec<(u8, bool, &str, u32)> = Vec::new();
         for (number, other) in (0..).zip(&self.sketches) {
-            let text = self.text(number);
-            if sketch.may_be_near(other, allowed)
-                && let Some(edits) = edits(term.stem, text, allowed)
-            {
+            let forms = forms.iter().filter(|(_, sketch)| sketch.may_be_near(other, allowed));
+            if let Some(edits) = forms.filter_map(|(form, _)| edits(form, self.text(number), allowed)).min() {
+                let text = self.text(number);
                 near.push((edits, term.stem.chars().next() != text.chars().next(), text, number));
             }
         }

@@ -120,13 +120,13 @@ impl IndexedTool {
     }
 
     /// Its terms with their weights, in the order in which they first stood.
-    pub(crate) fn terms(&self) -> impl Iterator<Item = (&str, u8)> {
+    pub(crate) fn terms(&self) -> impl Iterator<Item = (&[u8], u8)> {
         let mut rest = &*self.terms;
         std::iter::from_fn(move || {
             let (&[length, weight], after) = rest.split_first_chunk()?;
             let (text, after) = after.split_at_checked(length.into())?;
             rest = after;
-            Some((str::from_utf8(text).ok()?, weight))
+            Some((text, weight))
         })
     }
 }

@@ -1,4 +1,4 @@
-//! The estimate of tokens beside a real tokenizer, over lists of real tools and over texts of ten languages.
+//! The estimate of tokens beside a real tokenizer, over lists of real tools and over texts of thirteen languages.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 use std::fs;
