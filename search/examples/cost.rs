@@ -15,6 +15,15 @@ use serde_json::Value;
 
 const TOOLS: usize = 20_000;
 
+/// The worst that a query can ask for: words of most tools, and words that nearly look like many.
+const HOSTILE: [&str; 2] = [
+    "page name type list get data file id url string object query project set create default value text time search result \
+     item content number",
+    "repositorxz collectiqn parametxrs docxmentz organizatixm connectixms configuratxn descriptxn authenticatx infxrmatxn \
+     applicatiqz relatixnshp propertiezx directxriez administratz notificatxz performxncz environmxntz implementatz \
+     transactixz subscriptqn visualizatxz synchronizx calculatixz",
+];
+
 /// Searches in a second, which are few enough that each begins on time.
 const RATE: u32 = 100;
 
@@ -148,4 +157,8 @@ fn search(index: &Index, queries: &[String]) {
         }
     });
     println!("of the processor: {:.0?} for a search", time / queries.len() as u32);
+    for query in HOSTILE {
+        let (time, hits) = timed(50, || index.search(query, 10, |_| true));
+        println!("a hostile query, {} hits: {time:.1?}", hits.len());
+    }
 }

@@ -2,18 +2,18 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::hash::BuildHasher as _;
 use std::sync::Arc;
 
-use hashbrown::{DefaultHashBuilder, HashMap, HashTable};
+use hashbrown::HashMap;
 
-use crate::near::{Sketch, allowed_edits, edits};
 use crate::synonyms::{spelled_out, synonyms};
+use crate::terms::Terms;
 use crate::tool::{IndexedTool, cut};
 use crate::words::{Kind, Term, each_term, stem};
 
-/// The most tools of an index: positions have 24 bits. Further ones are not found.
-const MAX_TOOLS: usize = 1 << 24;
+/// The most tools of an index: all their postings have a number of 32 bits, and all positions one of 24. Further ones are not
+/// found.
+const MAX_TOOLS: usize = 1 << 22;
 
 /// Terms of a tool, as a rule.
 const USUAL_TERMS: usize = 40;
@@ -27,8 +27,8 @@ const MAX_QUERY_TERMS: usize = 24;
 /// The most terms that one of a query is taken to mean.
 const MAX_VARIANTS: usize = 24;
 
-/// The shortest word that is taken for the beginning of another.
-const MIN_BEGINNING: usize = 3;
+/// The most comparisons of one query, letter by letter. Words of tools that look alike in great numbers are no words.
+const MAX_COMPARISONS: usize = 20_000;
 
 /// How sure it is that a term means the query's, of `CERTAIN`. Tuned on search/testdata/tuned.jsonl.
 const CERTAIN: u32 = 256;
@@ -67,13 +67,7 @@ pub struct Index {
     servers: Vec<u32>,
     /// For each server how many tools speak for it.
     speakers: Vec<u32>,
-    hasher: DefaultHashBuilder,
-    /// Numbers of terms, by their texts.
-    numbers: HashTable<u32>,
-    /// The texts of all terms, and where each ends.
-    texts: String,
-    ends: Vec<u32>,
-    sketches: Vec<Sketch>,
+    terms: Terms,
     /// For each term where its postings end.
     posting_ends: Vec<u32>,
     postings: Vec<Posting>,
@@ -109,11 +103,7 @@ impl Index {
         let mut index = Self {
             servers: Vec::with_capacity(tools.len()),
             speakers: Vec::new(),
-            hasher: DefaultHashBuilder::default(),
-            numbers: HashTable::new(),
-            texts: String::new(),
-            ends: Vec::new(),
-            sketches: Vec::new(),
+            terms: Terms::new(),
             posting_ends: Vec::new(),
             postings: Vec::new(),
         };
@@ -121,11 +111,9 @@ impl Index {
         let mut counts: Vec<u32> = Vec::new();
         let mut numbers: Vec<u32> = Vec::with_capacity(USUAL_TERMS * tools.len());
         for (term, _) in tools.iter().flat_map(|tool| tool.terms()) {
-            let number = index.number_or_new(term);
-            match counts.get_mut(number as usize) {
-                Some(count) => *count += 1,
-                None => counts.push(1),
-            }
+            let number = index.terms.number_or_new(term);
+            counts.resize(index.terms.len(), 0);
+            counts[number as usize] += 1;
             numbers.push(number);
         }
         let mut places = Vec::with_capacity(counts.len());
@@ -142,7 +130,8 @@ impl Index {
             index.postings[*place] = Posting::new(at, weight);
             *place += 1;
         }
-        index.shrink();
+        index.terms.shrink();
+        index.posting_ends.shrink_to_fit();
         index
     }
 
@@ -166,11 +155,9 @@ impl Index {
     /// Bytes that it holds, with its own, but not the tools it was made from.
     pub fn held_bytes(&self) -> usize {
         size_of::<Self>()
-            + self.numbers.allocation_size()
-            + self.texts.capacity()
+            + self.terms.held_bytes()
             + size_of::<u32>() * (self.servers.capacity() + self.speakers.capacity())
-            + size_of::<u32>() * (self.ends.capacity() + self.posting_ends.capacity())
-            + size_of::<Sketch>() * self.sketches.capacity()
+            + size_of::<u32>() * self.posting_ends.capacity()
             + size_of::<Posting>() * self.postings.capacity()
     }
 
@@ -184,15 +171,6 @@ impl Index {
         self.servers.is_empty()
     }
 
-    fn shrink(&mut self) {
-        let Self { hasher, texts, ends, .. } = self;
-        self.numbers.shrink_to_fit(|&number| hasher.hash_one(text_of(texts, ends, number).as_bytes()));
-        self.texts.shrink_to_fit();
-        self.ends.shrink_to_fit();
-        self.sketches.shrink_to_fit();
-        self.posting_ends.shrink_to_fit();
-    }
-
     fn number_servers(&mut self, tools: &[Arc<IndexedTool>]) {
         let mut numbers: HashMap<&str, u32> = HashMap::new();
         for tool in tools {
@@ -204,32 +182,6 @@ impl Index {
                 None => self.speakers.push(1),
             }
         }
-    }
-
-    /// The number of a term, as bytes, since most are known and need not be read.
-    fn number_or_new(&mut self, term: &[u8]) -> u32 {
-        let hash = self.hasher.hash_one(term);
-        let Self { hasher, texts, ends, .. } = self;
-        if let Some(&number) = self.numbers.find(hash, |&number| text_of(texts, ends, number).as_bytes() == term) {
-            return number;
-        }
-        let number = ends.len() as u32;
-        self.numbers.insert_unique(hash, number, |&number| hasher.hash_one(text_of(texts, ends, number).as_bytes()));
-        // A tool's terms are texts.
-        let term = str::from_utf8(term).unwrap_or_default();
-        texts.push_str(term);
-        ends.push(texts.len() as u32);
-        self.sketches.push(Sketch::new(term));
-        number
-    }
-
-    fn number(&self, term: &str) -> Option<u32> {
-        let hash = self.hasher.hash_one(term.as_bytes());
-        self.numbers.find(hash, |&number| self.text(number) == term).copied()
-    }
-
-    fn text(&self, number: u32) -> &str {
-        text_of(&self.texts, &self.ends, number)
     }
 
     fn postings(&self, number: u32) -> &[Posting] {
@@ -290,13 +242,14 @@ impl Index {
     fn meanings(&self, query: &str) -> Vec<Meaning> {
         let mut meanings = Vec::new();
         let mut seen: Vec<String> = Vec::new();
+        let mut comparisons = MAX_COMPARISONS;
         let mut whole_is_known = false;
         each_term(cut(query, MAX_QUERY_BYTES), |term| {
             // What is known as a whole, as `GitHub` is, is not looked for in parts.
             match term.kind {
                 Kind::Word => {}
                 Kind::Whole => {
-                    whole_is_known = self.number(term.stem).is_some();
+                    whole_is_known = self.terms.number(term.stem).is_some();
                     if !whole_is_known {
                         return true;
                     }
@@ -306,11 +259,11 @@ impl Index {
             }
             if !seen.iter().any(|it| it == term.stem) {
                 seen.push(term.stem.to_owned());
-                meanings.push(self.meaning(term));
+                meanings.push(self.meaning(term, &mut comparisons));
                 for word in spelled_out(term.stem) {
-                    let number = self.number(&stem(word));
-                    meanings
-                        .push(Meaning { variants: number.map(|number| (number, SPELLED_OUT)).into_iter().collect() });
+                    let number = self.terms.number(&stem(word));
+                    let variants = number.map(|number| (number, SPELLED_OUT)).into_iter().collect();
+                    meanings.push(Meaning { variants });
                 }
             }
             seen.len() < MAX_QUERY_TERMS
@@ -318,56 +271,21 @@ impl Index {
         meanings
     }
 
-    fn meaning(&self, term: Term<'_>) -> Meaning {
+    fn meaning(&self, term: Term<'_>, comparisons: &mut usize) -> Meaning {
+        let own = self.terms.number(term.stem).map(|number| (number, CERTAIN));
+        let synonyms = synonyms(term.stem).iter().filter_map(|synonym| self.terms.number(synonym));
+        let longer = self.terms.begun_by(term.stem, MAX_VARIANTS).into_iter().map(|(number, length)| {
+            // The longer the rest, the less it is the same word.
+            (number, BEGINNING * term.stem.len() as u32 / u32::from(length))
+        });
         let mut variants: Vec<(u32, u32)> =
-            self.number(term.stem).map(|number| (number, CERTAIN)).into_iter().collect();
-        let synonyms = synonyms(term.stem).iter().filter_map(|synonym| self.number(synonym));
-        variants.extend(synonyms.map(|number| (number, SYNONYM)));
-        variants.extend(self.begun_by(term.stem));
+            own.into_iter().chain(synonyms.map(|number| (number, SYNONYM))).chain(longer).collect();
         if variants.is_empty() {
-            variants = self.near(term);
+            let near = self.terms.near(term, MAX_VARIANTS, comparisons).into_iter();
+            variants.extend(near.map(|(number, edits)| (number, TYPO[usize::from(edits.min(2))])));
         }
         variants.truncate(MAX_VARIANTS);
         Meaning { variants }
-    }
-
-    /// Longer terms that begin with this one; the shortest first.
-    fn begun_by(&self, beginning: &str) -> Vec<(u32, u32)> {
-        if beginning.len() < MIN_BEGINNING {
-            return Vec::new();
-        }
-        let sketch = Sketch::new(beginning);
-        let mut longer: Vec<u32> = Vec::new();
-        for (number, other) in (0..).zip(&self.sketches) {
-            if sketch.may_begin(other) && self.text(number).starts_with(beginning) {
-                longer.push(number);
-            }
-        }
-        longer.sort_by_key(|&number| (self.text(number).len(), self.text(number)));
-        let sureness = |number| BEGINNING * beginning.len() as u32 / self.text(number).len() as u32;
-        longer.into_iter().take(MAX_VARIANTS).map(|number| (number, sureness(number))).collect()
-    }
-
-    /// Terms that this one may be with a typo: those with the fewest edits, of these the ones that begin alike first.
-    fn near(&self, term: Term<'_>) -> Vec<(u32, u32)> {
-        let allowed = allowed_edits(term.word.chars().count());
-        if allowed == 0 {
-            return Vec::new();
-        }
-        // A typo may have kept a word from being stemmed, or have it stemmed to something else.
-        let forms = [term.stem, term.word].map(|form| (form, Sketch::new(form)));
-        let mut near: Vec<(u8, bool, &str, u32)> = Vec::new();
-        for (number, other) in (0..).zip(&self.sketches) {
-            let forms = forms.iter().filter(|(_, sketch)| sketch.may_be_near(other, allowed));
-            if let Some(edits) = forms.filter_map(|(form, _)| edits(form, self.text(number), allowed)).min() {
-                let text = self.text(number);
-                near.push((edits, term.stem.chars().next() != text.chars().next(), text, number));
-            }
-        }
-        near.sort_unstable();
-        let fewest = near.first().map_or(0, |best| best.0);
-        let near = near.into_iter().take_while(|it| it.0 == fewest).take(MAX_VARIANTS);
-        near.map(|(edits, _, _, number)| (number, TYPO[usize::from(edits.min(2))])).collect()
     }
 }
 
@@ -375,12 +293,6 @@ impl Ranking for Index {
     fn rank(&self, query: &str, limit: usize, accepts: &mut dyn FnMut(usize) -> bool) -> Vec<Hit> {
         self.search(query, limit, accepts)
     }
-}
-
-fn text_of<'t>(texts: &'t str, ends: &[u32], number: u32) -> &'t str {
-    let number = number as usize;
-    let start = number.checked_sub(1).map_or(0, |before| ends[before]);
-    &texts[start as usize..ends[number] as usize]
 }
 
 /// How much a term says that so many of the tools have: the logarithm of BM25, to base 2, in 256ths.

@@ -7,6 +7,7 @@ mod index;
 mod near;
 mod schema;
 mod synonyms;
+mod terms;
 mod tokens;
 mod tool;
 mod words;
