@@ -1,5 +1,6 @@
 //! The caller of a decision, and which sources of a rule it matches.
 
+use portcullis_crds::ServerKey;
 use portcullis_crds::mcpaccesspolicy::{AccessSource, ClaimSource, ServiceAccountSource};
 use serde_json::{Map, Value};
 
@@ -21,6 +22,8 @@ pub struct Caller<'a> {
     pub is_of_only_source: bool,
     /// All claims.
     pub claims: &'a Map<String, Value>,
+    /// The McpView through which the caller comes.
+    pub view: Option<&'a ServerKey>,
 }
 
 /// Whether a subject has the form of a service account of Kubernetes.

@@ -26,6 +26,8 @@ pub struct Table {
     /// Tells this table from others.
     number: u64,
     policies: Vec<Arc<CompiledPolicy>>,
+    /// Some rule allows calls only through a view.
+    has_views: bool,
     classes: Mutex<HashMap<ClassKey, Arc<Class>>>,
 }
 
@@ -69,7 +71,15 @@ pub enum Reach<'a> {
 
 /// Remembers the class of one caller.
 #[derive(Default)]
-pub struct Memo(ArcSwapOption<(u64, Arc<Class>)>);
+pub struct Memo(ArcSwapOption<RememberedClass>);
+
+struct RememberedClass {
+    /// The table that says so.
+    table: u64,
+    /// The view through which the caller came, where that makes a difference.
+    view: Option<ServerKey>,
+    class: Arc<Class>,
+}
 
 impl Table {
     /// A table of the policies that govern servers, with the governance of each server. `None` stands for a server some of
@@ -123,7 +133,8 @@ impl Table {
             return (before.clone(), governances);
         }
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        (Arc::new(Self { number, policies: compiled, classes: Mutex::default() }), governances)
+        let has_views = compiled.iter().flat_map(|policy| &policy.rules).any(|rule| !rule.views.is_empty());
+        (Arc::new(Self { number, policies: compiled, has_views, classes: Mutex::default() }), governances)
     }
 
     /// The policies that govern a server, with their places.
@@ -140,13 +151,16 @@ impl Table {
 
     /// The class of a caller.
     pub fn class_of(&self, caller: &Caller<'_>, memo: &Memo) -> Arc<Class> {
+        let view = caller.view.filter(|_| self.has_views);
         if let Some(kept) = &*memo.0.load()
-            && kept.0 == self.number
+            && kept.table == self.number
+            && kept.view.as_ref() == view
         {
-            return kept.1.clone();
+            return kept.class.clone();
         }
         let class = self.find_class(caller);
-        memo.0.store(Some(Arc::new((self.number, class.clone()))));
+        let remembered = RememberedClass { table: self.number, view: view.cloned(), class: class.clone() };
+        memo.0.store(Some(Arc::new(remembered)));
         class
     }
 

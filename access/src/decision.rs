@@ -116,7 +116,12 @@ impl ItemKind {
 impl CompiledRule {
     /// Whether the rule speaks of this caller.
     pub fn speaks_of(&self, caller: &Caller<'_>, budget: &Budget) -> bool {
-        self.from.iter().any(|source| caller.matches(source, budget))
+        self.is_open_to(caller.view) && self.from.iter().any(|source| caller.matches(source, budget))
+    }
+
+    /// Whether the rule allows calls that come through this view, or through none.
+    fn is_open_to(&self, view: Option<&ServerKey>) -> bool {
+        self.views.is_empty() || view.is_some_and(|view| self.views.contains(view))
     }
 
     /// Whether the rule speaks of this item.

@@ -105,6 +105,7 @@ pub fn check_policy(object: &Value, call: Call<'_>) {
         is_of_cluster: call.is_of_cluster,
         is_of_only_source: !call.has_issuer,
         claims: call.claims,
+        view: None,
     };
     let class = table.class_of(&caller, &Memo::default());
     let (server, labels) = (ServerKey::new("team-a", "search"), Map::new());

@@ -29,6 +29,8 @@ pub struct CompiledRule {
     pub name: String,
     pub(crate) from: Vec<AccessSource>,
     pub(crate) allow: Vec<AllowedItems>,
+    /// The views through which it allows calls; empty: any address.
+    pub(crate) views: Vec<ServerKey>,
     /// Its condition.
     pub when: Option<Condition>,
     /// How often it allows calls.
@@ -49,6 +51,7 @@ impl CompiledPolicy {
                     name: rule.name.clone(),
                     from: rule.from.clone(),
                     allow: rule.allow.clone(),
+                    views: rule.views.iter().map(|view| key_of(view, &policy.key.namespace)).collect(),
                     when,
                     limit: rule.limit,
                     refusals: AtomicU64::new(0),
@@ -90,6 +93,12 @@ impl CompiledRule {
     pub fn refusals(&self) -> u64 {
         self.refusals.load(Ordering::Relaxed)
     }
+}
+
+/// The view that a rule names: `NAMESPACE/NAME`, or `NAME` in the policy's namespace.
+fn key_of(view: &str, namespace: &str) -> ServerKey {
+    let (namespace, name) = view.split_once('/').unwrap_or((namespace, view));
+    ServerKey::new(namespace, name)
 }
 
 /// A condition that makes sense for all items that its rule allows.

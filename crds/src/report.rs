@@ -51,6 +51,29 @@ pub struct PolicyReport {
     pub would_deny: u64,
 }
 
+/// A view in this replica, for a caller who may use all that it holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ViewReport {
+    /// Its namespace and name.
+    pub key: ServerKey,
+    /// [`crate::View::revision`] of what is applied.
+    pub revision: String,
+    /// Servers that it selects.
+    pub servers: u32,
+    /// Its tools.
+    pub tools: u32,
+    /// Tools that are not listed because the budget has no room for them.
+    pub hidden: u32,
+    /// Bytes of the list of tools.
+    pub bytes: u64,
+    /// Tokens of that list, as estimated.
+    pub tokens: u64,
+    /// Names and patterns that match nothing, at most 16.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unmatched: Vec<String>,
+}
+
 /// A slot of the configuration, as applied.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

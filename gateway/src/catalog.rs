@@ -5,20 +5,23 @@
 mod announced;
 mod basis;
 mod caller_part;
+mod combined;
 mod difference;
 mod explained;
 mod family;
+pub mod figures;
 mod governed;
 pub mod metrics;
 mod naming;
 mod pages;
-pub mod policy_metrics;
 mod resolve_uri;
 mod rest_listing;
+mod search;
 mod seen;
 mod skills;
 mod table;
-mod view;
+mod view_list;
+mod views;
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
@@ -28,17 +31,21 @@ use std::sync::{Arc, OnceLock};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use portcullis_crds::ServerKey;
+use portcullis_crds::view::SharedViews;
 use smallvec::smallvec;
 
 use self::caller_part::CallerPart;
+use self::combined::{AllServers, CombinedItems};
 use self::family::Family;
 use self::governed::{Governed, ServerRules};
 use self::naming::{NameChanges, Naming};
 use self::pages::{Pages, number_of_row};
+use self::search::ToolIndex;
 use self::seen::Narrowed;
 use self::skills::ShownSkill;
 use self::table::Table;
-use self::view::{AllServers, View};
+use self::view_list::ViewList;
+use self::views::{ViewFacts, Views};
 use crate::offer::item::Item;
 use crate::offer::short_names::{is_makeable, short_form};
 use crate::server::handle::{Handle, Offer, Phase};
@@ -76,13 +83,15 @@ pub(crate) struct Catalog {
     governed: Option<Arc<Governed>>,
     /// What servers list for one caller alone.
     of_caller: Option<CallerPart>,
+    /// The views; none in a view.
+    views: Arc<Views>,
 }
 
 /// The items of all servers under the names that callers use. A change of policies alone leaves it as it is.
 #[derive(Default)]
 pub(crate) struct Merged {
     /// Made on demand where this was narrowed.
-    all: OnceLock<View>,
+    all: OnceLock<CombinedItems>,
     tenancy: Tenancy,
     servers: Vec<Arc<Handle>>,
     /// For each server, in the same order.
@@ -92,7 +101,7 @@ pub(crate) struct Merged {
     /// For each server, in the same order.
     families: Vec<Family>,
     /// Built on demand: few namespaces are viewed alone.
-    namespaces: OnceLock<HashMap<Box<str>, NamespaceView>>,
+    namespaces: OnceLock<HashMap<Box<str>, NamespaceItems>>,
     /// The index of the server for each name that callers may use.
     names: OnceLock<HashMap<Box<str>, usize>>,
     listing: OnceLock<Bytes>,
@@ -106,12 +115,18 @@ pub(crate) struct Merged {
     has_caller_lists: bool,
     /// Of what one caller alone is listed: what everybody sees, whose names are taken.
     beneath: Option<Arc<Merged>>,
+    /// Of a view.
+    view: Option<Arc<ViewFacts>>,
+    /// What the list of tools of a view shows.
+    list: OnceLock<ViewList>,
+    /// The index in which agents search the tools of a view.
+    index: OnceLock<ToolIndex>,
 }
 
 /// The servers of one namespace, and their own view.
-struct NamespaceView {
+struct NamespaceItems {
     range: Range<usize>,
-    view: OnceLock<View>,
+    items: OnceLock<CombinedItems>,
     /// Their extensions, collected on demand.
     announced: OnceLock<Extensions>,
     /// Their skills, collected on demand.
@@ -155,14 +170,15 @@ impl Catalog {
     /// Builds the view.
     #[cfg(test)]
     pub(crate) fn build_for(tenancy: Tenancy, servers: Vec<Arc<Handle>>) -> Self {
-        Self::build_governed(tenancy, PolicyDefault::default(), servers, None)
+        Self::build_governed(tenancy, PolicyDefault::default(), servers, &SharedViews::default(), None)
     }
 
-    /// Builds the view, with the policies that govern the servers. What `before` has compiled of them is used again.
+    /// Builds the catalog with the policies that govern the servers, and its views. What `before` has of them is used again.
     pub(crate) fn build_governed(
         tenancy: Tenancy,
         default: PolicyDefault,
         mut servers: Vec<Arc<Handle>>,
+        views: &SharedViews,
         before: Option<&Self>,
     ) -> Self {
         servers.sort_by(|a, b| a.key.cmp(&b.key));
@@ -178,19 +194,21 @@ impl Catalog {
         let families = Family::of_all(servers.iter().zip(alone.iter().map(|alone| &alone.offer)));
         let (range, naming) = (0..servers.len(), Naming::of_all(tenancy, &servers));
         let given = AllServers { servers: &servers, alone: &alone, families: &families, beneath: None };
-        let all = View::build(given, range, naming, &mut places);
+        let all = CombinedItems::build(given, range, naming, &mut places);
         let all = OnceLock::from(all);
-        let before = before.and_then(|before| before.governed.as_deref());
-        let governed = Governed::of(&servers, default, before).map(Arc::new);
+        let governed_before = before.and_then(|before| before.governed.as_deref());
+        let governed = Governed::of(&servers, default, governed_before).map(Arc::new);
         let has_caller_lists = servers.iter().any(|server| server.spec().listing.per_caller);
         let merged = Merged { all, tenancy, servers, places, alone, families, has_caller_lists, ..Merged::default() };
-        Self { merged: Arc::new(merged), governed, of_caller: None }
+        let views = Views::of(views, &merged, governed.as_deref(), before.map(|before| &*before.views));
+        Self { merged: Arc::new(merged), governed, of_caller: None, views: Arc::new(views) }
     }
 
-    /// The same items with the policies that govern the servers now.
-    pub(crate) fn regoverned(&self, default: PolicyDefault) -> Self {
+    /// The same items with the policies that govern the servers now, and with these views.
+    pub(crate) fn regoverned(&self, default: PolicyDefault, views: &SharedViews) -> Self {
         let governed = Governed::of(&self.merged.servers, default, self.governed.as_deref()).map(Arc::new);
-        Self { merged: self.merged.clone(), governed, of_caller: None }
+        let views = Views::of(views, &self.merged, governed.as_deref(), Some(&self.views));
+        Self { merged: self.merged.clone(), governed, of_caller: None, views: Arc::new(views) }
     }
 
     /// The difference from an older view.
@@ -211,30 +229,30 @@ impl Deref for Catalog {
 }
 
 impl Merged {
-    fn all_servers<'a>(&'a self, beneath: Option<&'a View>) -> AllServers<'a> {
+    fn all_servers<'a>(&'a self, beneath: Option<&'a CombinedItems>) -> AllServers<'a> {
         AllServers { servers: &self.servers, alone: &self.alone, families: &self.families, beneath }
     }
 
     /// The combined view of several servers; `None` for one server alone, or if there is no server.
-    fn view(&self, scope: Scope<'_>) -> Option<&View> {
+    fn combined(&self, scope: Scope<'_>) -> Option<&CombinedItems> {
         let (name, namespace) = match scope {
             Scope::All => return Some(self.all()),
             Scope::Namespace(name) => (name, self.namespaces().get(name)?),
             Scope::Server(_) => return None,
         };
-        Some(namespace.view.get_or_init(|| {
+        Some(namespace.items.get_or_init(|| {
             if let Some(narrowed) = &self.narrowed {
                 return narrowed.namespace(name);
             }
             let mut places = vec![ServerSummary::default(); namespace.range.len()];
-            let beneath = self.beneath.as_ref().and_then(|beneath| beneath.view(scope));
-            View::build(self.all_servers(beneath), namespace.range.clone(), Naming::default(), &mut places)
+            let beneath = self.beneath.as_ref().and_then(|beneath| beneath.combined(scope));
+            CombinedItems::build(self.all_servers(beneath), namespace.range.clone(), Naming::default(), &mut places)
         }))
     }
 
     /// The view of all servers.
-    fn all(&self) -> &View {
-        self.all.get_or_init(|| self.view_on_demand())
+    fn all(&self) -> &CombinedItems {
+        self.all.get_or_init(|| self.combined_on_demand())
     }
 
     /// What a server offers here.
@@ -251,7 +269,7 @@ impl Merged {
         self.narrowed.is_some()
     }
 
-    fn namespaces(&self) -> &HashMap<Box<str>, NamespaceView> {
+    fn namespaces(&self) -> &HashMap<Box<str>, NamespaceItems> {
         self.namespaces.get_or_init(|| {
             let mut all = HashMap::new();
             let mut begin = 0;
@@ -261,7 +279,12 @@ impl Merged {
                 let namespace = same.first().map(|server| server.key.namespace.as_str()).unwrap_or_default();
                 all.insert(
                     namespace.into(),
-                    NamespaceView { range, view: OnceLock::new(), announced: OnceLock::new(), skills: OnceLock::new() },
+                    NamespaceItems {
+                        range,
+                        items: OnceLock::new(),
+                        announced: OnceLock::new(),
+                        skills: OnceLock::new(),
+                    },
                 );
             }
             all
@@ -280,7 +303,7 @@ impl Merged {
     pub(crate) fn find(&self, kind: Kind, scope: Scope<'_>, name: &str) -> Option<Cow<'_, Arc<Entry>>> {
         let found = |name: &str| match scope {
             Scope::Server(server) => self.find_alone(kind, server, name).map(|entry| Cow::Owned(Arc::new(entry))),
-            scope => self.view(scope)?.table(kind).get(name).map(Cow::Borrowed),
+            scope => self.combined(scope)?.table(kind).get(name).map(Cow::Borrowed),
         };
         let is_full = || kind == Kind::Tools && !is_makeable(name);
         found(name).or_else(|| is_full().then(|| found(&short_form(name))).flatten())
@@ -305,7 +328,8 @@ impl Merged {
     pub(crate) fn page(&self, kind: Kind, scope: Scope<'_>, cursor: Option<&str>) -> Result<Bytes, BadCursor> {
         let pages = match scope {
             Scope::Server(server) => self.index_of(&server.key).map(|place| self.pages_alone(place, kind)),
-            scope => self.view(scope).map(|view| view.table(kind).pages(kind)),
+            Scope::All if kind == Kind::Tools && self.view.is_some() => self.view_list().map(|list| &list.pages),
+            scope => self.combined(scope).map(|items| items.table(kind).pages(kind)),
         };
         match pages {
             Some(pages) => pages.page(cursor),
@@ -317,7 +341,10 @@ impl Merged {
     pub(crate) fn fingerprint(&self, kind: Kind, scope: Scope<'_>) -> u64 {
         let of = |kind| match scope {
             Scope::Server(server) => self.index_of(&server.key).map_or(0, |place| self.fingerprint_alone(place, kind)),
-            scope => self.view(scope).map_or(0, |view| view.table(kind).fingerprint()),
+            Scope::All if kind == Kind::Tools && self.view.is_some() => {
+                self.view_list().map_or(0, |list| list.fingerprint)
+            }
+            scope => self.combined(scope).map_or(0, |view| view.table(kind).fingerprint()),
         };
         let of_all = match kind {
             Kind::Resources => of(Kind::Resources).wrapping_add(of(Kind::Templates).rotate_left(1)),
@@ -329,6 +356,11 @@ impl Merged {
     /// The listed items of a kind, sorted by name.
     pub(crate) fn listed(&self, kind: Kind) -> Vec<&Entry> {
         self.table(kind).listed().collect()
+    }
+
+    /// The items among which the listed tools are, sorted by name.
+    fn listed_sorted(&self) -> &[Arc<Entry>] {
+        self.table(Kind::Tools).sorted()
     }
 
     /// How many items of a kind are listed.

@@ -24,8 +24,8 @@ use tracing::{error, info, warn};
 
 use crate::call::caller_lists::CallerLists;
 use crate::catalog::PublishedCatalog;
+use crate::catalog::figures::CatalogFigures;
 use crate::catalog::metrics::OfServers;
-use crate::catalog::policy_metrics::OfPolicies;
 use crate::config::{Config, Problem, SecretsConfig};
 use crate::explain::explainer::Explainer;
 use crate::front::http::access_log::AccessLog;
@@ -494,6 +494,6 @@ fn export(metrics: &Metrics, published: PublishedCatalog, connections: &Arc<Conn
     // Fails only on a second registration, a bug that the metrics test would show.
     let _ = process::register(&metrics.registry);
     let _ = metrics.registry.register(Box::new(Kept::new(connections.clone(), sinks)));
-    let _ = metrics.registry.register(Box::new(OfPolicies::new(published.clone())));
+    let _ = metrics.registry.register(Box::new(CatalogFigures::new(published.clone())));
     let _ = metrics.registry.register(Box::new(OfServers::new(published)));
 }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use portcullis_crds::report::SlotReport;
+use portcullis_crds::view::SharedViews;
 use portcullis_crds::{Server, ServerKey};
 use portcullis_runtime::{Latch, Workers};
 use tokio::sync::{mpsc, watch};
@@ -54,6 +55,8 @@ pub(crate) struct Pool {
     owners: BTreeMap<Id, ServerKey>,
     /// The last applied servers.
     servers: Option<Servers>,
+    /// The last applied views.
+    views: SharedViews,
     slots: Vec<Slot>,
     /// Passed to the servers of the first configuration.
     trying: Option<FirstAttempt>,
@@ -112,6 +115,7 @@ impl Pool {
             policy_default: PolicyDefault::default(),
             owners: BTreeMap::new(),
             servers: None,
+            views: SharedViews::default(),
             slots: Vec::new(),
             trying: None,
             due: Instant::now(),
@@ -212,9 +216,13 @@ impl Pool {
     async fn take(&mut self, configuration: &Configuration) {
         if let Some(servers) = &configuration.servers {
             self.shared.quotas.set_replicas(configuration.replicas());
+            let has_other_views = !Arc::ptr_eq(&self.views, &configuration.views);
+            self.views = configuration.views.clone();
             if !self.servers.as_ref().is_some_and(|old| Arc::ptr_eq(old, servers)) {
-                self.apply(servers).await;
+                self.apply(servers, has_other_views).await;
                 self.servers = Some(servers.clone());
+            } else if has_other_views {
+                self.publish_policies();
             }
             self.note_delays(&configuration.slots);
             self.slots.clone_from(&configuration.slots);
@@ -237,7 +245,7 @@ impl Pool {
         }
     }
 
-    async fn apply(&mut self, wanted: &[Arc<Server>]) {
+    async fn apply(&mut self, wanted: &[Arc<Server>], has_other_views: bool) {
         let began = Instant::now();
         let Plan { start, stop, restart, update } = plan(self.members.values().map(|member| &member.spec), wanted);
         self.prepare(restart.iter().chain(&update)).await;
@@ -258,7 +266,7 @@ impl Pool {
         let changed = shown.iter().filter(|shown| **shown != Shown::Nothing).count();
         if starts + stops + restarts > 0 || shown.contains(&Shown::Items) {
             self.publish();
-        } else if changed > 0 {
+        } else if changed > 0 || has_other_views {
             self.publish_policies();
         }
         for spec in update {
@@ -359,15 +367,15 @@ impl Pool {
         let began = Instant::now();
         let servers = self.members.values().map(|member| member.handle.clone()).collect();
         let before = self.published.load_full();
-        let catalog = Catalog::build_governed(self.tenancy, self.policy_default, servers, Some(&before));
+        let catalog = Catalog::build_governed(self.tenancy, self.policy_default, servers, &self.views, Some(&before));
         self.replace(catalog);
         let now = Instant::now();
         self.due = self.due.max(now) + GATHER.max((now - began) * BUILD_SHARE);
     }
 
-    /// Publishes the same items under changed policies, which takes a fraction of the time.
+    /// Publishes the same items under changed policies and in changed views, which takes a fraction of the time.
     fn publish_policies(&mut self) {
-        let catalog = self.published.load().regoverned(self.policy_default);
+        let catalog = self.published.load().regoverned(self.policy_default, &self.views);
         self.replace(catalog);
     }
 

@@ -61,6 +61,7 @@ fn alice(claims: &Value) -> Caller<'_> {
         is_of_cluster: false,
         is_of_only_source: true,
         claims: claims.as_object().unwrap(),
+        view: None,
     }
 }
 
@@ -276,6 +277,7 @@ fn slow_patterns_of_a_namespace_cost_only_its_own_rules() {
             is_of_cluster: false,
             is_of_only_source: true,
             claims: claims.as_object().unwrap(),
+            view: None,
         };
         let class = table.class_of(&caller, &Memo::default());
         [0, 1].map(|at| !matches!(table.reach(&governances[at], true, &class), Reach::Closed))
@@ -333,6 +335,7 @@ proptest! {
                 is_of_cluster: subject.starts_with("system:"),
                 is_of_only_source: subject != "carol",
                 claims: claims.as_object().unwrap(),
+                view: None,
             };
             let memo = Memo::default();
             let class = table.class_of(&caller, &memo);

@@ -25,7 +25,7 @@ fn claims() -> Map<String, Value> {
 }
 
 fn caller<'a>(subject: &'a str, claims: &'a Map<String, Value>) -> Caller<'a> {
-    Caller { subject, issuer: None, is_of_cluster: false, is_of_only_source: true, claims }
+    Caller { subject, issuer: None, is_of_cluster: false, is_of_only_source: true, claims, view: None }
 }
 
 fn target<'a>(server: &'a ServerKey, labels: &'a Map<String, Value>, item: Item<'a>) -> Target<'a> {

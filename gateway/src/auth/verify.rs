@@ -216,6 +216,7 @@ impl Identity {
             is_of_cluster: facts.is_cluster,
             is_of_only_source: facts.is_only,
             claims: facts.claims.get_or_init(|| serde_json::from_str(&self.claims).unwrap_or_default()),
+            view: None,
         }
     }
 }

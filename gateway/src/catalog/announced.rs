@@ -5,7 +5,7 @@ use std::sync::Arc;
 use portcullis_crds::ServerKey;
 use portcullis_mcp::protocol::extensions::{Extensions, SKILLS, is_routed};
 use serde_json::Value;
-use smallvec::smallvec;
+use smallvec::{SmallVec, smallvec};
 
 use super::{Candidate, Entry, Kind, Merged, Scope};
 use crate::offer::item::Item;
@@ -46,6 +46,11 @@ impl Merged {
 }
 
 impl Entry {
+    /// What no server is asked for.
+    pub(crate) fn nobody(name: &str) -> Self {
+        Self { name: name.into(), candidates: SmallVec::new(), listed: false, in_order: true }
+    }
+
     /// A request that the gateway does not know, for one server. Nothing says that it may be repeated.
     pub(crate) fn custom(server: &Arc<Handle>, method: &str) -> Self {
         let item = Arc::new(Item { repeatable: false, ..Item::unlisted(method) });

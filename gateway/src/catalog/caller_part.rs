@@ -7,12 +7,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::combined::CombinedItems;
 use super::family::Family;
 use super::naming::Naming;
 use super::pages::{PageRow, Pages};
 use super::rest_listing::write_listing;
 use super::seen::Narrowed;
-use super::view::View;
 use super::{BadCursor, Catalog, Entry, Kind, Merged, Scope, ServerCatalog, ServerRules, ServerSummary};
 use crate::auth::Identity;
 use crate::server::handle::{Handle, Offer};
@@ -70,7 +70,7 @@ impl Catalog {
         }
         let merged = Arc::new(Merged::beside(&self.merged, listed));
         let of_caller = Some(CallerPart { merged, lacking: Arc::new(lacking) });
-        Self { merged: self.merged.clone(), governed: self.governed.clone(), of_caller }
+        Self { merged: self.merged.clone(), governed: self.governed.clone(), of_caller, views: self.views.clone() }
     }
 
     /// What the lists of this server for the caller lack, if they lack anything.
@@ -141,19 +141,19 @@ impl Catalog {
     /// The body of `GET /tools/list?namespace=...`; `None` if no server is in that namespace.
     pub(crate) fn listing_in(&self, namespace: &str) -> Option<Bytes> {
         let scope = Scope::Namespace(namespace);
-        match self.part().and_then(|part| part.view(scope)) {
+        match self.part().and_then(|part| part.combined(scope)) {
             None => self.merged.listing_in(namespace),
-            Some(part) => self.merged.view(scope).map(|of_all| both(of_all, part)),
+            Some(part) => self.merged.combined(scope).map(|of_all| both(of_all, part)),
         }
     }
 }
 
 /// The body with the tools of two views.
-fn both(of_all: &View, of_caller: &View) -> Bytes {
-    let sorted = |view: &View| view.table(Kind::Tools).sorted().to_vec();
+fn both(of_all: &CombinedItems, of_caller: &CombinedItems) -> Bytes {
+    let sorted = |view: &CombinedItems| view.table(Kind::Tools).sorted().to_vec();
     let mut entries = [sorted(of_all), sorted(of_caller)].concat();
     entries.sort_by(|a, b| a.name.cmp(&b.name));
-    write_listing(&entries, None)
+    write_listing(&entries, None, None)
 }
 
 impl CallerPart {
@@ -189,15 +189,15 @@ impl Merged {
     }
 
     /// The view of all servers, where it is made on demand.
-    pub(super) fn view_on_demand(&self) -> View {
+    pub(super) fn combined_on_demand(&self) -> CombinedItems {
         match (&self.narrowed, &self.beneath) {
             (Some(narrowed), _) => narrowed.all(),
             (None, Some(beneath)) => {
                 let (range, naming) = (0..self.servers.len(), Naming::of_all(self.tenancy, &beneath.servers));
                 let mut places = vec![ServerSummary::default(); range.len()];
-                View::build(self.all_servers(Some(beneath.all())), range, naming, &mut places)
+                CombinedItems::build(self.all_servers(Some(beneath.all())), range, naming, &mut places)
             }
-            (None, None) => View::default(),
+            (None, None) => CombinedItems::default(),
         }
     }
 
@@ -209,7 +209,7 @@ impl Merged {
                 let shown = place.map(|place| self.shown(place, kind)).unwrap_or_default();
                 shown.iter().map(|item| (item.name.clone(), item.clone())).collect()
             }
-            scope => self.view(scope).map(|view| view.table(kind).rows()).unwrap_or_default(),
+            scope => self.combined(scope).map(|view| view.table(kind).rows()).unwrap_or_default(),
         }
     }
 

@@ -103,6 +103,8 @@ pub(super) struct Governed {
     pub(super) rules: Arc<ServerRules>,
     /// Some server has policies in `Audit` mode.
     has_audit: bool,
+    /// The view whose catalog this governs.
+    view: Option<ServerKey>,
     /// What classes of callers see, by their numbers.
     pub(super) seen: RwLock<HashMap<u64, Arc<Catalog>>>,
     /// What classes of callers may use of entries that were called.
@@ -164,7 +166,13 @@ impl Governed {
         let has_audit = servers_governed.iter().any(|server| server.has_audit);
         let places = servers.iter().enumerate().map(|(place, server)| (address(server), place)).collect();
         let rules = Arc::new(ServerRules { table, default, servers: servers_governed, places });
-        Some(Self { rules, has_audit, seen: RwLock::default(), decided: RwLock::default() })
+        Some(Self { rules, has_audit, view: None, seen: RwLock::default(), decided: RwLock::default() })
+    }
+
+    /// The same policies for the catalog of a view.
+    pub(super) fn of_view(&self, view: &ServerKey) -> Self {
+        let (rules, has_audit, view) = (self.rules.clone(), self.has_audit, Some(view.clone()));
+        Self { rules, has_audit, view, seen: RwLock::default(), decided: RwLock::default() }
     }
 
     #[cfg(test)]
@@ -187,7 +195,8 @@ impl Governed {
     }
 
     pub(super) fn class_of(&self, identity: &Identity) -> Arc<Class> {
-        self.rules.table.class_of(&identity.caller(), &identity.access.class)
+        let caller = Caller { view: self.view.as_ref(), ..identity.caller() };
+        self.rules.table.class_of(&caller, &identity.access.class)
     }
 
     /// What an identity may use of an entry of this catalog.
@@ -302,7 +311,7 @@ pub(super) fn named<'a>(kind: Kind, item: &'a Item, pattern: &'a mut String) -> 
 }
 
 /// A template with `*` for each expression.
-fn pattern_of(template: &str) -> String {
+pub(super) fn pattern_of(template: &str) -> String {
     let mut pattern = String::with_capacity(template.len());
     let mut rest = template;
     while let Some((literal, after)) = rest.split_once('{') {

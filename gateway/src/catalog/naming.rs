@@ -9,11 +9,13 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use aws_lc_rs::digest;
-use portcullis_crds::ServerKey;
+use portcullis_crds::mcpview::ViewSearch;
 use portcullis_crds::names::TOOL_NAME_JOINER;
 use portcullis_crds::rules::is_dns_label;
+use portcullis_crds::{ServerKey, View};
 
 use crate::offer::item::{Item, Kind};
+use crate::offer::search_tools;
 use crate::offer::short_names::{is_makeable, short_form};
 use crate::server::handle::Handle;
 
@@ -57,6 +59,10 @@ impl FromStr for Tenancy {
 pub(super) struct Naming {
     /// Labels of the namespaces whose servers have prefixed names. A name that begins with one belongs to it.
     spaces: HashSet<Box<str>>,
+    /// The namespace whose servers have unprefixed names in a view; `None`: the home namespace.
+    own: Option<Box<str>>,
+    /// The names of the tools for searching are taken.
+    is_searched: bool,
 }
 
 /// The changes to an item's name.
@@ -76,12 +82,27 @@ impl Naming {
         }
         let of_namespaces = servers.chunk_by(|a, b| a.key.namespace == b.key.namespace).filter_map(<[_]>::first);
         let others = of_namespaces.filter(|server| !server.spec().is_home());
-        Self { spaces: others.map(|server| namespace_label(&server.key.namespace).into()).collect() }
+        let spaces = others.map(|server| namespace_label(&server.key.namespace).into()).collect();
+        Self { spaces, ..Self::default() }
+    }
+
+    /// The naming of a view: servers of its own namespace have unprefixed names.
+    pub(crate) fn of_view(view: &View, servers: &[Arc<Handle>]) -> Self {
+        let others = servers.iter().filter(|server| server.key.namespace != view.key.namespace);
+        Self {
+            spaces: others.map(|server| namespace_label(&server.key.namespace).into()).collect(),
+            own: Some(view.key.namespace.as_str().into()),
+            is_searched: view.spec.search != ViewSearch::Never,
+        }
     }
 
     /// Whether the names of a server include its namespace.
     pub(crate) fn is_spaced(&self, server: &Handle) -> bool {
-        !self.spaces.is_empty() && !server.spec().is_home()
+        !self.spaces.is_empty()
+            && match &self.own {
+                Some(own) => **own != *server.key.namespace,
+                None => !server.spec().is_home(),
+            }
     }
 
     /// The possible names of a tool or a prompt, the best first.
@@ -105,7 +126,8 @@ impl Naming {
         let others = others.map(|(name, shortened)| (name, NameChanges { renamed: true, shortened }));
         let all = first.chain(others);
         // Names with the server's own namespace cannot belong to another, whatever they look like.
-        all.filter(move |(name, _)| spaced || !self.is_of_a_space(name))
+        let is_taken = move |name: &str| self.is_searched && kind == Kind::Tools && search_tools::NAMES.contains(&name);
+        all.filter(move |(name, _)| (spaced || !self.is_of_a_space(name)) && !is_taken(name))
     }
 
     /// The URI or pattern of a server's resource or template in this view; `None` if there is no such form.

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use portcullis_crds::ServerKey;
 use smallvec::SmallVec;
 
+use super::combined::CombinedItems;
 use super::naming::{Qualified, uri_forms};
-use super::view::View;
 use super::{Candidate, Entry, Kind, Merged, Scope};
 use crate::offer::item::Item;
 use crate::offer::skills::Skill;
@@ -53,9 +53,17 @@ impl Merged {
     /// The items of an entry that was not found in a list are the URI itself as its server knows it, ready to be
     /// requested.
     pub(crate) fn reader(&self, scope: Scope<'_>, uri: &str) -> Option<Arc<Entry>> {
+        let found = self.reader_anywhere(scope, uri)?;
+        match &self.view {
+            Some(view) => view.readable(found),
+            None => Some(found),
+        }
+    }
+
+    fn reader_anywhere(&self, scope: Scope<'_>, uri: &str) -> Option<Arc<Entry>> {
         let view = match scope {
             Scope::Server(server) => return self.reader_alone(server, uri),
-            scope => self.view(scope)?,
+            scope => self.combined(scope)?,
         };
         if let Some(entry) = view.exact(uri) {
             return Some(entry.clone());
@@ -85,7 +93,7 @@ impl Merged {
         if let Scope::Server(_) = scope {
             return self.find(Kind::Resources, scope, uri).map(Cow::into_owned);
         }
-        let view = self.view(scope)?;
+        let view = self.combined(scope)?;
         view.exact(uri).cloned().or_else(|| by_template(view, uri).filter(|_| Qualified::read(uri).is_none()))
     }
 
@@ -99,7 +107,7 @@ impl Merged {
 
     /// How many templates a URI may have to be matched against.
     pub(crate) fn templates(&self, scope: Scope<'_>) -> usize {
-        self.view(scope).map_or(0, |view| view.table(Kind::Templates).in_order().len())
+        self.combined(scope).map_or(0, |view| view.table(Kind::Templates).in_order().len())
     }
 
     /// The URI under which callers can read a resource that this server named in a result of `tool`; `None` if it is
@@ -117,7 +125,7 @@ impl Merged {
 }
 
 /// The servers whose template stands for a URI.
-fn by_template(view: &View, uri: &str) -> Option<Arc<Entry>> {
+fn by_template(view: &CombinedItems, uri: &str) -> Option<Arc<Entry>> {
     let templates = view.table(Kind::Templates);
     let template = templates.in_order().find(|name| uri_template::matches(name, uri));
     let entry = template.and_then(|name| templates.get(name))?;

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use portcullis_access::{Class, Reach};
 
+use super::combined::CombinedItems;
 use super::governed::{Governed, ListedServer, ServerRules};
-use super::view::View;
 use super::{Catalog, Kind, Merged, Scope, ServerCatalog};
 use crate::auth::Identity;
 use crate::offer::item::Item;
@@ -27,7 +27,7 @@ impl Catalog {
             None => seen,
             Some(part) => {
                 let of_caller = Some(part.narrowed(&governed.rules, class, identity));
-                Arc::new(Self { merged: seen.merged.clone(), governed: None, of_caller })
+                Arc::new(Self { merged: seen.merged.clone(), governed: None, of_caller, views: Arc::default() })
             }
         }
     }
@@ -37,7 +37,8 @@ impl Catalog {
             return seen.clone();
         }
         let (number, narrowed) = (class.number, Narrowed::of(&self.merged, &governed.rules, class, identity));
-        let narrowed = Arc::new(Self { merged: Arc::new(narrowed), governed: None, of_caller: None });
+        let narrowed =
+            Arc::new(Self { merged: Arc::new(narrowed), governed: None, of_caller: None, views: Arc::default() });
         let mut seen = governed.seen.write();
         if seen.len() >= MAX_SEEN
             && let Some(other) = seen.keys().next().copied()
@@ -60,8 +61,8 @@ pub(super) struct Narrowed {
 impl Narrowed {
     /// What a class sees of a catalog. `identity` is one of it.
     pub(super) fn of(whole: &Arc<Merged>, rules: &Arc<ServerRules>, class: Arc<Class>, identity: &Identity) -> Merged {
-        let has_caller_lists = whole.has_caller_lists;
-        let mut narrow = Merged { tenancy: whole.tenancy, has_caller_lists, ..Merged::default() };
+        let (view, has_caller_lists) = (whole.view.clone(), whole.has_caller_lists);
+        let mut narrow = Merged { tenancy: whole.tenancy, view, has_caller_lists, ..Merged::default() };
         for (place, server) in whole.servers.iter().enumerate() {
             let is_open = |at| !matches!(rules.reach(at, &class), Reach::Closed);
             if rules.place(server).is_some_and(is_open) {
@@ -76,22 +77,23 @@ impl Narrowed {
     }
 
     /// The view of all servers.
-    pub(super) fn all(&self) -> View {
+    pub(super) fn all(&self) -> CombinedItems {
         self.view(self.whole.all(), 0..self.whole.servers.len())
     }
 
     /// The view of one namespace.
-    pub(super) fn namespace(&self, name: &str) -> View {
-        let whole = self.whole.view(Scope::Namespace(name));
+    pub(super) fn namespace(&self, name: &str) -> CombinedItems {
+        let whole = self.whole.combined(Scope::Namespace(name));
         let range = self.whole.namespaces().get(name).map(|namespace| namespace.range.clone());
         whole.zip(range).map(|(whole, range)| self.view(whole, range)).unwrap_or_default()
     }
 
-    fn view(&self, whole: &View, range: Range<usize>) -> View {
+    fn view(&self, whole: &CombinedItems, range: Range<usize>) -> CombinedItems {
         let (caller, first) = (self.identity.caller(), range.start);
+        // The rules have places of their own for the servers of a view.
         let listed = |place: usize| {
-            let at = self.rules.place(&self.whole.servers[place])?;
-            Some(self.rules.to_list(at, &self.class, &self.whole.alone[place].offer))
+            let of_rules = self.rules.place(&self.whole.servers[place])?;
+            Some(self.rules.to_list(of_rules, &self.class, &self.whole.alone[place].offer))
         };
         let listed: Vec<Option<ListedServer<'_>>> = range.clone().map(listed).collect();
         // The items of a server mostly follow each other.
@@ -104,7 +106,7 @@ impl Narrowed {
         };
         whole.narrowed(range, |kind, candidate| {
             let place = place_of(&candidate.server).and_then(|place| place.checked_sub(first));
-            let of_server = place.and_then(|place| listed.get(place)).and_then(Option::as_ref);
+            let of_server = place.and_then(|place| listed.get(place)?.as_ref());
             let item = (&*candidate.server, &*candidate.item);
             of_server.is_some_and(|of_server| self.rules.shows(of_server, &caller, kind, item))
         })

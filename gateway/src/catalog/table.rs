@@ -9,9 +9,9 @@ use std::sync::{Arc, OnceLock};
 use portcullis_access::Grant;
 use smallvec::SmallVec;
 
+use super::combined::CombinedItems;
 use super::family::Family;
 use super::pages::{PageRow, Pages, number_of_row};
-use super::view::View;
 use crate::offer::item::{Item, Kind};
 use crate::server::handle::Handle;
 
@@ -100,7 +100,7 @@ pub(super) struct Added<'a> {
     pub(crate) item: &'a Arc<Item>,
     pub(crate) listed: bool,
     /// A view whose names are taken.
-    pub(crate) beneath: Option<&'a View>,
+    pub(crate) beneath: Option<&'a CombinedItems>,
 }
 
 impl Table {
@@ -204,7 +204,7 @@ impl Entry {
         Some((&self.name, &shown.item))
     }
 
-    fn row(&self) -> Option<PageRow> {
+    pub(super) fn row(&self) -> Option<PageRow> {
         self.shown().map(|(name, item)| (name.clone(), item.clone()))
     }
 }

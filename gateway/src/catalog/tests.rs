@@ -4,6 +4,7 @@ mod explained;
 mod governed;
 mod names;
 mod uris;
+mod views;
 
 use super::*;
 use crate::offer::prompts_and_resources as plain;

@@ -155,6 +155,7 @@ impl AssumedCaller {
             is_of_cluster: self.source.is_cluster,
             is_of_only_source: self.source.is_only,
             claims: &self.claims,
+            view: None,
         }
     }
 }

@@ -7,3 +7,4 @@ pub(crate) mod connection;
 pub(crate) mod identify;
 pub(crate) mod missing;
 pub(crate) mod observe;
+pub(crate) mod search_tools;

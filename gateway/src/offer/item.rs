@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 
 use aws_lc_rs::digest;
 use portcullis_access::decision::DEFAULT_HINTS;
+use portcullis_search::{IndexedTool, estimate_tokens};
 use serde::Deserialize;
 use serde::de::{MapAccess, Visitor};
 use serde_json::Value;
@@ -15,7 +16,7 @@ use serde_json::value::RawValue;
 use crate::offer::definition::Problems;
 use crate::offer::links;
 use crate::offer::links::Link;
-use portcullis_mcp::protocol::json::json_string;
+use portcullis_mcp::protocol::json::{Members, json_string};
 use portcullis_mcp::protocol::param_headers::ParamHeader;
 
 /// The limit for items of one kind from one server; further ones are left out.
@@ -67,6 +68,8 @@ pub(crate) struct Item {
     pub(crate) links: Box<[Link]>,
     /// The name with its namespace; built on first use.
     pub(crate) spaced: SpacedName,
+    /// The tool as it is searched; built on first use.
+    pub(crate) searched: SearchedItem,
     /// The call may be repeated after a lost answer: the item is declared read-only or idempotent, or is only read.
     pub(crate) repeatable: bool,
     /// Whether a tool is read-only, destructive, idempotent, open to the world, as declared or as MCP assumes.
@@ -78,6 +81,18 @@ pub(crate) struct Item {
 /// A name that is built once for an item; adds no information to it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct SpacedName(pub(crate) OnceLock<(Arc<str>, bool)>);
+
+/// What is read once of an item that is searched; adds no information to it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct SearchedItem(pub(crate) OnceLock<Arc<IndexedTool>>);
+
+impl PartialEq for SearchedItem {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for SearchedItem {}
 
 impl PartialEq for SpacedName {
     fn eq(&self, _: &Self) -> bool {
@@ -156,6 +171,7 @@ impl Item {
             same: [0; 32],
             links: Box::default(),
             spaced: SpacedName::default(),
+            searched: SearchedItem::default(),
             repeatable: true,
             hints: DEFAULT_HINTS,
             params: Vec::new(),
@@ -165,7 +181,26 @@ impl Item {
     /// The same item with other resources in its definition; `rename` returns the new URI of one, if there is one.
     pub(crate) fn relinked(&self, rename: impl Fn(&str) -> Option<String>) -> Option<Self> {
         let members = links::renamed(&self.members, &self.links, rename)?;
-        Some(Self {
+        Some(self.with_members(members))
+    }
+
+    /// The same item under another name, which is the same wherever it is listed, and with another description; `None` if
+    /// nothing would be different.
+    pub(crate) fn redefined(&self, name: Option<&str>, description: Option<&str>) -> Option<Self> {
+        let mut item = match description {
+            Some(description) => self.with_members(described(&self.members, description)?),
+            None => self.with_members(self.members.to_string()),
+        };
+        if let Some(name) = name {
+            item.name = name.into();
+            item.full = None;
+            item.spaced = SpacedName(OnceLock::from((item.name.clone(), false)));
+        }
+        (item != *self).then_some(item)
+    }
+
+    fn with_members(&self, members: String) -> Self {
+        Self {
             own_name_json: self.own_name_json.clone(),
             own_name: self.own_name.clone(),
             name: self.name.clone(),
@@ -176,10 +211,16 @@ impl Item {
             same: self.same,
             links: self.links.clone(),
             spaced: self.spaced.clone(),
+            searched: SearchedItem::default(),
             repeatable: self.repeatable,
             hints: self.hints,
             params: self.params.clone(),
-        })
+        }
+    }
+
+    /// Tokens of the definition in a list, under this name: an estimate.
+    pub(crate) fn tokens(&self, name: &str) -> usize {
+        estimate_tokens(name.as_bytes()) + estimate_tokens(self.members.as_bytes())
     }
 }
 
@@ -196,6 +237,27 @@ impl ParsedItems {
     pub(crate) fn shared(self) -> Items {
         Arc::new(self.items.into_iter().map(Arc::new).collect())
     }
+}
+
+/// Members of a definition with another description.
+fn described(members: &str, description: &str) -> Option<String> {
+    let object = format!("{{{}}}", members.strip_prefix(',').unwrap_or_default());
+    let read = Members::read(&object).ok()?;
+    let mut text = String::with_capacity(members.len() + description.len());
+    let mut is_there = false;
+    for (key, value) in &read.0 {
+        let is_it = key == "description";
+        is_there |= is_it;
+        if is_it {
+            add_member(&mut text, key, &json_string(description))
+        } else {
+            add_member(&mut text, key, value.get())
+        }
+    }
+    if !is_there {
+        add_member(&mut text, "description", &json_string(description));
+    }
+    Some(text)
 }
 
 /// A number for a text, constant within this process.

@@ -15,7 +15,8 @@ use url::Url;
 use crate::offer::definition;
 use crate::offer::definition::Shown;
 use crate::offer::item::{
-    Item, Kind, MAX_ITEMS, ParsedItems, SpacedName, UniqueMembers, add_member, digest_of, digest_of_members, number_of,
+    Item, Kind, MAX_ITEMS, ParsedItems, SearchedItem, SpacedName, UniqueMembers, add_member, digest_of,
+    digest_of_members, number_of,
 };
 use crate::offer::short_names::MAX_NAME_BYTES;
 use portcullis_mcp::protocol::json::json_string;
@@ -85,6 +86,7 @@ fn read_one(kind: Kind, text: &str) -> Result<(Item, Vec<String>), Bad> {
         same: digest_of_members(&kept),
         links: Box::default(),
         spaced: SpacedName::default(),
+        searched: SearchedItem::default(),
         members: kept.into(),
         digest: digest_of(&Value::Object(same)),
         repeatable: true,

@@ -18,7 +18,8 @@ use serde_json::value::RawValue;
 use crate::offer::definition;
 use crate::offer::definition::Shown;
 use crate::offer::item::{
-    Item, Kind, MAX_ITEMS, ParsedItems, SpacedName, UniqueMembers, add_member, digest_of, digest_of_members, number_of,
+    Item, Kind, MAX_ITEMS, ParsedItems, SearchedItem, SpacedName, UniqueMembers, add_member, digest_of,
+    digest_of_members, number_of,
 };
 use crate::offer::links;
 use crate::offer::schema;
@@ -171,6 +172,7 @@ impl<'a> Definition<'a> {
             same: digest_of_members(&members),
             links: links::of_members(&members),
             spaced: SpacedName::default(),
+            searched: SearchedItem::default(),
             members: members.into(),
             name: if is_short(&full) { full.clone() } else { short_form(&full).into() },
             full: (!is_short(&full)).then_some(full),

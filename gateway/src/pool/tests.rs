@@ -60,7 +60,7 @@ async fn one_change_among_many_servers_costs_little() {
         let mut servers: Vec<_> = (0..count).map(server).collect();
         let timed = async |pool: &mut Pool, servers: &[Arc<Server>], what: &str| {
             let began = Instant::now();
-            pool.apply(servers).await;
+            pool.apply(servers, false).await;
             println!("{count} servers, {what}: {:?}", began.elapsed());
         };
         timed(&mut pool, &servers, "all new").await;
@@ -125,7 +125,7 @@ async fn an_incomplete_configuration_is_not_applied_and_slots_tell_revisions_and
 #[tokio::test]
 async fn a_server_whose_task_broke_off_goes_on_with_a_new_one_that_callers_get() {
     let mut pool = pool();
-    pool.apply(&[server(1)]).await;
+    pool.apply(&[server(1)], false).await;
     connect(&mut pool);
     let before = pool.published.load().servers()[0].clone();
     pool.tasks.abort_all();

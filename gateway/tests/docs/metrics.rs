@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use portcullis_gateway::auth::AuthError;
+use portcullis_gateway::catalog::figures::CatalogFigures;
 use portcullis_gateway::catalog::metrics::OfServers;
-use portcullis_gateway::catalog::policy_metrics::OfPolicies;
 use portcullis_gateway::front::http::origin_policy::OriginRefusal;
 use portcullis_gateway::front::mcp::forward::FORWARD_OUTCOMES;
 use portcullis_gateway::server::handle::RECONNECT_REASONS;
@@ -84,7 +84,7 @@ pub fn page() -> String {
 fn all() -> Vec<Definition> {
     let (_, mut all) = Metrics::described();
     all.extend(OfServers::definitions());
-    all.extend(OfPolicies::definitions());
+    all.extend(CatalogFigures::definitions());
     all.extend(kept_by_others());
     all.sort_by(|a, b| a.name.cmp(&b.name));
     all

@@ -142,7 +142,7 @@ proptest! {
         let names: Vec<String> = (0..policies.len()).map(|at| format!("p{at}")).collect();
         let policies: Vec<(&str, &str, &str)> = policies.iter().zip(names.iter().zip(&specs))
             .map(|((namespace, ..), (name, spec))| (*namespace, name.as_str(), spec.as_str())).collect();
-        let catalog = Arc::new(Catalog::build_governed(Tenancy::Isolated, default, governed(&servers, &policies), None));
+        let catalog = Arc::new(Catalog::build_governed(Tenancy::Isolated, default, governed(&servers, &policies), &SharedViews::default(), None));
         for subject in ["alice", "bob", "carol"] {
             let identity = identity(subject);
             for entry in catalog.listed(Kind::Tools) {

@@ -2,6 +2,7 @@
 
 use std::time::SystemTime;
 
+use portcullis_crds::view::SharedViews;
 use portcullis_crds::{McpServer, Policies, ReadPolicy, Services, resolve};
 use proptest::prelude::*;
 use serde_json::json;
@@ -146,7 +147,8 @@ fn a_policy_that_only_audits_denies_nothing_and_a_server_without_one_follows_the
     ] {
         let policies: Vec<_> = policy.into_iter().map(|policy| ("default", "p", policy)).collect();
         let servers = governed(&[("default", "a", &["set_x"])], &policies);
-        let catalog = Arc::new(Catalog::build_governed(Tenancy::Isolated, default, servers, None));
+        let catalog =
+            Arc::new(Catalog::build_governed(Tenancy::Isolated, default, servers, &SharedViews::default(), None));
         assert_eq!(may_call(&catalog, "alice", Scope::All, "set_x"), expected, "{policy:?} {default:?}");
     }
 }
@@ -348,7 +350,7 @@ proptest! {
         let policies: Vec<(&str, &str, &str)> =
             policies.iter().zip(names.iter().zip(&specs)).map(|((namespace, ..), (name, spec))| (*namespace, name.as_str(), spec.as_str())).collect();
         let handles = governed(&servers, &policies);
-        let catalog = Arc::new(Catalog::build_governed(Tenancy::Isolated, default, handles.clone(), None));
+        let catalog = Arc::new(Catalog::build_governed(Tenancy::Isolated, default, handles.clone(), &SharedViews::default(), None));
         let all = |catalog: &Catalog, scope: Scope<'_>| -> Vec<String> {
             let page = catalog.page(Kind::Tools, scope, None).unwrap();
             let page: serde_json::Value = serde_json::from_str(&format!("{{{}}}", std::str::from_utf8(&page).unwrap())).unwrap();

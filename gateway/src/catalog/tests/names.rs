@@ -95,7 +95,7 @@ fn with_schema(name: &str, description: &str, title: &str) -> String {
 fn names(catalog: &Catalog, scope: Scope<'_>) -> BTreeMap<String, Vec<String>> {
     let entries: Vec<&Entry> = match scope {
         Scope::Server(_) => panic!("of several"),
-        scope => catalog.view(scope).unwrap().table(Kind::Tools).listed().collect(),
+        scope => catalog.combined(scope).unwrap().table(Kind::Tools).listed().collect(),
     };
     let servers = |entry: &Entry| entry.candidates.iter().map(|c| c.server.key.to_string()).collect();
     entries.into_iter().map(|entry| (entry.name.to_string(), servers(entry))).collect()

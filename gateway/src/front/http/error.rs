@@ -57,6 +57,9 @@ pub(crate) enum BadCall {
     /// The server is not a string.
     #[error("\"server\" must be the name or URL of a server, as a string")]
     Server,
+    /// The view is not a string.
+    #[error("\"view\" must be the name of a view, as a string")]
+    View,
 }
 
 /// An answer that is not a success.
@@ -101,6 +104,9 @@ pub(crate) enum ApiError {
     /// No server is in that namespace.
     #[error("no server is in the namespace {0:?}: GET /servers lists all")]
     UnknownNamespace(String),
+    /// No view has this name.
+    #[error("view {0} does not exist: see kubectl get mcpviews --all-namespaces")]
+    UnknownView(String),
     /// No server offers the tool.
     #[error("no server offers the tool {0:?}: GET /tools/list lists all")]
     UnknownTool(String),
@@ -179,6 +185,7 @@ impl ApiError {
             Self::BodyIncomplete => StatusCode::REQUEST_TIMEOUT,
             Self::UnknownServer(_)
             | Self::UnknownNamespace(_)
+            | Self::UnknownView(_)
             | Self::UnknownTool(_)
             | Self::UnknownItem(..)
             | Self::NoRoute => StatusCode::NOT_FOUND,

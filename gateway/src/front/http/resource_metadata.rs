@@ -23,7 +23,7 @@ pub(crate) enum Resource<'a> {
     Gateway,
     /// `/mcp`.
     Mcp,
-    /// `/mcp/{server}`, where the name may be `namespace/name`.
+    /// `/mcp/{server}`, where the name may be `namespace/name`, or `_views/` and that of a view.
     Server(&'a str),
 }
 
@@ -58,7 +58,8 @@ impl<'a> Resource<'a> {
                 let name = path.strip_prefix("mcp/")?;
                 let parts = name.split('/');
                 let valid = |part: &str| (1..=MAX_NAME).contains(&part.len()) && part.bytes().all(needs_no_escape);
-                (parts.clone().count() <= 2 && parts.clone().all(valid)).then_some(Self::Server(name))
+                let most = if name.starts_with("_views/") { 3 } else { 2 };
+                (parts.clone().count() <= most && parts.clone().all(valid)).then_some(Self::Server(name))
             }
         }
     }

@@ -221,7 +221,7 @@ pub(crate) fn unsubscribe(
     params: &Params<'_, '_>,
 ) -> Result<RpcReply, RpcProblem> {
     let (subscriber, uri) = followed(caller, params)?;
-    let _ = caller.app().mcp.resource_subscriptions.unsubscribe(caller.scope(), subscriber, &uri);
+    let _ = caller.app().mcp.resource_subscriptions.unsubscribe(&caller.catalog(), caller.scope(), subscriber, &uri);
     Ok(nothing(request, Revision::LATEST_WITH_INITIALIZE))
 }
 

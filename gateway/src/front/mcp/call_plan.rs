@@ -26,6 +26,7 @@ use crate::front::mcp::messages::problem::RpcProblem;
 use crate::front::mcp::messages::request::{DEFAULT_LEVEL, Params, decoded};
 use crate::front::mcp::refusal::note_refusal;
 use crate::front::mcp::stream::{InputMode, Presentation};
+use crate::front::mcp::view_search::{self, ViewCall};
 use crate::front::request::observe::record;
 use crate::seal::{self, Inner, RequestState};
 use crate::util::boxed::boxed;
@@ -61,6 +62,8 @@ pub(crate) struct PlannedCall {
     pub(super) capabilities: ClientCapabilities,
     pub(super) log_level: Option<usize>,
     pub(super) progress_token: Option<String>,
+    /// The result, where the gateway itself has it.
+    pub(super) result: Option<Box<str>>,
 }
 
 /// A request that a server answers, but for the body that it is read from: where its parts are in it is known.
@@ -87,8 +90,23 @@ pub(crate) fn plan(
     (revision, capabilities): (Revision, ClientCapabilities),
 ) -> Result<CallPlan, RpcProblem> {
     let refused = |caller: &Caller, problem: &RpcProblem| note_refusal(&caller.recorder, problem);
-    let found = target(&caller, (method, &request.method), params, revision)
-        .inspect_err(|problem| refused(&caller, problem))?;
+    let mut result = None;
+    let of_view = match view_search::asked(&caller, method, params) {
+        ViewCall::Tool => None,
+        ViewCall::Inner(members) => Some(members),
+        ViewCall::Answered(answer) => {
+            result = Some(answer.into());
+            None
+        }
+    };
+    let inner = of_view.as_ref().map(|members| params.with(members));
+    let params = inner.as_ref().unwrap_or(params);
+    let found = if result.is_some() {
+        Ok(Found::nobody(method))
+    } else {
+        target(&caller, (method, &request.method), params, revision)
+    };
+    let found = found.inspect_err(|problem| refused(&caller, problem))?;
     let Found { entry, about, given, basis, task } = found;
     let log_level = log_level(&caller, params, revision);
     let mut planned = boxed(|| PlannedCall {
@@ -109,8 +127,11 @@ pub(crate) fn plan(
         capabilities,
         log_level,
         progress_token: params.meta.progress_token.map(str::to_owned),
+        result,
     });
-    let taken = planned.take(params, body).and_then(|()| planned.check_mirrored(params));
+    let taken = planned.take(params, body);
+    // Who calls a tool by another cannot know which of its arguments are to travel as headers.
+    let taken = if inner.is_some() { taken } else { taken.and_then(|()| planned.check_mirrored(params)) };
     taken.inspect_err(|problem| refused(&planned.caller, problem))?;
     Ok(CallPlan(planned))
 }
@@ -124,6 +145,9 @@ pub(crate) fn place(part: &str, whole: &str) -> Range<usize> {
 /// Of a request that may bring a `requestState`: what it is bound to, and how its answer is shown.
 pub(crate) fn returning(caller: &Caller, method: &str, params: &Params<'_, '_>) -> Option<([u8; 16], Presentation)> {
     params.get("requestState")?;
+    let of_view = view_search::inner(caller, method, params);
+    let inner = of_view.as_ref().map(|members| params.with(members));
+    let params = inner.as_ref().unwrap_or(params);
     let about = params.text(if method == "resources/read" { "uri" } else { "name" })?;
     let log_level = log_level(caller, params, Revision::V2026_07_28);
     let progress_token = params.meta.progress_token.map(str::to_owned);

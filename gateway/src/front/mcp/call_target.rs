@@ -16,7 +16,7 @@ use crate::front::mcp::caller::{Caller, Within};
 use crate::front::mcp::messages::classify::{DIRECTORY, SKILL};
 use crate::front::mcp::messages::problem::RpcProblem;
 use crate::front::mcp::messages::request::{Params, SESSIONLESS_REVISION};
-use crate::front::mcp::tasks;
+use crate::front::mcp::{tasks, view_search};
 use crate::front::request::admit::{Wanted, note_denial};
 use crate::front::request::observe::record;
 
@@ -31,6 +31,13 @@ pub(super) struct Found {
     pub(super) task: Option<String>,
     /// What allows it, if it has to be admitted before it is made.
     pub(super) basis: Option<Box<Basis>>,
+}
+
+impl Found {
+    /// What the gateway answers itself.
+    pub(super) fn nobody(method: &str) -> Self {
+        Self { entry: Arc::new(Entry::nobody(method)), about: None, given: None, task: None, basis: None }
+    }
 }
 
 /// Finds what a request asks for.
@@ -78,7 +85,9 @@ pub(crate) fn check_returning(
     method: &'static str,
     params: &Params<'_, '_>,
 ) -> Result<(), RpcProblem> {
-    target(caller, (method, method), params, SESSIONLESS_REVISION).map(drop)
+    let of_view = view_search::inner(caller, method, params);
+    let inner = of_view.as_ref().map(|members| params.with(members));
+    target(caller, (method, method), inner.as_ref().unwrap_or(params), SESSIONLESS_REVISION).map(drop)
 }
 
 /// The kind of what a method asks for. Completions are for prompts and resources.

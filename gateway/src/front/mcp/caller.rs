@@ -24,6 +24,8 @@ pub(crate) enum Within {
     Namespace(Arc<str>),
     /// One server: `/mcp/NAME`, `/mcp/NAMESPACE/NAME`.
     Server(Arc<Handle>),
+    /// What a view selects: `/mcp/_views/NAME`, `/mcp/_views/NAMESPACE/NAME`.
+    View(Arc<str>),
 }
 
 /// The caller of one request, and how it asks.
@@ -51,8 +53,12 @@ pub(crate) struct Caller {
 
 /// The catalog that a request looks into.
 pub(crate) enum CurrentCatalog<'a> {
+    /// That of all servers.
     Published(Guard<Arc<Catalog>>),
+    /// The same with what servers list for the caller alone.
     Completed(&'a Arc<Catalog>),
+    /// That of a view, which has its own; empty if the view is gone.
+    View(Arc<Catalog>),
 }
 
 impl Deref for CurrentCatalog<'_> {
@@ -62,6 +68,7 @@ impl Deref for CurrentCatalog<'_> {
         match self {
             Self::Published(catalog) => catalog,
             Self::Completed(catalog) => catalog,
+            Self::View(catalog) => catalog,
         }
     }
 }
@@ -80,7 +87,7 @@ impl Caller {
     /// The newest catalog. To look into at once: a guard that is kept makes others slower.
     pub(crate) fn catalog(&self) -> CurrentCatalog<'_> {
         match &self.completed {
-            None => CurrentCatalog::Published(self.app().published.load()),
+            None => self.within.catalog(self.app().published.load()),
             Some(catalog) => CurrentCatalog::Completed(catalog),
         }
     }
@@ -105,12 +112,32 @@ impl Caller {
 // === impl Within ===
 
 impl Within {
-    /// The same, to look into a catalog with.
+    /// The catalog in which the path is looked up.
+    pub(crate) fn catalog(&self, whole: Guard<Arc<Catalog>>) -> CurrentCatalog<'static> {
+        match self {
+            Self::View(name) => CurrentCatalog::View(self::view(&whole, name)),
+            Self::All | Self::Namespace(_) | Self::Server(_) => CurrentCatalog::Published(whole),
+        }
+    }
+
+    /// The same in a catalog that is kept.
+    pub(crate) fn catalog_in(&self, whole: Arc<Catalog>) -> Arc<Catalog> {
+        match self {
+            Self::View(name) => self::view(&whole, name),
+            Self::All | Self::Namespace(_) | Self::Server(_) => whole,
+        }
+    }
+
+    /// The part of that catalog.
     pub(crate) fn scope(&self) -> Scope<'_> {
         match self {
-            Self::All => Scope::All,
+            Self::All | Self::View(_) => Scope::All,
             Self::Namespace(namespace) => Scope::Namespace(namespace),
             Self::Server(server) => Scope::Server(server),
         }
     }
+}
+
+fn view(whole: &Catalog, name: &str) -> Arc<Catalog> {
+    whole.view(name).cloned().unwrap_or_default()
 }

@@ -13,7 +13,7 @@ use crate::seal::{SealedSession, SessionKey};
 /// The sessions with servers that a client has for itself.
 fn client_sessions(caller: &Caller, session: &SealedSession) -> Vec<Arc<ClientSession>> {
     let key = ClientKey::of_session(session);
-    let catalog = caller.catalog();
+    let catalog = caller.app().published.load();
     catalog.servers().iter().filter_map(|server| server.clients()?.get(&key)).collect()
 }
 

@@ -16,6 +16,9 @@ const CUT: &str = "... (cut: connect to this server alone to read all of it)";
 
 /// Instructions for a caller that sees this catalog: of one server, or of several in at most `limit` bytes.
 pub(crate) fn of(catalog: &Catalog, scope: Scope<'_>, limit: usize) -> Option<String> {
+    if let Some(text) = catalog.view_instructions() {
+        return Some(text.to_owned());
+    }
     let servers = catalog.servers_in(scope);
     if let Scope::Server(_) = scope {
         return servers.first()?.instructions().map(|text| text.to_string());

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use axum::Router;
 use axum::body::Body as HttpBody;
-use axum::extract::Request;
+use axum::extract::{Path, Request};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use bytestring::ByteString;
@@ -27,7 +27,7 @@ use crate::front::mcp::messages::problem::RpcProblem;
 use crate::front::mcp::messages::reply::{RpcReply, event, event_stream};
 use crate::front::mcp::messages::request::Params;
 use crate::front::mcp::refusal::{McpRefusal, finish, note_refusal, refused};
-use crate::front::mcp::session_of::Requester;
+use crate::front::mcp::session_of::{Requester, VIEWS};
 use crate::front::mcp::state::legacy_streams::{CannotTake, Job, LegacyCall, LegacyStream, Negotiated};
 use crate::front::mcp::stream::{InputMode, Presentation};
 use crate::front::mcp::{answers, call_plan, client_notifications, legacy_stream, listen, origin_check};
@@ -50,22 +50,30 @@ pub(super) fn routes() -> Router {
     Router::new()
         .route("/sse", get(open).options(origin_check::preflight))
         .route("/message", post(take).options(origin_check::preflight))
+        .route("/sse/_views/{*view}", get(open_view).options(origin_check::preflight))
+        .route("/message/_views/{*view}", post(take_view).options(origin_check::preflight))
 }
 
 // === GET /sse ===
 
 async fn open(request: Request) -> Response {
     let (recorder, _) = taken_apart(request);
-    finish(opened(&recorder).await)
+    finish(opened(&recorder, None).await)
 }
 
-async fn opened(recorder: &Recorder) -> Result<Response, McpRefusal> {
+async fn open_view(Path(view): Path<String>, request: Request) -> Response {
+    let (recorder, _) = taken_apart(request);
+    finish(opened(&recorder, Some(format!("{VIEWS}{view}"))).await)
+}
+
+/// `view` is a view, as [`VIEWS`] begins it.
+async fn opened(recorder: &Recorder, view: Option<String>) -> Result<Response, McpRefusal> {
     let app = recorder.app();
-    let requester = Requester::of(recorder, None).await?;
+    let requester = Requester::of(recorder, view.as_deref()).await?;
     let expires = SystemTime::now() + app.options.session_life;
     let able = (ClientCapabilities::NONE, Extensions::default());
     let session = SealedSession::new(requester.subject, FIRST, able, expires, app.replica.clone());
-    let first = format!("event: endpoint\ndata: {}\n\n", endpoint(app, &session, recorder.head()));
+    let first = format!("event: endpoint\ndata: {}\n\n", endpoint(app, &session, (recorder.head(), view.as_deref())));
     let caller = requester.caller(recorder, (Some(session.clone()), false));
     let listening = listen::before_agreement(&caller, first.into());
     let listening = listening.map_err(|problem| refused(None, &problem, FIRST))?;
@@ -76,8 +84,10 @@ async fn opened(recorder: &Recorder) -> Result<Response, McpRefusal> {
 ///
 /// A client that brought its token in the address is told it back, for it takes the new address as it is; every message
 /// is checked like any other request.
-fn endpoint(app: &App, session: &SealedSession, head: &IncomingHead) -> String {
-    let mut endpoint = format!("{}/message?{SESSION}={}", app.metadata.base_path(), session.seal(&app.sealer));
+fn endpoint(app: &App, session: &SealedSession, (head, view): (&IncomingHead, Option<&str>)) -> String {
+    let view = view.map_or_else(String::new, |view| format!("/{view}"));
+    let (base, sealed) = (app.metadata.base_path(), session.seal(&app.sealer));
+    let mut endpoint = format!("{base}/message{view}?{SESSION}={sealed}");
     let by_query = app.options.allow_query_token_mcp && head.fields.get("authorization").is_none();
     if let Some(token) = parameter(head.query(), "token").filter(|_| by_query) {
         endpoint.push_str("&token=");
@@ -90,13 +100,18 @@ fn endpoint(app: &App, session: &SealedSession, head: &IncomingHead) -> String {
 
 async fn take(request: Request) -> Response {
     let (recorder, body) = taken_apart(request);
-    finish(taken(&recorder, body).await)
+    finish(taken(&recorder, None, body).await)
 }
 
-async fn taken(recorder: &Recorder, body: IncomingBody) -> Result<Response, McpRefusal> {
+async fn take_view(Path(view): Path<String>, request: Request) -> Response {
+    let (recorder, body) = taken_apart(request);
+    finish(taken(&recorder, Some(format!("{VIEWS}{view}")), body).await)
+}
+
+async fn taken(recorder: &Recorder, view: Option<String>, body: IncomingBody) -> Result<Response, McpRefusal> {
     let over = || refused(None, &RpcProblem::Session, FIRST);
     let (app, head) = (recorder.app(), recorder.head());
-    let requester = Requester::of(recorder, None).await?;
+    let requester = Requester::of(recorder, view.as_deref()).await?;
     let sealed = parameter(head.query(), SESSION).ok_or_else(over)?;
     let session = SealedSession::open(&app.sealer, &sealed, &requester.subject, SystemTime::now());
     let mut session = session.map_err(|_| over())?;

@@ -277,7 +277,7 @@ impl ListenStream {
         match message {
             StreamMessage::Event(event) => Some(event),
             StreamMessage::Updated(uri) => {
-                let catalog = self.app.published.load();
+                let catalog = self.within.catalog(self.app.published.load());
                 if !catalog.may_hear_of(&self.identity, self.within.scope(), &uri) {
                     return None;
                 }
@@ -286,7 +286,7 @@ impl ListenStream {
                 Some(event(notification("notifications/resources/updated", &params).as_bytes()))
             }
             StreamMessage::Task(update) => {
-                let catalog = self.app.published.load();
+                let catalog = self.within.catalog(self.app.published.load());
                 let meta = self.tag.as_ref().map(|tag| tag.meta.as_str()).unwrap_or_default();
                 let whom = (self.within.scope(), &*self.identity);
                 Some(event(tasks::notification_of(&catalog, whom, &update, meta)?.as_bytes()))
@@ -300,7 +300,7 @@ impl ListenStream {
         if std::mem::replace(&mut self.looked_at, number) == number {
             return None;
         }
-        let catalog = self.app.mcp.catalog_changes.catalog().seen_by(&self.identity);
+        let catalog = self.within.catalog_in(self.app.mcp.catalog_changes.catalog()).seen_by(&self.identity);
         let mut events = Vec::new();
         for (kind, shown) in KINDS.into_iter().zip(&mut self.shown) {
             let now = catalog.fingerprint(kind, self.within.scope());

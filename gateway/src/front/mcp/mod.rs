@@ -29,5 +29,6 @@ pub(crate) mod state;
 pub(crate) mod stream;
 pub(crate) mod suspend;
 pub(crate) mod tasks;
+mod view_search;
 
 pub(crate) use routes::{answer_post, routes};

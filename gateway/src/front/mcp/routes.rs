@@ -19,7 +19,7 @@ use crate::front::mcp::messages::message::{self};
 use crate::front::mcp::messages::problem::RpcProblem;
 use crate::front::mcp::messages::request::DEFAULT_REVISION;
 use crate::front::mcp::refusal::{McpRefusal, finish, refused};
-use crate::front::mcp::session_of::Requester;
+use crate::front::mcp::session_of::{Requester, VIEWS};
 use crate::front::mcp::{batch, calls, client_notifications, forward, legacy_sse, listen, metadata, origin_check};
 use crate::front::request::observe::{Recorder, record, taken_apart};
 
@@ -27,10 +27,12 @@ use crate::front::request::observe::{Recorder, record, taken_apart};
 pub(crate) fn routes() -> Router {
     let all = || post(answer_all).get(listen_all).delete(end_all).options(origin_check::preflight);
     let one = || post(answer_one).get(listen_one).delete(end_one).options(origin_check::preflight);
+    let view = || post(answer_view).get(listen_view).delete(end_view).options(origin_check::preflight);
     Router::new()
         .route("/mcp", all())
         .route("/mcp/{server}", one())
         .route("/mcp/{namespace}/{server}", one())
+        .route("/mcp/_views/{namespace}/{view}", view())
         .merge(legacy_sse::routes())
         .layer(from_fn(origin_check::check_origin))
         .merge(forward::routes())
@@ -42,6 +44,11 @@ type ServerPath = Path<Vec<(String, String)>>;
 
 fn name_of(path: &ServerPath) -> String {
     path.0.iter().map(|(_, part)| part.as_str()).collect::<Vec<_>>().join("/")
+}
+
+/// What names a view of a namespace, in the form in which [`VIEWS`] begins it.
+fn view_of(path: &ServerPath) -> String {
+    format!("{VIEWS}{}", name_of(path))
 }
 
 async fn answer_all(request: Request) -> Response {
@@ -61,6 +68,18 @@ pub(crate) async fn answer_post(recorder: &Recorder, body: IncomingBody) -> Resp
 
 async fn answer_one(path: ServerPath, request: Request) -> Response {
     post_to(Some(name_of(&path)), request).await
+}
+
+async fn answer_view(path: ServerPath, request: Request) -> Response {
+    post_to(Some(view_of(&path)), request).await
+}
+
+async fn listen_view(path: ServerPath, request: Request) -> Response {
+    get_from(Some(view_of(&path)), request).await
+}
+
+async fn end_view(path: ServerPath, request: Request) -> Response {
+    delete(Some(view_of(&path)), request).await
 }
 
 async fn listen_all(request: Request) -> Response {

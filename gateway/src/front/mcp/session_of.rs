@@ -28,6 +28,9 @@ use crate::seal::SealedSession;
 /// Begins the part of a path that names a namespace: no name of a server does.
 const NAMESPACE_MARK: char = '~';
 
+/// Begins the paths of views: no namespace and no server has such a name.
+pub(crate) const VIEWS: &str = "_views/";
+
 /// The subject that asks, and the part of all servers that it asks.
 pub(crate) struct Requester {
     pub(crate) subject: SubjectId,
@@ -63,7 +66,8 @@ impl Requester {
 
     /// Whether a message needs what servers list for the requester alone, which is not read yet.
     pub(crate) fn is_to_complete(&self, app: &App, kind: &MessageKind<'_>, params: &Params<'_, '_>) -> bool {
-        if self.completed.is_some() {
+        // What a server lists for one caller alone is in no view.
+        if self.completed.is_some() || matches!(self.within, Within::View(_)) {
             return false;
         }
         let catalog = app.published.load();
@@ -137,8 +141,12 @@ fn needs_caller_lists(catalog: &Catalog, scope: Scope<'_>, kind: &MessageKind<'_
     }
 }
 
-/// The server, or the namespace, that a path below `/mcp` names.
+/// The server, the namespace or the view that a path below `/mcp` names.
 fn within(catalog: &Catalog, path: &str) -> Result<Within, ApiError> {
+    if let Some(name) = path.strip_prefix(VIEWS) {
+        let view = catalog.view(name).map(|_| Within::View(name.into()));
+        return view.ok_or_else(|| ApiError::UnknownView(short(name)));
+    }
     match path.strip_prefix(NAMESPACE_MARK) {
         Some(namespace) if catalog.has_namespace(namespace) => Ok(Within::Namespace(namespace.into())),
         Some(namespace) => Err(ApiError::UnknownNamespace(short(namespace))),

@@ -19,6 +19,8 @@ pub(crate) struct CallBody<'a> {
     pub(crate) args: &'a str,
     /// The server the caller prefers, by name or URL.
     pub(crate) server: Option<Cow<'a, str>>,
+    /// The view whose tool it is.
+    pub(crate) view: Option<Cow<'a, str>>,
 }
 
 /// Reads the body of `POST /tools`. Unknown members are passed over.
@@ -48,7 +50,8 @@ pub(crate) fn read_call(body: &[u8]) -> Result<CallBody<'_>, BadCall> {
         return Err(BadCall::Args);
     }
     let server = given("server").map(|raw| text(raw).ok_or(BadCall::Server)).transpose()?;
-    Ok(CallBody { method, args, server })
+    let view = given("view").map(|raw| text(raw).ok_or(BadCall::View)).transpose()?;
+    Ok(CallBody { method, args, server, view })
 }
 
 /// The place at which a body stops being JSON.
@@ -111,7 +114,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn call<'a>(method: &'a str, args: &'a str, server: Option<&'a str>) -> Result<CallBody<'a>, BadCall> {
-        Ok(CallBody { method: method.into(), args, server: server.map(Cow::Borrowed) })
+        Ok(CallBody { method: method.into(), args, server: server.map(Cow::Borrowed), view: None })
     }
 
     #[test]
@@ -141,6 +144,7 @@ mod tests {
             (r#"{"method":"t","args":[]}"#, Err(BadCall::Args)),
             (r#"{"method":"t","args":"{}"}"#, Err(BadCall::Args)),
             (r#"{"method":"t","server":7}"#, Err(BadCall::Server)),
+            (r#"{"method":"t","view":7}"#, Err(BadCall::View)),
             (r#"{"method":"t","method":"u"}"#, Err(BadCall::Twice)),
             (r#"{"method":"t","x":1,"x":1}"#, Err(BadCall::Twice)),
             (r#"{"method":"t","m\u0065thod":"u"}"#, Err(BadCall::Twice)),

@@ -32,6 +32,7 @@ use crate::front::request::caller_lists;
 use crate::front::request::identify::{caller, identify_with};
 use crate::front::request::missing;
 use crate::front::request::observe::{Recorder, record, taken_apart};
+use crate::front::request::search_tools::{Asked, asked};
 use crate::front::rest::call_body::{read_call, unwrapped_value};
 use crate::front::rest::servers::{HealthView, ServersView};
 use crate::front::rest::{docs_page as page, explain, issuer, openapi};
@@ -74,8 +75,19 @@ async fn answer_call(recorder: &Recorder, body: IncomingBody) -> Result<Response
     let shape = ResultShape::of(query)?;
     let body = body::read(body, app.options.max_body).await?;
     record(recorder).bytes = body.len();
-    let wanted = read_call(&body).map_err(ApiError::Call)?;
+    let mut wanted = read_call(&body).map_err(ApiError::Call)?;
     let mut catalog = app.published.load_full();
+    if let Some(name) = &wanted.view {
+        catalog = catalog.view(name).cloned().ok_or_else(|| ApiError::UnknownView(short(name)))?;
+        match asked(&catalog, &identity, &wanted.method, wanted.args) {
+            Asked::Tool => {}
+            Asked::Answered(result) => return Ok(json(shape.apply(account().kept(result)))),
+            Asked::Call(inner) => {
+                wanted.method = Cow::Owned(inner.name().into_owned());
+                wanted.args = inner.args.map_or("{}", |args| args.get());
+            }
+        }
+    }
     let server_of = |catalog: &Catalog| match wanted.server.as_deref() {
         None => Ok(None),
         Some(name) => catalog.server(name).cloned().map(Some).ok_or_else(|| ApiError::UnknownServer(short(name))),
@@ -232,11 +244,18 @@ async fn tools_list(request: Request) -> Response {
     let answer = async {
         let identity = identify(&recorder).await?;
         let mut all = recorder.app().published.load_full();
+        let query = recorder.head().query();
+        if let Some(name) = parameter(query, "view") {
+            if parameter(query, "server").or_else(|| parameter(query, "namespace")).is_some() {
+                return Err(ApiError::Query("view goes without server and namespace"));
+            }
+            let view = all.view(&name).ok_or_else(|| ApiError::UnknownView(short(&name)))?.seen_by(&identity);
+            return Ok(with_missing(view.listing(), &view, Scope::All));
+        }
         if all.has_caller_lists() {
             all = caller_lists::completed(&recorder, &identity, &all, Scope::All).await;
         }
         let catalog = all.seen_by(&identity);
-        let query = recorder.head().query();
         Ok::<_, ApiError>(match (parameter(query, "server"), parameter(query, "namespace")) {
             (None, None) => with_missing(catalog.listing(), &catalog, Scope::All),
             (None, Some(name)) => match catalog.listing_in(&name) {

@@ -48,7 +48,7 @@ pub(crate) struct Params<'m, 'a> {
 }
 
 /// The members of `_meta` that the gateway reads.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct RequestMeta<'a> {
     /// As JSON: a text or a number.
     pub(crate) progress_token: Option<&'a str>,
@@ -81,6 +81,11 @@ impl<'m, 'a> Params<'m, 'a> {
             None => RequestMeta::default(),
         };
         Ok(Self { members: Some(members), meta })
+    }
+
+    /// The same with other members besides `_meta`.
+    pub(crate) fn with<'n>(&self, members: &'n Members<'a>) -> Params<'n, 'a> {
+        Params { members: Some(members), meta: self.meta.clone() }
     }
 
     /// All members but `_meta`, and but for those that are null: null counts as absent.

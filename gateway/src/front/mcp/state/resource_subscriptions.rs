@@ -1,6 +1,6 @@
 //! Stores the subscriptions of clients to resources, and the server that has each resource at the moment.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::iter::once;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -44,6 +44,7 @@ enum TopicScope {
     All,
     Namespace(Arc<str>),
     Server(ServerKey),
+    View(ServerKey),
 }
 
 /// A subscriber.
@@ -74,6 +75,8 @@ struct SubscriptionTable {
     subscribers: HashMap<Subscriber, SubscriberState>,
     /// Number of topics of each subject's subscribers.
     by_subject: HashMap<SubjectId, usize>,
+    /// Number of topics of each view.
+    views: BTreeMap<ServerKey, usize>,
 }
 
 #[derive(Default)]
@@ -105,7 +108,7 @@ impl ResourceSubscriptions {
         if uri.len() > LONGEST_URI {
             return Err(CannotSubscribe::TooLong);
         }
-        let topic = Topic { scope: TopicScope::of(scope), uri: uri.into() };
+        let topic = Topic { scope: TopicScope::of(catalog, scope), uri: uri.into() };
         let mut guard = self.lock();
         let all = &mut *guard;
         if !all.has_room(subscriber, subject, &topic) {
@@ -116,6 +119,9 @@ impl ResourceSubscriptions {
         if following.topics.insert(topic.clone()) {
             *all.by_subject.entry(subject).or_default() += 1;
         }
+        if let (TopicScope::View(view), false) = (&topic.scope, all.topics.contains_key(&topic)) {
+            *all.views.entry(view.clone()).or_default() += 1;
+        }
         let followed = all.topics.entry(topic.clone()).or_default();
         followed.by.insert(subscriber);
         followed.resolve(&topic, catalog);
@@ -123,8 +129,8 @@ impl ResourceSubscriptions {
     }
 
     /// No longer; false if it was not told before.
-    pub(crate) fn unsubscribe(&self, scope: Scope<'_>, subscriber: Subscriber, uri: &str) -> bool {
-        let topic = Topic { scope: TopicScope::of(scope), uri: uri.into() };
+    pub(crate) fn unsubscribe(&self, catalog: &Catalog, scope: Scope<'_>, subscriber: Subscriber, uri: &str) -> bool {
+        let topic = Topic { scope: TopicScope::of(catalog, scope), uri: uri.into() };
         let mut all = self.lock();
         let Some(following) = all.subscribers.get_mut(&subscriber) else { return false };
         let (was, subject) = (following.topics.remove(&topic), following.subject);
@@ -154,8 +160,11 @@ impl ResourceSubscriptions {
             (by_server, vec![TopicScope::All, namespace()]),
         ];
         let all = self.lock();
-        let forms = forms.into_iter().filter_map(|(uri, asked)| Some((uri?, asked)));
-        let told = forms.map(|(uri, asked)| {
+        // A view may name it by any of these.
+        let views = || all.views.keys().cloned().map(TopicScope::View);
+        let forms =
+            forms.into_iter().filter_map(|(uri, asked)| Some((uri?, asked.into_iter().chain(views()).collect())));
+        let told = forms.map(|(uri, asked): (String, Vec<TopicScope>)| {
             let subscribers = all.of_server(server, &uri, &asked);
             (uri, subscribers)
         });
@@ -198,7 +207,10 @@ fn beginnings(uri: &str) -> impl Iterator<Item = &str> {
 }
 
 impl TopicScope {
-    fn of(scope: Scope<'_>) -> Self {
+    fn of(catalog: &Catalog, scope: Scope<'_>) -> Self {
+        if let Some(view) = catalog.view_key() {
+            return Self::View(view.clone());
+        }
         match scope {
             Scope::All => Self::All,
             Scope::Namespace(namespace) => Self::Namespace(namespace.into()),
@@ -250,6 +262,14 @@ impl SubscriptionTable {
         if followed.by.is_empty() {
             followed.belongs_to(None);
             self.topics.remove(topic);
+            if let TopicScope::View(view) = &topic.scope
+                && let Some(count) = self.views.get_mut(view)
+            {
+                *count -= 1;
+                if *count == 0 {
+                    self.views.remove(view);
+                }
+            }
         }
     }
 }
@@ -261,8 +281,18 @@ impl TopicState {
             TopicScope::Namespace(namespace) => Some(Scope::Namespace(namespace)),
             // None: the one server that was asked is gone.
             TopicScope::Server(key) => catalog.server_of(key).map(Scope::Server),
+            // Subscribed to in the catalog of the view, and looked at in that of all servers later.
+            TopicScope::View(_) if catalog.view_key().is_some() => Some(Scope::All),
+            TopicScope::View(_) => None,
         };
-        let reader = scope.and_then(|scope| catalog.reader(scope, &topic.uri));
+        let of_view = match &topic.scope {
+            TopicScope::View(key) if scope.is_none() => catalog.view(&key.to_string()),
+            _ => None,
+        };
+        let reader = match of_view {
+            Some(view) => view.reader(Scope::All, &topic.uri),
+            None => scope.and_then(|scope| catalog.reader(scope, &topic.uri)),
+        };
         let reader = reader.as_ref().and_then(|entry| entry.update_source().or(entry.candidates.first()));
         let reader = reader.map(|candidate| (candidate.server.clone(), candidate.item.own_name.clone()));
         let same = match (&reader, &self.reader) {
@@ -312,7 +342,10 @@ mod tests {
             assert_eq!(topics.subscribe(&catalog, Scope::All, (subscriber, ME), uri), Ok(()));
         }
         assert_eq!(count(&topics), (2, 2));
-        assert!(topics.unsubscribe(Scope::All, session, "a:1") && !topics.unsubscribe(Scope::All, session, "a:1"));
+        assert!(
+            topics.unsubscribe(&catalog, Scope::All, session, "a:1")
+                && !topics.unsubscribe(&catalog, Scope::All, session, "a:1")
+        );
         assert_eq!(count(&topics), (1, 2));
         topics.forget(session);
         assert_eq!(count(&topics), (1, 1));
@@ -331,7 +364,7 @@ mod tests {
         assert_eq!(follow(2, ME, "a:0"), Err(CannotSubscribe::TooMany));
         assert_eq!(follow(3, SubjectId([2; 16]), "a:more"), Ok(()));
         assert_eq!(count(&topics), (MOST_SUBSCRIPTIONS + 1, 3));
-        assert!(topics.unsubscribe(Scope::All, Subscriber::Stream(0), "a:0"));
+        assert!(topics.unsubscribe(&catalog, Scope::All, Subscriber::Stream(0), "a:0"));
         assert_eq!((follow(2, ME, "a:0"), follow(2, ME, "a:x")), (Ok(()), Err(CannotSubscribe::TooMany)));
     }
 

@@ -16,7 +16,7 @@ use portcullis_mcp::protocol::uri_template::UriTemplate;
 
 /// The items of some servers.
 #[derive(Default)]
-pub(super) struct View {
+pub(super) struct CombinedItems {
     tables: [Table; Kind::ALL.len()],
     /// Resources that tools name, whether they are listed or not.
     links: Table,
@@ -33,13 +33,13 @@ pub(super) struct AllServers<'a> {
     pub(crate) alone: &'a [ServerCatalog],
     pub(crate) families: &'a [Family],
     /// A view whose names are taken.
-    pub(crate) beneath: Option<&'a View>,
+    pub(crate) beneath: Option<&'a CombinedItems>,
 }
 
 /// The scheme of tool UIs and similar pages (MCP Apps); frameworks use the same URIs for all of their servers.
 const PAGE_SCHEME: &str = "ui:";
 
-impl View {
+impl CombinedItems {
     /// Builds the view of the servers in `range`, and records in `places`, one for each of these, how names changed.
     ///
     /// The older server keeps a contested name, so that an added server never renames existing items.
