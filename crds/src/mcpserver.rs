@@ -17,7 +17,8 @@ pub use bounds::{
     ClientSessions, HealthCheck, HealthMode, Instructions, InstructionsMode, ServerLimits, SessionMode, Timeouts,
 };
 pub use identity::{
-    Assertion, ClientAuth, ClientCredentials, ForwardCallerToken, Identity, Listing, ServiceAccountToken, TokenExchange,
+    Assertion, ClientAuth, ClientCredentials, ForwardCallerToken, Identity, Listing, SecretMethod, ServiceAccountToken,
+    TokenExchange,
 };
 pub use status::{GatewayCount, McpServerStatus, ServedBy, ServerIdentity};
 pub use tools::{AllowedViews, OnInvalidSchema, ToolHints, ToolOverride, ToolRules};

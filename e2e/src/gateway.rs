@@ -193,6 +193,28 @@ impl TestGateway {
         .await;
     }
 
+    /// Waits until this server is connected. What a server names may be looked for every ten seconds only.
+    pub async fn is_connected(&self, server: &str) {
+        wait_for(&format!("a connection with {server}"), 2 * LIMIT, async || {
+            let view = self.server(server).await;
+            if view["connected"] == true { Ok(()) } else { Err(view) }
+        })
+        .await;
+    }
+
+    /// Waits until a server has this reason, and gives the message with it.
+    pub async fn has_reason(&self, server: &str, wanted: &str) -> String {
+        wait_for(&format!("the reason {wanted} of {server}"), 2 * LIMIT, async || {
+            let view = self.server(server).await;
+            if view["reason"] == wanted {
+                Ok(view["last_error"].as_str().expect("a text").to_owned())
+            } else {
+                Err(view)
+            }
+        })
+        .await
+    }
+
     /// Waits until exactly these tools are listed.
     pub async fn offers(&self, wanted: &[&str]) {
         wait_for(&format!("the tools {wanted:?}"), LIMIT, async || {

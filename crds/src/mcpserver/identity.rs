@@ -1,6 +1,7 @@
 //! Who the gateway is towards an `McpServer`: its own tokens, tokens for a caller, and credentials that callers bring.
 
 use kube::KubeSchema;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Header, SecretKeyRef};
@@ -122,7 +123,8 @@ pub struct ClientCredentials {
 #[x_kube(
     validation = Rule::new("has(self.serviceAccountToken) != has(self.secretRef)")
         .message("clientAuth: set exactly one of serviceAccountToken and secretRef"),
-    validation = Rule::new("!has(self.secretRef) || has(self.clientId)").message("clientAuth.secretRef needs clientId")
+    validation = Rule::new("!has(self.secretRef) || has(self.clientId)").message("clientAuth.secretRef needs clientId"),
+    validation = Rule::new("!has(self.secretMethod) || has(self.secretRef)").message("clientAuth.secretMethod is about secretRef: leave it out")
 )]
 pub struct ClientAuth {
     /// Name of the gateway as a client of the authorization server.
@@ -137,6 +139,19 @@ pub struct ClientAuth {
     /// origin of `tokenUrl` in its annotation `portcullis.dev/origin`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_ref: Option<SecretKeyRef>,
+    /// How the client secret is sent: `Basic` in the header `Authorization` (`client_secret_basic`), `Post` in the form
+    /// (`client_secret_post`). Absent: `Basic`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret_method: Option<SecretMethod>,
+}
+
+/// How a client secret is sent to an authorization server (RFC 6749, section 2.3.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum SecretMethod {
+    /// In the header `Authorization`.
+    Basic,
+    /// In the form, as `client_id` and `client_secret`.
+    Post,
 }
 
 /// A credential that callers bring for this server.

@@ -116,6 +116,9 @@ fn client(auth: &ClientAuth, found: &mut Vec<String>) {
     if auth.secret_ref.is_some() && auth.client_id.is_none() {
         found.push("clientAuth.secretRef needs clientId".into());
     }
+    if auth.secret_method.is_some() && auth.secret_ref.is_none() {
+        found.push("clientAuth.secretMethod is about secretRef: leave it out".into());
+    }
     visible(auth.client_id.as_deref(), 256, "clientAuth.clientId", found);
     auth.service_account_token.iter().for_each(|token| of_account(token, "clientAuth.serviceAccountToken", found));
     if let Some(secret) = &auth.secret_ref {

@@ -7,10 +7,9 @@ use kube::Api;
 use kube::api::PostParams;
 use portcullis_e2e::cluster::{self, TestNamespace, Tier};
 use portcullis_e2e::faulty::{Faulty, FaultyMode};
-use portcullis_e2e::gateway::{LIMIT, TestGateway};
+use portcullis_e2e::gateway::TestGateway;
 use portcullis_e2e::manifests::Manifests;
 use portcullis_e2e::require;
-use portcullis_e2e::wait::wait_for;
 use portcullis_gateway::Options;
 use serde_json::{Value, json};
 use tempfile::NamedTempFile;
@@ -57,14 +56,6 @@ async fn review(space: &TestNamespace<'_>, token: &str, audiences: Option<Vec<St
     api.create(&PostParams::default(), &review).await.expect("a review").status.expect("a status")
 }
 
-async fn has_reason(gateway: &TestGateway, server: &str, wanted: &str) -> String {
-    wait_for(&format!("the reason {wanted}"), 2 * LIMIT, async || {
-        let view = gateway.server(server).await;
-        if view["reason"] == wanted { Ok(view["last_error"].as_str().expect("a text").to_owned()) } else { Err(view) }
-    })
-    .await
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_can_have_its_token_reviewed_and_the_api_server_does_not_take_it() {
     require!(cluster::available(Tier::ControlPlane));
@@ -75,7 +66,7 @@ async fn a_server_can_have_its_token_reviewed_and_the_api_server_does_not_take_i
     let kubeconfig = kubeconfig(&space, "gateway");
     let gateway = TestGateway::start(options(&space, &manifests, &kubeconfig)).await;
 
-    let denied = has_reason(&gateway, "one", "TokenRequestDenied").await;
+    let denied = gateway.has_reason("one", "TokenRequestDenied").await;
     assert!(denied.starts_with(&format!("the API server denies tokens of service account {}/gateway", space.name)));
     assert_eq!(server.seen().connections, 0);
 
@@ -115,7 +106,7 @@ async fn no_server_gets_a_token_that_the_api_server_takes_whoever_allows_it() {
     let options = Options { allowed_audiences: Some(allowed), ..options(&space, &manifests, &kubeconfig) };
     let gateway = TestGateway::start(options).await;
     for (name, part) in [("api", "the API server accepts tokens"), ("other", "is not the origin of the server's URL")] {
-        let message = has_reason(&gateway, name, "AudienceNotAllowed").await;
+        let message = gateway.has_reason(name, "AudienceNotAllowed").await;
         assert!(message.contains(part), "{message}");
     }
     gateway.connected(1).await;

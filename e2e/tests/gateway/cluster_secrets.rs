@@ -66,24 +66,6 @@ impl SecretsStage {
 const GITHUB: TestSecret<'static> =
     TestSecret { namespace: "default", name: "github", labelled: true, origin: "", entry: ("token", "") };
 
-/// Waits for a reason and gives the message with it.
-async fn has_reason(gateway: &TestGateway, wanted: &str) -> String {
-    // A missing Secret is looked for every ten seconds.
-    wait_for(&format!("the reason {wanted}"), 2 * LIMIT, async || {
-        let view = gateway.server("one").await;
-        if view["reason"] == wanted { Ok(view["last_error"].as_str().expect("a text").to_owned()) } else { Err(view) }
-    })
-    .await
-}
-
-async fn is_connected(gateway: &TestGateway) {
-    wait_for("the server", STATE_DEADLINE, async || {
-        let view = gateway.server("one").await;
-        if view["connected"] == true { Ok(()) } else { Err(view) }
-    })
-    .await;
-}
-
 #[tokio::test]
 async fn a_secret_is_used_only_once_it_is_there_labelled_and_meant_for_the_server() {
     for (mode, namespaces) in
@@ -92,20 +74,20 @@ async fn a_secret_is_used_only_once_it_is_there_labelled_and_meant_for_the_serve
         let stage = SecretsStage::new(mode).await;
         let gateway = stage.gateway(namespaces).await;
         assert_eq!(
-            has_reason(&gateway, "SecretNotFound").await,
+            gateway.has_reason("one", "SecretNotFound").await,
             "Secret default/github does not exist: create it with the label portcullis.dev/credentials=true"
         );
         stage.put(false, &stage.origin(), "hunter2");
-        has_reason(&gateway, "SecretNotLabelled").await;
+        gateway.has_reason("one", "SecretNotLabelled").await;
         stage.put(true, "https://elsewhere.example", "hunter2");
-        has_reason(&gateway, "OriginMismatch").await;
+        gateway.has_reason("one", "OriginMismatch").await;
         stage.api.put(&TestSecret { origin: &stage.origin(), entry: ("other", "hunter2"), ..GITHUB });
-        has_reason(&gateway, "SecretKeyMissing").await;
+        gateway.has_reason("one", "SecretKeyMissing").await;
         stage.put(true, &stage.origin(), "hunter2\nhunter2");
-        has_reason(&gateway, "SecretInvalid").await;
+        gateway.has_reason("one", "SecretInvalid").await;
         assert_eq!(stage.server.seen().connections, 0);
         stage.put(true, &stage.origin(), "hunter2\n");
-        is_connected(&gateway).await;
+        gateway.is_connected("one").await;
         stage.calls_carry(&gateway, "hunter2").await;
         assert_eq!(gateway.server("one").await["reason"], Value::Null);
         let reads = stage.api.requests();
@@ -127,17 +109,17 @@ async fn a_new_value_is_used_without_a_failed_call_and_a_lost_one_stays_while_th
     let mut stage = SecretsStage::new(FaultyMode::Streamable).await;
     stage.put(true, &stage.origin(), "hunter2");
     let gateway = stage.gateway("default").await;
-    is_connected(&gateway).await;
+    gateway.is_connected("one").await;
     stage.calls_carry(&gateway, "hunter2").await;
     let before = sessions(&stage.server);
     stage.put(true, &stage.origin(), "hunter3");
     stage.calls_carry(&gateway, "hunter3").await;
     stage.put(true, &stage.origin(), "two\nlines");
-    has_reason(&gateway, "SecretInvalid").await;
+    gateway.has_reason("one", "SecretInvalid").await;
     stage.calls_carry(&gateway, "hunter3").await;
     assert_eq!(gateway.server("one").await["state"], "ready");
     stage.api.delete(&GITHUB);
-    has_reason(&gateway, "SecretNotFound").await;
+    gateway.has_reason("one", "SecretNotFound").await;
     stage.calls_carry(&gateway, "hunter3").await;
     stage.put(true, &stage.origin(), "hunter4");
     stage.calls_carry(&gateway, "hunter4").await;
@@ -165,10 +147,10 @@ async fn what_is_taken_back_is_sent_no_more_and_its_session_ends() {
             let stage = SecretsStage::new(mode).await;
             stage.put(true, &stage.origin(), "hunter2");
             let gateway = stage.gateway("default").await;
-            is_connected(&gateway).await;
+            gateway.is_connected("one").await;
             stage.calls_carry(&gateway, "hunter2").await;
             stage.put(labelled, origin.unwrap_or(&stage.origin()), "hunter2");
-            has_reason(&gateway, reason).await;
+            gateway.has_reason("one", reason).await;
             let view = gateway.server("one").await;
             assert_eq!((&view["connected"], &view["state"]), (&Value::Bool(false), &Value::from("backoff")));
             wait_for("the streams to end", STATE_DEADLINE, async || stage.server.open_streams() == 0).await;
@@ -176,7 +158,7 @@ async fn what_is_taken_back_is_sent_no_more_and_its_session_ends() {
             assert_eq!(gateway.call("echo", "{}").await.status, 503);
             assert_eq!(stage.server.seen().requests.len(), before);
             stage.put(true, &stage.origin(), "hunter2");
-            is_connected(&gateway).await;
+            gateway.is_connected("one").await;
             gateway.counts(r#"portcullis_server_reconnects_total{reason="revoked",server="one"}"#, 1.0).await;
         }
     }
@@ -187,10 +169,10 @@ async fn a_namespace_that_was_not_given_is_named_and_an_api_server_that_fails_or
     let stage = SecretsStage::new(FaultyMode::Streamable).await;
     stage.put(true, &stage.origin(), "hunter2");
     let elsewhere = stage.gateway("team").await;
-    has_reason(&elsewhere, "NamespaceNotAllowed").await;
+    elsewhere.has_reason("one", "NamespaceNotAllowed").await;
     stage.api.refuse(Some(StatusCode::SERVICE_UNAVAILABLE));
     let gateway = stage.gateway("default").await;
-    let text = has_reason(&gateway, "Probing").await;
+    let text = gateway.has_reason("one", "Probing").await;
     assert_eq!(
         text,
         "Secret default/github is needed, but the API server has not listed its namespace yet: wait; if this stays, \
@@ -198,7 +180,7 @@ async fn a_namespace_that_was_not_given_is_named_and_an_api_server_that_fails_or
     );
     assert_eq!(stage.server.seen().connections, 0);
     stage.api.refuse(Some(StatusCode::FORBIDDEN));
-    let text = has_reason(&gateway, "NamespaceNotAllowed").await;
+    let text = gateway.has_reason("one", "NamespaceNotAllowed").await;
     assert_eq!(
         text,
         "Secret default/github is needed, but the API server denies the gateway access to its namespace, which lacks the \

@@ -1,9 +1,8 @@
 //! Servers at forbidden addresses: no packet reaches them.
 
 use portcullis_e2e::faulty::{Faulty, FaultyMode};
-use portcullis_e2e::gateway::{LIMIT, TestGateway};
+use portcullis_e2e::gateway::TestGateway;
 use portcullis_e2e::manifests::Manifests;
-use portcullis_e2e::wait::wait_for;
 use portcullis_gateway::Options;
 
 const LOOPBACK: &str = "has an address that the gateway must not connect to: a loopback address; use another address, \
@@ -26,11 +25,7 @@ fn guarded(options: &mut Options) {
 }
 
 async fn is_connected(gateway: &TestGateway) {
-    wait_for("the server", LIMIT, async || {
-        let view = gateway.server("one").await;
-        if view["connected"] == true { Ok(()) } else { Err(view) }
-    })
-    .await;
+    gateway.is_connected("one").await;
     assert_eq!(gateway.server("one").await["reason"], serde_json::Value::Null);
 }
 

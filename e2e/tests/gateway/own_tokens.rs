@@ -58,23 +58,6 @@ impl TokenStage {
     }
 }
 
-/// Waits for a reason and gives the message with it.
-async fn has_reason(gateway: &TestGateway, server: &str, wanted: &str) -> String {
-    wait_for(&format!("the reason {wanted}"), 2 * LIMIT, async || {
-        let view = gateway.server(server).await;
-        if view["reason"] == wanted { Ok(view["last_error"].as_str().expect("a text").to_owned()) } else { Err(view) }
-    })
-    .await
-}
-
-async fn is_connected(gateway: &TestGateway, server: &str) {
-    wait_for("the server", 2 * LIMIT, async || {
-        let view = gateway.server(server).await;
-        if view["connected"] == true { Ok(()) } else { Err(view) }
-    })
-    .await;
-}
-
 #[tokio::test]
 async fn every_request_to_a_server_carries_a_token_for_its_origin_and_nobody_else_sees_it() {
     for mode in [FaultyMode::Sse, FaultyMode::Streamable, FaultyMode::Modern] {
@@ -105,7 +88,7 @@ async fn a_token_is_renewed_before_its_end_without_a_failed_call_and_without_ano
         let stage = TokenStage::new(mode).await;
         stage.api.live_for(12);
         let gateway = stage.gateway().await;
-        is_connected(&gateway, "one").await;
+        gateway.is_connected("one").await;
         let before = sessions(&stage.server);
         let begin = Instant::now();
         // Each token is in use long before the next is due.
@@ -124,11 +107,11 @@ async fn a_token_stays_in_use_while_the_api_server_is_away_and_after_its_end_the
     let mut stage = TokenStage::new(FaultyMode::Streamable).await;
     stage.api.live_for(20);
     let gateway = stage.gateway().await;
-    is_connected(&gateway, "one").await;
+    gateway.is_connected("one").await;
     stage.api.go_away().await;
     let before = stage.tokens();
     assert_eq!(gateway.call("echo", "{}").await.status, 200);
-    let message = has_reason(&gateway, "one", "IdentityUnavailable").await;
+    let message = gateway.has_reason("one", "IdentityUnavailable").await;
     let expected = format!(
         "the API server issues no token for the audience {}: it cannot be reached; the gateway tries again",
         stage.origin()
@@ -138,7 +121,7 @@ async fn a_token_stays_in_use_while_the_api_server_is_away_and_after_its_end_the
     assert_ne!(gateway.call("echo", "{}").await.status, 200);
     let seen = stage.server.seen().connections;
     stage.api.listen().await;
-    is_connected(&gateway, "one").await;
+    gateway.is_connected("one").await;
     assert_eq!(gateway.call("echo", "{}").await.status, 200);
     assert!(stage.server.seen().connections > seen);
     assert_eq!(stage.tokens().len(), before.len() + 1);
@@ -150,7 +133,7 @@ async fn a_server_is_not_contacted_until_the_api_server_gives_a_token() {
     stage.api.refuse(Some(403));
     let gateway = stage.gateway().await;
     assert_eq!(
-        has_reason(&gateway, "one", "TokenRequestDenied").await,
+        gateway.has_reason("one", "TokenRequestDenied").await,
         "the API server denies tokens of service account portcullis/gateway to the gateway: give it `create` on \
          serviceaccounts/token for this name, as identity.serviceAccountTokens of the chart does"
     );
@@ -166,10 +149,10 @@ async fn a_server_is_not_contacted_until_the_api_server_gives_a_token() {
     );
     assert_eq!(has_message(&gateway, "422").await, refused);
     stage.api.refuse(Some(500));
-    has_reason(&gateway, "one", "IdentityUnavailable").await;
+    gateway.has_reason("one", "IdentityUnavailable").await;
     assert_eq!((stage.server.seen().connections, stage.api.issued().len()), (0, 0));
     stage.api.refuse(None);
-    is_connected(&gateway, "one").await;
+    gateway.is_connected("one").await;
     wait_for("the reason to go", LIMIT, async || gateway.server("one").await["reason"].is_null()).await;
 }
 
@@ -232,9 +215,9 @@ async fn no_server_gets_a_token_that_is_good_elsewhere() {
                 .to_owned(),
         ),
     ] {
-        assert_eq!(has_reason(&gateway, server, "AudienceNotAllowed").await, message);
+        assert_eq!(gateway.has_reason(server, "AudienceNotAllowed").await, message);
     }
-    is_connected(&gateway, "allowed").await;
+    gateway.is_connected("allowed").await;
     let audiences: BTreeSet<String> = stage.api.issued().into_iter().collect();
     assert_eq!(audiences, BTreeSet::from(["k3s".to_owned(), "search".to_owned()]));
     let tokens = stage.tokens();
@@ -252,7 +235,7 @@ async fn lists_and_checks_have_credentials_of_their_own_where_a_server_wants_the
         stage.manifests.secret("lists", "token", "hunter2");
         stage.manifests.add("one", &stage.server.url(), &more);
         let gateway = stage.gateway().await;
-        is_connected(&gateway, "one").await;
+        gateway.is_connected("one").await;
         let values = |is_call: bool| -> BTreeSet<String> {
             let seen = stage.server.seen();
             let requests = seen.requests.iter().filter(|it| (it.method.as_deref() == Some("tools/call")) == is_call);
@@ -274,7 +257,7 @@ async fn lists_and_checks_have_credentials_of_their_own_where_a_server_wants_the
         .await;
         assert_eq!(sessions(&stage.server), before);
         stage.manifests.add("one", &stage.server.url(), &more.replace("key: token", "key: none"));
-        has_reason(&gateway, "one", "SecretKeyMissing").await;
+        gateway.has_reason("one", "SecretKeyMissing").await;
     }
 }
 
@@ -282,14 +265,14 @@ async fn lists_and_checks_have_credentials_of_their_own_where_a_server_wants_the
 async fn an_audience_that_is_no_longer_allowed_ends_the_session() {
     let stage = TokenStage::new(FaultyMode::Streamable).await;
     let gateway = stage.gateway().await;
-    is_connected(&gateway, "one").await;
+    gateway.is_connected("one").await;
     stage.manifests.add("one", &stage.server.url(), "identity: {serviceAccountToken: {audience: other}}");
-    has_reason(&gateway, "one", "AudienceNotAllowed").await;
+    gateway.has_reason("one", "AudienceNotAllowed").await;
     assert_ne!(gateway.call("echo", "{}").await.status, 200);
     // Without identity the server is contacted without a token, as its manifest says.
     let before = stage.server.seen().requests.len();
     stage.manifests.add("one", &stage.server.url(), "");
-    is_connected(&gateway, "one").await;
+    gateway.is_connected("one").await;
     assert_eq!(gateway.call("echo", "{}").await.status, 200);
     let seen = stage.server.seen();
     let with_token = seen.requests.iter().skip(before).filter(|request| !request.header("authorization").is_empty());
@@ -301,7 +284,7 @@ async fn without_an_api_server_a_server_with_an_identity_is_a_clear_problem() {
     let stage = TokenStage::new(FaultyMode::Streamable).await;
     let gateway = TestGateway::start(stage.manifests.options()).await;
     assert_eq!(
-        has_reason(&gateway, "one", "IdentityUnavailable").await,
+        gateway.has_reason("one", "IdentityUnavailable").await,
         "the gateway has no token for the server, because IDENTITY_SERVICE_ACCOUNT is not set: set it to \
          NAMESPACE/NAME of its service account in a cluster"
     );

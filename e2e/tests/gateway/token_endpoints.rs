@@ -11,6 +11,7 @@ use axum::routing::post;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::{HeaderMap, Method, StatusCode, header};
+use portcullis_e2e::fake_tokens::{ACCOUNT, FakeTokens, claims};
 use portcullis_e2e::faulty::{Faulty, FaultyMode};
 use portcullis_e2e::gateway::{LIMIT, TestGateway};
 use portcullis_e2e::http as client;
@@ -347,4 +348,152 @@ async fn a_server_without_its_token_is_not_contacted_and_says_why() {
     );
     endpoint.answers(None);
     gateway.connected(1).await;
+}
+
+/// A gateway with a service account whose tokens live so long, and the API server that issues them.
+async fn with_account(manifests: &Manifests, endpoint: &Endpoint, seconds: u64) -> (FakeTokens, TestGateway) {
+    let api = FakeTokens::start().await;
+    api.live_for(seconds);
+    let (identity_service_account, kubeconfig) = (Some(ACCOUNT.into()), Some(api.kubeconfig()));
+    let options = Options { identity_service_account, kubeconfig, ..options(manifests, endpoint) };
+    let gateway = TestGateway::start(options).await;
+    (api, gateway)
+}
+
+/// A form in which the gateway's tokens are replaced by what they say.
+fn with_claims(form: &[(String, String)]) -> Vec<(String, String)> {
+    let read = |(name, value): &(String, String)| {
+        let is_own = matches!(name.as_str(), "actor_token" | "client_assertion");
+        let said = is_own.then(|| claims(value).expect("a token").to_string());
+        (name.clone(), said.unwrap_or_else(|| value.clone()))
+    };
+    form.iter().map(read).collect()
+}
+
+fn pairs<const N: usize>(form: [(&str, &str); N]) -> Vec<(String, String)> {
+    form.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec()
+}
+
+const JWT_BEARER: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
+
+/// What the gateway's own token says that the API server issued as this number for the origin of an endpoint.
+fn own_token(endpoint: &Endpoint, number: u64) -> String {
+    let origin = endpoint.url.strip_suffix("/token").expect("a path");
+    json!({"aud": [origin], "sub": "system:serviceaccount:portcullis:gateway", "n": number}).to_string()
+}
+
+#[tokio::test]
+async fn the_gateway_is_client_and_actor_of_an_exchange_by_its_service_account_token_and_needs_no_secret() {
+    for id in [Some("gateway"), None] {
+        let (endpoint, server, manifests) =
+            (Endpoint::start().await, Faulty::start(FaultyMode::Streamable).await, Manifests::new());
+        let client_id = id.map(|id| format!("clientId: {id}, ")).unwrap_or_default();
+        let auth = format!("clientAuth: {{{client_id}serviceAccountToken: {{}}}}");
+        manifests.add(
+            "one",
+            &server.url(),
+            &format!("identity: {{exchange: {{tokenUrl: '{}', {auth}}}}}", endpoint.url),
+        );
+        let (api, gateway) = with_account(&manifests, &endpoint, 3600).await;
+        gateway.connected(1).await;
+        let alice = token("alice", HOUR);
+        wait_for("a call", LIMIT, async || {
+            let answer = call_as(&gateway, &alice).await;
+            if answer.0 == 200 { Ok(()) } else { Err(answer) }
+        })
+        .await;
+        let kind = "urn:ietf:params:oauth:token-type:access_token";
+        let (own, resource) = (own_token(&endpoint, 1), server.url());
+        let mut expected = pairs([
+            ("grant_type", "urn:ietf:params:oauth:grant-type:token-exchange"),
+            ("subject_token", &alice),
+            ("subject_token_type", kind),
+            ("requested_token_type", kind),
+            ("resource", &resource),
+            ("actor_token", &own),
+            ("actor_token_type", "urn:ietf:params:oauth:token-type:jwt"),
+        ]);
+        expected.extend(id.map(|id| ("client_id".to_owned(), id.to_owned())));
+        expected.extend(pairs([("client_assertion_type", JWT_BEARER), ("client_assertion", &own)]));
+        let seen = endpoint.seen();
+        let [(form, authorization)] = &seen[..] else { panic!("one exchange: {seen:?}") };
+        assert_eq!((with_claims(form), authorization.as_str()), (expected, ""));
+        assert_eq!(shown(&server), ["Bearer issued-token-1"]);
+        assert_eq!(api.issued().len(), 1, "one token, for the endpoint alone");
+        let said = format!("{}{}{}", gateway.servers().await, gateway.log(), gateway.metrics().await);
+        assert!(!said.contains("hunter") && !said.contains("issued-token"), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn the_gateway_gets_tokens_for_itself_by_its_service_account_token_also_after_that_is_renewed() {
+    let (endpoint, server, manifests) =
+        (Endpoint::start().await, Faulty::start(FaultyMode::Streamable).await, Manifests::new());
+    *endpoint.state.life.lock().expect("no panic") = 4;
+    let auth = "clientAuth: {clientId: gateway, serviceAccountToken: {}}";
+    let more = format!("identity: {{clientCredentials: {{tokenUrl: '{}', {auth}}}}}", endpoint.url);
+    manifests.add("one", &server.url(), &more);
+    let (_api, gateway) = with_account(&manifests, &endpoint, 12).await;
+    gateway.connected(1).await;
+    let resource = server.url();
+    let expected = |number| {
+        let own = own_token(&endpoint, number);
+        let form = pairs([
+            ("grant_type", "client_credentials"),
+            ("resource", &resource),
+            ("client_id", "gateway"),
+            ("client_assertion_type", JWT_BEARER),
+            ("client_assertion", &own),
+        ]);
+        (form, String::new())
+    };
+    let seen = || endpoint.seen().iter().map(|(form, auth)| (with_claims(form), auth.clone())).collect::<Vec<_>>();
+    assert_eq!(seen().first(), Some(&expected(1)));
+    wait_for("a request with the renewed token", 2 * LIMIT, async || {
+        assert_eq!(call_as(&gateway, &token("alice", HOUR)).await.0, 200);
+        let seen = seen();
+        if seen.last() == Some(&expected(2)) { Ok(()) } else { Err(seen) }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_gateways_service_account_token_goes_to_no_endpoint_and_is_for_no_audience_that_is_not_allowed() {
+    let (endpoint, server, manifests) =
+        (Endpoint::start().await, Faulty::start(FaultyMode::Streamable).await, Manifests::new());
+    let own = |url: &str, audience: &str| {
+        let auth = format!("clientAuth: {{clientId: a, serviceAccountToken: {{{audience}}}}}");
+        format!("identity: {{clientCredentials: {{tokenUrl: '{url}', {auth}}}}}")
+    };
+    manifests.add("elsewhere", &server.url(), &own("http://127.0.0.1:1/token", ""));
+    manifests.add("audience", &server.url(), &own(&endpoint.url, "audience: 'https://kubernetes.default.svc'"));
+    manifests.add("other", &server.url(), &own(&endpoint.url, "audience: payments"));
+    let (api, gateway) = with_account(&manifests, &endpoint, 3600).await;
+    for (name, reason) in
+        [("elsewhere", "TokenUrlNotAllowed"), ("audience", "AudienceNotAllowed"), ("other", "AudienceNotAllowed")]
+    {
+        gateway.has_reason(name, reason).await;
+    }
+    assert_eq!((endpoint.seen(), server.seen().connections, api.issued()), (Vec::new(), 0, Vec::<String>::new()));
+}
+
+#[tokio::test]
+async fn a_client_secret_is_sent_in_the_form_where_the_manifest_says_so() {
+    let (endpoint, server, manifests) =
+        (Endpoint::start().await, Faulty::start(FaultyMode::Streamable).await, Manifests::new());
+    manifests.secret("client", "secret", CLIENT_SECRET);
+    let auth = "clientAuth: {clientId: gateway, secretRef: {name: client, key: secret}, secretMethod: Post}";
+    let more = format!("identity: {{clientCredentials: {{tokenUrl: '{}', {auth}}}}}", endpoint.url);
+    manifests.add("one", &server.url(), &more);
+    let gateway = TestGateway::start(manifests.options()).await;
+    gateway.connected(1).await;
+    let resource = server.url();
+    let form = pairs([
+        ("grant_type", "client_credentials"),
+        ("resource", &resource),
+        ("client_id", "gateway"),
+        ("client_secret", CLIENT_SECRET),
+    ]);
+    assert_eq!(endpoint.seen(), [(form, String::new())]);
+    assert!(!format!("{}{}", gateway.servers().await, gateway.log()).contains("nowhere else"));
 }

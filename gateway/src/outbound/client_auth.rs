@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use portcullis_crds::Server;
-use portcullis_crds::mcpserver::ClientAuth;
+use portcullis_crds::mcpserver::{ClientAuth, SecretMethod};
 use url::{Position, Url};
 
 use super::error::OutboundError;
@@ -17,8 +17,8 @@ pub(crate) type TokenUrls = BTreeMap<String, BTreeSet<String>>;
 
 /// What proves that the gateway is a client.
 pub(super) enum ClientProof {
-    /// Its id and secret.
-    Secret(String, String),
+    /// Its id and secret, and how they are sent.
+    Secret(String, String, SecretMethod),
     /// The gateway's own service-account token, and its id, if it has one there.
     Assertion { id: Option<String>, token: String },
 }
@@ -27,7 +27,11 @@ impl ClientProof {
     /// Adds it to a request: the parameters of a token, or id and secret for HTTP Basic authentication.
     pub(super) fn put(self, form: &mut Vec<(&'static str, String)>) -> Option<(String, String)> {
         match self {
-            Self::Secret(id, secret) => Some((id, secret)),
+            Self::Secret(id, secret, SecretMethod::Basic) => Some((id, secret)),
+            Self::Secret(id, secret, SecretMethod::Post) => {
+                form.extend([("client_id", id), ("client_secret", secret)]);
+                None
+            }
             Self::Assertion { id, token } => {
                 form.extend(id.map(|id| ("client_id", id)));
                 form.push(("client_assertion_type", JWT_BEARER.to_owned()));
@@ -76,7 +80,8 @@ impl Endpoints {
     pub(super) fn proof(&self, server: &Server, url: &Url, auth: &ClientAuth) -> Result<ClientProof, OutboundError> {
         if let Some(secret) = &auth.secret_ref {
             let id = auth.client_id.clone().unwrap_or_default();
-            return Ok(ClientProof::Secret(id, self.secrets.client_secret(server, secret, url.origin())?));
+            let method = auth.secret_method.unwrap_or(SecretMethod::Basic);
+            return Ok(ClientProof::Secret(id, self.secrets.client_secret(server, secret, url.origin())?, method));
         }
         // The gateway is the client: its tokens are for nobody's endpoint but those that are allowed.
         self.check_url(server, url)?;
