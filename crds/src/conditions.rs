@@ -99,6 +99,8 @@ reasons! {
     TooLarge => Accepted, "Shorten or remove the largest parts: descriptions in tools.overrides, values of headers.";
     /// The operator does not serve this namespace.
     NamespaceNotSelected => Accepted, "Give the namespace the labels that watch.namespaceSelector of the chart asks for.";
+    /// The namespace has more McpViews than 256, and the oldest are served.
+    TooMany => Accepted, "Remove McpViews of the namespace that nobody uses.";
     /// Two manifests declare the same namespace and name.
     Duplicate => Accepted, "Keep one of them.";
 
@@ -145,11 +147,11 @@ reasons! {
     NoGateway => Programmed, "Check the pods of the gateway.";
     /// A gateway replica does not answer the operator.
     GatewayUnreachable => Programmed, "Check the pods of the gateway, and the NetworkPolicies for their admin port.";
-    /// The ConfigMap has no room for the server, because its namespace exceeds its share; no gateway serves it.
-    SnapshotTooLarge => Programmed, "Shorten or remove servers of this namespace: the youngest and largest are left out first. Or raise snapshot.slots of the chart.";
+    /// The ConfigMap has no room for the object, because its namespace exceeds its share; no gateway serves it.
+    SnapshotTooLarge => Programmed, "Shorten or remove servers and views of this namespace: the youngest and largest are left out first. Or raise snapshot.slots of the chart.";
     /// The installation that served the object was uninstalled, or no longer watches this namespace.
     NotServed => Programmed, "Install it again, or add the namespace to watch.namespaces of the chart.";
-    /// The gateway does not get the server, because of another condition.
+    /// The gateway does not get the object, because of another condition.
     NotAccepted => Programmed, "See the other conditions.";
 
     /// The tools can be called.

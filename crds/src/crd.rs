@@ -1,4 +1,4 @@
-//! Generates the CustomResourceDefinitions of McpServer and McpAccessPolicy.
+//! Generates the CustomResourceDefinitions of McpServer, McpAccessPolicy and McpView.
 //!
 //! The types are the source; the transforms here add what the derive cannot express.
 
@@ -6,7 +6,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::CustomResourceExt as _;
 use serde_json::{Map, Value, json};
 
-use crate::{McpAccessPolicy, McpServer};
+use crate::{McpAccessPolicy, McpServer, McpView};
 
 /// The definition of McpServer as YAML: the same bytes for the same types.
 pub fn yaml() -> String {
@@ -16,6 +16,11 @@ pub fn yaml() -> String {
 /// The definition of McpAccessPolicy as YAML: the same bytes for the same types.
 pub fn policy_yaml() -> String {
     yaml_of(McpAccessPolicy::crd())
+}
+
+/// The definition of McpView as YAML: the same bytes for the same types.
+pub fn view_yaml() -> String {
+    yaml_of(McpView::crd())
 }
 
 fn yaml_of(crd: CustomResourceDefinition) -> String {

@@ -17,6 +17,7 @@ pub mod resolve;
 pub mod rules;
 pub mod slots;
 pub mod snapshot;
+mod strict;
 pub mod view;
 pub mod yaml;
 
@@ -26,7 +27,7 @@ pub use mcpserver::{McpServer, McpServerSpec};
 pub use mcpview::McpView;
 pub use names::ServerKey;
 pub use policy::{Policies, Policy, PolicyRef, ReadPolicy};
-pub use report::{Report, ServerReport, SlotReport};
+pub use report::{Report, ServerReport, SlotReport, ViewReport};
 pub use resolve::{Resolution, ServerVerdict, Services, SpecRefusal, resolve};
 pub use snapshot::{Server, Snapshot};
-pub use view::View;
+pub use view::{ReadView, View, Views};

@@ -24,6 +24,9 @@ pub const MAX_VIEW_TOOLS: usize = 128;
 /// Bytes that a budget may allow.
 pub const MAX_BUDGET_BYTES: u32 = 8 * 1024 * 1024;
 
+/// Tokens that a budget may allow.
+pub const MAX_BUDGET_TOKENS: u32 = 2 * 1024 * 1024;
+
 /// A selection of tools, prompts and resources that agents use at an address of its own. A view narrows what callers may use,
 /// and never widens it.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]

@@ -18,6 +18,8 @@ use crate::mcpaccesspolicy::{
 use crate::names::{DEFAULT_NAMESPACE, ServerKey};
 use crate::rules::{is_dns_label, is_pattern};
 use crate::snapshot::{Governing, ReadFrom, Server, revision_of};
+use crate::strict::strict;
+use crate::view::Views;
 
 /// Patterns for names of servers.
 const MAX_NAMES: usize = 64;
@@ -118,10 +120,17 @@ impl Policies {
 
     /// The server with the policies that govern it, and the labels that conditions see.
     pub fn govern(&self, server: Server, labels: &BTreeMap<String, String>) -> Server {
+        self.govern_beside(None, server, labels)
+    }
+
+    /// The same, with the labels that one of these views sees as well.
+    pub fn govern_beside(&self, views: Option<&Views>, server: Server, labels: &BTreeMap<String, String>) -> Server {
         let governing: Vec<_> = self.governing(&server.key, labels).collect();
         let governed_by = governing.iter().map(|policy| policy.to_ref()).collect();
         let policies = Governing::new(governing.iter().map(|read| read.policy.clone()).collect());
-        let labels = if governing.is_empty() { BTreeMap::new() } else { labels.clone() };
+        let seen = !governing.is_empty()
+            || views.is_some_and(|views| views.look_at_labels_of(&server.key, &server.allowed_views));
+        let labels = if seen { labels.clone() } else { BTreeMap::new() };
         Server { labels, governed_by, policies, ..server }
     }
 
@@ -301,7 +310,7 @@ impl LabelRequirement {
         }
     }
 
-    fn is_complete(&self) -> bool {
+    pub(crate) fn is_complete(&self) -> bool {
         matches!(self.operator, LabelOperator::In | LabelOperator::NotIn) != self.values.is_empty()
     }
 }
@@ -311,37 +320,6 @@ fn read_member<T: DeserializeOwned + Default>(value: &Value, name: &str, problem
         return None;
     }
     T::deserialize(value).map_err(|problem| problems.push(format!("{name}: {problem}"))).ok()
-}
-
-/// Reads a value that must have no members that are unknown here: a member that restricts, and that only a newer version
-/// knows, must not be passed over.
-fn strict<T: DeserializeOwned + Serialize>(value: &Value) -> Result<T, String> {
-    let read = T::deserialize(value).map_err(|problem| problem.to_string())?;
-    let written = serde_json::to_value(&read).map_err(|problem| problem.to_string())?;
-    match unknown_member(value, &written) {
-        Some(member) => Err(format!("member {member:?} is unknown to this version: remove it, or update")),
-        None => Ok(read),
-    }
-}
-
-/// A member of `value` that `written` lacks and that says something.
-fn unknown_member(value: &Value, written: &Value) -> Option<String> {
-    match (value, written) {
-        (Value::Object(members), Value::Object(kept)) => members.iter().find_map(|(name, member)| {
-            let says_nothing = member.is_null()
-                || member.as_array().is_some_and(Vec::is_empty)
-                || member.as_object().is_some_and(serde_json::Map::is_empty);
-            match kept.get(name) {
-                None if says_nothing => None,
-                None => Some(name.clone()),
-                Some(kept) => unknown_member(member, kept),
-            }
-        }),
-        (Value::Array(items), Value::Array(kept)) => {
-            items.iter().zip(kept).find_map(|(item, kept)| unknown_member(item, kept))
-        }
-        _ => None,
-    }
 }
 
 fn read_rule(value: &Value) -> Result<AccessRule, String> {

@@ -37,6 +37,37 @@ pub struct Report {
     /// What policies in `Audit` mode have counted, as far as they have; always all of them. A count is no change.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub policies: Vec<PolicyReport>,
+    /// The applied views, sorted by key; always all of them. A changed one is a change.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub views: Vec<ViewReport>,
+}
+
+/// A view in this replica, for a caller who may use all that it holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ViewReport {
+    /// Its namespace and name.
+    pub key: ServerKey,
+    /// [`crate::View::revision`] of what is applied.
+    pub revision: String,
+    /// Number of servers that it selects.
+    #[serde(default)]
+    pub servers: u32,
+    /// Number of its tools.
+    #[serde(default)]
+    pub tools: u32,
+    /// Number of tools that are not listed because the budget has no room for them.
+    #[serde(default)]
+    pub hidden: u32,
+    /// Bytes of the list of tools.
+    #[serde(default)]
+    pub bytes: u64,
+    /// Tokens of that list, as estimated.
+    #[serde(default)]
+    pub tokens: u64,
+    /// Names and patterns that match nothing, at most 16.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unmatched: Vec<String>,
 }
 
 /// What a policy in `Audit` mode has counted in this replica.
@@ -49,29 +80,6 @@ pub struct PolicyReport {
     pub revision: String,
     /// Calls that it would have denied, since it came into force in this process.
     pub would_deny: u64,
-}
-
-/// A view in this replica, for a caller who may use all that it holds.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct ViewReport {
-    /// Its namespace and name.
-    pub key: ServerKey,
-    /// [`crate::View::revision`] of what is applied.
-    pub revision: String,
-    /// Servers that it selects.
-    pub servers: u32,
-    /// Its tools.
-    pub tools: u32,
-    /// Tools that are not listed because the budget has no room for them.
-    pub hidden: u32,
-    /// Bytes of the list of tools.
-    pub bytes: u64,
-    /// Tokens of that list, as estimated.
-    pub tokens: u64,
-    /// Names and patterns that match nothing, at most 16.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub unmatched: Vec<String>,
 }
 
 /// A slot of the configuration, as applied.

@@ -11,6 +11,7 @@ use crate::policy::Policies;
 use crate::rules;
 use crate::slots::MAX_ENTRY_BYTES;
 use crate::snapshot::{Governing, Server, Snapshot};
+use crate::view::Views;
 
 /// The result of [`resolve`].
 #[derive(Clone, Debug, PartialEq)]
@@ -77,14 +78,36 @@ pub enum Services<'a> {
     Known(&'a KnownServices),
 }
 
-/// Resolves McpServers into a snapshot. `home` is the namespace whose servers go by their bare names; `policies` are all
-/// of those that may govern them.
+/// Objects besides a server that decide what the gateway gets of it.
+#[derive(Clone, Copy, Debug)]
+pub struct AroundServers<'a> {
+    /// All policies that may govern servers.
+    pub policies: &'a Policies,
+    /// All views that may select servers; none: there are no views.
+    pub views: Option<&'a Views>,
+}
+
+impl<'a> From<&'a Policies> for AroundServers<'a> {
+    fn from(policies: &'a Policies) -> Self {
+        Self { policies, views: None }
+    }
+}
+
+impl<'a> From<(&'a Policies, &'a Views)> for AroundServers<'a> {
+    fn from((policies, views): (&'a Policies, &'a Views)) -> Self {
+        Self { policies, views: Some(views) }
+    }
+}
+
+/// Resolves McpServers into a snapshot. `home` is the namespace whose servers go by their bare names; `around` are the policies
+/// that may govern them, and the views that may select them.
 pub fn resolve<'a>(
     servers: impl IntoIterator<Item = &'a McpServer>,
-    policies: &Policies,
+    around: impl Into<AroundServers<'a>>,
     home: &str,
     services: Services<'_>,
 ) -> Resolution {
+    let around = around.into();
     let mut by_key: BTreeMap<ServerKey, Vec<&McpServer>> = BTreeMap::new();
     for server in servers {
         by_key.entry(key_of(server)).or_default().push(server);
@@ -92,7 +115,7 @@ pub fn resolve<'a>(
     let mut accepted = Vec::new();
     let mut verdicts = Vec::new();
     for (key, same) in by_key {
-        let (server, refusal) = judge(&key, &same, policies, home, services);
+        let (server, refusal) = judge(&key, &same, around, home, services);
         let generation = same[0].metadata.generation.unwrap_or(0);
         verdicts.push(ServerVerdict {
             key,
@@ -114,7 +137,7 @@ pub fn key_of(server: &McpServer) -> ServerKey {
 fn judge(
     key: &ServerKey,
     same: &[&McpServer],
-    policies: &Policies,
+    AroundServers { policies, views }: AroundServers<'_>,
     home: &str,
     services: Services<'_>,
 ) -> (Option<Box<Server>>, Option<SpecRefusal>) {
@@ -141,7 +164,8 @@ fn judge(
         (None, Some(service)) => service_url(key, service, spec.transport, services),
         (None, None) => (None, None),
     };
-    let server = url.map(|url| Box::new(policies.govern(server_of(key, same[0], home, url), labels_of(same[0]))));
+    let server =
+        url.map(|url| Box::new(policies.govern_beside(views, server_of(key, same[0], home, url), labels_of(same[0]))));
     let bytes = server.as_ref().map_or(0, |server| server.to_text().len());
     if bytes > MAX_ENTRY_BYTES {
         let message = format!("it takes {bytes} bytes, but at most {MAX_ENTRY_BYTES} fit: shorten tools and headers");

@@ -2,6 +2,9 @@
 //!
 //! Pure. A view that cannot be read whole is not served.
 
+mod read;
+mod views;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -12,6 +15,9 @@ use crate::mcpaccesspolicy::RequiredHints;
 use crate::mcpview::{McpViewSpec, ViewSelection, ViewServers, ViewTool};
 use crate::names::ServerKey;
 use crate::snapshot::{ReadFrom, Server, revision_of};
+
+pub use read::ReadView;
+pub use views::{MAX_VIEWS, Views};
 
 /// Bytes of one view's text form.
 pub const MAX_VIEW_BYTES: usize = 64 * 1024;

@@ -16,7 +16,7 @@ use kube::runtime::watcher::{self, Event, watcher};
 use portcullis_crds::names::{SLOT_GZIP_KEY, SLOT_TEXT_KEY};
 use portcullis_crds::report::PolicyReport;
 use portcullis_crds::slots::Packed;
-use portcullis_crds::{Reason, Report, Server, ServerKey, ServerReport, Snapshot, report};
+use portcullis_crds::{Reason, Report, Server, ServerKey, ServerReport, Snapshot, View, ViewReport, report};
 use serde::Deserialize;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -118,11 +118,34 @@ impl FakeGatewayState {
             servers: state.reports.values().filter(|it| is_news(it.0)).map(|it| it.1.clone()).collect(),
             gone: state.gone.iter().filter(|it| is_news(*it.1)).map(|it| it.0.clone()).collect(),
             policies: state.policies(),
+            views: state.views(),
         }
     }
 }
 
 impl AppliedState {
+    /// Every view with the servers that it selects, of which each has two tools.
+    fn views(&self) -> Vec<ViewReport> {
+        let servers: Vec<&Server> = self.slots.values().flat_map(|slot| &slot.servers).collect();
+        let report = |view: &Arc<View>| {
+            let count = servers.iter().filter(|server| view.of_server(server).is_some()).count();
+            let count = u32::try_from(count).expect("a small number");
+            ViewReport {
+                key: view.key.clone(),
+                revision: view.revision(),
+                servers: count,
+                tools: 2 * count,
+                hidden: 1,
+                bytes: 1000,
+                tokens: 250,
+                unmatched: if count == 0 { vec!["nothing".into()] } else { Vec::new() },
+            }
+        };
+        let mut views: Vec<ViewReport> = self.slots.values().flat_map(|slot| &slot.views).map(report).collect();
+        views.sort_by(|a, b| a.key.cmp(&b.key));
+        views
+    }
+
     fn policies(&self) -> Vec<PolicyReport> {
         let servers = self.slots.values().flat_map(|slot| &slot.servers);
         let policies = servers.flat_map(|server| {

@@ -6,7 +6,7 @@ use portcullis_runtime::flags::Scoped;
 
 use crate::config::OperatorOptions;
 
-/// Reconciles McpServers and McpAccessPolicies into the ConfigMaps that the gateway watches
+/// Reconciles McpServers, McpAccessPolicies and McpViews into the ConfigMaps that the gateway watches
 #[derive(Parser)]
 #[command(name = "portcullis-operator", version)]
 pub struct OperatorCli {
@@ -25,7 +25,7 @@ pub enum OperatorCommand {
     Run,
     /// Mark McpServers as no longer served by this installation, and exit
     Retire,
-    /// Print the CustomResourceDefinitions of McpServer and McpAccessPolicy
+    /// Print the CustomResourceDefinitions of McpServer, McpAccessPolicy and McpView
     Crd,
     /// Print completions for a shell
     Completions {

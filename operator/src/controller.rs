@@ -4,13 +4,14 @@
 
 mod others;
 mod policies;
+mod replicas;
+mod views;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use k8s_openapi::api::core::v1::{Namespace, Service};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::jiff::Timestamp;
 use kube::core::DeserializeGuard;
 use kube::runtime::watcher::Event;
@@ -29,22 +30,23 @@ use crate::inventory::{Affected, Inventory, ServerObject};
 use crate::listings::{GivenUp, Listings};
 use crate::metrics::OperatorMetrics;
 use crate::object_key::{ObjectKey, ObjectKind};
-use crate::objects::{admin_addresses, known_service, server_object};
+use crate::objects::{known_service, server_object};
 use crate::ownership::{Ownership, owner_of};
 use crate::policies::AccessPolicies;
-use crate::poll::ReplicaReport;
 use crate::publish::{SlotPublisher, replicas_in};
 use crate::ready_counts::ReadyCounts;
 use crate::replicas::GatewayReplicas;
 use crate::report::OperatorStatus;
 use crate::status;
 use crate::statuses::{NewStatus, Statuses, WriteOutcome, WriteResult};
+use crate::views::ViewEntries;
 use crate::watch::{self as watches, ClusterNews, ListingStep, key_of};
 
 /// The state of the operator, and the writes under way.
 pub(crate) struct Controller {
     inventory: Inventory,
     policies: AccessPolicies,
+    views: ViewEntries,
     audit_counts: AuditCounts,
     slots: SlotPublisher,
     statuses: Statuses,
@@ -85,6 +87,7 @@ impl Controller {
         Self {
             inventory: Inventory::new(config.home.clone(), config.slots.len(), selective),
             policies: AccessPolicies::default(),
+            views: ViewEntries::default(),
             audit_counts: AuditCounts::default(),
             slots: SlotPublisher::new(client, namespace, config, metrics.clone()),
             statuses: Statuses::new(client.clone(), &installation, config.status_writes_per_second, metrics.clone()),
@@ -157,6 +160,7 @@ impl Controller {
             }
             ClusterNews::Service(number, event) => self.service(number, event, now),
             ClusterNews::Policy(number, event) => self.policy(number, event, now),
+            ClusterNews::View(number, event) => self.view(number, event, now),
             ClusterNews::Namespace(event) => self.namespace(event, now),
             ClusterNews::Slot(index, event) => {
                 if self.replicas.sharing().is_unknown() {
@@ -217,7 +221,7 @@ impl Controller {
                     affected.add(self.inventory.remove(&key));
                     self.statuses.remove(&ObjectKey::server(&key));
                     self.ownership.forget(&key, now);
-                    self.policies.mark_all(Some(&key.namespace), now);
+                    self.mark_around(Some(&key.namespace), now);
                     self.seen.remove(&key);
                     self.announced_servers.remove(&key);
                 }
@@ -274,32 +278,6 @@ impl Controller {
         self.refresh_affected(affected, now);
     }
 
-    fn endpoints(&mut self, event: Event<EndpointSlice>, now: Instant) {
-        let changed = match self.listings.slice(event) {
-            ListingStep::Wait => false,
-            ListingStep::Put(slice) => self.replicas.slice(slice.name_any(), admin_addresses(&slice), now),
-            ListingStep::Gone(names) => {
-                let changed: Vec<bool> =
-                    names.into_iter().map(|name| self.replicas.slice(name, Vec::new(), now)).collect();
-                changed.contains(&true)
-            }
-        };
-        if changed {
-            self.refresh_all(now);
-        }
-    }
-
-    fn handle_report(&mut self, report: ReplicaReport) {
-        let now = Instant::now();
-        if let Ok(told) = &report.report {
-            let counted = self.audit_counts.told(report.address, told);
-            self.policies.mark(counted, now);
-        }
-        for key in self.replicas.told(report, now) {
-            self.refresh(&key, now);
-        }
-    }
-
     fn set_leading(&mut self, leads: bool) {
         self.leads = leads;
         self.metrics.leader.set(i64::from(leads));
@@ -329,6 +307,7 @@ impl Controller {
             self.slots.changed(index, now);
         }
         self.policies.mark(affected.policies, now);
+        self.views.mark(affected.views, now);
         for key in &affected.servers {
             self.refresh(key, now);
         }
@@ -339,7 +318,15 @@ impl Controller {
         for key in keys {
             self.refresh(&key, now);
         }
-        self.policies.mark_all(None, now);
+        self.mark_around(None, now);
+    }
+
+    /// Queues the status of a server or of a view.
+    fn refresh_object(&mut self, of: &ObjectKey, now: Instant) {
+        match of.kind {
+            ObjectKind::View => self.views.mark([of.key.clone()], now),
+            ObjectKind::Server | ObjectKind::Policy => self.refresh(&of.key, now),
+        }
     }
 
     fn refresh(&mut self, key: &ServerKey, now: Instant) {
@@ -369,7 +356,7 @@ impl Controller {
         let is_ours = self.ownership.other(key).is_none() && !self.ownership.has_left(key);
         let entry = self.inventory.get(key).filter(|_| is_ours)?;
         let view = self.replicas.view(key, entry.verdict.revision.as_deref(), now);
-        let left_out = self.slots.is_left_out(self.inventory.slot_of(key), key);
+        let left_out = self.slots.is_left_out(self.inventory.slot_of(key), &ObjectKey::server(key));
         let new = status::desired(entry, &view, left_out, self.ownership.me(), &status::this_second());
         let settled = status::is_settled(&new, &view);
         Some((entry.object.status.clone(), new, settled))
@@ -403,16 +390,18 @@ impl Controller {
             return;
         }
         if self.publishes_from.is_none_or(|from| from <= now) {
-            for key in self.slots.write_due(&self.inventory, now) {
-                self.refresh(&key, now);
+            for of in self.slots.write_due(&self.inventory, now) {
+                self.refresh_object(&of, now);
             }
         }
         self.check_other_installations(now);
         self.refresh_policies(now);
+        self.refresh_views(now);
         while let Some(of) = self.statuses.take_due(now) {
             match of.kind {
                 ObjectKind::Server => self.write_status(&of, now),
                 ObjectKind::Policy => self.write_policy_status(&of.key, now),
+                ObjectKind::View => self.write_view_status(&of.key, now),
             }
         }
     }
@@ -437,6 +426,7 @@ impl Controller {
         let status = match status {
             NewStatus::Server(status) => *status,
             NewStatus::Policy(status) => return self.finish_policy_write(&key, &uid, status, outcome, now),
+            NewStatus::View(status) => return self.finish_view_write(&key, &uid, status, outcome, now),
         };
         let seen = self.seen.remove(&key);
         if status.contender.is_some() && !matches!(outcome, WriteResult::Done(_)) {
@@ -472,9 +462,9 @@ impl Controller {
             return always;
         }
         let slots = self.slots.next(now).map(|at| self.publishes_from.map_or(at, |from| from.max(at)));
-        let writes =
-            [slots, self.policies.next(), self.audit_counts.next(now), self.statuses.next(now), self.ownership.next()];
-        writes.into_iter().flatten().chain(always).min()
+        let derived = [self.policies.next(), self.views.next(), self.audit_counts.next(now)];
+        let writes = [slots, self.statuses.next(now), self.ownership.next()].into_iter().chain(derived);
+        writes.flatten().chain(always).min()
     }
 }
 

@@ -1,4 +1,4 @@
-//! Records transitions of McpServers and McpAccessPolicies as Events of the cluster, for people.
+//! Records transitions of McpServers, McpAccessPolicies and McpViews as Events of the cluster, for people.
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use portcullis_crds::{Reason, Report, ServerKey, ServerReport};
+use portcullis_crds::{Reason, Report, ServerKey, ServerReport, ViewReport};
 use tokio::time::Instant;
 
 /// A new replica counts as silent after this time without an answer.
@@ -27,6 +27,16 @@ struct ReplicaState {
     instance: Option<String>,
     failing_since: Option<Instant>,
     servers: BTreeMap<ServerKey, ServerReport>,
+    views: BTreeMap<ServerKey, ViewReport>,
+}
+
+/// The servers and views whose reports have changed.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Touched {
+    /// Keys of servers.
+    pub(crate) servers: BTreeSet<ServerKey>,
+    /// Keys of views.
+    pub(crate) views: BTreeSet<ServerKey>,
 }
 
 /// The combined reports of all replicas about one server.
@@ -73,9 +83,9 @@ impl Fleet {
         self.replicas.keys()
     }
 
-    /// Takes the report of a replica. Returns the servers whose reports have changed.
-    pub(crate) fn told(&mut self, address: SocketAddr, report: Report) -> BTreeSet<ServerKey> {
-        let Some(replica) = self.replicas.get_mut(&address) else { return BTreeSet::new() };
+    /// Takes the report of a replica. Returns the servers and views whose reports have changed.
+    pub(crate) fn told(&mut self, address: SocketAddr, report: Report) -> Touched {
+        let Some(replica) = self.replicas.get_mut(&address) else { return Touched::default() };
         let first = replica.instance.is_none() || replica.failing_since.is_some();
         let mut touched = BTreeSet::new();
         if report.complete {
@@ -96,10 +106,35 @@ impl Fleet {
         }
         replica.instance = Some(report.instance);
         replica.failing_since = None;
+        let mut views = replica.take_views(report.views);
         if first {
             touched.extend(replica.servers.keys().cloned());
+            views.extend(replica.views.keys().cloned());
         }
-        touched
+        Touched { servers: touched, views }
+    }
+
+    /// The numbers of replicas that have applied this revision of a view, and the report of the first of them. Replicas agree,
+    /// so while they do not for a moment, always the same one is believed.
+    pub(crate) fn view_of_view(
+        &self,
+        key: &ServerKey,
+        revision: &str,
+        now: Instant,
+    ) -> (FleetView, Option<&ViewReport>) {
+        let mut view = FleetView { total: count(self.replicas.len()), ..FleetView::default() };
+        let mut first = None;
+        for replica in self.replicas.values() {
+            if replica.is_silent(now) {
+                view.silent += 1;
+                continue;
+            }
+            view.awaited |= replica.instance.is_none();
+            let report = replica.views.get(key).filter(|report| report.revision == revision);
+            view.applied += u32::from(report.is_some());
+            first = first.or(report);
+        }
+        (view, first)
     }
 
     /// Notes that a replica did not answer.
@@ -159,7 +194,15 @@ impl Fleet {
 
 impl ReplicaState {
     fn new(now: Instant) -> Self {
-        Self { since: now, instance: None, failing_since: None, servers: BTreeMap::new() }
+        Self { since: now, instance: None, failing_since: None, servers: BTreeMap::new(), views: BTreeMap::new() }
+    }
+
+    /// Takes all of its views. Returns those whose reports have changed.
+    fn take_views(&mut self, views: Vec<ViewReport>) -> BTreeSet<ServerKey> {
+        let views: BTreeMap<ServerKey, ViewReport> = views.into_iter().map(|view| (view.key.clone(), view)).collect();
+        let before = std::mem::replace(&mut self.views, views);
+        let keys = before.keys().chain(self.views.keys());
+        keys.filter(|key| before.get(*key) != self.views.get(*key)).cloned().collect()
     }
 
     fn silent_from(&self) -> Option<Instant> {
@@ -216,11 +259,11 @@ mod tests {
 
     fn report(complete: bool, servers: Vec<ServerReport>, gone: &[&str]) -> Report {
         let gone = gone.iter().map(|name| ServerKey::new("n", *name)).collect();
-        Report { instance: "i".into(), change: 1, complete, slots: vec![], servers, gone, policies: vec![] }
+        Report { instance: "i".into(), change: 1, complete, servers, gone, ..Report::default() }
     }
 
-    fn names(keys: BTreeSet<ServerKey>) -> Vec<String> {
-        keys.into_iter().map(|key| key.name).collect()
+    fn names(touched: Touched) -> Vec<String> {
+        touched.servers.into_iter().map(|key| key.name).collect()
     }
 
     fn counts(view: &FleetView) -> (u32, u32, u32, u32, bool) {
@@ -239,7 +282,7 @@ mod tests {
         assert_eq!(names(fleet.told(address(1), report(false, vec![server("b", "2", true)], &[]))), ["b"]);
         assert_eq!(names(fleet.told(address(1), report(false, vec![], &["a"]))), ["a"]);
         assert_eq!(names(fleet.told(address(1), report(true, vec![], &[]))), ["b"]);
-        assert_eq!(fleet.told(address(2), report(true, vec![], &[])), BTreeSet::new());
+        assert_eq!(fleet.told(address(2), report(true, vec![], &[])), Touched::default());
     }
 
     #[test]
@@ -267,5 +310,38 @@ mod tests {
         assert_eq!(counts(&fleet.view(&key, Some("2"), now + SILENCE_LIMIT)), (2, 1, 1, 0, false));
         fleet.told(address(1), report(false, vec![], &[]));
         assert_eq!((fleet.next_change(now), fleet.counts(now + SILENCE_LIMIT)), (None, (2, 0)));
+    }
+
+    #[test]
+    fn a_view_is_counted_by_its_revision_and_told_by_the_first_replica_that_has_the_newest() {
+        let (mut fleet, now, key) = (Fleet::default(), Instant::now(), ServerKey::new("n", "v"));
+        let view = |revision: &str, tools: u32| ViewReport {
+            key: key.clone(),
+            revision: revision.into(),
+            servers: 1,
+            tools,
+            hidden: 0,
+            bytes: 0,
+            tokens: 0,
+            unmatched: vec![],
+        };
+        let told = |views: &[ViewReport]| Report { views: views.to_vec(), ..report(false, vec![], &[]) };
+        let counted = |fleet: &Fleet, at: Instant| {
+            let (view, report) = fleet.view_of_view(&key, "2", at);
+            (view.applied, view.silent, view.total, view.awaited, report.map(|report| report.tools))
+        };
+        fleet.set(&BTreeSet::from([address(1), address(2)]), now);
+        assert_eq!(counted(&fleet, now), (0, 0, 2, true, None));
+        assert_eq!(fleet.told(address(1), told(&[view("1", 7)])).views, BTreeSet::from([key.clone()]));
+        assert_eq!(fleet.told(address(1), told(&[view("1", 7)])).views, BTreeSet::new());
+        fleet.told(address(2), told(&[view("2", 8)]));
+        assert_eq!(counted(&fleet, now), (1, 0, 2, false, Some(8)));
+        fleet.told(address(1), told(&[view("2", 9)]));
+        assert_eq!(counted(&fleet, now), (2, 0, 2, false, Some(9)));
+        fleet.failed(address(1), now);
+        assert_eq!(counted(&fleet, now + SILENCE_LIMIT), (1, 1, 2, false, Some(8)));
+        // A report always holds all views.
+        assert_eq!(fleet.told(address(2), told(&[])).views, BTreeSet::from([key.clone()]));
+        assert_eq!(counted(&fleet, now), (1, 0, 2, false, Some(9)));
     }
 }

@@ -1,7 +1,9 @@
-//! Keeps all McpServers with their verdicts and the policies that govern them, and the servers of each slot.
+//! Keeps all McpServers with their verdicts, the policies that govern them, the McpViews, and the content of each slot.
 //!
 //! Pure: the caller passes the time. A change of a server touches one server and one slot, so its cost does not grow with
 //! the number of servers; a change of a policy touches the servers that it governs.
+
+mod views;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -13,12 +15,15 @@ use portcullis_crds::resolve::{KnownService, KnownServices, labels_of};
 use portcullis_crds::slots::slot_of;
 use portcullis_crds::snapshot::revision_of;
 use portcullis_crds::{
-    McpServer, Policies, ReadPolicy, Reason, ServerKey, ServerVerdict, Services, SpecRefusal, resolve,
+    McpServer, Policies, ReadPolicy, ReadView, Reason, ServerKey, ServerVerdict, Services, SpecRefusal, Views, resolve,
 };
 use tokio::time::Instant;
 
 use crate::newcomers::Newcomers;
-use crate::share::{self, ServerText, ServerTexts, SlotContent};
+use crate::object_key::ObjectKey;
+use crate::share::{self, EntryText, SlotContent, SlotTexts};
+
+pub(crate) use views::ViewVerdict;
 
 /// All McpServers and their verdicts.
 #[derive(Debug)]
@@ -27,12 +32,16 @@ pub(crate) struct Inventory {
     policies: Policies,
     /// The servers that each policy governs, accepted or not.
     governed: BTreeMap<ServerKey, BTreeSet<ServerKey>>,
+    /// All views.
+    read_views: BTreeMap<ServerKey, ReadView>,
+    /// Those of the served namespaces.
+    views: Views,
     selected: Option<BTreeSet<String>>,
     entries: BTreeMap<ServerKey, ServerEntry>,
     services: KnownServices,
     /// The servers that name each Service.
     users: BTreeMap<(String, String), BTreeSet<ServerKey>>,
-    slots: Vec<ServerTexts>,
+    slots: Vec<SlotTexts>,
     /// Gateway replicas that share the limits of policies.
     replicas: u32,
     /// Time for which a new server waits for its policies; none: it does not wait.
@@ -51,6 +60,8 @@ pub(crate) struct ServerEntry {
     pub(crate) url: Option<String>,
     /// Names of the policies that govern it, sorted.
     pub(crate) governed_by: Vec<String>,
+    /// Whether a view that may select it looks at its labels.
+    pub(crate) seen_by_labels: bool,
     /// When its newest generation came; none: before new servers had to wait.
     pub(crate) changed_at: Option<Instant>,
 }
@@ -79,16 +90,19 @@ pub(crate) struct Affected {
     pub(crate) slots: BTreeSet<usize>,
     /// Policies that govern other servers than before, or in another form.
     pub(crate) policies: BTreeSet<ServerKey>,
+    /// Views that are served newly, no longer, or in another form.
+    pub(crate) views: BTreeSet<ServerKey>,
 }
 
 /// What becomes of an object.
 struct Judged {
     verdict: ServerVerdict,
-    text: Option<ServerText>,
+    text: Option<EntryText>,
     url: Option<String>,
     governed_by: Vec<String>,
     /// Whether a policy denies what no rule allows.
     enforced: bool,
+    seen_by_labels: bool,
 }
 
 impl Affected {
@@ -96,6 +110,7 @@ impl Affected {
     pub(crate) fn add(&mut self, more: Self) {
         self.servers.extend(more.servers);
         self.policies.extend(more.policies);
+        self.views.extend(more.views);
         self.slots.extend(more.slots);
     }
 }
@@ -121,11 +136,13 @@ impl Inventory {
             home,
             policies: Policies::default(),
             governed: BTreeMap::new(),
+            read_views: BTreeMap::new(),
+            views: Views::default(),
             selected: selective.then(BTreeSet::new),
             entries: BTreeMap::new(),
             services: KnownServices::new(),
             users: BTreeMap::new(),
-            slots: vec![ServerTexts::new(); slots],
+            slots: vec![SlotTexts::new(); slots],
             replicas: 1,
             delay: None,
             newcomers: Newcomers::default(),
@@ -136,6 +153,11 @@ impl Inventory {
     /// does not wait.
     pub(crate) fn hold_new_servers(&mut self, delay: Duration) {
         self.delay = Some(delay).filter(|delay| !delay.is_zero());
+    }
+
+    /// The namespace whose servers and views go by their bare names.
+    pub(crate) fn home(&self) -> &str {
+        &self.home
     }
 
     /// One server.
@@ -160,7 +182,7 @@ impl Inventory {
 
     /// The content of a slot, as it should be written.
     pub(crate) fn slot(&self, index: usize) -> SlotContent {
-        let none = ServerTexts::new();
+        let none = SlotTexts::new();
         share::content(self.slots.get(index).unwrap_or(&none), self.replicas)
     }
 
@@ -173,7 +195,7 @@ impl Inventory {
         Affected { slots: limited.collect(), ..Affected::default() }
     }
 
-    /// The slot of a server.
+    /// The slot of a server or a view.
     pub(crate) fn slot_of(&self, key: &ServerKey) -> usize {
         slot_of(key, self.slots.len())
     }
@@ -240,7 +262,7 @@ impl Inventory {
         }
         self.newcomers.release(key);
         let index = self.slot_of(key);
-        if self.slots[index].remove(key).is_some() {
+        if self.slots[index].remove(&ObjectKey::server(key)).is_some() {
             touched.slots.insert(index);
         }
         touched
@@ -274,7 +296,9 @@ impl Inventory {
             return Affected::default();
         }
         let keys = self.in_namespace(namespace).map(|(key, _)| key.clone()).collect();
-        self.judge_again(keys, now)
+        let mut affected = self.judge_again(keys, now);
+        affected.add(self.serve_views_of(namespace, now));
+        affected
     }
 
     /// Whether a new server waits: nothing can be said of it yet.
@@ -292,7 +316,7 @@ impl Inventory {
         let mut affected = Affected::default();
         while let Some((key, text)) = self.newcomers.take_due(now) {
             let index = self.slot_of(&key);
-            self.slots[index].insert(key.clone(), text);
+            self.slots[index].insert(ObjectKey::server(&key), text);
             affected.slots.insert(index);
             affected.servers.insert(key);
         }
@@ -311,12 +335,12 @@ impl Inventory {
     }
 
     fn judge(&mut self, key: ServerKey, object: ServerObject, changed_at: Option<Instant>, now: Instant) -> Affected {
-        let Judged { verdict, text, url, governed_by, enforced } = self.verdict(&key, &object);
+        let Judged { verdict, text, url, governed_by, enforced, seen_by_labels } = self.verdict(&key, &object);
         let mut touched = Affected { servers: BTreeSet::from([key.clone()]), ..Affected::default() };
         touched.policies = self.govern(&key, &governed_by);
-        let index = self.slot_of(&key);
+        let (index, of) = (self.slot_of(&key), ObjectKey::server(&key));
         // Who is allowed by one policy that denies the rest is at most allowed more by others.
-        let wait = self.delay.filter(|_| !enforced && !self.slots[index].contains_key(&key));
+        let wait = self.delay.filter(|_| !enforced && !self.slots[index].contains_key(&of));
         let until = wait.zip(changed_at).map(|(delay, at)| at + delay);
         let text = match (text, until) {
             (Some(text), Some(until)) => self.newcomers.hold(&key, text, until, now),
@@ -327,13 +351,13 @@ impl Inventory {
         };
         let slot = &mut self.slots[index];
         let before = match text.clone() {
-            Some(text) => slot.insert(key.clone(), text),
-            None => slot.remove(&key),
+            Some(text) => slot.insert(of, text),
+            None => slot.remove(&of),
         };
         if before != text {
             touched.slots.insert(index);
         }
-        self.entries.insert(key, ServerEntry { object, verdict, url, governed_by, changed_at });
+        self.entries.insert(key, ServerEntry { object, verdict, url, governed_by, seen_by_labels, changed_at });
         touched
     }
 
@@ -365,34 +389,41 @@ impl Inventory {
         let name = |policy: &&ReadPolicy| policy.policy.key.name.clone();
         let governed_by: Vec<String> = governing.iter().map(name).collect();
         let enforced = governing.iter().any(|policy| policy.policy.mode == PolicyMode::Enforce);
+        let allowed = content.as_ref().ok().map(|server| &server.spec.allowed_views);
+        let seen_by_labels = allowed.is_some_and(|allowed| self.views.look_at_labels_of(key, allowed));
         let refused = |reason: Reason, message: String| {
             let refusal = Some(SpecRefusal { reason, message });
             let verdict = ServerVerdict { key: key.clone(), generation: object.generation, refusal, revision: None };
-            Judged { verdict, text: None, url: None, governed_by: governed_by.clone(), enforced }
+            Judged { verdict, text: None, url: None, governed_by: governed_by.clone(), enforced, seen_by_labels }
         };
-        if self.selected.as_ref().is_some_and(|selected| !selected.contains(&key.namespace)) {
-            let message = format!(
-                "the operator does not serve namespace {:?}: give it the labels that it asks for",
-                key.namespace
-            );
+        if let Some(message) = self.unselected(&key.namespace) {
             return refused(Reason::NamespaceNotSelected, message);
         }
         let server = match content {
             Ok(server) => server,
             Err(problem) => return refused(Reason::Invalid, problem.clone()),
         };
-        let mut resolution = resolve([&**server], &self.policies, &self.home, Services::Known(&self.services));
+        let mut resolution =
+            resolve([&**server], (&self.policies, &self.views), &self.home, Services::Known(&self.services));
         let Some(mut verdict) = resolution.verdicts.pop() else {
             return refused(Reason::Invalid, "the object has no metadata.name".into());
         };
         let server = resolution.snapshot.servers.pop();
-        let text = server.as_ref().map(|server| ServerText {
+        let text = server.as_ref().map(|server| EntryText {
             text: server.to_text(),
             created: server.created,
             policies: governing.iter().map(|policy| (name(policy), policy.text.clone())).collect(),
         });
         verdict.revision = text.as_ref().map(|text| revision_of(&text.text));
-        Judged { verdict, text, url: server.map(|server| server.url), governed_by, enforced }
+        Judged { verdict, text, url: server.map(|server| server.url), governed_by, enforced, seen_by_labels }
+    }
+
+    /// Why a namespace is not served, if it is not.
+    fn unselected(&self, namespace: &str) -> Option<String> {
+        let selected = self.selected.as_ref().filter(|selected| !selected.contains(namespace));
+        selected.map(|_| {
+            format!("the operator does not serve namespace {namespace:?}: give it the labels that it asks for")
+        })
     }
 
     fn forget_user(&mut self, key: &ServerKey) {

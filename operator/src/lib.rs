@@ -1,4 +1,4 @@
-//! Reconciles McpServers and McpAccessPolicies into the ConfigMaps that the gateway watches, and writes their status.
+//! Reconciles McpServers, McpAccessPolicies and McpViews into the ConfigMaps that the gateway watches, and writes their status.
 //!
 //! watches → `inventory` (pure) → `publish`; gateway replicas → `fleet` (pure) → `status` (pure) → `statuses`.
 //! The `controller` alone owns all of it. The operator knows nothing of MCP, tokens or Secrets.
@@ -11,6 +11,7 @@ mod bucket;
 pub mod command;
 mod config;
 mod controller;
+mod entries;
 mod events;
 mod fleet;
 mod inventory;
@@ -36,6 +37,7 @@ mod scopes;
 mod share;
 mod status;
 mod statuses;
+mod views;
 mod watch;
 
 pub use config::{OperatorConfig, OperatorOptions};

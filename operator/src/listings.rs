@@ -1,5 +1,7 @@
 //! Tracks what the watches have listed, and the namespaces that the API server refuses to list.
 
+use std::collections::BTreeSet;
+
 use k8s_openapi::api::core::v1::{Namespace, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::ResourceExt as _;
@@ -16,14 +18,15 @@ use crate::watch::{self, Listing, ListingStep, WatchedResource, key_of};
 
 /// The listings of all watches but those of the slots.
 pub(crate) struct Listings {
-    /// The namespace of each watch of McpServers, Services and McpAccessPolicies; none: all namespaces.
+    /// The namespace of each watch of McpServers, Services, McpAccessPolicies and McpViews; none: all namespaces.
     namespaces_watched: Vec<Option<String>>,
     refused: RefusedWatches,
     servers: Vec<Listing<ServerKey>>,
     services: Vec<Listing<ServerKey>>,
     policies: Vec<Listing<ServerKey>>,
-    /// Whether the log says that there is no definition of McpAccessPolicy.
-    undefined: bool,
+    views: Vec<Listing<ServerKey>>,
+    /// The definitions of which the log says that they are not installed.
+    undefined: BTreeSet<NamespacedKind>,
     /// None: namespaces are not selected by label.
     namespaces: Option<Listing<String>>,
     slices: Listing<String>,
@@ -47,7 +50,8 @@ impl Listings {
             servers: namespaces_watched.iter().map(|_| Listing::default()).collect(),
             services: namespaces_watched.iter().map(|_| Listing::default()).collect(),
             policies: namespaces_watched.iter().map(|_| Listing::default()).collect(),
-            undefined: false,
+            views: namespaces_watched.iter().map(|_| Listing::default()).collect(),
+            undefined: BTreeSet::new(),
             namespaces_watched,
             refused: RefusedWatches::default(),
             namespaces: matches!(scope, WatchScope::Selector(_)).then(Listing::default),
@@ -79,8 +83,13 @@ impl Listings {
         event: Event<DynamicObject>,
     ) -> ListingStep<ServerKey, DynamicObject> {
         self.note_listed(NamespacedKind::Policies, number, &event);
-        self.undefined &= !matches!(event, Event::InitDone);
         self.policies.get_mut(number).map_or(ListingStep::Wait, |listing| listing.step(event, key_of))
+    }
+
+    /// Takes an event of the McpView watch `number`.
+    pub(crate) fn view(&mut self, number: usize, event: Event<DynamicObject>) -> ListingStep<ServerKey, DynamicObject> {
+        self.note_listed(NamespacedKind::Views, number, &event);
+        self.views.get_mut(number).map_or(ListingStep::Wait, |listing| listing.step(event, key_of))
     }
 
     /// The namespace of the watches of this number, if it is only one.
@@ -102,28 +111,36 @@ impl Listings {
     /// Counts a watch that broke, and remembers a namespace that the API server refuses.
     pub(crate) fn broken(&mut self, watch: WatchedResource, error: &watcher::Error, now: Instant) {
         let kind = watch.resource();
-        if let WatchedResource::Place(NamespacedKind::Policies, number) = watch
+        if let WatchedResource::Place(kind @ (NamespacedKind::Policies | NamespacedKind::Views), number) = watch
             && watch::is_undefined(error)
         {
-            return self.without_policies(number);
+            return self.without_definition(kind, number);
         }
         self.metrics.watch_errors.with_label_values(&[kind]).inc();
         warn!(kind, %error, "a watch broke; it restarts");
         if let WatchedResource::Place(kind, number) = watch
-            && self.namespaces_watched.get(number).is_some_and(Option::is_some)
+            // Without the right to list views, which an older release did not need, the rest must go on everywhere.
+            && (kind == NamespacedKind::Views || self.namespaces_watched.get(number).is_some_and(Option::is_some))
             && watch::is_refused(error)
         {
             self.refused.refused(kind, number, now);
         }
     }
 
-    /// Goes on without policies, as long as their definition is not installed. Those that are known stay known.
-    fn without_policies(&mut self, number: usize) {
-        self.policies.get_mut(number).map(Listing::go_on);
-        if !std::mem::replace(&mut self.undefined, true) {
-            warn!(
-                "the definition of McpAccessPolicy is not installed, so there are no policies: every valid token may use every server unless the gateway's default is Deny"
-            );
+    /// Goes on without policies or views, as long as their definition is not installed. Those that are known stay known.
+    fn without_definition(&mut self, kind: NamespacedKind, number: usize) {
+        let (listings, effect) = match kind {
+            NamespacedKind::Views => {
+                (&mut self.views, "the definition of McpView is not installed, so there are no views")
+            }
+            _ => (
+                &mut self.policies,
+                "the definition of McpAccessPolicy is not installed, so there are no policies: every valid token may use every server unless the gateway's default is Deny",
+            ),
+        };
+        listings.get_mut(number).map(Listing::go_on);
+        if self.undefined.insert(kind) {
+            warn!("{effect}");
         }
     }
 
@@ -141,6 +158,7 @@ impl Listings {
                 NamespacedKind::Servers => self.servers.get_mut(number),
                 NamespacedKind::Services => self.services.get_mut(number),
                 NamespacedKind::Policies => self.policies.get_mut(number),
+                NamespacedKind::Views => self.views.get_mut(number),
             };
             let Some(listing) = listing else { continue };
             if kind == NamespacedKind::Policies {
@@ -152,6 +170,15 @@ impl Listings {
                     "the API server refuses to list the policies of this namespace; those that are known count on, and if none ever was, nobody may use its servers: check that the namespace exists and has the Role"
                 );
                 given_up.closed.extend((!known).then_some(namespace));
+                continue;
+            }
+            if kind == NamespacedKind::Views {
+                listing.go_on();
+                warn!(
+                    namespace,
+                    resource,
+                    "the API server refuses to list the views; those that are known stay: give the operator the right to get, list and watch them"
+                );
                 continue;
             }
             warn!(
@@ -179,6 +206,7 @@ impl Listings {
         self.servers.iter().all(Listing::is_complete)
             && self.services.iter().all(Listing::is_complete)
             && self.policies.iter().all(Listing::is_complete)
+            && self.views.iter().all(Listing::is_complete)
             && self.namespaces.as_ref().is_none_or(Listing::is_complete)
     }
 
@@ -191,7 +219,11 @@ impl Listings {
 
     /// Notes that a namespace can be read again, once its whole list has come.
     fn note_listed<K>(&mut self, kind: NamespacedKind, number: usize, event: &Event<K>) {
-        if matches!(event, Event::InitDone) && self.refused.listed(kind, number) {
+        if !matches!(event, Event::InitDone) {
+            return;
+        }
+        self.undefined.remove(&kind);
+        if self.refused.listed(kind, number) {
             info!(
                 namespace = self.namespace_of(number),
                 resource = WatchedResource::Place(kind, number).resource(),
@@ -204,7 +236,8 @@ impl Listings {
     fn count_unreadable(&self) {
         for (number, namespace) in self.namespaces_watched.iter().enumerate() {
             let Some(namespace) = namespace else { continue };
-            let kinds = [NamespacedKind::Servers, NamespacedKind::Services, NamespacedKind::Policies];
+            let kinds =
+                [NamespacedKind::Servers, NamespacedKind::Services, NamespacedKind::Policies, NamespacedKind::Views];
             let unreadable = kinds.iter().any(|kind| self.refused.is_given_up(*kind, number));
             self.metrics.unreadable.with_label_values(&[namespace]).set(i64::from(unreadable));
         }
@@ -232,6 +265,7 @@ mod tests {
         for number in 0..2 {
             listings.server(number, Event::InitDone);
             listings.service(number, Event::InitDone);
+            listings.view(number, Event::InitDone);
         }
         listings
     }

@@ -20,7 +20,8 @@ fn main() -> ExitCode {
         None | Some(OperatorCommand::Run) => run_command::run(&options),
         Some(OperatorCommand::Retire) => retire::run(&options),
         Some(OperatorCommand::Crd) => {
-            let crds = format!("{}---\n{}", portcullis_crds::crd::yaml(), portcullis_crds::crd::policy_yaml());
+            use portcullis_crds::crd::{policy_yaml, view_yaml, yaml};
+            let crds = [yaml(), policy_yaml(), view_yaml()].join("---\n");
             print(crds).map_err(Into::into)
         }
         Some(OperatorCommand::Completions { shell }) => {

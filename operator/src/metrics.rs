@@ -74,10 +74,10 @@ impl OperatorMetrics {
             slot_bytes: make.gauges("slot_bytes", "Size of a ConfigMap's content.", &["slot"]),
             slot_fill: make.float_gauges(
                 "slot_fill_ratio",
-                "Share of a ConfigMap that all its servers would take; above 1 some servers are left out.",
+                "Share of a ConfigMap that all its servers and views would take; above 1 some are left out.",
                 &["slot"],
             ),
-            left_out: make.gauges("servers_left_out", "Servers that a ConfigMap has no room for.", &["slot"]),
+            left_out: make.gauges("servers_left_out", "Servers and views that a ConfigMap has no room for.", &["slot"]),
             publish: make.histogram(
                 "publish_duration_seconds",
                 "Time from a change of an McpServer to the write of its ConfigMap.",
@@ -86,7 +86,7 @@ impl OperatorMetrics {
             status_queue: make.gauge("status_queue", "Statuses waiting to be written."),
             events: make.counters(
                 "events_total",
-                "Events written about McpServers and McpAccessPolicies.",
+                "Events written about McpServers, McpAccessPolicies and McpViews.",
                 &["outcome"],
             ),
             gateways: make.gauges("gateways", "Gateway replicas that take traffic.", &["state"]),

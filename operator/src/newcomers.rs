@@ -8,24 +8,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use portcullis_crds::ServerKey;
 use tokio::time::Instant;
 
-use crate::share::ServerText;
+use crate::share::EntryText;
 
 /// The servers that wait.
 #[derive(Debug, Default)]
 pub(crate) struct Newcomers {
-    held: BTreeMap<ServerKey, (Instant, ServerText)>,
+    held: BTreeMap<ServerKey, (Instant, EntryText)>,
     queue: BTreeSet<(Instant, ServerKey)>,
 }
 
 impl Newcomers {
     /// Holds a server until this time; one that is held already keeps its time. Returns the text if the time has come.
-    pub(crate) fn hold(
-        &mut self,
-        key: &ServerKey,
-        text: ServerText,
-        until: Instant,
-        now: Instant,
-    ) -> Option<ServerText> {
+    pub(crate) fn hold(&mut self, key: &ServerKey, text: EntryText, until: Instant, now: Instant) -> Option<EntryText> {
         let until = self.release(key).map_or(until, |before| before.min(until));
         if until <= now {
             return Some(text);
@@ -53,7 +47,7 @@ impl Newcomers {
     }
 
     /// The next server whose time has come.
-    pub(crate) fn take_due(&mut self, now: Instant) -> Option<(ServerKey, ServerText)> {
+    pub(crate) fn take_due(&mut self, now: Instant) -> Option<(ServerKey, EntryText)> {
         let (_, key) = self.queue.first().filter(|(until, _)| *until <= now)?.clone();
         let (_, text) = self.held.get(&key)?.clone();
         self.release(&key);
@@ -69,7 +63,7 @@ mod tests {
 
     #[test]
     fn a_server_waits_once_and_in_its_newest_form() {
-        let text = |text: &str| ServerText { text: text.into(), created: 0, policies: BTreeMap::new() };
+        let text = |text: &str| EntryText { text: text.into(), created: 0, policies: BTreeMap::new() };
         let (now, second, key) = (Instant::now(), Duration::from_secs(1), ServerKey::new("n", "a"));
         let mut held = Newcomers::default();
         assert_eq!(held.hold(&key, text("1"), now + second, now), None);

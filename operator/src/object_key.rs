@@ -3,7 +3,7 @@
 use std::fmt;
 
 use kube::core::ApiResource;
-use portcullis_crds::{McpAccessPolicy, McpServer, ServerKey};
+use portcullis_crds::{McpAccessPolicy, McpServer, McpView, ServerKey};
 
 /// A kind of object that has a status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -12,6 +12,8 @@ pub(crate) enum ObjectKind {
     Server,
     /// McpAccessPolicy.
     Policy,
+    /// McpView.
+    View,
 }
 
 /// An object that has a status.
@@ -29,6 +31,7 @@ impl ObjectKind {
         match self {
             Self::Server => "McpServer",
             Self::Policy => "McpAccessPolicy",
+            Self::View => "McpView",
         }
     }
 
@@ -37,6 +40,7 @@ impl ObjectKind {
         match self {
             Self::Server => ApiResource::erase::<McpServer>(&()),
             Self::Policy => ApiResource::erase::<McpAccessPolicy>(&()),
+            Self::View => ApiResource::erase::<McpView>(&()),
         }
     }
 }
@@ -50,6 +54,11 @@ impl ObjectKey {
     /// The McpAccessPolicy of this key.
     pub(crate) fn policy(key: &ServerKey) -> Self {
         Self { kind: ObjectKind::Policy, key: key.clone() }
+    }
+
+    /// The McpView of this key.
+    pub(crate) fn view(key: &ServerKey) -> Self {
+        Self { kind: ObjectKind::View, key: key.clone() }
     }
 }
 

@@ -13,7 +13,6 @@ use k8s_openapi::jiff::Timestamp;
 use kube::api::{Patch, PatchParams};
 use kube::runtime::watcher::Event;
 use kube::{Api, Client};
-use portcullis_crds::ServerKey;
 use portcullis_crds::names::{
     REVISION_ANNOTATION, SLOT_GZIP_KEY, SLOT_REVISION_KEY, SLOT_TEXT_KEY, WRITTEN_ANNOTATION,
 };
@@ -27,6 +26,7 @@ use crate::bucket::Bucket;
 use crate::config::OperatorConfig;
 use crate::inventory::Inventory;
 use crate::metrics::OperatorMetrics;
+use crate::object_key::ObjectKey;
 use crate::share::SlotContent;
 use crate::watch::{Listing, ListingStep};
 
@@ -87,7 +87,7 @@ struct PublishedSlot {
     failures: u32,
     bucket: Bucket,
     /// Servers for which the slot has no room.
-    left_out: BTreeSet<ServerKey>,
+    left_out: BTreeSet<ObjectKey>,
 }
 
 struct WantedSlot {
@@ -171,8 +171,8 @@ impl SlotPublisher {
         self.slots.iter().all(|slot| slot.listing.is_complete())
     }
 
-    /// Whether a slot has no room for this server.
-    pub(crate) fn is_left_out(&self, index: usize, key: &ServerKey) -> bool {
+    /// Whether a slot has no room for this server or view.
+    pub(crate) fn is_left_out(&self, index: usize, key: &ObjectKey) -> bool {
         self.slots.get(index).is_some_and(|slot| slot.left_out.contains(key))
     }
 
@@ -182,8 +182,8 @@ impl SlotPublisher {
         waiting.map(|slot| slot.not_before.max(slot.bucket.next(now))).min()
     }
 
-    /// Starts the writes that are due. Returns the servers that are newly left out, or no longer.
-    pub(crate) fn write_due(&mut self, inventory: &Inventory, now: Instant) -> Vec<ServerKey> {
+    /// Starts the writes that are due. Returns the servers and views that are newly left out, or no longer.
+    pub(crate) fn write_due(&mut self, inventory: &Inventory, now: Instant) -> Vec<ObjectKey> {
         let mut changed = Vec::new();
         for index in 0..self.slots.len() {
             let slot = &mut self.slots[index];
@@ -345,7 +345,7 @@ impl PublishedSlot {
     }
 
     /// Packs the wanted content if the servers have changed. Returns those that are newly left out, or no longer.
-    fn make(&mut self, index: usize, inventory: &Inventory, metrics: &OperatorMetrics) -> Vec<ServerKey> {
+    fn make(&mut self, index: usize, inventory: &Inventory, metrics: &OperatorMetrics) -> Vec<ObjectKey> {
         if !std::mem::take(&mut self.stale) {
             return Vec::new();
         }
@@ -355,15 +355,15 @@ impl PublishedSlot {
         metrics.slot_bytes.with_label_values(&slot).set(i64::try_from(packed.len()).unwrap_or(i64::MAX));
         metrics.slot_fill.with_label_values(&slot).set(fill);
         metrics.left_out.with_label_values(&slot).set(i64::try_from(left_out.len()).unwrap_or(i64::MAX));
-        let changed: Vec<ServerKey> = self.left_out.symmetric_difference(&left_out).cloned().collect();
+        let changed: Vec<ObjectKey> = self.left_out.symmetric_difference(&left_out).cloned().collect();
         if left_out.len() > self.left_out.len() {
             let namespaces: BTreeSet<&str> =
-                left_out.iter().map(|key| key.namespace.as_str()).take(MAX_NAMED_SERVERS).collect();
+                left_out.iter().map(|of| of.key.namespace.as_str()).take(MAX_NAMED_SERVERS).collect();
             warn!(
                 configmap = self.name,
                 left_out = left_out.len(),
                 ?namespaces,
-                "these namespaces exceed their share of a ConfigMap, so some of their servers are left out: shorten or remove servers, or raise snapshot.slots"
+                "these namespaces exceed their share of a ConfigMap, so some of their servers or views are left out: shorten or remove some, or raise snapshot.slots"
             );
         }
         let revision = packed.revision();

@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
-use portcullis_crds::ServerKey;
+use portcullis_crds::{ServerKey, ViewReport};
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use crate::fleet::{Fleet, FleetView};
+use crate::fleet::{Fleet, FleetView, Touched};
 use crate::metrics::OperatorMetrics;
 use crate::poll::{self, ReplicaReport};
 use crate::replica_count::ReplicaCount;
@@ -93,9 +93,9 @@ impl GatewayReplicas {
         self.count(now);
     }
 
-    /// Takes a report or a failure. Returns the servers whose reports have changed;
+    /// Takes a report or a failure. Returns the servers and views whose reports have changed;
     /// [`GatewayReplicas::count_silent`] tells whether the number of silent replicas has changed.
-    pub(crate) fn told(&mut self, told: ReplicaReport, now: Instant) -> BTreeSet<ServerKey> {
+    pub(crate) fn told(&mut self, told: ReplicaReport, now: Instant) -> Touched {
         let ReplicaReport { address, report } = told;
         match report {
             Ok(report) => {
@@ -109,7 +109,7 @@ impl GatewayReplicas {
                     warn!(%address, %problem, "a gateway replica does not answer");
                 }
                 self.fleet.failed(address, now);
-                BTreeSet::new()
+                Touched::default()
             }
         }
     }
@@ -134,6 +134,16 @@ impl GatewayReplicas {
     /// The numbers of replicas that have applied the wanted revisions of all these servers.
     pub(crate) fn view_of_all(&self, wanted: &[(&ServerKey, &str)], now: Instant) -> FleetView {
         self.fleet.view_of_all(wanted, now)
+    }
+
+    /// The numbers of replicas that have applied this revision of a view, and the report of one of them.
+    pub(crate) fn view_of_view(
+        &self,
+        key: &ServerKey,
+        revision: &str,
+        now: Instant,
+    ) -> (FleetView, Option<&ViewReport>) {
+        self.fleet.view_of_view(key, revision, now)
     }
 
     fn sync(&mut self, all: &BTreeSet<SocketAddr>) {

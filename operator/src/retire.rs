@@ -1,5 +1,5 @@
-//! `portcullis-operator retire`: writes into McpServers, and their access policies, that this installation no longer serves
-//! them.
+//! `portcullis-operator retire`: writes into McpServers, their access policies and views, that this installation no longer
+//! serves them.
 //!
 //! Hooks of the chart run it before an uninstall and before a namespace leaves the list, because the rights end with
 //! those. Running operators leave these servers alone until they restart.
@@ -14,8 +14,10 @@ use kube::core::DynamicObject;
 use kube::{Api, Client};
 use portcullis_crds::mcpaccesspolicy::McpAccessPolicyStatus;
 use portcullis_crds::mcpserver::{McpServerStatus, ServedBy};
+use portcullis_crds::mcpview::McpViewStatus;
 use portcullis_crds::{ConditionType, Reason};
 use portcullis_runtime::print::print_line;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::time::timeout;
 
@@ -60,7 +62,7 @@ pub fn run(options: &OperatorOptions) -> anyhow::Result<()> {
 /// Retires all objects of an installation in these namespaces, or in all. Returns the successes and the failures.
 async fn all(client: &Client, installation: &str, namespaces: &[String]) -> (usize, usize) {
     let (mut done, mut failed) = (0, 0);
-    for kind in [ObjectKind::Server, ObjectKind::Policy] {
+    for kind in [ObjectKind::Server, ObjectKind::Policy, ObjectKind::View] {
         let resource = kind.resource();
         let places: Vec<Api<DynamicObject>> = if namespaces.is_empty() {
             vec![Api::all_with(client.clone(), &resource)]
@@ -89,6 +91,7 @@ async fn all_in(place: &Api<DynamicObject>, kind: ObjectKind, client: &Client, i
         let retired = |object: DynamicObject| match kind {
             ObjectKind::Server => retired_server(&object, installation),
             ObjectKind::Policy => retired_policy(&object, installation),
+            ObjectKind::View => retired_view(&object, installation),
         };
         let outcomes: Vec<bool> = stream::iter(list.items.into_iter().filter_map(retired))
             .map(|(of, patch)| write(client, installation, of, patch))
@@ -114,13 +117,24 @@ fn retired_server(server: &DynamicObject, installation: &str) -> Option<(ObjectK
 
 /// The patch for a policy whose status this installation has written.
 fn retired_policy(policy: &DynamicObject, installation: &str) -> Option<(ObjectKey, Value)> {
+    let mut old: McpAccessPolicyStatus = status_written_by(policy, installation)?;
+    end(&mut old.conditions, (ConditionType::Programmed, Reason::NotServed), installation, &status::this_second());
+    Some((ObjectKey::policy(&key_of(policy)), status::policy::patch(&old, None)))
+}
+
+/// The same for a view.
+fn retired_view(view: &DynamicObject, installation: &str) -> Option<(ObjectKey, Value)> {
+    let mut old: McpViewStatus = status_written_by(view, installation)?;
+    end(&mut old.conditions, (ConditionType::Programmed, Reason::NotServed), installation, &status::this_second());
+    Some((ObjectKey::view(&key_of(view)), status::view::patch(&old, None)))
+}
+
+/// The status of an object, if this installation has written it.
+fn status_written_by<S: DeserializeOwned>(object: &DynamicObject, installation: &str) -> Option<S> {
     let manager = status::field_manager(FIELD_MANAGER, installation);
     let is_ours = |entry: &ManagedFieldsEntry| entry.manager.as_deref() == Some(manager.as_str());
-    policy.metadata.managed_fields.iter().flatten().find(|entry| is_ours(entry))?;
-    let mut old: McpAccessPolicyStatus = serde_json::from_value(policy.data["status"].clone()).ok()?;
-    let now = status::this_second();
-    end(&mut old.conditions, (ConditionType::Programmed, Reason::NotServed), installation, &now);
-    Some((ObjectKey::policy(&key_of(policy)), status::policy::patch(&old, None)))
+    object.metadata.managed_fields.iter().flatten().find(|entry| is_ours(entry))?;
+    serde_json::from_value(object.data["status"].clone()).ok()
 }
 
 /// A status in which the installation no longer serves the server.
@@ -218,6 +232,19 @@ mod tests {
         assert_eq!(retired_policy(&policy(&manager("n/other")), "n/me"), None);
         let (of, patch) = retired_policy(&policy(&manager("n/me")), "n/me").unwrap();
         assert_eq!((of, &patch["status"]["serverCount"]), (ObjectKey::policy(&ServerKey::new("n", "a")), &json!(2)));
+        assert_eq!(words(&patch), ["Accepted=True/Accepted", "Programmed=False/NotServed"]);
+    }
+
+    #[test]
+    fn only_views_whose_statuses_are_the_installations_are_retired() {
+        let view = |manager: &str| {
+            let conditions = [condition("Accepted"), condition("Programmed")];
+            object("McpView", json!({"observedGeneration": 3, "toolCount": 2, "conditions": conditions}), manager)
+        };
+        let manager = |installation: &str| status::field_manager(FIELD_MANAGER, installation);
+        assert_eq!(retired_view(&view(&manager("n/other")), "n/me"), None);
+        let (of, patch) = retired_view(&view(&manager("n/me")), "n/me").unwrap();
+        assert_eq!((of, &patch["status"]["toolCount"]), (ObjectKey::view(&ServerKey::new("n", "a")), &json!(2)));
         assert_eq!(words(&patch), ["Accepted=True/Accepted", "Programmed=False/NotServed"]);
     }
 }

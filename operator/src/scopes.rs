@@ -21,6 +21,8 @@ pub(crate) enum NamespacedKind {
     Services,
     /// McpAccessPolicies.
     Policies,
+    /// McpViews.
+    Views,
 }
 
 /// The refused watches, by kind and number.

@@ -4,6 +4,7 @@
 
 mod conditions;
 pub(crate) mod policy;
+pub(crate) mod view;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;

@@ -9,6 +9,7 @@ use kube::core::DynamicObject;
 use kube::{Api, Client};
 use portcullis_crds::mcpaccesspolicy::McpAccessPolicyStatus;
 use portcullis_crds::mcpserver::McpServerStatus;
+use portcullis_crds::mcpview::McpViewStatus;
 use serde_json::Value;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
@@ -74,6 +75,8 @@ pub(crate) enum NewStatus {
     Server(Box<McpServerStatus>),
     /// Of an McpAccessPolicy.
     Policy(McpAccessPolicyStatus),
+    /// Of an McpView.
+    View(McpViewStatus),
 }
 
 /// The result of a write.
@@ -94,6 +97,7 @@ impl NewStatus {
         match self {
             Self::Server(status) => status::patch(status, version),
             Self::Policy(status) => status::policy::patch(status, version),
+            Self::View(status) => status::view::patch(status, version),
         }
     }
 }

@@ -12,7 +12,7 @@ use kube::core::{ApiResource, DeserializeGuard, DynamicObject};
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, Resource, ResourceExt as _};
-use portcullis_crds::{McpAccessPolicy, McpServer, ServerKey};
+use portcullis_crds::{McpAccessPolicy, McpServer, McpView, ServerKey};
 use serde::de::DeserializeOwned;
 use tokio::time::sleep;
 
@@ -34,6 +34,8 @@ pub(crate) enum ClusterNews {
     Service(usize, Event<Service>),
     /// From the McpAccessPolicy watch of this number. Untyped, because one that cannot be read governs all the same.
     Policy(usize, Event<DynamicObject>),
+    /// From the McpView watch of this number. Untyped, because one that cannot be read has a status too.
+    View(usize, Event<DynamicObject>),
     /// From the watch of selected namespaces.
     Namespace(Event<Namespace>),
     /// From the watch of the slot of this number.
@@ -47,7 +49,7 @@ pub(crate) enum ClusterNews {
 /// A watched resource.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum WatchedResource {
-    /// McpServers, Services or McpAccessPolicies, by the number of the watch.
+    /// McpServers, Services, McpAccessPolicies or McpViews, by the number of the watch.
     Place(NamespacedKind, usize),
     /// Namespaces.
     Namespaces,
@@ -64,6 +66,7 @@ impl WatchedResource {
             Self::Place(NamespacedKind::Servers, _) => "mcpservers",
             Self::Place(NamespacedKind::Services, _) => "services",
             Self::Place(NamespacedKind::Policies, _) => "mcpaccesspolicies",
+            Self::Place(NamespacedKind::Views, _) => "mcpviews",
             Self::Namespaces => "namespaces",
             Self::Slots => "configmaps",
             Self::Endpoints => "endpointslices",
@@ -84,9 +87,12 @@ pub(crate) fn all(client: &Client, config: &OperatorConfig, namespace: &str) -> 
         let services: Api<Service> = api(client, scope.as_deref());
         let watch = WatchedResource::Place(NamespacedKind::Services, number);
         streams.push(follow(services, plain(), watch, move |event| ClusterNews::Service(number, event)));
-        let policies = policies(client, scope.as_deref());
+        let policies = untyped::<McpAccessPolicy>(client, scope.as_deref());
         let watch = WatchedResource::Place(NamespacedKind::Policies, number);
         streams.push(follow(policies, plain(), watch, move |event| ClusterNews::Policy(number, event)));
+        let views = untyped::<McpView>(client, scope.as_deref());
+        let watch = WatchedResource::Place(NamespacedKind::Views, number);
+        streams.push(follow(views, plain(), watch, move |event| ClusterNews::View(number, event)));
     }
     if let WatchScope::Selector(selector) = &config.scope {
         streams.push(follow(
@@ -128,8 +134,8 @@ where
     }
 }
 
-fn policies(client: &Client, namespace: Option<&str>) -> Api<DynamicObject> {
-    let resource = ApiResource::erase::<McpAccessPolicy>(&());
+fn untyped<K: Resource<DynamicType = ()>>(client: &Client, namespace: Option<&str>) -> Api<DynamicObject> {
+    let resource = ApiResource::erase::<K>(&());
     match namespace {
         Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
         None => Api::all_with(client.clone(), &resource),

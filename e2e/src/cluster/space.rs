@@ -105,7 +105,7 @@ impl<'a> TestNamespace<'a> {
     /// The state of the namespace, to explain a failure.
     fn show(&self) {
         for arguments in [
-            &["get", "mcpservers,mcpaccesspolicies,pods,services,configmaps,leases", "-o", "wide"][..],
+            &["get", "mcpservers,mcpaccesspolicies,mcpviews,pods,services,configmaps,leases", "-o", "wide"][..],
             &["get", "mcpservers", "-o", "jsonpath={range .items[*]}{.metadata.name}{\"\\t\"}{.status}{\"\\n\"}{end}"],
             &["get", "events", "--sort-by=.lastTimestamp"],
             &["describe", "pods"],
@@ -139,7 +139,7 @@ impl Debug for TestNamespace<'_> {
 
 /// Applies the definitions and waits until objects of them can be made.
 async fn define(client: &Client) {
-    for yaml in [portcullis_crds::crd::yaml(), portcullis_crds::crd::policy_yaml()] {
+    for yaml in [portcullis_crds::crd::yaml(), portcullis_crds::crd::policy_yaml(), portcullis_crds::crd::view_yaml()] {
         let crd: Value = serde_yaml::from_str(&yaml).expect("the definition is YAML");
         let api: Api<CustomResourceDefinition> = Api::all(client.clone());
         let name = crd["metadata"]["name"].as_str().expect("a name").to_owned();

@@ -136,7 +136,7 @@ fn a_definition_that_no_release_owns_is_left_alone_until_it_is_handed_over() {
 fn the_definitions_are_rendered_as_the_files_have_them() {
     require!(portcullis_e2e::cluster::available(Tier::ControlPlane));
     let cluster = portcullis_e2e::cluster::control_plane();
-    for name in [NAME, "mcpaccesspolicies.portcullis.dev"] {
+    for name in [NAME, "mcpaccesspolicies.portcullis.dev", "mcpviews.portcullis.dev"] {
         let key = format!("CustomResourceDefinition /{name}");
         let mut rendered = objects(&template(cluster, &[])).remove(&key).expect("it is there");
         assert_eq!(rendered["metadata"]["annotations"]["helm.sh/resource-policy"], "keep");

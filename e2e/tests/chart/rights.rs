@@ -55,6 +55,8 @@ fn watched_by_operator() -> BTreeSet<Right> {
         ("mcpservers.portcullis.dev/status", "", "patch"),
         ("mcpaccesspolicies.portcullis.dev", "", "get list watch"),
         ("mcpaccesspolicies.portcullis.dev/status", "", "patch"),
+        ("mcpviews.portcullis.dev", "", "get list watch"),
+        ("mcpviews.portcullis.dev/status", "", "patch"),
         ("services", "", "get list watch"),
         ("events.events.k8s.io", "", "create patch"),
     ])
@@ -203,7 +205,7 @@ async fn those_who_may_edit_a_namespace_may_edit_its_servers_and_policies() {
             .kubectl(&["create", "rolebinding", role, &role_argument, &account, "--namespace", &space.name])
             .good();
         // The roles are gathered by a controller, a moment later.
-        for of in ["mcpservers.portcullis.dev", "mcpaccesspolicies.portcullis.dev"] {
+        for of in ["mcpservers.portcullis.dev", "mcpaccesspolicies.portcullis.dev", "mcpviews.portcullis.dev"] {
             let found = || {
                 let all = rights(&space, role, &space.name);
                 all.into_iter().find(|(resource, _, _)| resource == of).map(|right| right.2)

@@ -1,17 +1,18 @@
-//! The definitions of McpServer and McpAccessPolicy, judged by a real API server.
+//! The definitions of McpServer, McpAccessPolicy and McpView, judged by a real API server.
 
 use std::collections::BTreeSet;
 
 use kube::api::{ApiResource, DynamicObject, PostParams};
 use kube::{Api, Error};
 use portcullis_crds::mcpaccesspolicy::McpAccessPolicySpec;
-use portcullis_crds::{McpAccessPolicy, McpServer, McpServerSpec};
+use portcullis_crds::mcpview::McpViewSpec;
+use portcullis_crds::{McpAccessPolicy, McpServer, McpServerSpec, McpView};
 use portcullis_e2e::cluster::{self, TestNamespace, Tier};
 use portcullis_e2e::require;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-/// `crds/testdata/rules.yaml` or `policy-rules.yaml`, which say what their fields are.
+/// `crds/testdata/rules.yaml`, `policy-rules.yaml` or `view-rules.yaml`, which say what their fields are.
 #[derive(Deserialize)]
 struct RuleCases {
     good: Vec<Value>,
@@ -25,10 +26,11 @@ struct RefusedCase {
 }
 
 /// The definitions: their kinds, cases and texts.
-fn definitions() -> [(ApiResource, RuleCases, String); 2] {
+fn definitions() -> [(ApiResource, RuleCases, String); 3] {
     [
         (ApiResource::erase::<McpServer>(&()), cases("rules.yaml"), portcullis_crds::crd::yaml()),
         (ApiResource::erase::<McpAccessPolicy>(&()), cases("policy-rules.yaml"), portcullis_crds::crd::policy_yaml()),
+        (ApiResource::erase::<McpView>(&()), cases("view-rules.yaml"), portcullis_crds::crd::view_yaml()),
     ]
 }
 
@@ -53,7 +55,7 @@ async fn tried(space: &TestNamespace<'_>, kind: &ApiResource, name: &str, spec: 
 async fn good_specs_are_accepted_and_their_defaults_are_those_of_the_code() {
     require!(cluster::available(Tier::ControlPlane));
     let space = TestNamespace::new(cluster::control_plane()).await;
-    let [(servers, of_servers, _), (policies, of_policies, _)] = definitions();
+    let [(servers, of_servers, _), (policies, of_policies, _), (views, of_views, _)] = definitions();
     for spec in of_servers.good {
         let stored = tried(&space, &servers, "a", &spec).await.unwrap_or_else(|refusal| panic!("{spec}: {refusal}"));
         let ours: McpServerSpec = serde_json::from_value(spec).expect("a spec");
@@ -63,6 +65,11 @@ async fn good_specs_are_accepted_and_their_defaults_are_those_of_the_code() {
         let stored = tried(&space, &policies, "a", &spec).await.unwrap_or_else(|refusal| panic!("{spec}: {refusal}"));
         let read = |spec: Value| serde_json::from_value::<McpAccessPolicySpec>(spec).expect("a spec");
         assert_eq!((read(stored.clone()), &stored["mode"]), (read(spec.clone()), &json!(read(spec).mode)));
+    }
+    for spec in of_views.good {
+        let stored = tried(&space, &views, "a", &spec).await.unwrap_or_else(|refusal| panic!("{spec}: {refusal}"));
+        let ours: McpViewSpec = serde_json::from_value(spec).expect("a spec");
+        assert_eq!(stored, serde_json::to_value(ours).expect("JSON"));
     }
 }
 
@@ -83,7 +90,9 @@ async fn a_name_is_a_dns_label() {
     require!(cluster::available(Tier::ControlPlane));
     let space = TestNamespace::new(cluster::control_plane()).await;
     let (longest, longer) = ("a".repeat(63), "a".repeat(64));
-    for ((kind, _, _), spec) in definitions().into_iter().zip([json!({"url": "http://a/"}), json!({})]) {
+    for ((kind, _, _), spec) in
+        definitions().into_iter().zip([json!({"url": "http://a/"}), json!({}), json!({"select": [{}]})])
+    {
         for name in ["a", "0-9", &longest] {
             tried(&space, &kind, name, &spec).await.expect("accepted");
         }
@@ -235,6 +244,32 @@ async fn kubectl_shows_and_explains_policies() {
     assert_eq!(words[8..13], ["p", "False", "Enforce", "3", "7"]);
     let explained = space.kubectl(&["explain", "mcpap.spec.rules.when"]).good();
     assert!(explained.contains("A condition in CEL"), "{explained}");
+}
+
+#[tokio::test]
+async fn kubectl_shows_and_explains_views() {
+    require!(cluster::available(Tier::ControlPlane));
+    let space = TestNamespace::new(cluster::control_plane()).await;
+    space.apply("apiVersion: portcullis.dev/v1alpha1\nkind: McpView\nmetadata: {name: v}\nspec: {select: [{}]}\n");
+    let status = json!({"status": {
+        "observedGeneration": 1, "serverCount": 3, "toolCount": 40, "hiddenByBudget": 7, "listBytes": 9000, "listTokens": 2500,
+        "unmatched": ["old-*"],
+        "conditions": [{
+            "type": "Accepted", "status": "True", "reason": "Accepted", "message": "good",
+            "lastTransitionTime": "2026-01-01T00:00:00Z", "observedGeneration": 1
+        }]
+    }});
+    let patch = kube::api::Patch::Merge(&status);
+    space.api::<McpView>().patch_status("v", &kube::api::PatchParams::default(), &patch).await.expect("a status");
+    let table = space.kubectl(&["get", "mcpviews", "-o", "wide"]).good();
+    let words: Vec<&str> = table.split_whitespace().collect();
+    let head = ["NAME", "ACCEPTED", "PROGRAMMED", "TOOLS", "HIDDEN", "TOKENS", "BYTES", "MESSAGE", "AGE"];
+    assert_eq!(words[..9], head);
+    assert_eq!(words[9..15], ["v", "True", "40", "7", "2500", "9000"]);
+    let explained = space.kubectl(&["explain", "mcpv.spec.budget"]).good();
+    assert!(explained.contains("The size that the list of tools may have"), "{explained}");
+    let refusal = space.try_apply("apiVersion: portcullis.dev/v1alpha1\nkind: McpView\nmetadata: {name: w}\nspec: {select: [{}], serach: Never}\n").bad();
+    assert!(refusal.contains(r#"unknown field "spec.serach""#), "{refusal}");
 }
 
 fn manifest(name: &str, spec: &str) -> String {

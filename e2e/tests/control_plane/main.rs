@@ -15,3 +15,4 @@ mod scopes;
 mod setting;
 mod slots;
 mod tenants;
+mod views;

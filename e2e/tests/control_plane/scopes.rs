@@ -125,6 +125,10 @@ async fn what_is_retired_is_not_ready_any_more_until_another_process_takes_it() 
     setting.apply("a", "{url: 'http://a.example/'}");
     setting.until("a", "Ready=True/Ready").await;
     setting.space.apply("apiVersion: portcullis.dev/v1alpha1\nkind: McpAccessPolicy\nmetadata: {name: p}\nspec: {}\n");
+    setting
+        .space
+        .apply("apiVersion: portcullis.dev/v1alpha1\nkind: McpView\nmetadata: {name: v}\nspec: {select: [{}]}\n");
+    setting.space.kubectl(&["wait", "--for=condition=Programmed", "mcpv/v", "--timeout=30s"]).good();
     let policy_says = async |wanted: &'static str| {
         let says = |policy: &McpAccessPolicy| {
             let conditions = policy.status.clone().unwrap_or_default().conditions;
@@ -147,9 +151,10 @@ async fn what_is_retired_is_not_ready_any_more_until_another_process_takes_it() 
         ended.stdout
     };
     assert_eq!(retire("n/other"), "objects marked as no longer served: 0; that could not be marked: 0\n");
-    assert_eq!(retire("n/mine"), "objects marked as no longer served: 2; that could not be marked: 0\n");
+    assert_eq!(retire("n/mine"), "objects marked as no longer served: 3; that could not be marked: 0\n");
     let retired = setting.until("a", "Programmed=False/NotServed").await;
     policy_says("Programmed=False/NotServed").await;
+    setting.space.kubectl(&["wait", "--for=condition=Programmed=False", "mcpv/v", "--timeout=30s"]).good();
     assert!(conditions(&retired).contains(&"Ready=False/NotProgrammed".to_owned()), "{retired:?}");
     let said = "Installation n/mine no longer serves it.";
     assert_eq!(message(&retired, portcullis_crds::ConditionType::Ready), said);
@@ -161,4 +166,33 @@ async fn what_is_retired_is_not_ready_any_more_until_another_process_takes_it() 
     let _operator = setting.operator_with(&name);
     setting.until("a", "Ready=False/Unhealthy").await;
     policy_says("Programmed=True/Programmed").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_the_right_to_list_views_servers_and_policies_go_on() {
+    require!(cluster::available(Tier::ControlPlane));
+    let setting = ControlPlane::new(cluster::control_plane(), 1).await;
+    let file = kubeconfig(&setting);
+    let resources =
+        "[configmaps, services, events, mcpservers, mcpservers/status, mcpaccesspolicies, mcpaccesspolicies/status]";
+    let narrow = RIGHTS.replace("resources: ['*']", &format!("resources: {resources}"));
+    let bound = |rights: &str| {
+        rights.replace("name: operator}]", &format!("name: operator, namespace: {}}}]", setting.space.name))
+    };
+    setting.space.apply(&bound(&narrow));
+    setting.apply("a", "{url: 'http://a.example/'}");
+    let view = "apiVersion: portcullis.dev/v1alpha1\nkind: McpView\nmetadata: {name: v}\nspec: {select: [{}]}\n";
+    setting.space.apply(view);
+    let path = file.path().display().to_string();
+    let operator = setting.operator_with(&[("KUBECONFIG", &path)]);
+    wait_for("the server to be ready", REFUSAL_LIMIT, async || {
+        let server = setting.space.servers().get("a").await.expect("it is there");
+        let conditions = conditions(&server);
+        if conditions.contains(&"Ready=True/Ready".to_owned()) { Ok(()) } else { Err(conditions) }
+    })
+    .await;
+    let told = |line: &Value| line["resource"] == "mcpviews" && line["level"] == "WARN";
+    assert!(operator.log().iter().any(told), "{:?}", operator.log());
+    setting.space.apply(&bound(RIGHTS));
+    setting.space.kubectl(&["wait", "--for=condition=Programmed", "mcpv/v", "--timeout=60s"]).good();
 }

@@ -20,6 +20,8 @@ pub(crate) struct Marks {
     pub(crate) gone: Vec<ServerKey>,
     /// The slots have changed.
     pub(crate) slots: bool,
+    /// The views have changed.
+    pub(crate) views: bool,
 }
 
 impl StatusChanges {

@@ -1,6 +1,7 @@
 //! A file or folder of manifests: read completely, with the last valid state of each file, and watched for changes.
 
 mod newcomers;
+mod views;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -14,7 +15,7 @@ use k8s_openapi::jiff::Timestamp;
 use portcullis_access::CompiledPolicy;
 use portcullis_crds::names::DEFAULT_NAMESPACE;
 use portcullis_crds::resolve::{key_of, labels_of};
-use portcullis_crds::{McpServer, Policies, ReadPolicy, Server, ServerKey, Services, Snapshot, resolve};
+use portcullis_crds::{McpServer, Policies, ReadPolicy, ReadView, Server, ServerKey, Services, Snapshot, resolve};
 use tokio::time::Instant;
 
 use self::newcomers::Newcomers;
@@ -44,6 +45,8 @@ pub(crate) struct Folder {
     good: BTreeMap<PathBuf, Manifests>,
     /// The last accepted form of each server.
     accepted: BTreeMap<ServerKey, Server>,
+    /// The last good form of each view.
+    good_views: BTreeMap<ServerKey, ReadView>,
     /// When each server was first seen: the older one keeps a contested tool name.
     first_seen: HashMap<ServerKey, i64>,
     /// Servers that wait for a policy. Where there are no policies, none does, and none of the first read.
@@ -65,6 +68,7 @@ impl Folder {
             path: path.to_owned(),
             good: BTreeMap::new(),
             accepted: BTreeMap::new(),
+            good_views: BTreeMap::new(),
             first_seen: HashMap::new(),
             newcomers: Newcomers::default(),
             closing: BTreeSet::new(),
@@ -89,8 +93,9 @@ impl Folder {
     /// Reads everything. An unusable file keeps its last valid content.
     pub(crate) fn read(&mut self) -> (Snapshot, Soundness) {
         let (servers, policies, mut problems) = self.manifests();
+        let views = self.views(&mut problems);
         let labels: BTreeMap<ServerKey, _> = servers.iter().map(|server| (key_of(server), labels_of(server))).collect();
-        let resolution = resolve(&servers, &policies, DEFAULT_NAMESPACE, Services::Unknown);
+        let resolution = resolve(&servers, (&policies, &views), DEFAULT_NAMESPACE, Services::Unknown);
         let mut accepted: BTreeMap<ServerKey, Server> =
             resolution.snapshot.servers.into_iter().map(|server| (server.key.clone(), server)).collect();
         for verdict in resolution.verdicts {
@@ -101,7 +106,7 @@ impl Folder {
                     // What governs it is not its own: that is as new as it can be.
                     let none = BTreeMap::new();
                     let labels = labels.get(&verdict.key).copied().unwrap_or(&none);
-                    accepted.insert(verdict.key, policies.govern(server, labels));
+                    accepted.insert(verdict.key, policies.govern_beside(Some(&views), server, labels));
                 }
             }
         }
@@ -112,7 +117,9 @@ impl Folder {
         }
         self.was_read = true;
         self.accepted = accepted;
-        (Snapshot::new(self.accepted.values().cloned().collect()), Soundness { problems })
+        let views = views.all_served().cloned().collect();
+        let servers = Snapshot::new(self.accepted.values().cloned().collect());
+        (Snapshot { views, ..servers }, Soundness { problems })
     }
 
     /// When a server that waits for a policy is to be served, unless one comes.

@@ -1,11 +1,11 @@
-//! Parses manifests of McpServers and McpAccessPolicies in YAML, exactly as `kubectl apply` accepts them.
+//! Parses manifests of McpServers, McpAccessPolicies and McpViews in YAML, exactly as `kubectl apply` accepts them.
 //!
 //! Pure. As strict as the API server: an unknown field is refused, because it is usually a typing error.
 
-use portcullis_crds::names::GROUP;
+use portcullis_crds::names::{DEFAULT_NAMESPACE, GROUP};
 use portcullis_crds::rules::without_values;
 use portcullis_crds::yaml;
-use portcullis_crds::{McpServer, ReadPolicy};
+use portcullis_crds::{McpServer, ReadPolicy, ReadView};
 use serde::Deserialize;
 use serde_yaml::Value;
 
@@ -26,10 +26,12 @@ pub struct Manifests {
     pub servers: Vec<McpServer>,
     /// Its McpAccessPolicies. What cannot be read of one allows nothing.
     pub policies: Vec<ReadPolicy>,
+    /// Its McpViews. One with any problem is not served.
+    pub views: Vec<ReadView>,
 }
 
-/// Parses all McpServers and McpAccessPolicies of a text; skips documents of other kinds, which files for `kubectl` may contain. `None` for a
-/// text without any document: usually a file that is just being written.
+/// Parses all McpServers, McpAccessPolicies and McpViews of a text; skips documents of other kinds, which files for `kubectl`
+/// may contain. `None` for a text without any document: usually a file that is just being written.
 ///
 /// # Errors
 /// One sentence, with the number of the document if there are several.
@@ -53,17 +55,18 @@ fn read_document(value: Value, manifests: &mut Manifests) -> Result<(), String> 
         .map_err(|_| "it is not a Kubernetes object: it needs apiVersion, kind, metadata and spec".to_owned())?;
     match (head.api_version.as_deref(), head.kind.as_deref()) {
         (Some("v1"), Some("List")) => head.items.into_iter().try_for_each(|item| read_document(item, manifests)),
-        (Some(version), Some(kind @ ("McpServer" | "McpAccessPolicy"))) if version.starts_with(GROUP) => {
+        (Some(version), Some(kind @ ("McpServer" | "McpAccessPolicy" | "McpView"))) if version.starts_with(GROUP) => {
             if version != format!("{GROUP}/v1alpha1") {
                 return Err(format!("apiVersion {version:?} is not known: use {GROUP}/v1alpha1"));
             }
             match kind {
                 "McpServer" => manifests.servers.push(read_server(value)?),
-                _ => manifests.policies.push(read_policy(&value)?),
+                "McpView" => manifests.views.push(ReadView::of(&json_of(&value, kind)?, DEFAULT_NAMESPACE)),
+                _ => manifests.policies.push(ReadPolicy::of(&json_of(&value, kind)?)),
             }
             Ok(())
         }
-        (Some(version), Some("McpServer" | "McpAccessPolicy")) => {
+        (Some(version), Some("McpServer" | "McpAccessPolicy" | "McpView")) => {
             Err(format!("apiVersion is {version:?}: use {GROUP}/v1alpha1"))
         }
         (Some(_), Some(_)) => Ok(()),
@@ -85,13 +88,13 @@ fn read_server(value: Value) -> Result<McpServer, String> {
     if unknown.is_empty() { Ok(server) } else { Err(format!("McpServer {name}: unknown field {}", unknown.join(", "))) }
 }
 
-fn read_policy(value: &Value) -> Result<ReadPolicy, String> {
-    let object =
-        serde_json::to_value(value).map_err(|_| "an McpAccessPolicy has a member that is not a text".to_owned())?;
+/// A policy or a view as JSON, which has a name.
+fn json_of(value: &Value, kind: &str) -> Result<serde_json::Value, String> {
+    let object = serde_json::to_value(value).map_err(|_| format!("an {kind} has a member that is not a text"))?;
     if object["metadata"]["name"].as_str().is_none_or(str::is_empty) {
-        return Err("McpAccessPolicy: metadata.name is missing".into());
+        return Err(format!("{kind}: metadata.name is missing"));
     }
-    Ok(ReadPolicy::of(&object))
+    Ok(object)
 }
 
 fn known_at_the_top(path: &str) -> bool {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
 use portcullis_crds::ServerKey;
-use portcullis_crds::report::{Report, SlotReport};
+use portcullis_crds::report::{Report, SlotReport, ViewReport};
 use tokio::sync::watch;
 use tokio::time::sleep;
 
@@ -39,6 +39,7 @@ pub(crate) struct Board {
 #[derive(Default)]
 struct FeedHistory {
     slots: Vec<SlotReport>,
+    views: Vec<ViewReport>,
     /// Removed servers and the change that removed them, the oldest first.
     gone: VecDeque<(u64, ServerKey)>,
     /// The newest change whose removed server is no longer remembered.
@@ -74,6 +75,16 @@ impl Board {
         }
     }
 
+    /// Sets the applied views, sorted by key: all of them. One that differs is a change.
+    #[cfg_attr(not(test), allow(dead_code, reason = "the catalog sets them"))]
+    pub(crate) fn set_views(&self, views: Vec<ViewReport>) {
+        let mut memory = self.memory();
+        if memory.views != views {
+            memory.views = views;
+            self.touched.mark(|marks| marks.views = true);
+        }
+    }
+
     /// Records that another catalog was published.
     pub(crate) fn published(&self, difference: &Difference<'_>) {
         for server in &difference.servers {
@@ -99,7 +110,7 @@ impl Board {
     async fn gather(&self) {
         let marks = self.touched.take();
         let next = *self.change.borrow() + 1;
-        let mut changed = marks.slots || !marks.gone.is_empty();
+        let mut changed = marks.slots || marks.views || !marks.gone.is_empty();
         for servers in marks.servers.chunks(AT_ONCE) {
             let catalog = self.published.load_full();
             for server in servers.iter().filter_map(|key| catalog.server_of(key)) {
@@ -132,6 +143,7 @@ impl Board {
             servers: servers.map(|server| report(&catalog, server)).collect(),
             gone,
             policies: catalog.policies().iter().filter_map(|policy| policy_report(policy)).collect(),
+            views: self.memory().views.clone(),
         }
     }
 

@@ -10,10 +10,14 @@ use portcullis_gateway::source::manifests;
 
 use super::generated::repository;
 
-/// Panics unless the text holds McpServers or McpAccessPolicies, and all of them are accepted. A Service can be found only in a cluster.
+/// Panics unless the text holds McpServers, McpAccessPolicies or McpViews, and all of them are accepted. A Service can be found only in a cluster.
 fn take(what: &str, text: &str) {
     let all = manifests::read(text).unwrap_or_else(|problem| panic!("{what}: {problem}")).unwrap_or_default();
-    assert!(!all.servers.is_empty() || !all.policies.is_empty(), "{what} holds neither McpServer nor McpAccessPolicy");
+    let is_empty = all.servers.is_empty() && all.policies.is_empty() && all.views.is_empty();
+    assert!(!is_empty, "{what} holds neither McpServer, McpAccessPolicy nor McpView");
+    for view in &all.views {
+        assert_eq!(view.view.as_ref().err(), None, "{what}");
+    }
     for policy in &all.policies {
         let compiled = CompiledPolicy::of(&policy.policy);
         assert_eq!((&policy.problems, &compiled.problems), (&Vec::new(), &Vec::new()), "{what}");
@@ -39,12 +43,13 @@ fn every_example_is_accepted() {
     assert!(count >= 4, "only {count} examples");
 }
 
-/// The McpServers and McpAccessPolicies in the YAML blocks of a page.
+/// The McpServers, McpAccessPolicies and McpViews in the YAML blocks of a page.
 fn manifests_of(page: &str) -> Vec<String> {
     let blocks = page.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next());
     let documents = blocks.flat_map(|block| block.split("---\n"));
-    let is_ours =
-        |document: &&str| ["kind: McpServer\n", "kind: McpAccessPolicy\n"].iter().any(|kind| document.contains(kind));
+    let is_ours = |document: &&str| {
+        ["kind: McpServer\n", "kind: McpAccessPolicy\n", "kind: McpView\n"].iter().any(|kind| document.contains(kind))
+    };
     documents.filter(is_ours).map(str::to_owned).collect()
 }
 

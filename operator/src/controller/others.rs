@@ -11,13 +11,14 @@ use crate::ownership::Ownership;
 use crate::statuses::NewStatus;
 
 impl Controller {
-    /// Takes the status of a server, which tells who serves it and so who writes the statuses of its namespace's policies.
+    /// Takes the status of a server, which tells who serves it and so who writes the statuses of its namespace's policies and
+    /// views.
     pub(super) fn see_owner(&mut self, key: &ServerKey, status: &McpServerStatus, now: Instant) {
         let is_ours = |all: &Ownership| all.other(key).is_none() && !all.has_left(key);
         let before = is_ours(&self.ownership);
         self.ownership.see(key, status, now);
         if is_ours(&self.ownership) != before || self.inventory.get(key).is_none() {
-            self.policies.mark_all(Some(&key.namespace), now);
+            self.mark_around(Some(&key.namespace), now);
         }
     }
 
@@ -64,7 +65,7 @@ impl Controller {
                 self.announced_servers.remove(&key);
                 self.refresh(&key, now);
             }
-            self.policies.mark_all(None, now);
+            self.mark_around(None, now);
         }
         self.metrics.others.set(i64::try_from(self.ownership.count()).unwrap_or(i64::MAX));
     }

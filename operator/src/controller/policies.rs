@@ -26,7 +26,7 @@ impl Controller {
                 let key = key_of(&object);
                 let (read, entry) = policies::read(&object);
                 let busy = self.statuses.is_busy(&ObjectKey::policy(&key));
-                match &entry.audited {
+                match &entry.facts.audited {
                     Some(revision) => self.audit_counts.begin(&key, revision, entry.known_count()),
                     None => self.audit_counts.end(&key),
                 }
@@ -60,7 +60,7 @@ impl Controller {
     pub(super) fn restart_counts(&mut self) {
         self.audit_counts = AuditCounts::default();
         for (key, entry) in self.policies.iter() {
-            if let Some(revision) = &entry.audited {
+            if let Some(revision) = &entry.facts.audited {
                 self.audit_counts.begin(key, revision, entry.known_count());
             }
         }
@@ -126,7 +126,8 @@ impl Controller {
         let entry = self.policies.get(key).filter(|_| self.may_write() && self.is_ours(&key.namespace))?;
         let governed = || self.inventory.governed(key);
         // What no gateway gets is open to nobody.
-        let given = governed().filter(|(key, _)| !self.slots.is_left_out(self.inventory.slot_of(key), key));
+        let given =
+            governed().filter(|(key, _)| !self.slots.is_left_out(self.inventory.slot_of(key), &ObjectKey::server(key)));
         let wanted: Vec<_> =
             given.filter_map(|(key, server)| Some((key, server.verdict.revision.as_deref()?))).collect();
         let view = self.replicas.view_of_all(&wanted, now);
@@ -136,9 +137,9 @@ impl Controller {
         Some((entry.status.clone(), new, settled))
     }
 
-    /// Whether this installation writes the statuses of the policies of a namespace. All installations that watch it agree:
+    /// Whether this installation writes the statuses of the policies and views of a namespace. All installations that watch it agree:
     /// it is the one that serves its first server.
-    fn is_ours(&self, namespace: &str) -> bool {
+    pub(super) fn is_ours(&self, namespace: &str) -> bool {
         let first = self.inventory.in_namespace(namespace).next();
         first.is_none_or(|(key, _)| self.ownership.other(key).is_none() && !self.ownership.has_left(key))
     }

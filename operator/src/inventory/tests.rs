@@ -30,7 +30,7 @@ fn server(namespace: &str, name: &str, spec: serde_json::Value) -> McpServer {
 
 fn touched(keys: &[(&str, &str)], slots: &[usize]) -> Affected {
     let servers = keys.iter().map(|(namespace, name)| ServerKey::new(*namespace, *name)).collect();
-    Affected { servers, slots: slots.iter().copied().collect(), policies: BTreeSet::new() }
+    Affected { servers, slots: slots.iter().copied().collect(), policies: BTreeSet::new(), views: BTreeSet::new() }
 }
 
 fn urls(inventory: &Inventory) -> Vec<String> {
@@ -196,16 +196,91 @@ fn a_server_whose_service_comes_back_does_not_wait_again() {
     assert_eq!(inventory.put_service("n", "a", known, now + delay * 2).slots.len(), 1);
 }
 
-/// A change of a server or of a policy, in the tests.
+fn view(namespace: &str, name: &str, spec: serde_json::Value) -> ReadView {
+    ReadView::of(&json!({"metadata": {"namespace": namespace, "name": name}, "spec": spec}), "a")
+}
+
+fn labelled(namespace: &str, name: &str, allowed: &[&str]) -> McpServer {
+    let mut object = server(namespace, name, json!({"url": "http://a/", "allowedViews": {"namespaces": allowed}}));
+    object.metadata.labels = Some(BTreeMap::from([("tier".to_owned(), "1".to_owned())]));
+    object
+}
+
+#[test]
+fn a_view_is_in_its_slot_and_rewrites_only_servers_whose_labels_it_may_see() {
+    let (mut inventory, now, key) = (Inventory::new("a".into(), 1, true), Instant::now(), ServerKey::new("team", "v"));
+    for namespace in ["team", "shared"] {
+        inventory.select(namespace, true, now);
+    }
+    for object in
+        [labelled("team", "own", &[]), labelled("shared", "closed", &[]), labelled("shared", "open", &["team"])]
+    {
+        inventory.put(object);
+    }
+    let put = |inventory: &mut Inventory, spec: Option<serde_json::Value>| {
+        let affected = inventory.put_view(&key, spec.map(|spec| view("team", "v", spec)), now);
+        (
+            affected.views.len(),
+            affected.servers.into_iter().map(|key| key.name).collect::<Vec<_>>(),
+            affected.slots.len(),
+        )
+    };
+    let shown = |inventory: &Inventory| {
+        let slot = inventory.slot(0).packed.unpack().unwrap();
+        let seen = slot.servers.iter().filter(|server| !server.labels.is_empty()).map(|server| server.key.name.clone());
+        (slot.views.iter().map(|view| view.name.clone()).collect::<Vec<_>>(), seen.collect::<Vec<_>>())
+    };
+    let words = |all: &[&str]| all.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+    assert_eq!(put(&mut inventory, Some(json!({"select": [{}]}))), (1, vec![], 1));
+    assert_eq!(put(&mut inventory, Some(json!({"select": [{}]}))), (1, vec![], 0));
+    assert_eq!(shown(&inventory), (words(&["team/v"]), vec![]));
+    let by_labels = |namespaces: &[&str]| json!({"select": [{"servers": {"selector": {"matchLabels": {"tier": "1"}}, "namespaces": namespaces}}]});
+    assert_eq!(put(&mut inventory, Some(by_labels(&["team", "shared"]))), (1, words(&["open", "own"]), 1));
+    assert_eq!(shown(&inventory), (words(&["team/v"]), words(&["open", "own"])));
+    assert_eq!(put(&mut inventory, Some(by_labels(&["shared"]))), (1, words(&["own"]), 1));
+    // An invalid view is not served, and sees nothing.
+    assert_eq!(put(&mut inventory, Some(json!({"select": []}))), (1, words(&["open"]), 1));
+    assert_eq!(shown(&inventory), (vec![], vec![]));
+    let reason = |inventory: &Inventory| match inventory.view_verdict(&key) {
+        Some(ViewVerdict::Refused(refusal)) => Some(refusal.reason),
+        _ => None,
+    };
+    assert_eq!(reason(&inventory), Some(Reason::Invalid));
+    assert_eq!(put(&mut inventory, Some(json!({"select": [{}]}))), (1, vec![], 1));
+    inventory.select("team", false, now);
+    assert_eq!((shown(&inventory), reason(&inventory)), ((vec![], vec![]), Some(Reason::NamespaceNotSelected)));
+    inventory.select("team", true, now);
+    assert_eq!((shown(&inventory).0, reason(&inventory)), (words(&["team/v"]), None));
+    assert_eq!(put(&mut inventory, None), (1, vec![], 1));
+    assert_eq!(inventory.view_verdict(&key), None);
+}
+
+/// A change of a server, a policy or a view, in the tests.
 #[derive(Clone, Debug)]
 enum Change {
-    Server { namespace: String, name: String, host: Option<String>, tier: String },
+    Server { namespace: String, name: String, host: Option<String>, tier: String, allowed: Vec<String> },
     Policy { namespace: String, name: String, spec: Option<serde_json::Value> },
+    View { namespace: String, name: String, spec: Option<serde_json::Value> },
 }
 
 fn change() -> impl Strategy<Value = Change> {
-    let server = ("[ab]", "[a-e]", prop::option::weighted(0.8, "[xyz]"), "[12]")
-        .prop_map(|(namespace, name, host, tier)| Change::Server { namespace, name, host, tier });
+    let allowed = prop::collection::vec("[ab*]", 0..2);
+    let server = ("[ab]", "[a-e]", prop::option::weighted(0.8, "[xyz]"), "[12]", allowed)
+        .prop_map(|(namespace, name, host, tier, allowed)| Change::Server { namespace, name, host, tier, allowed });
+    let view_of = |servers: serde_json::Value| json!({"select": [{"servers": servers}]});
+    let spec = prop_oneof![
+        Just(json!({"select": [{}]})),
+        Just(json!({"select": "nonsense"})),
+        ("[ab]", "[12]").prop_map(move |(namespace, tier)| {
+            view_of(json!({"selector": {"matchLabels": {"tier": tier}}, "namespaces": [namespace]}))
+        }),
+        "[12]".prop_map(move |tier| view_of(json!({"selector": {"matchLabels": {"tier": tier}}}))),
+    ];
+    let view = ("[ab]", "[v-x]", prop::option::weighted(0.8, spec)).prop_map(|(namespace, name, spec)| Change::View {
+        namespace,
+        name,
+        spec,
+    });
     let servers = prop_oneof![
         Just(json!(null)),
         "[a-e*]".prop_map(|name| json!({"names": [name]})),
@@ -223,14 +298,14 @@ fn change() -> impl Strategy<Value = Change> {
             let spec = spec.map(|(servers, rules)| json!({"servers": servers, "rules": rules}));
             Change::Policy { namespace, name, spec }
         });
-    prop_oneof![2 => server, 1 => policy]
+    prop_oneof![2 => server, 1 => policy, 1 => view]
 }
 
 proptest! {
     #[test]
     fn after_any_changes_the_slots_are_those_of_a_fresh_start(changes in prop::collection::vec(change(), 0..40)) {
         let (mut inventory, now) = (Inventory::new("a".into(), 3, false), Instant::now());
-        let (mut model, mut policies) = (BTreeMap::new(), Policies::default());
+        let (mut model, mut policies, mut views) = (BTreeMap::new(), Policies::default(), Views::default());
         for change in changes {
             match change {
                 Change::Server { namespace, name, host: None, .. } => {
@@ -238,8 +313,8 @@ proptest! {
                     inventory.remove(&key);
                     model.remove(&key);
                 }
-                Change::Server { namespace, name, host: Some(host), tier } => {
-                    let mut object = server(&namespace, &name, json!({"url": format!("http://{host}/")}));
+                Change::Server { namespace, name, host: Some(host), tier, allowed } => {
+                    let mut object = server(&namespace, &name, json!({"url": format!("http://{host}/"), "allowedViews": {"namespaces": allowed}}));
                     object.metadata.labels = Some(BTreeMap::from([("tier".to_owned(), tier)]));
                     inventory.put(object.clone());
                     model.insert(ServerKey::new(namespace, name), object);
@@ -253,9 +328,16 @@ proptest! {
                         None => drop(policies.remove(&key)),
                     }
                 }
+                Change::View { namespace, name, spec } => {
+                    let key = ServerKey::new(&*namespace, &*name);
+                    let read = spec.map(|spec| view(&namespace, &name, spec));
+                    inventory.put_view(&key, read.clone(), now);
+                    views.put(&key, read);
+                }
             }
         }
-        let expected = resolve(model.values(), &policies, "a", Services::Unknown).snapshot;
+        let expected = resolve(model.values(), (&policies, &views), "a", Services::Unknown).snapshot;
+        let expected = Snapshot { views: views.all_served().cloned().collect(), ..expected };
         for (index, slot) in split(&expected, 3).iter().enumerate() {
             let packed = inventory.slot(index).packed;
             prop_assert_eq!(&packed, &portcullis_crds::slots::Packed::pack(slot));

@@ -9,9 +9,9 @@ use crate::inventory::ServerEntry;
 /// The longest message of a condition, in characters: enough for people, small enough for 10,000 objects.
 const MAX_MESSAGE_CHARS: usize = 512;
 
-/// The message of a server for which its ConfigMap has no room.
-const NO_ROOM: &str = "Its namespace exceeds its share of the ConfigMap, so no gateway serves it: shorten or remove \
-                       servers of the namespace, or raise snapshot.slots of the chart.";
+/// The message of a server or a view for which its ConfigMap has no room.
+pub(super) const NO_ROOM: &str = "Its namespace exceeds its share of the ConfigMap, so no gateway serves it: shorten or \
+                       remove servers and views of the namespace, or raise snapshot.slots of the chart.";
 
 /// A condition without its transition time.
 pub(super) struct ConditionDraft {

@@ -35,11 +35,13 @@ pub(crate) fn desired(
 
 /// `Accepted`: whether all of it can be used. A policy that is not accepted governs all the same.
 fn accepted(entry: &PolicyEntry) -> ConditionDraft {
-    if entry.problems.is_empty() {
+    if entry.facts.problems.is_empty() {
         return ConditionDraft::good(Reason::Accepted);
     }
-    let message =
-        format!("Some of it cannot be used and allows nothing; its other rules count. {}", entry.problems.join("; "));
+    let message = format!(
+        "Some of it cannot be used and allows nothing; its other rules count. {}",
+        entry.facts.problems.join("; ")
+    );
     ConditionDraft::new("False", Reason::Invalid, message)
 }
 
@@ -72,6 +74,7 @@ pub(crate) fn patch(new: &McpAccessPolicyStatus, version: Option<u64>) -> Value 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policies::PolicyFacts;
 
     fn at(seconds: i64) -> Time {
         Time(k8s_openapi::jiff::Timestamp::from_second(seconds).unwrap())
@@ -86,7 +89,10 @@ mod tests {
     fn a_policy_says_what_of_it_counts_and_where_it_is_in_force() {
         let view = |applied: u32, silent: u32, total: u32| FleetView { applied, silent, total, ..Default::default() };
         let good = PolicyEntry { generation: 3, ..Default::default() };
-        let bad = PolicyEntry { problems: vec!["rules[0]: a".into(), "rule \"b\": c".into()], ..good.clone() };
+        let bad = PolicyEntry {
+            facts: PolicyFacts { problems: vec!["rules[0]: a".into(), "rule \"b\": c".into()], ..Default::default() },
+            ..good.clone()
+        };
         let (accepted, rest) = (
             "Accepted=True/Accepted: ",
             "Accepted=False/Invalid: Some of it cannot be used and allows nothing; its other rules count. rules[0]: a; rule \"b\": c",

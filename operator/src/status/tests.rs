@@ -28,6 +28,7 @@ fn entry(spec: serde_json::Value, refusal: Option<(Reason, &str)>, given: bool) 
         verdict: portcullis_crds::ServerVerdict { key: ServerKey::new("n", "a"), generation: 3, refusal, revision },
         url: given.then(|| "http://a/".to_owned()),
         governed_by: Vec::new(),
+        seen_by_labels: false,
         changed_at: None,
     }
 }

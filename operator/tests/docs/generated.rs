@@ -10,6 +10,7 @@ fn the_definitions_are_up_to_date() {
     let definitions = [
         ("mcpservers.portcullis.dev", portcullis_crds::crd::yaml()),
         ("mcpaccesspolicies.portcullis.dev", portcullis_crds::crd::policy_yaml()),
+        ("mcpviews.portcullis.dev", portcullis_crds::crd::view_yaml()),
     ];
     for (name, yaml) in definitions {
         // What `kubectl apply` keeps in an annotation may be 256 KiB; a definition should stay far from that.
@@ -21,6 +22,11 @@ fn the_definitions_are_up_to_date() {
 #[test]
 fn the_reference_of_mcpserver_is_up_to_date() {
     check("docs/mcpserver.md", &super::reference::page());
+}
+
+#[test]
+fn the_reference_of_mcpview_is_up_to_date() {
+    check("docs/mcpview.md", &super::reference::view_page());
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Writes docs/mcpserver.md from the definition of McpServer.
+//! Writes docs/mcpserver.md and docs/mcpview.md from the definitions of McpServer and McpView.
 
 use serde_json::Value;
 
@@ -12,11 +12,31 @@ one MCP server behind the gateway; [examples](examples) are ready to be applied.
 
 ";
 
-/// The whole page.
+const VIEW_HEAD: &str = "\
+# McpView
+
+<!-- Written by `cargo xtask generate`: change the code, not this file. -->
+
+`mcpviews.portcullis.dev/v1alpha1`, short name `mcpv`. `kubectl explain mcpview.spec` shows the same. One object is a selection
+of tools, prompts and resources that agents use at an address of its own. A view narrows what callers may use, and never widens
+it: what an [access policy](policies.md) denies is not in it. A namespace may have 256 of them; of more, the oldest are served.
+
+";
+
+/// The whole page about McpServer.
 pub fn page() -> String {
-    let definition: Value = serde_yaml::from_str(&portcullis_crds::crd::yaml()).unwrap();
+    page_of(HEAD, &portcullis_crds::crd::yaml())
+}
+
+/// The whole page about McpView.
+pub fn view_page() -> String {
+    page_of(VIEW_HEAD, &portcullis_crds::crd::view_yaml())
+}
+
+fn page_of(head: &str, yaml: &str) -> String {
+    let definition: Value = serde_yaml::from_str(yaml).unwrap();
     let schema = &definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
-    let mut text = String::from(HEAD);
+    let mut text = String::from(head);
     for (part, title) in [("spec", "What you write"), ("status", "What you are told")] {
         text.push_str(&format!("## `{part}`: {title}\n\n| field | type | default | meaning |\n|---|---|---|---|\n"));
         fields(&mut text, "", &schema["properties"][part]);

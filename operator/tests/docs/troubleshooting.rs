@@ -22,6 +22,9 @@ recent Events. Each condition is good when `True`; look at them in this order, b
     kubectl wait --for=condition=Ready mcpsrv/NAME --timeout=30s
 
 returns when a tool of the server can really be called.
+
+`kubectl get mcpap,mcpv` shows the access policies and the [views](mcpview.md). They have the conditions `Accepted` and
+`Programmed` alone, and `status.unmatched` of a view names what of it matches nothing.
 ";
 
 const TAIL: &str = "

@@ -105,6 +105,60 @@ fn a_policy_that_cannot_be_read_at_the_start_closes_everything_and_one_that_brea
     assert_eq!(governing(&source.read().0), Vec::<String>::new(), "it has never been in force");
 }
 
+fn view(name: &str, spec: &str) -> String {
+    format!("apiVersion: portcullis.dev/v1alpha1\nkind: McpView\nmetadata: {{name: {name}}}\nspec: {spec}\n")
+}
+
+#[test]
+fn a_view_that_is_no_longer_valid_keeps_its_last_good_form_and_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+    let views = |snapshot: &Snapshot| -> Vec<(String, usize)> {
+        snapshot.views.iter().map(|view| (view.name.clone(), view.spec.select.len())).collect()
+    };
+    let one = |name: &str, entries: usize| (name.to_owned(), entries);
+    write(
+        "a.yaml",
+        &[manifest("a", "http://a/"), view("a", "{select: [{}]}"), view("b", "{select: []}")].join("---\n"),
+    );
+    let mut source = Folder::open(folder.path()).unwrap();
+    let (snapshot, soundness) = source.read();
+    assert_eq!((names(&snapshot), views(&snapshot)), (vec!["a"], vec![one("a", 1)]));
+    assert_eq!(soundness.problems, ["McpView default/b: select takes 1 to 32 entries"]);
+
+    write("a.yaml", &[manifest("a", "http://a/"), view("a", "{select: [{}, {}], serach: Never}")].join("---\n"));
+    let (snapshot, soundness) = source.read();
+    assert_eq!(views(&snapshot), [one("a", 1)]);
+    let problem = "McpView default/a: member \"serach\" is unknown to this version: remove it, or update";
+    assert_eq!(soundness.problems, [problem]);
+
+    // Of two, neither is known to be meant.
+    write("b.yaml", &view("a", "{select: [{}, {}]}"));
+    let (snapshot, soundness) = source.read();
+    assert_eq!(views(&snapshot), [one("a", 1)]);
+    assert_eq!(soundness.problems, ["McpView default/a: it is declared 2 times: keep one"]);
+    std::fs::remove_file(folder.path().join("a.yaml")).unwrap();
+    let (snapshot, soundness) = source.read();
+    assert_eq!((views(&snapshot), soundness), (vec![one("a", 2)], Soundness::default()));
+    write("b.yaml", "apiVersion: portcullis.dev/v1alpha1\nkind: McpView\nmetadata: {}\nspec: {}\n");
+    assert!(source.read().1.problems[0].ends_with("McpView: metadata.name is missing"));
+    std::fs::remove_file(folder.path().join("b.yaml")).unwrap();
+    assert_eq!(views(&source.read().0), []);
+}
+
+#[test]
+fn labels_of_a_server_are_known_where_a_view_selects_by_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |text: &str| std::fs::write(folder.path().join("a.yaml"), text).unwrap();
+    let labelled = manifest("a", "http://a/").replace("{name: a}", "{name: a, labels: {tier: gold}}");
+    let mut source = Folder::open(folder.path()).unwrap();
+    let labels = |source: &mut Folder| source.read().0.servers[0].labels.clone();
+    write(&[&*labelled, &view("v", "{select: [{servers: {names: [a]}}]}")].join("---\n"));
+    assert_eq!(labels(&mut source), BTreeMap::new());
+    write(&[&*labelled, &view("v", "{select: [{servers: {selector: {matchLabels: {tier: gold}}}}]}")].join("---\n"));
+    assert_eq!(labels(&mut source), BTreeMap::from([("tier".to_owned(), "gold".to_owned())]));
+}
+
 #[test]
 fn a_path_that_is_not_there_is_refused() {
     assert!(Folder::open(Path::new("/nowhere/at/all")).is_err());

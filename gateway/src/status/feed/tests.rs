@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use portcullis_crds::mcpserver::ServingState;
-use portcullis_crds::report::{Report, SlotReport};
+use portcullis_crds::report::{Report, SlotReport, ViewReport};
 use portcullis_crds::{Reason, Server, ServerKey};
 use tokio::time::{Instant, advance};
 
@@ -217,4 +217,26 @@ async fn a_server_is_told_by_the_words_of_the_contract_and_without_its_url() {
         a.set_spec(Arc::new(Server { state, ..(*a.spec()).clone() }));
         assert_eq!((told().ready, told().reason), (false, expected));
     }
+}
+
+#[tokio::test]
+async fn views_are_told_whole_and_a_changed_one_is_a_change() {
+    let kit = Kit::new();
+    let view = |tools| ViewReport {
+        key: ServerKey::new("n", "v"),
+        revision: "1".into(),
+        servers: 1,
+        tools,
+        hidden: 0,
+        bytes: 9,
+        tokens: 3,
+        unmatched: Vec::new(),
+    };
+    kit.board.set_views(vec![view(1)]);
+    assert_eq!(kit.after(0).await, row(1, &[], &[]));
+    kit.board.set_views(vec![view(1)]);
+    assert_eq!(kit.after(1).await, row(1, &[], &[]), "nothing has changed");
+    kit.board.set_views(vec![view(2)]);
+    assert_eq!(kit.after(1).await, row(2, &[], &[]));
+    assert_eq!(kit.board.report(Some(2)).views, [view(2)]);
 }
