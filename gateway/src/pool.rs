@@ -384,6 +384,8 @@ impl Pool {
         let before = self.published.swap(catalog.clone());
         self.shared.published.notify_one();
         self.board.published(&catalog.since(&before));
+        // Beside the calls, which have the new catalog already: the lists of changed views are made here.
+        self.board.set_views(catalog.view_reports());
     }
 
     async fn stop_all(mut self) {

@@ -4,10 +4,12 @@ use std::collections::BTreeSet;
 
 use futures_util::future::join_all;
 use portcullis_e2e::faulty::{Faulty, FaultyMode, Tool};
-use portcullis_e2e::gateway::TestGateway;
+use portcullis_e2e::gateway::{LIMIT, TestGateway};
+use portcullis_e2e::http as client;
 use portcullis_e2e::manifests::Manifests;
 use portcullis_e2e::real::{self, RealServer, RealServerKind};
 use portcullis_e2e::require;
+use portcullis_e2e::wait::wait_for;
 use serde_json::json;
 use tokio::sync::OnceCell;
 
@@ -65,6 +67,40 @@ impl ClientsSetup {
         ClientTask { url: self.gateway.url("/sse"), ..self.task(true) }
     }
 
+    /// The same through a view without the tools of the official Python server, where agents can search: `echo` is called by
+    /// another tool.
+    fn task_through_a_view(&self, legacy: bool) -> ClientTask {
+        let quick = ("call_tool", json!({"name": "echo", "arguments": {"message": "Grüße"}}));
+        ClientTask { url: self.gateway.url("/mcp/_views/agent"), quick, ..self.task(legacy) }
+    }
+
+    /// Applies the view, and waits until it is served.
+    async fn apply_view(&self) {
+        let spec = json!({"select": [{}], "exclude": [{"servers": {"names": ["python-sse"]}}], "search": "Always"});
+        let view = json!({"apiVersion": "portcullis.dev/v1alpha1", "kind": "McpView", "metadata": {"name": "agent"}, "spec": spec});
+        self.manifests.write("view.yaml", &view.to_string());
+        wait_for("the view", LIMIT, async || {
+            let names = self.names_of_view().await;
+            if names.len() > 3 { Ok(()) } else { Err(names) }
+        })
+        .await;
+    }
+
+    async fn names_of_view(&self) -> BTreeSet<String> {
+        let request = client::get(&self.gateway.url("/tools/list?view=agent")).bearer(&self.gateway.token).limit(LIMIT);
+        let list = request.send().await.expect("an answer").json();
+        let tools = list["tools"].as_array().cloned().unwrap_or_default();
+        tools.iter().filter_map(|tool| Some(tool["name"].as_str()?.to_owned())).collect()
+    }
+
+    async fn expected_through_a_view(&self, legacy: bool) -> ClientReport {
+        let tools = self.names_of_view().await.into_iter().filter(|name| name != FRESH).collect();
+        let expected = ClientReport { tools, ..self.expected(legacy).await };
+        let all = self.gateway.tools().await.len() - usize::from(!expected.fresh.is_empty());
+        assert!(expected.tools.contains("search_tools") && expected.tools.len() < all + 3, "{expected:?}");
+        expected
+    }
+
     async fn apply(&self) {
         self.manifests.add("fresh", &self.fresh.url(), "");
     }
@@ -117,6 +153,53 @@ async fn inspector_works(legacy: bool) {
     let scene = ClientsSetup::set().await;
     let seen = inspector::run(&scene.task(legacy)).await;
     assert_eq!(seen, ClientReport { progress: Vec::new(), fresh: BTreeSet::new(), ..scene.expected(legacy).await });
+}
+
+async fn program_works_through_a_view(program: ClientProgram, legacy: bool) {
+    require!(available());
+    let scene = ClientsSetup::set().await;
+    scene.apply_view().await;
+    let seen = program.run(&scene.task_through_a_view(legacy), async || scene.apply().await).await;
+    assert_eq!(seen, scene.expected_through_a_view(legacy).await);
+}
+
+#[tokio::test]
+async fn the_python_sdk_1_works_through_a_view() {
+    program_works_through_a_view(ClientProgram::Mcp1, true).await;
+}
+
+#[tokio::test]
+async fn the_python_sdk_2_works_through_a_view() {
+    program_works_through_a_view(ClientProgram::Mcp2, false).await;
+}
+
+#[tokio::test]
+async fn the_typescript_sdk_1_works_through_a_view() {
+    program_works_through_a_view(ClientProgram::Typescript1, true).await;
+}
+
+#[tokio::test]
+async fn the_typescript_sdk_2_works_through_a_view() {
+    program_works_through_a_view(ClientProgram::Typescript2, false).await;
+}
+
+#[tokio::test]
+async fn rmcp_works_through_a_view() {
+    require!(available());
+    let scene = ClientsSetup::set().await;
+    scene.apply_view().await;
+    let seen = rust::run(&scene.task_through_a_view(true), STEPS, async || scene.apply().await).await;
+    assert_eq!(seen, scene.expected_through_a_view(true).await);
+}
+
+#[tokio::test]
+async fn the_inspector_works_through_a_view() {
+    require!(available());
+    let scene = ClientsSetup::set().await;
+    scene.apply_view().await;
+    let seen = inspector::run(&scene.task_through_a_view(false)).await;
+    let expected = scene.expected_through_a_view(false).await;
+    assert_eq!(seen, ClientReport { progress: Vec::new(), fresh: BTreeSet::new(), ..expected });
 }
 
 #[tokio::test]

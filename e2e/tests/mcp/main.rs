@@ -12,6 +12,7 @@ mod extensions;
 mod instructions;
 mod kit;
 mod long;
+mod mcp_views;
 mod messages;
 mod pages;
 mod policies;

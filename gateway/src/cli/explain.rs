@@ -14,6 +14,8 @@ use clap::Args;
 use portcullis_access::Arguments;
 use portcullis_access::caller::names_service_account;
 use portcullis_access::decision::{DEFAULT_HINTS, MAX_CONDITION_ARGS};
+use portcullis_crds::ServerKey;
+use portcullis_crds::names::DEFAULT_NAMESPACE;
 use portcullis_runtime::print::print_line;
 use serde_json::Value;
 use thiserror::Error;
@@ -60,6 +62,9 @@ pub struct ExplainArgs {
     /// McpServer, as NAME or NAMESPACE/NAME; absent: all of the folder
     #[arg(long, value_name = "NAME")]
     server: Option<String>,
+    /// McpView through which the caller comes, as NAME or NAMESPACE/NAME
+    #[arg(long, value_name = "NAME")]
+    view: Option<String>,
     /// Hint that the tool declares, such as readOnly=true; may be repeated [default: what MCP assumes]
     #[arg(long = "hint", value_name = "HINT=BOOL", value_parser = parse_hint)]
     hints: Vec<(usize, bool)>,
@@ -73,7 +78,7 @@ pub struct ExplainArgs {
     #[arg(long)]
     json: bool,
     /// File with a table of tests (YAML); prints a line for each, and exits with code 0 only if all hold
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["subject", "issuer", "claims", "item", "server", "hints", "args", "now", "json"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["subject", "issuer", "claims", "item", "server", "view", "hints", "args", "now", "json"])]
     tests: Option<PathBuf>,
 }
 
@@ -142,7 +147,8 @@ fn run(args: &ExplainArgs, options: &Options) -> Result<bool, NoAnswer> {
     let subject = args.subject.clone().ok_or(BadQuestion::NoCaller)?;
     let claims = claims(args.claims.iter().map(String::as_str))?;
     let source = source_of(&subject, args.issuer.clone(), args.single_issuer);
-    let caller = AssumedCaller::new(subject, source, claims)?;
+    let caller =
+        AssumedCaller { view: args.view.as_deref().map(view_key), ..AssumedCaller::new(subject, source, claims)? };
     let item = AskedItem::of(args.tool.clone(), args.prompt.clone(), args.resource.clone())?;
     let mut hints = DEFAULT_HINTS;
     args.hints.iter().for_each(|(at, value)| hints[*at] = *value);
@@ -158,6 +164,12 @@ fn run(args: &ExplainArgs, options: &Options) -> Result<bool, NoAnswer> {
         }
     }
     agreed(&answer)
+}
+
+/// The key of a view: a bare name is of the home namespace.
+fn view_key(name: &str) -> ServerKey {
+    let (namespace, name) = name.split_once('/').unwrap_or((DEFAULT_NAMESPACE, name));
+    ServerKey::new(namespace, name)
 }
 
 /// Where the tokens of a caller come from: without an issuer, a service account is one of the cluster.

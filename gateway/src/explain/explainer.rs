@@ -4,14 +4,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use portcullis_access::quota::CallerId;
-use portcullis_access::{CompiledRule, Quotas};
+use portcullis_access::{Caller, CompiledRule, Quotas};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use crate::auth::Identity;
 use crate::catalog::{Catalog, ExplainBounds, ExplainedItem, PublishedCatalog, item_kind};
 use crate::explain::answer::{ExplainAnswer, ExplainedLimit, ExplainedPlace, MAX_SERVERS};
-use crate::explain::question::{AskedItem, AssumedCaller};
+use crate::explain::question::{AskedItem, AskedPlace, AssumedCaller};
 use crate::offer::item::Kind;
 use crate::status::report;
 
@@ -44,6 +44,8 @@ pub(crate) enum Asker {
 pub(crate) enum NotExplained {
     /// There is no server of this name.
     UnknownServer(String),
+    /// There is no view of this name.
+    UnknownView(String),
     /// No server offers the item.
     UnknownItem,
     /// No server is known to offer it, but some are connected to for the first time.
@@ -60,22 +62,17 @@ impl Explainer {
         Self { published, quotas, places: Arc::new(Semaphore::new(AT_ONCE)) }
     }
 
-    /// The answer as JSON. With `server`, about that server alone.
+    /// The answer as JSON.
     ///
     /// # Errors
     /// See [`NotExplained`].
-    pub(crate) async fn explain(
-        &self,
-        asker: Asker,
-        item: AskedItem,
-        server: Option<String>,
-    ) -> Result<Vec<u8>, NotExplained> {
+    pub(crate) async fn explain(&self, asker: Asker, item: AskedItem, of: AskedPlace) -> Result<Vec<u8>, NotExplained> {
         let place = timeout(WAIT, self.places.clone().acquire_owned()).await;
         let Ok(Ok(place)) = place else { return Err(NotExplained::Busy) };
         let (catalog, quotas) = (self.published.load_full(), self.quotas.clone());
         let making = tokio::task::spawn_blocking(move || {
             let _place = place;
-            let answer = answer(&catalog, &quotas, &asker, &item, server.as_deref())?;
+            let answer = answer(&catalog, &quotas, &asker, &item, &of)?;
             serde_json::to_vec(&answer).map_err(|_| NotExplained::Failed)
         });
         making.await.unwrap_or(Err(NotExplained::Failed))
@@ -87,16 +84,21 @@ fn answer(
     quotas: &Quotas,
     asker: &Asker,
     item: &AskedItem,
-    server: Option<&str>,
+    of: &AskedPlace,
 ) -> Result<ExplainAnswer, NotExplained> {
-    let server = match server {
+    let catalog = match &of.view {
+        None => catalog,
+        Some(name) => catalog.view(name).ok_or_else(|| NotExplained::UnknownView(name.clone()))?,
+    };
+    let server = match &of.server {
         None => None,
-        Some(name) => Some(catalog.server(name).ok_or_else(|| NotExplained::UnknownServer(name.to_owned()))?),
+        Some(name) => Some(catalog.server(name).ok_or_else(|| NotExplained::UnknownServer(name.clone()))?),
     };
     let (caller, who) = match asker {
         Asker::Bearer(identity) => (identity.caller(), (identity.issuer.as_deref(), &*identity.subject)),
         Asker::Assumed(assumed) => (assumed.caller(), (assumed.source.issuer.as_deref(), &*assumed.subject)),
     };
+    let caller = Caller { view: catalog.view_key(), ..caller };
     let now = jiff::Timestamp::now();
     let (explained, count) = catalog.explain(&caller, (item.kind, &item.name), server, (now, BOUNDS));
     if explained.is_empty() {
@@ -170,7 +172,13 @@ mod tests {
             access: AccessFacts::of_only_source(),
         };
         let item = AskedItem { kind: Kind::Tools, name: "t".into() };
-        explainer.explain(Asker::Bearer(Arc::new(identity)), item, server.map(str::to_owned)).await
+        explainer
+            .explain(
+                Asker::Bearer(Arc::new(identity)),
+                item,
+                AskedPlace { server: server.map(str::to_owned), view: None },
+            )
+            .await
     }
 
     #[tokio::test(start_paused = true)]

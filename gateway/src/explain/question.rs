@@ -1,6 +1,7 @@
 //! Who is asked about, and about what. Pure.
 
 use portcullis_access::Caller;
+use portcullis_crds::ServerKey;
 use serde_json::{Map, Value};
 use thiserror::Error;
 
@@ -69,6 +70,17 @@ pub(crate) struct AssumedCaller {
     pub(crate) source: TokenSource,
     /// All claims.
     pub(crate) claims: Map<String, Value>,
+    /// The view through which it would come.
+    pub(crate) view: Option<ServerKey>,
+}
+
+/// Where an item is asked about.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct AskedPlace {
+    /// The server, by the name that callers use; `None`: all.
+    pub(crate) server: Option<String>,
+    /// The view, by the name that callers use; `None`: all that the gateway has.
+    pub(crate) view: Option<String>,
 }
 
 impl AskedItem {
@@ -115,6 +127,14 @@ impl Parameters {
         if values.next().is_some() { Err(BadQuestion::Repeated(name)) } else { Ok(first) }
     }
 
+    /// Where they ask about it.
+    ///
+    /// # Errors
+    /// [`BadQuestion::Repeated`].
+    pub(crate) fn place(&self) -> Result<AskedPlace, BadQuestion> {
+        Ok(AskedPlace { server: self.one("server")?, view: self.one("view")? })
+    }
+
     /// The item that they ask about.
     ///
     /// # Errors
@@ -144,7 +164,7 @@ impl AssumedCaller {
         if serde_json::to_string(&claims).map_or(usize::MAX, |text| text.len()) > MAX_CLAIMS_BYTES {
             return Err(BadQuestion::TooLarge);
         }
-        Ok(Self { subject, source, claims })
+        Ok(Self { subject, source, claims, view: None })
     }
 
     /// The caller, for decisions.
@@ -155,7 +175,7 @@ impl AssumedCaller {
             is_of_cluster: self.source.is_cluster,
             is_of_only_source: self.source.is_only,
             claims: &self.claims,
-            view: None,
+            view: self.view.as_ref(),
         }
     }
 }

@@ -76,7 +76,6 @@ impl Board {
     }
 
     /// Sets the applied views, sorted by key: all of them. One that differs is a change.
-    #[cfg_attr(not(test), allow(dead_code, reason = "the catalog sets them"))]
     pub(crate) fn set_views(&self, views: Vec<ViewReport>) {
         let mut memory = self.memory();
         if memory.views != views {

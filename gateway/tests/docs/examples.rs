@@ -75,6 +75,7 @@ fn every_manifest_of_the_readme_and_the_pages_is_accepted() {
         "manifests.md",
         "mcp.md",
         "policies.md",
+        "views.md",
     ];
     assert_eq!(with_manifests, expected);
 }

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::manifests::{GivenCall, PolicyFolder};
-use super::{GivenArgs, NoAnswer, agreed, parse_time, read_text, source_of};
+use super::{GivenArgs, NoAnswer, agreed, parse_time, read_text, source_of, view_key};
 use crate::explain::answer::{ExplainAnswer, ExplainedServer, RuleName};
 use crate::explain::question::{AskedItem, AssumedCaller};
 
@@ -29,6 +29,7 @@ struct PolicyTest {
     #[serde(default)]
     claims: Map<String, Value>,
     server: Option<String>,
+    view: Option<String>,
     tool: Option<String>,
     prompt: Option<String>,
     resource: Option<String>,
@@ -116,6 +117,7 @@ impl PolicyTest {
     fn explained(&self, folder: &PolicyFolder, single_issuer: bool) -> Result<ExplainAnswer, NoAnswer> {
         let source = source_of(&self.subject, self.issuer.clone(), single_issuer);
         let caller = AssumedCaller::new(self.subject.clone(), source, self.claims.clone())?;
+        let caller = AssumedCaller { view: self.view.as_deref().map(view_key), ..caller };
         let item = AskedItem::of(self.tool.clone(), self.prompt.clone(), self.resource.clone())?;
         let TestHints { read_only, destructive, idempotent, open_world } = self.hints;
         let given = [read_only, destructive, idempotent, open_world];

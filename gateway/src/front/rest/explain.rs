@@ -11,7 +11,7 @@ use portcullis_runtime::admin::Turns;
 use portcullis_runtime::memory::account;
 
 use crate::explain::explainer::{Asker, NotExplained};
-use crate::explain::question::{AskedItem, AssumedCaller, BadQuestion, Parameters, claims};
+use crate::explain::question::{AskedItem, AskedPlace, AssumedCaller, BadQuestion, Parameters, claims};
 use crate::front::http::error::{ApiError, clip};
 use crate::front::request::app::App;
 use crate::front::request::identify::identify_with;
@@ -39,14 +39,15 @@ async fn of_oneself(recorder: &Recorder) -> Result<Response, ApiError> {
         return Err(ApiError::Question(BadQuestion::OneselfOnly));
     }
     let item = parameters.item().map_err(ApiError::Question)?;
-    let server = parameters.one("server").map_err(ApiError::Question)?;
-    let answer = app.explainer.explain(Asker::Bearer(identity), item.clone(), server).await;
+    let place = parameters.place().map_err(ApiError::Question)?;
+    let answer = app.explainer.explain(Asker::Bearer(identity), item.clone(), place).await;
     answer.map(|body| json(account().kept(body))).map_err(|why| refusal(why, &item))
 }
 
 fn refusal(why: NotExplained, item: &AskedItem) -> ApiError {
     match (why, item.kind) {
         (NotExplained::UnknownServer(name), _) => ApiError::UnknownServer(clip(&name)),
+        (NotExplained::UnknownView(name), _) => ApiError::UnknownView(clip(&name)),
         (NotExplained::UnknownItem, Kind::Tools) => ApiError::UnknownTool(clip(&item.name)),
         (NotExplained::UnknownItem, kind) => ApiError::UnknownItem(kind.word(), clip(&item.name)),
         (NotExplained::Incomplete, kind) => ApiError::NotYetKnown(kind.word(), clip(&item.name)),
@@ -70,23 +71,23 @@ pub(crate) fn admin_route<S: Clone + Send + Sync + 'static>(app: Arc<App>, turns
 async fn of_anybody(State(AdminExplain { app, turns }): State<AdminExplain>, RawQuery(query): RawQuery) -> Response {
     let parameters = Parameters::of(query.as_deref());
     let asked = question(&app, &parameters).map_err(ApiError::Question);
-    let (caller, item, server) = match asked {
+    let (caller, item, place) = match asked {
         Ok(asked) => asked,
         Err(error) => return plain(&error),
     };
     let Some(turn) = turns.take().await else { return Turns::refusal() };
-    match app.explainer.explain(Asker::Assumed(caller), item.clone(), server).await {
+    match app.explainer.explain(Asker::Assumed(caller), item.clone(), place).await {
         Ok(body) => turn.answer("application/json", body),
         Err(why) => plain(&refusal(why, &item)),
     }
 }
 
-fn question(app: &App, parameters: &Parameters) -> Result<(AssumedCaller, AskedItem, Option<String>), BadQuestion> {
+fn question(app: &App, parameters: &Parameters) -> Result<(AssumedCaller, AskedItem, AskedPlace), BadQuestion> {
     let subject = parameters.one("as")?.filter(|subject| !subject.is_empty()).ok_or(BadQuestion::NoCaller)?;
     let issuer = parameters.one("issuer")?;
     let source = app.auth.source_of(names_service_account(&subject), issuer.as_deref());
     let caller = AssumedCaller::new(subject, source, claims(parameters.all("claim"))?)?;
-    Ok((caller, parameters.item()?, parameters.one("server")?))
+    Ok((caller, parameters.item()?, parameters.place()?))
 }
 
 fn plain(error: &ApiError) -> Response {

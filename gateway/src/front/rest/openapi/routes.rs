@@ -34,7 +34,7 @@ pub(super) fn tools() -> PathItem {
         .response("400", call_refusal("The body, the query or the arguments are wrong, or there are several tokens."))
         .response("401", unauthorized())
         .response("403", forbidden())
-        .response("404", call_refusal("No server offers the tool, or there is no server of that name."))
+        .response("404", call_refusal("No server offers the tool, or there is no server or view of that name."))
         .response("408", refusal("The body did not arrive completely within 30 seconds."))
         .response("413", refusal("The body is longer than `MAX_BODY_BYTES`."))
         .response("415", refusal("The Content-Type is not JSON."))
@@ -57,17 +57,23 @@ pub(super) fn tools_list() -> PathItem {
             "Only the tools of this namespace, under their own names. With `server`: the server of that name in it.",
         ))
         .schema(Some(ObjectBuilder::new().schema_type(Type::String)));
+    let view = query("view")
+        .description(Some(
+            "The list of this view: `NAME`, or `NAMESPACE/NAME`. Alone, without `server` and `namespace`.",
+        ))
+        .schema(Some(ObjectBuilder::new().schema_type(Type::String)));
     let operation = secured()
         .operation_id(Some("listTools"))
         .summary(Some("List the tools"))
         .description(Some("Answered from memory, in the order of names."))
         .parameter(server)
         .parameter(namespace)
+        .parameter(view)
         .response("200", success("The tools.", "ToolList", &tool_list()))
-        .response("400", refusal("There are several tokens."))
+        .response("400", refusal("There are several tokens, or `view` comes with `server` or `namespace`."))
         .response("401", unauthorized())
         .response("403", forbidden())
-        .response("404", refusal("There is no server of that name, or none in that namespace."))
+        .response("404", refusal("There is no server or view of that name, or no server in that namespace."))
         .response("503", undecided());
     PathItem::new(HttpMethod::Get, operation)
 }
@@ -101,6 +107,7 @@ pub(super) fn explain() -> PathItem {
         .parameter(text("prompt", "Name of a prompt, likewise."))
         .parameter(text("resource", "URI of a resource."))
         .parameter(text("server", "Only this server, by name or by its URL as configured."))
+        .parameter(text("view", "As of a request through this view: `NAME`, or `NAMESPACE/NAME`."))
         .response("200", success("The explanation.", "Explanation", &Value::Null))
         .response(
             "400",

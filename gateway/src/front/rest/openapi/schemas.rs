@@ -17,6 +17,8 @@ pub(super) struct ToolCall {
     /// The server to try first, by name or by its URL as configured. A tool of its own of that name comes before another
     /// server's.
     server: Option<String>,
+    /// The view whose tool it is: `NAME`, or `NAMESPACE/NAME`.
+    view: Option<String>,
 }
 
 /// The answer of the tool, byte for byte as its server sent it: an MCP `CallToolResult`.
