@@ -72,7 +72,7 @@ pub(crate) struct Request<'a> {
     /// The query of the caller's request, which may hold its token.
     pub(crate) query: Option<&'a str>,
     /// Makes the credentials of calls to servers that learn who calls.
-    pub(crate) outbound: &'a Outbound,
+    pub(crate) outbound: &'a Arc<Outbound>,
     /// The information about the caller that is sent to the server.
     pub(crate) caller: CallerMeta<'a>,
     /// The caller's extensions, of which a server is told those that it has too.

@@ -6,6 +6,7 @@ mod adapt;
 mod client_sessions;
 pub(crate) mod concurrency_limit;
 mod context;
+pub(crate) mod farewells;
 pub mod handle;
 mod health;
 mod lists;

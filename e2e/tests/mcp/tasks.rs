@@ -231,3 +231,35 @@ async fn streams_are_told_of_the_tasks_that_their_caller_began() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_task_that_the_gateway_waits_for_is_cancelled_when_its_caller_goes_away_or_its_time_ends() {
+    for (limit, seconds, status) in [(Duration::from_millis(700), 60, None), (LIMIT, 2, Some(502))] {
+        let task = |status: &str| {
+            json!({"resultType": "task", "taskId": "own-1", "status": status, "createdAt": "2026-12-01T00:00:00Z",
+                "lastUpdatedAt": "2026-12-01T00:00:00Z", "ttlMs": null, "pollIntervalMs": 100})
+        };
+        let server =
+            Faulty::with_tools(FaultyMode::Modern, vec![Tool::result("job", task("working").to_string())]).await;
+        server.behave(|it| {
+            it.extensions = Some(json!({TASKS: {}}).to_string());
+            it.others.insert("tasks/get".into(), task("working").to_string().replace(r#""task""#, r#""complete""#));
+            it.others.insert("tasks/cancel".into(), r#"{"resultType":"complete"}"#.into());
+        });
+        let manifests = Manifests::new();
+        manifests.add("job", &server.url(), &format!("timeouts: {{requestSeconds: {seconds}}}"));
+        let gateway = TestGateway::start(manifests.options()).await;
+        gateway.connected(1).await;
+        let answer = gateway.post(r#"{"method":"job","args":{}}"#).limit(limit).send().await;
+        assert_eq!(answer.ok().map(|answer| answer.status), status);
+        wait_for("a cancellation", LIMIT, async || {
+            let seen = server.seen();
+            if seen.of("tasks/cancel").is_empty() { Err(seen.ids("tasks/get")) } else { Ok(()) }
+        })
+        .await;
+        let seen = server.seen();
+        let cancelled: Vec<_> = seen.of("tasks/cancel").iter().map(|request| request.param("taskId")).collect();
+        assert_eq!(cancelled, [Some(r#""own-1""#.to_owned())]);
+        assert!(!seen.of("tasks/get").is_empty());
+    }
+}

@@ -152,7 +152,7 @@ fn key_of(server: &Handle, spec: &Server, caller: &ListingCaller) -> ListKey {
 struct CallerSource<'a> {
     server: &'a Arc<Handle>,
     caller: &'a ListingCaller,
-    outbound: &'a Outbound,
+    outbound: &'a Arc<Outbound>,
     metrics: &'a Metrics,
 }
 

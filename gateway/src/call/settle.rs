@@ -3,16 +3,19 @@
 use std::pin::Pin;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use portcullis_mcp::protocol::extensions::Extensions;
 use portcullis_mcp::protocol::json::json_string;
 use portcullis_mcp::upstream::timing::woken;
-use portcullis_mcp::upstream::{CallError, Reply, RpcResult};
+use portcullis_mcp::upstream::{CallError, CallerMeta, Reply, RpcResult};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::call::{Called, Failure, Request, Subject, outcome};
 use crate::catalog::Entry;
+use crate::client_sessions::Client;
 use crate::telemetry::metrics::Metrics;
 
 /// The bounds for the pause between two requests, and the pause where the server sets none.
@@ -20,7 +23,7 @@ const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 const USUAL_PAUSE: Duration = Duration::from_secs(1);
 
-/// The limit for cancelling a task whose result comes too late.
+/// The limit for cancelling a task whose result comes too late, or for nobody.
 const CANCEL_LIMIT: Duration = Duration::from_secs(2);
 
 const MALFORMED: CallError = CallError::Unfit("its task is malformed");
@@ -94,8 +97,8 @@ async fn result_of(
     (until, metrics): (Instant, &Metrics),
 ) -> Result<Reply, CallError> {
     let member = format!(r#""taskId":{}"#, json_string(id));
-    let about = |method: &'static str| Request {
-        method,
+    let asking = Request {
+        method: "tasks/get",
         custom: None,
         subject: Subject::Given(&member, id),
         params: &[],
@@ -107,32 +110,97 @@ async fn result_of(
         takes_tasks: true,
         ..*call
     };
+    let mut unfinished = Unfinished { entry, call, id, metrics, is_over: false };
+    let outcome = followed(entry, &asking, begun, (until, metrics)).await;
+    if !matches!(outcome, Err(ASKS | LATE)) {
+        unfinished.is_over = true;
+    }
+    // What is not over is cancelled by the server's own task: the caller need not wait for that.
+    drop(unfinished);
+    outcome
+}
+
+/// Asks for the task until it has ended, or its time has.
+async fn followed(
+    entry: &Entry,
+    asking: &Request<'_>,
+    begun: RpcResult,
+    (until, metrics): (Instant, &Metrics),
+) -> Result<Reply, CallError> {
     let mut now = begun;
-    let problem = loop {
+    loop {
         match state_of(&now) {
             Next::Done(reply) => return Ok(reply),
-            Next::Failed(ASKS) => break ASKS,
             Next::Failed(error) => return Err(error),
             Next::Wait(pause) => {
                 let at = Instant::now() + pause;
                 if at >= until {
-                    break LATE;
+                    return Err(LATE);
                 }
-                woken(sleep_until(at), call.looks_up).await;
+                woken(sleep_until(at), asking.looks_up).await;
             }
         }
         let left = until.saturating_duration_since(Instant::now());
-        match timeout(left, crate::call::call(entry, &about("tasks/get"), metrics)).await {
-            Err(_) => break LATE,
+        match timeout(left, crate::call::call(entry, asking, metrics)).await {
+            Err(_) => return Err(LATE),
             Ok(Called { answer: Ok(Reply::Result(result)), .. }) => now = result,
             Ok(Called { answer: Ok(error @ Reply::Error(_)), .. }) => return Ok(error),
             // The server may be back in a moment.
             Ok(Called { answer: Err(Failure::Server(error)), .. }) if !error.is_harmless() => return Err(error),
             Ok(Called { answer: Err(_), .. }) => {}
         }
-    };
-    let _ = timeout(CANCEL_LIMIT, crate::call::call(entry, &about("tasks/cancel"), metrics)).await;
-    Err(problem)
+    }
+}
+
+/// A task that has not ended: it is cancelled when this is dropped, because its time has ended or its caller has gone.
+struct Unfinished<'a> {
+    entry: &'a Entry,
+    call: &'a Request<'a>,
+    id: &'a str,
+    metrics: &'a Metrics,
+    is_over: bool,
+}
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        if let Some(server) = self.entry.first().filter(|_| !self.is_over) {
+            server.farewells.leave(self.cancelling());
+        }
+    }
+}
+
+impl Unfinished<'_> {
+    /// Cancels the task as the caller, who need not be there any more.
+    fn cancelling(&self) -> BoxFuture<'static, ()> {
+        let (entry, metrics, id) = (self.entry.clone(), self.metrics.clone(), self.id.to_owned());
+        let Request { fields, identity, outbound, query, ref client, .. } = *self.call;
+        let (fields, identity, outbound) = (fields.clone(), identity.clone(), outbound.clone());
+        let (query, client) = (query.map(str::to_owned), client.key());
+        let cancelling = async move {
+            let member = format!(r#""taskId":{}"#, json_string(&id));
+            let request = Request {
+                method: "tasks/cancel",
+                custom: None,
+                subject: Subject::Given(&member, &id),
+                params: &[],
+                arguments: "{}",
+                preferred: None,
+                fields: &fields,
+                client: Client::Key(client),
+                identity: &identity,
+                query: query.as_deref(),
+                outbound: &outbound,
+                caller: CallerMeta::default(),
+                extensions: Extensions::tasks(),
+                mailbox: None,
+                answers_input: false,
+                takes_tasks: true,
+                looks_up: None,
+            };
+            let _ = timeout(CANCEL_LIMIT, crate::call::call(&entry, &request, &metrics)).await;
+        };
+        cancelling.boxed()
+    }
 }
 
 fn task_id(result: &RpcResult) -> Option<String> {

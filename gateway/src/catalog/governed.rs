@@ -357,7 +357,7 @@ impl Catalog {
         left.map(Cow::Owned).ok_or_else(|| governed.not_allowed(&entry))
     }
 
-    /// The servers from which this caller may read a resource: see [`Merged::reader`].
+    /// The servers from which this caller may read a resource: see [`Catalog::reader`].
     ///
     /// # Errors
     /// Servers have it, but the caller may read it from none.

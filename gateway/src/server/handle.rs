@@ -35,6 +35,7 @@ use crate::offer::definition::Problems;
 use crate::offer::item::Kind;
 use crate::outbound::{CallerTerms, OutboundError};
 use crate::server::concurrency_limit::{ConcurrencyLimit, Permit};
+use crate::server::farewells::Farewells;
 use crate::server::problem::ServerProblem;
 use crate::server::status_changes::StatusChanges;
 use crate::server::subscriptions::Subscriptions;
@@ -60,6 +61,8 @@ pub(crate) struct Handle {
     pub(crate) subscriptions: Subscriptions,
     /// Its tasks of which callers want to be told, by its own ids.
     pub(crate) tasks: Subscriptions,
+    /// What is left to tell it when callers have gone.
+    pub(crate) farewells: Farewells,
     spec: ArcSwap<Server>,
     caller_terms: ArcSwapOption<CallerTerms>,
     /// Since when no token is exchanged for any caller.
@@ -130,6 +133,7 @@ impl Handle {
             notices: Arc::default(),
             subscriptions: Subscriptions::default(),
             tasks: Subscriptions::default(),
+            farewells: Farewells::default(),
             slots: ConcurrencyLimit::new(spec.limits.max_concurrent_requests),
             in_force: Mutex::new(InForce::new(&spec)),
             caller_terms: ArcSwapOption::new(CallerTerms::of(&spec).map(Arc::new)),

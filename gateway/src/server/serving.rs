@@ -225,11 +225,12 @@ impl Task {
         self.shared.dirty.notify_one();
     }
 
-    /// Reads changed lists, keeps subscriptions, and checks the health, until the server is unhealthy.
+    /// Reads changed lists, keeps subscriptions, says farewells, and checks the health, until the server is unhealthy.
     pub(super) async fn watch(&self, session: &Session, capabilities: ServerCapabilities) -> SessionEnd {
         tokio::select! {
             over = self.keep_lists(session, capabilities) => match over {},
             over = self.keep_subscribed(session, capabilities) => match over {},
+            over = self.handle.farewells.send() => match over {},
             over = self.keep_healthy(session) => over,
         }
     }
