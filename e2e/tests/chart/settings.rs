@@ -124,7 +124,7 @@ const URLS: [&[&str]; 2] = [
     ],
 ];
 
-pub const OF_GATEWAY: [ChartSetting; 21] = [
+pub const OF_GATEWAY: [ChartSetting; 22] = [
     setting("gateway.logLevel", "LOG_LEVEL", Text, LEVELS[0], LEVELS[1]),
     setting("gateway.logFormat", "LOG_FORMAT", Text, FORMATS[0], FORMATS[1]),
     setting("gateway.drainSeconds", "DRAIN_SECONDS", Plain, SECONDS[0], SECONDS[1]),
@@ -169,6 +169,13 @@ pub const OF_GATEWAY: [ChartSetting; 21] = [
     ),
     setting("publicUrl", "PUBLIC_URL", Text, URLS[0], URLS[1]),
     setting("identity.issuer", "ASSERTION_ISSUER", Text, &["https://a.example/b/"], URLS[1]),
+    setting(
+        "identity.tokenUrls",
+        "TOKEN_URLS",
+        Plain,
+        &["{}", r#"{"*": ["https://a.example/token"], "team-a": ["http://localhost:8080/t?a=b"], "b": []}"#],
+        &["[]", "\"https://a.example/token\""],
+    ),
     setting(
         "allowedOrigins",
         "ALLOWED_ORIGINS",

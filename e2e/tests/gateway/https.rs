@@ -2,6 +2,7 @@
 
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use http::Method;
@@ -138,6 +139,38 @@ async fn a_new_certificate_drops_no_connection_and_a_broken_one_leaves_the_last_
     gateway.counts(OK, 1.0).await;
     assert_eq!(gateway.health().await["configuration"], json!({"ok": true}));
     assert!(gateway.metric(EXPIRES).await.is_some_and(|seconds| seconds > 2e9));
+}
+
+#[tokio::test]
+async fn certificates_are_renewed_under_load_without_a_failed_call() {
+    let (tls, server) = (TlsFolder::new(), Faulty::start(FaultyMode::Streamable).await);
+    let gateway = start(&tls, &server).await;
+    let (is_over, calls) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let body = r#"{"method":"echo","args":{}}"#;
+    // Some callers keep their connection, some open one for each call.
+    let caller = async |keeps: bool| {
+        let mut kept = HttpConnection::to(&gateway.url("")).await.expect("a connection");
+        while !is_over.load(Ordering::Relaxed) {
+            if !keeps {
+                kept = HttpConnection::to(&gateway.url("")).await.expect("a connection");
+            }
+            let answer = kept.send(gateway.post(body).limit(LIMIT)).await.expect("an answer");
+            assert_eq!(answer.status, 200, "{}", answer.text());
+            calls.fetch_add(1, Ordering::Relaxed);
+        }
+    };
+    let renewing = async {
+        let shown = async || HttpConnection::to(&gateway.url("")).await.expect("a connection").certificate();
+        for _ in 0..3 {
+            let before = (shown().await, calls.load(Ordering::Relaxed));
+            tls.renew();
+            wait_for("the new certificate", LIMIT, async || shown().await != before.0).await;
+            wait_for("calls with it", LIMIT, async || calls.load(Ordering::Relaxed) >= before.1 + 20).await;
+        }
+        is_over.store(true, Ordering::Relaxed);
+    };
+    tokio::join!(renewing, caller(true), caller(true), caller(false), caller(false));
+    assert_eq!(server.seen().calls, calls.load(Ordering::Relaxed) as u64);
 }
 
 #[tokio::test]

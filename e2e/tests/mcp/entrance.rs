@@ -1,6 +1,7 @@
 //! Admission to `/mcp`: sessions of other replicas with the same keys, tokens with the scopes, permitted origins.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use http::Method;
@@ -68,6 +69,45 @@ async fn replicas_with_the_same_keys_serve_one_anothers_sessions_also_while_keys
     let gone = async || ping(&one, &old).await == 404;
     wait_for("the old key is gone", LIMIT, gone).await;
     assert_eq!(ping(&one, &new).await, 200);
+}
+
+#[tokio::test]
+async fn session_keys_are_rotated_under_load_without_a_session_that_a_replica_refuses() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (file, other_file) = (folder.path().join("keys"), folder.path().join("other"));
+    let write = |lines: &[&str]| {
+        std::fs::write(folder.path().join("new"), lines.join("\n")).expect("written");
+        std::fs::rename(folder.path().join("new"), &file).expect("renamed");
+    };
+    write(&[FIRST]);
+    std::fs::write(&other_file, SECOND).expect("written");
+    let (one, other) = (replica(&file).await, replica(&file).await);
+    let of_second = initialize(&replica(&other_file).await, "2025-06-18").await;
+    let (is_over, pings) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let client = async |begins: &TestGateway, goes_on: &TestGateway| {
+        while !is_over.load(Ordering::Relaxed) {
+            let session = initialize(begins, "2025-06-18").await;
+            assert_eq!([ping(goes_on, &session).await, ping(begins, &session).await], [200, 200]);
+            pings.fetch_add(1, Ordering::Relaxed);
+        }
+    };
+    let more = async || {
+        let before = pings.load(Ordering::Relaxed);
+        wait_for("more sessions", LIMIT, async || pings.load(Ordering::Relaxed) >= before + 20).await;
+    };
+    let rotating = async {
+        more().await;
+        write(&[FIRST, SECOND]);
+        let known = async || [ping(&one, &of_second).await, ping(&other, &of_second).await] == [200, 200];
+        wait_for("both know the new key", LIMIT, known).await;
+        write(&[SECOND, FIRST]);
+        tokio::join!(seals_with(&one, SECOND), seals_with(&other, SECOND));
+        more().await;
+        write(&[SECOND]);
+        more().await;
+        is_over.store(true, Ordering::Relaxed);
+    };
+    tokio::join!(rotating, client(&one, &other), client(&other, &one), client(&one, &other));
 }
 
 #[tokio::test]

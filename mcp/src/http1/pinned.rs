@@ -1,4 +1,5 @@
-//! TLS to a peer that is known by its certificate alone, whoever has signed it.
+//! TLS to a peer whose certificate no authority vouches for: any, or the one that is pinned. The peer always proves that it
+//! holds the key.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,20 +13,40 @@ use rustls::{CertificateError, DigitallySignedStruct, SignatureScheme};
 /// The only certificate that a peer may show. While there is none, no peer is accepted, unless the first one is learnt.
 pub struct PinnedCertificate {
     certificate: Mutex<Option<CertificateDer<'static>>>,
-    learns: bool,
+    trust: Trust,
     provider: Arc<CryptoProvider>,
+}
+
+/// What a peer may show.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Trust {
+    /// The pinned certificate.
+    Pinned,
+    /// The first one, which is pinned then.
+    First,
+    /// Any certificate: none is pinned.
+    Any,
 }
 
 impl Default for PinnedCertificate {
     fn default() -> Self {
-        Self { certificate: Mutex::default(), learns: false, provider: Arc::new(aws_lc_rs::default_provider()) }
+        Self::with(Trust::Pinned)
     }
 }
 
 impl PinnedCertificate {
+    fn with(trust: Trust) -> Self {
+        Self { certificate: Mutex::default(), trust, provider: Arc::new(aws_lc_rs::default_provider()) }
+    }
+
     /// Takes the first certificate that is shown.
     pub fn learning() -> Self {
-        Self { learns: true, ..Self::default() }
+        Self::with(Trust::First)
+    }
+
+    /// Takes any certificate.
+    pub(super) fn any() -> Self {
+        Self::with(Trust::Any)
     }
 
     /// The certificate, if there is one.
@@ -55,10 +76,10 @@ impl ServerCertVerifier for PinnedCertificate {
         _: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
         let mut pinned = self.certificate.lock();
-        if pinned.is_none() && self.learns {
+        if pinned.is_none() && self.trust == Trust::First {
             *pinned = Some(shown.clone().into_owned());
         }
-        if pinned.as_deref() == Some(&**shown) {
+        if self.trust == Trust::Any || pinned.as_deref() == Some(&**shown) {
             Ok(ServerCertVerified::assertion())
         } else {
             Err(CertificateError::ApplicationVerificationFailure.into())
@@ -107,6 +128,8 @@ mod tests {
         assert_eq!((accepts(&strict, &first), accepts(&strict, &second)), (true, false));
         let learning = PinnedCertificate::learning();
         assert_eq!((accepts(&learning, &second), accepts(&learning, &first)), (true, false));
-        assert_eq!(learning.get(), Some(second));
+        assert_eq!(learning.get().as_ref(), Some(&second));
+        let any = PinnedCertificate::any();
+        assert_eq!((accepts(&any, &first), accepts(&any, &second), any.get()), (true, true, None));
     }
 }
