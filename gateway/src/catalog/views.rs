@@ -48,9 +48,15 @@ pub(super) struct ViewFacts {
 struct ViewPart {
     server: Arc<Handle>,
     spec: Arc<Server>,
-    offer: Arc<Offer>,
-    /// What the view holds of the offer; `None` if it does not select the server.
-    selected: Option<Arc<Offer>>,
+    /// `None` if the view does not select the server: then nothing of its offer is kept.
+    selected: Option<SelectedOffer>,
+}
+
+/// What a server offers, and what a view holds of it.
+#[derive(Clone)]
+struct SelectedOffer {
+    whole: Arc<Offer>,
+    held: Arc<Offer>,
 }
 
 impl Views {
@@ -105,13 +111,13 @@ fn merged(view: &Arc<View>, whole: &Merged, specs: &[Arc<Server>], before: Optio
                 is_same = false;
             }
             let of_server = known_parts.next_if(|known| Arc::ptr_eq(&known.server, server));
-            let part = match of_server.filter(|known| Arc::ptr_eq(&known.offer, offer) && known.speaks_for(spec)) {
+            let part = match of_server.filter(|known| known.speaks_for(spec, offer)) {
                 Some(known) => ViewPart { spec: spec.clone(), ..known.clone() },
                 None => ViewPart::of(view, server, spec, offer),
             };
             // A server that is not selected changes nothing, however it changes.
             is_same &= match (of_server.and_then(|known| known.selected.as_ref()), &part.selected) {
-                (Some(before), Some(now)) => Arc::ptr_eq(before, now),
+                (Some(before), Some(now)) => Arc::ptr_eq(&before.held, &now.held),
                 (None, None) => true,
                 _ => false,
             } && (of_server.is_some() || part.selected.is_none());
@@ -132,17 +138,21 @@ fn is_same(a: &Arc<View>, b: &Arc<View>) -> bool {
 impl ViewPart {
     fn of(view: &View, server: &Arc<Handle>, spec: &Arc<Server>, offer: &Arc<Offer>) -> Self {
         let selection = view.of_server(spec);
-        let selected = selection.map(|selection| Arc::new(selected(view, &server.key, &selection, offer)));
-        Self { server: server.clone(), spec: spec.clone(), offer: offer.clone(), selected }
+        let selected = selection.map(|selection| SelectedOffer {
+            held: Arc::new(selected(view, &server.key, &selection, offer)),
+            whole: offer.clone(),
+        });
+        Self { server: server.clone(), spec: spec.clone(), selected }
     }
 
-    /// Whether what it selects would be the same for another spec of its server.
-    fn speaks_for(&self, spec: &Arc<Server>) -> bool {
-        Arc::ptr_eq(&self.spec, spec)
+    /// Whether what it selects would be the same for another spec and another offer of its server.
+    fn speaks_for(&self, spec: &Arc<Server>, offer: &Arc<Offer>) -> bool {
+        let same_spec = Arc::ptr_eq(&self.spec, spec)
             || (self.spec.labels == spec.labels
                 && self.spec.allowed_views == spec.allowed_views
                 && self.spec.created == spec.created
-                && self.spec.pool == spec.pool)
+                && self.spec.pool == spec.pool);
+        same_spec && self.selected.as_ref().is_none_or(|selected| Arc::ptr_eq(&selected.whole, offer))
     }
 }
 
@@ -189,7 +199,7 @@ impl Merged {
     /// The items of a view.
     fn of_view(view: &Arc<View>, parts: Vec<ViewPart>, whole: &Self) -> Self {
         let (mut servers, mut alone, mut places) = (Vec::new(), Vec::new(), Vec::new());
-        for (part, offer) in parts.iter().filter_map(|part| Some((part, part.selected.as_ref()?))) {
+        for (part, offer) in parts.iter().filter_map(|part| Some((part, &part.selected.as_ref()?.held))) {
             let own = whole.place(&part.server).own;
             servers.push(part.server.clone());
             places.push(ServerSummary { listed: offer.listed, own, ..ServerSummary::default() });
@@ -271,7 +281,7 @@ impl ViewFacts {
             let is_there = |part: &ViewPart| {
                 let looks =
                     || self.view.look_of(&part.server.key, &tool.name).is_some_and(|look| std::ptr::eq(look, tool));
-                let has = |offer: &Arc<Offer>| offer.tools.iter().any(|item| *item.own_name == *tool.name);
+                let has = |offer: &SelectedOffer| offer.held.tools.iter().any(|item| *item.own_name == *tool.name);
                 part.selected.as_ref().is_some_and(has) && looks()
             };
             if !self.parts.iter().any(is_there) {
@@ -282,7 +292,7 @@ impl ViewFacts {
     }
 
     fn unmatched_items(&self, entry: &ViewSelection, unmatched: &mut BTreeSet<String>) {
-        let offers = || self.parts.iter().filter(|part| part.selected.is_some()).map(|part| &part.offer);
+        let offers = || self.parts.iter().filter_map(|part| Some(&part.selected.as_ref()?.whole));
         let has = |kinds: &[Kind], pattern: &str| {
             let mut template = String::new();
             offers().any(|offer| {
@@ -335,7 +345,7 @@ impl ViewFacts {
         let is_readable = |candidate: &Candidate| {
             let part = self.parts.binary_search_by(|part| part.server.key.cmp(&candidate.server.key));
             let part = part.ok().map(|at| &self.parts[at]);
-            let Some((part, selected)) = part.and_then(|part| Some((part, part.selected.as_ref()?))) else {
+            let Some((part, selected)) = part.and_then(|part| Some((part, &part.selected.as_ref()?.held))) else {
                 return false;
             };
             let uri = &*candidate.item.own_name;
