@@ -246,11 +246,7 @@ async fn tools_list(request: Request) -> Response {
         let mut all = recorder.app().published.load_full();
         let query = recorder.head().query();
         if let Some(name) = parameter(query, "view") {
-            if parameter(query, "server").or_else(|| parameter(query, "namespace")).is_some() {
-                return Err(ApiError::Query("view goes without server and namespace"));
-            }
-            let view = all.view(&name).ok_or_else(|| ApiError::UnknownView(short(&name)))?.seen_by(&identity);
-            return Ok(with_missing(view.listing(), &view, Scope::All));
+            all = all.view(&name).cloned().ok_or_else(|| ApiError::UnknownView(short(&name)))?;
         }
         if all.has_caller_lists() {
             all = caller_lists::completed(&recorder, &identity, &all, Scope::All).await;

@@ -59,7 +59,8 @@ pub(super) fn tools_list() -> PathItem {
         .schema(Some(ObjectBuilder::new().schema_type(Type::String)));
     let view = query("view")
         .description(Some(
-            "The list of this view: `NAME`, or `NAMESPACE/NAME`. Alone, without `server` and `namespace`.",
+            "The list of this view: `NAME`, or `NAMESPACE/NAME`. With `server` or `namespace`: what the view has of it, \
+             without a budget.",
         ))
         .schema(Some(ObjectBuilder::new().schema_type(Type::String)));
     let operation = secured()
@@ -70,7 +71,7 @@ pub(super) fn tools_list() -> PathItem {
         .parameter(namespace)
         .parameter(view)
         .response("200", success("The tools.", "ToolList", &tool_list()))
-        .response("400", refusal("There are several tokens, or `view` comes with `server` or `namespace`."))
+        .response("400", refusal("There are several tokens."))
         .response("401", unauthorized())
         .response("403", forbidden())
         .response("404", refusal("There is no server or view of that name, or no server in that namespace."))
