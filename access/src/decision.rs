@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use portcullis_crds::ServerKey;
-use portcullis_crds::mcpaccesspolicy::{AllowedItems, RequiredHints};
+use portcullis_crds::mcpaccesspolicy::AllowedItems;
 use serde_json::{Map, Value};
 use smallvec::{SmallVec, smallvec};
 
@@ -167,7 +167,7 @@ fn covers(items: &AllowedItems, item: &Item<'_>, budget: &Budget) -> bool {
         ItemKind::Tool => {
             (tools.is_some() || hints.is_some())
                 && tools.as_ref().is_none_or(matches)
-                && hints.is_none_or(|wanted| has_hints(wanted, item.hints))
+                && hints.is_none_or(|wanted| wanted.hold_for(item.hints))
         }
         ItemKind::Prompt => prompts.as_ref().is_some_and(matches),
         ItemKind::Resource => resources.as_ref().is_some_and(matches),
@@ -176,12 +176,6 @@ fn covers(items: &AllowedItems, item: &Item<'_>, budget: &Budget) -> bool {
             resources.as_ref().is_some_and(|list| list.iter().any(|pattern| budget.overlap(pattern, item.name)))
         }
     }
-}
-
-fn has_hints(wanted: RequiredHints, declared: [bool; 4]) -> bool {
-    let RequiredHints { read_only, destructive, idempotent, open_world } = wanted;
-    let wanted = [read_only, destructive, idempotent, open_world];
-    wanted.into_iter().zip(declared).all(|(wanted, declared)| wanted.is_none_or(|wanted| wanted == declared))
 }
 
 /// Which of `rules`, all of which speak of the caller, allow an item, as far as can be said without its arguments and the

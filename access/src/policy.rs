@@ -51,7 +51,7 @@ impl CompiledPolicy {
                     name: rule.name.clone(),
                     from: rule.from.clone(),
                     allow: rule.allow.clone(),
-                    views: rule.views.iter().map(|view| key_of(view, &policy.key.namespace)).collect(),
+                    views: rule.views.iter().map(|view| ServerKey::named(view, &policy.key.namespace)).collect(),
                     when,
                     limit: rule.limit,
                     refusals: AtomicU64::new(0),
@@ -93,12 +93,6 @@ impl CompiledRule {
     pub fn refusals(&self) -> u64 {
         self.refusals.load(Ordering::Relaxed)
     }
-}
-
-/// The view that a rule names: `NAMESPACE/NAME`, or `NAME` in the policy's namespace.
-fn key_of(view: &str, namespace: &str) -> ServerKey {
-    let (namespace, name) = view.split_once('/').unwrap_or((namespace, view));
-    ServerKey::new(namespace, name)
 }
 
 /// A condition that makes sense for all items that its rule allows.

@@ -59,6 +59,12 @@ impl ServerKey {
         Self { namespace: namespace.into(), name: name.into() }
     }
 
+    /// Reads `NAMESPACE/NAME`, or `NAME` in this namespace.
+    pub fn named(text: &str, namespace: &str) -> Self {
+        let (namespace, name) = text.split_once('/').unwrap_or((namespace, text));
+        Self::new(namespace, name)
+    }
+
     /// The name callers know the server by: bare in `home`, else `namespace/name`.
     ///
     /// The name depends only on the key, so that adding a server never renames another.

@@ -78,13 +78,16 @@ pub(crate) fn desired(
 
 /// The kind of difference between `old` and `new`.
 pub(crate) fn change(old: &McpServerStatus, new: &McpServerStatus) -> StatusChange {
-    let essence = |status: &McpServerStatus| {
-        let of = |c: &Condition| (c.type_.clone(), c.status.clone(), c.reason.clone(), c.observed_generation);
-        let conditions: Vec<_> = status.conditions.iter().map(of).collect();
+    change_of(old, new, |status| {
+        let conditions = conditions_in_short(&status.conditions);
         let facts = (status.url.clone(), status.transport, status.protocol_version.clone(), status.tool_count);
         let owners = (status.served_by.clone(), status.contender.clone(), status.policies.clone());
         (status.observed_generation, conditions, facts, owners)
-    };
+    })
+}
+
+/// The kind of difference between two statuses of any object: a transition if it is one of their `essence`.
+fn change_of<S: PartialEq, E: PartialEq>(old: &S, new: &S, essence: impl Fn(&S) -> E) -> StatusChange {
     if old == new {
         StatusChange::None
     } else if essence(old) == essence(new) {
@@ -92,6 +95,17 @@ pub(crate) fn change(old: &McpServerStatus, new: &McpServerStatus) -> StatusChan
     } else {
         StatusChange::Transition
     }
+}
+
+/// Conditions without their messages and times.
+fn conditions_in_short(conditions: &[Condition]) -> Vec<(String, String, String, Option<i64>)> {
+    let of = |c: &Condition| (c.type_.clone(), c.status.clone(), c.reason.clone(), c.observed_generation);
+    conditions.iter().map(of).collect()
+}
+
+/// Whether these conditions are final, as far as the replicas go.
+fn are_settled(conditions: &[Condition], view: &FleetView) -> bool {
+    !view.awaited && !conditions.iter().any(|condition| condition.reason == Reason::Pending.as_str())
 }
 
 /// Whether a status is final, rather than a step on the way.

@@ -23,7 +23,7 @@ impl ToolIndex {
     fn of(tools: &Merged) -> Self {
         let listed: Vec<&Entry> = tools.listed(Kind::Tools);
         let indexed = listed.iter().filter_map(|entry| {
-            let shown = entry.candidates.iter().find(|candidate| candidate.listed)?;
+            let shown = entry.shown_by()?;
             Some(shown.item.indexed(&shown.server.key.name))
         });
         Self { index: Index::new(indexed), names: listed.iter().map(|entry| entry.name.clone()).collect() }
@@ -63,7 +63,7 @@ impl Catalog {
 
 /// A tool in an answer to a search.
 fn found(entry: &Entry) -> Option<String> {
-    let shown = entry.candidates.iter().find(|candidate| candidate.listed)?;
+    let shown = entry.shown_by()?;
     let object = shown.item.members_as_object();
     let members = Members::read(&object).ok();
     let text = |member: &str| members.as_ref().and_then(|members| members.text(member).map(|text| text.into_owned()));
@@ -110,10 +110,5 @@ impl Item {
             }))
         };
         self.searched.0.get_or_init(read).clone()
-    }
-
-    /// The definition without its name, as a JSON object.
-    fn members_as_object(&self) -> String {
-        format!("{{{}}}", self.members.strip_prefix(',').unwrap_or_default())
     }
 }

@@ -198,10 +198,14 @@ impl Entry {
         Self { name: self.name.clone(), candidates, listed, in_order: self.in_order }
     }
 
+    /// The server whose definition is listed.
+    pub(super) fn shown_by(&self) -> Option<&Candidate> {
+        self.candidates.iter().find(|candidate| candidate.listed)
+    }
+
     /// The listed name and definition.
     fn shown(&self) -> Option<(&Arc<str>, &Arc<Item>)> {
-        let shown = self.candidates.iter().find(|candidate| candidate.listed)?;
-        Some((&self.name, &shown.item))
+        Some((&self.name, &self.shown_by()?.item))
     }
 
     pub(super) fn row(&self) -> Option<PageRow> {

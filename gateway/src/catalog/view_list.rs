@@ -113,7 +113,7 @@ impl Unit {
 
 /// The place of a tool in the order of the view's selections.
 fn place_of(view: &View, entry: &Entry) -> Option<ViewPlace> {
-    let shown = entry.candidates.iter().find(|candidate| candidate.listed)?;
+    let shown = entry.shown_by()?;
     let item: &Item = &shown.item;
     view.of_server(&shown.server.spec())?.place_of(ViewItem::Tool(&item.own_name, item.hints))
 }

@@ -250,11 +250,6 @@ fn to_u32(count: usize) -> u32 {
 }
 
 impl ViewFacts {
-    /// The name and the key of the view.
-    pub(super) fn key(&self) -> &ServerKey {
-        &self.view.key
-    }
-
     /// Names and patterns that match nothing, in order.
     fn unmatched(&self) -> Vec<String> {
         let mut unmatched = BTreeSet::new();
@@ -330,7 +325,7 @@ impl Merged {
 
     /// The key of the view that this is.
     pub(crate) fn view_key(&self) -> Option<&ServerKey> {
-        self.view.as_deref().map(ViewFacts::key)
+        self.view.as_deref().map(|facts| &facts.view.key)
     }
 
     /// What clients of the view are told instead of the instructions of the servers.

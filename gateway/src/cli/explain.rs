@@ -147,8 +147,10 @@ fn run(args: &ExplainArgs, options: &Options) -> Result<bool, NoAnswer> {
     let subject = args.subject.clone().ok_or(BadQuestion::NoCaller)?;
     let claims = claims(args.claims.iter().map(String::as_str))?;
     let source = source_of(&subject, args.issuer.clone(), args.single_issuer);
-    let caller =
-        AssumedCaller { view: args.view.as_deref().map(view_key), ..AssumedCaller::new(subject, source, claims)? };
+    let caller = AssumedCaller {
+        view: args.view.as_deref().map(|view| ServerKey::named(view, DEFAULT_NAMESPACE)),
+        ..AssumedCaller::new(subject, source, claims)?
+    };
     let item = AskedItem::of(args.tool.clone(), args.prompt.clone(), args.resource.clone())?;
     let mut hints = DEFAULT_HINTS;
     args.hints.iter().for_each(|(at, value)| hints[*at] = *value);
@@ -164,12 +166,6 @@ fn run(args: &ExplainArgs, options: &Options) -> Result<bool, NoAnswer> {
         }
     }
     agreed(&answer)
-}
-
-/// The key of a view: a bare name is of the home namespace.
-fn view_key(name: &str) -> ServerKey {
-    let (namespace, name) = name.split_once('/').unwrap_or((DEFAULT_NAMESPACE, name));
-    ServerKey::new(namespace, name)
 }
 
 /// Where the tokens of a caller come from: without an issuer, a service account is one of the cluster.

@@ -188,7 +188,7 @@ impl Item {
     /// nothing would be different.
     pub(crate) fn redefined(&self, name: Option<&str>, description: Option<&str>) -> Option<Self> {
         let mut item = match description {
-            Some(description) => self.with_members(described(&self.members, description)?),
+            Some(description) => self.with_members(self.described(description)?),
             None => self.with_members(self.members.to_string()),
         };
         if let Some(name) = name {
@@ -218,6 +218,28 @@ impl Item {
         }
     }
 
+    /// The definition without its name, as a JSON object.
+    pub(crate) fn members_as_object(&self) -> String {
+        format!("{{{}}}", self.members.strip_prefix(',').unwrap_or_default())
+    }
+
+    /// The members with another description.
+    fn described(&self, description: &str) -> Option<String> {
+        let (object, description) = (self.members_as_object(), json_string(description));
+        let read = Members::read(&object).ok()?;
+        let mut text = String::with_capacity(self.members.len() + description.len());
+        let mut is_there = false;
+        for (key, value) in &read.0 {
+            let is_it = key == "description";
+            is_there |= is_it;
+            add_member(&mut text, key, if is_it { &description } else { value.get() });
+        }
+        if !is_there {
+            add_member(&mut text, "description", &description);
+        }
+        Some(text)
+    }
+
     /// Tokens of the definition in a list, under this name: an estimate.
     pub(crate) fn tokens(&self, name: &str) -> usize {
         estimate_tokens(name.as_bytes()) + estimate_tokens(self.members.as_bytes())
@@ -237,27 +259,6 @@ impl ParsedItems {
     pub(crate) fn shared(self) -> Items {
         Arc::new(self.items.into_iter().map(Arc::new).collect())
     }
-}
-
-/// Members of a definition with another description.
-fn described(members: &str, description: &str) -> Option<String> {
-    let object = format!("{{{}}}", members.strip_prefix(',').unwrap_or_default());
-    let read = Members::read(&object).ok()?;
-    let mut text = String::with_capacity(members.len() + description.len());
-    let mut is_there = false;
-    for (key, value) in &read.0 {
-        let is_it = key == "description";
-        is_there |= is_it;
-        if is_it {
-            add_member(&mut text, key, &json_string(description))
-        } else {
-            add_member(&mut text, key, value.get())
-        }
-    }
-    if !is_there {
-        add_member(&mut text, "description", &json_string(description));
-    }
-    Some(text)
 }
 
 /// A number for a text, constant within this process.

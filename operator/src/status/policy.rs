@@ -1,12 +1,12 @@
 //! Derives the status of an McpAccessPolicy from what of it can be used, and from what the gateway replicas have applied.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use portcullis_crds::mcpaccesspolicy::McpAccessPolicyStatus;
 use portcullis_crds::{ConditionType, Reason};
 use serde_json::Value;
 
 use super::conditions::{ConditionDraft, by_replicas};
-use super::{StatusChange, condition, merge_patch};
+use super::{StatusChange, are_settled, change_of, condition, conditions_in_short, merge_patch};
 use crate::fleet::FleetView;
 use crate::policies::PolicyEntry;
 
@@ -47,23 +47,15 @@ fn accepted(entry: &PolicyEntry) -> ConditionDraft {
 
 /// The kind of difference between `old` and `new`.
 pub(crate) fn change(old: &McpAccessPolicyStatus, new: &McpAccessPolicyStatus) -> StatusChange {
-    let essence = |status: &McpAccessPolicyStatus| {
-        let of = |c: &Condition| (c.type_.clone(), c.status.clone(), c.reason.clone(), c.observed_generation);
-        let conditions: Vec<_> = status.conditions.iter().map(of).collect();
+    change_of(old, new, |status| {
+        let conditions = conditions_in_short(&status.conditions);
         (status.observed_generation, status.server_count, conditions)
-    };
-    if old == new {
-        StatusChange::None
-    } else if essence(old) == essence(new) {
-        StatusChange::Detail
-    } else {
-        StatusChange::Transition
-    }
+    })
 }
 
 /// Whether a status is final, rather than a step on the way.
 pub(crate) fn is_settled(status: &McpAccessPolicyStatus, view: &FleetView) -> bool {
-    !view.awaited && !status.conditions.iter().any(|condition| condition.reason == Reason::Pending.as_str())
+    are_settled(&status.conditions, view)
 }
 
 /// A JSON merge patch that replaces the status.
@@ -75,6 +67,7 @@ pub(crate) fn patch(new: &McpAccessPolicyStatus, version: Option<u64>) -> Value 
 mod tests {
     use super::*;
     use crate::policies::PolicyFacts;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
     fn at(seconds: i64) -> Time {
         Time(k8s_openapi::jiff::Timestamp::from_second(seconds).unwrap())

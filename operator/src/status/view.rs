@@ -2,13 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use portcullis_crds::mcpview::McpViewStatus;
 use portcullis_crds::{ConditionType, Reason, ViewReport};
 use serde_json::Value;
 
 use super::conditions::{ConditionDraft, NO_ROOM, by_replicas};
-use super::{StatusChange, condition, merge_patch};
+use super::{StatusChange, are_settled, change_of, condition, conditions_in_short, merge_patch};
 use crate::fleet::FleetView;
 use crate::inventory::ViewVerdict;
 use crate::views::ViewEntry;
@@ -77,24 +77,16 @@ fn named(unmatched: &[String]) -> Vec<String> {
 
 /// The kind of difference between `old` and `new`.
 pub(crate) fn change(old: &McpViewStatus, new: &McpViewStatus) -> StatusChange {
-    let essence = |status: &McpViewStatus| {
-        let of = |c: &Condition| (c.type_.clone(), c.status.clone(), c.reason.clone(), c.observed_generation);
-        let conditions: Vec<_> = status.conditions.iter().map(of).collect();
+    change_of(old, new, |status| {
+        let conditions = conditions_in_short(&status.conditions);
         let facts = (status.server_count, status.tool_count, status.unmatched.clone());
         (status.observed_generation, facts, conditions)
-    };
-    if old == new {
-        StatusChange::None
-    } else if essence(old) == essence(new) {
-        StatusChange::Detail
-    } else {
-        StatusChange::Transition
-    }
+    })
 }
 
 /// Whether a status is final, rather than a step on the way.
 pub(crate) fn is_settled(status: &McpViewStatus, fleet: &FleetView) -> bool {
-    !fleet.awaited && !status.conditions.iter().any(|condition| condition.reason == Reason::Pending.as_str())
+    are_settled(&status.conditions, fleet)
 }
 
 /// A JSON merge patch that replaces the status.
@@ -106,6 +98,7 @@ pub(crate) fn patch(new: &McpViewStatus, version: Option<u64>) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
     use portcullis_crds::{ServerKey, SpecRefusal};
     use serde_json::json;
 

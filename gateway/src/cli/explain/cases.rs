@@ -3,6 +3,8 @@
 use std::path::Path;
 
 use portcullis_access::decision::DEFAULT_HINTS;
+use portcullis_crds::ServerKey;
+use portcullis_crds::names::DEFAULT_NAMESPACE;
 use portcullis_crds::rules::without_values;
 use portcullis_crds::yaml;
 use portcullis_runtime::print::print_line;
@@ -10,7 +12,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::manifests::{GivenCall, PolicyFolder};
-use super::{GivenArgs, NoAnswer, agreed, parse_time, read_text, source_of, view_key};
+use super::{GivenArgs, NoAnswer, agreed, parse_time, read_text, source_of};
 use crate::explain::answer::{ExplainAnswer, ExplainedServer, RuleName};
 use crate::explain::question::{AskedItem, AssumedCaller};
 
@@ -117,7 +119,10 @@ impl PolicyTest {
     fn explained(&self, folder: &PolicyFolder, single_issuer: bool) -> Result<ExplainAnswer, NoAnswer> {
         let source = source_of(&self.subject, self.issuer.clone(), single_issuer);
         let caller = AssumedCaller::new(self.subject.clone(), source, self.claims.clone())?;
-        let caller = AssumedCaller { view: self.view.as_deref().map(view_key), ..caller };
+        let caller = AssumedCaller {
+            view: self.view.as_deref().map(|view| ServerKey::named(view, DEFAULT_NAMESPACE)),
+            ..caller
+        };
         let item = AskedItem::of(self.tool.clone(), self.prompt.clone(), self.resource.clone())?;
         let TestHints { read_only, destructive, idempotent, open_world } = self.hints;
         let given = [read_only, destructive, idempotent, open_world];
